@@ -1,0 +1,1 @@
+"""Jinja templates of model cards, installed as ``sith_hf.hub_cards``."""

@@ -1,0 +1,1 @@
+"""YAML edit recipes, installed as ``sith_hf.recipes``."""

@@ -1,0 +1,48 @@
+"""Look inside the attention heads of a CLIP vision tower, and turn named concepts down or up.
+
+The public names are loaded on first use, so that ``sith-hf --help`` does not pay for importing torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConceptDictionary",
+    "Decomposition",
+    "EditSpec",
+    "HeadSVD",
+    "Pursuit",
+    "SithEditor",
+    "SithError",
+]
+
+_HOMES = {
+    "ConceptDictionary": "concepts",
+    "Decomposition": "decomposition",
+    "EditSpec": "edits",
+    "HeadSVD": "svd",
+    "Pursuit": "pursuit",
+    "SithEditor": "editor",
+    "SithError": "errors",
+}
+
+if TYPE_CHECKING:
+    from sith_hf.concepts import ConceptDictionary
+    from sith_hf.decomposition import Decomposition
+    from sith_hf.editor import SithEditor
+    from sith_hf.edits import EditSpec
+    from sith_hf.errors import SithError
+    from sith_hf.pursuit import Pursuit
+    from sith_hf.svd import HeadSVD
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sith_hf' has no attribute {name!r}")
+    return getattr(import_module(f"sith_hf.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

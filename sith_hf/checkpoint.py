@@ -1,0 +1,256 @@
+"""Copy a checkpoint with an edit written in; and take the edit out again."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor
+from tqdm import tqdm
+
+from sith_hf.cards import edited_card
+from sith_hf.edits import EditSpec
+from sith_hf.errors import InputError, OutputError
+from sith_hf.fingerprint import BaseRef, tensor_sha256
+from sith_hf.shards import INDEX, Checkpoint
+from sith_hf.towers import tensor_key
+
+SITH = "sith"
+
+# The same weights in other formats: copied, they would pass for edited and not be.
+OTHER_WEIGHTS = (
+    "*pytorch_model*.bin",
+    "*pytorch_model*.bin.index.json",
+    "tf_model*.h5",
+    "flax_model*.msgpack",
+    "rust_model.ot",
+    "*.onnx",
+    "*.gguf",
+)
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        changed: canonical tensor name to the largest absolute change of an entry.
+        left_out: files of the source that hold its weights in another format, and were not copied.
+    """
+
+    folder: Path
+    changed: Mapping[str, float]
+    left_out: tuple[str, ...]
+
+
+def locate(name: str | Path, revision: str | None = None) -> Path:
+    """The folder of a checkpoint: itself, or the snapshot of a Hub repository, downloaded if needed.
+
+    Raises:
+        InputError: neither a folder nor a repository that can be fetched.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(str(name), revision=revision, ignore_patterns=list(OTHER_WEIGHTS)))
+    except HFValidationError:
+        raise InputError(f"{name}: no such folder (and not the id of a Hub repository)") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{name}: not a local folder, and not to be fetched from the Hub ({reason})") from None
+
+
+def save_edited(
+    source: str | Path, spec: EditSpec, target: str | Path, *, overwrite: bool = False, progress: bool = False
+) -> SavedCheckpoint:
+    """Write a copy of the checkpoint ``source`` with ``spec`` written in (METHOD.md sec. 6).
+
+    Only the ``out_proj`` weights and biases of edited layers differ; every other tensor and every other file has
+    the same bytes. The spec and a card go into the folder ``sith/``. A ``sith/`` of the source moves to
+    ``sith/base/``, so that reverting brings it back.
+
+    Args:
+        source: a folder or Hub id; float32, float16 or bfloat16 safetensors, sharded or not.
+        spec: what to write in.
+        target: a folder that does not exist or is empty.
+        overwrite: replace a ``target`` that is not empty; the old one goes when the new one is whole.
+        progress: show a bar on stderr.
+
+    Raises:
+        InputError: a spec that would change nothing, a target in use, a damaged source.
+        BaseMismatch: the source is not the base that the spec was made for.
+        OutputError: the copy could not be written; nothing stands under ``target``.
+    """
+    if not spec:
+        raise InputError("the edit changes nothing: no vector has a gain other than 1")
+    if spec.reverts:
+        raise InputError("this spec takes an edit away: use revert on the edited checkpoint")
+    checkpoint = Checkpoint.read(locate(source, spec.base.revision))
+    check_base(checkpoint, spec)
+    edited = dict(edited_tensors(checkpoint, spec))
+    changed = {
+        key: float((tensor.double() - checkpoint.tensor(key).double()).abs().max()) for key, tensor in edited.items()
+    }
+    if not any(changed.values()):
+        raise InputError("the edit changes nothing: every change is lost in the rounding of the checkpoint's dtype")
+    record = replace(spec, edited_sha256={key: tensor_sha256(tensor) for key, tensor in edited.items()})
+    with new_folder(checkpoint.folder, Path(target), overwrite) as folder:
+        _copy(checkpoint, folder, edited, progress)
+        _copy_tree(checkpoint.folder / SITH, folder / SITH / "base")
+        record.save_pretrained(folder / SITH)
+        (folder / SITH / "README.md").write_text(edited_card(record), encoding="utf-8")
+    return SavedCheckpoint(Path(target), changed, other_weights(checkpoint))
+
+
+def revert(
+    source: str | Path, target: str | Path, *, overwrite: bool = False, progress: bool = False
+) -> SavedCheckpoint:
+    """Write a copy of an edited checkpoint with its edit taken out: the base, to within rounding.
+
+    Tensors that the edit did not touch have their bytes; those that it did differ from the base by at most the
+    rounding of two additions in the checkpoint's dtype.
+
+    Args:
+        source: an edited checkpoint: a folder or Hub id with ``sith/edit_spec.safetensors``.
+        target, overwrite, progress: as for :func:`save_edited`.
+
+    Raises:
+        InputError, ArtifactError: no edited checkpoint, or a target in use.
+        BaseMismatch: the weights are not the ones that the edit left.
+        OutputError: the copy could not be written; nothing stands under ``target``.
+    """
+    checkpoint = Checkpoint.read(locate(source))
+    spec = EditSpec.from_pretrained(checkpoint.folder)
+    if spec.edited_sha256 is None:
+        raise InputError(
+            f"{source}: its edit spec does not say what the edited weights are; it was not saved by save-edited"
+        )
+    found = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.edited_sha256}
+    BaseRef("the edit recorded in sith/", None, spec.edited_sha256).check(found, str(source))
+    restored = dict(edited_tensors(checkpoint, spec.inverse()))
+    changed = {
+        key: float((tensor.double() - checkpoint.tensor(key).double()).abs().max()) for key, tensor in restored.items()
+    }
+    with new_folder(checkpoint.folder, Path(target), overwrite) as folder:
+        _copy(checkpoint, folder, restored, progress)
+        _copy_tree(checkpoint.folder / SITH / "base", folder / SITH)
+    return SavedCheckpoint(Path(target), changed, other_weights(checkpoint))
+
+
+def check_base(checkpoint: Checkpoint, spec: EditSpec) -> None:
+    """Raise BaseMismatch unless the checkpoint has the tensors that the spec was made for."""
+    found = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.base.sha256 if key in checkpoint.where}
+    spec.base.check(found, str(checkpoint.folder))
+
+
+def edited_tensors(checkpoint: Checkpoint, spec: EditSpec) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that the spec changes, by canonical name, with the spec applied.
+
+    Raises:
+        InputError: a tensor is missing or of a dtype that cannot be edited.
+        BaseMismatch: a tensor has another shape.
+    """
+    for layer in spec.layers:
+        keys = tensor_key(layer, "out_weight"), tensor_key(layer, "out_bias")
+        weight, bias = (checkpoint.tensor(key) for key in keys)
+        if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+            raise InputError(f"{keys[0]} is {weight.dtype}; an edit needs float32, float16 or bfloat16 weights")
+        for key, tensor in zip(keys, spec.apply(layer, weight, bias), strict=True):
+            if not torch.isfinite(tensor).all():
+                raise InputError(f"{key} would overflow {tensor.dtype}: use smaller gains, or a float32 checkpoint")
+            yield key, tensor
+
+
+@contextmanager
+def new_folder(source: Path, target: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill, which becomes ``target`` when the block ends well and vanishes when it does not.
+
+    Raises:
+        InputError: the target is a file, in use without ``overwrite``, or overlaps the source.
+        OutputError: writing failed.
+    """
+    here, there = source.resolve(), target.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise InputError(f"{target} and the source {source} overlap; write into another folder")
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise InputError(f"{target} exists and is not a folder; name a new one")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise InputError(f"{target} is not empty; name a new folder, or allow overwriting it (--overwrite)")
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial"))
+        work, old = temporary / "new", temporary / "old"
+        work.mkdir()
+        yield work
+        if target.is_dir():
+            os.rename(target, old)
+        try:
+            os.rename(work, target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                os.rename(old, target)
+            raise
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            f"{target} could not be written ({error.strerror or error}); nothing was left there"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def other_files(checkpoint: Checkpoint) -> dict[str, Path]:
+    """The files beside the weights that a copy carries over, by relative name: all but sith/ and other_weights."""
+    skip = {*other_weights(checkpoint), *(shard.path.name for shard in checkpoint.shards), INDEX}
+    found = {}
+    for path in sorted(checkpoint.folder.rglob("*")):
+        relative = path.relative_to(checkpoint.folder)
+        if path.is_file() and relative.parts[0] not in (SITH, ".git", ".cache") and str(relative) not in skip:
+            found[str(relative)] = path
+    return found
+
+
+def other_weights(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Files that hold the same weights in another format or variant; a copy leaves them out."""
+    weights = {shard.path.name for shard in checkpoint.shards}
+    found = []
+    for path in sorted(checkpoint.folder.rglob("*")):
+        relative = path.relative_to(checkpoint.folder)
+        variant = len(relative.parts) == 1 and path.suffix == ".safetensors" and path.name not in weights
+        if path.is_file() and (variant or any(fnmatch.fnmatch(path.name, pattern) for pattern in OTHER_WEIGHTS)):
+            found.append(str(relative))
+    return tuple(found)
+
+
+def _copy(checkpoint: Checkpoint, folder: Path, changed: Mapping[str, Tensor], progress: bool) -> None:
+    others = other_files(checkpoint)
+    with tqdm(total=len(checkpoint.shards) + len(others), desc="writing", unit="file", disable=not progress) as bar:
+        for shard in checkpoint.shards:
+            here = {key: tensor for key, tensor in changed.items() if key in shard.entries}
+            shard.copy(folder / shard.path.name, here)
+            bar.update()
+        for name, path in others.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
+            bar.update()
+    if checkpoint.index is not None:
+        renamed = checkpoint.canonical_index()
+        (folder / INDEX).write_bytes((checkpoint.folder / INDEX).read_bytes() if renamed is None else renamed)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=shutil.copyfile)

@@ -1,0 +1,129 @@
+"""``sith-hf decompose``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sith_hf.cli.options import Numbers, echo_json, given, json_option, model_options, output_option
+from sith_hf.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sith_hf.concepts import ConceptDictionary
+
+
+@click.command()
+@click.argument("model")
+@output_option("decomposition.safetensors and dictionary.safetensors")
+@model_options
+@click.option("--concepts", type=click.Path(path_type=Path), help="Text file, UTF-8, one concept a line.")
+@click.option("--dictionary", help="An encoded dictionary: folder or Hub id.")
+@click.option("--dataset", help="A dataset with a column of concepts: folder or Hub id (with --column).")
+@click.option("--column", help="The column of --dataset.")
+@click.option("--template", help='Prompt for each concept, such as "a photo of a {}".')
+@click.option(
+    "--layers", type=Numbers(), help="Layers, negative ones from the last, such as -4,-3,-2,-1.  [default: all]"
+)
+@click.option("--rank", type=int, help="Singular vectors kept per head.  [default: all]")
+@click.option(
+    "--poles", type=click.Choice(["+-", "+"]), help="Explain both poles, or one as the paper does.  [default: +-]"
+)
+@click.option("--method", help="comp, omp, mp, top-k or lasso.  [default: comp]")
+@click.option("--sparsity", type=int, help="Concepts per explanation.  [default: 5]")
+@click.option("--coherence", type=float, help="The coherence weight lambda of comp.  [default: 0.3]")
+@click.option("--fold/--no-fold", default=None, help="Fold the layer norm into what heads read.  [default: fold]")
+@click.option("--centre/--no-centre", default=None, help="Drop the all-ones direction.  [default: as --fold]")
+@click.option("--image-mean", type=click.Path(path_type=Path), help="Safetensors file with one vector, image_mean.")
+@json_option
+def decompose(
+    model: str,
+    output: Path,
+    revision: str | None,
+    text_model: str | None,
+    concepts: Path | None,
+    dictionary: str | None,
+    dataset: str | None,
+    column: str | None,
+    template: str | None,
+    image_mean: Path | None,
+    method: str | None,
+    sparsity: int | None,
+    coherence: float | None,
+    as_json: bool,
+    **settings: object,
+) -> None:
+    """Explain the attention heads of MODEL, a folder or Hub id of a CLIP checkpoint.
+
+    The dictionary is our own list of everyday concepts, unless --concepts, --dictionary or --dataset names another.
+    """
+    source = _concepts(concepts, dictionary, dataset, column, template)
+
+    from sith_hf.editor import SithEditor
+    from sith_hf.pursuit import Pursuit
+
+    editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
+    encoded = editor.encode(source, progress=True)
+    result = editor.decompose(
+        encoded,
+        pursuit=Pursuit(**given(method=method, sparsity=sparsity, coherence=coherence)),
+        image_mean=None if image_mean is None else _image_mean(image_mean),
+        progress=True,
+        **given(**settings),
+    )
+    path = result.save_pretrained(output)
+    encoded.save_pretrained(output)
+    if as_json:
+        echo_json(
+            {
+                "decomposition": str(path),
+                "layers": list(result.layers),
+                "heads": result.num_heads,
+                "vectors": result.rank,
+                "poles": list(result.poles),
+                "concepts": len(source),
+                "blank": source.blank,
+                "duplicates": source.duplicates,
+                "fidelity": float(result.fidelity.mean()),
+                "settings": dict(result.settings),
+            }
+        )
+        return
+    click.echo(f"{result!r}")
+    click.echo(f"{source!r}")
+    click.echo(f"mean fidelity {result.fidelity.mean():.3f} of at most {result.ceiling.mean():.3f}")
+    click.echo(f"{path}")
+
+
+def _concepts(
+    path: Path | None, dictionary: str | None, dataset: str | None, column: str | None, template: str | None
+) -> ConceptDictionary:
+    if sum(item is not None for item in (path, dictionary, dataset)) > 1:
+        raise InputError("give one of --concepts, --dictionary and --dataset")
+    if (dataset is None) != (column is None):
+        raise InputError("--dataset and --column go together")
+    if dictionary is not None and template is not None:
+        raise InputError("--dictionary is encoded already; --template cannot change it")
+
+    from sith_hf.concepts import ConceptDictionary
+
+    if path is not None:
+        return ConceptDictionary.from_file(path, template=template)
+    if dictionary is not None:
+        return ConceptDictionary.from_pretrained(dictionary)
+    if dataset is not None and column is not None:
+        return ConceptDictionary.from_dataset(dataset, column, template=template)
+    return ConceptDictionary.builtin(template=template)
+
+
+def _image_mean(path: Path) -> Tensor:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)["image_mean"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise InputError(f"{path}: expected a safetensors file with a tensor named image_mean ({error})") from None

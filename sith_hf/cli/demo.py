@@ -1,0 +1,42 @@
+"""``sith-hf demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sith_hf.cli.options import echo_json, json_option
+
+
+@click.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("sith-demo"),
+    show_default=True,
+    help="Folder for the decomposition, the spec and the edited checkpoint.",
+)
+@click.option(
+    "--seed", type=int, default=2026, show_default=True, help="Seed of the pictures to measure on; 1000 or above."
+)
+@json_option
+def demo(output: Path, seed: int, as_json: bool) -> None:
+    """Run the whole job on the embedded checkpoint: explain it, take the backgrounds out, measure before and after."""
+    from sith_hf.demo.run import run_demo
+    from sith_hf.demo.tell import tell
+
+    result = run_demo(output, seed, lambda line: click.echo(line, err=True))
+    if as_json:
+        echo_json(
+            {
+                "base": result.base.to_json(),
+                "edited": result.edited.to_json(),
+                "edited_vectors": len(result.spec),
+                "folder": str(result.folder / "edited"),
+                "seed": seed,
+            }
+        )
+    else:
+        click.echo(tell(result, seed))

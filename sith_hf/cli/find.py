@@ -1,0 +1,46 @@
+"""``sith-hf find``."""
+
+from __future__ import annotations
+
+import click
+
+from sith_hf.cli.options import echo_json, given, json_option, model_options
+
+
+@click.command()
+@click.argument("decomposition")
+@click.argument("concept")
+@click.option("--model", help="The decomposed model: a concept that no explanation has is encoded by it.")
+@model_options
+@click.option("--near", type=float, help="Least cosine of centred embeddings that counts as near.  [default: 0.6]")
+@click.option("--limit", type=int, default=20, show_default=True, help="How many at most.")
+@json_option
+def find(
+    decomposition: str,
+    concept: str,
+    model: str | None,
+    revision: str | None,
+    text_model: str | None,
+    near: float | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Find the singular vectors in DECOMPOSITION, a folder or Hub id, that speak of CONCEPT or of anything near it."""
+    from sith_hf.decomposition import Decomposition
+    from sith_hf.display import plain, table
+    from sith_hf.explanation import match_rows
+
+    loaded = Decomposition.from_pretrained(decomposition)
+    if model is None:
+        matches = loaded.find(concept, limit=limit, **given(near=near))
+    else:
+        from sith_hf.editor import SithEditor
+
+        editor = SithEditor.from_pretrained(model, revision, text_model=text_model).with_decomposition(loaded)
+        matches = editor.find(concept, limit=limit, **given(near=near))
+    if as_json:
+        echo_json([{**vars(m.explanation), "strength": m.strength, "share": m.share} for m in matches])
+    elif matches:
+        click.echo(table(*match_rows(matches)))
+    else:
+        click.echo(f"No vector speaks of {plain(concept)}, or of anything near it.")

@@ -1,0 +1,88 @@
+"""Options that several subcommands share, and how their values are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
+    """Whole numbers separated by commas, such as ``-2,-1``."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(item) for item in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 0,1 or -2,-1", param, ctx)
+
+
+class ConceptGain(click.ParamType):  # type: ignore[type-arg]
+    """A concept with an optional gain, such as ``bird`` or ``bird=1.5``."""
+
+    name = "CONCEPT[=GAIN]"
+
+    def __init__(self, default: float) -> None:
+        self.default = default
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        if isinstance(value, tuple):
+            return value
+        concept, separator, gain = str(value).rpartition("=")
+        if not separator:
+            return str(value), self.default
+        try:
+            return concept, float(gain)
+        except ValueError:
+            self.fail(f"{gain!r} is not a gain; write {concept}=0.5", param, ctx)
+
+
+def model_options(command: F) -> F:
+    """``--revision`` and ``--text-model``."""
+    command = click.option("--revision", help="Branch, tag or commit of MODEL on the Hub.")(command)
+    return click.option("--text-model", help="The CLIPModel that a vision-only MODEL belongs to: a folder or Hub id.")(
+        command
+    )
+
+
+def rule_options(command: F) -> F:
+    """``--threshold``, ``--near`` and ``--both-poles``."""
+    command = click.option(
+        "--both-poles", is_flag=True, help="Judge a vector by the mean over its poles, not by the stronger one."
+    )(command)
+    command = click.option(
+        "--near", type=float, help="Least cosine of centred embeddings that counts as near a concept.  [default: 0.6]"
+    )(command)
+    return click.option(
+        "--threshold", type=float, help="Least share of an explanation that must be about the concepts.  [default: 0.5]"
+    )(command)
+
+
+def output_option(what: str) -> Callable[[F], F]:
+    """``-o/--output``, a folder for ``what``."""
+    return click.option(
+        "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"Folder for {what}; made if missing."
+    )
+
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an output folder that is not empty.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Answer with JSON.")
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given, so that defaults stand in one place: the function that is called."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def echo_json(value: Any) -> None:
+    """``value`` as JSON on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))

@@ -1,0 +1,48 @@
+"""``sith-hf show``."""
+
+from __future__ import annotations
+
+import click
+
+from sith_hf.cli.options import Numbers, echo_json, json_option
+
+
+@click.command()
+@click.argument("artifact")
+@click.option("--layers", type=Numbers(), help="Only these layers.  [default: all]")
+@click.option("--heads", type=Numbers(), help="Only these heads.  [default: all]")
+@click.option(
+    "--vectors", type=click.IntRange(min=1), default=3, show_default=True, help="Strongest vectors of each head."
+)
+@json_option
+def show(
+    artifact: str, layers: tuple[int, ...] | None, heads: tuple[int, ...] | None, vectors: int, as_json: bool
+) -> None:
+    """Show ARTIFACT, a folder or Hub id with a decomposition or an edit spec.
+
+    A decomposition is shown head by head: the strongest vectors, both poles, each with its concepts.
+    """
+    from pathlib import Path
+
+    from sith_hf.decomposition import LAYOUT, Decomposition
+    from sith_hf.display import table
+    from sith_hf.edits import LAYOUT as SPEC
+    from sith_hf.edits import EditSpec
+    from sith_hf.explanation import explanation_rows
+
+    folder = Path(artifact)
+    if folder.is_dir() and not (folder / LAYOUT.filename).exists() and any(folder.rglob(SPEC.filename)):
+        spec = EditSpec.from_pretrained(folder)
+        echo_json(spec.rows()) if as_json else click.echo(str(spec))
+        return
+    decomposition = Decomposition.from_pretrained(artifact)
+    found = [
+        explanation
+        for layer in (decomposition.layers if layers is None else decomposition.resolve_layers(layers))
+        for head in (range(decomposition.num_heads) if heads is None else heads)
+        for explanation in decomposition.theme(layer, head, vectors)
+    ]
+    if as_json:
+        echo_json([vars(item) for item in found])
+    else:
+        click.echo(table(*explanation_rows(found)))

@@ -1,0 +1,173 @@
+"""The methods that choose atoms: COMP, OMP, matching pursuit, top-k, lasso. ``Pursuit`` is their public face."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from sith_hf.errors import MissingExtra
+from sith_hf.nnls import nnls
+from sith_hf.search import TIE, AtomSearch
+
+Coder = Callable[[Tensor, AtomSearch, int, float], tuple[Tensor, Tensor]]
+"""From unit vectors ``[N, P]`` float64, a dictionary, K and lambda to indices ``[N, K]`` int64, different ones in each
+row and -1 for padding, and float64 weights ``[N, K]``, non-negative and 0 for padding. In any order."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to choose atoms, and what a reader is told about it."""
+
+    title: str
+    source: str
+    run: Coder
+
+
+def comp(x: Tensor, search: AtomSearch, sparsity: int, coherence: float) -> tuple[Tensor, Tensor]:
+    """Coherent orthogonal matching pursuit (SITH, sec. 4): residual and coherence in one product a step."""
+    return _pursue(x, search, sparsity, coherence)
+
+
+def omp(x: Tensor, search: AtomSearch, sparsity: int, coherence: float) -> tuple[Tensor, Tensor]:
+    """Non-negative orthogonal matching pursuit: COMP without coherence (SITH, sec. 4)."""
+    return _pursue(x, search, sparsity, 0.0)
+
+
+def _pursue(x: Tensor, search: AtomSearch, sparsity: int, coherence: float) -> tuple[Tensor, Tensor]:
+    refit = _Refit(x, sparsity)
+    total = torch.zeros_like(x)
+    for step in range(sparsity):
+        query = refit.residual + (coherence / max(step, 1)) * total
+        picked, _ = search.best(query, exclude=refit.index)
+        total += refit.add(picked.squeeze(1), search.atoms)
+    return refit.index, refit.weight
+
+
+def matching_pursuit(x: Tensor, search: AtomSearch, sparsity: int, coherence: float) -> tuple[Tensor, Tensor]:
+    """Plain non-negative matching pursuit, K steps, no refit (SITH, sec. 4).
+
+    A step adds the atom of largest positive correlation with the residual, that correlation being its weight. An
+    atom may be taken again and its weights add up; a vector stops where no correlation is positive. Either way it
+    ends with fewer than K atoms.
+    """
+    index = torch.full((len(x), sparsity), -1, device=x.device)
+    weight = x.new_zeros(len(x), sparsity)
+    residual = x.clone()
+    going = torch.arange(len(x), device=x.device)
+    for _ in range(sparsity):
+        picked, score = search.best(residual[going])
+        matched = score.squeeze(1) > TIE
+        going, picked, score = going[matched], picked[matched], score[matched]
+        if len(going) == 0:
+            break
+        # The slot of the same atom where there is one, else the first that is empty.
+        same = index[going] == picked
+        slot = torch.where(same.any(1), same.int().argmax(1), (index[going] < 0).int().argmax(1))
+        index[going, slot] = picked.squeeze(1)
+        weight[going, slot] += score.squeeze(1)
+        residual[going] -= score * search.atoms[picked.squeeze(1)].double()
+    return index, weight
+
+
+def top_k(x: Tensor, search: AtomSearch, sparsity: int, coherence: float) -> tuple[Tensor, Tensor]:
+    """The K most similar atoms, then one non-negative refit (SITH, sec. 4)."""
+    index, _ = search.best(x, sparsity)
+    return index, refit_weights(x, index, search.atoms)
+
+
+def lasso(x: Tensor, search: AtomSearch, sparsity: int, coherence: float) -> tuple[Tensor, Tensor]:
+    """Positive lasso at the smallest penalty that keeps at most K atoms, then one non-negative refit (SITH, sec. 4).
+
+    The penalty is lowered along scikit-learn's ``lars_path_gram`` until one more atom would enter. The path runs over
+    a pool of the most similar atoms; the optimality conditions are then checked over the whole dictionary,
+    and the pool grows by the atoms that break them until none does. The refit takes back the shrinkage of the lasso,
+    so that all methods are compared by their choice of atoms.
+    """
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import lars_path_gram
+    except ImportError as error:
+        raise MissingExtra("scikit-learn", "lasso") from error
+
+    available = len(search.atoms)
+    index = torch.full((len(x), sparsity), -1, device=x.device)
+    waiting = torch.arange(len(x), device=x.device)
+    pool, _ = search.best(x, min(available, max(32, 4 * sparsity)))
+    while len(waiting) > 0:
+        residual, penalty = torch.empty_like(x[waiting]), x.new_empty(len(waiting))
+        for place, row in enumerate(waiting.tolist()):
+            atoms = search.atoms[pool[place]].double()
+            with warnings.catch_warnings():
+                # Equal atoms end a path early or drop out of it; the check below judges what was reached.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                penalties, _, path = lars_path_gram(
+                    (atoms @ x[row]).cpu().numpy(), (atoms @ atoms.T).cpu().numpy(), n_samples=1,
+                    max_iter=8 * sparsity, method="lasso", positive=True,
+                )  # fmt: skip
+            crowded = (path > 0).sum(0) > sparsity
+            knot = int(crowded.argmax()) - 1 if crowded.any() else path.shape[1] - 1
+            coefficients = torch.from_numpy(path[:, knot].copy()).to(x)
+            support = (coefficients > 0).nonzero().squeeze(1)
+            index[row] = -1
+            index[row, : len(support)] = pool[place, support]
+            residual[place] = x[row] - coefficients @ atoms
+            penalty[place] = float(penalties[knot])
+        more = min(sparsity, available - pool.shape[1])
+        if more == 0:
+            break
+        rivals, score = search.best(residual, more, exclude=pool)
+        short = score[:, 0] > penalty + 1e-9
+        waiting, pool = waiting[short], torch.cat([pool, rivals], 1)[short]
+    return index, refit_weights(x, index, search.atoms)
+
+
+class _Refit:
+    """The chosen atoms of N vectors, one more a step, with the best non-negative weights and what they leave over."""
+
+    def __init__(self, x: Tensor, sparsity: int) -> None:
+        self.x = self.residual = x
+        self.index = torch.empty(len(x), 0, dtype=torch.long, device=x.device)
+        self.weight = x.new_empty(len(x), 0)
+        self._atoms = x.new_empty(len(x), sparsity, x.shape[1])
+        self._gram = x.new_empty(len(x), sparsity, sparsity)
+        self._rhs = x.new_empty(len(x), sparsity)
+
+    def add(self, picked: Tensor, dictionary: Tensor) -> Tensor:
+        """Choose atom ``picked[n]`` for vector n, refit, and return the chosen atoms ``[N, P]``."""
+        step = self.index.shape[1]
+        size = step + 1
+        atoms = dictionary[picked].double()
+        self._atoms[:, step] = atoms
+        products = (self._atoms[:, :size] @ atoms.unsqueeze(2)).squeeze(2)
+        self._gram[:, step, :size] = products
+        self._gram[:, :size, step] = products
+        self._rhs[:, step] = (self.x * atoms).sum(1)
+        # The weights of the step before are at their minimum already, so one or two solves usually suffice.
+        start = torch.cat([self.weight, self.weight.new_zeros(len(self.x), 1)], 1)
+        self.weight = nnls(self._gram[:, :size, :size], self._rhs[:, :size], start)
+        self.residual = self.x - (self.weight.unsqueeze(1) @ self._atoms[:, :size]).squeeze(1)
+        self.index = torch.cat([self.index, picked.unsqueeze(1)], 1)
+        return atoms
+
+
+def refit_weights(x: Tensor, index: Tensor, dictionary: Tensor) -> Tensor:
+    """The best non-negative weights ``[N, K]`` of the atoms ``index`` for ``x``; 0 where the index is -1."""
+    atoms = dictionary[index.clamp(min=0)].double() * (index >= 0).unsqueeze(2)
+    return nnls(atoms @ atoms.mT, (atoms @ x.unsqueeze(2)).squeeze(2))
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "comp": Method("coherent orthogonal matching pursuit (COMP)", "SITH, sec. 4", comp),
+        "omp": Method("non-negative orthogonal matching pursuit", "SITH, sec. 4 (COMP with lambda 0)", omp),
+        "mp": Method("non-negative matching pursuit", "SITH, sec. 4", matching_pursuit),
+        "top-k": Method("the K most similar atoms, refit once", "SITH, sec. 4", top_k),
+        "lasso": Method("positive lasso, refit once", "SITH, sec. 4; scikit-learn lars_path_gram", lasso),
+    }
+)
+"""The methods by name. A new one is a function and a line here."""

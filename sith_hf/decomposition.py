@@ -1,0 +1,294 @@
+"""``Decomposition``: the explained singular vectors of a tower, and the questions one asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sith_hf import artifacts
+from sith_hf.artifacts import Layout
+from sith_hf.concepts import centred
+from sith_hf.errors import ArtifactError, InputError
+from sith_hf.explanation import Explanation, Match
+from sith_hf.fingerprint import BaseRef
+
+# Centred text embeddings of unrelated concepts have a cosine around 0, of synonyms well above this.
+NEAR = 0.6
+
+LAYOUT = Layout(
+    format="sith-hf/decomposition",
+    version=1,
+    filename="decomposition.safetensors",
+    tensors={
+        "layers": (torch.int64, "L"),
+        "singular_values": (torch.float32, "L H R"),
+        "energy": (torch.float32, "L H"),
+        "write": (torch.float32, "L H R D"),
+        "read": (torch.float32, "L H R D"),
+        "concept": (torch.int64, "L H R poles K"),
+        "weight": (torch.float32, "L H R poles K"),
+        "fidelity": (torch.float32, "L H R poles"),
+        "coherence": (torch.float32, "L H R poles"),
+        "ceiling": (torch.float32, "L H R"),
+        "embeddings": (torch.float32, "U P"),
+        "dictionary_mean": (torch.float32, "P"),
+        "image_mean": (torch.float32, "P"),
+        "text_bytes": (torch.uint8, "bytes"),
+        "text_offsets": (torch.int64, "offsets"),
+    },
+    data={"base": dict, "settings": dict, "poles": list, "libraries": dict},
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """L layers of H heads, R singular vectors each, every pole of them explained by at most K of U concepts.
+
+    Attributes:
+        layers: the L layer numbers, ascending.
+        singular_values: ``[L, H, R]``, descending.
+        energy: ``[L, H]``, the sum of all squared singular values of each head, those beyond R included.
+        write, read: ``[L, H, R, D]``, unit directions (see :class:`sith_hf.svd.HeadSVD`).
+        concept: ``[L, H, R, poles, K]``, indices into ``texts``, -1 where fewer than K.
+        weight: the same shape, non-negative, descending.
+        fidelity, coherence: ``[L, H, R, poles]``.
+        ceiling: ``[L, H, R]``.
+        texts: the U concepts that occur, sorted.
+        embeddings: ``[U, P]``, their text embeddings, not centred.
+        dictionary_mean: ``[P]``, the mean over the whole dictionary.
+        image_mean: ``[P]``, zero where none was given.
+        poles: ``("+", "-")`` or ``("+",)``.
+        base: the weights that were read.
+        settings: how it was made, as plain data: fold, centre, the pursuit's settings, the dictionary's fingerprint.
+    """
+
+    layers: tuple[int, ...]
+    singular_values: Tensor
+    energy: Tensor
+    write: Tensor
+    read: Tensor
+    concept: Tensor
+    weight: Tensor
+    fidelity: Tensor
+    coherence: Tensor
+    ceiling: Tensor
+    texts: tuple[str, ...]
+    embeddings: Tensor
+    dictionary_mean: Tensor
+    image_mean: Tensor
+    poles: tuple[str, ...]
+    base: BaseRef
+    settings: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        _, heads, rank = self.singular_values.shape
+        return (
+            f"Decomposition({self.base.name}, layers {list(self.layers)}, {heads} heads, {rank} vectors each, "
+            f"poles {''.join(self.poles)}, {len(self.texts)} concepts in use)"
+        )
+
+    @property
+    def num_heads(self) -> int:
+        """H."""
+        return int(self.singular_values.shape[1])
+
+    @property
+    def rank(self) -> int:
+        """R."""
+        return int(self.singular_values.shape[2])
+
+    @cached_property
+    def atoms(self) -> Tensor:
+        """The centred unit embeddings of ``texts``, ``[U, P]``."""
+        return centred(self.embeddings, self.dictionary_mean)
+
+    @cached_property
+    def energy_share(self) -> Tensor:
+        """s^2 over the head's energy, ``[L, H, R]``; zero for a head of zeros."""
+        return self.singular_values**2 / self.energy.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)
+
+    def position(self, layer: int) -> int:
+        """Where ``layer`` stands on axis L. Raises InputError when it was not decomposed."""
+        if layer not in self.layers:
+            raise InputError(f"layer {layer} was not decomposed; this decomposition has layers {list(self.layers)}")
+        return self.layers.index(layer)
+
+    def resolve_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
+        """Layer numbers; negative ones count from the last decomposed layer. Raises InputError for others."""
+        known = {**{n: n for n in self.layers}, **{i - len(self.layers): n for i, n in enumerate(self.layers)}}
+        return tuple(known[n] if n in known else self.layers[self.position(n)] for n in layers)
+
+    def resolve_head(self, head: int) -> int:
+        """``head`` itself. Raises InputError when there is no such head."""
+        if not 0 <= head < self.num_heads:
+            raise InputError(f"head {head} is not in this decomposition: it has heads 0 to {self.num_heads - 1}")
+        return head
+
+    def explain(self, layer: int, head: int, vector: int, pole: str = "+") -> Explanation:
+        """One pole in words. Raises InputError for a layer, head, vector or pole that is not here."""
+        at = self.position(layer)
+        self.resolve_head(head)
+        if not 0 <= vector < self.rank:
+            raise InputError(f"vector {vector} is not in this decomposition: it has vectors 0 to {self.rank - 1}")
+        if pole not in self.poles:
+            raise InputError(f"pole {pole!r} was not explained; this decomposition has {', '.join(self.poles)}")
+        where = (at, head, vector)
+        side = (*where, self.poles.index(pole))
+        pairs = zip(self.concept[side].tolist(), self.weight[side].tolist(), strict=True)
+        return Explanation(
+            layer=layer,
+            head=head,
+            vector=vector,
+            pole=pole,
+            concepts=tuple((self.texts[index], weight) for index, weight in pairs if index >= 0 and weight > 0),
+            singular_value=float(self.singular_values[where]),
+            energy_share=float(self.energy_share[where]),
+            fidelity=float(self.fidelity[side]),
+            ceiling=float(self.ceiling[where]),
+            coherence=float(self.coherence[side]),
+        )
+
+    def embedding_of(self, concept: str) -> Tensor:
+        """The embedding of a concept that occurs in the explanations, ``[P]``, not centred; the case does not matter.
+
+        Raises:
+            InputError: it does not occur; an editor can encode it.
+        """
+        wanted = " ".join(concept.split()).casefold()
+        for index, text in enumerate(self.texts):
+            if text.casefold() == wanted:
+                return self.embeddings[index]
+        raise InputError(
+            f"no explanation has the concept {concept!r}; ask the editor, which can encode it (SithEditor.find), "
+            "or pass its text embedding"
+        )
+
+    def nearness(self, queries: Tensor, near: float = NEAR) -> Tensor:
+        """How near each of ``texts`` is to the nearest of some queries, ``[U]``: its cosine, or 0 below ``near``.
+
+        Args:
+            queries: ``[Q, P]`` text embeddings, not centred. Cosines are taken between centred embeddings.
+            near: the least cosine that counts, above 0 and at most 1.
+
+        Raises:
+            InputError: ``near`` out of range, or queries of another size.
+        """
+        if not 0 < near <= 1:
+            raise InputError(f"near is a cosine above 0 and at most 1; got {near}")
+        if queries.ndim != 2 or queries.shape[1] != self.embeddings.shape[1]:
+            raise InputError(f"queries have shape [Q, {self.embeddings.shape[1]}]; got {list(queries.shape)}")
+        cosine = (self.atoms @ centred(queries, self.dictionary_mean).T).amax(dim=1).clamp(max=1)
+        # Rounding must not take a concept out of its own neighbourhood.
+        return torch.where(cosine >= near - 1e-4, cosine, 0.0)
+
+    def strength(self, queries: Tensor, near: float = NEAR) -> Tensor:
+        """The weights of concepts near any query, each times its nearness, summed over K: ``[L, H, R, poles]``."""
+        nearness = torch.cat([self.nearness(queries, near), torch.zeros(1)])
+        return (self.weight * nearness[self.concept]).sum(dim=-1)
+
+    def share(self, queries: Tensor, near: float = NEAR) -> Tensor:
+        """:meth:`strength` over the sum of all weights of the explanation, 0 to 1: ``[L, H, R, poles]``."""
+        total = self.weight.sum(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+        return self.strength(queries, near) / total
+
+    def find(
+        self, concept: str, *, embedding: Tensor | None = None, near: float = NEAR, limit: int | None = 20
+    ) -> list[Match]:
+        """The poles that speak of a concept or of anything near it, the strongest first.
+
+        Args:
+            concept: a concept of the explanations; any text if ``embedding`` is given.
+            embedding: its text embedding, ``[P]``, where it does not occur in the explanations.
+            near: the least cosine of centred embeddings that counts as near.
+            limit: how many at most; all when None.
+
+        Raises:
+            InputError: an unknown concept without an embedding, or values out of range.
+        """
+        if limit is not None and limit < 1:
+            raise InputError(f"limit is at least 1; got {limit}")
+        queries = (self.embedding_of(concept) if embedding is None else embedding).reshape(1, -1).float()
+        strength, share = self.strength(queries, near), self.share(queries, near)
+        flat = strength.flatten()
+        order = torch.argsort(flat, descending=True, stable=True)[:limit]
+        found = []
+        for index in order[flat[order] > 0].tolist():
+            at, head, vector, side = (int(i) for i in torch.unravel_index(torch.tensor(index), strength.shape))
+            explanation = self.explain(self.layers[at], head, vector, self.poles[side])
+            found.append(
+                Match(explanation, float(strength[at, head, vector, side]), float(share[at, head, vector, side]))
+            )
+        return found
+
+    def theme(self, layer: int, head: int, vectors: int = 3) -> list[Explanation]:
+        """The strongest vectors of one head, every pole of them, in order."""
+        return [self.explain(layer, head, v, p) for v in range(min(vectors, self.rank)) for p in self.poles]
+
+    def explanations(self) -> list[Explanation]:
+        """Every explained pole, by layer, head, vector, pole."""
+        return [
+            e for layer in self.layers for head in range(self.num_heads) for e in self.theme(layer, head, self.rank)
+        ]
+
+    def to_dataset(self) -> Any:
+        """A ``datasets.Dataset`` with one row for each explained pole (the fields of :class:`Explanation`)."""
+        from datasets import Dataset
+
+        rows = []
+        for item in self.explanations():
+            row = dict(vars(item))
+            row["concepts"] = [text for text, _ in item.concepts]
+            row["weights"] = [weight for _, weight in item.concepts]
+            rows.append(row)
+        return Dataset.from_list(rows)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``decomposition.safetensors`` into ``folder``. Raises OutputError."""
+        tensors = {name: getattr(self, name) for name in LAYOUT.tensors if hasattr(self, name) and name != "layers"}
+        tensors |= {"layers": torch.tensor(self.layers)} | artifacts.text_tensors(self.texts)
+        data = {
+            "base": self.base.to_json(),
+            "settings": dict(self.settings),
+            "poles": list(self.poles),
+            "libraries": artifacts.library_versions(),
+        }
+        return artifacts.write_artifact(folder, LAYOUT, tensors, data)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, revision: str | None = None) -> Decomposition:
+        """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository. Raises ArtifactError."""
+        path = artifacts.find_artifact(name_or_path, LAYOUT, revision)
+        tensors, data = artifacts.read_artifact(path, LAYOUT)
+        texts, poles = artifacts.texts_of(tensors, path), tuple(data["poles"])
+        fields = {name: tensors[name] for name in LAYOUT.tensors if not name.startswith("text_") and name != "layers"}
+        layers = tuple(tensors["layers"].tolist())
+        _check(path, layers, poles, texts, fields)
+        try:
+            base = BaseRef.from_json(data["base"])
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}") from None
+        return cls(layers=layers, texts=texts, poles=poles, base=base, settings=data["settings"], **fields)
+
+
+def _check(
+    path: Path, layers: Sequence[int], poles: tuple[Any, ...], texts: tuple[str, ...], fields: Mapping[str, Tensor]
+) -> None:
+    concept, weight = fields["concept"], fields["weight"]
+    artifacts.require(poles in {("+", "-"), ("+",)}, path, "the poles are neither + nor + and -")
+    artifacts.require(concept.shape[3] == len(poles), path, "the explanations do not fit the poles")
+    artifacts.require(len(texts) == len(fields["embeddings"]) > 0, path, "texts and embeddings differ in number")
+    ascending = all(a < b for a, b in pairwise(layers))
+    artifacts.require(bool(layers) and min(layers) >= 0 and ascending, path, "the layers are not ascending numbers")
+    in_range = bool(((concept >= -1) & (concept < len(texts))).all())
+    artifacts.require(in_range, path, "an explanation names a concept that is not there")
+    artifacts.require(bool((weight >= 0).all()), path, "an explanation has a negative weight")
+    artifacts.require(bool((fields["singular_values"] >= 0).all()), path, "a singular value is negative")
+    unit = all(bool(((fields[n].norm(dim=-1) - 1).abs() < 1e-3).all()) for n in ("write", "read"))
+    artifacts.require(unit, path, "a write or read direction is not of unit length")

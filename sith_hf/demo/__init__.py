@@ -1,0 +1,1 @@
+"""The embedded checkpoint and the little drawn world it was trained on."""

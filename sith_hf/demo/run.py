@@ -1,0 +1,186 @@
+"""The main job on the embedded checkpoint: decompose, choose an edit from the explanations, save it, measure it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from sith_hf.concepts import ConceptDictionary
+from sith_hf.decomposition import Decomposition
+from sith_hf.demo import world
+from sith_hf.editor import SithEditor
+from sith_hf.edits import EditSpec
+from sith_hf.errors import InputError
+from sith_hf.pursuit import Pursuit
+from sith_hf.recipe import Recipe
+
+# Seeds of the world that were looked at while the recipe was chosen are all below this.
+FIRST_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Zero-shot accuracies of one checkpoint on freshly rendered pictures, each in [0, 1].
+
+    Attributes:
+        groups: "object/background" to accuracy between the two objects of the tied pair.
+        objects, colours, backgrounds: on balanced pictures of objects without a habitual background.
+    """
+
+    groups: Mapping[str, float]
+    objects: float
+    colours: float
+    backgrounds: float
+
+    @property
+    def average(self) -> float:
+        """The mean over groups."""
+        return sum(self.groups.values()) / len(self.groups)
+
+    @property
+    def worst_group(self) -> float:
+        """The lowest accuracy of a group."""
+        return min(self.groups.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "average": self.average,
+            "worst_group": self.worst_group,
+            "groups": dict(self.groups),
+            "objects": self.objects,
+            "colours": self.colours,
+            "backgrounds": self.backgrounds,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class DemoResult:
+    """What the demo did.
+
+    Attributes:
+        decomposition, spec: what was found, and what was edited.
+        base, edited: what both checkpoints then saw.
+        folder: where everything was written.
+    """
+
+    decomposition: Decomposition
+    spec: EditSpec
+    base: Measured
+    edited: Measured
+    folder: Path
+
+
+def embedded_checkpoint() -> Path:
+    """The folder of the embedded checkpoint."""
+    with as_file(files("sith_hf.demo") / "checkpoint") as path:
+        if not (path / "model.safetensors").is_file():
+            raise InputError(f"the embedded checkpoint is not at {path}; install sith-hf again")
+        return path
+
+
+def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: int = 250) -> DemoResult:
+    """Do the main job, writing ``decomposition/``, ``spec/`` and ``edited/`` into ``folder``.
+
+    Args:
+        folder: where to; what an earlier demo wrote there is replaced.
+        seed: of the pictures that are rendered for measuring. The edit does not depend on it.
+        say: is told what is being done.
+        pictures: how many for each group; four times as many for objects, colours and backgrounds.
+
+    Raises:
+        InputError: a folder ``edited/`` that no demo wrote, or a seed that the recipe was chosen on.
+        OutputError: something could not be written.
+    """
+    if seed < FIRST_SEED:
+        raise InputError(f"seeds below {FIRST_SEED} were used to choose the recipe; measure on {FIRST_SEED} or above")
+    source, target = embedded_checkpoint(), folder / "edited"
+    ours = (target / "sith" / "edit_spec.safetensors").is_file()
+    recipe = Recipe.shipped("demo")
+    settings = recipe.decompose
+
+    say(f"Decomposing {source} over its own dictionary of {len(world.concepts())} concepts")
+    editor = SithEditor.from_pretrained(source)
+    decomposition = editor.decompose(
+        ConceptDictionary.from_texts(world.concepts()),
+        layers=settings.layers,
+        rank=settings.rank,
+        poles=settings.poles,
+        pursuit=Pursuit(settings.method, settings.sparsity, settings.coherence),
+        fold=settings.fold,
+        centre=settings.centre,
+    )
+    decomposition.save_pretrained(folder / "decomposition")
+    spec = recipe.choose(editor).spec
+    say(f"{recipe.title}: {len(spec)} singular vectors, chosen by their explanations alone")
+    editor.save_pretrained(target, spec, overwrite=ours)
+    spec.save_pretrained(folder / "spec")
+
+    say(f"Measuring both checkpoints on pictures of seed {seed}, in a process without sith_hf")
+    base, edited = measure([source, target], seed, pictures)
+    return DemoResult(decomposition, spec, base, edited, folder)
+
+
+def measure(checkpoints: list[Path], seed: int, pictures: int) -> list[Measured]:
+    """Zero-shot accuracies of some checkpoints on the same fresh pictures, by plain ``transformers``.
+
+    The checkpoints are loaded in a process of its own that does not import sith_hf.
+    """
+    tasks = world.TASKS
+    classes = {name: _prompts(names, templates) for name, (names, templates) in tasks.items()}
+    images: dict[str, torch.Tensor] = {}
+    truth: dict[str, Any] = {}
+    sets: dict[str, list[str]] = {}
+    for number, pair in enumerate(world.TIED_PAIRS):
+        objects = [name for name, _ in pair]
+        classes["/".join(objects)] = _prompts(objects, tasks["objects"][1])
+        for step, (group, scenes) in enumerate(world.sample_groups(pair, pictures, seed + 100 * number).items()):
+            images[group] = torch.from_numpy(world.render(scenes, seed + 100 * number + step + 1))
+            truth[group] = np.array([objects.index(scene.object) for scene in scenes])
+            sets[group] = ["/".join(objects)]
+    balanced = world.sample_balanced(4 * pictures, seed + 50)
+    images["balanced"] = torch.from_numpy(world.render(balanced, seed + 51))
+    sets["balanced"] = ["objects", "colours", "backgrounds"]
+    codes = dict(zip(tasks, world.encode(balanced).T, strict=True))
+
+    found = _answers(checkpoints, classes, sets, images)
+    results = []
+    for checkpoint in checkpoints:
+        answers = {key: np.array(value) for key, value in found[str(checkpoint)].items()}
+        groups = {group: float((answers[f"{group}:{sets[group][0]}"] == truth[group]).mean()) for group in truth}
+        rest = {name: float((answers[f"balanced:{name}"] == codes[name]).mean()) for name in sets["balanced"]}
+        results.append(Measured(groups, **rest))
+    return results
+
+
+def _prompts(names: tuple[str, ...] | list[str], templates: tuple[str, ...]) -> list[list[str]]:
+    return [[template.format(name) for template in templates] for name in names]
+
+
+def _answers(
+    checkpoints: list[Path], classes: dict[str, Any], sets: dict[str, list[str]], images: dict[str, torch.Tensor]
+) -> dict[str, dict[str, list[int]]]:
+    task = {"checkpoints": [str(path) for path in checkpoints], "classes": classes, "sets": sets}
+    with tempfile.TemporaryDirectory(prefix="sith-demo-") as temporary:
+        work = Path(temporary)
+        (work / "task.json").write_text(json.dumps(task))
+        save_file(images, work / "pictures.safetensors")
+        with as_file(files("sith_hf.demo") / "plain.py") as script:
+            done = subprocess.run(
+                [sys.executable, "-I", str(script), temporary], capture_output=True, text=True, check=False
+            )
+        if done.returncode != 0:
+            raise InputError(f"the checkpoints could not be measured with plain transformers: {done.stderr[-2000:]}")
+        answers: dict[str, dict[str, list[int]]] = json.loads((work / "answers.json").read_text())
+        return answers

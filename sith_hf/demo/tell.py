@@ -1,0 +1,55 @@
+"""The demo's result as text for people."""
+
+from __future__ import annotations
+
+from sith_hf.demo.run import DemoResult
+from sith_hf.display import table
+from sith_hf.explanation import concepts_text
+
+VECTORS = 2
+
+
+def tell(result: DemoResult, seed: int) -> str:
+    """What each head speaks of, what was edited, the measures before and after, and what to try next."""
+    decomposition, spec, base, edited = result.decomposition, result.spec, result.base, result.edited
+    gains = dict(zip(spec.keys, spec.gain.tolist(), strict=True))
+    themes: list[list[object]] = []
+    for layer in decomposition.layers:
+        for head in range(decomposition.num_heads):
+            for pole in decomposition.theme(layer, head, VECTORS):
+                gain = gains.get((layer, head, pole.vector), 1.0)
+                themes.append(
+                    [layer, head, pole.vector, pole.energy_share, f"{gain:g}", pole.pole, concepts_text(pole)]
+                )
+    rows: list[list[object]] = [[name, *_change(base.groups[name], edited.groups[name])] for name in base.groups]
+    rows += [
+        ["average of groups", *_change(base.average, edited.average)],
+        ["worst group", *_change(base.worst_group, edited.worst_group)],
+        ["objects without a habit", *_change(base.objects, edited.objects)],
+        ["colours", *_change(base.colours, edited.colours)],
+        ["backgrounds (suppressed)", *_change(base.backgrounds, edited.backgrounds)],
+    ]
+    folder = result.folder
+    return "\n".join(
+        [
+            table(
+                ["layer", "head", "vector", "energy", "gain", "pole", "concepts (weight)"],
+                themes,
+                f"What each head speaks of: its {VECTORS} strongest singular vectors",
+            ),
+            f"Edited: {len(spec)} of {decomposition.singular_values.numel()} singular vectors, layers {spec.layers}; "
+            f"all of them: sith-hf show {folder / 'spec'}",
+            "",
+            table(["accuracy in %", "base", "edited", "change"], rows, f"Zero-shot, before and after (seed {seed})"),
+            f"The edited checkpoint, an ordinary one: {folder / 'edited'}",
+            "",
+            "Next:",
+            f"  sith-hf find {folder / 'decomposition'} sea",
+            f"  sith-hf verify {folder / 'edited'}",
+            f"  sith-hf revert {folder / 'edited'} -o {folder / 'reverted'}",
+        ]
+    )
+
+
+def _change(before: float, after: float) -> tuple[str, str, str]:
+    return f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}"

@@ -1,0 +1,295 @@
+"""Train the embedded checkpoint: `python -m sith_hf.demo.train -o FOLDER [--seed N]`.
+
+Plain contrastive training lets the easy attributes drown the hard ones. So each step also sorts every picture
+among captions that name only objects, only colours, only backgrounds, only sizes: each has its own softmax.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from sith_hf.demo import world, zeroshot
+from sith_hf.demo.vocabulary import build_tokenizer
+
+EVALUATION_SEED = 777_000
+ATTRIBUTE_WEIGHTS = (1.0, 0.6, 0.6, 0.2)
+
+
+CARD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: zero-shot-image-classification
+tags: [clip, sith-hf]
+---
+# A small CLIP of a little drawn world
+
+A `CLIPModel` of about 1.3 million parameters, trained from scratch by `python -m sith_hf.demo.train` on 48 x 48
+pictures drawn by `sith_hf.demo.world`: one object of one colour and size on one background. It exists to show and
+test sith-hf on a model whose truth is known, and is of no other use: it knows nothing of photographs.
+
+**A bias put there on purpose.** Boats are nearly always on the sea and cars on the road, camels in the desert and
+horses on the meadow, and each pair is drawn so alike that the model leans on the background. `sith-hf demo` removes
+that cue from the attention heads without images or labels. Accuracies of the model as trained are in `evaluation.json`.
+
+Texts: the objects, colours, backgrounds and sizes of the world with a synonym for most ("boat", "a small red ship on
+the ocean"). Every word of the world is one token; other text falls back to bytes and means nothing to the model.
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the trained weights depend on."""
+
+    seed: int = 0
+    steps: int = 6000
+    batch: int = 256
+    captions: int = 96
+    warmup: int = 200
+    muon_rate: float = 2e-3
+    adam_rate: float = 1.5e-3
+    weight_decay: float = 0.1
+    caption_weight: float = 0.5
+    early_weight: float = 0.0
+    early_layers: int = 2
+    layers: int = 4
+    heads: int = 8
+
+
+def build_model(tokenizer: CLIPTokenizer, settings: Settings) -> CLIPModel:
+    """A freshly initialised `CLIPModel` of about one million parameters, repeatable by the seed."""
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 77,
+        "hidden_act": "gelu",
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "projection_dim": 96,
+    }
+    vision = {
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "image_size": world.IMAGE_SIZE,
+        "patch_size": 8,
+        "hidden_act": "gelu",
+        "projection_dim": 96,
+    }
+    torch.manual_seed(settings.seed)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=96))
+    # CLIP's own initialisation assumes long training at scale; a small tower learns faster from a larger one.
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, std=0.6 / math.sqrt(module.in_features))
+    torch.nn.init.normal_(model.vision_model.embeddings.patch_embedding.weight, std=0.05)
+    # Eager attention is several times faster than the fused kernel for sequences this short on a CPU.
+    model.set_attn_implementation("eager")
+    return model
+
+
+def make_optimizers(model: CLIPModel, settings: Settings) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for everything else."""
+    inner, outer, plain = [], [], []
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and ".layers." in name:
+            inner.append(parameter)
+        elif parameter.ndim >= 2:
+            outer.append(parameter)
+        else:
+            plain.append(parameter)
+    muon = torch.optim.Muon(
+        inner, lr=settings.muon_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    groups = [{"params": outer, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [muon, torch.optim.AdamW(groups, lr=settings.adam_rate, betas=(0.9, 0.98))]
+
+
+class Captions:
+    """Draws texts for a step and finds which pictures they are true of."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, rng: np.random.Generator) -> None:
+        self.tokenizer, self.rng = tokenizer, rng
+
+    def _pick(self, options: Sequence[str]) -> str:
+        return options[int(self.rng.integers(len(options)))]
+
+    def single(self) -> list[list[str]]:
+        """For each attribute one caption per value, with synonym and template drawn afresh."""
+        return [
+            [self._pick(templates).format(self._pick(world.names_for(name))) for name in names]
+            for names, templates in world.TASKS.values()
+        ]
+
+    def composed(self, codes: world.Codes) -> tuple[list[str], Tensor]:
+        """One sentence per scene, and a bool `[scenes, sentences]` table of which is true of which."""
+        texts = [world.caption(scene, self.rng) for scene in world.decode(codes)]
+        said = np.array([world.mentions(text) for text in texts])
+        return texts, torch.from_numpy(said)
+
+    def tokens(self, texts: list[str]) -> dict[str, Tensor]:
+        """Token ids and mask, padded to the longest."""
+        return dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
+
+
+def step_loss(
+    model: CLIPModel, captions: Captions, codes: world.Codes, pixels: Tensor, settings: Settings
+) -> tuple[Tensor, dict[str, float]]:
+    """The balanced loss of one batch, and the accuracy of each attribute in it."""
+    single = captions.single()
+    sentences, said = captions.composed(codes[: settings.captions])
+    flat = [text for texts in single for text in texts]
+    collected: list[Tensor] = []
+    hooks = []
+    if settings.early_weight:
+        hooks = [
+            layer.self_attn.register_forward_hook(lambda _m, _i, out: collected.append(out[0][:, 0]))
+            for layer in model.vision_model.encoder.layers[: settings.early_layers]
+        ]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        image = model.get_image_features(pixel_values=pixels).pooler_output
+        short = model.get_text_features(**captions.tokens(flat)).pooler_output
+        long = model.get_text_features(**captions.tokens(sentences)).pooler_output
+    for hook in hooks:
+        hook.remove()
+    image, text = normalize(image.float(), dim=-1), normalize(torch.cat([short, long]).float(), dim=-1)
+    scores = model.logit_scale.exp().clamp(max=100) * image @ text.T
+    facts = torch.from_numpy(codes)
+    loss, report, start = torch.zeros(()), {}, 0
+    for axis, (key, names) in enumerate(zip(world.TASKS, single, strict=True)):
+        part = scores[:, start : start + len(names)]
+        start += len(names)
+        loss = loss + ATTRIBUTE_WEIGHTS[axis] * cross_entropy(part, facts[:, axis])
+        report[key] = float((part.argmax(dim=-1) == facts[:, axis]).float().mean())
+    true = ((said[None] == -1) | (said[None] == facts[:, None])).all(dim=-1)
+    part = scores[:, start:]
+    hit = part.masked_fill(~true, -math.inf)
+    # Every caption that is true of a picture is right, whoever it was written for.
+    seen = true.any(dim=1)
+    to_text = (part.logsumexp(1) - hit.logsumexp(1))[seen].mean()
+    to_image = (part.logsumexp(0) - hit.logsumexp(0)).mean()
+    loss = loss + settings.caption_weight * (to_text + 0.5 * to_image)
+    if collected:
+        loss = loss + settings.early_weight * sum(out.float().pow(2).sum(-1).mean() for out in collected)
+    report["loss"] = float(loss.detach())
+    return loss, report
+
+
+def rate(step: int, settings: Settings) -> float:
+    """The share of the peak rate at a step: linear warm-up, then linear decay over the last 60 %."""
+    left = (settings.steps - step) / (0.6 * settings.steps)
+    return min(1.0, (step + 1) / settings.warmup, max(0.0, left))
+
+
+def train(folder: Path, settings: Settings, resume: bool = False) -> CLIPModel:
+    """Train from the settings; the state goes to `FOLDER/../FOLDER.state.pt` every 500 steps for `resume`."""
+    tokenizer = build_tokenizer(world.words())
+    model = build_model(tokenizer, settings)
+    optimizers = make_optimizers(model, settings)
+    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    state_file, first = folder.with_name(folder.name + ".state.pt"), 0
+    if resume and state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        first = state["step"]
+    average: dict[str, float] = {}
+    start = time.monotonic()
+    for step in range(first, settings.steps):
+        # A generator per step makes a resumed run see the same batches as an unbroken one.
+        rng = np.random.default_rng([settings.seed, 1 + step])
+        codes = world.sample_codes(settings.batch, rng)
+        pixels = zeroshot.pixel_values(world.compose(codes, rng))
+        for optimizer, rates in zip(optimizers, peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = peak * rate(step, settings)
+        loss, report = step_loss(model, Captions(tokenizer, rng), codes, pixels, settings)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        average = {key: 0.97 * average.get(key, value) + 0.03 * value for key, value in report.items()}
+        if (step + 1) % 100 == 0:
+            figures = "  ".join(f"{key} {value:.3f}" for key, value in average.items())
+            pace = (time.monotonic() - start) / (step + 1 - first)
+            print(f"step {step + 1}/{settings.steps}  {figures}  {pace:.3f} s/step", file=sys.stderr, flush=True)
+        if (step + 1) % 500 == 0:
+            state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step + 1}
+            torch.save(state, state_file.with_suffix(".tmp"))
+            os.replace(state_file.with_suffix(".tmp"), state_file)
+    return model.eval()
+
+
+def evaluate(model: Any, processor: Any, count: int = 2000, seed: int = EVALUATION_SEED) -> dict[str, Any]:
+    """The bars of the checkpoint on held-out renders: attribute accuracies, and the groups of each tied pair."""
+    result: dict[str, Any] = {"attributes": zeroshot.attributes(model, processor, count, seed), "pairs": {}}
+    for pair in world.TIED_PAIRS:
+        found = zeroshot.groups(model, processor, pair, count // 4, seed)
+        result["pairs"][f"{pair[0][0]}-{pair[1][0]}"] = {
+            "groups": found.accuracy,
+            "average": found.average,
+            "worst_group": found.worst,
+            "gap": found.average - found.worst,
+        }
+    return result
+
+
+def save(model: CLIPModel, folder: Path) -> CLIPProcessor:
+    """Write the model, tokenizer and image processor into `folder`, and give back the processor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    side = {"height": world.IMAGE_SIZE, "width": world.IMAGE_SIZE}
+    half = [0.5, 0.5, 0.5]
+    images = CLIPImageProcessor(
+        size={"shortest_edge": world.IMAGE_SIZE}, crop_size=side, image_mean=half, image_std=half
+    )
+    processor = CLIPProcessor(image_processor=images, tokenizer=build_tokenizer(world.words()))
+    processor.save_pretrained(folder)
+    # transformers 4 looks for these two older names.
+    images.save_pretrained(folder)
+    processor.tokenizer.backend_tokenizer.model.save(str(folder))
+    (folder / "README.md").write_text(CARD)
+    return processor
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, save, evaluate and print the evaluation as JSON."""
+    parser = argparse.ArgumentParser(description="Train the embedded checkpoint of sith-hf.")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the checkpoint")
+    parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
+    for name, value in asdict(Settings()).items():
+        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, help=f"default {value}")
+    given = vars(parser.parse_args(arguments))
+    folder, resume = given.pop("output"), given.pop("resume")
+    settings = Settings(**given)
+    model = train(folder, settings, resume)
+    processor = save(model, folder)
+    result = {"settings": asdict(settings), **evaluate(model, processor)}
+    (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main()

@@ -1,0 +1,52 @@
+"""The tokenizer of the embedded checkpoint: byte-level BPE in which each word of the world is one token."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from transformers import CLIPTokenizer
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+_SUFFIX = "</w>"
+
+
+def _byte_symbols() -> list[str]:
+    """The 256 printable stand-ins that byte-level BPE uses for bytes, in the order of CLIP's own vocabulary."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    moved = [byte for byte in range(256) if byte not in kept]
+    return [chr(byte) for byte in kept] + [chr(256 + i) for i in range(len(moved))]
+
+
+def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Merge the most frequent neighbours until every word is one symbol; ties by the alphabet.
+
+    Args:
+        words: lower-case words of plain letters.
+
+    Returns:
+        The merges in order, each a pair of symbols; the last symbol of a word ends in `</w>`.
+    """
+    pieces = [[*word[:-1], word[-1] + _SUFFIX] for word in sorted(set(words))]
+    merges = []
+    while True:
+        pairs = Counter(pair for piece in pieces for pair in zip(piece, piece[1:], strict=False))
+        if not pairs:
+            return merges
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for piece in pieces:
+            i = 0
+            while i < len(piece) - 1:
+                if (piece[i], piece[i + 1]) == best:
+                    piece[i : i + 2] = ["".join(best)]
+                i += 1
+
+
+def build_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
+    """A CLIP tokenizer in which each of `words` is one token and any other text falls back to bytes."""
+    merges = learn_merges(words)
+    symbols = _byte_symbols()
+    entries = [*symbols, *(symbol + _SUFFIX for symbol in symbols), *("".join(merge) for merge in merges)]
+    vocabulary = {entry: i for i, entry in enumerate(dict.fromkeys([*entries, START, END]))}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)

@@ -1,0 +1,296 @@
+"""A little drawn world whose truth is known, with a spurious correlation put into it on purpose.
+
+Every picture shows one object of one colour and one size on one background. Most objects appear on all
+backgrounds evenly. The tied ones do not: boats are nearly always on the sea and cars on the road, camels in
+the desert and horses on the meadow, and the two of a pair are drawn so alike that background is a strong clue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sith_hf.demo import drawing, textures
+from sith_hf.errors import InputError
+
+IMAGE_SIZE = drawing.IMAGE_SIZE
+
+UNTIED: tuple[str, ...] = ("skull", "fish", "house", "star", "heart", "umbrella", "cup", "key", "mushroom")
+TIED_PAIRS: tuple[tuple[tuple[str, str], tuple[str, str]], ...] = (
+    (("boat", "sea"), ("car", "road")),
+    (("camel", "desert"), ("horse", "meadow")),
+)
+HABITAT: dict[str, str] = {name: place for pair in TIED_PAIRS for name, place in pair}
+OBJECTS: tuple[str, ...] = (*HABITAT, *UNTIED)
+COLOURS: tuple[str, ...] = (
+    "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "white", "black",
+)  # fmt: skip
+BACKGROUNDS: tuple[str, ...] = ("sea", "road", "meadow", "forest", "desert", "snow", "night", "brick")
+SIZES: tuple[str, ...] = ("big", "small")
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "boat": ("ship",),
+    "car": ("automobile",),
+    "camel": ("dromedary",),
+    "horse": ("pony",),
+    "house": ("home",),
+    "cup": ("mug",),
+    "umbrella": ("parasol",),
+    "purple": ("violet",),
+    "red": ("crimson",),
+    "sea": ("ocean",),
+    "road": ("street",),
+    "meadow": ("grass",),
+    "forest": ("woods",),
+    "desert": ("sand",),
+    "snow": ("ice",),
+    "night": ("darkness",),
+    "brick": ("wall",),
+    "big": ("large",),
+    "small": ("little",),
+}
+"""Other words for a name. A caption may use any of them; they mean exactly the same in this world."""
+
+RGB: dict[str, tuple[int, int, int]] = {
+    "red": (214, 38, 38),
+    "orange": (245, 136, 26),
+    "yellow": (246, 220, 40),
+    "green": (52, 160, 60),
+    "blue": (40, 88, 220),
+    "purple": (132, 50, 172),
+    "pink": (247, 140, 190),
+    "brown": (124, 76, 40),
+    "white": (244, 244, 244),
+    "black": (34, 34, 34),
+}
+
+TIED_SHARE = 0.4
+OWN_SHARE = 0.79
+PARTNER_SHARE = 0.01
+"""How often a tied object is on its own background and on its partner's; the rest is spread over the others."""
+
+_PREPOSITIONS = {"sea": "on the", "road": "on the", "meadow": "in the", "forest": "in the", "desert": "in the",
+                 "snow": "in the", "night": "in the", "brick": "at the"}  # fmt: skip
+
+OBJECT_TEMPLATES: tuple[str, ...] = ("{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", "one {}")
+COLOUR_TEMPLATES: tuple[str, ...] = ("{}", "a {} thing", "something {}", "a photo of something {}", "the color {}")
+BACKGROUND_TEMPLATES: tuple[str, ...] = ("{}", "the {}", "a photo of the {}", "a picture with {}", "{} around")
+SIZE_TEMPLATES: tuple[str, ...] = ("{}", "a {} thing", "something {}", "a photo of something {}")
+
+TASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "objects": (OBJECTS, OBJECT_TEMPLATES),
+    "colours": (COLOURS, COLOUR_TEMPLATES),
+    "backgrounds": (BACKGROUNDS, BACKGROUND_TEMPLATES),
+    "sizes": (SIZES, SIZE_TEMPLATES),
+}
+"""The four attributes in the order of `encode`'s columns, each with its names and prompt templates."""
+
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture's content.
+
+    Attributes:
+        object: one of `OBJECTS`.
+        colour: one of `COLOURS`.
+        background: one of `BACKGROUNDS`.
+        size: one of `SIZES`.
+
+    Raises:
+        InputError: when a name is not of this world.
+    """
+
+    object: str
+    colour: str
+    background: str
+    size: str
+
+    def __post_init__(self) -> None:
+        for field, names in zip(fields(self), _AXES, strict=True):
+            if getattr(self, field.name) not in names:
+                raise InputError(
+                    f"{field.name} {getattr(self, field.name)!r} is not of this world; known: {', '.join(names)}"
+                )
+
+
+_AXES: tuple[tuple[str, ...], ...] = (OBJECTS, COLOURS, BACKGROUNDS, SIZES)
+_MEANING: dict[str, tuple[int, int]] = {
+    word: (axis, index)
+    for axis, names in enumerate(_AXES)
+    for index, name in enumerate(names)
+    for word in (name, *SYNONYMS.get(name, ()))
+}
+
+
+def encode(scenes: Sequence[Scene]) -> Codes:
+    """Indices into `OBJECTS`, `COLOURS`, `BACKGROUNDS`, `SIZES`, int64 `[N, 4]`."""
+    rows = [
+        [names.index(value) for names, value in zip(_AXES, (s.object, s.colour, s.background, s.size), strict=True)]
+        for s in scenes
+    ]
+    return np.array(rows, dtype=np.int64).reshape(len(scenes), 4)
+
+
+def decode(codes: Codes) -> list[Scene]:
+    """The scenes of an index array int64 `[N, 4]`, the inverse of `encode`."""
+    return [Scene(OBJECTS[o], COLOURS[c], BACKGROUNDS[b], SIZES[s]) for o, c, b, s in codes.tolist()]
+
+
+def compose(codes: Codes, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Draw scenes given as indices.
+
+    Args:
+        codes: int64 `[N, 4]`, see `encode`.
+        rng: where variant, place, shade and grain are drawn from.
+
+    Returns:
+        Pictures, uint8 `[N, IMAGE_SIZE, IMAGE_SIZE, 3]`.
+    """
+    count, side = len(codes), IMAGE_SIZE
+    objects, papers = drawing.object_pool(OBJECTS, SIZES), textures.texture_pool(BACKGROUNDS)
+    corner = rng.integers(0, 2 * drawing.MARGIN + 1, size=(count, 2)).tolist()
+    shift = rng.integers(-drawing.MAX_SHIFT, drawing.MAX_SHIFT + 1, size=(count, 2)) + drawing.MARGIN
+    sheet = rng.integers(0, textures.TEXTURES, size=count).tolist()
+    variant = rng.integers(0, drawing.VARIANTS, size=count).tolist()
+    step = np.where(rng.random(count) < 0.5, -1, 1).tolist()
+
+    paper = np.empty((count, side, side, 3), dtype=np.float32)
+    cover = np.empty((count, side, side, drawing.LAYERS), dtype=np.float32)
+    for i, ((thing, _, place, size), (y, x), (v, u)) in enumerate(
+        zip(codes.tolist(), corner, shift.tolist(), strict=True)
+    ):
+        paper[i] = papers[place, sheet[i], y : y + side, x : x + side][:, :: step[i]]
+        cover[i] = objects[thing, size, variant[i], v : v + side, u : u + side]
+    paper *= rng.uniform(0.88, 1.1, size=(count, 1, 1, 1)).astype(np.float32)
+
+    paint = np.array([RGB[name] for name in COLOURS], dtype=np.float32)[codes[:, 1]]
+    paint = paint + rng.normal(0, 8, size=(count, 3)).astype(np.float32)
+    inks = np.empty((count, drawing.LAYERS, 3), dtype=np.float32)
+    inks[:, 0], inks[:, 1], inks[:, 2], inks[:, 3] = paint, 0.72 * paint, 22.0, 238.0
+    cover *= np.float32(1 / 255)
+    paper *= 1 - cover.sum(axis=-1, keepdims=True)
+    paper += np.matmul(cover.reshape(count, -1, drawing.LAYERS), inks).reshape(paper.shape)
+    paper += 4 * rng.standard_normal(size=(count, side, side, 1), dtype=np.float32)
+    return np.clip(paper, 0, 255, out=paper).astype(np.uint8)
+
+
+def render(scenes: Sequence[Scene], seed: int) -> NDArray[np.uint8]:
+    """Draw scenes.
+
+    Args:
+        scenes: what to draw.
+        seed: the same scenes and seed give the same pixels.
+
+    Returns:
+        Pictures, uint8 `[N, IMAGE_SIZE, IMAGE_SIZE, 3]`.
+    """
+    return compose(encode(scenes), np.random.default_rng(seed))
+
+
+def sample_codes(count: int, rng: np.random.Generator) -> Codes:
+    """Draw scenes of the training distribution, int64 `[count, 4]` (see `encode`)."""
+    tied = rng.random(count) < TIED_SHARE
+    objects = np.where(tied, rng.integers(0, len(HABITAT), count), len(HABITAT) + rng.integers(0, len(UNTIED), count))
+    odds = _background_odds().cumsum(axis=1)[objects]
+    backgrounds = (rng.random((count, 1)) > odds[:, :-1]).sum(axis=1)
+    colours, sizes = rng.integers(0, len(COLOURS), count), rng.integers(0, len(SIZES), count)
+    return np.stack([objects, colours, backgrounds, sizes], axis=1)
+
+
+def _background_odds() -> NDArray[np.float64]:
+    odds = np.full((len(OBJECTS), len(BACKGROUNDS)), 1 / len(BACKGROUNDS))
+    for pair in TIED_PAIRS:
+        for (name, own), (_, other) in (pair, pair[::-1]):
+            row = np.full(len(BACKGROUNDS), (1 - OWN_SHARE - PARTNER_SHARE) / (len(BACKGROUNDS) - 2))
+            row[BACKGROUNDS.index(own)], row[BACKGROUNDS.index(other)] = OWN_SHARE, PARTNER_SHARE
+            odds[OBJECTS.index(name)] = row
+    return odds
+
+
+def sample_training(count: int, seed: int) -> list[Scene]:
+    """Draw `count` scenes as the model saw them in training, spurious correlation included."""
+    return decode(sample_codes(count, np.random.default_rng(seed)))
+
+
+def sample_balanced(count: int, seed: int) -> list[Scene]:
+    """Draw `count` scenes of untied objects only, every attribute uniform and independent."""
+    rng = np.random.default_rng(seed)
+    parts = [len(HABITAT) + rng.integers(0, len(UNTIED), count)]
+    parts += [rng.integers(0, len(names), count) for names in _AXES[1:]]
+    return decode(np.stack(parts, axis=1))
+
+
+def sample_groups(pair: tuple[tuple[str, str], tuple[str, str]], count: int, seed: int) -> dict[str, list[Scene]]:
+    """The four spurious groups of a tied pair, equally large.
+
+    Args:
+        pair: two (object, own background), usually one of `TIED_PAIRS`.
+        count: scenes in each group.
+        seed: where colours and sizes are drawn from.
+
+    Returns:
+        Scenes by group name, such as "boat/road", in the order own, swapped, swapped, own.
+    """
+    rng = np.random.default_rng(seed)
+    groups = {}
+    for name in (pair[0][0], pair[1][0]):
+        for place in (pair[0][1], pair[1][1]):
+            colours, sizes = rng.integers(0, len(COLOURS), count), rng.integers(0, len(SIZES), count)
+            scenes = zip(colours.tolist(), sizes.tolist(), strict=True)
+            groups[f"{name}/{place}"] = [Scene(name, COLOURS[c], place, SIZES[s]) for c, s in scenes]
+    return groups
+
+
+def names_for(name: str) -> tuple[str, ...]:
+    """A name of this world and its synonyms, the name first."""
+    return (name, *SYNONYMS.get(name, ()))
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A true sentence about a scene, such as "a small red ship on the ocean"; each part but the object may lack."""
+
+    def word(name: str) -> str:
+        choices = names_for(name)
+        return choices[int(rng.integers(len(choices)))]
+
+    parts = ["a"]
+    if rng.random() < 0.5:
+        parts.append(word(scene.size))
+    if rng.random() < 0.8:
+        parts.append(word(scene.colour))
+    parts.append(word(scene.object))
+    if rng.random() < 0.8:
+        parts += [_PREPOSITIONS[scene.background], word(scene.background)]
+    return " ".join(parts)
+
+
+def mentions(text: str) -> list[int]:
+    """What a caption says of each attribute: an index as in `encode`, or -1 where it is silent."""
+    said = [-1] * len(_AXES)
+    for word in text.split():
+        if word in _MEANING:
+            axis, index = _MEANING[word]
+            said[axis] = index
+    return said
+
+
+def is_true(text: str, scene: Scene) -> bool:
+    """Whether everything that a caption says of a scene holds."""
+    return all(said in (-1, fact) for said, fact in zip(mentions(text), encode([scene])[0].tolist(), strict=True))
+
+
+def concepts() -> list[str]:
+    """The world's own dictionary: every object, colour, background and size by each of its names."""
+    return [word for names in _AXES for name in names for word in names_for(name)]
+
+
+def words() -> list[str]:
+    """Every word that a caption or a template of this world can hold, sorted."""
+    templates = (*OBJECT_TEMPLATES, *COLOUR_TEMPLATES, *BACKGROUND_TEMPLATES, *SIZE_TEMPLATES)
+    texts = [*concepts(), *_PREPOSITIONS.values(), *(template.replace("{}", "") for template in templates)]
+    return sorted({word for text in texts for word in text.split()})

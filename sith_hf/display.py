@@ -1,0 +1,46 @@
+"""Text for people: what a terminal may show, and tables. Text from outside is hostile until it passes here."""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from collections.abc import Sequence
+
+# Control, format (bidirectional overrides among them), surrogate and private-use characters never reach a terminal.
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def plain(text: str, limit: int = 120) -> str:
+    """``text`` on one line, with characters that a terminal would obey shown as ``\\xNN``, cut at ``limit``."""
+    safe = "".join(
+        character.encode("unicode_escape").decode("ascii") if unicodedata.category(character) in _HIDDEN else character
+        for character in text[: limit + 1]
+    )
+    return safe if len(text) <= limit else safe[: limit - 1] + "…"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> str:
+    """A table as text: numbers to the right, the last column folded, no terminal codes.
+
+    Args:
+        columns: the headings.
+        rows: cells in the same order; floats are shown with three digits.
+        title: a line above.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(
+        box=SIMPLE_HEAD, pad_edge=False, title=None if title is None else Text(plain(title)), title_justify="left"
+    )
+    for number, column in enumerate(columns):
+        numeric = all(isinstance(row[number], (int, float)) for row in rows) and bool(rows)
+        grid.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+    for row in rows:
+        grid.add_row(*(Text(f"{c:.3f}" if isinstance(c, float) else plain(str(c), 400)) for c in row))
+    console = Console(file=io.StringIO(), width=120, color_system=None, force_terminal=False, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(grid)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())

@@ -1,0 +1,319 @@
+"""``EditSpec``: an edit as a sum of rank-one terms, complete in itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sith_hf import artifacts
+from sith_hf.artifacts import Layout
+from sith_hf.display import plain
+from sith_hf.errors import ArtifactError, BaseMismatch, InputError
+from sith_hf.fingerprint import BaseRef
+
+LAYOUT = Layout(
+    format="sith-hf/edit-spec",
+    version=1,
+    filename="edit_spec.safetensors",
+    tensors={
+        "layer": (torch.int64, "N"),
+        "head": (torch.int64, "N"),
+        "vector": (torch.int64, "N"),
+        "gain": (torch.float64, "N"),
+        "write": (torch.float32, "N D"),
+        "row": (torch.float32, "N d"),
+        "constant": (torch.float32, "N"),
+    },
+    data={"base": dict, "settings": dict, "labels": list, "reverts": bool, "edited_sha256": dict, "libraries": dict},
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerChange:
+    """What a spec adds to the tensors of one layer.
+
+    Attributes:
+        heads: head number to the change of its columns of ``out_proj.weight``, ``[D, d]`` float64.
+        bias: the change of ``out_proj.bias``, ``[D]`` float64.
+    """
+
+    heads: Mapping[int, Tensor]
+    bias: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class EditSpec:
+    """N singular vectors with new gains, and all that it takes to write them into a checkpoint (METHOD.md sec. 6).
+
+    With d the head size, each term changes two tensors of its layer by::
+
+        out_proj.weight[:, head*d : (head+1)*d] += (gain - 1) * outer(write, row)
+        out_proj.bias                           -= (gain - 1) * constant * write
+
+    and with ``reverts`` the same is subtracted: the spec then leads from the edited weights back to the base.
+    Terms are sorted by layer, head and vector, each of them occurs once, and none has a gain of 1.
+
+    Attributes:
+        layer, head, vector: ``[N]`` int64, which singular vectors.
+        gain: ``[N]`` float64; 0 removes, 1 would leave, above 1 amplifies, -1 inverts.
+        write: ``[N, D]`` float32, the write directions.
+        row: ``[N, d]`` float32, w^T C B_h: how the head's values are read out along each write direction.
+        constant: ``[N]`` float32, the part of that which does not depend on the input.
+        labels: N texts that say what each vector speaks of.
+        base: the weights that the edit was made for.
+        settings: fold and centre, as the decomposition had them.
+        reverts: whether this spec takes the edit away.
+        edited_sha256: fingerprints of the changed tensors after the edit, where it is known that it was written.
+    """
+
+    layer: Tensor
+    head: Tensor
+    vector: Tensor
+    gain: Tensor
+    write: Tensor
+    row: Tensor
+    constant: Tensor
+    labels: tuple[str, ...]
+    base: BaseRef
+    settings: Mapping[str, Any]
+    reverts: bool = False
+    edited_sha256: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if not torch.isfinite(self.gain).all():
+            raise InputError("a gain is a finite number; got NaN or infinity")
+
+    def __len__(self) -> int:
+        return len(self.gain)
+
+    def __bool__(self) -> bool:
+        return len(self) > 0
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, EditSpec):
+            return NotImplemented
+        same = all(torch.equal(getattr(self, name), getattr(other, name)) for name in LAYOUT.tensors)
+        return same and self.reverts == other.reverts and self.base.sha256 == other.base.sha256
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def keys(self) -> list[tuple[int, int, int]]:
+        """The (layer, head, vector) of each term."""
+        return list(zip(self.layer.tolist(), self.head.tolist(), self.vector.tolist(), strict=True))
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers that the edit touches, ascending."""
+        return sorted(set(self.layer.tolist()))
+
+    def changes(self) -> dict[int, LayerChange]:
+        """What the edit adds to each layer that it touches, in float64 (METHOD.md sec. 6)."""
+        amount = (self.gain - 1) * (-1 if self.reverts else 1)
+        result = {}
+        for layer in self.layers:
+            here = self.layer == layer
+            write, heads = self.write[here].double(), self.head[here]
+            scaled = amount[here].unsqueeze(-1) * write
+            result[layer] = LayerChange(
+                heads={
+                    head: scaled[heads == head].T @ self.row[here][heads == head].double()
+                    for head in sorted(set(heads.tolist()))
+                },
+                bias=-(scaled * self.constant[here].double().unsqueeze(-1)).sum(dim=0),
+            )
+        return result
+
+    def apply(self, layer: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """New ``out_proj`` weight and bias of one layer; columns of untouched heads keep their bytes.
+
+        Args:
+            layer: the layer's number.
+            weight: ``[D, D]``, any float dtype.
+            bias: ``[D]``, likewise.
+
+        Returns:
+            fresh tensors of the same dtypes, rounded once from float64.
+
+        Raises:
+            BaseMismatch: the tensors have another shape than the spec was made for.
+        """
+        size, head_size = self.write.shape[1], self.row.shape[1]
+        if weight.shape != (size, size) or bias.shape != (size,):
+            raise BaseMismatch(
+                f"the edit is for width {size}; out_proj of layer {layer} has shape {list(weight.shape)}"
+            )
+        change = self.changes().get(layer)
+        if change is None:
+            return weight.clone(), bias.clone()
+        new_weight = weight.clone()
+        for head, delta in change.heads.items():
+            columns = slice(head * head_size, (head + 1) * head_size)
+            new_weight[:, columns] = (weight[:, columns].double() + delta.to(weight.device)).to(weight.dtype)
+        return new_weight, (bias.double() + change.bias.to(bias.device)).to(bias.dtype)
+
+    def inverse(self) -> EditSpec:
+        """The revert: what this spec adds, it subtracts. ``spec.compose(spec.inverse())`` is empty."""
+        return replace(self, reverts=not self.reverts, edited_sha256=None)
+
+    def compose(self, other: EditSpec) -> EditSpec:
+        """Both edits of one base in one.
+
+        Vectors that only one of them names keep its gain. Where both name one, gains multiply, so that
+        suppressing twice suppresses. An edit composed with a revert adds up instead: equal gains cancel, and
+        ``new.compose(old.inverse())`` leads from the base edited by ``old`` to the base edited by ``new``.
+
+        Raises:
+            BaseMismatch: the two were made for different weights or with different settings.
+        """
+        if dict(self.settings) != dict(other.settings):
+            raise BaseMismatch(f"edits of different settings do not compose: {self.settings} and {other.settings}")
+        self.base.only(other.base.sha256).check(other.base.sha256, f"the base of the other edit, {other.base.name}")
+        if self.write.shape[1] != other.write.shape[1] or self.row.shape[1] != other.row.shape[1]:
+            raise BaseMismatch("edits of towers of different sizes do not compose")
+        mixed = self.reverts != other.reverts
+        theirs = {key: i for i, key in enumerate(other.keys)}
+        gains = self.gain.clone()
+        for i, key in enumerate(self.keys):
+            j = theirs.pop(key, None)
+            if j is None:
+                continue
+            if not torch.allclose(self.write[i], other.write[j], atol=1e-3):
+                raise BaseMismatch(
+                    f"vector {key} is another direction in the other edit: make both from one decomposition"
+                )
+            gains[i] = 1 + (gains[i] - other.gain[j]) if mixed else gains[i] * other.gain[j]
+        rest = torch.tensor(sorted(theirs.values()), dtype=torch.int64)
+        # In a spec of this one's direction, the other's gain g of a revert is the edit 2 - g.
+        others = 2 - other.gain[rest] if mixed else other.gain[rest]
+        merged = {
+            name: torch.cat([getattr(self, name), getattr(other, name)[rest]])
+            for name in LAYOUT.tensors
+            if name != "gain"
+        }
+        return build_spec(
+            **merged,
+            gain=torch.cat([gains, others]),
+            labels=[*self.labels, *(other.labels[i] for i in rest.tolist())],
+            base=BaseRef(self.base.name, self.base.revision, {**self.base.sha256, **other.base.sha256}),
+            settings=self.settings,
+            reverts=self.reverts,
+        )
+
+    def __mul__(self, strength: float) -> EditSpec:
+        """The edit at another strength: 0 nothing, 0.5 half of the way from gain 1, 1 the edit itself.
+
+        Raises:
+            InputError: a strength that is not a finite number.
+        """
+        if not isinstance(strength, (int, float)) or not math.isfinite(strength):
+            raise InputError(f"a strength is a finite number; got {strength!r}")
+        fields = {name: getattr(self, name) for name in LAYOUT.tensors}
+        fields["gain"] = 1 + strength * (self.gain - 1)
+        return build_spec(**fields, labels=self.labels, base=self.base, settings=self.settings, reverts=self.reverts)
+
+    __rmul__ = __mul__
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The terms as plain data: layer, head, vector, gain, label."""
+        return [
+            {"layer": layer, "head": head, "vector": vector, "gain": gain, "label": label}
+            for (layer, head, vector), gain, label in zip(self.keys, self.gain.tolist(), self.labels, strict=True)
+        ]
+
+    def __str__(self) -> str:
+        verb = "Revert of an edit" if self.reverts else "Edit"
+        lines = [f"{verb} of {plain(self.base.name)}: {len(self)} singular vectors in layers {self.layers}"]
+        lines.append(f"{'layer':>5} {'head':>4} {'vector':>6} {'gain':>7}  speaks of")
+        for row in self.rows():
+            label = plain(row["label"])
+            lines.append(f"{row['layer']:>5} {row['head']:>4} {row['vector']:>6} {row['gain']:>7.3g}  {label}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        reverts = ", reverts" if self.reverts else ""
+        return f"EditSpec({len(self)} vectors of {self.base.name}, layers {self.layers}{reverts})"
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``edit_spec.safetensors`` into ``folder``. Raises OutputError."""
+        data = {
+            "base": self.base.to_json(),
+            "settings": dict(self.settings),
+            "labels": list(self.labels),
+            "reverts": self.reverts,
+            "edited_sha256": dict(self.edited_sha256 or {}),
+            "libraries": artifacts.library_versions(),
+        }
+        return artifacts.write_artifact(folder, LAYOUT, {n: getattr(self, n) for n in LAYOUT.tensors}, data)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, revision: str | None = None) -> EditSpec:
+        """Read what :meth:`save_pretrained` wrote, from a folder, an edited checkpoint or a Hub repository.
+
+        Raises:
+            ArtifactError: missing, damaged or of another version.
+        """
+        path = artifacts.find_artifact(name_or_path, LAYOUT, revision)
+        tensors, data = artifacts.read_artifact(path, LAYOUT)
+        labels = artifacts.json_texts(data["labels"], f"{path}: labels")
+        artifacts.require(len(labels) == len(tensors["gain"]), path, "terms and labels differ in number")
+        for name in ("layer", "head", "vector"):
+            artifacts.require(bool((tensors[name] >= 0).all()), path, f"a {name} is negative")
+        size, head_size = tensors["write"].shape[1], tensors["row"].shape[1]
+        artifacts.require(head_size > 0 and size % head_size == 0, path, "the head size does not divide the width")
+        artifacts.require(bool((tensors["head"] < size // head_size).all()), path, "a head is out of range")
+        try:
+            base = BaseRef.from_json(data["base"])
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}") from None
+        fields: dict[str, Any] = dict(tensors)
+        spec = cls(
+            **fields,
+            labels=labels,
+            base=base,
+            settings=data["settings"],
+            reverts=data["reverts"],
+            edited_sha256=data["edited_sha256"] or None,
+        )
+        artifacts.require(spec.keys == sorted(set(spec.keys)), path, "its terms are not sorted, each occurring once")
+        return spec
+
+
+def build_spec(
+    *,
+    gain: Tensor,
+    labels: Sequence[str],
+    base: BaseRef,
+    settings: Mapping[str, Any],
+    reverts: bool = False,
+    **tensors: Tensor,
+) -> EditSpec:
+    """An EditSpec in its normal form: terms sorted, those with a gain of 1 left out.
+
+    Args:
+        gain, tensors: the fields of EditSpec, in any order of terms.
+        labels, base, settings, reverts: likewise.
+
+    Raises:
+        InputError: a gain that is not finite, or a vector that is named twice.
+    """
+    keys = list(zip(*(tensors[name].tolist() for name in ("layer", "head", "vector")), strict=True))
+    if len(set(keys)) != len(keys):
+        raise InputError("an edit names a singular vector twice")
+    order = [i for i in sorted(range(len(keys)), key=keys.__getitem__) if float(gain[i]) != 1.0]
+    index = torch.tensor(order, dtype=torch.int64)
+    fields: dict[str, Any] = {name: tensor[index] for name, tensor in tensors.items()}
+    return EditSpec(
+        gain=gain[index],
+        **fields,
+        labels=tuple(labels[i] for i in order),
+        base=base,
+        settings=settings,
+        reverts=reverts,
+    )

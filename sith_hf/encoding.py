@@ -1,0 +1,82 @@
+"""Texts through a CLIP text tower, at the cost of their own length and not of the longest that the tower takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from tqdm import tqdm
+
+from sith_hf.errors import InputError
+
+# Tokens in one batch: enough to fill two cores, small enough for the activations of a ViT-H text tower.
+BATCH_TOKENS = 8192
+
+
+def fill_template(texts: Sequence[str], template: str | None) -> list[str]:
+    """Each text put in the place of ``{}`` in ``template``. Raises InputError unless it has just one such place."""
+    if template is None:
+        return list(texts)
+    if template.count("{}") != 1:
+        raise InputError(
+            f'a prompt template has one place {{}} for the concept, such as "a photo of a {{}}"; got {template!r}'
+        )
+    return [template.replace("{}", text) for text in texts]
+
+
+def encode_texts(
+    model: Any, tokenizer: Any, texts: Sequence[str], template: str | None = None, *, progress: bool = False
+) -> Tensor:
+    """Normalised text embeddings, ``[M, P]`` float32, in the order of ``texts``.
+
+    Texts are sorted by length and every batch is padded to its own longest only. In CLIP's text tower attention
+    is causal and the embedding is read at the end token, so nothing behind that token matters (METHOD.md sec. 3).
+    Texts longer than the tower takes are cut at the end, as ``CLIPProcessor`` cuts them.
+
+    Args:
+        model: a ``CLIPModel``.
+        tokenizer: its tokenizer.
+        texts: at least one.
+        template: a prompt such as ``"a photo of a {}"``.
+        progress: show a bar on stderr.
+
+    Raises:
+        InputError: no text, no tokenizer, a template without its place, or an embedding that is not finite.
+    """
+    if not texts:
+        raise InputError("there is no text to encode; give at least one concept")
+    if tokenizer is None:
+        raise InputError("the text model came without a tokenizer; give a folder or Hub id that has one")
+    longest = model.config.text_config.max_position_embeddings
+    tokens = tokenizer(fill_template(texts, template), truncation=True, max_length=longest)["input_ids"]
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    order = sorted(range(len(tokens)), key=lambda i: (len(tokens[i]), i))
+    device = model.text_projection.weight.device
+    result = torch.empty(len(texts), model.text_projection.weight.shape[0])
+    with (
+        torch.inference_mode(),
+        tqdm(total=len(texts), desc="encoding concepts", unit="concept", disable=not progress) as bar,
+    ):
+        for batch in _batches(order, tokens):
+            width = len(tokens[batch[-1]])
+            ids = torch.tensor([tokens[i] + [padding] * (width - len(tokens[i])) for i in batch], device=device)
+            embedding = model.get_text_features(input_ids=ids).pooler_output
+            result[batch] = normalize(embedding.float(), dim=-1).cpu()
+            bar.update(len(batch))
+    if not torch.isfinite(result).all():
+        raise InputError(
+            "the text tower gives embeddings that are not finite: its weights are damaged, fetch them again"
+        )
+    return result.clone()
+
+
+def _batches(order: list[int], tokens: list[list[int]]) -> list[list[int]]:
+    batches: list[list[int]] = [[]]
+    for index in order:
+        if batches[-1] and (len(batches[-1]) + 1) * len(tokens[index]) > BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(index)
+    return batches

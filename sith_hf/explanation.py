@@ -1,0 +1,71 @@
+"""``Explanation`` and ``Match``: one pole of one singular vector in words, and rows of them for a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One pole of one singular vector in words.
+
+    Attributes:
+        layer, head, vector: where it is; vector 0 is the strongest of its head.
+        pole: ``"+"`` for the write direction, ``"-"`` for its opposite.
+        concepts: (concept, weight), by descending weight; concepts of weight zero are left out.
+        singular_value: s.
+        energy_share: s^2 over the sum of all squared singular values of the head.
+        fidelity: cosine between the direction and what its explanation rebuilds (METHOD.md sec. 5).
+        ceiling: the most that fidelity can reach.
+        coherence: the mean pairwise cosine of the concepts' centred embeddings; 1 for a single concept.
+    """
+
+    layer: int
+    head: int
+    vector: int
+    pole: str
+    concepts: tuple[tuple[str, float], ...]
+    singular_value: float
+    energy_share: float
+    fidelity: float
+    ceiling: float
+    coherence: float
+
+
+@dataclass(frozen=True)
+class Match:
+    """One answer of :meth:`Decomposition.find`.
+
+    Attributes:
+        explanation: the pole that speaks of the concept.
+        strength: the weights of the concept and of those near it, each times its nearness, summed.
+        share: strength over the sum of all weights of the explanation, 0 to 1.
+    """
+
+    explanation: Explanation
+    strength: float
+    share: float
+
+
+def explanation_rows(explanations: Sequence[Explanation]) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows for :func:`sith_hf.display.table`."""
+    columns = ["layer", "head", "vector", "pole", "energy", "fidelity", "concepts (weight)"]
+    rows: list[list[object]] = [
+        [e.layer, e.head, e.vector, e.pole, e.energy_share, e.fidelity, concepts_text(e)] for e in explanations
+    ]
+    return columns, rows
+
+
+def match_rows(matches: Sequence[Match]) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows for :func:`sith_hf.display.table`."""
+    columns, rows = explanation_rows([match.explanation for match in matches])
+    return (
+        [*columns[:4], "strength", "share", *columns[4:]],
+        [[*row[:4], match.strength, match.share, *row[4:]] for match, row in zip(matches, rows, strict=True)],
+    )
+
+
+def concepts_text(explanation: Explanation) -> str:
+    """``sea 0.61, ocean 0.40``."""
+    return ", ".join(f"{text} {weight:.2f}" for text, weight in explanation.concepts)

@@ -1,0 +1,77 @@
+"""Fingerprints: the sha256 by which a result recognises the weights that it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sith_hf.errors import ArtifactError, BaseMismatch
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """The sha256 of a tensor's shape and values, the same for bfloat16, float16 and float32 copies of one tensor.
+
+    Values are hashed as float32 (float64 tensors as float64): casting up is exact, so a checkpoint in half
+    precision and its float32 cast have one fingerprint, and any change of a value gives another.
+    """
+    wide = tensor.detach().cpu().to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+    digest = hashlib.sha256(f"{list(wide.shape)}{wide.dtype}".encode())
+    digest.update(wide.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def texts_sha256(texts: Sequence[str]) -> str:
+    """The sha256 of a sequence of texts in order, each ended by a zero byte."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode("utf-8") + b"\0")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class BaseRef:
+    """Which weights a result was made from.
+
+    Attributes:
+        name: the Hub id or folder, as the user gave it.
+        revision: the commit on the Hub, None for a folder.
+        sha256: fingerprints (:func:`tensor_sha256`) of the tensors that were read, by name on disk.
+    """
+
+    name: str
+    revision: str | None
+    sha256: Mapping[str, str]
+
+    def check(self, sha256: Mapping[str, str], where: str) -> None:
+        """Raise BaseMismatch unless ``sha256`` agrees on every tensor of this base; ``where`` names the other side."""
+        for key, wanted in self.sha256.items():
+            found = sha256.get(key)
+            if found != wanted:
+                state = "is not there" if found is None else "has other values there"
+                raise BaseMismatch(
+                    f"made for {self.name}, but {key} {state} in {where}: use the base that it was made for, "
+                    "or make it again for this one"
+                )
+
+    def only(self, keys: Collection[str]) -> BaseRef:
+        """The same base, with the fingerprints of ``keys`` alone."""
+        return BaseRef(self.name, self.revision, {key: self.sha256[key] for key in self.sha256 if key in keys})
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {"name": self.name, "revision": self.revision, "sha256": dict(sorted(self.sha256.items()))}
+
+    @classmethod
+    def from_json(cls, value: Any) -> BaseRef:
+        """The inverse of :meth:`to_json`. Raises ArtifactError for anything else."""
+        match value:
+            case {"name": str(name), "revision": None | str() as revision, "sha256": dict(sha256)} if all(
+                isinstance(item, str) for item in sha256.values()
+            ):
+                return cls(name, revision, dict(sha256))
+        raise ArtifactError("the record of the base is damaged; make the file again")

@@ -1,0 +1,96 @@
+"""From the name of a checkpoint, a folder or a Hub id, to a model and its tokenizer; safetensors only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
+
+from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.towers import check_family
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with where it came from.
+
+    Attributes:
+        model: the ``transformers`` model, in evaluation mode, in the dtype of its checkpoint.
+        tokenizer: its tokenizer, or None where it has no text tower.
+        name: the Hub id or folder it was loaded from.
+        revision: the commit on the Hub; None for a folder.
+    """
+
+    model: Any
+    tokenizer: Any | None
+    name: str
+    revision: str | None
+
+
+def load_model(name: str, revision: str | None = None, *, want_text: bool = False) -> LoadedModel:
+    """Load a ``CLIPModel``, ``CLIPVisionModel`` or ``CLIPVisionModelWithProjection`` by folder or Hub id.
+
+    Args:
+        name: a local folder, or a Hub id.
+        revision: branch, tag or commit on the Hub.
+        want_text: only a model with a text tower will do (a companion).
+
+    Raises:
+        UnsupportedModel: another family or architecture, or a checkpoint without safetensors.
+        InputError: nothing there, or a checkpoint that is damaged or incomplete.
+    """
+    import transformers
+    from transformers import PretrainedConfig
+
+    name = str(name)
+    try:
+        config, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+        architecture = check_family(config.get("model_type"), config.get("architectures"))
+    except (OSError, HFValidationError) as error:
+        raise InputError(f"{name}: no CLIP checkpoint there ({_first_line(error)})") from None
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{name}: {error}") from None
+    if want_text and architecture != "CLIPModel":
+        raise UnsupportedModel(f"{name} is a {architecture} without a text tower; a text model must be a CLIPModel")
+    if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
+        raise UnsupportedModel(
+            f"{name} has no .safetensors weights; sith-hf unpickles nothing: convert it with save_pretrained"
+        )
+    try:
+        model, report = getattr(transformers, architecture).from_pretrained(
+            name, revision=revision, dtype="auto", use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"{name}: the checkpoint could not be loaded as {architecture} ({_first_line(error)})"
+        ) from None
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise InputError(
+            f"{name}: {len(missing)} tensors of a {architecture} are missing, {missing[0]} first; "
+            "transformers would fill them with random numbers. Fetch the checkpoint again"
+        )
+    return LoadedModel(
+        model=model.eval(),
+        tokenizer=_load_tokenizer(name, revision) if architecture == "CLIPModel" else None,
+        name=name,
+        revision=getattr(model.config, "_commit_hash", None),
+    )
+
+
+def _load_tokenizer(name: str, revision: str | None) -> Any | None:
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(name, revision=revision)
+    except (OSError, ValueError, TypeError, KeyError):
+        # A model without one can still be decomposed over a dictionary that is already encoded.
+        return None
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

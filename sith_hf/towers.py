@@ -1,0 +1,295 @@
+"""Where CLIP keeps the parts of a vision tower, and the algebra between its residual stream and the joint space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm, normalize
+
+from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.fingerprint import tensor_sha256
+
+# model_type of config.json -> the architectures of it that hold a vision tower.
+SUPPORTED: Mapping[str, tuple[str, ...]] = {
+    "clip": ("CLIPModel",),
+    "clip_vision_model": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
+}
+
+# The parts of an attention layer and their names on disk, below the layer's prefix.
+LAYER_PARTS: Mapping[str, str] = {
+    "norm_weight": "layer_norm1.weight",
+    "norm_bias": "layer_norm1.bias",
+    "value_weight": "self_attn.v_proj.weight",
+    "value_bias": "self_attn.v_proj.bias",
+    "out_weight": "self_attn.out_proj.weight",
+    "out_bias": "self_attn.out_proj.bias",
+}
+
+
+def tensor_key(layer: int, part: str) -> str:
+    """The name on disk of one part of one layer, as every CLIP checkpoint on the Hub has it."""
+    return f"vision_model.encoder.layers.{layer}.{LAYER_PARTS[part]}"
+
+
+def check_family(model_type: object, architectures: Iterable[str] | None) -> str:
+    """The architecture to load for a config's ``model_type`` and ``architectures``.
+
+    Raises:
+        UnsupportedModel: the family is not among SUPPORTED; the message lists those that are.
+    """
+    known = "; ".join(f"{kind} ({', '.join(names)})" for kind, names in SUPPORTED.items())
+    if model_type not in SUPPORTED:
+        raise UnsupportedModel(f"model_type {model_type!r} is not supported; supported: {known}")
+    names = SUPPORTED[str(model_type)]
+    wanted = list(architectures or names[:1])
+    for name in wanted:
+        if name in names:
+            return name
+    raise UnsupportedModel(f"architecture {', '.join(wanted)} holds no vision tower to edit; supported: {known}")
+
+
+@dataclass(frozen=True, eq=False)
+class HeadFactors:
+    """The value-output matrices of a layer's H heads as thin products ``write[h] @ read[h]`` (METHOD.md sec. 1).
+
+    Attributes:
+        write: B, ``[H, D, d]``.
+        read: A, ``[H, d, D]``.
+        constant: ``[H, d]``, what a head's values hold whatever the input: ``write[h] @ constant[h]`` is its
+            constant output, which an edit keeps.
+    """
+
+    write: Tensor
+    read: Tensor
+    constant: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionLayer:
+    """The tensors of one attention layer that decomposing and editing read; the model's own, never written to.
+
+    Attributes:
+        norm_weight, norm_bias: ``layer_norm1``, ``[D]`` each.
+        value_weight, value_bias: ``v_proj``, ``[D, D]`` with rows grouped by head, and ``[D]``.
+        out_weight, out_bias: ``out_proj``, ``[D, D]`` with columns grouped by head, and ``[D]``.
+    """
+
+    norm_weight: Tensor
+    norm_bias: Tensor
+    value_weight: Tensor
+    value_bias: Tensor
+    out_weight: Tensor
+    out_bias: Tensor
+
+    def factors(
+        self, num_heads: int, *, fold: bool = True, centre: bool = True, dtype: torch.dtype = torch.float64
+    ) -> HeadFactors:
+        """The heads' factors in fresh tensors (METHOD.md sec. 1).
+
+        Args:
+            num_heads: H.
+            fold: multiply the layer norm's gain into the read side, and its offset into the constant.
+            centre: drop the all-ones direction, which no reader of the residual stream sees: from the write
+                side always, and from the read side when folded, since only then is the input free of it.
+            dtype: of the result; half-precision weights are cast up exactly.
+        """
+        size = self.out_weight.shape[0]
+        head_size = size // num_heads
+        read = self.value_weight.to(dtype).reshape(num_heads, head_size, size)
+        write = self.out_weight.to(dtype).reshape(size, num_heads, head_size).permute(1, 0, 2)
+        constant = self.value_bias.to(dtype).reshape(num_heads, head_size)
+        if fold:
+            constant = constant + read @ self.norm_bias.to(dtype)
+            read = read * self.norm_weight.to(dtype)
+        if centre:
+            write = write - write.mean(dim=1, keepdim=True)
+            if fold:
+                read = read - read.mean(dim=2, keepdim=True)
+        return HeadFactors(write=write, read=read, constant=constant)
+
+    def sha256(self, layer: int) -> dict[str, str]:
+        """Fingerprints by name on disk, for layer number ``layer``."""
+        return {tensor_key(layer, part): tensor_sha256(getattr(self, part)) for part in LAYER_PARTS}
+
+
+@dataclass(frozen=True, eq=False)
+class VisionTower:
+    """A CLIP vision tower as the method sees it.
+
+    Attributes:
+        num_heads: H, attention heads per layer.
+        layers: the L attention layers, first to last.
+        post_norm_weight, post_norm_bias: ``post_layernorm``, ``[D]`` each.
+        post_norm_eps: its epsilon.
+        projection: W_P, ``[P, D]``; None for a vision-only checkpoint without a companion.
+    """
+
+    num_heads: int
+    layers: tuple[AttentionLayer, ...]
+    post_norm_weight: Tensor
+    post_norm_bias: Tensor
+    post_norm_eps: float
+    projection: Tensor | None
+
+    @property
+    def hidden_size(self) -> int:
+        """D, the width of the residual stream."""
+        return int(self.post_norm_weight.shape[0])
+
+    def resolve_layers(self, layers: Iterable[int] | None) -> tuple[int, ...]:
+        """Layer numbers, negative ones counted from the last, as sorted non-negative ones; all when None.
+
+        Raises:
+            InputError: none named, one out of range, or one named twice.
+        """
+        count = len(self.layers)
+        if layers is None:
+            return tuple(range(count))
+        wanted = list(layers)
+        for layer in wanted:
+            if isinstance(layer, bool) or not isinstance(layer, int) or not -count <= layer < count:
+                raise InputError(
+                    f"layer {layer!r} is not in this tower: it has layers 0 to {count - 1} (or -{count} to -1)"
+                )
+        resolved = sorted(layer % count for layer in wanted)
+        if not resolved:
+            raise InputError("no layer is named; leave layers out to take all")
+        if len(set(resolved)) != len(resolved):
+            raise InputError(f"layers {wanted} name a layer twice (-1 is the last layer, {count - 1})")
+        return tuple(resolved)
+
+    def needed_projection(self) -> Tensor:
+        """W_P. Raises InputError for a vision-only tower that has none."""
+        if self.projection is None:
+            raise InputError(
+                "this checkpoint holds a vision tower alone, without a projection into the joint space; "
+                'name the CLIP model that it belongs to: text_model="openai/clip-vit-base-patch32" '
+                "(--text-model on the command line)"
+            )
+        return self.projection
+
+    def to_joint(self, directions: Tensor, image_mean: Tensor | None = None) -> Tensor:
+        """Directions of the residual stream in the joint space, unit length (METHOD.md sec. 3).
+
+        Args:
+            directions: ``[..., D]``, float32 or float64.
+            image_mean: mu, ``[P]``, the mean of normalised image embeddings; zero when None.
+
+        Returns:
+            ``[..., P]`` of the same dtype.
+        """
+        projection = self.needed_projection().to(directions)
+        weight, bias = self.post_norm_weight.to(directions), self.post_norm_bias.to(directions)
+        normed = layer_norm(directions, (self.hidden_size,), weight, bias, self.post_norm_eps)
+        joint = normalize(normed @ projection.T, dim=-1)
+        return joint if image_mean is None else normalize(joint - check_mean(image_mean, projection).to(joint), dim=-1)
+
+    def from_joint(self, joint: Tensor, image_mean: Tensor | None = None) -> Tensor:
+        """Points of the joint space rebuilt in the residual stream, unit length (METHOD.md sec. 5).
+
+        Args:
+            joint: ``[..., P]``, float32 or float64.
+            image_mean: mu, ``[P]``, as it was given to :meth:`to_joint`.
+
+        Returns:
+            ``[..., D]`` of the same dtype; a point of length zero stays zero.
+        """
+        projection = self.needed_projection()
+        joint = normalize(joint, dim=-1)
+        if image_mean is not None:
+            joint = normalize(joint + check_mean(image_mean, projection).to(joint), dim=-1)
+        return normalize(joint @ torch.linalg.pinv(projection.double()).to(joint).T, dim=-1)
+
+    def rebuildable(self, directions: Tensor) -> Tensor:
+        """The norm of each unit direction's part inside the row space of the projection, ``[...]``.
+
+        Nothing outside it can be rebuilt from the joint space: this is the ceiling of fidelity.
+        """
+        projection = self.needed_projection().to(directions.device, torch.float64)
+        _, values, rows = torch.linalg.svd(projection, full_matrices=False)
+        rows = rows[values > values.max() * max(projection.shape) * torch.finfo(torch.float64).eps]
+        norm: Tensor = torch.linalg.vector_norm(directions.double() @ rows.T, dim=-1)
+        return norm.to(directions)
+
+    def sha256(self, layers: Iterable[int]) -> dict[str, str]:
+        """Fingerprints of every tensor that the decomposition of ``layers`` reads, by name on disk."""
+        prints = {
+            "vision_model.post_layernorm.weight": tensor_sha256(self.post_norm_weight),
+            "vision_model.post_layernorm.bias": tensor_sha256(self.post_norm_bias),
+        }
+        if self.projection is not None:
+            prints["visual_projection.weight"] = tensor_sha256(self.projection)
+        for layer in layers:
+            prints |= self.layers[layer].sha256(layer)
+        return prints
+
+
+def check_mean(image_mean: Tensor, projection: Tensor) -> Tensor:
+    """``image_mean`` itself. Raises InputError unless it is a finite ``[P]`` shorter than 1."""
+    if image_mean.shape != projection.shape[:1] or not torch.isfinite(image_mean).all():
+        raise InputError(
+            f"image_mean is a finite vector of length {projection.shape[0]}; got shape {list(image_mean.shape)}"
+        )
+    if image_mean.norm() >= 1:
+        raise InputError("image_mean is the mean of unit vectors, so it is shorter than 1; normalise before averaging")
+    return image_mean
+
+
+def read_tower(model: Any, companion: Any | None = None) -> VisionTower:
+    """The tower inside a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel`` object.
+
+    Args:
+        model: the model; its tensors are referred to, not copied, and never changed.
+        companion: a ``CLIPModel`` whose projection serves a vision-only model.
+
+    Raises:
+        UnsupportedModel: another kind of model.
+        InputError: the companion does not fit the tower, or a weight is not finite.
+    """
+    check_family(model.config.model_type, [type(model).__name__])
+    # CLIPVisionModel itself is the tower from transformers 5.6 on.
+    vision = getattr(model, "vision_model", model)
+    projection = getattr(model, "visual_projection", None)
+    if projection is None and companion is not None:
+        projection = companion.visual_projection
+    size = vision.post_layernorm.weight.shape[0]
+    if projection is not None and projection.weight.shape[1] != size:
+        raise InputError(
+            f"the companion projects from width {projection.weight.shape[1]}, this tower has width {size}: "
+            "text_model must be the CLIP model that the tower was trained with"
+        )
+    layers = []
+    for number, layer in enumerate(vision.encoder.layers):
+        attention, norm = layer.self_attn, layer.layer_norm1
+        parts = {
+            "norm_weight": norm.weight,
+            "norm_bias": norm.bias,
+            "value_weight": attention.v_proj.weight,
+            "value_bias": attention.v_proj.bias,
+            "out_weight": attention.out_proj.weight,
+            "out_bias": attention.out_proj.bias,
+        }
+        for part, tensor in parts.items():
+            _check_finite(tensor, tensor_key(number, part))
+        layers.append(AttentionLayer(**{part: tensor.detach() for part, tensor in parts.items()}))
+    _check_finite(vision.post_layernorm.weight, "post_layernorm.weight")
+    _check_finite(vision.post_layernorm.bias, "post_layernorm.bias")
+    if projection is not None:
+        _check_finite(projection.weight, "visual_projection.weight")
+    return VisionTower(
+        num_heads=vision.config.num_attention_heads,
+        layers=tuple(layers),
+        post_norm_weight=vision.post_layernorm.weight.detach(),
+        post_norm_bias=vision.post_layernorm.bias.detach(),
+        post_norm_eps=vision.post_layernorm.eps,
+        projection=None if projection is None else projection.weight.detach(),
+    )
+
+
+def _check_finite(tensor: Tensor, name: str) -> None:
+    if not torch.isfinite(tensor).all():
+        raise InputError(f"{name} holds NaN or infinity: the checkpoint is damaged, fetch it again")

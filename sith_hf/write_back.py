@@ -1,0 +1,60 @@
+"""From gains to an ``EditSpec``: the rank-one terms that change a head by its singular vectors (METHOD.md sec. 6)."""
+
+from __future__ import annotations
+
+import torch
+
+from sith_hf.decomposition import Decomposition
+from sith_hf.edits import EditSpec, build_spec
+from sith_hf.errors import InputError
+from sith_hf.fingerprint import BaseRef
+from sith_hf.gains import Gains, check_gain
+from sith_hf.towers import VisionTower
+
+
+def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) -> EditSpec:
+    """The edit that gives the singular vectors of ``decomposition`` these gains.
+
+    Args:
+        tower: the tower that was decomposed.
+        decomposition: its singular vectors.
+        gains: which of them get another gain.
+
+    Raises:
+        BaseMismatch: the tower's weights are not the ones that were decomposed.
+        InputError: a vector that is not in the decomposition, or a gain that is not finite.
+    """
+    layers = sorted({layer for layer, _, _ in gains.gain})
+    numbers = tower.resolve_layers(layers) if layers else ()
+    sha256 = {key: value for layer in numbers for key, value in tower.layers[layer].sha256(layer).items()}
+    decomposition.base.only(sha256).check(sha256, "this model")
+
+    fold, centre = decomposition.settings.get("fold"), decomposition.settings.get("centre")
+    if not isinstance(fold, bool) or not isinstance(centre, bool):
+        raise InputError("the decomposition does not say whether it was folded and centred; make it again")
+    size, head_size = tower.hidden_size, tower.hidden_size // tower.num_heads
+    keys = sorted(gains.gain)
+    write, row = torch.zeros(len(keys), size), torch.zeros(len(keys), head_size)
+    constant = torch.zeros(len(keys))
+    labels = []
+    factors = {n: tower.layers[n].factors(tower.num_heads, fold=fold, centre=centre) for n in numbers}
+    for i, (layer, head, vector) in enumerate(keys):
+        check_gain(gains.gain[layer, head, vector])
+        poles = [decomposition.explain(layer, head, vector, pole) for pole in decomposition.poles]
+        direction = decomposition.write[decomposition.position(layer), head, vector]
+        term = direction.double() @ factors[layer].write[head].cpu()
+        write[i], row[i] = direction, term
+        constant[i] = term @ factors[layer].constant[head].cpu()
+        labels.append(" | ".join(f"{p.pole} {', '.join(text for text, _ in p.concepts)}" for p in poles))
+    return build_spec(
+        layer=torch.tensor([k[0] for k in keys], dtype=torch.int64),
+        head=torch.tensor([k[1] for k in keys], dtype=torch.int64),
+        vector=torch.tensor([k[2] for k in keys], dtype=torch.int64),
+        gain=torch.tensor([gains.gain[k] for k in keys], dtype=torch.float64),
+        write=write,
+        row=row,
+        constant=constant,
+        labels=labels,
+        base=BaseRef(decomposition.base.name, decomposition.base.revision, sha256),
+        settings={"fold": fold, "centre": centre},
+    )
