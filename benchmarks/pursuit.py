@@ -24,6 +24,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(args: argparse.Namespace) -> dict[str, object]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(args.seed)
     atoms = torch.nn.functional.normalize(torch.randn(args.atoms, args.width, generator=generator), dim=1)
     x = torch.nn.functional.normalize(torch.randn(args.vectors, args.width, generator=generator), dim=1)

@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -48,7 +49,7 @@ class Layout:
 
 
 def text_tensors(texts: Sequence[str]) -> dict[str, Tensor]:
-    """Texts as safetensors can hold them: their UTF-8 bytes end to end, and the offset of each, with that of the end."""
+    """Texts as safetensors can hold them: their UTF-8 bytes end to end, and the offset of each and of the end."""
     encoded = [text.encode("utf-8") for text in texts]
     offsets = torch.zeros(len(encoded) + 1, dtype=torch.int64)
     if encoded:
@@ -62,7 +63,7 @@ def text_tensors(texts: Sequence[str]) -> dict[str, Tensor]:
 def texts_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, ...]:
     """The inverse of :func:`text_tensors`. Raises ArtifactError where offsets or bytes are damaged."""
     raw, offsets = tensors["text_bytes"].numpy().tobytes(), tensors["text_offsets"].tolist()
-    if offsets[0] != 0 or offsets[-1] > len(raw) or any(a > b for a, b in pairwise(offsets)):
+    if not offsets or offsets[0] != 0 or offsets[-1] > len(raw) or any(a > b for a, b in pairwise(offsets)):
         raise ArtifactError(
             f"{path}: the offsets of the texts do not fit the bytes; the file is damaged, make it again"
         )
@@ -92,7 +93,9 @@ def write_artifact(folder: str | Path, layout: Layout, tensors: Mapping[str, Ten
 def write_whole(path: Path, content: bytes) -> None:
     """Write ``content`` under ``path`` so that nobody ever sees half of it. Raises OutputError."""
     temporary: str | None = None
+    made = False
     try:
+        made = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
         with os.fdopen(descriptor, "wb") as file:
@@ -101,12 +104,15 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o666 & ~_umask())
         os.replace(temporary, path)
-        temporary = None
+        temporary, made = None, False
     except OSError as error:
         raise OutputError(f"{path} could not be written ({error.strerror or error}); nothing was left there") from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+        if made:
+            with suppress(OSError):
+                path.parent.rmdir()
 
 
 def _umask() -> int:
@@ -127,14 +133,17 @@ def find_artifact(name_or_path: str | Path, layout: Layout, revision: str | None
         ArtifactError: it is in neither place.
     """
     path = Path(name_or_path)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        # An edited checkpoint keeps its spec in the folder sith/.
-        for candidate in (path / layout.filename, path / "sith" / layout.filename):
-            if candidate.is_file():
-                return candidate
-        raise ArtifactError(f"{path} holds no {layout.filename}; give a folder that save_pretrained wrote")
+    try:
+        if path.is_file():
+            return path
+        if path.is_dir():
+            # An edited checkpoint keeps its spec in the folder sith/.
+            for candidate in (path / layout.filename, path / "sith" / layout.filename):
+                if candidate.is_file():
+                    return candidate
+            raise ArtifactError(f"{path} holds no {layout.filename}; give a folder that save_pretrained wrote")
+    except OSError as error:
+        raise ArtifactError(f"{path} could not be looked up ({error.strerror})") from None
     try:
         return Path(hf_hub_download(str(name_or_path), layout.filename, revision=revision))
     except HFValidationError:
@@ -170,7 +179,9 @@ def read_artifact(path: Path, layout: Layout) -> tuple[dict[str, Tensor], dict[s
     _check_tensors(path, layout, tensors)
     try:
         data = json.loads(metadata.get("sith", "null"))
-    except (json.JSONDecodeError, RecursionError):
+        # What could not be written again is no JSON of ours: NaN, half of a surrogate pair.
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (ValueError, RecursionError):  # a number of thousands of digits is a ValueError
         raise ArtifactError(f"{path}: its metadata is not JSON; {again}") from None
     if not isinstance(data, dict):
         raise ArtifactError(f"{path}: its metadata holds no JSON object under 'sith'; {again}")

@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sith_hf.cards import edited_card
-from sith_hf.edits import EditSpec
-from sith_hf.errors import InputError, OutputError
+from sith_hf.edits import LAYOUT, EditSpec
+from sith_hf.errors import BaseMismatch, InputError, OutputError
 from sith_hf.fingerprint import BaseRef, tensor_sha256
 from sith_hf.shards import INDEX, Checkpoint
 from sith_hf.towers import tensor_key
@@ -59,7 +59,7 @@ def locate(name: str | Path, revision: str | None = None) -> Path:
     Raises:
         InputError: neither a folder nor a repository that can be fetched.
     """
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # unlike Path.is_dir, it has no errors of its own
         return Path(name)
     try:
         return Path(snapshot_download(str(name), revision=revision, ignore_patterns=list(OTHER_WEIGHTS)))
@@ -95,7 +95,9 @@ def save_edited(
         raise InputError("the edit changes nothing: no vector has a gain other than 1")
     if spec.reverts:
         raise InputError("this spec takes an edit away: use revert on the edited checkpoint")
-    checkpoint = Checkpoint.read(locate(source, spec.base.revision))
+    # The revision belongs to the base that the spec names, and means nothing elsewhere.
+    revision = spec.base.revision if str(source) == spec.base.name else None
+    checkpoint = Checkpoint.read(locate(source, revision))
     check_base(checkpoint, spec)
     edited = dict(edited_tensors(checkpoint, spec))
     changed = {
@@ -131,7 +133,7 @@ def revert(
     """
     checkpoint = Checkpoint.read(locate(source))
     spec = EditSpec.from_pretrained(checkpoint.folder)
-    if spec.edited_sha256 is None:
+    if spec.edited_sha256 is None or not touched_keys(spec) <= set(spec.edited_sha256):
         raise InputError(
             f"{source}: its edit spec does not say what the edited weights are; it was not saved by save-edited"
         )
@@ -141,14 +143,41 @@ def revert(
     changed = {
         key: float((tensor.double() - checkpoint.tensor(key).double()).abs().max()) for key, tensor in restored.items()
     }
+    earlier = _earlier_spec(checkpoint, spec, restored)
     with new_folder(checkpoint.folder, Path(target), overwrite) as folder:
         _copy(checkpoint, folder, restored, progress)
         _copy_tree(checkpoint.folder / SITH / "base", folder / SITH)
+        if earlier is not None:
+            earlier.save_pretrained(folder / SITH)
     return SavedCheckpoint(Path(target), changed, other_weights(checkpoint))
+
+
+def _earlier_spec(checkpoint: Checkpoint, spec: EditSpec, restored: Mapping[str, Tensor]) -> EditSpec | None:
+    """The spec below ``spec`` where an edited checkpoint was edited, with the fingerprints of the restored tensors.
+
+    A restored tensor is what the earlier edit left only to within rounding; without this, it would be taken for
+    tampered with, and the earlier edit could not be reverted.
+    """
+    path = checkpoint.folder / SITH / "base"
+    if not (path / LAYOUT.filename).is_file():
+        return None
+    earlier = EditSpec.from_pretrained(path)
+    known = dict(earlier.edited_sha256 or {})
+    for key, tensor in restored.items():
+        if key in known and known[key] == spec.base.sha256.get(key):
+            known[key] = tensor_sha256(tensor)
+    return replace(earlier, edited_sha256=known or None)
+
+
+def touched_keys(spec: EditSpec) -> set[str]:
+    """The canonical names of the tensors that the spec changes."""
+    return {tensor_key(layer, part) for layer in spec.layers for part in ("out_weight", "out_bias")}
 
 
 def check_base(checkpoint: Checkpoint, spec: EditSpec) -> None:
     """Raise BaseMismatch unless the checkpoint has the tensors that the spec was made for."""
+    if not touched_keys(spec) <= set(spec.base.sha256):
+        raise BaseMismatch("the edit does not say what weights it was made for; make it again")
     found = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.base.sha256 if key in checkpoint.where}
     spec.base.check(found, str(checkpoint.folder))
 
@@ -179,28 +208,21 @@ def new_folder(source: Path, target: Path, overwrite: bool) -> Iterator[Path]:
         InputError: the target is a file, in use without ``overwrite``, or overlaps the source.
         OutputError: writing failed.
     """
-    here, there = source.resolve(), target.resolve()
-    if here == there or here in there.parents or there in here.parents:
-        raise InputError(f"{target} and the source {source} overlap; write into another folder")
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise InputError(f"{target} exists and is not a folder; name a new one")
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise InputError(f"{target} is not empty; name a new folder, or allow overwriting it (--overwrite)")
     temporary: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial"))
-        work, old = temporary / "new", temporary / "old"
+        here, there = source.resolve(), target.resolve()
+        if here == there or here in there.parents or there in here.parents:
+            raise InputError(f"{target} and the source {source} overlap; write into another folder")
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise InputError(f"{target} exists and is not a folder; name a new one")
+        if target.is_dir() and any(target.iterdir()) and not overwrite:
+            raise InputError(f"{target} is not empty; name a new folder, or allow overwriting it (--overwrite)")
+        there.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=there.parent, prefix=".sith-hf.", suffix=".partial"))
+        work = temporary / "new"
         work.mkdir()
         yield work
-        if target.is_dir():
-            os.rename(target, old)
-        try:
-            os.rename(work, target)
-        except BaseException:
-            if old.exists() and not target.exists():
-                os.rename(old, target)
-            raise
+        _replace_folder(there, work, temporary / "old")
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -208,8 +230,26 @@ def new_folder(source: Path, target: Path, overwrite: bool) -> Iterator[Path]:
             f"{target} could not be written ({error.strerror or error}); nothing was left there"
         ) from error
     finally:
-        if temporary is not None:
+        # An old folder that could not be put back is never thrown away.
+        if temporary is not None and (there.exists() or not (temporary / "old").exists()):
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(target: Path, new: Path, old: Path) -> None:
+    """Rename ``new`` to ``target``, and ``target``, where there is one, to ``old``; both or neither."""
+    try:
+        if target.is_dir():
+            os.rename(target, old)
+        os.rename(new, target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            try:
+                os.rename(old, target)
+            except OSError as error:
+                raise OutputError(
+                    f"{target} could not be written ({error.strerror or error}); what was there is now in {old}"
+                ) from error
+        raise
 
 
 def other_files(checkpoint: Checkpoint) -> dict[str, Path]:
@@ -225,11 +265,12 @@ def other_files(checkpoint: Checkpoint) -> dict[str, Path]:
 
 def other_weights(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Files that hold the same weights in another format or variant; a copy leaves them out."""
-    weights = {shard.path.name for shard in checkpoint.shards}
+    weights = {INDEX, *(shard.path.name for shard in checkpoint.shards)}
     found = []
     for path in sorted(checkpoint.folder.rglob("*")):
         relative = path.relative_to(checkpoint.folder)
-        variant = len(relative.parts) == 1 and path.suffix == ".safetensors" and path.name not in weights
+        top = len(relative.parts) == 1 and path.name not in weights
+        variant = top and path.name.endswith((".safetensors", ".safetensors.index.json"))
         if path.is_file() and (variant or any(fnmatch.fnmatch(path.name, pattern) for pattern in OTHER_WEIGHTS)):
             found.append(str(relative))
     return tuple(found)

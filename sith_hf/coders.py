@@ -19,6 +19,11 @@ Coder = Callable[[Tensor, AtomSearch, int, float], tuple[Tensor, Tensor]]
 row and -1 for padding, and float64 weights ``[N, K]``, non-negative and 0 for padding. In any order."""
 
 
+NOISE = {torch.float32: 1e-5, torch.float64: 0.0}
+"""How far rounding may take an atom out of the span of atoms that it depends on. All atoms of a centred
+dictionary together do depend on one another, which tells when an explanation takes nearly all of a small one."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One way to choose atoms, and what a reader is told about it."""
@@ -149,7 +154,7 @@ class _Refit:
         self._rhs[:, step] = (self.x * atoms).sum(1)
         # The weights of the step before are at their minimum already, so one or two solves usually suffice.
         start = torch.cat([self.weight, self.weight.new_zeros(len(self.x), 1)], 1)
-        self.weight = nnls(self._gram[:, :size, :size], self._rhs[:, :size], start)
+        self.weight = nnls(self._gram[:, :size, :size], self._rhs[:, :size], start, noise=NOISE[dictionary.dtype])
         self.residual = self.x - (self.weight.unsqueeze(1) @ self._atoms[:, :size]).squeeze(1)
         self.index = torch.cat([self.index, picked.unsqueeze(1)], 1)
         return atoms
@@ -158,7 +163,7 @@ class _Refit:
 def refit_weights(x: Tensor, index: Tensor, dictionary: Tensor) -> Tensor:
     """The best non-negative weights ``[N, K]`` of the atoms ``index`` for ``x``; 0 where the index is -1."""
     atoms = dictionary[index.clamp(min=0)].double() * (index >= 0).unsqueeze(2)
-    return nnls(atoms @ atoms.mT, (atoms @ x.unsqueeze(2)).squeeze(2))
+    return nnls(atoms @ atoms.mT, (atoms @ x.unsqueeze(2)).squeeze(2), noise=NOISE[dictionary.dtype])
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(

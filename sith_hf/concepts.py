@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +18,9 @@ from torch.nn.functional import normalize
 
 from sith_hf import artifacts
 from sith_hf.artifacts import Layout
+from sith_hf.display import plain
 from sith_hf.encoding import encode_texts, fill_template
-from sith_hf.errors import InputError
+from sith_hf.errors import ArtifactError, InputError
 from sith_hf.fingerprint import tensor_sha256, texts_sha256
 
 MAX_CHARACTERS = 1000
@@ -36,6 +38,7 @@ LAYOUT = Layout(
         "encoder": str,
         "encoder_sha256": str,
         "texts_sha256": str,
+        "template": (str, type(None)),
         "categories": (list, type(None)),
         "libraries": dict,
     },
@@ -73,7 +76,7 @@ class ConceptDictionary:
         return len(self.texts)
 
     def __repr__(self) -> str:
-        state = f"encoded by {self.encoder}" if self.embeddings is not None else "not encoded"
+        state = f"encoded by {plain(str(self.encoder))}" if self.embeddings is not None else "not encoded"
         left_out = f"{self.blank} blank and {self.duplicates} repeated left out"
         return f"ConceptDictionary({len(self)} concepts, {left_out}, {state})"
 
@@ -111,7 +114,7 @@ class ConceptDictionary:
                 raise InputError(
                     f"concept {number + 1} has {len(text)} characters; a concept has at most {MAX_CHARACTERS}"
                 )
-            clean = unicodedata.normalize("NFC", " ".join(text.split()))
+            clean = tidy(text)
             if not clean:
                 blank += 1
             elif clean.casefold() not in seen:
@@ -132,10 +135,12 @@ class ConceptDictionary:
         """A dictionary of a text file: UTF-8, one concept a line. Raises InputError as :meth:`from_texts` does."""
         try:
             raw = Path(path).read_bytes()
-        except OSError as error:
-            raise InputError(f"{path}: the concepts could not be read ({error.strerror})") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{path}: the concepts could not be read ({reason})") from None
+        raw = raw.removeprefix(codecs.BOM_UTF8)
         try:
-            lines = raw.decode("utf-8-sig").split("\n")
+            lines = raw.decode("utf-8").split("\n")
         except UnicodeDecodeError as error:
             line = raw[: error.start].count(b"\n") + 1
             raise InputError(f"{path}, line {line}: not UTF-8; save the file as UTF-8, one concept a line") from None
@@ -255,16 +260,25 @@ class ConceptDictionary:
         )
         unit = torch.allclose(embeddings.norm(dim=-1), torch.ones(len(embeddings)), atol=1e-3)
         artifacts.require(unit, path, "the embeddings are not of unit length; make the file again")
+        try:
+            fill_template([], data["template"])
+        except InputError as error:
+            raise ArtifactError(f"{path}: {error}") from None
         result = cls(
             texts=texts,
             categories=categories,
-            template=data.get("template"),
+            template=data["template"],
             embeddings=embeddings,
             encoder=data["encoder"],
             encoder_sha256=data["encoder_sha256"],
         )
         artifacts.require(result.sha256 == data["texts_sha256"], path, "the texts are not the ones that were saved")
         return result
+
+
+def tidy(text: str) -> str:
+    """A concept as a dictionary keeps it: no white space around it, single blanks inside, composed accents (NFC)."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))
 
 
 def centred(embeddings: Tensor, mean: Tensor) -> Tensor:

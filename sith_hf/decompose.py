@@ -92,6 +92,8 @@ def decompose(
         parts["coherence"].append(mean_cosine(atoms, code.index, code.weight).reshape(shape[:3]))
         parts["ceiling"].append(tower.rebuildable(write))
 
+    # A mean of the user's own stays as it was, whatever they do to their tensor later.
+    mean = torch.zeros(projection.shape[0]) if image_mean is None else image_mean.detach().float().cpu().clone()
     stacked = {key: torch.stack(items) for key, items in parts.items()}
     used = sorted(set(stacked["concept"][stacked["concept"] >= 0].tolist()), key=dictionary.texts.__getitem__)
     index = torch.full((len(dictionary) + 1,), -1)
@@ -104,7 +106,7 @@ def decompose(
         texts=tuple(dictionary.texts[i] for i in used),
         embeddings=dictionary.embeddings[used],
         dictionary_mean=dictionary.mean,
-        image_mean=torch.zeros(projection.shape[0]) if image_mean is None else image_mean.float().cpu(),
+        image_mean=mean,
         poles=tuple(poles),
         base=BaseRef(name, revision, tower.sha256(numbers)),
         settings={

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sith_hf import artifacts
 from sith_hf.artifacts import Layout
-from sith_hf.concepts import centred
+from sith_hf.concepts import centred, tidy
+from sith_hf.display import plain
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.explanation import Explanation, Match
 from sith_hf.fingerprint import BaseRef
@@ -90,7 +91,7 @@ class Decomposition:
     def __repr__(self) -> str:
         _, heads, rank = self.singular_values.shape
         return (
-            f"Decomposition({self.base.name}, layers {list(self.layers)}, {heads} heads, {rank} vectors each, "
+            f"Decomposition({plain(self.base.name)}, layers {list(self.layers)}, {heads} heads, {rank} vectors each, "
             f"poles {''.join(self.poles)}, {len(self.texts)} concepts in use)"
         )
 
@@ -161,7 +162,7 @@ class Decomposition:
         Raises:
             InputError: it does not occur; an editor can encode it.
         """
-        wanted = " ".join(concept.split()).casefold()
+        wanted = tidy(concept).casefold()
         for index, text in enumerate(self.texts):
             if text.casefold() == wanted:
                 return self.embeddings[index]
@@ -281,7 +282,7 @@ def _check(
     path: Path, layers: Sequence[int], poles: tuple[Any, ...], texts: tuple[str, ...], fields: Mapping[str, Tensor]
 ) -> None:
     concept, weight = fields["concept"], fields["weight"]
-    artifacts.require(poles in {("+", "-"), ("+",)}, path, "the poles are neither + nor + and -")
+    artifacts.require(poles in [("+", "-"), ("+",)], path, "the poles are neither + nor + and -")
     artifacts.require(concept.shape[3] == len(poles), path, "the explanations do not fit the poles")
     artifacts.require(len(texts) == len(fields["embeddings"]) > 0, path, "texts and embeddings differ in number")
     ascending = all(a < b for a, b in pairwise(layers))
@@ -289,6 +290,12 @@ def _check(
     in_range = bool(((concept >= -1) & (concept < len(texts))).all())
     artifacts.require(in_range, path, "an explanation names a concept that is not there")
     artifacts.require(bool((weight >= 0).all()), path, "an explanation has a negative weight")
-    artifacts.require(bool((fields["singular_values"] >= 0).all()), path, "a singular value is negative")
+    values, energy = fields["singular_values"], fields["energy"]
+    descending = bool((values >= 0).all()) and bool((values[..., 1:] <= values[..., :-1]).all())
+    artifacts.require(descending, path, "the singular values are not descending from positive to zero")
+    enough = bool((energy * (1 + 1e-3) >= (values**2).sum(dim=-1)).all())
+    artifacts.require(enough, path, "a head has less energy than its singular values")
+    cosines = all(bool((fields[name].abs() <= 1 + 1e-3).all()) for name in ("fidelity", "coherence", "ceiling"))
+    artifacts.require(cosines, path, "a fidelity, coherence or ceiling is beyond 1")
     unit = all(bool(((fields[n].norm(dim=-1) - 1).abs() < 1e-3).all()) for n in ("write", "read"))
     artifacts.require(unit, path, "a write or read direction is not of unit length")

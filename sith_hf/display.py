@@ -16,7 +16,7 @@ def plain(text: str, limit: int = 120) -> str:
         character.encode("unicode_escape").decode("ascii") if unicodedata.category(character) in _HIDDEN else character
         for character in text[: limit + 1]
     )
-    return safe if len(text) <= limit else safe[: limit - 1] + "…"
+    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> str:
@@ -32,15 +32,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str |
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(
-        box=SIMPLE_HEAD, pad_edge=False, title=None if title is None else Text(plain(title)), title_justify="left"
-    )
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         numeric = all(isinstance(row[number], (int, float)) for row in rows) and bool(rows)
-        grid.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+        grid.add_column(Text(plain(column)), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for row in rows:
         grid.add_row(*(Text(f"{c:.3f}" if isinstance(c, float) else plain(str(c), 400)) for c in row))
     console = Console(file=io.StringIO(), width=120, color_system=None, force_terminal=False, legacy_windows=False)
     with console.capture() as capture:
         console.print(grid)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    # rich would fold a title to the width of the table.
+    above = [] if title is None else [plain(title)]
+    return "\n".join([*above, *(line.rstrip() for line in capture.get().splitlines())])

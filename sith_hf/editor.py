@@ -15,10 +15,11 @@ from sith_hf import checkpoint
 from sith_hf.applied import applied
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decompose import decompose
-from sith_hf.decomposition import NEAR, Decomposition, Match
+from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.edits import EditSpec
 from sith_hf.encoding import encode_texts
 from sith_hf.errors import InputError
+from sith_hf.explanation import Match
 from sith_hf.fingerprint import tensor_sha256
 from sith_hf.gains import THRESHOLD, Gains, by_concepts, by_name
 from sith_hf.loading import LoadedModel, load_model

@@ -16,6 +16,7 @@ from sith_hf.artifacts import Layout
 from sith_hf.display import plain
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from sith_hf.fingerprint import BaseRef
+from sith_hf.towers import tensor_key
 
 LAYOUT = Layout(
     format="sith-hf/edit-spec",
@@ -212,10 +213,15 @@ class EditSpec:
         Raises:
             InputError: a strength that is not a finite number.
         """
-        if not isinstance(strength, (int, float)) or not math.isfinite(strength):
+        try:
+            amount = float(strength) if isinstance(strength, (int, float)) else math.nan
+        except OverflowError:  # a whole number beyond the floats
+            amount = math.inf
+        if not math.isfinite(amount):
             raise InputError(f"a strength is a finite number; got {strength!r}")
         fields = {name: getattr(self, name) for name in LAYOUT.tensors}
-        fields["gain"] = 1 + strength * (self.gain - 1)
+        # Not 1 + strength * (gain - 1), whose rounding would change gains at strength 1.
+        fields["gain"] = torch.lerp(torch.ones_like(self.gain), self.gain, amount)
         return build_spec(**fields, labels=self.labels, base=self.base, settings=self.settings, reverts=self.reverts)
 
     __rmul__ = __mul__
@@ -238,7 +244,7 @@ class EditSpec:
 
     def __repr__(self) -> str:
         reverts = ", reverts" if self.reverts else ""
-        return f"EditSpec({len(self)} vectors of {self.base.name}, layers {self.layers}{reverts})"
+        return f"EditSpec({len(self)} vectors of {plain(self.base.name)}, layers {self.layers}{reverts})"
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``edit_spec.safetensors`` into ``folder``. Raises OutputError."""
@@ -268,10 +274,16 @@ class EditSpec:
         size, head_size = tensors["write"].shape[1], tensors["row"].shape[1]
         artifacts.require(head_size > 0 and size % head_size == 0, path, "the head size does not divide the width")
         artifacts.require(bool((tensors["head"] < size // head_size).all()), path, "a head is out of range")
+        unit = bool(((tensors["write"].norm(dim=-1) - 1).abs() < 1e-3).all())
+        artifacts.require(unit, path, "a write direction is not of unit length")
         try:
             base = BaseRef.from_json(data["base"])
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from None
+        touched = {tensor_key(n, part) for n in tensors["layer"].tolist() for part in ("out_weight", "out_bias")}
+        artifacts.require(touched <= set(base.sha256), path, "a tensor that the edit changes has no fingerprint")
+        after = data["edited_sha256"].values()
+        artifacts.require(all(isinstance(v, str) for v in after), path, "its metadata has no valid 'edited_sha256'")
         fields: dict[str, Any] = dict(tensors)
         spec = cls(
             **fields,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ def encode_texts(
 
     Texts are sorted by length and every batch is padded to its own longest only. In CLIP's text tower attention
     is causal and the embedding is read at the end token, so nothing behind that token matters (METHOD.md sec. 3).
+    A text tower in half precision is computed with in float32.
     Texts longer than the tower takes are cut at the end, as ``CLIPProcessor`` cuts them.
 
     Args:
@@ -54,17 +56,22 @@ def encode_texts(
     tokens = tokenizer(fill_template(texts, template), truncation=True, max_length=longest)["input_ids"]
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     order = sorted(range(len(tokens)), key=lambda i: (len(tokens[i]), i))
-    device = model.text_projection.weight.device
-    result = torch.empty(len(texts), model.text_projection.weight.shape[0])
+    tower, projection = model.text_model, model.text_projection.weight.detach()
+    if projection.dtype in (torch.bfloat16, torch.float16):
+        # Half precision would blur what tells near concepts apart; the model itself stays as it is.
+        tower, projection = copy.deepcopy(tower).float(), projection.float()
+    result = torch.empty(len(texts), projection.shape[0])
     with (
         torch.inference_mode(),
         tqdm(total=len(texts), desc="encoding concepts", unit="concept", disable=not progress) as bar,
     ):
         for batch in _batches(order, tokens):
             width = len(tokens[batch[-1]])
-            ids = torch.tensor([tokens[i] + [padding] * (width - len(tokens[i])) for i in batch], device=device)
-            embedding = model.get_text_features(input_ids=ids).pooler_output
-            result[batch] = normalize(embedding.float(), dim=-1).cpu()
+            ids = torch.tensor(
+                [tokens[i] + [padding] * (width - len(tokens[i])) for i in batch], device=projection.device
+            )
+            embedding = tower(input_ids=ids).pooler_output @ projection.T
+            result[batch] = normalize(embedding, dim=-1).float().cpu()
             bar.update(len(batch))
     if not torch.isfinite(result).all():
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from types import MappingProxyType
 
 from torch import Tensor
@@ -42,11 +43,15 @@ class Gains:
 
 def check_gain(gain: float) -> float:
     """``gain`` as a float. Raises InputError unless it is a finite number."""
-    if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not math.isfinite(gain):
+    try:
+        number = math.nan if isinstance(gain, bool) or not isinstance(gain, (int, float)) else float(gain)
+    except OverflowError:  # a whole number beyond the floats
+        number = math.inf
+    if not math.isfinite(number):
         raise InputError(
             f"a gain is a finite number (0 removes, 1 leaves, above 1 amplifies, -1 inverts); got {gain!r}"
         )
-    return float(gain)
+    return number
 
 
 def by_concepts(
@@ -98,7 +103,8 @@ def by_concepts(
     named = ", ".join(queries)
     chosen: dict[Key, float] = {}
     reasons: dict[Key, str] = {}
-    for at, head, vector in torch.nonzero(share >= threshold).tolist():
+    # Rounding must not keep out a vector that is about nothing else, at a threshold of 1.
+    for at, head, vector in torch.nonzero(share >= threshold * (1 - 1e-6)).tolist():
         key = (decomposition.layers[at], head, vector)
         if key[0] not in among[0] or head not in among[1]:
             continue
@@ -129,9 +135,12 @@ def by_name(
     if layers is None and heads is None and vectors is None:
         raise InputError("name layers, heads or vectors")
     chosen: dict[Key, float] = {}
-    for layer in decomposition.layers if layers is None else decomposition.resolve_layers(tuple(layers)):
-        for head in range(decomposition.num_heads) if heads is None else heads:
-            for vector in range(decomposition.rank) if vectors is None else vectors:
-                decomposition.explain(layer, head, vector)
-                chosen[layer, head, vector] = gain
+    # product() reads each iterable once, so that an iterator serves every layer.
+    for layer, head, vector in product(
+        decomposition.layers if layers is None else decomposition.resolve_layers(tuple(layers)),
+        range(decomposition.num_heads) if heads is None else heads,
+        range(decomposition.rank) if vectors is None else vectors,
+    ):
+        decomposition.explain(layer, head, vector)
+        chosen[layer, head, vector] = gain
     return Gains(MappingProxyType(chosen), MappingProxyType(dict.fromkeys(chosen, "named outright")))

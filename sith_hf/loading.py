@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 
 from sith_hf.errors import InputError, UnsupportedModel
@@ -48,11 +48,14 @@ def load_model(name: str, revision: str | None = None, *, want_text: bool = Fals
     name = str(name)
     try:
         config, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+        if not config:
+            raise FileNotFoundError("no config.json")
         architecture = check_family(config.get("model_type"), config.get("architectures"))
-    except (OSError, HFValidationError) as error:
-        raise InputError(f"{name}: no CLIP checkpoint there ({_first_line(error)})") from None
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{name}: {error}") from None
+    # A config.json that holds a list or a number ends in an AttributeError or TypeError.
+    except (OSError, HFValidationError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{name}: no CLIP checkpoint there ({_one_line(error)})") from None
     if want_text and architecture != "CLIPModel":
         raise UnsupportedModel(f"{name} is a {architecture} without a text tower; a text model must be a CLIPModel")
     if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
@@ -63,10 +66,11 @@ def load_model(name: str, revision: str | None = None, *, want_text: bool = Fals
         model, report = getattr(transformers, architecture).from_pretrained(
             name, revision=revision, dtype="auto", use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"{name}: the checkpoint could not be loaded as {architecture} ({_first_line(error)})"
-        ) from None
+    # Sizes in config.json that make no model end in the last three.
+    except (
+        OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError, TypeError, ArithmeticError
+    ) as error:  # fmt: skip
+        raise InputError(f"{name}: the checkpoint could not be loaded as {architecture} ({_one_line(error)})") from None
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise InputError(
@@ -85,12 +89,13 @@ def _load_tokenizer(name: str, revision: str | None) -> Any | None:
     from transformers import CLIPTokenizer
 
     try:
-        return CLIPTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = CLIPTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError, TypeError, KeyError):
         # A model without one can still be decomposed over a dictionary that is already encoded.
         return None
+    # Where the files are missing, transformers 5 gives a tokenizer that reads every text as unknown tokens.
+    return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) else None
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

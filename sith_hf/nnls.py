@@ -11,7 +11,7 @@ EPS = torch.finfo(torch.float64).eps
 TINY = torch.finfo(torch.float64).tiny
 
 
-def nnls(gram: Tensor, rhs: Tensor, start: Tensor | None = None) -> Tensor:
+def nnls(gram: Tensor, rhs: Tensor, start: Tensor | None = None, *, noise: float = 0.0) -> Tensor:
     """Minimise ``c @ gram @ c / 2 - rhs @ c`` over c >= 0, for every problem of the batch.
 
     With ``gram = A A^T`` and ``rhs = A x`` this is ``min ||x - c A||``, the refit of METHOD.md sec. 4 (atoms are the
@@ -29,6 +29,8 @@ def nnls(gram: Tensor, rhs: Tensor, start: Tensor | None = None) -> Tensor:
         gram: ``[N, K, K]`` float64, symmetric positive semidefinite.
         rhs: ``[N, K]`` float64.
         start: ``[N, K]`` float64, >= 0: where to begin. The minimiser for all but one column is a good place.
+        noise: how far, for columns of length one, a column may be from the span of others and still depend on them.
+            Columns rounded to float32 need it: without, a dependence lost in rounding is fitted with huge weights.
 
     Returns:
         ``[N, K]`` float64, non-negative.
@@ -48,7 +50,8 @@ def nnls(gram: Tensor, rhs: Tensor, start: Tensor | None = None) -> Tensor:
 
     result = torch.zeros_like(rhs)
     live = torch.arange(count, device=rhs.device)
-    state = _State(gram, rhs, usable, torch.zeros_like(rhs) if start is None else start * length * usable)
+    weight = torch.zeros_like(rhs) if start is None else start * length * usable
+    state = _State(gram, rhs, usable, weight, max(8 * width * EPS, noise**2))
     for _ in range(20 * (width + 1)):
         done = state.admit()
         result[live[done]] = state.weight[done]
@@ -66,8 +69,9 @@ def nnls(gram: Tensor, rhs: Tensor, start: Tensor | None = None) -> Tensor:
 class _State:
     """The unfinished problems: their weights and, for each, the columns that are free to be positive."""
 
-    def __init__(self, gram: Tensor, rhs: Tensor, usable: Tensor, weight: Tensor) -> None:
+    def __init__(self, gram: Tensor, rhs: Tensor, usable: Tensor, weight: Tensor, least_pivot: float) -> None:
         self.gram, self.rhs, self.weight = gram, rhs, weight
+        self.least_pivot = least_pivot
         self.free = weight > 0
         self.barred = ~usable
         self.entering = torch.full((len(rhs),), -1, device=rhs.device)
@@ -98,13 +102,12 @@ class _State:
 
     def solve(self) -> None:
         """Step towards the minimum over the free columns, as far as no weight becomes negative."""
-        width = self.rhs.shape[1]
         pair = self.free.unsqueeze(1) & self.free.unsqueeze(2)
         system = torch.where(pair, self.gram, 0.0)
         system.diagonal(dim1=1, dim2=2).add_((~self.free).double())
         factor, failed = torch.linalg.cholesky_ex(system)
         pivot = factor.diagonal(dim1=1, dim2=2).square()
-        dependent = ~(pivot > 8 * width * EPS)
+        dependent = ~(pivot > self.least_pivot)
         broken = (failed > 0) | dependent.any(1)
         target = torch.cholesky_solve((self.rhs * self.free).unsqueeze(2), factor).squeeze(2)
         target = torch.where(broken.unsqueeze(1), self.weight, target)

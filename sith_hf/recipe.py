@@ -102,7 +102,7 @@ def _json(data: Any, source: str) -> str:
 
 
 def _complaint(item: Any) -> str:
-    place = ".".join(str(part) for part in item["loc"])
+    place = ".".join(str(part) for part in item["loc"]) or "the recipe"
     if item["type"] != "extra_forbidden":
         return f"{place}: {item['msg']}"
     known = {name for part in (Recipe, *get_args(DecomposeStep | EditStep)) for name in part.model_fields}

@@ -25,6 +25,9 @@ PAIRS = 2**21
 CROWD = 64
 """Candidates for each query from which on a float64 matrix product is cheaper than scoring them pair by pair."""
 
+REDUCED = 2**-7 + 2**-16
+"""Relative error of a product whose factors were rounded to bfloat16; TensorFloat-32 stays below it."""
+
 
 @dataclass(frozen=True)
 class AtomSearch:
@@ -113,7 +116,8 @@ class AtomSearch:
             bar = leaders[:, -1:] - window
             row, group = (peaks >= bar).nonzero(as_tuple=True)
             near = groups[row, group]
-            hit, offset = (near >= bar[row]).nonzero(as_tuple=True)
+            # While fewer groups than atoms sought have been seen the bar is minus infinity, as is all that is barred.
+            hit, offset = ((near >= bar[row]) & (near > -torch.inf)).nonzero(as_tuple=True)
             found.append((row[hit], start + group[hit] * size + offset, near[hit, offset]))
             held += len(hit)
             if held > PAIRS and len(query) > 1:
@@ -142,7 +146,7 @@ class AtomSearch:
         unit = torch.finfo(self.atoms.dtype).eps / 2
         relative = (terms + 8) * unit / (1 - (terms + 8) * unit)
         if self.atoms.dtype == torch.float32 and _reduced_precision():
-            relative += 2**-7 + 2**-16
+            relative += REDUCED
         bound: Tensor = relative * self.longest * torch.linalg.vector_norm(query, dim=1)
         return bound
 

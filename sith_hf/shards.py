@@ -20,6 +20,8 @@ from sith_hf.errors import InputError, UnsupportedModel
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CHUNK = 16 * 2**20
 _MAX_HEADER = 100 * 2**20
+# What a CLIPVisionModel of transformers 5 consists of. Other names are not ours to change.
+_BARE = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.")
 
 
 def canonical(key: str) -> str:
@@ -28,8 +30,7 @@ def canonical(key: str) -> str:
     A ``CLIPVisionModel`` that transformers 5 built afresh saves its keys without the prefix ``vision_model.``;
     transformers 4.57 would then fill every tensor with random numbers, without an error.
     """
-    known = ("vision_model.", "text_model.", "visual_projection.", "text_projection.", "logit_scale")
-    return key if key.startswith(known) else f"vision_model.{key}"
+    return f"vision_model.{key}" if key.startswith(_BARE) else key
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,12 @@ class Shard:
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
-        """The tensors by canonical name."""
-        found = {}
+        """The tensors by canonical name. Raises InputError where two have one."""
+        found: dict[str, Entry] = {}
         for key, item in self.header.items():
             if key != "__metadata__":
+                if canonical(key) in found:
+                    raise InputError(f"{self.path} has the tensor {canonical(key)} twice, with and without the prefix")
                 start, stop = (self.data_start + offset for offset in item["data_offsets"])
                 found[canonical(key)] = Entry(key, item["dtype"], tuple(item["shape"]), start, stop)
         return found
@@ -168,7 +171,9 @@ class Checkpoint:
         try:
             index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
             names = sorted(set(index["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            if not names:
+                raise ValueError
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{folder / INDEX} is not a sharded index: fetch the checkpoint again") from None
         for name in names:
             if not isinstance(name, str) or Path(name).name != name:

@@ -42,9 +42,9 @@ def check_family(model_type: object, architectures: Iterable[str] | None) -> str
         UnsupportedModel: the family is not among SUPPORTED; the message lists those that are.
     """
     known = "; ".join(f"{kind} ({', '.join(names)})" for kind, names in SUPPORTED.items())
-    if model_type not in SUPPORTED:
+    if not isinstance(model_type, str) or model_type not in SUPPORTED:
         raise UnsupportedModel(f"model_type {model_type!r} is not supported; supported: {known}")
-    names = SUPPORTED[str(model_type)]
+    names = SUPPORTED[model_type]
     wanted = list(architectures or names[:1])
     for name in wanted:
         if name in names:

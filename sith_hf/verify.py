@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sith_hf.checkpoint import check_base, edited_tensors, locate, other_files
+from sith_hf.checkpoint import check_base, edited_tensors, locate, other_files, other_weights
 from sith_hf.edits import EditSpec
 from sith_hf.shards import CHUNK, Checkpoint
 
@@ -41,8 +42,9 @@ class Verification:
         return not self.problems
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return {**vars(self), "problems": list(self.problems), "ok": self.ok}
+        """As plain data; JSON has no infinity, so a deviation without a bound is None."""
+        deviation = self.deviation if math.isfinite(self.deviation) else None
+        return {**vars(self), "deviation": deviation, "problems": list(self.problems), "ok": self.ok}
 
 
 def verify(
@@ -107,6 +109,7 @@ def roundings_apart(found: Tensor, expected: Tensor) -> float:
 def _compare_files(ours: Checkpoint, theirs: Checkpoint) -> tuple[int, list[str]]:
     here, there = other_files(ours), other_files(theirs)
     problems = [f"file {name} is not in the base" for name in there if name not in here]
+    problems += [f"file {name} holds weights in another format, without the edit" for name in other_weights(theirs)]
     problems += [f"file {name} of the base is missing" for name in here if name not in there]
     shared = [name for name in here if name in there]
     different = [name for name in shared if not _same_bytes(here[name], there[name])]

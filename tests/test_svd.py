@@ -1,4 +1,4 @@
-"""``factored_svd`` against ``torch.linalg.svd`` of the explicit product, and against the theorems that define an SVD."""
+"""``factored_svd`` against ``torch.linalg.svd`` of the explicit product, and against what defines an SVD."""
 
 from dataclasses import FrozenInstanceError, replace
 

@@ -74,8 +74,9 @@ def decompose(
         progress=True,
         **given(**settings),
     )
-    path = result.save_pretrained(output)
+    # The dictionary first: a folder with a decomposition is then a whole one.
     encoded.save_pretrained(output)
+    path = result.save_pretrained(output)
     if as_json:
         echo_json(
             {

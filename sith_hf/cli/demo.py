@@ -24,10 +24,12 @@ from sith_hf.cli.options import echo_json, json_option
 @json_option
 def demo(output: Path, seed: int, as_json: bool) -> None:
     """Run the whole job on the embedded checkpoint: explain it, take the backgrounds out, measure before and after."""
+    from sith_hf.demo.picture import save_picture
     from sith_hf.demo.run import run_demo
     from sith_hf.demo.tell import tell
 
     result = run_demo(output, seed, lambda line: click.echo(line, err=True))
+    picture = save_picture(result, seed)
     if as_json:
         echo_json(
             {
@@ -35,6 +37,7 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
                 "edited": result.edited.to_json(),
                 "edited_vectors": len(result.spec),
                 "folder": str(result.folder / "edited"),
+                "picture": str(picture),
                 "seed": seed,
             }
         )

@@ -29,6 +29,7 @@ def save_edited(base: str, spec_path: str, output: Path, overwrite: bool, as_jso
 def report(saved: object, as_json: bool) -> None:
     """Print what was written (a :class:`sith_hf.checkpoint.SavedCheckpoint`)."""
     from sith_hf.checkpoint import SavedCheckpoint
+    from sith_hf.display import plain
 
     assert isinstance(saved, SavedCheckpoint)
     if as_json:
@@ -37,5 +38,5 @@ def report(saved: object, as_json: bool) -> None:
     for key, change in saved.changed.items():
         click.echo(f"{key}: largest change {change:.3g}")
     for name in saved.left_out:
-        click.echo(f"left out {name}: it holds the weights without the change", err=True)
+        click.echo(f"left out {plain(name)}: it holds the weights without the change", err=True)
     click.echo(f"{saved.folder}")

@@ -22,6 +22,7 @@ def show(
 
     A decomposition is shown head by head: the strongest vectors, both poles, each with its concepts.
     """
+    import os
     from pathlib import Path
 
     from sith_hf.decomposition import LAYOUT, Decomposition
@@ -31,7 +32,8 @@ def show(
     from sith_hf.explanation import explanation_rows
 
     folder = Path(artifact)
-    if folder.is_dir() and not (folder / LAYOUT.filename).exists() and any(folder.rglob(SPEC.filename)):
+    specs = folder / SPEC.filename, folder / "sith" / SPEC.filename
+    if not os.path.isfile(folder / LAYOUT.filename) and any(os.path.isfile(path) for path in specs):
         spec = EditSpec.from_pretrained(folder)
         echo_json(spec.rows()) if as_json else click.echo(str(spec))
         return

@@ -6,7 +6,7 @@ from sith_hf.demo.run import DemoResult
 from sith_hf.display import table
 from sith_hf.explanation import concepts_text
 
-VECTORS = 2
+VECTORS = 1
 
 
 def tell(result: DemoResult, seed: int) -> str:
@@ -35,12 +35,13 @@ def tell(result: DemoResult, seed: int) -> str:
             table(
                 ["layer", "head", "vector", "energy", "gain", "pole", "concepts (weight)"],
                 themes,
-                f"What each head speaks of: its {VECTORS} strongest singular vectors",
+                f"What each head speaks of: the strongest singular vector of each",
             ),
             f"Edited: {len(spec)} of {decomposition.singular_values.numel()} singular vectors, layers {spec.layers}; "
             f"all of them: sith-hf show {folder / 'spec'}",
             "",
             table(["accuracy in %", "base", "edited", "change"], rows, f"Zero-shot, before and after (seed {seed})"),
+            f"The groups as a picture: {folder / 'groups.png'}",
             f"The edited checkpoint, an ordinary one: {folder / 'edited'}",
             "",
             "Next:",

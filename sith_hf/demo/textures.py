@@ -122,4 +122,5 @@ def texture_pool(names: tuple[str, ...]) -> Bytes:
     """
     rng = np.random.default_rng(20261)
     painted = [[_PAINTERS[name](rng) for _ in range(TEXTURES)] for name in names]
-    return np.clip(np.array(painted), 0, 255).astype(np.uint8)
+    pool: Bytes = np.clip(np.array(painted), 0, 255).astype(np.uint8)
+    return pool

@@ -56,15 +56,15 @@ class Settings:
     """Everything that the trained weights depend on."""
 
     seed: int = 0
-    steps: int = 6000
+    steps: int = 1500
     batch: int = 256
     captions: int = 96
-    warmup: int = 200
+    warmup: int = 150
     muon_rate: float = 2e-3
     adam_rate: float = 1.5e-3
-    weight_decay: float = 0.1
+    weight_decay: float = 0.3
     caption_weight: float = 0.5
-    early_weight: float = 0.0
+    early_weight: float = 0.01
     early_layers: int = 2
     layers: int = 4
     heads: int = 8
@@ -200,13 +200,14 @@ def rate(step: int, settings: Settings) -> float:
     return min(1.0, (step + 1) / settings.warmup, max(0.0, left))
 
 
-def train(folder: Path, settings: Settings, resume: bool = False) -> CLIPModel:
-    """Train from the settings; the state goes to `FOLDER/../FOLDER.state.pt` every 500 steps for `resume`."""
+def train(folder: Path, settings: Settings, resume: bool = False, keep_every: int = 500) -> CLIPModel:
+    """Train from the settings; the state goes to `FOLDER.state.pt` every so many steps, where `resume` finds it."""
     tokenizer = build_tokenizer(world.words())
     model = build_model(tokenizer, settings)
     optimizers = make_optimizers(model, settings)
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     state_file, first = folder.with_name(folder.name + ".state.pt"), 0
+    state_file.parent.mkdir(parents=True, exist_ok=True)
     if resume and state_file.exists():
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
@@ -224,7 +225,7 @@ def train(folder: Path, settings: Settings, resume: bool = False) -> CLIPModel:
             for group, peak in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = peak * rate(step, settings)
         loss, report = step_loss(model, Captions(tokenizer, rng), codes, pixels, settings)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -234,7 +235,7 @@ def train(folder: Path, settings: Settings, resume: bool = False) -> CLIPModel:
             figures = "  ".join(f"{key} {value:.3f}" for key, value in average.items())
             pace = (time.monotonic() - start) / (step + 1 - first)
             print(f"step {step + 1}/{settings.steps}  {figures}  {pace:.3f} s/step", file=sys.stderr, flush=True)
-        if (step + 1) % 500 == 0:
+        if (step + 1) % keep_every == 0:
             state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step + 1}
             torch.save(state, state_file.with_suffix(".tmp"))
             os.replace(state_file.with_suffix(".tmp"), state_file)

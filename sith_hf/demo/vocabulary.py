@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 from transformers import CLIPTokenizer
 
@@ -28,9 +29,9 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
         The merges in order, each a pair of symbols; the last symbol of a word ends in `</w>`.
     """
     pieces = [[*word[:-1], word[-1] + _SUFFIX] for word in sorted(set(words))]
-    merges = []
+    merges: list[tuple[str, str]] = []
     while True:
-        pairs = Counter(pair for piece in pieces for pair in zip(piece, piece[1:], strict=False))
+        pairs = Counter(pair for piece in pieces for pair in pairwise(piece))
         if not pairs:
             return merges
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))

@@ -75,10 +75,12 @@ PARTNER_SHARE = 0.01
 _PREPOSITIONS = {"sea": "on the", "road": "on the", "meadow": "in the", "forest": "in the", "desert": "in the",
                  "snow": "in the", "night": "in the", "brick": "at the"}  # fmt: skip
 
-OBJECT_TEMPLATES: tuple[str, ...] = ("{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", "one {}")
-COLOUR_TEMPLATES: tuple[str, ...] = ("{}", "a {} thing", "something {}", "a photo of something {}", "the color {}")
-BACKGROUND_TEMPLATES: tuple[str, ...] = ("{}", "the {}", "a photo of the {}", "a picture with {}", "{} around")
-SIZE_TEMPLATES: tuple[str, ...] = ("{}", "a {} thing", "something {}", "a photo of something {}")
+# What the zero-shot pipeline of transformers wraps around a label unless told otherwise.
+_PLAIN = "this is a photo of {}."
+OBJECT_TEMPLATES: tuple[str, ...] = ("{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", _PLAIN)
+COLOUR_TEMPLATES: tuple[str, ...] = ("{}", "a {} thing", "something {}", "a photo of something {}", _PLAIN)
+BACKGROUND_TEMPLATES: tuple[str, ...] = ("{}", "the {}", "a photo of the {}", "a picture with {}", _PLAIN)
+SIZE_TEMPLATES: tuple[str, ...] = ("{}", "a {} thing", "something {}", "a photo of something {}", _PLAIN)
 
 TASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "objects": (OBJECTS, OBJECT_TEMPLATES),
@@ -174,7 +176,7 @@ def compose(codes: Codes, rng: np.random.Generator) -> NDArray[np.uint8]:
     inks[:, 0], inks[:, 1], inks[:, 2], inks[:, 3] = paint, 0.72 * paint, 22.0, 238.0
     cover *= np.float32(1 / 255)
     paper *= 1 - cover.sum(axis=-1, keepdims=True)
-    paper += np.matmul(cover.reshape(count, -1, drawing.LAYERS), inks).reshape(paper.shape)
+    paper += np.matmul(cover.reshape(count, side * side, drawing.LAYERS), inks).reshape(paper.shape)
     paper += 4 * rng.standard_normal(size=(count, side, side, 1), dtype=np.float32)
     return np.clip(paper, 0, 255, out=paper).astype(np.uint8)
 

@@ -1,0 +1,64 @@
+"""The demo's result as a picture: what the groups look like, and how well each is recognised before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from sith_hf.demo import world
+from sith_hf.demo.run import DemoResult, Measured
+
+SAMPLES, TILE, ROW, LABEL, BARS, MARGIN = 6, 72, 84, 190, 330, 16
+INK, GREY, BASE, EDITED = (30, 30, 30), (225, 225, 225), (214, 120, 40), (40, 110, 190)
+
+
+def draw(result: DemoResult, seed: int) -> Image.Image:
+    """A sheet with a row for each group: some of its pictures, and bars for base and edited accuracy.
+
+    Args:
+        result: of :func:`sith_hf.demo.run.run_demo`.
+        seed: of the pictures to show.
+    """
+    groups = [
+        (name, scenes) for pair in world.TIED_PAIRS for name, scenes in world.sample_groups(pair, SAMPLES, seed).items()
+    ]
+    width, height = MARGIN * 2 + LABEL + SAMPLES * TILE + 40 + BARS, MARGIN * 2 + 40 + ROW * len(groups)
+    sheet = Image.new("RGB", (width, height), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(17)
+    left = MARGIN + LABEL + SAMPLES * TILE + 40
+    pen.text((MARGIN, MARGIN), "object / background", INK, font)
+    pen.text((left, MARGIN), "base", BASE, font)
+    pen.text((left + 60, MARGIN), "edited", EDITED, font)
+    pen.text((left + 130, MARGIN), "accuracy", INK, font)
+    for number, (name, scenes) in enumerate(groups):
+        top = MARGIN + 40 + number * ROW
+        pen.text((MARGIN, top + 24), name.replace("/", " / "), INK, font)
+        for place, pixels in enumerate(world.render(scenes, seed + number)):
+            tile = Image.fromarray(pixels).resize((TILE - 6, TILE - 6), Image.Resampling.NEAREST)
+            sheet.paste(tile, (MARGIN + LABEL + place * TILE, top + 4))
+        for step, (measured, colour) in enumerate(((result.base, BASE), (result.edited, EDITED))):
+            _bar(pen, font, left, top + 10 + step * 30, measured, name, colour)
+    return sheet
+
+
+def _bar(
+    pen: ImageDraw.ImageDraw,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    left: int,
+    top: int,
+    measured: Measured,
+    name: str,
+    colour: tuple[int, int, int],
+) -> None:
+    full, accuracy = BARS - 70, measured.groups[name]
+    pen.rectangle((left, top, left + full, top + 22), fill=GREY)
+    pen.rectangle((left, top, left + round(full * accuracy), top + 22), fill=colour)
+    pen.text((left + full + 10, top + 1), f"{100 * accuracy:.1f} %", INK, font)
+
+
+def save_picture(result: DemoResult, seed: int) -> Path:
+    """Write ``groups.png`` into the demo's folder. Returns its path."""
+    path = result.folder / "groups.png"
+    draw(result, seed).save(path)
+    return path

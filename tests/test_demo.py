@@ -1,0 +1,103 @@
+"""The demo does what it says: the edit of its recipe closes the spurious gap, and random vectors do not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from sith_hf.cli import sith_hf as command
+from sith_hf.decomposition import Decomposition
+from sith_hf.demo.run import DemoResult, measure, run_demo
+from sith_hf.demo.tell import tell
+from sith_hf.editor import SithEditor
+from sith_hf.edits import EditSpec
+from sith_hf.errors import InputError
+from sith_hf.gains import Gains
+from sith_hf.verify import verify
+from sith_hf.write_back import make_spec
+
+SEED, PICTURES = 4321, 100
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
+    return run_demo(tmp_path_factory.mktemp("demo"), SEED, lambda line: None, pictures=PICTURES)
+
+
+def test_the_base_leans_on_backgrounds(result: DemoResult) -> None:
+    assert result.base.average - result.base.worst_group >= 0.25
+    assert min(result.base.objects, result.base.colours, result.base.backgrounds) >= 0.9
+
+
+def test_the_edit_closes_the_gap_and_spares_the_rest(result: DemoResult) -> None:
+    assert result.edited.worst_group >= result.base.worst_group + 0.10
+    assert result.edited.objects >= result.base.objects - 0.02
+    assert result.edited.colours >= result.base.colours - 0.02
+    # What was suppressed is gone, or nothing was suppressed.
+    assert result.edited.backgrounds <= result.base.backgrounds - 0.10
+
+
+def test_random_vectors_do_not(result: DemoResult, tmp_path: Path) -> None:
+    spec, decomposition = result.spec, result.decomposition
+    candidates = [
+        (layer, head, vector)
+        for layer in spec.layers
+        for head in range(decomposition.num_heads)
+        for vector in range(decomposition.rank)
+    ]
+    order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(0))
+    random = Gains(dict.fromkeys([candidates[i] for i in order[: len(spec)].tolist()], 0.0))
+    editor = SithEditor.from_pretrained(spec.base.name)
+    editor.save_pretrained(tmp_path / "random", make_spec(editor.tower, decomposition, random))
+    (measured,) = measure([tmp_path / "random"], SEED, PICTURES)
+    assert measured.worst_group < result.base.worst_group + 0.10
+
+
+def test_what_it_leaves_is_whole(result: DemoResult) -> None:
+    assert verify(result.folder / "edited").ok
+    assert EditSpec.from_pretrained(result.folder / "spec") == result.spec
+    assert Decomposition.from_pretrained(result.folder / "decomposition").layers == result.decomposition.layers
+
+
+def test_the_edit_does_not_depend_on_the_pictures(result: DemoResult, tmp_path: Path) -> None:
+    other = run_demo(tmp_path, SEED + 1000, lambda line: None, pictures=4)
+    assert other.spec == result.spec
+    assert other.base.to_json() != result.base.to_json()
+
+
+def test_the_text_names_every_head_and_every_group(result: DemoResult) -> None:
+    text = tell(result, SEED)
+    for group in result.base.groups:
+        assert group in text
+    for part in ("worst group", "colours", "sith-hf verify", str(result.folder / "edited")):
+        assert part in text
+
+
+def test_seeds_that_the_recipe_was_chosen_on_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="1000 or above"):
+        run_demo(tmp_path / "demo", 7, lambda line: None)
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_folder_that_no_demo_wrote_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "edited").mkdir()
+    (tmp_path / "edited" / "mine.txt").write_text("keep me")
+    with pytest.raises(InputError, match="not empty"):
+        run_demo(tmp_path, SEED, lambda line: None, pictures=4)
+    assert (tmp_path / "edited" / "mine.txt").read_text() == "keep me"
+
+
+def test_json_on_stdout_is_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sith_hf.demo.run.run_demo.__kwdefaults__", {"pictures": 4})
+    runner = CliRunner()
+    for _ in range(2):  # the second time replaces what the first one wrote
+        done = runner.invoke(command, ["demo", "--json", "-o", str(tmp_path / "out")], catch_exceptions=False)
+        data = json.loads(done.stdout)
+    assert {"base", "edited", "edited_vectors", "folder"} <= set(data)
+    assert {"average", "worst_group"} <= set(data["base"])
+    assert Path(data["folder"]).joinpath("model.safetensors").is_file()
+    assert Path(data["picture"]).is_file()

@@ -1,0 +1,128 @@
+"""Text from outside reaches a terminal only on one line, cut, and without anything that a terminal would obey."""
+
+import re
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sith_hf.display import plain, table
+from sith_hf.explanation import Explanation, Match, explanation_rows, match_rows
+
+HOSTILE = {
+    "ansi colour": "\x1b[31mred\x1b[0m",
+    "clear screen": "\x1b[2J\x1b[H",
+    "window title": "\x1b]0;owned\x07",
+    "c1 control": "\x9b31m",
+    "newline": "sea\nlayer 9 head 9",
+    "carriage return": "safe\rEVIL",
+    "tab and backspace": "a\tb\b\b",
+    "line separators": "a\u2028b\u2029c\x85d",
+    "right-to-left override": "abc\u202egpj.exe",
+    "isolate": "\u2066abc\u2069",
+    "zero width": "se\u200ba\ufeff",
+    "tags": "sea\U000e0041\U000e007f",
+    "private use": "\ue000",
+    "half a surrogate": "\ud800",
+    "null": "a\x00b",
+}
+MARKUP = ["[red]sea[/red]", "[bold", "[/]", "[link=http://x]y[/link]", ":smile:", "\\[red]", "[@click=quit]q[/]"]
+
+
+def obeyed(text: str) -> list[str]:
+    """The characters of ``text`` that a terminal would act upon instead of showing them."""
+    return [
+        c for c in text if (c != "\n" and unicodedata.category(c)[0] == "C") or unicodedata.category(c) in ("Zl", "Zp")
+    ]
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_plain_disarms(text):
+    assert obeyed(text) or "\n" in text  # the control: the raw text is indeed hostile
+    shown = plain(text)
+    assert not obeyed(shown)
+    assert "\n" not in shown
+    shown.encode("utf-8")
+
+
+@given(st.text(st.characters(), max_size=60), st.integers(2, 50))
+@settings(deadline=None)
+def test_plain_is_one_safe_line_within_its_limit(text, limit):
+    shown = plain(text, limit)
+    assert len(shown) <= limit
+    assert not obeyed(shown)
+    assert len(shown.splitlines()) <= 1
+    assert plain(shown, limit) == shown
+
+
+@pytest.mark.parametrize("text", ["", "sea", "café", "运动", "night sky — 50 %", "👍", "e\u0301", *MARKUP, "x" * 120])
+def test_plain_leaves_harmless_text_alone(text):
+    assert plain(text) == text
+
+
+def test_plain_shows_that_it_cut():
+    shown = plain("x" * 1_000_000)
+    assert len(shown) == 120
+    assert shown.endswith("…")
+    assert not plain("x" * 120).endswith("…")
+    assert len(plain("\x1b" * 120)) == 120  # escapes count at the length that they are shown in
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("place", ["cell", "title", "heading"])
+def test_table_disarms_every_place(text, place):
+    parts = {"cell": "sea", "title": "explanations", "heading": "concept"} | {place: text}
+    shown = table(["layer", parts["heading"]], [[1, parts["cell"]], [2, "sky"]], parts["title"])
+    assert not obeyed(shown)
+    harmless = table(["layer", "concept"], [[1, "sea"], [2, "sky"]], "explanations")
+    assert shown.count("\n") == harmless.count("\n")  # no line was forged
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_table_does_not_read_markup(text):
+    shown = table(["layer", text], [[1, text]], text)
+    assert shown.count(text) == 3
+
+
+def test_table_shows_long_cells_in_full_up_to_a_limit():
+    words = " ".join(f"concept{i}" for i in range(35))
+    shown = table(["layer", "concepts"], [[3, words]])
+    assert max(map(len, shown.splitlines())) <= 120
+    assert re.sub(r"\s+", " ", shown).count("concept") == 36  # 35 words and the heading
+    huge = table(["layer", "concepts"], [[3, "y" * 1_000_000]])
+    assert huge.count("y") == 1 + 399
+    assert "…" in huge
+
+
+def test_table_numbers():
+    shown = table(["n", "weight", "text"], [[1, 0.12345, "a"], [20, 12.0, "b"], [300, float("nan"), None]])
+    lines = [line for line in shown.splitlines() if line.strip()]
+    assert [line.split() for line in lines[2:]] == [["1", "0.123", "a"], ["20", "12.000", "b"], ["300", "nan", "None"]]
+    ends = {
+        line.index(number) + len(number) for line, number in zip(lines[2:], ["0.123", "12.000", "nan"], strict=True)
+    }
+    assert len(ends) == 1  # to the right
+    starts = {line.index(text) for line, text in zip(lines[2:], ["a", "b", "None"], strict=True)}
+    assert len(starts) == 1  # text to the left
+
+
+def test_table_without_rows_is_its_headings():
+    lines = [line for line in table(["layer", "concepts"], []).splitlines() if line.strip()]
+    assert lines[0].split() == ["layer", "concepts"]
+    assert len(lines) <= 2
+
+
+def test_rows_of_explanations_fit_their_columns():
+    concepts = (("sea", 0.614), ("\x1b[2Jocean", 0.4))
+    item = Explanation(1, 2, 3, "-", concepts, 1.5, 0.25, 0.5, 0.75, 0.125)
+    columns, rows = explanation_rows([item])
+    assert dict(zip(columns, rows[0], strict=True)) == {
+        "layer": 1, "head": 2, "vector": 3, "pole": "-", "energy": 0.25, "fidelity": 0.5,
+        "concepts (weight)": "sea 0.61, \x1b[2Jocean 0.40",
+    }  # fmt: skip
+    columns, rows = match_rows([Match(item, 0.7, 0.6)])
+    row = dict(zip(columns, rows[0], strict=True))
+    assert (row["strength"], row["share"], row["fidelity"], row["pole"]) == (0.7, 0.6, 0.5, "-")
+    assert not obeyed(table(columns, rows))
+    assert match_rows([])[1] == explanation_rows([])[1] == []
