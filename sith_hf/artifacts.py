@@ -86,8 +86,16 @@ def write_artifact(folder: str | Path, layout: Layout, tensors: Mapping[str, Ten
         "sith": json.dumps(data, sort_keys=True, ensure_ascii=False, allow_nan=False),
     }
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    write_whole(path, content)
+    write_whole(path, _sorted_header(content))
     return path
+
+
+def _sorted_header(content: bytes) -> bytes:
+    """The same file with its header in one order: the library's own order changes from run to run."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode("ascii")
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -14,7 +14,7 @@ from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.fingerprint import BaseRef
 from sith_hf.pursuit import Pursuit
-from sith_hf.svd import factored_svd
+from sith_hf.svd import check_rank, factored_svd
 from sith_hf.towers import VisionTower, check_mean
 
 
@@ -61,8 +61,7 @@ def decompose(
     if poles not in ("+-", "+"):
         raise InputError(f'poles is "+-" or "+"; got {poles!r}')
     head_size = tower.hidden_size // tower.num_heads
-    if rank is not None and not 1 <= rank <= head_size:
-        raise InputError(f"rank is between 1 and the head size {head_size}; got {rank}")
+    check_rank(rank, head_size)
     if image_mean is not None:
         check_mean(image_mean, projection)
     atoms = dictionary.atoms

@@ -105,13 +105,17 @@ class SithEditor:
     @property
     def text(self) -> LoadedModel:
         """The model whose text tower encodes concepts. Raises InputError for a vision-only model without companion."""
-        for candidate in (self.companion, self.loaded):
-            if candidate is not None and hasattr(candidate.model, "text_projection"):
-                return candidate
+        if self._text is not None:
+            return self._text
         raise InputError(
             f"{self.loaded.name} has no text tower; name the CLIP model that it belongs to: "
             'text_model="openai/clip-vit-base-patch32" (--text-model on the command line)'
         )
+
+    @property
+    def _text(self) -> LoadedModel | None:
+        candidates = [item for item in (self.companion, self.loaded) if item is not None]
+        return next((item for item in candidates if hasattr(item.model, "text_projection")), None)
 
     @property
     def decomposition(self) -> Decomposition:
@@ -137,6 +141,9 @@ class SithEditor:
         """
         if concepts.embeddings is None:
             return concepts.encode(self.text.model, self.text.tokenizer, self.text.name, progress=progress)
+        if self._text is None:
+            # A tower with its own projection needs no text tower once the dictionary is encoded.
+            return concepts
         if concepts.encoder_sha256 != tensor_sha256(self.text.model.text_projection.weight):
             raise InputError(
                 f"the dictionary was encoded by {concepts.encoder}, not by {self.text.name}: "

@@ -64,8 +64,7 @@ def factored_svd(write_factor: Tensor, read_factor: Tensor, rank: int | None = N
     size, head_size = write_factor.shape[1:]
     if head_size > size:
         raise InputError(f"a head of size {head_size} is wider than the residual stream of size {size}")
-    if rank is not None and not 1 <= rank <= head_size:
-        raise InputError(f"rank is between 1 and the head size {head_size}; got {rank}")
+    check_rank(rank, head_size)
     if not (torch.isfinite(write_factor).all() and torch.isfinite(read_factor).all()):
         raise InputError("a value or output projection holds NaN or infinity; the checkpoint is damaged")
 
@@ -81,3 +80,10 @@ def factored_svd(write_factor: Tensor, read_factor: Tensor, rank: int | None = N
     return HeadSVD(
         write=(write * sign).contiguous(), values=values[:, :rank].contiguous(), read=(read * sign).contiguous()
     )
+
+
+def check_rank(rank: int | None, head_size: int) -> None:
+    """Raise InputError unless ``rank`` is None or a whole number from 1 to ``head_size``."""
+    whole = isinstance(rank, int) and not isinstance(rank, bool)
+    if rank is not None and not (whole and 1 <= rank <= head_size):
+        raise InputError(f"rank is a whole number between 1 and the head size {head_size}; got {rank!r}")

@@ -457,14 +457,14 @@ class TestFailures:
             (target / "mine.txt").write_text("mine")
         return work, target
 
-    @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+    # Without mkdtemp's end: nobody knows the name of a folder whose making was interrupted.
+    @pytest.mark.parametrize(
+        ("stage", "after"), [(s, a) for s in STAGES for a in (False, True) if (s, a) != ("mkdtemp", True)]
+    )
     @pytest.mark.parametrize("fault", list(FAULTS))
-    @pytest.mark.parametrize("stage", list(STAGES))
     def test_at_every_stage(self, plain, spec, edited, reverted, tmp_path, monkeypatch, stage, fault, after):
         make, wanted = FAULTS[fault]
         owner, name = STAGES[stage]
-        if stage == "mkdtemp" and after:
-            pytest.skip("nobody knows the name of a folder whose making was interrupted")
         runs = {
             "save": (lambda target: save_edited(plain, spec, target, overwrite=True), edited),
             "revert": (lambda target: revert(edited, target, overwrite=True), reverted),

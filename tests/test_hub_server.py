@@ -6,16 +6,18 @@ import hashlib
 import json
 import socket
 import subprocess
+import sys
+import textwrap
 import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import hub as hub_package
-from tests.hub import ROUTES, Hub, ask, client_env, leaks, run_client
+from tests.hub import ROUTES, Hub, ask, client_env, leaks, run_cli, run_client
 
 pytest_plugins = ["tests.hub.fixtures"]
 
@@ -42,8 +44,6 @@ BIG = bytes(range(256)) * 1200
 
 def client(code: str) -> str:
     """Client code after the prelude, printing what it saw at the end."""
-    import textwrap
-
     return PRELUDE + textwrap.dedent(code) + "\nprint(json.dumps(seen))\n"
 
 
@@ -197,7 +197,7 @@ def test_tokens_open_what_they_should_and_nothing_else(hub: Hub, tmp_path: Path)
     unseen = {"closed": gone(404), "file": gone(404), "other type": gone(404)}
     assert seen["useless"] == everything | unseen | nothing
     assert seen["other"] == everything | unseen | nothing | {"propose": "ok"}
-    unknown = dict.fromkeys(nothing, no(401))
+    unknown = dict.fromkeys(nothing, no(401)) | dict.fromkeys(("upload", "propose"), gone(401))
     assert seen["wrong"] == dict.fromkeys(everything, no(401))
     assert seen["nobody"].pop("whoami")[0] == "ValueError"
     without = {"open": "ok", "closed": gone(401), "file": gone(401), "other type": gone(401)} | unknown
@@ -299,6 +299,7 @@ def test_datasets_loads_parquet_from_a_dataset_repository(hub: Hub, tmp_path: Pa
 
     table = pyarrow.table({"text": ["a", "b", "c"], "score": [0.5, 1.5, 2.5]})
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    hub.seed("me/closed", {"a.csv": "x\n1\n"}, kind="dataset", private=True)
     hub.seed("me/d", {"data/train-00000-of-00001.parquet": (tmp_path / "t.parquet").read_bytes()}, kind="dataset")
     code = """
     from datasets import Dataset, load_dataset
@@ -306,7 +307,7 @@ def test_datasets_loads_parquet_from_a_dataset_repository(hub: Hub, tmp_path: Pa
     seen["streamed"] = list(load_dataset("me/d", split="train", streaming=True))
     Dataset.from_dict({"n": [1, 2]}).push_to_hub("me/pushed", private=True)
     seen["pushed"] = load_dataset("me/pushed", split="train", revision="main")["n"][:]
-    seen["stranger"] = attempt(load_dataset, "me/pushed", token=False, cache_dir="elsewhere")[0]
+    seen["stranger"] = attempt(load_dataset, "me/closed", token=False)[0]
     """
     seen = ask(hub, client(code), token=hub.token)
     assert seen["all"] == table.to_pydict()
@@ -372,65 +373,59 @@ def test_faults_of_an_upload_reach_the_client(hub: Hub) -> None:
 
 
 def test_faults_of_a_download_reach_the_client(hub: Hub) -> None:
-    names = (
-        "good",
-        "f401",
-        "f403",
-        "f404",
-        "f404entry",
-        "f429",
-        "f500",
-        "cut",
-        "cutall",
-        "flip",
-        "edit",
-        "slow",
-        "info",
-    )
+    names = ("good", "f401", "f403", "f404", "f500", "private", "noentry", "busy", "down", "cut", "cutall", "flip")
+    names += ("edit", "late", "stall")
     for name in names:
         hub.seed(f"me/{name}", {"big.bin": BIG, "a.txt": "text"})
     for status in (401, 403, 404, 500):
         hub.fail("head", status=status, path=f"me/f{status}/*")
-    hub.fail("head", status=404, code="EntryNotFound", path="me/f404entry/*")
-    hub.fail("download", status=429, retry_after=0, path="me/f429/*")
+    hub.fail("head", status=401, message="Invalid username or password.", path="me/private/*")
+    hub.fail("head", status=404, code="EntryNotFound", path="me/noentry/*")
+    hub.fail("download", status=429, retry_after=0, path="me/busy/*")
+    hub.fail("head", status=500, path="me/down/*", times=None)
     hub.fail("download", cut_download=4096, path="me/cut/big.bin")
     endless = hub.fail("download", cut_download=0, path="me/cutall/big.bin", times=None)
     hub.fail("download", corrupt=5, path="me/flip/big.bin")
-    hub.fail("head", edit=lambda body: body, path="me/edit/*")
     hub.fail("tree", edit=lambda body: body.replace(b'"size": 307200', b'"size": 307201'), path="me/edit")
     gate = threading.Event()
-    slow = hub.fail("head", gate=gate, path="me/slow/*")
-    hub.fail("info", status=500, path="me/info")
+    late = hub.fail("head", gate=gate, path="me/late/*")
+    stall = hub.fail("download", gate=gate, stall=100_000, path="me/stall/*")
+    hub.fail("info", status=500, path="me/good")
     code = """
     import hashlib
+    from huggingface_hub import constants
+    constants.DOWNLOAD_CHUNK_SIZE = 1024  # what is resumed after a cut starts at the last whole chunk
     for name in NAMES:
         naps.clear()
-        got = attempt(api.hf_hub_download, "me/" + name, "big.bin", etag_timeout=0.3 if name == "slow" else 10)
+        got = attempt(api.hf_hub_download, "me/" + name, "big.bin", etag_timeout=0.3 if name == "late" else 10)
         seen[name] = [*got[:2], [nap for nap in naps if nap >= 1]]
         if got[0] == "ok":
             seen[name][1] = hashlib.sha256(open(got[1], "rb").read()).hexdigest()
     seen["told size"] = next(f.size for f in api.list_repo_tree("me/edit") if f.path == "big.bin")
-    seen["info"] = attempt(api.model_info, "me/info")[:2]
+    seen["info"] = attempt(api.model_info, "me/good")[:2]
     """
-    seen: dict[str, Any] = ask(hub, client(code.replace("NAMES", repr(names))))
+    seen: dict[str, Any] = ask(hub, client(code.replace("NAMES", repr(names))), env={"HF_HUB_DOWNLOAD_TIMEOUT": "3"})
     right = hashlib.sha256(BIG).hexdigest()
     assert seen["good"] == ["ok", right, []]
     assert seen["f401"][:2] == ["HfHubHTTPError", 401]
-    assert seen["f403"][0] == seen["f500"][0] == seen["slow"][0] == "LocalEntryNotFoundError"
+    assert seen["f403"][0] == seen["down"][0] == "LocalEntryNotFoundError"
     assert seen["f404"][:2] == ["RepositoryNotFoundError", 404]
-    assert seen["f404entry"][:2] == ["RemoteEntryNotFoundError", 404]
-    assert seen["f429"] == ["ok", right, [1.0]]
-    assert seen["cut"] == ["ok", right, [1]]
-    assert [r.status for r in hub.requests if r.label == "me/cut/big.bin" and r.route == "download"] == [200, 206]
+    assert seen["private"][:2] == ["RepositoryNotFoundError", 401]
+    assert seen["noentry"][:2] == ["RemoteEntryNotFoundError", 404]
+    assert seen["busy"] == ["ok", right, [1.0]]
+    assert seen["f500"] == seen["late"] == ["ok", right, []]
+    assert seen["cut"] == seen["stall"] == ["ok", right, [1]]
+    for name in ("cut", "stall"):
+        got = [r.status for r in hub.requests if r.label == f"me/{name}/big.bin" and r.route == "download"]
+        assert got == [200, 206], name
     assert seen["cutall"][0] == "RemoteProtocolError"
     assert endless.struck == 6
     assert seen["flip"][0] == "ok"
     assert seen["flip"][1] != right
-    assert seen["edit"][1] == right
+    assert seen["edit"] == ["ok", right, []]
     assert seen["told size"] == len(BIG) + 1
     assert seen["info"] == ["HfHubHTTPError", 500]
-    assert slow.arrived.is_set()
-    assert not gate.is_set()
+    assert (late.struck, stall.struck, gate.is_set()) == (1, 1, False)
 
 
 def test_a_slow_answer_waits_for_the_test(hub: Hub, tmp_path: Path) -> None:
@@ -439,7 +434,7 @@ def test_a_slow_answer_waits_for_the_test(hub: Hub, tmp_path: Path) -> None:
     slow = hub.fail("info", gate=gate)
     script = tmp_path / "client.py"
     script.write_text("from huggingface_hub import HfApi\nprint(HfApi().model_info('me/x').sha)\n")
-    command = [hub_package.client.sys.executable, str(script)]
+    command = [sys.executable, str(script)]
     running = subprocess.Popen(command, env=client_env(hub, tmp_path), stdout=subprocess.PIPE, text=True)
     try:
         assert slow.arrived.wait(60)
@@ -504,11 +499,11 @@ def test_the_hub_is_repeatable_strict_about_faults_and_closes_cleanly() -> None:
             with pytest.raises(ValueError, match="not a failure"):
                 hub.fail("commit", status=200)
             blocked = hub.fail("info", gate=threading.Event())
-            waiting = threading.Thread(target=fetch, args=(f"{hub.url}/api/models/me/x",))
-            waiting.start()
+            pool = ThreadPoolExecutor(1)
+            waiting = pool.submit(fetch, f"{hub.url}/api/models/me/x")
             assert blocked.arrived.wait(10)
-        waiting.join(10)
-        assert not waiting.is_alive()
+        assert waiting.exception(10) is not None or waiting.result()[0] == 200
+        pool.shutdown()
         held.settimeout(10)
         assert held.recv(1) == b""
         held.close()
@@ -540,5 +535,6 @@ def test_a_client_sees_nothing_of_the_user(hub: Hub, monkeypatch: pytest.MonkeyP
     assert not Path(seen["home"]).exists()
     done = run_client(hub, "raise SystemExit(3)")
     assert done.returncode == 3
+    assert "decompose" in run_cli(hub, "--help").stdout
     with pytest.raises(AssertionError, match="boom"):
         ask(hub, "raise ValueError('boom')")

@@ -35,7 +35,7 @@ def tell(result: DemoResult, seed: int) -> str:
             table(
                 ["layer", "head", "vector", "energy", "gain", "pole", "concepts (weight)"],
                 themes,
-                f"What each head speaks of: the strongest singular vector of each",
+                "What each head speaks of: the strongest singular vector of each",
             ),
             f"Edited: {len(spec)} of {decomposition.singular_values.numel()} singular vectors, layers {spec.layers}; "
             f"all of them: sith-hf show {folder / 'spec'}",

@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Any
 
 from tests.hub import writes as _writes  # noqa: F401 - registers its routes
-from tests.hub.api import Call
+from tests.hub.calls import Call
 from tests.hub.faults import ROUTES, Fault, Faults
 from tests.hub.server import Listener, Request
-from tests.hub.store import Account, Blob, HubError, Repo, Store
+from tests.hub.store import BAD_TOKEN, Account, Blob, HubError, Repo, Store
 
 
 class Hub:
@@ -131,7 +131,7 @@ class Hub:
             return None
         scheme, _, token = authorization.partition(" ")
         if scheme != "Bearer" or token not in self.store.accounts:
-            raise HubError(401, "Invalid credentials in Authorization header")
+            raise HubError(401, BAD_TOKEN)
         return self.store.accounts[token]
 
     def issue(self, ticket: tuple[str, str, Any]) -> str:

@@ -48,6 +48,7 @@ class Fault:
     corrupt: int | None = None
     edit: Callable[[bytes], bytes] | None = None
     gate: threading.Event | None = None
+    stall: int | None = None
     meanwhile: Callable[[], object] | None = None
     after: bool = False
     nth: int = 1
@@ -63,6 +64,8 @@ class Fault:
         given = (self.status, self.cut_upload, self.cut_download, self.corrupt, self.edit, self.gate)
         if all(x is None for x in (*given, self.meanwhile)) and not self.drop:
             raise ValueError("a fault must do something: status, cut_upload, cut_download, drop, corrupt, edit, ...")
+        if self.stall is not None and self.gate is None:
+            raise ValueError("stall needs a gate")
         if self.status is not None and not 400 <= self.status <= 599:
             raise ValueError(f"{self.status} is not a failure")
         if self.nth < 1 or (self.times is not None and self.times < 1):
@@ -86,14 +89,19 @@ class Fault:
         return body
 
     def wait(self, closing: threading.Event) -> None:
-        """Hold the call until the test opens the gate (or the Hub closes), then let the test do something meanwhile."""
+        """Hold the call at the gate if it is not to stall later, and let the test do something meanwhile."""
+        if self.stall is None:
+            self.hold(closing)
+        if self.meanwhile is not None:
+            self.meanwhile()
+
+    def hold(self, closing: threading.Event) -> None:
+        """Wait until the test opens the gate, or the Hub closes."""
         self.arrived.set()
         if self.gate is not None:
             for _ in range(int(LONGEST_WAIT / 0.05)):
                 if closing.is_set() or self.gate.wait(0.05):
                     break
-        if self.meanwhile is not None:
-            self.meanwhile()
 
 
 class Faults:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 import threading
@@ -11,17 +12,18 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from tests.hub.api import Call, Handler, Reply, match
+from tests.hub.calls import Call, Handler, Reply, match
 from tests.hub.faults import Fault
-from tests.hub.store import HubError
+from tests.hub.store import BAD_TOKEN, HubError
 
 if TYPE_CHECKING:
     from tests.hub.core import Hub
 
 MOST = 1 << 30
+REPO_ROUTE = re.compile(r"/api/(models|datasets|spaces)/.+|/.+/resolve/.+")
 PATIENCE = 60
 WORDS = {
-    401: "Invalid username or password.",
+    401: BAD_TOKEN,
     403: "Forbidden",
     404: "Repository not found",
     409: "Conflict",
@@ -45,17 +47,19 @@ class Request:
     sent: int
 
 
-def refusal(error: HubError) -> Reply:
+def refusal(error: HubError, path: str) -> Reply:
     """The answer that says why not."""
     body = json.dumps({"error": error.message, **error.extra}).encode()
     headers = {"Content-Type": "application/json; charset=utf-8", **error.headers}
     headers["X-Error-Message"] = error.message.encode("ascii", "replace").decode().replace("\n", " ")
     if error.code:
         headers["X-Error-Code"] = error.code
+    elif error.status == 401 and error.message != BAD_TOKEN and REPO_ROUTE.match(path):
+        headers["X-Error-Code"] = "RepoNotFound"  # what the client concludes by itself where the address is https
     return Reply(error.status, body, headers)
 
 
-def failure(fault: Fault, call: Call, hub: Hub) -> Reply:
+def failure(fault: Fault, call: Call, hub: Hub, path: str) -> Reply:
     """The failing answer that a test asked for."""
     status = fault.status or 500
     code = fault.code or ("RepoNotFound" if status == 404 else None)
@@ -65,7 +69,7 @@ def failure(fault: Fault, call: Call, hub: Hub) -> Reply:
         error.extra["url"] = f"{hub.url}/{sent.get('organization') or 'me'}/{sent.get('name')}"
     if fault.retry_after is not None:
         error.headers["Retry-After"] = str(fault.retry_after)
-    return refusal(error)
+    return refusal(error, path)
 
 
 class Listener(ThreadingHTTPServer):
@@ -133,7 +137,7 @@ class Conversation(BaseHTTPRequestHandler):
         try:
             call, handler = match(self.command, self.path, self.headers)
         except HubError as error:
-            self._finish(Call(self.command, "*", "", "", "", "", {}, {}, body=self._body()), refusal(error))
+            self._finish(Call(self.command, "*", self.headers, body=self._body()), refusal(error, self.path))
             return
         hub.place(call)
         fault = hub.strike(call)
@@ -147,17 +151,17 @@ class Conversation(BaseHTTPRequestHandler):
         if fault is not None and call.route == "lfs_put":
             call.body = fault.change(call.body)
         if fault is not None and not fault.after and (fault.drop or fault.status):
-            reply = failure(fault, call, hub)
+            reply = failure(fault, call, hub, self.path)
         else:
             reply = self._work(call, handler)
         if fault is not None and fault.drop:
             self._hang_up(call)
             return
         if fault is not None and fault.status:
-            reply = failure(fault, call, hub)
+            reply = failure(fault, call, hub, self.path)
         elif fault is not None and call.route != "lfs_put":
             reply.body = fault.change(reply.body)
-        self._finish(call, reply, None if fault is None else fault.cut_download)
+        self._finish(call, reply, fault)
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
@@ -169,10 +173,10 @@ class Conversation(BaseHTTPRequestHandler):
                 call.account = hub.account(self.headers.get("Authorization"))
                 return handler(hub, call)
             except HubError as error:
-                return refusal(error)
+                return refusal(error, self.path)
             except Exception:
                 hub.errors.append(traceback.format_exc())
-                return refusal(HubError(500, "the test Hub itself failed"))
+                return refusal(HubError(500, "the test Hub itself failed"), self.path)
 
     def _announced(self) -> int | None:
         """The length of the body; None where it comes in chunks."""
@@ -206,8 +210,9 @@ class Conversation(BaseHTTPRequestHandler):
         authorized = "Authorization" in self.headers
         hub.record(Request(self.command, path, call.route, call.label, status, authorized, len(call.body), sent))
 
-    def _finish(self, call: Call, reply: Reply, cut: int | None = None) -> None:
+    def _finish(self, call: Call, reply: Reply, fault: Fault | None = None) -> None:
         """Send an answer, or the first bytes of it. It is on record before the client can know of it."""
+        cut = fault.cut_download if fault is not None else None
         body = b"" if self.command == "HEAD" else reply.body if cut is None else reply.body[:cut]
         self._record(call, reply.status, len(body))
         self.send_response(reply.status)
@@ -216,4 +221,8 @@ class Conversation(BaseHTTPRequestHandler):
         if cut is not None:
             self.close_connection = True
         self.end_headers()
-        self.wfile.write(body)
+        stall = fault.stall if fault is not None else None
+        if fault is not None and stall is not None:
+            self.wfile.write(body[:stall])
+            fault.hold(self.server.hub.closing)
+        self.wfile.write(body[stall or 0 :])

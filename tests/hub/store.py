@@ -17,6 +17,7 @@ from typing import Any
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LFS_SUFFIXES = (".safetensors", ".bin", ".parquet", ".npz", ".npy", ".png", ".pt", ".gz", ".zip")
 ATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
+BAD_TOKEN = "Invalid credentials in Authorization header"
 KINDS = ("model", "dataset", "space")
 
 

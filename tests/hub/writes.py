@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tests.hub.api import API, PAGE, REV, Call, Reply, answer, on, reader, stamp
+from tests.hub.calls import API, PAGE, REV, Call, Reply, answer, on, reader
 from tests.hub.cards import validate
+from tests.hub.reads import stamp
 from tests.hub.store import Account, Blob, HubError, PullRequest, Repo
 
 if TYPE_CHECKING:
