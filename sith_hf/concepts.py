@@ -21,7 +21,7 @@ from sith_hf.artifacts import Layout
 from sith_hf.display import plain
 from sith_hf.encoding import encode_texts, fill_template
 from sith_hf.errors import ArtifactError, InputError
-from sith_hf.fingerprint import tensor_sha256, texts_sha256
+from sith_hf.fingerprint import text_tower_sha256, texts_sha256
 
 MAX_CHARACTERS = 1000
 
@@ -58,7 +58,7 @@ class ConceptDictionary:
         template: the prompt that concepts are put into before encoding.
         embeddings: ``[M, P]`` float32, unit rows, not centred; None until encoded.
         encoder: the name of the model whose text tower encoded them.
-        encoder_sha256: the fingerprint of that model's text projection.
+        encoder_sha256: the fingerprint of that text tower.
         blank: how many blank lines the source had.
         duplicates: how many repeated concepts the source had.
     """
@@ -209,7 +209,7 @@ class ConceptDictionary:
             self,
             embeddings=encode_texts(model, tokenizer, self.texts, self.template, progress=progress),
             encoder=name,
-            encoder_sha256=tensor_sha256(model.text_projection.weight),
+            encoder_sha256=text_tower_sha256(model),
         )
 
     @cached_property

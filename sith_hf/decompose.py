@@ -118,6 +118,7 @@ def decompose(
             "dictionary_size": len(dictionary),
             "dictionary_sha256": dictionary.sha256,
             "encoder": dictionary.encoder,
+            "encoder_sha256": dictionary.encoder_sha256,
             "template": dictionary.template,
         },
     )

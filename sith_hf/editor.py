@@ -20,7 +20,7 @@ from sith_hf.edits import EditSpec
 from sith_hf.encoding import encode_texts
 from sith_hf.errors import InputError
 from sith_hf.explanation import Match
-from sith_hf.fingerprint import tensor_sha256
+from sith_hf.fingerprint import text_tower_sha256
 from sith_hf.gains import THRESHOLD, Gains, by_concepts, by_name
 from sith_hf.loading import LoadedModel, load_model
 from sith_hf.pursuit import Pursuit
@@ -117,6 +117,10 @@ class SithEditor:
         candidates = [item for item in (self.companion, self.loaded) if item is not None]
         return next((item for item in candidates if hasattr(item.model, "text_projection")), None)
 
+    @cached_property
+    def _text_sha256(self) -> str:
+        return text_tower_sha256(self.text.model)
+
     @property
     def decomposition(self) -> Decomposition:
         """The latest decomposition. Raises InputError when there is none yet."""
@@ -144,7 +148,7 @@ class SithEditor:
         if self._text is None:
             # A tower with its own projection needs no text tower once the dictionary is encoded.
             return concepts
-        if concepts.encoder_sha256 != tensor_sha256(self.text.model.text_projection.weight):
+        if concepts.encoder_sha256 != self._text_sha256:
             raise InputError(
                 f"the dictionary was encoded by {concepts.encoder}, not by {self.text.name}: "
                 "make it from its texts again, and this model will encode it"
@@ -196,7 +200,13 @@ class SithEditor:
             try:
                 found[concept] = decomposition.embedding_of(concept)
             except InputError:
-                template = decomposition.settings.get("template")
+                settings = decomposition.settings
+                if settings.get("encoder_sha256") != self._text_sha256:
+                    raise InputError(
+                        f"no explanation has the concept {concept!r}, and {self.text.name} cannot encode it for this "
+                        f"decomposition, whose dictionary was encoded by {settings.get('encoder')}"
+                    ) from None
+                template = settings.get("template")
                 found[concept] = encode_texts(self.text.model, self.text.tokenizer, [concept], template)[0]
         return found
 

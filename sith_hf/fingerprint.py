@@ -26,11 +26,18 @@ def tensor_sha256(tensor: Tensor) -> str:
 
 
 def texts_sha256(texts: Sequence[str]) -> str:
-    """The sha256 of a sequence of texts in order, each ended by a zero byte."""
+    """The sha256 of a sequence of texts in order, each with its length before it."""
     digest = hashlib.sha256()
     for text in texts:
-        digest.update(text.encode("utf-8") + b"\0")
+        encoded = text.encode("utf-8")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()
+
+
+def text_tower_sha256(model: Any) -> str:
+    """The sha256 of the text tower and text projection of a ``CLIPModel``: what encodes a dictionary."""
+    weights = {**model.text_model.state_dict(), "projection": model.text_projection.weight}
+    return texts_sha256([part for name in sorted(weights) for part in (name, tensor_sha256(weights[name]))])
 
 
 @dataclass(frozen=True)

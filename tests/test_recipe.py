@@ -56,7 +56,7 @@ def test_what_is_wrong_is_refused_by_name(text: str, part: str) -> None:
 
 
 def test_missing_recipes_are_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(InputError, match="there are: .*demo"):
+    with pytest.raises(InputError, match=r"there are: .*demo"):
         Recipe.shipped("demos")
     with pytest.raises(InputError, match="could not be read"):
         Recipe.from_file(tmp_path / "none.yaml")
@@ -67,7 +67,7 @@ def test_missing_recipes_are_refused(tmp_path) -> None:  # type: ignore[no-untyp
 
 def test_choosing_by_recipe_equals_choosing_by_hand(tmp_path) -> None:  # type: ignore[no-untyped-def]
     editor = SithEditor.from_pretrained(save_clip(tmp_path / "base"))
-    editor.decompose(ConceptDictionary.from_texts("red green blue sea sand dog cat bird boat car".split()))
+    editor.decompose(ConceptDictionary.from_texts(["red", "green", "blue", "sea", "dog", "boat", "car"]))
     text = "title: t\nedits:\n  - {concepts: [red], threshold: 0.3}\n  - {concepts: [dog], gain: 2.0, threshold: 0.3}\n"
     chosen = Recipe.from_text(text, "here").choose(editor).spec
     by_hand = editor.suppress("red", threshold=0.3).amplify("dog", gain=2.0, threshold=0.3).spec
