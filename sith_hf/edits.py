@@ -16,6 +16,8 @@ from sith_hf.artifacts import Layout
 from sith_hf.display import plain
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from sith_hf.fingerprint import BaseRef
+from sith_hf.origin import Origin
+from sith_hf.rank_one import LayerChange, layer_change
 from sith_hf.towers import tensor_key
 
 LAYOUT = Layout(
@@ -31,21 +33,16 @@ LAYOUT = Layout(
         "row": (torch.float32, "N d"),
         "constant": (torch.float32, "N"),
     },
-    data={"base": dict, "settings": dict, "labels": list, "reverts": bool, "edited_sha256": dict, "libraries": dict},
+    data={
+        "base": dict,
+        "settings": dict,
+        "labels": list,
+        "origin": (dict, type(None)),
+        "reverts": bool,
+        "edited_sha256": dict,
+        "libraries": dict,
+    },
 )
-
-
-@dataclass(frozen=True, eq=False)
-class LayerChange:
-    """What a spec adds to the tensors of one layer.
-
-    Attributes:
-        heads: head number to the change of its columns of ``out_proj.weight``, ``[D, d]`` float64.
-        bias: the change of ``out_proj.bias``, ``[D]`` float64.
-    """
-
-    heads: Mapping[int, Tensor]
-    bias: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +67,7 @@ class EditSpec:
         base: the weights that the edit was made for.
         settings: fold and centre, as the decomposition had them.
         reverts: whether this spec takes the edit away.
+        origin: why each vector was chosen, where that is known.
         edited_sha256: fingerprints of the changed tensors after the edit, where it is known that it was written.
     """
 
@@ -84,6 +82,7 @@ class EditSpec:
     base: BaseRef
     settings: Mapping[str, Any]
     reverts: bool = False
+    origin: Origin | None = None
     edited_sha256: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -120,14 +119,8 @@ class EditSpec:
         result = {}
         for layer in self.layers:
             here = self.layer == layer
-            write, heads = self.write[here].double(), self.head[here]
-            scaled = amount[here].unsqueeze(-1) * write
-            result[layer] = LayerChange(
-                heads={
-                    head: scaled[heads == head].T @ self.row[here][heads == head].double()
-                    for head in sorted(set(heads.tolist()))
-                },
-                bias=-(scaled * self.constant[here].double().unsqueeze(-1)).sum(dim=0),
+            result[layer] = layer_change(
+                amount[here], self.head[here], self.write[here], self.row[here], self.constant[here]
             )
         return result
 
@@ -145,19 +138,13 @@ class EditSpec:
         Raises:
             BaseMismatch: the tensors have another shape than the spec was made for.
         """
-        size, head_size = self.write.shape[1], self.row.shape[1]
+        size = self.write.shape[1]
         if weight.shape != (size, size) or bias.shape != (size,):
             raise BaseMismatch(
                 f"the edit is for width {size}; out_proj of layer {layer} has shape {list(weight.shape)}"
             )
         change = self.changes().get(layer)
-        if change is None:
-            return weight.clone(), bias.clone()
-        new_weight = weight.clone()
-        for head, delta in change.heads.items():
-            columns = slice(head * head_size, (head + 1) * head_size)
-            new_weight[:, columns] = (weight[:, columns].double() + delta.to(weight.device)).to(weight.dtype)
-        return new_weight, (bias.double() + change.bias.to(bias.device)).to(bias.dtype)
+        return (weight.clone(), bias.clone()) if change is None else change.added_to(weight, bias)
 
     def inverse(self) -> EditSpec:
         """The revert: what this spec adds, it subtracts. ``spec.compose(spec.inverse())`` is empty."""
@@ -198,6 +185,9 @@ class EditSpec:
             for name in LAYOUT.tensors
             if name != "gain"
         }
+        origin = None
+        if self.origin is not None and other.origin is not None:
+            origin = self.origin.join(other.origin.select(rest.tolist()))
         return build_spec(
             **merged,
             gain=torch.cat([gains, others]),
@@ -205,6 +195,7 @@ class EditSpec:
             base=BaseRef(self.base.name, self.base.revision, {**self.base.sha256, **other.base.sha256}),
             settings=self.settings,
             reverts=self.reverts,
+            origin=origin,
         )
 
     def __mul__(self, strength: float) -> EditSpec:
@@ -222,7 +213,14 @@ class EditSpec:
         fields = {name: getattr(self, name) for name in LAYOUT.tensors}
         # Not 1 + strength * (gain - 1), whose rounding would change gains at strength 1.
         fields["gain"] = torch.lerp(torch.ones_like(self.gain), self.gain, amount)
-        return build_spec(**fields, labels=self.labels, base=self.base, settings=self.settings, reverts=self.reverts)
+        return build_spec(
+            **fields,
+            labels=self.labels,
+            base=self.base,
+            settings=self.settings,
+            reverts=self.reverts,
+            origin=self.origin,
+        )
 
     __rmul__ = __mul__
 
@@ -252,6 +250,7 @@ class EditSpec:
             "base": self.base.to_json(),
             "settings": dict(self.settings),
             "labels": list(self.labels),
+            "origin": None if self.origin is None else self.origin.to_json(),
             "reverts": self.reverts,
             "edited_sha256": dict(self.edited_sha256 or {}),
             "libraries": artifacts.library_versions(),
@@ -278,12 +277,15 @@ class EditSpec:
         artifacts.require(unit, path, "a write direction is not of unit length")
         try:
             base = BaseRef.from_json(data["base"])
+            origin = None if data["origin"] is None else Origin.from_json(data["origin"])
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from None
         touched = {tensor_key(n, part) for n in tensors["layer"].tolist() for part in ("out_weight", "out_bias")}
         artifacts.require(touched <= set(base.sha256), path, "a tensor that the edit changes has no fingerprint")
         after = data["edited_sha256"].values()
         artifacts.require(all(isinstance(v, str) for v in after), path, "its metadata has no valid 'edited_sha256'")
+        fitting = origin is None or len(origin.reasons) == len(labels)
+        artifacts.require(fitting, path, "the record of why vectors were chosen does not fit the terms")
         fields: dict[str, Any] = dict(tensors)
         spec = cls(
             **fields,
@@ -291,6 +293,7 @@ class EditSpec:
             base=base,
             settings=data["settings"],
             reverts=data["reverts"],
+            origin=origin,
             edited_sha256=data["edited_sha256"] or None,
         )
         artifacts.require(spec.keys == sorted(set(spec.keys)), path, "its terms are not sorted, each occurring once")
@@ -304,13 +307,14 @@ def build_spec(
     base: BaseRef,
     settings: Mapping[str, Any],
     reverts: bool = False,
+    origin: Origin | None = None,
     **tensors: Tensor,
 ) -> EditSpec:
     """An EditSpec in its normal form: terms sorted, those with a gain of 1 left out.
 
     Args:
         gain, tensors: the fields of EditSpec, in any order of terms.
-        labels, base, settings, reverts: likewise.
+        labels, base, settings, reverts, origin: likewise.
 
     Raises:
         InputError: a gain that is not finite, or a vector that is named twice.
@@ -325,6 +329,7 @@ def build_spec(
         gain=gain[index],
         **fields,
         labels=tuple(labels[i] for i in order),
+        origin=None if origin is None else origin.select(order),
         base=base,
         settings=settings,
         reverts=reverts,

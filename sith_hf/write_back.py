@@ -9,6 +9,7 @@ from sith_hf.edits import EditSpec, build_spec
 from sith_hf.errors import InputError
 from sith_hf.fingerprint import BaseRef
 from sith_hf.gains import Gains, check_gain
+from sith_hf.origin import Origin
 from sith_hf.towers import VisionTower
 
 
@@ -36,7 +37,7 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
     keys = sorted(gains.gain)
     write, row = torch.zeros(len(keys), size), torch.zeros(len(keys), head_size)
     constant = torch.zeros(len(keys))
-    labels = []
+    explained = []
     factors = {n: tower.layers[n].factors(tower.num_heads, fold=fold, centre=centre) for n in numbers}
     for i, (layer, head, vector) in enumerate(keys):
         check_gain(gains.gain[layer, head, vector])
@@ -45,7 +46,7 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
         term = direction.double() @ factors[layer].write[head].cpu()
         write[i], row[i] = direction, term
         constant[i] = term @ factors[layer].constant[head].cpu()
-        labels.append(" | ".join(f"{p.pole} {', '.join(text for text, _ in p.concepts)}" for p in poles))
+        explained.append(tuple(poles))
     return build_spec(
         layer=torch.tensor([k[0] for k in keys], dtype=torch.int64),
         head=torch.tensor([k[1] for k in keys], dtype=torch.int64),
@@ -54,7 +55,10 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
         write=write,
         row=row,
         constant=constant,
-        labels=labels,
+        labels=[
+            " | ".join(f"{p.pole} {', '.join(text for text, _ in p.concepts)}" for p in poles) for poles in explained
+        ],
+        origin=Origin(tuple(explained), tuple(gains.reason.get(key, "") for key in keys), dict(decomposition.settings)),
         base=BaseRef(decomposition.base.name, decomposition.base.revision, sha256),
         settings={"fold": fold, "centre": centre},
     )

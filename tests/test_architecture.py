@@ -18,7 +18,10 @@ ROOT = Path(sith_hf.__file__).parent
 ORDER = [
     "errors",
     "display",
+    "templates",
     "explanation",
+    "origin",
+    "rank_one",
     "artifacts",
     "fingerprint",
     "svd",

@@ -17,7 +17,7 @@ from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.fingerprint import BaseRef
 from sith_hf.gains import THRESHOLD, Gains, by_concepts, by_name, check_gain
 from sith_hf.write_back import make_spec
-from tests.made import tiny_concepts, tiny_editor
+from tests.made import WORDS, tiny_concepts, tiny_editor
 
 LAYERS, HEADS, SIZE, WIDTH = 3, 4, 8, 32
 NOT_GAINS = [math.nan, math.inf, -math.inf, True, False, None, "0", 10**400, torch.tensor(1.0), 1j, [0]]
@@ -625,3 +625,22 @@ def test_a_base_goes_through_json():
     base = BaseRef("x", None, {"b": "1", "a": "2"})
     assert BaseRef.from_json(json.loads(json.dumps(base.to_json()))) == base
     assert base.only(["a", "c"]).sha256 == {"a": "2"}
+
+
+def test_origin_travels_with_the_terms(tmp_path):
+    """What the decomposition said of a vector stays beside it through normal form, scaling, composing and saving."""
+    editor = tiny_editor(tmp_path)
+    editor.decompose(tiny_concepts())
+    spec = editor.suppress(WORDS[0], threshold=0.2).vectors(2.0, layers=[-1], heads=[0]).spec
+    assert spec.origin is not None
+    for key, poles, label in zip(spec.keys, spec.origin.explanations, spec.labels, strict=True):
+        assert {(pole.layer, pole.head, pole.vector) for pole in poles} == {key}
+        assert poles == tuple(editor.decomposition.explain(*key, pole) for pole in editor.decomposition.poles)
+        assert all(text in label for pole in poles for text, _ in pole.concepts)
+    assert (spec * 0.5).origin == spec.origin
+    spec.save_pretrained(tmp_path)
+    assert EditSpec.from_pretrained(tmp_path).origin == spec.origin
+    first, last = (editor.edit().vectors(0.0, layers=[layer]).spec for layer in (0, -1))
+    joined = last.compose(first)
+    assert joined.origin == first.origin.join(last.origin)
+    assert joined.origin != last.origin.join(first.origin)

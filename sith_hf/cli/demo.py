@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -42,4 +45,6 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
             }
         )
     else:
-        click.echo(tell(result, seed))
+        # Run by make, the command is not on the PATH: what is printed to try next must work as it stands.
+        command = "sith-hf" if shutil.which("sith-hf") else os.path.relpath(sys.argv[0])
+        click.echo(tell(result, seed, command))

@@ -9,8 +9,14 @@ from sith_hf.explanation import concepts_text
 VECTORS = 1
 
 
-def tell(result: DemoResult, seed: int) -> str:
-    """What each head speaks of, what was edited, the measures before and after, and what to try next."""
+def tell(result: DemoResult, seed: int, command: str = "sith-hf") -> str:
+    """What each head speaks of, what was edited, the measures before and after, and what to try next.
+
+    Args:
+        result: of :func:`sith_hf.demo.run.run_demo`.
+        seed: of the pictures that it measured on.
+        command: how to call sith-hf from here.
+    """
     decomposition, spec, base, edited = result.decomposition, result.spec, result.base, result.edited
     gains = dict(zip(spec.keys, spec.gain.tolist(), strict=True))
     themes: list[list[object]] = []
@@ -38,16 +44,16 @@ def tell(result: DemoResult, seed: int) -> str:
                 "What each head speaks of: the strongest singular vector of each",
             ),
             f"Edited: {len(spec)} of {decomposition.singular_values.numel()} singular vectors, layers {spec.layers}; "
-            f"all of them: sith-hf show {folder / 'spec'}",
+            f"all of them: {command} show {folder / 'spec'}",
             "",
             table(["accuracy in %", "base", "edited", "change"], rows, f"Zero-shot, before and after (seed {seed})"),
             f"The groups as a picture: {folder / 'groups.png'}",
             f"The edited checkpoint, an ordinary one: {folder / 'edited'}",
             "",
             "Next:",
-            f"  sith-hf find {folder / 'decomposition'} sea",
-            f"  sith-hf verify {folder / 'edited'}",
-            f"  sith-hf revert {folder / 'edited'} -o {folder / 'reverted'}",
+            f"  {command} find {folder / 'decomposition'} sea",
+            f"  {command} verify {folder / 'edited'}",
+            f"  {command} revert {folder / 'edited'} -o {folder / 'reverted'}",
         ]
     )
 
