@@ -2,16 +2,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+COMPAT := .venv-compat
 # The tests never leave this machine.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test test-compat lint format bench clean
 
 demo: $(VENV)/ready
 	$(OFFLINE) $(BIN)/sith-hf demo
 
 test: $(VENV)/ready
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+# Do checkpoints that we write load in the transformers before the one that wrote them? Not part of `make test`.
+test-compat: $(VENV)/ready $(COMPAT)/ready
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m tests.compat $(COMPAT)/bin/python
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -34,5 +39,13 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+$(COMPAT)/ready: constraints.txt
+	$(PYTHON) -m venv $(COMPAT)
+	grep -E '^(torch|numpy)==' constraints.txt > $(COMPAT)/constraints.txt
+	$(COMPAT)/bin/pip install --quiet --disable-pip-version-check -c $(COMPAT)/constraints.txt torch
+	$(COMPAT)/bin/pip install --quiet --disable-pip-version-check -c $(COMPAT)/constraints.txt \
+		"transformers>=4.57,<4.58" numpy pillow safetensors
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(COMPAT) build dist *.egg-info

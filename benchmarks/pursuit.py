@@ -77,7 +77,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(args.seed)
     atoms = torch.nn.functional.normalize(torch.randn(args.atoms, args.width, generator=generator), dim=1)
     x = torch.nn.functional.normalize(torch.randn(args.vectors, args.width, generator=generator), dim=1)
-    pursuit = Pursuit(sparsity=args.sparsity, coherence=args.coherence)
+    pursuit = Pursuit(sparsity=args.sparsity, coherence_weight=args.coherence)
     contenders: dict[str, Callable[[], object]] = {
         "ours": lambda: pursuit(x, atoms),
         "bare, whole": lambda: bare_whole(x, atoms, args.sparsity),

@@ -2,56 +2,134 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from sith_hf.checkpoint import touched_keys
 from sith_hf.edits import EditSpec
-from sith_hf.errors import InputError
+from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
 from sith_hf.fingerprint import tensor_sha256
+from sith_hf.offload import loader
 from sith_hf.towers import tensor_key
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @contextmanager
 def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
     """Edit the tower of ``model`` in place, and put every byte back on leaving, exceptions included.
 
+    Parameters stay the same objects at the same addresses. What ``accelerate`` offloaded, to memory or to disk, is
+    edited in the map that it is loaded from. Gradients are for use inside the block: autograd refuses to go back
+    through a weight that has changed since.
+
     Args:
-        model: a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel``.
+        model: a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel``, on any device, in any float
+            dtype to which its checkpoint's values can be cast exactly; compiled or in ``DataParallel`` likewise.
         spec: an edit of this model.
 
     Yields:
-        the same model object, edited.
+        the same model object, edited with the bytes that :func:`sith_hf.checkpoint.save_edited` writes.
 
     Raises:
         BaseMismatch: the model's tensors are not the ones that the edit was made for.
-        InputError: the spec takes an edit away.
+        UnsupportedModel: no CLIP vision tower.
+        InputError: the spec takes an edit away, overflows the dtype, or meets weights that cannot be changed in
+            place: quantized, sharded, shared between layers, or not in memory.
     """
     if spec.reverts:
         raise InputError("this spec takes an edit away; apply the edit itself")
-    layers = getattr(model, "vision_model", model).encoder.layers
-    found = {}
-    for number in spec.layers:
-        if number < len(layers):
-            projection = layers[number].self_attn.out_proj
-            found[tensor_key(number, "out_weight")] = tensor_sha256(projection.weight)
-            found[tensor_key(number, "out_bias")] = tensor_sha256(projection.bias)
-    written = {tensor_key(number, part) for number in spec.layers for part in ("out_weight", "out_bias")}
-    spec.base.only(written).check(found, "this model")
-
-    saved = []
+    if not touched_keys(spec) <= set(spec.base.sha256):
+        raise BaseMismatch("the edit does not say what weights it was made for; make it again")
+    root = _unwrapped(model)
+    stem = "vision_model." if hasattr(root, "vision_model") else ""
     try:
+        count = len(root.get_submodule(f"{stem}encoder.layers"))
+        places = {
+            tensor_key(number, f"out_{part}"): _find(root, f"{stem}encoder.layers.{number}.self_attn.out_proj", part)
+            for number in spec.layers
+            if number < count
+            for part in ("weight", "bias")
+        }
+    except (AttributeError, TypeError):
+        raise UnsupportedModel(f"a {type(root).__name__} has no CLIP vision tower of its own; give its tower") from None
+    base = {key: place.read() for key, place in places.items()}
+    dtype = next(root.parameters()).dtype
+    where = f"this model, loaded as {dtype} (it must be the checkpoint's own dtype, or a wider one)"
+    spec.base.only(touched_keys(spec)).check({key: tensor_sha256(tensor) for key, tensor in base.items()}, where)
+
+    with ExitStack() as undo:
         for number in spec.layers:
-            projection = layers[number].self_attn.out_proj
-            weight, bias = spec.apply(number, projection.weight.detach(), projection.bias.detach())
-            for parameter, new in ((projection.weight, weight), (projection.bias, bias)):
-                saved.append((parameter, parameter.detach().clone()))
-                with torch.no_grad():
-                    parameter.copy_(new)
+            keys = tensor_key(number, "out_weight"), tensor_key(number, "out_bias")
+            for key, new in zip(keys, spec.apply(number, *(base[key] for key in keys)), strict=True):
+                if not torch.isfinite(new).all():
+                    raise InputError(f"{key} would overflow {new.dtype}: use smaller gains, or a float32 model")
+                places[key].write(new, undo)
         yield model
-    finally:
-        for parameter, old in saved:
-            with torch.no_grad():
-                parameter.copy_(old)
+
+
+def _unwrapped(model: Any) -> Any:
+    """The model inside what torch.compile, DataParallel and their like put around it."""
+    while isinstance(inner := getattr(model, "_orig_mod", getattr(model, "module", None)), torch.nn.Module):
+        model = inner
+    return model
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor of a model is kept.
+
+    Attributes:
+        parameter: the model's parameter.
+        hook: what loads it before it is used, from its ``weights_map``; None where the parameter holds the values.
+        name: its name in that map.
+    """
+
+    parameter: Tensor
+    hook: Any | None
+    name: str
+
+    def read(self) -> Tensor:
+        """The values, in CPU memory: on every device the sums are then rounded as they are in a checkpoint."""
+        tensor: Tensor = self.parameter if self.hook is None else self.hook.weights_map[self.name]
+        return tensor.detach().cpu()
+
+    def write(self, new: Tensor, undo: ExitStack) -> None:
+        """Put ``new`` there; ``undo`` learns first how to put the old bytes back."""
+        if self.hook is None:
+            undo.callback(_copy, self.parameter, self.parameter.detach().clone())
+            _copy(self.parameter, new)
+        else:
+            undo.callback(setattr, self.hook, "weights_map", self.hook.weights_map)
+            self.hook.weights_map = ChainMap({self.name: new}, self.hook.weights_map)
+
+
+def _copy(parameter: Tensor, values: Tensor) -> None:
+    # A model that was made in inference mode can be written to in that mode only.
+    with torch.inference_mode(parameter.is_inference()), torch.no_grad():
+        parameter.copy_(values)
+
+
+def _find(root: Any, path: str, name: str) -> _Place:
+    """The place of the parameter ``name`` of the module at ``path``."""
+    parameter = getattr(root.get_submodule(path), name)
+    if not isinstance(parameter, torch.nn.Parameter) or not _plain(parameter) or parameter.dtype not in _FLOATS:
+        kind = f"{type(parameter).__name__} of {getattr(parameter, 'dtype', 'no dtype')}"
+        raise InputError(f"{path}.{name} is a {kind}, not a plain float parameter: load the model whole, not quantized")
+    if not parameter.is_meta:
+        everywhere = [p for module in root.modules() for p in module.parameters(recurse=False)]
+        if sum(_plain(p) and p.data_ptr() == parameter.data_ptr() for p in everywhere) > 1:
+            raise InputError(f"{path}.{name} is shared with another layer, which the edit would change too")
+        return _Place(parameter, None, name)
+    return _Place(parameter, *loader(root, f"{path}.{name}"))
+
+
+def _plain(tensor: Tensor) -> bool:
+    # Quantized and sharded parameters are subclasses, with values that are not entries of the matrix.
+    return type(tensor.data) is Tensor

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sith_hf.errors import ArtifactError, InputError, OutputError
+from sith_hf.errors import ArtifactError, HubError, InputError, OutputError, SithError
+from sith_hf.pull import fetch_file, is_repo_id
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Layout:
         tensors: name to (dtype, shape). A shape is a string of axis names, such as ``"N D"``; the same name
             means the same size throughout the file, and a number means just that size.
         data: the keys that the JSON object must have, with their types.
+        repo_type: the kind of Hub repository that it is published in.
     """
 
     format: str
@@ -46,6 +46,7 @@ class Layout:
     filename: str
     tensors: Mapping[str, tuple[torch.dtype, str]]
     data: Mapping[str, type | tuple[type, ...]]
+    repo_type: str = "model"
 
 
 def text_tensors(texts: Sequence[str]) -> dict[str, Tensor]:
@@ -113,14 +114,46 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fchmod(file.fileno(), 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary, made = None, False
-    except OSError as error:
-        raise OutputError(f"{path} could not be written ({error.strerror or error}); nothing was left there") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} could not be written ({reason}); nothing was left there") from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         if made:
             with suppress(OSError):
                 path.parent.rmdir()
+
+
+@contextmanager
+def staged(folder: str | Path) -> Iterator[Path]:
+    """A folder to write files into, which move into ``folder`` together when the block ends well, or not at all.
+
+    Raises:
+        OutputError: a file could not be written or moved.
+    """
+    target = Path(folder)
+    made = False
+    try:
+        made = not target.exists()
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=".sith-hf.", suffix=".partial") as temporary:
+            yield Path(temporary)
+            for path in sorted(p for p in Path(temporary).rglob("*") if p.is_file()):
+                final = target / path.relative_to(temporary)
+                final.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, final)
+        made = False
+    except (OSError, ValueError) as error:
+        # What is wrong with the block's own input is not about this folder.
+        if isinstance(error, SithError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{target} could not be written ({reason}); nothing was changed there") from error
+    finally:
+        if made:
+            with suppress(OSError):
+                target.rmdir()
 
 
 def _umask() -> int:
@@ -134,33 +167,40 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in ("sith-hf", "torch", "transformers")}
 
 
-def find_artifact(name_or_path: str | Path, layout: Layout, revision: str | None = None) -> Path:
+def find_artifact(
+    name_or_path: str | Path, layout: Layout, revision: str | None = None, token: str | None = None
+) -> Path:
     """Where the file is: in a folder, given itself, or in a Hub repository (then it is downloaded).
 
+    Args:
+        name_or_path: the folder, file or repository.
+        layout: what is looked for.
+        revision: branch, tag or commit of a repository.
+        token: for a repository; the usual places when None.
+
     Raises:
-        ArtifactError: it is in neither place.
+        ArtifactError: it is in none of these places, or the Hub could not be asked.
     """
     path = Path(name_or_path)
+    # An edited checkpoint keeps its spec in the folder sith/.
+    places = (layout.filename, f"sith/{layout.filename}")
     try:
         if path.is_file():
             return path
         if path.is_dir():
-            # An edited checkpoint keeps its spec in the folder sith/.
-            for candidate in (path / layout.filename, path / "sith" / layout.filename):
-                if candidate.is_file():
-                    return candidate
+            for place in places:
+                if (path / place).is_file():
+                    return path / place
             raise ArtifactError(f"{path} holds no {layout.filename}; give a folder that save_pretrained wrote")
     except OSError as error:
         raise ArtifactError(f"{path} could not be looked up ({error.strerror})") from None
+    if not is_repo_id(str(name_or_path)):
+        raise ArtifactError(f"{path}: no such file or folder (and not the id of a Hub repository)")
     try:
-        return Path(hf_hub_download(str(name_or_path), layout.filename, revision=revision))
-    except HFValidationError:
-        raise ArtifactError(f"{path}: no such file or folder (and not the id of a Hub repository)") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ArtifactError(
-            f"{name_or_path}: not a local folder, and {layout.filename} could not be fetched from the Hub ({reason})"
-        ) from None
+        types = (layout.repo_type, *(kind for kind in ("model", "dataset") if kind != layout.repo_type))
+        return fetch_file(str(name_or_path), places, repo_types=types, revision=revision, token=token)
+    except HubError as error:
+        raise ArtifactError(f"{name_or_path}: not a local folder, and {error}") from None
 
 
 def read_artifact(path: Path, layout: Layout) -> tuple[dict[str, Tensor], dict[str, Any]]:

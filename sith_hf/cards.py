@@ -1,11 +1,239 @@
-"""Model cards of edited checkpoints."""
+"""Cards: what a repository on the Hub says of an edit, a decomposition or a dictionary (README.md)."""
 
 from __future__ import annotations
 
-from sith_hf.edits import EditSpec
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
+
+from sith_hf import artifacts, card_facts
+from sith_hf.card_code import executed_parts
+from sith_hf.concepts import ConceptDictionary
+from sith_hf.decomposition import Decomposition
+from sith_hf.edit_map import edit_map
+from sith_hf.edits import LAYOUT, EditSpec
+from sith_hf.errors import InputError
 from sith_hf.templates import render
+
+TAGS = ["sith-hf", "clip", "model-editing"]
+
+# The pipeline of transformers that works with each architecture.
+PIPELINES: Mapping[str, str] = {
+    "CLIPModel": "zero-shot-image-classification",
+    "CLIPVisionModel": "image-feature-extraction",
+    "CLIPVisionModelWithProjection": "image-feature-extraction",
+}
+
+# Where the picture lies in the repository of an edited checkpoint, and of an edit alone.
+MAP_FILE = "sith/edit_map.png"
+DATA_FILE = "data/train.parquet"
 
 
 def edited_card(spec: EditSpec) -> str:
     """A short account of an edit in Markdown: what was changed, and how to check and revert it."""
-    return render("edited_checkpoint.md.j2", spec=spec, rows=spec.rows())
+    return render("edited_checkpoint.md.j2", spec=spec, rows=spec.rows(), base=card_facts.base_name(spec.base))
+
+
+def model_card(
+    folder: Path,
+    spec: EditSpec,
+    *,
+    repo_id: str,
+    base_card: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    recipe: str | None = None,
+    base_id: str | None = None,
+) -> str:
+    """The README.md of an edited checkpoint: metadata of the Hub, and an account for people.
+
+    The code in it is run on ``folder`` while the card is made (see :func:`sith_hf.card_code.executed_parts`): one
+    process, offline, a few seconds, and a copy of the checkpoint in a temporary folder. The same arguments give the
+    same bytes. The picture that it shows is :func:`sith_hf.edit_map.edit_map`, at ``MAP_FILE``.
+
+    Args:
+        folder: what :func:`sith_hf.checkpoint.save_edited` wrote.
+        spec: the edit in it.
+        repo_id: the repository that the card is for.
+        base_card: the metadata of the base's card, which the license and languages are taken from.
+        evaluation: measured results, as :func:`sith_hf.card_facts.results` describes; None where none were measured.
+        recipe: the recipe that the edit was made by, in full.
+        base_id: the Hub id of the base, where it is known and the edit was made from a folder.
+
+    Raises:
+        InputError: no edited checkpoint there, or another edit; an id or an evaluation that is none; or a
+            checkpoint on which the card's code does not run.
+    """
+    repo_id, folder = _checked(repo_id), Path(folder)
+    base_id = card_facts.hub_base(spec.base) or (None if base_id is None else _checked(base_id))
+    architecture, _ = card_facts.config_of(folder)
+    path = folder / "sith" / LAYOUT.filename
+    recorded, (_, data) = EditSpec.from_pretrained(path), artifacts.read_artifact(path, LAYOUT)
+    if recorded != spec:
+        raise InputError(f"{folder} holds another edit than the card is to describe; save the checkpoint again")
+    measured = {part: card_facts.results(evaluation, part) for part in ("results", "collateral")}
+    parts = executed_parts(architecture, folder, repo_id, spec.base, base_id)
+    body = render(
+        "model_card.md.j2",
+        **_about(spec, repo_id, base_id),
+        architecture=architecture,
+        map_file=MAP_FILE,
+        measured=measured,
+        evaluated=evaluation is not None and any(measured.values()),
+        parts=parts,
+        recipe=recipe,
+        after=recorded.edited_sha256 or {},
+        versions=data["libraries"],
+        edited_before=(folder / "sith" / "base" / LAYOUT.filename).is_file(),
+    )
+    metadata = ModelCardData(
+        **card_facts.inherited(base_card),
+        library_name="transformers",
+        pipeline_tag=PIPELINES[architecture],
+        tags=list(TAGS),
+        base_model=base_id,
+        base_model_relation=None if base_id is None else "finetune",
+        **_model_index(repo_id, PIPELINES[architecture], [*measured["results"], *measured["collateral"]]),
+    )
+    return _assembled(ModelCard, metadata, body)
+
+
+def picture(folder: Path, spec: EditSpec) -> bytes:
+    """The PNG that :func:`model_card` shows, for ``MAP_FILE`` of the repository. Raises InputError as it does."""
+    _, layers = card_facts.config_of(Path(folder))
+    return edit_map(spec, layers, card_facts.number_of_heads(spec))
+
+
+def spec_card(spec: EditSpec, *, repo_id: str) -> str:
+    """The README.md of an edit that is published alone, as a model repository.
+
+    Raises:
+        InputError: ``repo_id`` is none.
+    """
+    repo_id = _checked(repo_id)
+    base_id = card_facts.hub_base(spec.base)
+    body = render("edit_spec.md.j2", **_about(spec, repo_id, base_id), versions=artifacts.library_versions())
+    metadata = ModelCardData(library_name="sith-hf", tags=[*TAGS, "edit-spec"], base_model=base_id)
+    return _assembled(ModelCard, metadata, body)
+
+
+def decomposition_card(decomposition: Decomposition, *, repo_id: str) -> str:
+    """The README.md of a decomposition published as a dataset, its rows in ``DATA_FILE``.
+
+    Raises:
+        InputError: ``repo_id`` is none.
+    """
+    repo_id = _checked(repo_id)
+    _, heads, rank = decomposition.singular_values.shape
+    body = render(
+        "decomposition.md.j2",
+        repo_id=repo_id,
+        code_id=f'"{repo_id}"',
+        data_file=DATA_FILE,
+        base=decomposition.base,
+        base_name=card_facts.base_name(decomposition.base),
+        pinned=card_facts.hub_base(decomposition.base) is not None,
+        layers=list(decomposition.layers),
+        heads=heads,
+        rank=rank,
+        poles=decomposition.poles,
+        rows=len(decomposition.layers) * heads * rank * len(decomposition.poles),
+        concepts=len(decomposition.texts),
+        fidelity=float(decomposition.fidelity.mean()),
+        settings=card_facts.setting_rows(decomposition.settings),
+        strongest=[decomposition.explain(n, 0, 0, p) for n in decomposition.layers[-1:] for p in decomposition.poles],
+        versions=artifacts.library_versions(),
+    )
+    return _assembled(DatasetCard, _dataset_metadata(f"Singular vectors of {repo_id}", "explanations"), body)
+
+
+def dictionary_card(dictionary: ConceptDictionary, *, repo_id: str) -> str:
+    """The README.md of a concept dictionary published as a dataset, its rows in ``DATA_FILE``.
+
+    Raises:
+        InputError: ``repo_id`` is none.
+    """
+    repo_id = _checked(repo_id)
+    encoder = dictionary.encoder
+    body = render(
+        "dictionary.md.j2",
+        repo_id=repo_id,
+        code_id=f'"{repo_id}"',
+        data_file=DATA_FILE,
+        dictionary=dictionary,
+        encoder=None
+        if encoder is None
+        else encoder
+        if card_facts.repo_name(encoder)
+        else card_facts.shown_name(encoder),
+        size=None if dictionary.embeddings is None else dictionary.embeddings.shape[1],
+        sample=dictionary.texts[:: max(1, len(dictionary) // 20)][:20],
+        categories=sorted(set(dictionary.categories or ())),
+        versions=artifacts.library_versions(),
+    )
+    return _assembled(DatasetCard, _dataset_metadata(f"Concepts of {repo_id}", "concepts"), body)
+
+
+def _about(spec: EditSpec, repo_id: str, base_id: str | None) -> dict[str, Any]:
+    """What both cards of an edit say."""
+    rows = card_facts.vector_rows(spec)
+    return {
+        "repo_id": repo_id,
+        "code_id": f'"{repo_id}"',
+        "code_base": f'"{base_id or "path/to/the/base"}"',
+        "spec": spec,
+        "base_name": base_id or card_facts.base_name(spec.base),
+        "pinned": card_facts.hub_base(spec.base) is not None,
+        "summary": card_facts.summary(spec),
+        "topics": card_facts.topics(spec),
+        "rows": rows[: card_facts.CUT],
+        "cut": len(rows) - len(rows[: card_facts.CUT]),
+        "fold": len(rows) > card_facts.FOLD,
+        "heads": card_facts.number_of_heads(spec),
+        "settings": card_facts.setting_rows(spec.settings if spec.origin is None else spec.origin.decomposition),
+    }
+
+
+def _model_index(repo_id: str, task: str, measured: list[dict[str, Any]]) -> dict[str, Any]:
+    if not measured:
+        return {}
+    found = [
+        EvalResult(
+            task_type=task,
+            dataset_type=_slug(item["dataset"]),
+            dataset_name=item["dataset"],
+            dataset_split=item["split"] or None,
+            metric_type=_slug(item["metric"]),
+            metric_name=item["metric"],
+            metric_value=item["edited"],
+        )
+        for item in measured
+    ]
+    return {"model_name": repo_id.rpartition("/")[2], "eval_results": found}
+
+
+def _slug(text: str) -> str:
+    """``text`` as an identifier: a Hub id stays what it is."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "other" if not card_facts.repo_name(text) else text
+
+
+def _dataset_metadata(title: str, config: str) -> DatasetCardData:
+    return DatasetCardData(
+        pretty_name=title,
+        tags=["sith-hf", "clip", "interpretability"],
+        configs=[{"config_name": config, "data_files": [{"split": "train", "path": DATA_FILE}]}],
+    )
+
+
+def _checked(repo_id: str) -> str:
+    if not isinstance(repo_id, str) or card_facts.repo_name(repo_id) is None:
+        raise InputError(f"{repo_id!r} cannot be the id of a repository on the Hub; name it like me/name")
+    return repo_id
+
+
+def _assembled(kind: type[ModelCard] | type[DatasetCard], metadata: Any, body: str) -> str:
+    # The body comes in as a value: nothing in it is a template any more.
+    card = kind.from_template(metadata, template_str="---\n{{ card_data }}\n---\n\n{{ body }}", body=body)
+    return f"{str(card).rstrip()}\n"

@@ -12,30 +12,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 from tqdm import tqdm
 
 from sith_hf.cards import edited_card
 from sith_hf.edits import LAYOUT, EditSpec
-from sith_hf.errors import BaseMismatch, InputError, OutputError
+from sith_hf.errors import BaseMismatch, HubError, InputError, OutputError
 from sith_hf.fingerprint import BaseRef, tensor_sha256
+from sith_hf.parcel import CARD, is_ours
+from sith_hf.pull import OTHER_WEIGHTS, fetch_snapshot, is_repo_id
 from sith_hf.shards import INDEX, Checkpoint
 from sith_hf.towers import tensor_key
 
 SITH = "sith"
 
-# The same weights in other formats: copied, they would pass for edited and not be.
-OTHER_WEIGHTS = (
-    "*pytorch_model*.bin",
-    "*pytorch_model*.bin.index.json",
-    "tf_model*.h5",
-    "flax_model*.msgpack",
-    "rust_model.ot",
-    "*.onnx",
-    "*.gguf",
-)
+# The card of the base in the repository of an edited checkpoint, so that a revert can put it back.
+BASE_CARD = f"{SITH}/base_card.md"
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,7 @@ class SavedCheckpoint:
     left_out: tuple[str, ...]
 
 
-def locate(name: str | Path, revision: str | None = None) -> Path:
+def locate(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:
     """The folder of a checkpoint: itself, or the snapshot of a Hub repository, downloaded if needed.
 
     Raises:
@@ -61,13 +53,25 @@ def locate(name: str | Path, revision: str | None = None) -> Path:
     """
     if os.path.isdir(name):  # unlike Path.is_dir, it has no errors of its own
         return Path(name)
+    if not is_repo_id(str(name)):
+        raise InputError(f"{name}: no such folder (and not the id of a Hub repository)")
     try:
-        return Path(snapshot_download(str(name), revision=revision, ignore_patterns=list(OTHER_WEIGHTS)))
-    except HFValidationError:
-        raise InputError(f"{name}: no such folder (and not the id of a Hub repository)") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{name}: not a local folder, and not to be fetched from the Hub ({reason})") from None
+        return fetch_snapshot(str(name), revision=revision, token=token)
+    except HubError as error:
+        raise InputError(f"{name}: not a local folder, and {error}") from None
+
+
+def history(folder: Path) -> tuple[EditSpec, ...]:
+    """The edits recorded in a checkpoint's ``sith/``, the newest first; empty where it was not edited by sith-hf.
+
+    Raises:
+        ArtifactError: a record is damaged.
+    """
+    found, place = [], folder / SITH
+    while (place / LAYOUT.filename).is_file():
+        found.append(EditSpec.from_pretrained(place / LAYOUT.filename))
+        place = place / "base"
+    return tuple(found)
 
 
 def save_edited(
@@ -149,7 +153,17 @@ def revert(
         _copy_tree(checkpoint.folder / SITH / "base", folder / SITH)
         if earlier is not None:
             earlier.save_pretrained(folder / SITH)
+        _restore_card(checkpoint.folder, folder)
     return SavedCheckpoint(Path(target), changed, other_weights(checkpoint))
+
+
+def _restore_card(edited: Path, folder: Path) -> None:
+    """Replace the card of a published edit by that of its base, which was published beside it."""
+    card, base_card = folder / CARD, edited / BASE_CARD
+    if card.is_file() and is_ours(card.read_text(encoding="utf-8", errors="replace")):
+        card.unlink()
+    if base_card.is_file() and not card.exists():
+        shutil.copyfile(base_card, card)
 
 
 def _earlier_spec(checkpoint: Checkpoint, spec: EditSpec, restored: Mapping[str, Tensor]) -> EditSpec | None:
@@ -193,7 +207,7 @@ def edited_tensors(checkpoint: Checkpoint, spec: EditSpec) -> Iterator[tuple[str
         keys = tensor_key(layer, "out_weight"), tensor_key(layer, "out_bias")
         weight, bias = (checkpoint.tensor(key) for key in keys)
         if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-            raise InputError(f"{keys[0]} is {weight.dtype}; an edit needs float32, float16 or bfloat16 weights")
+            raise InputError(f"{keys[0]} is {weight.dtype}; an edit needs floating-point weights of 16, 32 or 64 bits")
         for key, tensor in zip(keys, spec.apply(layer, weight, bias), strict=True):
             if not torch.isfinite(tensor).all():
                 raise InputError(f"{key} would overflow {tensor.dtype}: use smaller gains, or a float32 checkpoint")
@@ -210,7 +224,10 @@ def new_folder(source: Path, target: Path, overwrite: bool) -> Iterator[Path]:
     """
     temporary: Path | None = None
     try:
-        here, there = source.resolve(), target.resolve()
+        try:
+            here, there = source.resolve(), target.resolve()
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{target} is no place for a folder ({error}); name another") from None
         if here == there or here in there.parents or there in here.parents:
             raise InputError(f"{target} and the source {source} overlap; write into another folder")
         if target.is_symlink() or (target.exists() and not target.is_dir()):

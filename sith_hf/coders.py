@@ -33,27 +33,27 @@ class Method:
     run: Coder
 
 
-def comp(x: Tensor, search: AtomSearch, sparsity: int, coherence: float) -> tuple[Tensor, Tensor]:
+def comp(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
     """Coherent orthogonal matching pursuit (SITH, sec. 4): residual and coherence in one product a step."""
-    return _pursue(x, search, sparsity, coherence)
+    return _pursue(x, search, sparsity, coherence_weight)
 
 
-def omp(x: Tensor, search: AtomSearch, sparsity: int, coherence: float) -> tuple[Tensor, Tensor]:
+def omp(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
     """Non-negative orthogonal matching pursuit: COMP without coherence (SITH, sec. 4)."""
     return _pursue(x, search, sparsity, 0.0)
 
 
-def _pursue(x: Tensor, search: AtomSearch, sparsity: int, coherence: float) -> tuple[Tensor, Tensor]:
+def _pursue(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
     refit = _Refit(x, sparsity)
     total = torch.zeros_like(x)
     for step in range(sparsity):
-        query = refit.residual + (coherence / max(step, 1)) * total
+        query = refit.residual + (coherence_weight / max(step, 1)) * total
         picked, _ = search.best(query, exclude=refit.index)
         total += refit.add(picked.squeeze(1), search.atoms)
     return refit.index, refit.weight
 
 
-def matching_pursuit(x: Tensor, search: AtomSearch, sparsity: int, coherence: float) -> tuple[Tensor, Tensor]:
+def matching_pursuit(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
     """Plain non-negative matching pursuit, K steps, no refit (SITH, sec. 4).
 
     A step adds the atom of largest positive correlation with the residual, that correlation being its weight. An
@@ -79,13 +79,13 @@ def matching_pursuit(x: Tensor, search: AtomSearch, sparsity: int, coherence: fl
     return index, weight
 
 
-def top_k(x: Tensor, search: AtomSearch, sparsity: int, coherence: float) -> tuple[Tensor, Tensor]:
+def top_k(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
     """The K most similar atoms, then one non-negative refit (SITH, sec. 4)."""
     index, _ = search.best(x, sparsity)
     return index, refit_weights(x, index, search.atoms)
 
 
-def lasso(x: Tensor, search: AtomSearch, sparsity: int, coherence: float) -> tuple[Tensor, Tensor]:
+def lasso(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
     """Positive lasso at the smallest penalty that keeps at most K atoms, then one non-negative refit (SITH, sec. 4).
 
     The penalty is lowered along scikit-learn's ``lars_path_gram`` until one more atom would enter. The path runs over

@@ -22,6 +22,7 @@ from sith_hf.display import plain
 from sith_hf.encoding import encode_texts, fill_template
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.fingerprint import text_tower_sha256, texts_sha256
+from sith_hf.pushable import Pushable
 
 MAX_CHARACTERS = 1000
 
@@ -42,11 +43,12 @@ LAYOUT = Layout(
         "categories": (list, type(None)),
         "libraries": dict,
     },
+    repo_type="dataset",
 )
 
 
 @dataclass(frozen=True, eq=False)
-class ConceptDictionary:
+class ConceptDictionary(Pushable):
     """M concepts and, once encoded, their embeddings by one text tower.
 
     Make one with :meth:`from_texts`, :meth:`from_file`, :meth:`from_dataset` or :meth:`builtin`, then
@@ -227,10 +229,22 @@ class ConceptDictionary:
         """The fingerprint of the texts, in order, with the template."""
         return texts_sha256([*self.texts, self.template or ""])
 
+    def embedding_of(self, concept: str) -> Tensor | None:
+        """The embedding of one of the concepts, ``[P]``, whatever its case; None if it is not among them."""
+        index = position(self.texts, concept)
+        return None if index is None else self._encoded()[index]
+
     def _encoded(self) -> Tensor:
         if self.embeddings is None:
             raise InputError("this dictionary has no embeddings yet: encode it first")
         return self.embeddings
+
+    def to_dataset(self) -> Any:
+        """A ``datasets.Dataset`` with one row for each concept: ``concept`` and, where there are any, ``category``."""
+        from datasets import Dataset
+
+        columns = {"concept": list(self.texts)}
+        return Dataset.from_dict(columns if self.categories is None else {**columns, "category": [*self.categories]})
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``dictionary.safetensors`` into ``folder``. Raises InputError before encoding, OutputError."""
@@ -246,9 +260,11 @@ class ConceptDictionary:
         return artifacts.write_artifact(folder, LAYOUT, tensors, data)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, revision: str | None = None) -> ConceptDictionary:
+    def from_pretrained(
+        cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None
+    ) -> ConceptDictionary:
         """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository. Raises ArtifactError."""
-        path = artifacts.find_artifact(name_or_path, LAYOUT, revision)
+        path = artifacts.find_artifact(name_or_path, LAYOUT, revision, token)
         tensors, data = artifacts.read_artifact(path, LAYOUT)
         texts, embeddings = artifacts.texts_of(tensors, path), tensors["embeddings"]
         categories = (
@@ -279,6 +295,18 @@ class ConceptDictionary:
 def tidy(text: str) -> str:
     """A concept as a dictionary keeps it: no white space around it, single blanks inside, composed accents (NFC)."""
     return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
+def position(texts: Sequence[str], concept: str) -> int | None:
+    """Where ``concept`` stands among ``texts``, whatever its case; None if it does not.
+
+    Raises:
+        InputError: the concept is no text, or blank.
+    """
+    if not isinstance(concept, str) or not tidy(concept):
+        raise InputError(f"a concept is a text that is not blank; got {concept!r}")
+    wanted = tidy(concept).casefold()
+    return next((index for index, text in enumerate(texts) if text.casefold() == wanted), None)
 
 
 def centred(embeddings: Tensor, mean: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def decompose(
             "image_mean": image_mean is not None,
             "method": pursuit.method,
             "sparsity": pursuit.sparsity,
-            "coherence": pursuit.coherence,
+            "coherence_weight": pursuit.coherence_weight,
             "dictionary_size": len(dictionary),
             "dictionary_sha256": dictionary.sha256,
             "encoder": dictionary.encoder,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -14,11 +14,14 @@ from torch import Tensor
 
 from sith_hf import artifacts
 from sith_hf.artifacts import Layout
-from sith_hf.concepts import centred, tidy
+from sith_hf.checks import finite_number, whole_number, whole_numbers
+from sith_hf.concepts import centred, position
 from sith_hf.display import plain
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.explanation import Explanation, Match
 from sith_hf.fingerprint import BaseRef
+from sith_hf.pushable import Pushable
+from sith_hf.towers import LAYER_PARTS, tensor_key
 
 # Centred text embeddings of unrelated concepts have a cosine around 0, of synonyms well above this.
 NEAR = 0.6
@@ -45,11 +48,12 @@ LAYOUT = Layout(
         "text_offsets": (torch.int64, "offsets"),
     },
     data={"base": dict, "settings": dict, "poles": list, "libraries": dict},
+    repo_type="dataset",
 )
 
 
 @dataclass(frozen=True, eq=False)
-class Decomposition:
+class Decomposition(Pushable):
     """L layers of H heads, R singular vectors each, every pole of them explained by at most K of U concepts.
 
     Attributes:
@@ -117,18 +121,19 @@ class Decomposition:
 
     def position(self, layer: int) -> int:
         """Where ``layer`` stands on axis L. Raises InputError when it was not decomposed."""
-        if layer not in self.layers:
+        if whole_number(layer, "a layer") not in self.layers:
             raise InputError(f"layer {layer} was not decomposed; this decomposition has layers {list(self.layers)}")
         return self.layers.index(layer)
 
-    def resolve_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
+    def resolve_layers(self, layers: Iterable[int]) -> tuple[int, ...]:
         """Layer numbers; negative ones count from the last decomposed layer. Raises InputError for others."""
+        numbers = whole_numbers(layers, "layers")
         known = {**{n: n for n in self.layers}, **{i - len(self.layers): n for i, n in enumerate(self.layers)}}
-        return tuple(known[n] if n in known else self.layers[self.position(n)] for n in layers)
+        return tuple(known[n] if n in known else self.layers[self.position(n)] for n in numbers)
 
     def resolve_head(self, head: int) -> int:
         """``head`` itself. Raises InputError when there is no such head."""
-        if not 0 <= head < self.num_heads:
+        if not 0 <= whole_number(head, "a head") < self.num_heads:
             raise InputError(f"head {head} is not in this decomposition: it has heads 0 to {self.num_heads - 1}")
         return head
 
@@ -136,7 +141,7 @@ class Decomposition:
         """One pole in words. Raises InputError for a layer, head, vector or pole that is not here."""
         at = self.position(layer)
         self.resolve_head(head)
-        if not 0 <= vector < self.rank:
+        if not 0 <= whole_number(vector, "a vector") < self.rank:
             raise InputError(f"vector {vector} is not in this decomposition: it has vectors 0 to {self.rank - 1}")
         if pole not in self.poles:
             raise InputError(f"pole {pole!r} was not explained; this decomposition has {', '.join(self.poles)}")
@@ -156,20 +161,23 @@ class Decomposition:
             coherence=float(self.coherence[side]),
         )
 
+    def has(self, concept: str) -> bool:
+        """Whether a concept occurs in the explanations; the case does not matter."""
+        return position(self.texts, concept) is not None
+
     def embedding_of(self, concept: str) -> Tensor:
         """The embedding of a concept that occurs in the explanations, ``[P]``, not centred; the case does not matter.
 
         Raises:
             InputError: it does not occur; an editor can encode it.
         """
-        wanted = tidy(concept).casefold()
-        for index, text in enumerate(self.texts):
-            if text.casefold() == wanted:
-                return self.embeddings[index]
-        raise InputError(
-            f"no explanation has the concept {concept!r}; ask the editor, which can encode it (SithEditor.find), "
-            "or pass its text embedding"
-        )
+        index = position(self.texts, concept)
+        if index is None:
+            raise InputError(
+                f"no explanation has the concept {concept!r}; ask the editor, which can encode it (SithEditor.find, or "
+                "--model on the command line), or pass its text embedding"
+            )
+        return self.embeddings[index]
 
     def nearness(self, queries: Tensor, near: float = NEAR) -> Tensor:
         """How near each of ``texts`` is to the nearest of some queries, ``[U]``: its cosine, or 0 below ``near``.
@@ -181,7 +189,7 @@ class Decomposition:
         Raises:
             InputError: ``near`` out of range, or queries of another size.
         """
-        if not 0 < near <= 1:
+        if not 0 < finite_number(near, "near, a cosine above 0 and at most 1,") <= 1:
             raise InputError(f"near is a cosine above 0 and at most 1; got {near}")
         if queries.ndim != 2 or queries.shape[1] != self.embeddings.shape[1]:
             raise InputError(f"queries have shape [Q, {self.embeddings.shape[1]}]; got {list(queries.shape)}")
@@ -213,8 +221,8 @@ class Decomposition:
         Raises:
             InputError: an unknown concept without an embedding, or values out of range.
         """
-        if limit is not None and limit < 1:
-            raise InputError(f"limit is at least 1; got {limit}")
+        if limit is not None:
+            limit = whole_number(limit, "limit", least=1)
         queries = (self.embedding_of(concept) if embedding is None else embedding).reshape(1, -1).float()
         strength, share = self.strength(queries, near), self.share(queries, near)
         flat = strength.flatten()
@@ -263,9 +271,11 @@ class Decomposition:
         return artifacts.write_artifact(folder, LAYOUT, tensors, data)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, revision: str | None = None) -> Decomposition:
+    def from_pretrained(
+        cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None
+    ) -> Decomposition:
         """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository. Raises ArtifactError."""
-        path = artifacts.find_artifact(name_or_path, LAYOUT, revision)
+        path = artifacts.find_artifact(name_or_path, LAYOUT, revision, token)
         tensors, data = artifacts.read_artifact(path, LAYOUT)
         texts, poles = artifacts.texts_of(tensors, path), tuple(data["poles"])
         fields = {name: tensors[name] for name in LAYOUT.tensors if not name.startswith("text_") and name != "layers"}
@@ -275,6 +285,8 @@ class Decomposition:
             base = BaseRef.from_json(data["base"])
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from None
+        read = {tensor_key(layer, part) for layer in layers for part in LAYER_PARTS}
+        artifacts.require(read <= set(base.sha256), path, "a tensor that was decomposed has no fingerprint")
         return cls(layers=layers, texts=texts, poles=poles, base=base, settings=data["settings"], **fields)
 
 
@@ -299,3 +311,5 @@ def _check(
     artifacts.require(cosines, path, "a fidelity, coherence or ceiling is beyond 1")
     unit = all(bool(((fields[n].norm(dim=-1) - 1).abs() < 1e-3).all()) for n in ("write", "read"))
     artifacts.require(unit, path, "a write or read direction is not of unit length")
+    unit = bool(((fields["embeddings"].norm(dim=-1) - 1).abs() < 1e-3).all())
+    artifacts.require(unit, path, "an embedding is not of unit length")

@@ -21,16 +21,18 @@ from sith_hf.encoding import encode_texts
 from sith_hf.errors import InputError
 from sith_hf.explanation import Match
 from sith_hf.fingerprint import text_tower_sha256
-from sith_hf.gains import THRESHOLD, Gains, by_concepts, by_name
+from sith_hf.gains import THRESHOLD, Gains, by_concepts, by_name, share_of
 from sith_hf.loading import LoadedModel, load_model
 from sith_hf.pursuit import Pursuit
+from sith_hf.saving import Saving
 from sith_hf.towers import VisionTower, read_tower
 from sith_hf.write_back import make_spec
 
 
 @dataclass(frozen=True, eq=False)
-class SithEditor:
-    """A CLIP checkpoint to look into and to edit. Its weights are never changed; results are new objects.
+class SithEditor(Saving):
+    """A CLIP checkpoint to look into and to edit. Results are new objects, and its weights never change but inside
+    :meth:`applied`. What it remembers is its latest decomposition, which :meth:`find` and the edits ask.
 
     Example::
 
@@ -42,31 +44,42 @@ class SithEditor:
     Attributes:
         loaded: the model and where it came from.
         companion: for a vision-only model, the CLIPModel that it belongs to.
+        history: the edits that are in the checkpoint already, the newest first; empty for a model in memory.
     """
 
     loaded: LoadedModel
     companion: LoadedModel | None = None
+    history: tuple[EditSpec, ...] = ()
     _latest: list[Decomposition] = field(default_factory=list, repr=False)
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, revision: str | None = None, *, text_model: str | Path | None = None
+        cls,
+        name: str | Path,
+        revision: str | None = None,
+        *,
+        text_model: str | Path | None = None,
+        token: str | None = None,
     ) -> SithEditor:
         """Load a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel``.
+
+        An edited checkpoint is one of these like any other, and can be edited again; ``history`` tells its edits.
 
         Args:
             name: a Hub id or a folder.
             revision: branch, tag or commit on the Hub.
             text_model: for the last two, the ``CLIPModel`` that they belong to: the text tower, and for a
                 ``CLIPVisionModel`` the projection, come from there.
+            token: for the Hub; the usual places when None.
 
         Raises:
             UnsupportedModel: another family, or no safetensors.
+            ArtifactError: the record of an earlier edit is damaged.
             InputError: nothing there, a damaged checkpoint, or a companion that does not fit.
         """
-        loaded = load_model(str(name), revision)
-        companion = None if text_model is None else load_model(str(text_model), want_text=True)
-        editor = cls(loaded, companion)
+        loaded = load_model(str(name), revision, token=token)
+        companion = None if text_model is None else load_model(str(text_model), want_text=True, token=token)
+        editor = cls(loaded, companion, () if loaded.folder is None else checkpoint.history(loaded.folder))
         editor.tower  # noqa: B018  - what does not fit is told now, not at the first question
         return editor
 
@@ -234,22 +247,8 @@ class SithEditor:
         """The model with the edit in it, inside a ``with`` block (see :func:`sith_hf.applied.applied`)."""
         return applied(self.model, spec)
 
-    def save_pretrained(
-        self, folder: str | Path, spec: EditSpec, *, overwrite: bool = False, progress: bool = False
-    ) -> checkpoint.SavedCheckpoint:
-        """Write a copy of the checkpoint that this editor was loaded from, edited (see :func:`checkpoint.save_edited`).
 
-        Raises:
-            InputError: also when the model was made in memory, so that there is no checkpoint to copy.
-        """
-        name = self.loaded.name
-        if name == "in memory":
-            raise InputError("this model has no checkpoint to copy: save it with save_pretrained, and open that folder")
-        source = checkpoint.locate(name, self.loaded.revision)
-        return checkpoint.save_edited(source, spec, folder, overwrite=overwrite, progress=progress)
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Edit:
     """An edit in the making: every method returns a new one, ``spec`` is the edit so far.
 
@@ -275,6 +274,8 @@ class Edit:
     ) -> Edit:
         """Give the vectors that speak of any of ``concepts`` a gain; the rule is :func:`sith_hf.gains.by_concepts`.
 
+        A vector that this edit has chosen before gets the product of its gains, so that suppressing twice suppresses.
+
         Raises:
             InputError: no concept, a value out of range, or no vector that speaks of the concepts.
         """
@@ -290,9 +291,10 @@ class Edit:
             heads=heads,
         )
         if not chosen:
+            most = float(share_of(self.decomposition, queries, near=near, both_poles=both_poles).max())
             raise InputError(
-                f"no vector speaks of {', '.join(concepts)} with a share of at least {threshold}: lower threshold or "
-                "near, decompose more layers, or look with find"
+                f"no vector there speaks of {', '.join(concepts)} with a share of at least {threshold} (the largest "
+                f"anywhere is {most:.2f}): lower threshold or near, decompose more layers, or look with find"
             )
         return replace(self, gains=self.gains.then(chosen))
 
@@ -327,3 +329,5 @@ class Edit:
 
     def __str__(self) -> str:
         return str(self.spec)
+
+    __repr__ = __str__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +12,12 @@ from torch import Tensor
 
 from sith_hf import artifacts
 from sith_hf.artifacts import Layout
+from sith_hf.checks import finite_number
 from sith_hf.display import plain
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from sith_hf.fingerprint import BaseRef
 from sith_hf.origin import Origin
+from sith_hf.pushable import Pushable
 from sith_hf.rank_one import LayerChange, layer_change
 from sith_hf.towers import tensor_key
 
@@ -46,7 +47,7 @@ LAYOUT = Layout(
 
 
 @dataclass(frozen=True, eq=False)
-class EditSpec:
+class EditSpec(Pushable):
     """N singular vectors with new gains, and all that it takes to write them into a checkpoint (METHOD.md sec. 6).
 
     With d the head size, each term changes two tensors of its layer by::
@@ -113,16 +114,11 @@ class EditSpec:
         """The layers that the edit touches, ascending."""
         return sorted(set(self.layer.tolist()))
 
-    def changes(self) -> dict[int, LayerChange]:
-        """What the edit adds to each layer that it touches, in float64 (METHOD.md sec. 6)."""
-        amount = (self.gain - 1) * (-1 if self.reverts else 1)
-        result = {}
-        for layer in self.layers:
-            here = self.layer == layer
-            result[layer] = layer_change(
-                amount[here], self.head[here], self.write[here], self.row[here], self.constant[here]
-            )
-        return result
+    def change(self, layer: int) -> LayerChange:
+        """What the edit adds to one layer, in float64 (METHOD.md sec. 6); nothing to one that it does not touch."""
+        here = self.layer == layer
+        amount = (self.gain[here] - 1) * (-1 if self.reverts else 1)
+        return layer_change(amount, self.head[here], self.write[here], self.row[here], self.constant[here])
 
     def apply(self, layer: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """New ``out_proj`` weight and bias of one layer; columns of untouched heads keep their bytes.
@@ -143,8 +139,8 @@ class EditSpec:
             raise BaseMismatch(
                 f"the edit is for width {size}; out_proj of layer {layer} has shape {list(weight.shape)}"
             )
-        change = self.changes().get(layer)
-        return (weight.clone(), bias.clone()) if change is None else change.added_to(weight, bias)
+        change = self.change(layer)
+        return change.added_to(weight, bias) if change.heads else (weight.clone(), bias.clone())
 
     def inverse(self) -> EditSpec:
         """The revert: what this spec adds, it subtracts. ``spec.compose(spec.inverse())`` is empty."""
@@ -162,7 +158,10 @@ class EditSpec:
         """
         if dict(self.settings) != dict(other.settings):
             raise BaseMismatch(f"edits of different settings do not compose: {self.settings} and {other.settings}")
-        self.base.only(other.base.sha256).check(other.base.sha256, f"the base of the other edit, {other.base.name}")
+        shared = self.base.only(other.base.sha256)
+        if not shared.sha256:
+            raise BaseMismatch("nothing shows that the two edits are of one base: make both from one decomposition")
+        shared.check(other.base.sha256, f"the base of the other edit, {other.base.name}")
         if self.write.shape[1] != other.write.shape[1] or self.row.shape[1] != other.row.shape[1]:
             raise BaseMismatch("edits of towers of different sizes do not compose")
         mixed = self.reverts != other.reverts
@@ -204,12 +203,7 @@ class EditSpec:
         Raises:
             InputError: a strength that is not a finite number.
         """
-        try:
-            amount = float(strength) if isinstance(strength, (int, float)) else math.nan
-        except OverflowError:  # a whole number beyond the floats
-            amount = math.inf
-        if not math.isfinite(amount):
-            raise InputError(f"a strength is a finite number; got {strength!r}")
+        amount = finite_number(strength, "a strength")
         fields = {name: getattr(self, name) for name in LAYOUT.tensors}
         # Not 1 + strength * (gain - 1), whose rounding would change gains at strength 1.
         fields["gain"] = torch.lerp(torch.ones_like(self.gain), self.gain, amount)
@@ -258,13 +252,15 @@ class EditSpec:
         return artifacts.write_artifact(folder, LAYOUT, {n: getattr(self, n) for n in LAYOUT.tensors}, data)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, revision: str | None = None) -> EditSpec:
+    def from_pretrained(
+        cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None
+    ) -> EditSpec:
         """Read what :meth:`save_pretrained` wrote, from a folder, an edited checkpoint or a Hub repository.
 
         Raises:
             ArtifactError: missing, damaged or of another version.
         """
-        path = artifacts.find_artifact(name_or_path, LAYOUT, revision)
+        path = artifacts.find_artifact(name_or_path, LAYOUT, revision, token)
         tensors, data = artifacts.read_artifact(path, LAYOUT)
         labels = artifacts.json_texts(data["labels"], f"{path}: labels")
         artifacts.require(len(labels) == len(tensors["gain"]), path, "terms and labels differ in number")

@@ -57,22 +57,30 @@ def encode_texts(
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     order = sorted(range(len(tokens)), key=lambda i: (len(tokens[i]), i))
     tower, projection = model.text_model, model.text_projection.weight.detach()
+    if projection.is_meta:
+        raise InputError("the text tower is offloaded: load the model whole, or name another one with text_model=")
     if projection.dtype in (torch.bfloat16, torch.float16):
         # Half precision would blur what tells near concepts apart; the model itself stays as it is.
         tower, projection = copy.deepcopy(tower).float(), projection.float()
     result = torch.empty(len(texts), projection.shape[0])
-    with (
-        torch.inference_mode(),
-        tqdm(total=len(texts), desc="encoding concepts", unit="concept", disable=not progress) as bar,
-    ):
-        for batch in _batches(order, tokens):
-            width = len(tokens[batch[-1]])
-            ids = torch.tensor(
-                [tokens[i] + [padding] * (width - len(tokens[i])) for i in batch], device=projection.device
-            )
-            embedding = tower(input_ids=ids).pooler_output @ projection.T
-            result[batch] = normalize(embedding, dim=-1).float().cpu()
-            bar.update(len(batch))
+    training = [module for module in tower.modules() if module.training]
+    tower.eval()
+    try:
+        with (
+            torch.inference_mode(),
+            tqdm(total=len(texts), desc="encoding concepts", unit="concept", disable=not progress) as bar,
+        ):
+            for batch in _batches(order, tokens):
+                width = len(tokens[batch[-1]])
+                ids = torch.tensor(
+                    [tokens[i] + [padding] * (width - len(tokens[i])) for i in batch], device=projection.device
+                )
+                embedding = tower(input_ids=ids).pooler_output @ projection.T
+                result[batch] = normalize(embedding, dim=-1).float().cpu()
+                bar.update(len(batch))
+    finally:
+        for module in training:
+            module.training = True
     if not torch.isfinite(result).all():
         raise InputError(
             "the text tower gives embeddings that are not finite: its weights are damaged, fetch them again"

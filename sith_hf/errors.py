@@ -6,6 +6,8 @@
     │   ├── ArtifactError              a file of ours is missing, damaged, of another version, or not ours
     │   └── BaseMismatch               an edit spec meets a base that it was not made for
     ├── OutputError (OSError)          a result could not be written; nothing was left half-written
+    ├── HubError (OSError)             the Hub refused, failed or could not be reached
+    │   └── NotOnHub                   no such repository, revision or file, or none that this token may see
     └── MissingExtra (ImportError)     an optional package is absent; the message names the extra
 
 On the command line each of them ends with exit code 2 and its message on stderr.
@@ -34,6 +36,14 @@ class BaseMismatch(InputError):
 
 class OutputError(SithError, OSError):
     """A result could not be written. Nothing stands under the requested name."""
+
+
+class HubError(SithError, OSError):
+    """The Hub refused, failed or could not be reached. The message says what stands on the Hub now."""
+
+
+class NotOnHub(HubError):
+    """No such repository, revision or file on the Hub, or none that this token may see."""
 
 
 class MissingExtra(SithError, ImportError):

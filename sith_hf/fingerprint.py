@@ -10,16 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.errors import ArtifactError, BaseMismatch
+from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 
 
 def tensor_sha256(tensor: Tensor) -> str:
-    """The sha256 of a tensor's shape and values, the same for bfloat16, float16 and float32 copies of one tensor.
+    """The sha256 of a tensor's shape and values, the same for copies of one tensor in wider float dtypes.
 
-    Values are hashed as float32 (float64 tensors as float64): casting up is exact, so a checkpoint in half
-    precision and its float32 cast have one fingerprint, and any change of a value gives another.
+    Values are hashed as float32, or as float64 where float32 cannot hold them: casting up is exact, so a checkpoint
+    in half precision and its float32 cast have one fingerprint, and any change of a value gives another.
+
+    Raises:
+        InputError: a tensor without values.
     """
-    wide = tensor.detach().cpu().to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+    if tensor.is_meta:
+        raise InputError("a weight is on the meta device, without values: load the model whole, without offloading")
+    own = tensor.detach().cpu()
+    wide = own.to(torch.float32)
+    if own.dtype == torch.float64 and not torch.equal(wide.double(), own):
+        wide = own
     digest = hashlib.sha256(f"{list(wide.shape)}{wide.dtype}".encode())
     digest.update(wide.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
+from sith_hf.checks import finite_number
 from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.errors import InputError
 
@@ -43,15 +44,7 @@ class Gains:
 
 def check_gain(gain: float) -> float:
     """``gain`` as a float. Raises InputError unless it is a finite number."""
-    try:
-        number = math.nan if isinstance(gain, bool) or not isinstance(gain, (int, float)) else float(gain)
-    except OverflowError:  # a whole number beyond the floats
-        number = math.inf
-    if not math.isfinite(number):
-        raise InputError(
-            f"a gain is a finite number (0 removes, 1 leaves, above 1 amplifies, -1 inverts); got {gain!r}"
-        )
-    return number
+    return finite_number(gain, "a gain (0 removes, 1 leaves, above 1 amplifies, -1 inverts)")
 
 
 def by_concepts(
@@ -87,17 +80,14 @@ def by_concepts(
     Raises:
         InputError: no concept, a gain that is not finite, or values out of range.
     """
-    import torch
-
     gain = check_gain(gain)
     if not queries:
         raise InputError("name at least one concept")
-    if not 0 < threshold <= 1:
+    if not 0 < finite_number(threshold, "threshold") <= 1:
         raise InputError(f"threshold is a share above 0 and at most 1; got {threshold}")
-    share = decomposition.share(torch.stack([q.float() for q in queries.values()]), near)
-    share = share.mean(dim=-1) if both_poles else share.amax(dim=-1)
+    share = share_of(decomposition, queries, near=near, both_poles=both_poles)
     among = (
-        set(decomposition.layers if layers is None else decomposition.resolve_layers(tuple(layers))),
+        set(decomposition.layers if layers is None else decomposition.resolve_layers(layers)),
         set(range(decomposition.num_heads) if heads is None else (decomposition.resolve_head(head) for head in heads)),
     )
     named = ", ".join(queries)
@@ -111,6 +101,19 @@ def by_concepts(
         chosen[key] = gain
         reasons[key] = f"{named}: share {float(share[at, head, vector]):.2f}"
     return Gains(MappingProxyType(chosen), MappingProxyType(reasons))
+
+
+def share_of(
+    decomposition: Decomposition, queries: Mapping[str, Tensor], *, near: float = NEAR, both_poles: bool = False
+) -> Tensor:
+    """How much each vector speaks of any of some concepts, 0 to 1, ``[L, H, R]``: what :func:`by_concepts` compares.
+
+    Args:
+        decomposition: the vectors.
+        queries, near, both_poles: as for :func:`by_concepts`.
+    """
+    share = decomposition.share(torch.stack([q.float() for q in queries.values()]), near)
+    return share.mean(dim=-1) if both_poles else share.amax(dim=-1)
 
 
 def by_name(

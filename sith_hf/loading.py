@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 
-from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.errors import HubError, InputError, UnsupportedModel
+from sith_hf.pull import fetch_file, fetch_snapshot, is_repo_id
 from sith_hf.towers import check_family
 
 
@@ -22,21 +25,26 @@ class LoadedModel:
         tokenizer: its tokenizer, or None where it has no text tower.
         name: the Hub id or folder it was loaded from.
         revision: the commit on the Hub; None for a folder.
+        folder: where its files are; None for a model in memory.
     """
 
-    model: Any
-    tokenizer: Any | None
+    model: Any = field(repr=False)
+    tokenizer: Any | None = field(repr=False)
     name: str
     revision: str | None
+    folder: Path | None = None
 
 
-def load_model(name: str, revision: str | None = None, *, want_text: bool = False) -> LoadedModel:
+def load_model(
+    name: str, revision: str | None = None, *, want_text: bool = False, token: str | None = None
+) -> LoadedModel:
     """Load a ``CLIPModel``, ``CLIPVisionModel`` or ``CLIPVisionModelWithProjection`` by folder or Hub id.
 
     Args:
         name: a local folder, or a Hub id.
         revision: branch, tag or commit on the Hub.
         want_text: only a model with a text tower will do (a companion).
+        token: for the Hub; the usual places when None.
 
     Raises:
         UnsupportedModel: another family or architecture, or a checkpoint without safetensors.
@@ -46,8 +54,12 @@ def load_model(name: str, revision: str | None = None, *, want_text: bool = Fals
     from transformers import PretrainedConfig
 
     name = str(name)
+    folder = Path(name)
+    if not os.path.isdir(name) and is_repo_id(name):
+        # The configuration first: what is no CLIP model is not downloaded.
+        folder = _fetched(name, lambda: fetch_file(name, ["config.json"], revision=revision, token=token)).parent
     try:
-        config, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+        config, _ = PretrainedConfig.get_config_dict(folder)
         if not config:
             raise FileNotFoundError("no config.json")
         architecture = check_family(config.get("model_type"), config.get("architectures"))
@@ -58,13 +70,16 @@ def load_model(name: str, revision: str | None = None, *, want_text: bool = Fals
         raise InputError(f"{name}: no CLIP checkpoint there ({_one_line(error)})") from None
     if want_text and architecture != "CLIPModel":
         raise UnsupportedModel(f"{name} is a {architecture} without a text tower; a text model must be a CLIPModel")
-    if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
+    if not os.path.isdir(name):
+        # The very commit that the configuration is of.
+        folder = _fetched(name, lambda: fetch_snapshot(name, revision=folder.name, token=token))
+    if not any(folder.glob("*.safetensors")):
         raise UnsupportedModel(
             f"{name} has no .safetensors weights; sith-hf unpickles nothing: convert it with save_pretrained"
         )
     try:
         model, report = getattr(transformers, architecture).from_pretrained(
-            name, revision=revision, dtype="auto", use_safetensors=True, output_loading_info=True
+            folder, dtype="auto", use_safetensors=True, output_loading_info=True
         )
     # Sizes in config.json that make no model end in the last three.
     except (
@@ -77,19 +92,28 @@ def load_model(name: str, revision: str | None = None, *, want_text: bool = Fals
             f"{name}: {len(missing)} tensors of a {architecture} are missing, {missing[0]} first; "
             "transformers would fill them with random numbers. Fetch the checkpoint again"
         )
+    model.config._name_or_path = name  # not the place in the cache
     return LoadedModel(
         model=model.eval(),
-        tokenizer=_load_tokenizer(name, revision) if architecture == "CLIPModel" else None,
+        tokenizer=_load_tokenizer(folder) if architecture == "CLIPModel" else None,
         name=name,
-        revision=getattr(model.config, "_commit_hash", None),
+        revision=None if os.path.isdir(name) else folder.name,
+        folder=folder,
     )
 
 
-def _load_tokenizer(name: str, revision: str | None) -> Any | None:
+def _fetched(name: str, fetch: Callable[[], Path]) -> Path:
+    try:
+        return fetch()
+    except HubError as error:
+        raise InputError(f"{name}: no CLIP checkpoint there ({error})") from None
+
+
+def _load_tokenizer(folder: Path) -> Any | None:
     from transformers import CLIPTokenizer
 
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
     except (OSError, ValueError, TypeError, KeyError):
         # A model without one can still be decomposed over a dictionary that is already encoded.
         return None

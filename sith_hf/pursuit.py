@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sith_hf.checks import finite_number, whole_number
 from sith_hf.coders import METHODS
 from sith_hf.errors import InputError
 from sith_hf.search import AtomSearch
@@ -76,7 +76,7 @@ class Pursuit:
     sparsity: int = 5
     """K, the number of atoms in an explanation (for mp and lasso, the largest number)."""
 
-    coherence: float = 0.3
+    coherence_weight: float = 0.3
     """lambda, how much atoms are preferred that resemble those already chosen. Only comp reads it."""
 
     block_size: int | None = None
@@ -85,11 +85,11 @@ class Pursuit:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"unknown method {self.method!r}; the methods are {', '.join(METHODS)}")
-        _require_count("sparsity", self.sparsity)
+        whole_number(self.sparsity, "sparsity", least=1)
         if self.block_size is not None:
-            _require_count("block_size", self.block_size)
-        if not (math.isfinite(self.coherence) and self.coherence >= 0):
-            raise InputError(f"coherence must be finite and at least 0, got {self.coherence}")
+            whole_number(self.block_size, "block_size", least=1)
+        if finite_number(self.coherence_weight, "coherence_weight") < 0:
+            raise InputError(f"coherence_weight is at least 0; got {self.coherence_weight}")
 
     @property
     def title(self) -> str:
@@ -140,7 +140,7 @@ class Pursuit:
         peak = exact.abs().amax(1, keepdim=True)
         exact = exact / peak
         length = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
-        index, weight = METHODS[self.method].run(exact / length, search, self.sparsity, self.coherence)
+        index, weight = METHODS[self.method].run(exact / length, search, self.sparsity, self.coherence_weight)
         return _sorted(index, (weight * length * peak).to(x.dtype))
 
 
@@ -150,11 +150,6 @@ def _sorted(index: Tensor, weight: Tensor) -> SparseCode:
     index, weight = index.gather(1, order), weight.gather(1, order)
     order = weight.argsort(dim=1, descending=True, stable=True)
     return SparseCode(index.gather(1, order), weight.gather(1, order))
-
-
-def _require_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} must be a whole number, at least 1; got {value!r}")
 
 
 def _check(x: Tensor, atoms: Tensor, sparsity: int) -> float:

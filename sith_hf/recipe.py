@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sith_hf.decomposition import NEAR
+from sith_hf.concepts import ConceptDictionary
+from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.editor import Edit, SithEditor
 from sith_hf.errors import InputError
 from sith_hf.gains import THRESHOLD
+from sith_hf.pursuit import Pursuit
 
 
 class _Part(BaseModel):
@@ -28,7 +31,7 @@ class DecomposeStep(_Part):
     poles: Literal["+-", "+"] = "+-"
     method: str = "comp"
     sparsity: int = 5
-    coherence: float = 0.3
+    coherence_weight: float = 0.3
     fold: bool = True
     centre: bool | None = None
 
@@ -65,6 +68,17 @@ class Recipe(_Part):
             raise InputError(f"{source}: {'; '.join(_complaint(item) for item in error.errors())}") from None
 
     @classmethod
+    def source(cls, name_or_path: str) -> str:
+        """The YAML of a recipe that comes with sith-hf, or of a file. Raises InputError."""
+        folder = files("sith_hf.recipes")
+        if re.fullmatch(r"[\w-]+", name_or_path) and (folder / f"{name_or_path}.yaml").is_file():
+            return (folder / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        try:
+            return Path(name_or_path).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{name_or_path}: the recipe could not be read ({error})") from None
+
+    @classmethod
     def from_file(cls, path: str | Path) -> Recipe:
         """Read a YAML file. Raises InputError."""
         try:
@@ -80,6 +94,21 @@ class Recipe(_Part):
         if name not in known:
             raise InputError(f"no recipe {name!r} comes with sith-hf; there are: {', '.join(known)}")
         return cls.from_text((folder / f"{name}.yaml").read_text(encoding="utf-8"), f"recipe {name}")
+
+    def decompose_with(self, editor: SithEditor, *, progress: bool = False) -> Decomposition:
+        """Decompose the editor's model over our own concepts, as this recipe says."""
+        step = self.decompose
+        pursuit = Pursuit(method=step.method, sparsity=step.sparsity, coherence_weight=step.coherence_weight)
+        return editor.decompose(
+            ConceptDictionary.builtin(),
+            layers=step.layers,
+            rank=step.rank,
+            poles=step.poles,
+            pursuit=pursuit,
+            fold=step.fold,
+            centre=step.centre,
+            progress=progress,
+        )
 
     def choose(self, editor: SithEditor) -> Edit:
         """The edits of this recipe, chosen from the editor's decomposition."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sith_hf.checks import whole_number
 from sith_hf.errors import InputError
 
 
@@ -84,6 +85,5 @@ def factored_svd(write_factor: Tensor, read_factor: Tensor, rank: int | None = N
 
 def check_rank(rank: int | None, head_size: int) -> None:
     """Raise InputError unless ``rank`` is None or a whole number from 1 to ``head_size``."""
-    whole = isinstance(rank, int) and not isinstance(rank, bool)
-    if rank is not None and not (whole and 1 <= rank <= head_size):
-        raise InputError(f"rank is a whole number between 1 and the head size {head_size}; got {rank!r}")
+    if rank is not None and not 1 <= whole_number(rank, "rank") <= head_size:
+        raise InputError(f"rank is between 1 and the head size {head_size}; got {rank}")

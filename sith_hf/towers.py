@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, normalize
 
+from sith_hf.checks import whole_numbers
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.fingerprint import tensor_sha256
+from sith_hf.offload import values
 
 # model_type of config.json -> the architectures of it that hold a vision tower.
 SUPPORTED: Mapping[str, tuple[str, ...]] = {
@@ -28,6 +30,8 @@ LAYER_PARTS: Mapping[str, str] = {
     "out_weight": "self_attn.out_proj.weight",
     "out_bias": "self_attn.out_proj.bias",
 }
+
+PROJECTION = "visual_projection.weight"
 
 
 def tensor_key(layer: int, part: str) -> str:
@@ -149,9 +153,9 @@ class VisionTower:
         count = len(self.layers)
         if layers is None:
             return tuple(range(count))
-        wanted = list(layers)
+        wanted = whole_numbers(layers, "layers")
         for layer in wanted:
-            if isinstance(layer, bool) or not isinstance(layer, int) or not -count <= layer < count:
+            if not -count <= layer < count:
                 raise InputError(
                     f"layer {layer!r} is not in this tower: it has layers 0 to {count - 1} (or -{count} to -1)"
                 )
@@ -222,7 +226,7 @@ class VisionTower:
             "vision_model.post_layernorm.bias": tensor_sha256(self.post_norm_bias),
         }
         if self.projection is not None:
-            prints["visual_projection.weight"] = tensor_sha256(self.projection)
+            prints[PROJECTION] = tensor_sha256(self.projection)
         for layer in layers:
             prints |= self.layers[layer].sha256(layer)
         return prints
@@ -230,10 +234,11 @@ class VisionTower:
 
 def check_mean(image_mean: Tensor, projection: Tensor) -> Tensor:
     """``image_mean`` itself. Raises InputError unless it is a finite ``[P]`` shorter than 1."""
-    if image_mean.shape != projection.shape[:1] or not torch.isfinite(image_mean).all():
-        raise InputError(
-            f"image_mean is a finite vector of length {projection.shape[0]}; got shape {list(image_mean.shape)}"
-        )
+    size = projection.shape[0]
+    if not isinstance(image_mean, Tensor) or not image_mean.is_floating_point():
+        raise InputError(f"image_mean is a tensor of {size} floating-point numbers; got {type(image_mean).__name__}")
+    if image_mean.shape != (size,) or not torch.isfinite(image_mean).all():
+        raise InputError(f"image_mean is a finite vector of length {size}; got shape {list(image_mean.shape)}")
     if image_mean.norm() >= 1:
         raise InputError("image_mean is the mean of unit vectors, so it is shorter than 1; normalise before averaging")
     return image_mean
@@ -253,13 +258,15 @@ def read_tower(model: Any, companion: Any | None = None) -> VisionTower:
     check_family(model.config.model_type, [type(model).__name__])
     # CLIPVisionModel itself is the tower from transformers 5.6 on.
     vision = getattr(model, "vision_model", model)
-    projection = getattr(model, "visual_projection", None)
-    if projection is None and companion is not None:
-        projection = companion.visual_projection
+    stem = "" if vision is model else "vision_model."
+    holder = companion if getattr(model, "visual_projection", None) is None else model
+    projection = None
+    if holder is not None:
+        projection = values(holder, "visual_projection.weight", holder.visual_projection.weight)
     size = vision.post_layernorm.weight.shape[0]
-    if projection is not None and projection.weight.shape[1] != size:
+    if projection is not None and projection.shape[1] != size:
         raise InputError(
-            f"the companion projects from width {projection.weight.shape[1]}, this tower has width {size}: "
+            f"the companion projects from width {projection.shape[1]}, this tower has width {size}: "
             "text_model must be the CLIP model that the tower was trained with"
         )
     layers = []
@@ -273,20 +280,26 @@ def read_tower(model: Any, companion: Any | None = None) -> VisionTower:
             "out_weight": attention.out_proj.weight,
             "out_bias": attention.out_proj.bias,
         }
+        within = f"{stem}encoder.layers.{number}."
+        parts = {part: values(model, within + LAYER_PARTS[part], tensor) for part, tensor in parts.items()}
         for part, tensor in parts.items():
             _check_finite(tensor, tensor_key(number, part))
         layers.append(AttentionLayer(**{part: tensor.detach() for part, tensor in parts.items()}))
-    _check_finite(vision.post_layernorm.weight, "post_layernorm.weight")
-    _check_finite(vision.post_layernorm.bias, "post_layernorm.bias")
+    norms = {
+        part: values(model, f"{stem}post_layernorm.{part}", getattr(vision.post_layernorm, part))
+        for part in ("weight", "bias")
+    }
+    _check_finite(norms["weight"], "post_layernorm.weight")
+    _check_finite(norms["bias"], "post_layernorm.bias")
     if projection is not None:
-        _check_finite(projection.weight, "visual_projection.weight")
+        _check_finite(projection, "visual_projection.weight")
     return VisionTower(
         num_heads=vision.config.num_attention_heads,
         layers=tuple(layers),
-        post_norm_weight=vision.post_layernorm.weight.detach(),
-        post_norm_bias=vision.post_layernorm.bias.detach(),
+        post_norm_weight=norms["weight"].detach(),
+        post_norm_bias=norms["bias"].detach(),
         post_norm_eps=vision.post_layernorm.eps,
-        projection=None if projection is None else projection.weight.detach(),
+        projection=None if projection is None else projection.detach(),
     )
 
 

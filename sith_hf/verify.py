@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -14,6 +15,8 @@ from tqdm import tqdm
 
 from sith_hf.checkpoint import check_base, edited_tensors, locate, other_files, other_weights
 from sith_hf.edits import EditSpec
+from sith_hf.errors import InputError
+from sith_hf.parcel import CARD, is_ours
 from sith_hf.shards import CHUNK, Checkpoint
 
 
@@ -67,7 +70,12 @@ def verify(
     """
     theirs = Checkpoint.read(locate(edited))
     spec = spec or EditSpec.from_pretrained(theirs.folder)
-    ours = Checkpoint.read(locate(base or spec.base.name, None if base else spec.base.revision))
+    try:
+        ours = Checkpoint.read(locate(base or spec.base.name, None if base else spec.base.revision))
+    except InputError as error:
+        if base is not None:
+            raise
+        raise InputError(f"{error}. The edit names {spec.base.name} as its base; say where that is (--base)") from None
     check_base(ours, spec)
     expected = dict(edited_tensors(ours, spec))
     problems: list[str] = []
@@ -108,6 +116,9 @@ def roundings_apart(found: Tensor, expected: Tensor) -> float:
 
 def _compare_files(ours: Checkpoint, theirs: Checkpoint) -> tuple[int, list[str]]:
     here, there = other_files(ours), other_files(theirs)
+    for name in _of_the_hub(there):
+        here.pop(name, None)
+        there.pop(name, None)
     problems = [f"file {name} is not in the base" for name in there if name not in here]
     problems += [f"file {name} holds weights in another format, without the edit" for name in other_weights(theirs)]
     problems += [f"file {name} of the base is missing" for name in here if name not in there]
@@ -115,6 +126,13 @@ def _compare_files(ours: Checkpoint, theirs: Checkpoint) -> tuple[int, list[str]
     different = [name for name in shared if not _same_bytes(here[name], there[name])]
     problems += [f"file {name} differs from the base's" for name in different]
     return len(shared) - len(different), problems
+
+
+def _of_the_hub(files: Mapping[str, Path]) -> tuple[str, ...]:
+    """What publishing changes beside the weights: the Hub's own file, and the card where it is ours."""
+    card = files.get(CARD)
+    ours = card is not None and is_ours(card.read_text(encoding="utf-8", errors="replace"))
+    return (".gitattributes", CARD) if ours else (".gitattributes",)
 
 
 def _same_bytes(one: Path, other: Path) -> bool:

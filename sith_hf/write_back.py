@@ -10,7 +10,7 @@ from sith_hf.errors import InputError
 from sith_hf.fingerprint import BaseRef
 from sith_hf.gains import Gains, check_gain
 from sith_hf.origin import Origin
-from sith_hf.towers import VisionTower
+from sith_hf.towers import PROJECTION, VisionTower
 
 
 def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) -> EditSpec:
@@ -27,7 +27,8 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
     """
     layers = sorted({layer for layer, _, _ in gains.gain})
     numbers = tower.resolve_layers(layers) if layers else ()
-    sha256 = {key: value for layer in numbers for key, value in tower.layers[layer].sha256(layer).items()}
+    # The projection may be a companion's, and is then not in the checkpoint that is edited.
+    sha256 = {key: value for key, value in tower.sha256(numbers).items() if key != PROJECTION}
     decomposition.base.only(sha256).check(sha256, "this model")
 
     fold, centre = decomposition.settings.get("fold"), decomposition.settings.get("centre")

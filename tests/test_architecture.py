@@ -17,13 +17,20 @@ ROOT = Path(sith_hf.__file__).parent
 # A module imports from those above it and from none below. Packages count as one; inside them there are no circles.
 ORDER = [
     "errors",
+    "checks",
     "display",
+    "hub_faults",
+    "parcel",
+    "pull",
+    "transfer",
+    "pushable",
     "templates",
     "explanation",
     "origin",
     "rank_one",
     "artifacts",
     "fingerprint",
+    "offload",
     "svd",
     "nnls",
     "search",
@@ -38,17 +45,26 @@ ORDER = [
     "gains",
     "edits",
     "write_back",
-    "cards",
     "shards",
+    "card_facts",
+    "card_code",
+    "edit_map",
+    "cards",
     "checkpoint",
+    "adapter",
     "verify",
     "applied",
+    "hub",
+    "saving",
     "editor",
     "recipe",
     "demo",
     "cli",
     "__main__",
 ]
+
+# The imports against ORDER, each inside a function: what is published needs its card, and a card what it is about.
+LATE = {("pushable", "hub")}
 
 MAX_LINES = 350
 
@@ -105,6 +121,8 @@ def backwards(modules: Mapping[str, str]) -> list[str]:
         if name == "__init__" or unit(name) not in ORDER:
             continue  # the package itself only points to its parts
         for target in imports(name, source, modules):
+            if (name, target) in LATE:
+                continue
             if unit(target) not in ORDER:
                 problems.append(f"{name} imports {target}")
             elif unit(target) != unit(name) and ORDER.index(unit(target)) > ORDER.index(unit(name)):
@@ -115,7 +133,7 @@ def backwards(modules: Mapping[str, str]) -> list[str]:
 def circle(modules: Mapping[str, str]) -> list[str]:
     """One circle of imports, if there is any."""
     graph = {
-        name: [t for t in imports(name, source, modules) if t != name]
+        name: [t for t in imports(name, source, modules) if t != name and (name, t) not in LATE]
         for name, source in modules.items()
         if name != "__init__"
     }
@@ -157,6 +175,14 @@ def dangers(source: str) -> list[str]:
 class TestImports:
     def test_they_go_one_way(self):
         assert backwards(sources()) == []
+
+    @pytest.mark.parametrize(("name", "target"), sorted(LATE))
+    def test_a_late_import_is_one_and_stands_in_a_function(self, name, target):
+        tree = ast.parse(sources()[name])
+        inside = [n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)]
+        found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == f"sith_hf.{target}"]
+        assert found
+        assert all(node in inside for node in found)
 
     def test_there_are_no_circles_inside_packages_either(self):
         assert circle(sources()) == []

@@ -16,7 +16,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 
-from sith_hf import artifacts, concepts, decomposition, edits
+from sith_hf import artifacts, concepts, decomposition, edits, pull
 from sith_hf.artifacts import text_tensors, texts_of, write_whole
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
@@ -151,7 +151,7 @@ def test_a_hub_that_does_not_answer_is_told(kind, error, monkeypatch):
     def fetch(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(artifacts, "hf_hub_download", fetch)
+    monkeypatch.setattr(pull, "hf_hub_download", fetch)
     with pytest.raises(ArtifactError, match="someone/something") as caught:
         KINDS[kind].from_pretrained("someone/something")
     assert "\n" not in str(caught.value)
@@ -161,14 +161,14 @@ def test_a_hub_that_does_not_answer_is_told(kind, error, monkeypatch):
 def test_a_hub_that_answers_is_believed_no_more_than_a_folder(kind, damaged, monkeypatch):
     asked = []
 
-    def fetch(name, filename, revision=None):
-        asked.append((name, filename, revision))
+    def fetch(name, filename, *, repo_type, revision, token):
+        asked.append((name, filename, repo_type, revision, token))
         return str(path)
 
-    monkeypatch.setattr(artifacts, "hf_hub_download", fetch)
+    monkeypatch.setattr(pull, "hf_hub_download", fetch)
     path = damaged(kind, lambda tensors, metadata: None)
     assert isinstance(KINDS[kind].from_pretrained("someone/something", revision="abc"), KINDS[kind])
-    assert asked == [("someone/something", LAYOUTS[kind].filename, "abc")]
+    assert asked == [("someone/something", LAYOUTS[kind].filename, LAYOUTS[kind].repo_type, "abc", None)]
     path = damaged(kind, lambda tensors, metadata: metadata.update(version="2"))
     with pytest.raises(ArtifactError, match="version '2'"):
         KINDS[kind].from_pretrained("someone/something")

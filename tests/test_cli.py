@@ -135,11 +135,11 @@ class TestMainJob:
         assert len(ran.data) == 3 * 4 * 3 * 2
         assert set(ran.data[0]) >= {"layer", "head", "vector", "pole", "concepts", "fidelity"}
         assert ran.err == ""
-        some = sith("show", work / "d", "--layers", "-1", "--heads", "0,3", "--vectors", "2", "--json").data
+        some = sith("show", work / "d", "--layers", "-1", "--heads", "0,3", "--top", "2", "--json").data
         assert {(row["layer"], row["head"], row["vector"]) for row in some} == {
             (2, h, v) for h in (0, 3) for v in (0, 1)
         }
-        human = sith("show", work / "d", "--vectors", "8")
+        human = sith("show", work / "d", "--top", "8")
         assert human.code == 0
         assert "concepts" in human.out
         harmless(human)
@@ -311,9 +311,9 @@ BAD = {
     "decompose method": (*DECOMPOSE, "--method", "magic"),
     "decompose sparsity 0": (*DECOMPOSE, "--sparsity", "0"),
     "decompose sparsity above M": (*DECOMPOSE, "--sparsity", "17"),
-    "decompose coherence nan": (*DECOMPOSE, "--coherence", "nan"),
-    "decompose coherence inf": (*DECOMPOSE, "--coherence", "inf"),
-    "decompose coherence negative": (*DECOMPOSE, "--coherence", "-1"),
+    "decompose coherence nan": (*DECOMPOSE, "--coherence-weight", "nan"),
+    "decompose coherence inf": (*DECOMPOSE, "--coherence-weight", "inf"),
+    "decompose coherence negative": (*DECOMPOSE, "--coherence-weight", "-1"),
     "decompose template": (*DECOMPOSE, "--template", "no place"),
     "decompose template twice": (*DECOMPOSE, "--template", "{} {}"),
     "decompose image mean": (*DECOMPOSE, "--image-mean", "{work}/none"),
@@ -340,7 +340,7 @@ BAD = {
     "show layer 9": ("show", "{work}/d", "--layers", "9"),
     "show head -1": ("show", "{work}/d", "--heads", "-1"),
     "show head 4": ("show", "{work}/d", "--heads", "4"),
-    "show vectors 0": ("show", "{work}/d", "--vectors", "0"),
+    "show vectors 0": ("show", "{work}/d", "--top", "0"),
     "find nothing": ("find", "{work}/d"),
     "find blank": ("find", "{work}/d", " "),
     "find blank with a model": ("find", "{work}/d", " ", "--model", "{work}/clip"),

@@ -320,7 +320,7 @@ def test_gains_of_one_are_no_edit(editor, tmp_path):
     for spec in (spec_of(editor, everything), editor.edit().vectors(1.0, layers=range(3)).spec, editor.edit().spec):
         assert len(spec) == 0
         assert not spec
-        assert spec.changes() == {}
+        assert not any(spec.change(layer).heads for layer in range(9))
         before = copy.deepcopy(editor.model.state_dict())
         with editor.applied(spec) as model:
             assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -366,7 +366,7 @@ def test_refused_gain(editor, bad):
         lambda: editor.edit().vectors(bad, layers=[0]),
         lambda: editor.suppress("dog", gain=bad, threshold=0.01, near=0.01),
     ):
-        with pytest.raises(InputError, match="gain is a finite number"):
+        with pytest.raises(InputError, match="gain .*is a finite number"):
             call()
 
 
@@ -499,11 +499,11 @@ CASES = {
     ),
     "plain, lambda 0": (
         {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2},
-        {"fold": False, "coherence": 0.0, "sparsity": 4}, 50,
+        {"fold": False, "coherence_weight": 0.0, "sparsity": 4}, 50,
     ),
     "plain but centred, lambda 1": (
         {"hidden_size": 18, "num_attention_heads": 3, "num_hidden_layers": 1},
-        {"fold": False, "centre": True, "coherence": 1.0, "sparsity": 8}, 40,
+        {"fold": False, "centre": True, "coherence_weight": 1.0, "sparsity": 8}, 40,
     ),
     "image mean": ({"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 1}, {"mean": 0.6}, 80),
     "nearly all": ({"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}, {"sparsity": 7}, 8),
@@ -520,12 +520,12 @@ def test_explanations_equal_a_literal_comp(name):
     options = dict(options)
     size = model.visual_projection.weight.shape[0]
     mean = nn.functional.normalize(torch.linspace(-1, 1, size), dim=0) * options.pop("mean", 0.0)
-    pursuit = Pursuit(sparsity=options.pop("sparsity", 5), coherence=options.pop("coherence", 0.3))
+    pursuit = Pursuit(sparsity=options.pop("sparsity", 5), coherence_weight=options.pop("coherence_weight", 0.3))
     fold, centre = options.get("fold", True), options.get("centre")
     dictionary = encoded(atoms, size)
     decomposition = decompose(read_tower(model), dictionary, pursuit=pursuit, image_mean=mean, **options)
     literal = literal_explanations(
-        model, model.visual_projection.weight, dictionary.embeddings, pursuit.sparsity, pursuit.coherence,
+        model, model.visual_projection.weight, dictionary.embeddings, pursuit.sparsity, pursuit.coherence_weight,
         fold, fold if centre is None else centre, as_array(mean),
     )  # fmt: skip
     if name == "one head, wide joint space":  # its centred matrix has lost a rank: the last vector is arbitrary
@@ -534,7 +534,7 @@ def test_explanations_equal_a_literal_comp(name):
     assert wrong == []
     assert clear >= 0.95 * len(literal)
     # Control: another lambda gives other explanations.
-    other = replace(pursuit, coherence=pursuit.coherence + 0.5)
+    other = replace(pursuit, coherence_weight=pursuit.coherence_weight + 0.5)
     changed = decompose(read_tower(model), dictionary, pursuit=other, image_mean=mean, **options)
     assert disagreements(changed, literal, dictionary.texts)[0]
 

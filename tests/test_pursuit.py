@@ -67,7 +67,7 @@ def literal(x: Tensor, atoms: Tensor, sparsity: int, coherence: float) -> tuple[
 @given(problems(), st.sampled_from([0.0, 0.3, 1.0]))
 def test_comp_is_the_literal_comp(problem: tuple[Tensor, Tensor, int], coherence: float) -> None:
     x, atoms, sparsity = problem
-    code = Pursuit(sparsity=sparsity, coherence=coherence)(x, atoms)
+    code = Pursuit(sparsity=sparsity, coherence_weight=coherence)(x, atoms)
     tolerance = 1e-6 if x.dtype == torch.float32 else 1e-10
     for row, vector in enumerate(x):
         chosen, weight, lead = literal(vector, atoms, sparsity, coherence)
@@ -86,7 +86,7 @@ def test_coherence_and_refit_matter() -> None:
     # Negative control for the test above: another lambda, or another method, is not the literal COMP.
     x, atoms = unit(gaussian(0, 40, 24)), unit(gaussian(1, 400, 24))
     expected = [set(literal(vector, atoms, 5, 0.3)[0]) for vector in x]
-    for other in (Pursuit(coherence=0.0), Pursuit(coherence=1.0), Pursuit("mp"), Pursuit("top-k")):
+    for other in (Pursuit(coherence_weight=0.0), Pursuit(coherence_weight=1.0), Pursuit("mp"), Pursuit("top-k")):
         assert [set(row) for row in other(x, atoms).index.tolist()] != expected
     assert [set(row) for row in Pursuit()(x, atoms).index.tolist()] == expected
 
@@ -286,7 +286,7 @@ def test_explained_to_the_end() -> None:
 @given(problems(ties=True))
 def test_lambda_zero_is_omp(problem: tuple[Tensor, Tensor, int]) -> None:
     x, atoms, sparsity = problem
-    comp, omp = Pursuit("comp", sparsity, coherence=0.0)(x, atoms), Pursuit("omp", sparsity, coherence=0.7)(x, atoms)
+    comp, omp = Pursuit("comp", sparsity, coherence_weight=0.0)(x, atoms), Pursuit("omp", sparsity, coherence_weight=0.7)(x, atoms)
     assert torch.equal(comp.index, omp.index)
     assert torch.equal(comp.weight, omp.weight)
 
@@ -450,9 +450,9 @@ def test_refuses_input(method: str, x: Tensor, atoms: Tensor, says: str) -> None
         ({"sparsity": -1}, "sparsity"),
         ({"sparsity": 2.0}, "sparsity"),
         ({"sparsity": True}, "sparsity"),
-        ({"coherence": -0.1}, "coherence"),
-        ({"coherence": float("nan")}, "coherence"),
-        ({"coherence": float("inf")}, "coherence"),
+        ({"coherence_weight": -0.1}, "coherence"),
+        ({"coherence_weight": float("nan")}, "coherence"),
+        ({"coherence_weight": float("inf")}, "coherence"),
         ({"block_size": 0}, "block_size"),
     ],
 )

@@ -26,7 +26,7 @@ def test_every_shipped_recipe_is_read() -> None:
 def test_defaults_are_those_of_the_code_that_it_calls() -> None:
     recipe = Recipe.from_text(GOOD, "here")
     assert (recipe.edits[0].gain, recipe.edits[0].threshold, recipe.edits[0].near) == (0.0, 0.5, 0.6)
-    assert (recipe.decompose.poles, recipe.decompose.sparsity, recipe.decompose.coherence) == ("+-", 5, 0.3)
+    assert (recipe.decompose.poles, recipe.decompose.sparsity, recipe.decompose.coherence_weight) == ("+-", 5, 0.3)
 
 
 def test_a_recipe_is_frozen() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -16,10 +17,12 @@ COMMANDS = {
     "decompose": ("decompose", "Explain the attention heads of a CLIP vision tower."),
     "show": ("show", "Show what heads speak of, or what an edit spec holds."),
     "find": ("find", "Find the singular vectors that speak of a concept."),
-    "edit": ("edit", "Choose gains for named concepts and save them as an edit spec."),
+    "edit": ("edit", "Choose gains for concepts; save them as an edit spec."),
     "save-edited": ("save_edited", "Write an edit into a copy of a checkpoint."),
+    "push-edited": ("push_edited", "Publish an edited checkpoint on the Hub."),
     "verify": ("verify", "Check an edited checkpoint against its base."),
     "revert": ("revert", "Take the edit out of an edited checkpoint."),
+    "export-adapter": ("export_adapter", "Write an edit as a LoRA adapter for peft."),
     "demo": ("demo", "Run the whole job on the embedded checkpoint."),
 }
 
@@ -53,6 +56,8 @@ def sith_hf() -> None:
 
 def main() -> None:
     """Run the command line; what sith-hf raises on purpose becomes one message and exit code 2."""
+    # Told to end, it cleans up as on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = sith_hf.main(standalone_mode=False)
     except click.ClickException as error:

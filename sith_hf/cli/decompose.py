@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--method", help="comp, omp, mp, top-k or lasso.  [default: comp]")
 @click.option("--sparsity", type=int, help="Concepts per explanation.  [default: 5]")
-@click.option("--coherence", type=float, help="The coherence weight lambda of comp.  [default: 0.3]")
+@click.option("--coherence-weight", type=float, help="The coherence weight lambda of comp.  [default: 0.3]")
 @click.option("--fold/--no-fold", default=None, help="Fold the layer norm into what heads read.  [default: fold]")
 @click.option("--centre/--no-centre", default=None, help="Drop the all-ones direction.  [default: as --fold]")
 @click.option("--image-mean", type=click.Path(path_type=Path), help="Safetensors file with one vector, image_mean.")
@@ -52,7 +52,7 @@ def decompose(
     image_mean: Path | None,
     method: str | None,
     sparsity: int | None,
-    coherence: float | None,
+    coherence_weight: float | None,
     as_json: bool,
     **settings: object,
 ) -> None:
@@ -62,6 +62,7 @@ def decompose(
     """
     source = _concepts(concepts, dictionary, dataset, column, template)
 
+    from sith_hf.artifacts import staged
     from sith_hf.editor import SithEditor
     from sith_hf.pursuit import Pursuit
 
@@ -69,14 +70,14 @@ def decompose(
     encoded = editor.encode(source, progress=True)
     result = editor.decompose(
         encoded,
-        pursuit=Pursuit(**given(method=method, sparsity=sparsity, coherence=coherence)),
+        pursuit=Pursuit(**given(method=method, sparsity=sparsity, coherence_weight=coherence_weight)),
         image_mean=None if image_mean is None else _image_mean(image_mean),
         progress=True,
         **given(**settings),
     )
-    # The dictionary first: a folder with a decomposition is then a whole one.
-    encoded.save_pretrained(output)
-    path = result.save_pretrained(output)
+    with staged(output) as folder:
+        encoded.save_pretrained(folder)
+        path = output / result.save_pretrained(folder).name
     if as_json:
         echo_json(
             {
@@ -94,7 +95,7 @@ def decompose(
         )
         return
     click.echo(f"{result!r}")
-    click.echo(f"{source!r}")
+    click.echo(f"{encoded!r}")
     click.echo(f"mean fidelity {result.fidelity.mean():.3f} of at most {result.ceiling.mean():.3f}")
     click.echo(f"{path}")
 

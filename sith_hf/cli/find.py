@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from sith_hf.cli.options import echo_json, given, json_option, model_options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sith_hf.decomposition import Decomposition
 
 
 @click.command()
@@ -32,7 +39,9 @@ def find(
 
     loaded = Decomposition.from_pretrained(decomposition)
     if model is None:
-        matches = loaded.find(concept, limit=limit, **given(near=near))
+        matches = loaded.find(
+            concept, embedding=_embedding(decomposition, loaded, concept), limit=limit, **given(near=near)
+        )
     else:
         from sith_hf.editor import SithEditor
 
@@ -44,3 +53,16 @@ def find(
         click.echo(table(*match_rows(matches)))
     else:
         click.echo(f"No vector speaks of {plain(concept)}, or of anything near it.")
+
+
+def _embedding(folder: str, decomposition: Decomposition, concept: str) -> Tensor | None:
+    """From the dictionary beside the decomposition, where no explanation has the concept."""
+    from pathlib import Path
+
+    from sith_hf.concepts import LAYOUT, ConceptDictionary
+
+    if decomposition.has(concept) or not (Path(folder) / LAYOUT.filename).is_file():
+        return None
+    dictionary = ConceptDictionary.from_pretrained(folder)
+    same = dictionary.sha256 == decomposition.settings.get("dictionary_sha256")
+    return dictionary.embedding_of(concept) if same else None

@@ -11,13 +11,9 @@ from sith_hf.cli.options import Numbers, echo_json, json_option
 @click.argument("artifact")
 @click.option("--layers", type=Numbers(), help="Only these layers.  [default: all]")
 @click.option("--heads", type=Numbers(), help="Only these heads.  [default: all]")
-@click.option(
-    "--vectors", type=click.IntRange(min=1), default=3, show_default=True, help="Strongest vectors of each head."
-)
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Strongest vectors of each head.")
 @json_option
-def show(
-    artifact: str, layers: tuple[int, ...] | None, heads: tuple[int, ...] | None, vectors: int, as_json: bool
-) -> None:
+def show(artifact: str, layers: tuple[int, ...] | None, heads: tuple[int, ...] | None, top: int, as_json: bool) -> None:
     """Show ARTIFACT, a folder or Hub id with a decomposition or an edit spec.
 
     A decomposition is shown head by head: the strongest vectors, both poles, each with its concepts.
@@ -42,7 +38,7 @@ def show(
         explanation
         for layer in (decomposition.layers if layers is None else decomposition.resolve_layers(layers))
         for head in (range(decomposition.num_heads) if heads is None else heads)
-        for explanation in decomposition.theme(layer, head, vectors)
+        for explanation in decomposition.theme(layer, head, top)
     ]
     if as_json:
         echo_json([vars(item) for item in found])

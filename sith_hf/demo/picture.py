@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from sith_hf.artifacts import write_whole
 from sith_hf.demo import world
 from sith_hf.demo.run import DemoResult, Measured
 
@@ -58,7 +60,8 @@ def _bar(
 
 
 def save_picture(result: DemoResult, seed: int) -> Path:
-    """Write ``groups.png`` into the demo's folder. Returns its path."""
-    path = result.folder / "groups.png"
-    draw(result, seed).save(path)
+    """Write ``groups.png`` into the demo's folder. Returns its path. Raises OutputError."""
+    path, content = result.folder / "groups.png", io.BytesIO()
+    draw(result, seed).save(content, format="PNG")
+    write_whole(path, content.getvalue())
     return path

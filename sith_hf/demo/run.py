@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from sith_hf.artifacts import staged
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.demo import world
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
-from sith_hf.errors import InputError
+from sith_hf.errors import InputError, OutputError
 from sith_hf.pursuit import Pursuit
 from sith_hf.recipe import Recipe
 
@@ -117,15 +119,16 @@ def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: i
         layers=settings.layers,
         rank=settings.rank,
         poles=settings.poles,
-        pursuit=Pursuit(settings.method, settings.sparsity, settings.coherence),
+        pursuit=Pursuit(settings.method, settings.sparsity, settings.coherence_weight),
         fold=settings.fold,
         centre=settings.centre,
     )
-    decomposition.save_pretrained(folder / "decomposition")
     spec = recipe.choose(editor).spec
     say(f"{recipe.title}: {len(spec)} singular vectors, chosen by their explanations alone")
-    editor.save_pretrained(target, spec, overwrite=ours)
-    spec.save_pretrained(folder / "spec")
+    with staged(folder) as work:
+        decomposition.save_pretrained(work / "decomposition")
+        spec.save_pretrained(work / "spec")
+        editor.save_pretrained(target, spec, overwrite=ours)
 
     say(f"Measuring both checkpoints on pictures of seed {seed}, in a process without sith_hf")
     base, edited = measure([source, target], seed, pictures)
@@ -174,8 +177,11 @@ def _answers(
     task = {"checkpoints": [str(path) for path in checkpoints], "classes": classes, "sets": sets}
     with tempfile.TemporaryDirectory(prefix="sith-demo-") as temporary:
         work = Path(temporary)
-        (work / "task.json").write_text(json.dumps(task))
-        save_file(images, work / "pictures.safetensors")
+        try:
+            (work / "task.json").write_text(json.dumps(task))
+            save_file(images, work / "pictures.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise OutputError(f"the pictures to measure on could not be written into {work.parent} ({error})") from None
         with as_file(files("sith_hf.demo") / "plain.py") as script:
             done = subprocess.run(
                 [sys.executable, "-I", str(script), temporary], capture_output=True, text=True, check=False

@@ -1,0 +1,233 @@
+"""Write an edit as a LoRA adapter that ``peft`` loads beside the base, instead of as a copy of the whole checkpoint.
+
+An edit adds to the output projection of a layer a matrix of the rank of its terms, and a constant: that is what a LoRA
+adapter with a bias holds. Both files are in the layout that peft documents
+(https://huggingface.co/docs/peft/developer_guides/checkpoint), so writing them needs no peft; loading them does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCardData
+from safetensors.torch import save
+from torch import Tensor
+
+from sith_hf import artifacts, card_facts
+from sith_hf.cards import TAGS
+from sith_hf.checkpoint import new_folder
+from sith_hf.edits import EditSpec
+from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.templates import render
+from sith_hf.towers import SUPPORTED, tensor_key
+
+# The names by which peft looks for its two files, and the prefix that it puts before every module's name.
+CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
+_WRAPPED = "base_model.model."
+
+
+@dataclass(frozen=True, eq=False)
+class LoraFactors:
+    """The edit of one layer as LoRA has it: ``out_proj(x) + up @ (down @ x) + bias``, one row of ``down`` a term.
+
+    Attributes:
+        down: lora_A, ``[r, D]`` float32; a term's row is zero outside its head's columns.
+        up: lora_B, ``[D, r]`` float32.
+        bias: ``[D]`` float32, the bias of lora_B.
+    """
+
+    down: Tensor
+    up: Tensor
+    bias: Tensor
+
+
+def lora_factors(spec: EditSpec) -> dict[int, LoraFactors]:
+    """The edit of each layer as a product of two factors, terms in the order of the spec (METHOD.md sec. 6).
+
+    The largest entries of a term's two factors are brought to within a factor of two of each other, so that neither
+    factor is lost in half precision; by a power of two, which rounds nothing.
+
+    Raises:
+        InputError: a change beyond float32.
+    """
+    found = {}
+    for layer in spec.layers:
+        change = spec.change(layer)
+        here = (spec.layer == layer).nonzero().flatten().tolist()
+        size, head_size = spec.write.shape[1], spec.row.shape[1]
+        down = torch.zeros(len(here), size, dtype=torch.float64)
+        up = torch.zeros(size, len(here), dtype=torch.float64)
+        for number, i in enumerate(here):
+            start = int(spec.head[i]) * head_size
+            read, write = spec.row[i].double(), (float(spec.gain[i]) - 1) * spec.write[i].double()
+            scale = _balance(float(read.abs().max()), float(write.abs().max()))
+            down[number, start : start + head_size] = read * scale
+            up[:, number] = write / scale
+        factors = LoraFactors(down.float(), up.float(), change.bias.float())
+        products = [delta.float() for delta in change.heads.values()]
+        if not all(t.isfinite().all() for t in (factors.down, factors.up, factors.bias, *products)):
+            raise InputError(f"the edit of layer {layer} overflows float32: use smaller gains")
+        found[layer] = factors
+    return found
+
+
+def _balance(one: float, other: float) -> float:
+    """A power of two by which to multiply something of size ``one``, and to divide something of size ``other``."""
+    if not one or not other:
+        return 1.0
+    return 2.0 ** round((math.log2(other) - math.log2(one)) / 2)
+
+
+@cache
+def output_projection(architecture: str) -> str:
+    """The name that the output projections have in a model of this class, with ``{layer}`` for the layer's number.
+
+    It is read off the class in the ``transformers`` at hand: an adapter for another name would edit nothing, and
+    from transformers 5.6 on a ``CLIPVisionModel`` has other names than the two classes that contain one.
+
+    Raises:
+        UnsupportedModel: not a class whose vision tower can be edited.
+    """
+    known = [name for names in SUPPORTED.values() for name in names]
+    if architecture not in known:
+        raise UnsupportedModel(f"{architecture!r} is no class to write an adapter for; there are {', '.join(known)}")
+    import transformers
+
+    vision = {"hidden_size": 4, "intermediate_size": 4, "num_attention_heads": 1, "num_hidden_layers": 1}
+    model_class = getattr(transformers, architecture)
+    config = model_class.config_class(**({"vision_config": vision} if architecture == "CLIPModel" else vision))
+    with torch.device("meta"):
+        model = model_class(config)
+    # The text tower, of another width, has layers of the same names.
+    (name,) = [
+        name
+        for name, module in model.named_modules()
+        if name.endswith("layers.0.self_attn.out_proj") and module.weight.shape == (4, 4)
+    ]
+    return str(name).replace("layers.0.", "layers.{layer}.")
+
+
+def adapter_config(spec: EditSpec, architecture: str = "CLIPModel") -> dict[str, Any]:
+    """The contents of ``adapter_config.json``: only what every release of peft that runs with transformers 5 knows.
+
+    Raises:
+        UnsupportedModel: as for :func:`output_projection`.
+    """
+    import transformers
+
+    name = output_projection(architecture)
+    ranks = {name.format(layer=layer): spec.layer.tolist().count(layer) for layer in spec.layers}
+    base = card_facts.hub_base(spec.base)
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "auto_mapping": {
+            "base_model_class": architecture,
+            "parent_library": getattr(transformers, architecture).__module__,
+        },
+        "base_model_name_or_path": base,
+        "revision": None if base is None else spec.base.revision,
+        "inference_mode": True,
+        # One pattern, not a list of names: peft takes a listed name for the end of a longer one, and would find
+        # encoder.layers.0 in a CLIPModel, twice, load nothing there, and say no word.
+        "target_modules": "|".join(re.escape(module) for module in ranks),
+        # Scale 1 everywhere, also for a reader that knows nothing of patterns.
+        "r": max(ranks.values()),
+        "lora_alpha": max(ranks.values()),
+        "rank_pattern": ranks,
+        "alpha_pattern": ranks,
+        "lora_bias": True,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+    }
+
+
+def export_adapter(
+    spec: EditSpec, folder: str | Path, architecture: str = "CLIPModel", *, overwrite: bool = False
+) -> Path:
+    """Write the edit as a LoRA adapter: ``adapter_config.json``, ``adapter_model.safetensors`` and a card.
+
+    ``PeftModel.from_pretrained(base, folder)`` is then the base with the edit, where ``base`` is a model of the class
+    ``architecture`` with the weights that the edit was made for; peft does not check that it has them.
+    The adapter's scale is the strength of the edit, bias included. peft need not be installed.
+
+    Args:
+        spec: the edit.
+        folder: a folder that does not exist or is empty.
+        architecture: the class that will be loaded: ``CLIPModel``, ``CLIPVisionModel`` or
+            ``CLIPVisionModelWithProjection``. The first and the last share their names; the second needs its own.
+        overwrite: replace a ``folder`` that is not empty; the old one goes when the new one is whole.
+
+    Returns:
+        the folder.
+
+    Raises:
+        InputError: a spec that changes nothing, or that takes an edit away; a folder in use; a change beyond float32.
+        UnsupportedModel: another class.
+        OutputError: the folder could not be written; nothing stands under its name.
+    """
+    if not spec:
+        raise InputError("the edit changes nothing: no vector has a gain other than 1")
+    if spec.reverts:
+        raise InputError("this spec takes an edit away: export the edit itself; without its adapter, the base is back")
+    config, factors = adapter_config(spec, architecture), lora_factors(spec)
+    content = save(_tensors(factors, output_projection(architecture)), {"format": "pt"})
+    card = adapter_card(spec, config)
+    # What must not be overwritten: the base where it is a folder here, else at least this program.
+    local = os.path.isfile(os.path.join(spec.base.name, "config.json"))
+    source = Path(spec.base.name) if local else Path(__file__)
+    with new_folder(source, Path(folder), overwrite) as work:
+        (work / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (work / WEIGHTS).write_bytes(content)
+        (work / CARD).write_text(card, encoding="utf-8")
+    return Path(folder)
+
+
+def _tensors(factors: Mapping[int, LoraFactors], name: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for layer, one in factors.items():
+        stem = _WRAPPED + name.format(layer=layer)
+        tensors |= {f"{stem}.lora_A.weight": one.down, f"{stem}.lora_B.weight": one.up, f"{stem}.lora_B.bias": one.bias}
+    return {key: tensor.contiguous() for key, tensor in tensors.items()}
+
+
+def adapter_card(spec: EditSpec, config: Mapping[str, Any]) -> str:
+    """The card of an adapter with this ``adapter_config.json``: Markdown after a head of YAML."""
+    base = config["base_model_name_or_path"]
+    metadata = ModelCardData(
+        base_model=base,
+        base_model_relation=None if base is None else "adapter",
+        library_name="peft",
+        tags=[*TAGS, "lora"],
+    )
+    rows = card_facts.vector_rows(spec)
+    keys = [tensor_key(layer, part) for layer in spec.layers for part in ("out_weight", "out_bias")]
+    body = render(
+        "adapter.md.j2",
+        base=base,
+        revision=config["revision"],
+        architecture=config["auto_mapping"]["base_model_class"],
+        summary=card_facts.summary(spec),
+        rows=rows[: card_facts.CUT],
+        cut=max(0, len(rows) - card_facts.CUT),
+        fold=len(rows) > card_facts.FOLD,
+        explained=spec.origin is not None,
+        settings=card_facts.setting_rows(spec.settings if spec.origin is None else spec.origin.decomposition),
+        fingerprints={key: spec.base.sha256.get(key, "not recorded") for key in keys},
+        versions=artifacts.library_versions(),
+    )
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n"

@@ -1,0 +1,234 @@
+"""What a card says of an edit, as plain data and plain sentences: for the templates, which make it harmless."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
+
+from sith_hf.coders import METHODS
+from sith_hf.display import plain
+from sith_hf.edits import EditSpec
+from sith_hf.errors import InputError
+from sith_hf.explanation import Explanation
+from sith_hf.fingerprint import BaseRef
+from sith_hf.templates import impersonal
+from sith_hf.towers import check_family
+
+# A longer table is folded, and a much longer one cut: a card is read by people.
+FOLD, CUT = 20, 1000
+
+
+def hub_base(base: BaseRef) -> str | None:
+    """The Hub id of a base, or None where it is a folder or a model in memory.
+
+    Only a repository has a commit, so a name without one is no Hub id, even if it looks like one.
+    """
+    pinned = base.revision is not None and re.fullmatch(r"[0-9a-f]{40}", base.revision)
+    return base.name if pinned and "/" in base.name and repo_name(base.name) else None
+
+
+def repo_name(repo_id: str) -> str | None:
+    """``repo_id`` if it can be the id of a repository on the Hub, else None."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        return None
+    return repo_id if repo_id.isascii() else None
+
+
+def shown_name(name: str) -> str:
+    """What a card calls weights that are not on the Hub: the last part of their path, so that no folder is told."""
+    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    return "a model in memory" if last in ("", "in memory") else last
+
+
+def base_name(base: BaseRef) -> str:
+    """What a card calls the base: its Hub id, or the last part of its path."""
+    return hub_base(base) or shown_name(base.name)
+
+
+def config_of(folder: Path) -> tuple[str, int]:
+    """The architecture and the number of layers of a checkpoint's vision tower, from its ``config.json``.
+
+    Raises:
+        UnsupportedModel: an architecture without a vision tower to edit.
+        InputError: no ``config.json``, or one without these facts.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architecture = check_family(config.get("model_type"), config.get("architectures"))
+        vision = config.get("vision_config", {}) if architecture == "CLIPModel" else config
+        layers = vision.get("num_hidden_layers", 12)  # CLIPVisionConfig's own default
+    except InputError:
+        raise
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise InputError(f"{folder}/config.json does not describe a CLIP model ({type(error).__name__})") from None
+    if not isinstance(layers, int) or isinstance(layers, bool) or not 0 < layers <= 1000:
+        raise InputError(f"{folder}/config.json says that the vision tower has {layers!r} layers")
+    return architecture, layers
+
+
+def number_of_heads(spec: EditSpec) -> int:
+    """The heads of a layer of the tower that the spec was made for."""
+    return int(spec.write.shape[1]) // int(spec.row.shape[1])
+
+
+def summary(spec: EditSpec) -> str:
+    """What was changed, in one sentence, without any text from outside."""
+    heads = len({key[:2] for key in spec.keys})
+    layers = spec.layers
+    vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
+    head = "head" if heads == 1 else "heads"
+    where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {_listed([str(n) for n in layers])}"
+    changes = Counter(_verb(gain) for gain in spec.gain.tolist())
+    how = _listed([f"{count} {verb}" for verb, count in changes.items()])
+    return f"{vectors} in {heads} attention {head} of {where} {'has' if len(spec) == 1 else 'have'} another gain: {how}"
+
+
+def _verb(gain: float) -> str:
+    if gain == 0:
+        return "removed"
+    if gain < 0:
+        return "inverted"
+    return "turned down" if gain < 1 else "amplified"
+
+
+def _listed(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def topics(spec: EditSpec, limit: int = 5) -> list[str]:
+    """The concepts that the edited vectors speak of most, by weight times the size of the change; texts from outside.
+
+    Empty where the spec does not record explanations.
+    """
+    total: dict[str, float] = {}
+    if spec.origin is not None:
+        for gain, poles in zip(spec.gain.tolist(), spec.origin.explanations, strict=True):
+            for text, weight in (pair for pole in poles for pair in pole.concepts):
+                total[text] = total.get(text, 0.0) + weight * abs(gain - 1)
+    return sorted(total, key=lambda text: (-total[text], text))[:limit]
+
+
+def vector_rows(spec: EditSpec) -> list[dict[str, Any]]:
+    """The edited vectors for a table: ``layer, head, vector, gain, label, reason, plus, minus``.
+
+    ``plus`` and ``minus`` are the explanations of the poles, None where they are not recorded.
+    """
+    rows = []
+    for i, row in enumerate(spec.rows()):
+        poles: dict[str, Explanation] = {}
+        if spec.origin is not None:
+            poles = {pole.pole: pole for pole in spec.origin.explanations[i]}
+        reason = "" if spec.origin is None else spec.origin.reasons[i]
+        rows.append({**row, "reason": reason, "plus": poles.get("+"), "minus": poles.get("-")})
+    return rows
+
+
+_SETTINGS = {
+    "method": "method",
+    "sparsity": "concepts for each pole, at most",
+    "coherence_weight": "coherence weight (lambda)",
+    "fold": "layer norm folded in",
+    "centre": "all-ones direction dropped",
+    "image_mean": "mean of images given",
+    "dictionary_size": "concepts in the dictionary",
+    "dictionary_sha256": "sha256 of the dictionary",
+    "template": "prompt of the dictionary",
+    "encoder": "text tower",
+    "encoder_sha256": "sha256 of the text tower",
+}
+
+
+def setting_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The settings of a decomposition as (name, value) for a table, the known ones first; texts from outside."""
+    rows = []
+    for key in [*(k for k in _SETTINGS if k in settings), *sorted(k for k in settings if k not in _SETTINGS)]:
+        value = settings[key]
+        if key == "encoder" and isinstance(value, str):
+            # A Hub id or a folder: nothing says which.
+            value = value if repo_name(value) else shown_name(value)
+        elif key == "method" and isinstance(value, str) and value in METHODS:
+            value = f"{METHODS[value].title} ({METHODS[value].source})"
+        elif isinstance(value, bool) or value is None:
+            value = {True: "yes", False: "no", None: "none"}[value]
+        elif not isinstance(value, str):
+            value = json.dumps(value, sort_keys=True, default=str)
+        rows.append((_SETTINGS.get(key, key), value))
+    return rows
+
+
+def results(evaluation: Mapping[str, Any] | None, part: str) -> list[dict[str, Any]]:
+    """The measured results of one part of an evaluation, checked.
+
+    Args:
+        evaluation: ``{"results": [...], "collateral": [...]}``, both optional. An entry has ``dataset`` and
+            ``metric`` (texts), ``base`` and ``edited`` (finite numbers), and may have ``split`` (text) and
+            ``samples`` (a count). None is an evaluation that was not made.
+        part: ``"results"`` or ``"collateral"``.
+
+    Returns:
+        the entries, each with all six keys; texts are on one line, cut, without tokens and local folders.
+
+    Raises:
+        InputError: the evaluation is anything else.
+    """
+    known = {"dataset", "metric", "base", "edited", "split", "samples"}
+    if evaluation is None:
+        return []
+    if not isinstance(evaluation, Mapping) or not set(evaluation) <= {"results", "collateral"}:
+        raise InputError('an evaluation is {"results": [...], "collateral": [...]}')
+    found = []
+    for item in evaluation.get(part) or []:
+        if not isinstance(item, Mapping) or not {"dataset", "metric", "base", "edited"} <= set(item) <= known:
+            raise InputError(f"a result has dataset, metric, base, edited, and perhaps split and samples; got {item!r}")
+        texts = [item["dataset"], item["metric"], item.get("split") or ""]
+        samples = item.get("samples")
+        count = samples is None or (isinstance(samples, int) and not isinstance(samples, bool) and samples >= 0)
+        if not all(isinstance(text, str) for text in texts) or not texts[0] or not texts[1] or not count:
+            raise InputError(f"dataset, metric and split of a result are texts, samples is a count; got {item!r}")
+        dataset, metric, split = (plain(impersonal(text)) for text in texts)
+        base, edited = (_measured(item[key]) for key in ("base", "edited"))
+        found.append(
+            {"dataset": dataset, "metric": metric, "split": split, "base": base, "edited": edited, "samples": samples}
+        )
+    return found
+
+
+def _measured(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"a measured value is a finite number; got {value!r}")
+    return float(value)
+
+
+def inherited(base_card: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a card takes over from the metadata of its base's card: the license and the languages.
+
+    A value that is not of the form that the Hub knows is left out, so that nothing else comes in by this way.
+    """
+    card = base_card if isinstance(base_card, Mapping) else {}
+    found: dict[str, Any] = {}
+    license = card.get("license")
+    if _texts(license, r"[a-z0-9][a-z0-9.+\-]{0,63}"):
+        found["license"] = license
+        if license == "other":
+            if _texts(card.get("license_name"), r"[A-Za-z0-9][A-Za-z0-9.\-_ ]{0,99}"):
+                found["license_name"] = card["license_name"]
+            if _texts(card.get("license_link"), r"LICENSE(\.md|\.txt)?|https://[A-Za-z0-9./\-_%#?=&~+]{1,300}"):
+                found["license_link"] = card["license_link"]
+    if _texts(card.get("language"), r"[a-z]{2,3}"):
+        found["language"] = card["language"]
+    return found
+
+
+def _texts(value: object, pattern: str) -> bool:
+    items = value if isinstance(value, list) and value else [value]
+    return all(isinstance(item, str) and re.fullmatch(pattern, item) for item in items)

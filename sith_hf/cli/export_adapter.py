@@ -1,0 +1,58 @@
+"""``sith-hf export-adapter``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sith_hf.cli.options import echo_json, json_option, output_option, overwrite_option
+
+# As in sith_hf.towers, which help must not import.
+ARCHITECTURES = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection")
+
+
+@click.command("export-adapter")
+@click.argument("spec_path", metavar="SPEC")
+@click.option(
+    "--architecture",
+    type=click.Choice(ARCHITECTURES),
+    default=ARCHITECTURES[0],
+    show_default=True,
+    help="The class that the adapter will be loaded into.",
+)
+@output_option("the adapter")
+@overwrite_option
+@json_option
+def export_adapter(spec_path: str, architecture: str, output: Path, overwrite: bool, as_json: bool) -> None:
+    """Write an edit as a LoRA adapter for peft, a small folder to load beside the base.
+
+    SPEC is an edit spec or an edited checkpoint: a folder or Hub id.
+    """
+    from sith_hf import adapter, card_facts
+    from sith_hf.display import plain
+    from sith_hf.edits import EditSpec
+    from sith_hf.errors import InputError
+
+    spec = EditSpec.from_pretrained(spec_path)
+    given, target = Path(spec_path).resolve(), output.resolve()
+    if given.exists() and (given == target or target in given.parents):
+        raise InputError(f"{output} holds the edit spec; write the adapter into another folder")
+    folder = adapter.export_adapter(spec, output, architecture, overwrite=overwrite)
+    base = card_facts.hub_base(spec.base)
+    ranks = {layer: spec.layer.tolist().count(layer) for layer in spec.layers}
+    if as_json:
+        echo_json(
+            {
+                "folder": str(folder),
+                "architecture": architecture,
+                "base_model": base,
+                "rank": {str(layer): rank for layer, rank in ranks.items()},
+            }
+        )
+        return
+    for layer, rank in ranks.items():
+        click.echo(f"layer {layer}: rank {rank}")
+    if base is None:
+        click.echo(f"{plain(spec.base.name)} was not loaded from the Hub: the adapter names no base model", err=True)
+    click.echo(f"{folder}")

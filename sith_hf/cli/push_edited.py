@@ -1,0 +1,136 @@
+"""``sith-hf push-edited``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sith_hf.cli.options import echo_json, json_option
+from sith_hf.errors import HubError, InputError
+
+if TYPE_CHECKING:
+    from sith_hf.parcel import Pushed
+
+
+@click.command("push-edited")
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--base", help="The base to edit on the way, instead of FOLDER: folder or Hub id.")
+@click.option("--spec", "spec_path", help="The edit spec for --base: folder or Hub id.")
+@click.option("--recipe", help="A recipe for --base: a YAML file, or the name of one that comes with sith-hf.")
+@click.option("--text-model", help="With --recipe: the CLIPModel that a vision-only --base belongs to.")
+@click.option("--repo-id", required=True, help="Where to push to: namespace/name.")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--revision", help="The branch to push to, made where it is missing.  [default: main]")
+@click.option("--create-pr", is_flag=True, help="Open a pull request against main instead.")
+@click.option("--commit-message", help="The title of the commit.")
+@click.option("--token", help="A token with write access.  [default: HF_TOKEN, or the one of `hf auth login`]")
+@click.option("--dry-run", is_flag=True, help="Send nothing; list what would be sent, and show the card.")
+@click.option("--overwrite-card", is_flag=True, help="Replace a README.md that was written or changed by hand.")
+@json_option
+def push_edited(
+    folder: Path | None,
+    base: str | None,
+    spec_path: str | None,
+    recipe: str | None,
+    text_model: str | None,
+    repo_id: str,
+    private: bool,
+    revision: str | None,
+    create_pr: bool,
+    commit_message: str | None,
+    token: str | None,
+    dry_run: bool,
+    overwrite_card: bool,
+    as_json: bool,
+) -> None:
+    """Publish FOLDER, an edited checkpoint, on the Hub with its card; or make one on the way from --base.
+
+    Everything goes in one commit, and is compared with what the Hub then has. Pushing the same again does nothing.
+    """
+    if (folder is None) == (base is None):
+        raise InputError("give FOLDER, an edited checkpoint, or else --base with --spec or --recipe")
+    if (base is not None) != ((spec_path is None) != (recipe is None)):
+        raise InputError("--base goes with one of --spec and --recipe, and FOLDER with neither")
+    if create_pr and revision not in (None, "main"):
+        raise InputError("--create-pr opens a pull request against main: leave out either it or --revision")
+
+    from huggingface_hub import constants
+
+    from sith_hf.hub_faults import OFFLINE
+
+    if constants.HF_HUB_OFFLINE:
+        raise HubError(OFFLINE)
+
+    from sith_hf import hub
+    from sith_hf.parcel import PushOptions
+
+    options = PushOptions(
+        private=private or None,
+        revision=revision,
+        create_pr=create_pr,
+        commit_message=commit_message,
+        token=token,
+        overwrite_card=overwrite_card,
+        dry_run=dry_run,
+    )
+    if folder is not None:
+        report(hub.push_edited(folder, repo_id, **options), as_json)
+        return
+    with hub.scratch_folder() as scratch:
+        _make(scratch / "edited", str(base), spec_path, recipe, text_model, token)
+        report(hub.push_edited(scratch / "edited", repo_id, **options), as_json)
+
+
+def _make(
+    target: Path, base: str, spec_path: str | None, recipe: str | None, text_model: str | None, token: str | None
+) -> None:
+    """Write the edited checkpoint, and the recipe where there is one."""
+    from sith_hf import checkpoint
+    from sith_hf.edits import EditSpec
+
+    if spec_path is not None:
+        spec = EditSpec.from_pretrained(spec_path, token=token)
+        revision = spec.base.revision if base == spec.base.name else None
+        checkpoint.save_edited(checkpoint.locate(base, revision, token), spec, target, progress=True)
+        return
+
+    from sith_hf.editor import SithEditor
+    from sith_hf.recipe import Recipe
+
+    text = Recipe.source(str(recipe))
+    plan = Recipe.from_text(text, str(recipe))
+    editor = SithEditor.from_pretrained(base, text_model=text_model, token=token)
+    plan.decompose_with(editor, progress=True)
+    editor.save_pretrained(target, plan.choose(editor).spec, progress=True)
+    (target / checkpoint.SITH / "recipe.yaml").write_text(text, encoding="utf-8")
+
+
+def report(pushed: Pushed, as_json: bool) -> None:
+    """Print what was sent, or would be."""
+    from sith_hf.display import plain, table
+
+    if as_json:
+        echo_json(pushed.to_json())
+        return
+    if pushed.card_kept is not None:
+        click.echo(f"README.md on the Hub was kept: {pushed.card_kept} (--overwrite-card replaces it)", err=True)
+    if pushed.dry_run:
+        where = f"a new repository, {pushed.url}" if pushed.creates else pushed.url
+        rows = [(size, name) for name, size in pushed.sent.items()]
+        click.echo(table(["bytes", "file"], rows, f"would be sent to {where}, branch {pushed.revision}"))
+        for name in pushed.deleted:
+            click.echo(f"would be deleted: {plain(name)}")
+        for name in pushed.unchanged:
+            click.echo(f"there already: {plain(name)}")
+        click.echo(f"\nREADME.md:\n\n{pushed.card}")
+        return
+    if pushed.nothing_to_do:
+        click.echo(f"nothing to do: {plain(pushed.url)} has everything already (commit {plain(str(pushed.commit))})")
+        return
+    for name, size in pushed.sent.items():
+        click.echo(f"sent {plain(name)} ({size} bytes)")
+    for name in pushed.deleted:
+        click.echo(f"deleted {plain(name)}")
+    click.echo(plain(pushed.pull_request or pushed.url, 400))

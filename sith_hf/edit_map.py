@@ -1,0 +1,150 @@
+"""The picture of a model card: which heads of which layers an edit touches, and with what gains."""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+from math import ceil, sqrt
+from typing import TYPE_CHECKING
+
+from sith_hf.edits import EditSpec
+from sith_hf.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
+
+Colour = tuple[int, int, int]
+
+# Gain to colour: blue below 1, orange above it, equally dark at equal steps, told apart by every kind of eye.
+SCALE: tuple[tuple[float, Colour], ...] = (
+    (-1.0, (16, 42, 92)),
+    (0.0, (44, 123, 190)),
+    (0.6, (158, 202, 230)),
+    (1.0, (244, 244, 242)),
+    (1.4, (250, 198, 138)),
+    (2.0, (224, 124, 28)),
+    (3.0, (122, 52, 4)),
+)
+TICKS = (
+    (-1.0, "-1", "inverted"),
+    (0.0, "0", "removed"),
+    (1.0, "1", "kept"),
+    (2.0, "2", "doubled"),
+    (3.0, "3", "and above"),
+)
+
+PAPER, INK, FAINT = (255, 255, 255), (32, 36, 42), (104, 112, 122)
+EMPTY, FRAME, EDGE = (243, 244, 246), (214, 218, 223), (66, 72, 80)
+
+# Everything is measured in these pixels; the picture is twice as fine as it is shown on an ordinary screen.
+LEFT, TOP, RIGHT, BOTTOM = 108, 190, 76, 190
+LEGEND = 640
+
+
+def edit_map(spec: EditSpec, num_layers: int, num_heads: int) -> bytes:
+    """A PNG of layers (rows, the first on top) by heads (columns); each edited vector is a square coloured by its gain.
+
+    Vectors of one head stand side by side in its cell, by number. Gains beyond the ends of the scale have the colours
+    of its ends. The same spec gives the same bytes, with one version of Pillow.
+
+    Args:
+        spec: the edit.
+        num_layers: how many layers the tower has.
+        num_heads: how many heads a layer has.
+
+    Raises:
+        InputError: the edit touches a layer or head that a tower of this size does not have.
+    """
+    from PIL import Image, ImageDraw
+
+    if any(layer >= num_layers or head >= num_heads for layer, head, _ in spec.keys):
+        raise InputError(f"the edit is not for a tower of {num_layers} layers of {num_heads} heads")
+    cell = min(76, max(48, 1160 // max(num_heads, num_layers)))
+    width = max(LEFT + num_heads * cell + RIGHT, LEFT + LEGEND + RIGHT)
+    height = TOP + num_layers * cell + BOTTOM
+    image = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(image)
+
+    gains: dict[tuple[int, int], list[float]] = {}
+    for (layer, head, _), gain in zip(spec.keys, spec.gain.tolist(), strict=True):
+        gains.setdefault((layer, head), []).append(gain)
+    _title(draw, spec, len(gains))
+    _axes(draw, cell, num_layers, num_heads)
+    for layer in range(num_layers):
+        for head in range(num_heads):
+            _cell(draw, LEFT + head * cell, TOP + layer * cell, cell, gains.get((layer, head), []))
+    _legend(draw, TOP + num_layers * cell + 56)
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=False, compress_level=9)
+    return file.getvalue()
+
+
+def colour(gain: float) -> Colour:
+    """The colour of a gain: between the points of SCALE in a straight line, beyond its ends that of the end."""
+    if gain <= SCALE[0][0]:
+        return SCALE[0][1]
+    for (low, below), (high, above) in pairwise(SCALE):
+        if gain <= high:
+            part = (gain - low) / (high - low)
+            red, green, blue = (round(a + (b - a) * part) for a, b in zip(below, above, strict=True))
+            return red, green, blue
+    return SCALE[-1][1]
+
+
+def _title(draw: ImageDraw, spec: EditSpec, heads: int) -> None:
+    vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
+    where = "1 attention head" if heads == 1 else f"{heads} attention heads"
+    _text(draw, (LEFT, 34), f"{vectors} in {where}", 34, INK)
+    _text(draw, (LEFT, 80), "Each square is one edited vector, coloured by its gain.", 23, FAINT)
+
+
+def _axes(draw: ImageDraw, cell: int, num_layers: int, num_heads: int) -> None:
+    _text(draw, (LEFT, TOP - 68), "head", 23, FAINT)
+    # Two numbers must not run into each other where cells are small.
+    across = 1 if cell >= 44 or num_heads <= 10 else 2
+    for head in range(0, num_heads, across):
+        _text(draw, (LEFT + head * cell + cell // 2, TOP - 12), str(head), 22, INK, "ms")
+    _text(draw, (LEFT - 18, TOP - 68), "layer", 23, FAINT, "ra")
+    for layer in range(num_layers):
+        _text(draw, (LEFT - 18, TOP + layer * cell + cell // 2), str(layer), 22, INK, "rm")
+
+
+def _cell(draw: ImageDraw, x: int, y: int, cell: int, gains: list[float]) -> None:
+    """A head: an empty field, or the squares of its edited vectors in it."""
+    draw.rounded_rectangle((x + 2, y + 2, x + cell - 3, y + cell - 3), radius=5, fill=EMPTY, outline=FRAME)
+    if not gains:
+        return
+    side = max(2, ceil(sqrt(len(gains))))
+    pad, gap = 6, 3 if side < 4 else 1
+    step = max(2, (cell - 2 * pad + gap) // side)
+    size = max(1, step - gap)
+    # The block of squares stands in the middle of the cell.
+    across, down = min(len(gains), side), ceil(len(gains) / side)
+    x, y = (start + (cell - 1 - count * step + gap) // 2 for start, count in ((x, across), (y, down)))
+    for number, gain in enumerate(gains):
+        left, top = x + (number % side) * step, y + (number // side) * step
+        # Gains near 1 are almost white, and seen by their edge.
+        draw.rectangle(
+            (left, top, left + size - 1, top + size - 1), fill=colour(gain), outline=EDGE if size > 5 else None
+        )
+
+
+def _legend(draw: ImageDraw, y: int) -> None:
+    """The colour bar with its ticks."""
+    low, high = SCALE[0][0], SCALE[-1][0]
+    _text(draw, (LEFT, y - 8), "gain", 23, FAINT)
+    top, bottom = y + 28, y + 56
+    for x in range(LEGEND):
+        draw.line((LEFT + x, top, LEFT + x, bottom), fill=colour(low + (high - low) * x / (LEGEND - 1)))
+    draw.rectangle((LEFT - 1, top - 1, LEFT + LEGEND, bottom + 1), outline=EDGE)
+    for gain, value, meaning in TICKS:
+        x = LEFT + round((LEGEND - 1) * (gain - low) / (high - low))
+        draw.line((x, bottom + 2, x, bottom + 9), fill=EDGE, width=2)
+        _text(draw, (x, bottom + 14), value, 22, INK, "ma")
+        _text(draw, (x, bottom + 42), meaning, 21, FAINT, "ma")
+
+
+def _text(draw: ImageDraw, at: tuple[int, int], text: str, size: int, fill: Colour, anchor: str = "la") -> None:
+    from PIL import ImageFont
+
+    draw.text(at, text, fill=fill, font=ImageFont.load_default(size), anchor=anchor)

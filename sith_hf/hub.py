@@ -1,0 +1,263 @@
+"""Publish edited checkpoints, edit specs, decompositions and dictionaries: which files, which card, and where."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Unpack
+
+import yaml
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard import metadata_load
+
+from sith_hf import artifacts, card_facts, cards
+from sith_hf.checkpoint import BASE_CARD, SITH, other_files
+from sith_hf.concepts import LAYOUT as DICTIONARY
+from sith_hf.concepts import ConceptDictionary
+from sith_hf.decomposition import LAYOUT as DECOMPOSITION
+from sith_hf.decomposition import Decomposition
+from sith_hf.edit_map import edit_map
+from sith_hf.edits import LAYOUT as SPEC
+from sith_hf.edits import EditSpec
+from sith_hf.errors import ArtifactError, InputError, OutputError, SithError
+from sith_hf.fingerprint import BaseRef, tensor_sha256
+from sith_hf.parcel import CARD, Parcel, Pushed, PushOptions, is_ours
+from sith_hf.pull import is_repo_id
+from sith_hf.shards import INDEX, Checkpoint
+from sith_hf.transfer import push
+
+# What stands in a published file instead of the path of a local base.
+UNNAMED = "a local checkpoint"
+
+# A file by which a repository is known, and what it then holds.
+KINDS: Mapping[str, str] = {
+    f"{SITH}/{SPEC.filename}": "an edited checkpoint",
+    SPEC.filename: "an edit spec",
+    DECOMPOSITION.filename: "a decomposition",
+    DICTIONARY.filename: "a dictionary",
+}
+
+
+def push_edited(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    evaluation: Mapping[str, Any] | None = None,
+    **options: Unpack[PushOptions],
+) -> Pushed:
+    """Publish a checkpoint that ``save_edited`` wrote, in one commit, and check what arrived.
+
+    Sent are its weights, every file beside them that is not hidden, ``sith/`` with the edit, and a card. The paths
+    of local bases are left out of what is sent. The base's own README.md travels as ``sith/base_card.md``.
+
+    Args:
+        folder: the edited checkpoint.
+        repo_id: ``namespace/name``; a name alone goes into the namespace of the token's user.
+        evaluation: measured results for the card.
+        options: ``private``, ``revision``, ``create_pr``, ``commit_message``, ``token``, ``overwrite_card``,
+            ``dry_run`` (see :class:`sith_hf.parcel.PushOptions`).
+
+    Raises:
+        InputError: no edited checkpoint, one whose weights are not what its edit left, options that exclude each
+            other, or a repository that holds something else.
+        HubError: the Hub refused, failed or could not be reached; the message says what stands there.
+    """
+    folder = Path(folder)
+    spec = _edit_of(folder)
+    known = base_id(spec.base, folder)
+    public = replace(spec, base=replace(spec.base, name=known or UNNAMED))
+    files = edited_files(folder, known)
+    recipe = folder / SITH / "recipe.yaml"
+    told = recipe.read_text(encoding="utf-8") if recipe.is_file() else None
+    _, layers = card_facts.config_of(folder)
+    files[cards.MAP_FILE] = edit_map(public, layers, card_facts.number_of_heads(spec))
+
+    def card(full_id: str) -> str:
+        text = cards.model_card(
+            folder, public, repo_id=full_id, base_card=base_metadata(folder), evaluation=evaluation, recipe=told
+        )
+        return text if known is None else _naming(text, known)
+
+    stale = ("*.safetensors", "*.safetensors.index.json", f"{SITH}/*")
+    parcel = Parcel("edited checkpoint", files, card, stale, _clash(f"{SITH}/{SPEC.filename}"))
+    return push(parcel, repo_id, default_message="Upload an edited checkpoint with sith-hf", options=options)
+
+
+def push_artifact(item: object, repo_id: str, **options: Unpack[PushOptions]) -> Pushed:
+    """Publish an edit spec, a decomposition or a dictionary; arguments and errors as for ``push_to_hub`` of each."""
+    with scratch_folder() as work:
+        card: Callable[[str], str]
+        match item:
+            case EditSpec():
+                spec = replace(item, base=_public_base(item.base))
+                layout, card = SPEC, lambda name: cards.spec_card(spec, repo_id=name)
+                files = _public_artifact(spec.save_pretrained(work), SPEC)
+            case Decomposition():
+                found = replace(item, base=_public_base(item.base), settings=_public(dict(item.settings)))
+                layout, card = DECOMPOSITION, lambda name: cards.decomposition_card(found, repo_id=name)
+                found.save_pretrained(work)
+                files = _with_table(work, layout, found.to_dataset())
+            case ConceptDictionary():
+                words = replace(item, encoder=_public({"encoder": item.encoder})["encoder"])
+                layout, card = DICTIONARY, lambda name: cards.dictionary_card(words, repo_id=name)
+                words.save_pretrained(work)
+                files = _with_table(work, layout, words.to_dataset())
+            case _:
+                raise InputError(f"{type(item).__name__} is nothing that sith-hf publishes")
+        parcel = Parcel(KINDS[layout.filename], files, card, clash=_clash(layout.filename))
+        message = f"Upload {KINDS[layout.filename]} with sith-hf"
+        return push(parcel, repo_id, repo_type=layout.repo_type, default_message=message, options=options)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder. Raises OutputError where it cannot be written to."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="sith-hf-") as name:
+            yield Path(name)
+    except SithError:
+        raise
+    except OSError as error:
+        place = tempfile.gettempdir()
+        raise OutputError(f"{place}: a temporary file could not be written ({error.strerror}); make room") from None
+
+
+def edited_files(folder: Path, base_name: str | None) -> dict[str, Path | bytes]:
+    """What of an edited checkpoint is sent, by name in the repository; all but the card and the picture in it.
+
+    Args:
+        folder: the edited checkpoint.
+        base_name: the Hub id of its base, None where it is not known.
+    """
+    checkpoint = Checkpoint.read(folder)
+    files: dict[str, Path | bytes] = {shard.path.name: shard.path for shard in checkpoint.shards}
+    if checkpoint.index is not None:
+        files[INDEX] = folder / INDEX
+    files |= other_files(checkpoint)
+    for path in sorted((folder / SITH).rglob("*")):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            here = base_name if name == f"{SITH}/{SPEC.filename}" else None
+            files[name] = _public_artifact(path, SPEC, here)[path.name] if path.name == SPEC.filename else path
+    readme = files.pop(CARD, None)
+    if isinstance(readme, Path) and BASE_CARD not in files and not is_ours(_text(readme)):
+        files[BASE_CARD] = readme
+    # Hidden files are the concern of whoever made them; .gitattributes is the Hub's.
+    return {name: source for name, source in files.items() if not any(p.startswith(".") for p in name.split("/"))}
+
+
+def base_id(base: BaseRef, folder: Path) -> str | None:
+    """The Hub id of a base: the spec's own, else the one that the checkpoint records, else None.
+
+    A spec's name is a Hub id where a commit stands beside it. The name in ``config.json`` is taken where the base
+    was no edited checkpoint itself: that file came to it unchanged from *its* base.
+    """
+    if card_facts.hub_base(base) is not None:
+        return base.name
+    if (folder / SITH / "base" / SPEC.filename).is_file():
+        return None
+    try:
+        name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    looks_right = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and is_repo_id(name)
+    return name if looks_right and not Path(name).exists() else None
+
+
+def base_metadata(folder: Path) -> dict[str, Any] | None:
+    """The metadata of the base's card, which a copy of a checkpoint carries along; None where there is none."""
+    for place in (folder / BASE_CARD, folder / CARD):
+        if place.is_file():
+            with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
+                return metadata_load(place)
+    return None
+
+
+def _edit_of(folder: Path) -> EditSpec:
+    """The edit in a folder, after a look at the weights. Raises InputError."""
+    path = folder / SITH / SPEC.filename
+    try:
+        found = path.is_file()
+    except OSError as error:
+        raise InputError(f"{folder} could not be looked up ({error.strerror})") from None
+    if not found:
+        raise InputError(f"{folder} holds no edited checkpoint ({path} is missing): write one with save-edited")
+    spec, checkpoint = EditSpec.from_pretrained(path), Checkpoint.read(folder)
+    if not spec.edited_sha256:
+        raise InputError(f"{folder}: its edit spec was not written by save-edited; write the checkpoint again")
+    here = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.edited_sha256}
+    BaseRef("the edit recorded in sith/", None, spec.edited_sha256).check(here, str(folder))
+    return spec
+
+
+def _naming(card: str, base_name: str) -> str:
+    """The card with the Hub id of the base in its metadata, where the edit itself does not name one."""
+    made = ModelCard(card)
+    if not made.data.get("base_model"):
+        made.data["base_model"], made.data["base_model_relation"] = base_name, "finetune"
+        return str(made)
+    return card
+
+
+def _public_artifact(path: Path, layout: artifacts.Layout, base_name: str | None = None) -> dict[str, Path | bytes]:
+    """One of our files, by its name, as it may be published: the same where it names no local path."""
+    try:
+        tensors, data = artifacts.read_artifact(path, layout)
+        base = BaseRef.from_json(data["base"])
+    except ArtifactError as error:
+        raise InputError(f"{error}; nothing was sent") from None
+    name = base.name if card_facts.hub_base(base) is not None else base_name or UNNAMED
+    public = {**data, "base": {**data["base"], "name": name}, "settings": _public(data["settings"])}
+    if isinstance(data.get("origin"), dict):
+        public["origin"] = {**data["origin"], "decomposition": _public(data["origin"].get("decomposition", {}))}
+    if public == data:
+        return {path.name: path.read_bytes()}
+    with scratch_folder() as scratch:
+        return {path.name: artifacts.write_artifact(scratch, layout, tensors, public).read_bytes()}
+
+
+def _public_base(base: BaseRef) -> BaseRef:
+    return base if card_facts.hub_base(base) is not None else replace(base, name=UNNAMED)
+
+
+def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the path of a local text tower."""
+    name = settings.get("encoder")
+    path = isinstance(name, str) and (not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or Path(name).exists())
+    return {**settings, "encoder": UNNAMED} if path else dict(settings)
+
+
+def _with_table(folder: Path, layout: artifacts.Layout, table: Any) -> dict[str, Path | bytes]:
+    """An artifact in ``folder`` and its rows as parquet."""
+    (folder / "data").mkdir()
+    table.to_parquet(folder / cards.DATA_FILE)
+    return {layout.filename: folder / layout.filename, cards.DATA_FILE: folder / cards.DATA_FILE}
+
+
+def _clash(own: str) -> Callable[[Collection[str]], str | None]:
+    """A check that a repository holds nothing that would be lost or be mistaken for this."""
+
+    def check(names: Collection[str]) -> str | None:
+        weights = [name for name in names if re.fullmatch(r"[^/]+\.(bin|h5|msgpack|safetensors)", name)]
+        if own in names:
+            return None
+        for name, what in KINDS.items():
+            if name in names:
+                return f"holds {what} already: choose another repository"
+        if weights:
+            return (
+                f"holds weights that sith-hf did not write ({weights[0]}): choose another repository, or propose the "
+                "change with --create-pr"
+            )
+        return None
+
+    return check
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")

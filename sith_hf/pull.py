@@ -1,0 +1,133 @@
+"""Fetch files from the Hub into its client's cache, and check what came against the hashes that the Hub names."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from sith_hf.display import plain
+from sith_hf.errors import HubError, NotOnHub
+from sith_hf.hub_faults import CLIENT, told
+
+# The same weights in other formats: edited, they would not be.
+OTHER_WEIGHTS = (
+    "*pytorch_model*.bin",
+    "*pytorch_model*.bin.index.json",
+    "tf_model*.h5",
+    "flax_model*.msgpack",
+    "rust_model.ot",
+    "*.onnx",
+    "*.gguf",
+)
+
+_CHUNK = 16 * 2**20
+_TYPES = ("model", "dataset", "space")
+# The clock of a file system may lag behind that of the process.
+_LAG = 2.0
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether this can be the id of a repository on the Hub."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def fetch_file(
+    repo_id: str,
+    filenames: Sequence[str],
+    *,
+    repo_types: Sequence[str] = ("model",),
+    revision: str | None = None,
+    token: str | None = None,
+) -> Path:
+    """The first of some files that a repository has, downloaded and checked.
+
+    Args:
+        repo_id: the repository.
+        filenames: where the file may lie.
+        repo_types: what the repository may be.
+        revision: branch, tag or commit; ``main`` when None.
+        token: the usual places when None.
+
+    Raises:
+        NotOnHub: no such repository, revision or file.
+        HubError: the Hub could not be reached, or what came is damaged.
+    """
+    first: NotOnHub | None = None
+    for repo_type in repo_types:
+        for filename in filenames:
+            try:
+                with told(f"fetching {plain(filename)} from {plain(repo_id)}", f"{repo_type} repository", token):
+                    found = Path(
+                        hf_hub_download(repo_id, filename, repo_type=repo_type, revision=revision, token=token)
+                    )
+                    _check(found)
+                return found
+            except NotOnHub as error:
+                first = first or error
+    assert first is not None
+    raise NotOnHub(f"{first}{_elsewhere(repo_id, repo_types, token)}")
+
+
+def fetch_snapshot(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:
+    """The folder of a model repository at a revision, named by its commit, without weights in other formats.
+
+    What is downloaded now is checked; what was in the cache before is taken as it is.
+
+    Raises:
+        NotOnHub: no such repository or revision.
+        HubError: the Hub could not be reached, or what came is damaged.
+    """
+    started = time.time() - _LAG
+    try:
+        with told(f"fetching {plain(repo_id)}", "model repository", token):
+            ignored = list(OTHER_WEIGHTS)
+            folder = Path(snapshot_download(repo_id, revision=revision, token=token, ignore_patterns=ignored))
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and path.stat().st_mtime >= started:
+                    _check(path)
+    except NotOnHub as error:
+        raise NotOnHub(f"{error}{_elsewhere(repo_id, ('model',), token)}") from None
+    return folder
+
+
+def _check(path: Path) -> None:
+    """Compare a file in the cache with its hash, which is the name of its blob there. Raises HubError.
+
+    A damaged file is removed from the cache, so that the next attempt fetches it anew. Where the cache has no links
+    (on Windows, for one), there is no such name, and nothing to compare with.
+    """
+    blob = path.resolve()
+    if blob == path or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+        return
+    head = b"blob %d\0" % blob.stat().st_size
+    digest = hashlib.sha256() if len(blob.name) == 64 else hashlib.sha1(head, usedforsecurity=False)
+    with blob.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            digest.update(piece)
+    if digest.hexdigest() != blob.name:
+        blob.unlink()
+        path.unlink()
+        raise HubError(f"{plain(path.name)} arrived damaged (its hash is not the one that the Hub names); do it again")
+
+
+def _elsewhere(repo_id: str, repo_types: Sequence[str], token: str | None) -> str:
+    """A hint where a repository of this name is of another type."""
+    if not constants.HF_HUB_OFFLINE:
+        for repo_type in _TYPES:
+            if repo_type not in repo_types:
+                with suppress(*CLIENT):
+                    if HfApi(token=token).repo_exists(repo_id, repo_type=repo_type):
+                        return f" (there is a {repo_type} repository of this name)"
+    return ""
