@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import yaml
-from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 
 from sith_hf import artifacts, card_facts, cards
@@ -29,7 +29,7 @@ from sith_hf.fingerprint import BaseRef, tensor_sha256
 from sith_hf.parcel import CARD, Parcel, Pushed, PushOptions, is_ours
 from sith_hf.pull import is_repo_id
 from sith_hf.shards import INDEX, Checkpoint
-from sith_hf.transfer import push
+from sith_hf.transfer import check_options, push
 
 # What stands in a published file instead of the path of a local base.
 UNNAMED = "a local checkpoint"
@@ -67,21 +67,32 @@ def push_edited(
             other, or a repository that holds something else.
         HubError: the Hub refused, failed or could not be reached; the message says what stands there.
     """
+    check_options(options)
     folder = Path(folder)
     spec = _edit_of(folder)
     known = base_id(spec.base, folder)
-    public = replace(spec, base=replace(spec.base, name=known or UNNAMED))
-    files = edited_files(folder, known)
-    recipe = folder / SITH / "recipe.yaml"
-    told = recipe.read_text(encoding="utf-8") if recipe.is_file() else None
+    try:
+        files = edited_files(folder, known)
+        recipe = folder / SITH / "recipe.yaml"
+        told = recipe.read_text(encoding="utf-8") if recipe.is_file() else None
+    except (InputError, OutputError):
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{folder} could not be read ({error}); nothing was sent") from None
     _, layers = card_facts.config_of(folder)
-    files[cards.MAP_FILE] = edit_map(public, layers, card_facts.number_of_heads(spec))
+    files[cards.MAP_FILE] = edit_map(spec, layers, card_facts.number_of_heads(spec))
 
     def card(full_id: str) -> str:
-        text = cards.model_card(
-            folder, public, repo_id=full_id, base_card=base_metadata(folder), evaluation=evaluation, recipe=told
+        # With the place of a local base, which the card needs to run its code and does not show.
+        return cards.model_card(
+            folder,
+            _public_spec(spec, spec.base.name),
+            repo_id=full_id,
+            base_id=known,
+            base_card=base_metadata(folder),
+            evaluation=evaluation,
+            recipe=told,
         )
-        return text if known is None else _naming(text, known)
 
     stale = ("*.safetensors", "*.safetensors.index.json", f"{SITH}/*")
     parcel = Parcel("edited checkpoint", files, card, stale, _clash(f"{SITH}/{SPEC.filename}"))
@@ -90,13 +101,15 @@ def push_edited(
 
 def push_artifact(item: object, repo_id: str, **options: Unpack[PushOptions]) -> Pushed:
     """Publish an edit spec, a decomposition or a dictionary; arguments and errors as for ``push_to_hub`` of each."""
+    check_options(options)
     with scratch_folder() as work:
         card: Callable[[str], str]
+        files: dict[str, Path | bytes]
         match item:
             case EditSpec():
-                spec = replace(item, base=_public_base(item.base))
+                spec = _public_spec(item, _public_base(item.base).name)
                 layout, card = SPEC, lambda name: cards.spec_card(spec, repo_id=name)
-                files = _public_artifact(spec.save_pretrained(work), SPEC)
+                files = {SPEC.filename: spec.save_pretrained(work)}
             case Decomposition():
                 found = replace(item, base=_public_base(item.base), settings=_public(dict(item.settings)))
                 layout, card = DECOMPOSITION, lambda name: cards.decomposition_card(found, repo_id=name)
@@ -143,7 +156,7 @@ def edited_files(folder: Path, base_name: str | None) -> dict[str, Path | bytes]
         if path.is_file():
             name = path.relative_to(folder).as_posix()
             here = base_name if name == f"{SITH}/{SPEC.filename}" else None
-            files[name] = _public_artifact(path, SPEC, here)[path.name] if path.name == SPEC.filename else path
+            files[name] = _public_file(path, here) if path.name == SPEC.filename else path
     readme = files.pop(CARD, None)
     if isinstance(readme, Path) and BASE_CARD not in files and not is_ours(_text(readme)):
         files[BASE_CARD] = readme
@@ -166,7 +179,7 @@ def base_id(base: BaseRef, folder: Path) -> str | None:
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
     looks_right = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and is_repo_id(name)
-    return name if looks_right and not Path(name).exists() else None
+    return name if looks_right and not os.path.exists(name) else None
 
 
 def base_metadata(folder: Path) -> dict[str, Any] | None:
@@ -195,19 +208,10 @@ def _edit_of(folder: Path) -> EditSpec:
     return spec
 
 
-def _naming(card: str, base_name: str) -> str:
-    """The card with the Hub id of the base in its metadata, where the edit itself does not name one."""
-    made = ModelCard(card)
-    if not made.data.get("base_model"):
-        made.data["base_model"], made.data["base_model_relation"] = base_name, "finetune"
-        return str(made)
-    return card
-
-
-def _public_artifact(path: Path, layout: artifacts.Layout, base_name: str | None = None) -> dict[str, Path | bytes]:
-    """One of our files, by its name, as it may be published: the same where it names no local path."""
+def _public_file(path: Path, base_name: str | None) -> bytes:
+    """A saved edit spec as it may be published, with its own provenance; the same bytes where it names no path."""
     try:
-        tensors, data = artifacts.read_artifact(path, layout)
+        tensors, data = artifacts.read_artifact(path, SPEC)
         base = BaseRef.from_json(data["base"])
     except ArtifactError as error:
         raise InputError(f"{error}; nothing was sent") from None
@@ -216,9 +220,17 @@ def _public_artifact(path: Path, layout: artifacts.Layout, base_name: str | None
     if isinstance(data.get("origin"), dict):
         public["origin"] = {**data["origin"], "decomposition": _public(data["origin"].get("decomposition", {}))}
     if public == data:
-        return {path.name: path.read_bytes()}
+        return path.read_bytes()
     with scratch_folder() as scratch:
-        return {path.name: artifacts.write_artifact(scratch, layout, tensors, public).read_bytes()}
+        return artifacts.write_artifact(scratch, SPEC, tensors, public).read_bytes()
+
+
+def _public_spec(spec: EditSpec, base_name: str) -> EditSpec:
+    """The edit as it may be published."""
+    origin = spec.origin
+    if origin is not None:
+        origin = replace(origin, decomposition=_public(origin.decomposition))
+    return replace(spec, base=replace(spec.base, name=base_name), origin=origin, settings=_public(spec.settings))
 
 
 def _public_base(base: BaseRef) -> BaseRef:
@@ -228,7 +240,7 @@ def _public_base(base: BaseRef) -> BaseRef:
 def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without the path of a local text tower."""
     name = settings.get("encoder")
-    path = isinstance(name, str) and (not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or Path(name).exists())
+    path = isinstance(name, str) and (not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or os.path.exists(name))
     return {**settings, "encoder": UNNAMED} if path else dict(settings)
 
 

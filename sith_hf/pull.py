@@ -29,6 +29,7 @@ OTHER_WEIGHTS = (
 )
 
 _CHUNK = 16 * 2**20
+_DAMAGED = "arrived damaged (the hash is not the one that the Hub names); do it again"
 _TYPES = ("model", "dataset", "space")
 # The clock of a file system may lag behind that of the process.
 _LAG = 2.0
@@ -90,36 +91,55 @@ def fetch_snapshot(repo_id: str, *, revision: str | None = None, token: str | No
         HubError: the Hub could not be reached, or what came is damaged.
     """
     started = time.time() - _LAG
+    ignored = list(OTHER_WEIGHTS)
+    damaged: list[str] = []
     try:
         with told(f"fetching {plain(repo_id)}", "model repository", token):
-            ignored = list(OTHER_WEIGHTS)
-            folder = Path(snapshot_download(repo_id, revision=revision, token=token, ignore_patterns=ignored))
-            for path in sorted(folder.rglob("*")):
-                if path.is_file() and path.stat().st_mtime >= started:
-                    _check(path)
+            try:
+                folder = Path(snapshot_download(repo_id, revision=revision, token=token, ignore_patterns=ignored))
+            finally:
+                # Also where it broke off: the next attempt would take for good what had come until then.
+                damaged = _drop_damaged(repo_id, started)
     except NotOnHub as error:
         raise NotOnHub(f"{error}{_elsewhere(repo_id, ('model',), token)}") from None
+    if damaged:
+        raise HubError(f"{plain(repo_id)}: {len(damaged)} files {_DAMAGED}")
     return folder
 
 
+def _drop_damaged(repo_id: str, started: float) -> list[str]:
+    """Remove what came since a time and is not what the Hub says it is from the cache; the names of the blobs."""
+    place = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / "blobs"
+    fresh = [blob for blob in sorted(place.glob("*")) if blob.is_file() and blob.stat().st_mtime >= started]
+    damaged = [blob for blob in fresh if not _whole(blob)]
+    for blob in damaged:
+        blob.unlink()
+    return [blob.name for blob in damaged]
+
+
 def _check(path: Path) -> None:
-    """Compare a file in the cache with its hash, which is the name of its blob there. Raises HubError.
+    """Compare a file in the cache with the hash that its blob is named by. Raises HubError.
 
     A damaged file is removed from the cache, so that the next attempt fetches it anew. Where the cache has no links
     (on Windows, for one), there is no such name, and nothing to compare with.
     """
     blob = path.resolve()
-    if blob == path or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
-        return
+    if blob != path and not _whole(blob):
+        blob.unlink()
+        path.unlink()
+        raise HubError(f"{plain(path.name)} {_DAMAGED}")
+
+
+def _whole(blob: Path) -> bool:
+    """Whether a blob of the cache has the hash that is its name: a sha256, or the id of a git object."""
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+        return True
     head = b"blob %d\0" % blob.stat().st_size
     digest = hashlib.sha256() if len(blob.name) == 64 else hashlib.sha1(head, usedforsecurity=False)
     with blob.open("rb") as file:
         while piece := file.read(_CHUNK):
             digest.update(piece)
-    if digest.hexdigest() != blob.name:
-        blob.unlink()
-        path.unlink()
-        raise HubError(f"{plain(path.name)} arrived damaged (its hash is not the one that the Hub names); do it again")
+    return digest.hexdigest() == blob.name
 
 
 def _elsewhere(repo_id: str, repo_types: Sequence[str], token: str | None) -> str:

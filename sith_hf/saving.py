@@ -12,6 +12,7 @@ from sith_hf.errors import InputError
 from sith_hf.hub import push_edited, scratch_folder
 from sith_hf.loading import LoadedModel
 from sith_hf.parcel import Pushed, PushOptions
+from sith_hf.transfer import check_options
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class Saving:
                 do not go together with this.
             HubError: the Hub refused, failed or could not be reached; the message says what stands there.
         """
+        check_options(options)
         with scratch_folder() as scratch:
             self.save_pretrained(scratch / "edited", spec)
             return push_edited(scratch / "edited", repo_id, **options)

@@ -38,6 +38,22 @@ def push(
             cannot be read.
         HubError: the Hub refused, failed or could not be reached. The message says what stands there now.
     """
+    check_options(options)
+    try:
+        return _Push(parcel, repo_id, repo_type, default_message, options).run()
+    except HubError:
+        raise
+    except OSError as error:
+        raise InputError(f"{error.filename}: the file could not be read ({error.strerror}); nothing was sent") from None
+
+
+def check_options(options: PushOptions) -> None:
+    """Refuse what cannot work, before anything is made or asked for it.
+
+    Raises:
+        InputError: unknown options, or options that exclude each other.
+        HubError: offline mode is on.
+    """
     unknown = set(options) - set(PushOptions.__annotations__)
     if unknown:
         raise InputError(f"push_to_hub takes no {', '.join(sorted(unknown))}")
@@ -45,12 +61,6 @@ def push(
         raise InputError("a pull request goes against main: leave out either create_pr or revision")
     if constants.HF_HUB_OFFLINE:
         raise HubError(OFFLINE)
-    try:
-        return _Push(parcel, repo_id, repo_type, default_message, options).run()
-    except HubError:
-        raise
-    except OSError as error:
-        raise InputError(f"{error.filename}: the file could not be read ({error.strerror}); nothing was sent") from None
 
 
 class _Push:

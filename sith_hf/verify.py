@@ -119,6 +119,8 @@ def _compare_files(ours: Checkpoint, theirs: Checkpoint) -> tuple[int, list[str]
     for name in _of_the_hub(there):
         here.pop(name, None)
         there.pop(name, None)
+    # Hidden files are not published.
+    here = {n: path for n, path in here.items() if n in there or not any(p.startswith(".") for p in n.split("/"))}
     problems = [f"file {name} is not in the base" for name in there if name not in here]
     problems += [f"file {name} holds weights in another format, without the edit" for name in other_weights(theirs)]
     problems += [f"file {name} of the base is missing" for name in here if name not in there]

@@ -28,9 +28,9 @@ from sith_hf.errors import SithError
 from sith_hf.cli import main
 constants.DOWNLOAD_CHUNK_SIZE = 1024
 
-def card(folder, spec, *, repo_id, base_card=None, evaluation=None, recipe=None):
+def card(folder, spec, *, repo_id, base_id=None, base_card=None, evaluation=None, recipe=None):
     meta = "".join(f"{key}: {value}\\n" for key, value in (base_card or {}).items() if key == "license")
-    base = f"base_model: {spec.base.name}\\n" if "/" in spec.base.name else ""
+    base = f"base_model: {base_id}\\n" if base_id else ""
     return f"---\\nlibrary_name: transformers\\n{meta}{base}---\\n# {repo_id}\\n{len(spec)} vectors\\n{recipe or ''}\\n"
 
 real_card, cards.model_card = cards.model_card, card

@@ -539,7 +539,7 @@ def test_nearness_has_a_threshold(concepts, made):
 
 @pytest.mark.parametrize("near", [0.0, -0.5, 1.01, math.nan, math.inf])
 def test_a_nearness_out_of_range_is_refused(near, made):
-    with pytest.raises(InputError, match="near(,| is) a cosine"):
+    with pytest.raises(InputError, match=r"near(,| is) a cosine"):
         made.find(made.texts[0], near=near)
 
 

@@ -366,7 +366,7 @@ def test_refused_gain(editor, bad):
         lambda: editor.edit().vectors(bad, layers=[0]),
         lambda: editor.suppress("dog", gain=bad, threshold=0.01, near=0.01),
     ):
-        with pytest.raises(InputError, match="gain .*is a finite number"):
+        with pytest.raises(InputError, match=r"gain .*is a finite number"):
             call()
 
 

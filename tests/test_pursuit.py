@@ -286,7 +286,10 @@ def test_explained_to_the_end() -> None:
 @given(problems(ties=True))
 def test_lambda_zero_is_omp(problem: tuple[Tensor, Tensor, int]) -> None:
     x, atoms, sparsity = problem
-    comp, omp = Pursuit("comp", sparsity, coherence_weight=0.0)(x, atoms), Pursuit("omp", sparsity, coherence_weight=0.7)(x, atoms)
+    comp, omp = (
+        Pursuit("comp", sparsity, coherence_weight=0.0)(x, atoms),
+        Pursuit("omp", sparsity, coherence_weight=0.7)(x, atoms),
+    )
     assert torch.equal(comp.index, omp.index)
     assert torch.equal(comp.weight, omp.weight)
 

@@ -219,8 +219,9 @@ def test_offline_is_told_before_anything(hub, worker, made):
     finally:
         constants.HF_HUB_OFFLINE = False
     """
-    for options in ({}, {"dry_run": True}):
-        values = {"folder": str(made.edited), "repo": "me/x", "options": options}
+    # Before the folder is looked at, too.
+    for folder, options in ((made.edited, {}), (made.edited, {"dry_run": True}), ("nowhere", {})):
+        values = {"folder": str(folder), "repo": "me/x", "options": options}
         message = refused(lambda values=values: worker.do(code, hub.token, **values))
         assert "HF_HUB_OFFLINE" in message
     assert hub.requests == []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sith_hf.cli.options import echo_json, json_option
-from sith_hf.errors import HubError, InputError
+from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
     from sith_hf.parcel import Pushed
@@ -53,18 +53,9 @@ def push_edited(
         raise InputError("give FOLDER, an edited checkpoint, or else --base with --spec or --recipe")
     if (base is not None) != ((spec_path is None) != (recipe is None)):
         raise InputError("--base goes with one of --spec and --recipe, and FOLDER with neither")
-    if create_pr and revision not in (None, "main"):
-        raise InputError("--create-pr opens a pull request against main: leave out either it or --revision")
 
-    from huggingface_hub import constants
-
-    from sith_hf.hub_faults import OFFLINE
-
-    if constants.HF_HUB_OFFLINE:
-        raise HubError(OFFLINE)
-
-    from sith_hf import hub
     from sith_hf.parcel import PushOptions
+    from sith_hf.transfer import check_options
 
     options = PushOptions(
         private=private or None,
@@ -75,6 +66,10 @@ def push_edited(
         overwrite_card=overwrite_card,
         dry_run=dry_run,
     )
+    check_options(options)
+
+    from sith_hf import hub
+
     if folder is not None:
         report(hub.push_edited(folder, repo_id, **options), as_json)
         return

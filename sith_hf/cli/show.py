@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from sith_hf.cli.options import Numbers, echo_json, json_option
+
+if TYPE_CHECKING:
+    from sith_hf.edits import EditSpec
 
 
 @click.command()
@@ -25,15 +30,22 @@ def show(artifact: str, layers: tuple[int, ...] | None, heads: tuple[int, ...] |
     from sith_hf.display import table
     from sith_hf.edits import LAYOUT as SPEC
     from sith_hf.edits import EditSpec
+    from sith_hf.errors import ArtifactError
     from sith_hf.explanation import explanation_rows
 
     folder = Path(artifact)
     specs = folder / SPEC.filename, folder / "sith" / SPEC.filename
     if not os.path.isfile(folder / LAYOUT.filename) and any(os.path.isfile(path) for path in specs):
-        spec = EditSpec.from_pretrained(folder)
-        echo_json(spec.rows()) if as_json else click.echo(str(spec))
+        show_spec(EditSpec.from_pretrained(folder), as_json)
         return
-    decomposition = Decomposition.from_pretrained(artifact)
+    try:
+        decomposition = Decomposition.from_pretrained(artifact)
+    except ArtifactError:
+        if os.path.exists(artifact):
+            raise
+        # A repository may hold either.
+        show_spec(EditSpec.from_pretrained(artifact), as_json)
+        return
     found = [
         explanation
         for layer in (decomposition.layers if layers is None else decomposition.resolve_layers(layers))
@@ -44,3 +56,8 @@ def show(artifact: str, layers: tuple[int, ...] | None, heads: tuple[int, ...] |
         echo_json([vars(item) for item in found])
     else:
         click.echo(table(*explanation_rows(found)))
+
+
+def show_spec(spec: EditSpec, as_json: bool) -> None:
+    """Print an edit spec."""
+    echo_json(spec.rows()) if as_json else click.echo(str(spec))
