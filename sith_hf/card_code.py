@@ -87,9 +87,7 @@ def code_parts(architecture: str, edited: str, base: str, revision: str | None) 
     }
 
 
-def executed_parts(
-    architecture: str, folder: Path, repo_id: str, base: BaseRef, base_id: str | None = None
-) -> dict[str, Part]:
+def executed_parts(architecture: str, folder: Path, repo_id: str, base: BaseRef) -> dict[str, Part]:
     """The code of a card, after the very same code was run on ``folder`` in one process, offline.
 
     The Hub id is replaced by the folder; a base that was read from a folder by its path, where it is still there.
@@ -101,7 +99,6 @@ def executed_parts(
         folder: the edited checkpoint.
         repo_id: what the card calls it.
         base: the base of the edit.
-        base_id: the Hub id of a base that was read from a folder, where it is known.
 
     Raises:
         InputError: code that must run on every edited checkpoint did not.
@@ -109,8 +106,8 @@ def executed_parts(
     pinned = hub_base(base)
     revision = base.revision if pinned else None
     local = None if pinned or not _is_checkpoint(base.name) else os.path.abspath(base.name)
-    at_hand = local or _cached(pinned or base_id, revision)
-    shown = code_parts(architecture, repo_id, pinned or base_id or "path/to/the/base", revision)
+    at_hand = local or _cached(pinned, revision)
+    shown = code_parts(architecture, repo_id, pinned or "path/to/the/base", revision)
     real = code_parts(architecture, os.path.abspath(folder), at_hand or "", revision)
     order = ["load", "revert", *(["compare"] if at_hand else [])]
     printed, failure = run_parts({name: real[name] for name in order})

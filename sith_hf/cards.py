@@ -60,24 +60,27 @@ def model_card(
         base_card: the metadata of the base's card, which the license and languages are taken from.
         evaluation: measured results, as :func:`sith_hf.card_facts.results` describes; None where none were measured.
         recipe: the recipe that the edit was made by, in full.
-        base_id: the Hub id of the base, where it is known and the edit was made from a folder.
+        base_id: the Hub id that a base read from a folder records as its origin: it goes into the metadata, and
+            the card says that it was not compared with.
 
     Raises:
         InputError: no edited checkpoint there, or another edit; an id or an evaluation that is none; or a
             checkpoint on which the card's code does not run.
     """
     repo_id, folder = _checked(repo_id), Path(folder)
-    base_id = card_facts.hub_base(spec.base) or (None if base_id is None else _checked(base_id))
+    pinned = card_facts.hub_base(spec.base)
+    base_id = pinned or (None if base_id is None else _checked(base_id))
     architecture, _ = card_facts.config_of(folder)
     path = folder / "sith" / LAYOUT.filename
     recorded, (_, data) = EditSpec.from_pretrained(path), artifacts.read_artifact(path, LAYOUT)
     if recorded != spec:
         raise InputError(f"{folder} holds another edit than the card is to describe; save the checkpoint again")
     measured = {part: card_facts.results(evaluation, part) for part in ("results", "collateral")}
-    parts = executed_parts(architecture, folder, repo_id, spec.base, base_id)
+    parts = executed_parts(architecture, folder, repo_id, spec.base)
     body = render(
         "model_card.md.j2",
-        **_about(spec, repo_id, base_id),
+        **_about(spec, repo_id),
+        recorded_origin=None if pinned else base_id,
         architecture=architecture,
         map_file=MAP_FILE,
         measured=measured,
@@ -114,7 +117,7 @@ def spec_card(spec: EditSpec, *, repo_id: str) -> str:
     """
     repo_id = _checked(repo_id)
     base_id = card_facts.hub_base(spec.base)
-    body = render("edit_spec.md.j2", **_about(spec, repo_id, base_id), versions=artifacts.library_versions())
+    body = render("edit_spec.md.j2", **_about(spec, repo_id), versions=artifacts.library_versions())
     metadata = ModelCardData(library_name="sith-hf", tags=[*TAGS, "edit-spec"], base_model=base_id)
     return _assembled(ModelCard, metadata, body)
 
@@ -176,16 +179,16 @@ def dictionary_card(dictionary: ConceptDictionary, *, repo_id: str) -> str:
     return _assembled(DatasetCard, _dataset_metadata(f"Concepts of {repo_id}", "concepts"), body)
 
 
-def _about(spec: EditSpec, repo_id: str, base_id: str | None) -> dict[str, Any]:
+def _about(spec: EditSpec, repo_id: str) -> dict[str, Any]:
     """What both cards of an edit say."""
-    rows = card_facts.vector_rows(spec)
+    rows, pinned = card_facts.vector_rows(spec), card_facts.hub_base(spec.base)
     return {
         "repo_id": repo_id,
         "code_id": f'"{repo_id}"',
-        "code_base": f'"{base_id or "path/to/the/base"}"',
+        "code_base": f'"{pinned or "path/to/the/base"}"',
         "spec": spec,
-        "base_name": base_id or card_facts.base_name(spec.base),
-        "pinned": card_facts.hub_base(spec.base) is not None,
+        "base_name": card_facts.base_name(spec.base),
+        "pinned": pinned is not None,
         "summary": card_facts.summary(spec),
         "topics": card_facts.topics(spec),
         "rows": rows[: card_facts.CUT],

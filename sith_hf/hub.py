@@ -19,20 +19,26 @@ from sith_hf import artifacts, card_facts, cards
 from sith_hf.checkpoint import BASE_CARD, SITH, other_files
 from sith_hf.concepts import LAYOUT as DICTIONARY
 from sith_hf.concepts import ConceptDictionary
+from sith_hf.configs import CONFIGS, published
 from sith_hf.decomposition import LAYOUT as DECOMPOSITION
 from sith_hf.decomposition import Decomposition
 from sith_hf.edit_map import edit_map
 from sith_hf.edits import LAYOUT as SPEC
 from sith_hf.edits import EditSpec
-from sith_hf.errors import ArtifactError, InputError, OutputError, SithError
+from sith_hf.errors import ArtifactError, InputError, OutputError
 from sith_hf.fingerprint import BaseRef, tensor_sha256
-from sith_hf.parcel import CARD, Parcel, Pushed, PushOptions, is_ours
+from sith_hf.parcel import CARD, Parcel, Pushed, PushOptions, check_options, is_ours
 from sith_hf.pull import is_repo_id
 from sith_hf.shards import INDEX, Checkpoint
-from sith_hf.transfer import check_options, push
+from sith_hf.templates import TOKEN
+from sith_hf.transfer import push
 
 # What stands in a published file instead of the path of a local base.
 UNNAMED = "a local checkpoint"
+
+EVALUATION = f"{SITH}/evaluation.json"
+PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+TEXT = frozenset({".md", ".txt", ".yaml", ".yml", ".json", ".toml", ".cfg", ".ini", ".py", ".sh"})
 
 # A file by which a repository is known, and what it then holds.
 KINDS: Mapping[str, str] = {
@@ -58,7 +64,8 @@ def push_edited(
     Args:
         folder: the edited checkpoint.
         repo_id: ``namespace/name``; a name alone goes into the namespace of the token's user.
-        evaluation: measured results for the card.
+        evaluation: measured results for the card, which travel as ``sith/evaluation.json``; what that file of the
+            folder holds when None (:func:`sith_hf.card_facts.results` describes it).
         options: ``private``, ``revision``, ``create_pr``, ``commit_message``, ``token``, ``overwrite_card``,
             ``dry_run`` (see :class:`sith_hf.parcel.PushOptions`).
 
@@ -72,12 +79,16 @@ def push_edited(
     spec = _edit_of(folder)
     known = base_id(spec.base, folder)
     try:
-        files = edited_files(folder, known)
+        files = edited_files(folder)
         recipe = folder / SITH / "recipe.yaml"
         told = recipe.read_text(encoding="utf-8") if recipe.is_file() else None
+        if evaluation is not None:
+            files[EVALUATION] = (json.dumps(evaluation, indent=2, sort_keys=True) + "\n").encode("utf-8")
+        elif (folder / EVALUATION).is_file():
+            evaluation = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
     except (InputError, OutputError):
         raise
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{folder} could not be read ({error}); nothing was sent") from None
     _, layers = card_facts.config_of(folder)
     files[cards.MAP_FILE] = edit_map(spec, layers, card_facts.number_of_heads(spec))
@@ -95,7 +106,8 @@ def push_edited(
         )
 
     stale = ("*.safetensors", "*.safetensors.index.json", f"{SITH}/*")
-    parcel = Parcel("edited checkpoint", files, card, stale, _clash(f"{SITH}/{SPEC.filename}"))
+    marks = tuple((spec.edited_sha256 or {}).values())
+    parcel = Parcel(files, card, stale, _clash(f"{SITH}/{SPEC.filename}"), marks)
     return push(parcel, repo_id, default_message="Upload an edited checkpoint with sith-hf", options=options)
 
 
@@ -122,7 +134,7 @@ def push_artifact(item: object, repo_id: str, **options: Unpack[PushOptions]) ->
                 files = _with_table(work, layout, words.to_dataset())
             case _:
                 raise InputError(f"{type(item).__name__} is nothing that sith-hf publishes")
-        parcel = Parcel(KINDS[layout.filename], files, card, clash=_clash(layout.filename))
+        parcel = Parcel(files, card, clash=_clash(layout.filename))
         message = f"Upload {KINDS[layout.filename]} with sith-hf"
         return push(parcel, repo_id, repo_type=layout.repo_type, default_message=message, options=options)
 
@@ -131,21 +143,19 @@ def push_artifact(item: object, repo_id: str, **options: Unpack[PushOptions]) ->
 def scratch_folder() -> Iterator[Path]:
     """A temporary folder. Raises OutputError where it cannot be written to."""
     try:
-        with tempfile.TemporaryDirectory(prefix="sith-hf-") as name:
-            yield Path(name)
-    except SithError:
-        raise
+        scratch = tempfile.TemporaryDirectory(prefix="sith-hf-")
     except OSError as error:
         place = tempfile.gettempdir()
-        raise OutputError(f"{place}: a temporary file could not be written ({error.strerror}); make room") from None
+        raise OutputError(f"{place}: a temporary folder could not be made ({error.strerror}); make room") from None
+    with scratch as name:
+        yield Path(name)
 
 
-def edited_files(folder: Path, base_name: str | None) -> dict[str, Path | bytes]:
+def edited_files(folder: Path) -> dict[str, Path | bytes]:
     """What of an edited checkpoint is sent, by name in the repository; all but the card and the picture in it.
 
-    Args:
-        folder: the edited checkpoint.
-        base_name: the Hub id of its base, None where it is not known.
+    Raises:
+        InputError: a file holds what looks like a token of the Hub.
     """
     checkpoint = Checkpoint.read(folder)
     files: dict[str, Path | bytes] = {shard.path.name: shard.path for shard in checkpoint.shards}
@@ -153,15 +163,30 @@ def edited_files(folder: Path, base_name: str | None) -> dict[str, Path | bytes]
         files[INDEX] = folder / INDEX
     files |= other_files(checkpoint)
     for path in sorted((folder / SITH).rglob("*")):
-        if path.is_file():
+        # The short cards in sith/ say less than the card that is sent, and name local folders.
+        if path.is_file() and path.name != CARD:
             name = path.relative_to(folder).as_posix()
-            here = base_name if name == f"{SITH}/{SPEC.filename}" else None
-            files[name] = _public_file(path, here) if path.name == SPEC.filename else path
+            files[name] = _public_file(path) if path.name == SPEC.filename else path
     readme = files.pop(CARD, None)
     if isinstance(readme, Path) and BASE_CARD not in files and not is_ours(_text(readme)):
         files[BASE_CARD] = readme
     # Hidden files are the concern of whoever made them; .gitattributes is the Hub's.
-    return {name: source for name, source in files.items() if not any(p.startswith(".") for p in name.split("/"))}
+    files = {n: s for n, s in files.items() if not (any(p.startswith(".") for p in n.split("/")) or _stays(folder, s))}
+    for name, source in files.items():
+        if isinstance(source, Path) and source.suffix in TEXT and TOKEN.search(_text(source)):
+            raise InputError(f"{name} holds what looks like a token of the Hub; take it out, nothing was sent")
+        if name in CONFIGS and isinstance(source, Path):
+            files[name] = published(source) or source
+    return files
+
+
+def _stays(folder: Path, source: Path | bytes) -> bool:
+    """Whether a file is not for others: a pickle, or a link out of the folder that is not one of the Hub's cache."""
+    if isinstance(source, bytes):
+        return False
+    real = source.resolve()
+    outside = folder.resolve() not in real.parents and real.parent.name != "blobs"
+    return source.suffix in PICKLES or (source.is_symlink() and outside)
 
 
 def base_id(base: BaseRef, folder: Path) -> str | None:
@@ -208,14 +233,14 @@ def _edit_of(folder: Path) -> EditSpec:
     return spec
 
 
-def _public_file(path: Path, base_name: str | None) -> bytes:
+def _public_file(path: Path) -> bytes:
     """A saved edit spec as it may be published, with its own provenance; the same bytes where it names no path."""
     try:
         tensors, data = artifacts.read_artifact(path, SPEC)
         base = BaseRef.from_json(data["base"])
     except ArtifactError as error:
         raise InputError(f"{error}; nothing was sent") from None
-    name = base.name if card_facts.hub_base(base) is not None else base_name or UNNAMED
+    name = base.name if card_facts.hub_base(base) is not None else UNNAMED
     public = {**data, "base": {**data["base"], "name": name}, "settings": _public(data["settings"])}
     if isinstance(data.get("origin"), dict):
         public["origin"] = {**data["origin"], "decomposition": _public(data["origin"].get("decomposition", {}))}

@@ -12,6 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
+from huggingface_hub import constants
+
+from sith_hf.errors import HubError, InputError
+from sith_hf.hub_faults import OFFLINE
+
 CARD = "README.md"
 _CHUNK = 16 * 2**20
 _SEAL = re.compile(r"\n<!-- sith-hf card ([0-9a-f]{64}) -->\n\Z")
@@ -87,19 +92,23 @@ class Parcel:
     """What belongs together in a repository.
 
     Attributes:
-        what: what it is, such as "edited checkpoint".
         files: name in the repository to local file or content, without the card.
         card: the text of the card, given the full id of the repository.
         stale: patterns of names; files of an earlier push that match and are not in ``files`` are deleted. One
             without a slash means files at the top alone.
         clash: given the names in the repository, why this must not go there; None where it may.
+        marks: what a card names that describes just these files, such as their fingerprints; empty where none does.
     """
 
-    what: str
     files: Mapping[str, Path | bytes] = field(repr=False)
     card: Callable[[str], str] = field(repr=False)
     stale: tuple[str, ...] = ()
     clash: Callable[[Collection[str]], str | None] = lambda names: None
+    marks: Collection[str] = ()
+
+    def described_by(self, card: str) -> bool:
+        """Whether a card of ours on the Hub is about these very files."""
+        return bool(self.marks) and all(mark in card for mark in self.marks)
 
     def is_stale(self, path: str) -> bool:
         """Whether a file on the Hub is left over from an earlier push."""
@@ -170,3 +179,19 @@ def same_bytes(item: Outgoing, there: Any) -> bool:
         return False
     large, small = item.hashes
     return bool(there.lfs.sha256 == large if there.lfs is not None else there.blob_id == small)
+
+
+def check_options(options: PushOptions) -> None:
+    """Refuse what cannot work, before anything is made or asked for it.
+
+    Raises:
+        InputError: unknown options, or options that exclude each other.
+        HubError: offline mode is on.
+    """
+    unknown = set(options) - set(PushOptions.__annotations__)
+    if unknown:
+        raise InputError(f"push_to_hub takes no {', '.join(sorted(unknown))}")
+    if options.get("create_pr") and options.get("revision") not in (None, "main"):
+        raise InputError("a pull request goes against main: leave out either create_pr or revision")
+    if constants.HF_HUB_OFFLINE:
+        raise HubError(OFFLINE)

@@ -49,9 +49,10 @@ class EditStep(_Part):
 
 
 class Recipe(_Part):
-    """A recipe: what it is for, how to decompose, what to edit."""
+    """A recipe: what it is for, over which concepts (our own list when None), how to decompose, what to edit."""
 
     title: str
+    dictionary: tuple[str, ...] | None = None
     decompose: DecomposeStep = DecomposeStep()
     edits: tuple[EditStep, ...]
 
@@ -96,11 +97,12 @@ class Recipe(_Part):
         return cls.from_text((folder / f"{name}.yaml").read_text(encoding="utf-8"), f"recipe {name}")
 
     def decompose_with(self, editor: SithEditor, *, progress: bool = False) -> Decomposition:
-        """Decompose the editor's model over our own concepts, as this recipe says."""
+        """Decompose the editor's model as this recipe says."""
         step = self.decompose
         pursuit = Pursuit(method=step.method, sparsity=step.sparsity, coherence_weight=step.coherence_weight)
+        texts = self.dictionary
         return editor.decompose(
-            ConceptDictionary.builtin(),
+            ConceptDictionary.builtin() if texts is None else ConceptDictionary.from_texts(texts),
             layers=step.layers,
             rank=step.rank,
             poles=step.poles,

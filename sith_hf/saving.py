@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from sith_hf import checkpoint
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import push_edited, scratch_folder
 from sith_hf.loading import LoadedModel
-from sith_hf.parcel import Pushed, PushOptions
-from sith_hf.transfer import check_options
+from sith_hf.parcel import Pushed, PushOptions, check_options
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +35,20 @@ class Saving:
         """
         return checkpoint.save_edited(self._source(), spec, folder, overwrite=overwrite, progress=progress)
 
-    def push_to_hub(self, repo_id: str, spec: EditSpec, **options: Unpack[PushOptions]) -> Pushed:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        spec: EditSpec,
+        *,
+        evaluation: Mapping[str, Any] | None = None,
+        **options: Unpack[PushOptions],
+    ) -> Pushed:
         """Publish the checkpoint that this editor was loaded from, edited (see :func:`sith_hf.hub.push_edited`).
 
         Args:
             repo_id: ``namespace/name``; a name alone goes into the namespace of the token's user.
             spec: the edit.
+            evaluation: measured results for the card.
             options: ``private``, ``revision``, ``create_pr``, ``commit_message``, ``token``, ``overwrite_card``,
                 ``dry_run`` (see :class:`sith_hf.parcel.PushOptions`).
 
@@ -52,7 +60,7 @@ class Saving:
         check_options(options)
         with scratch_folder() as scratch:
             self.save_pretrained(scratch / "edited", spec)
-            return push_edited(scratch / "edited", repo_id, **options)
+            return push_edited(scratch / "edited", repo_id, evaluation=evaluation, **options)
 
     def revert(
         self, folder: str | Path, *, overwrite: bool = False, progress: bool = False

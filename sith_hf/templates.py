@@ -12,7 +12,7 @@ from sith_hf.display import plain
 # What Markdown, its table, mathematics and autolink extensions, and emoji codes give a meaning to.
 _MARKS = "\\`*_{}[]()#+!|~$:@^="
 
-_TOKEN = re.compile(r"(?<![A-Za-z0-9_])(hf_|api_org_)[A-Za-z0-9]{16,}")
+TOKEN = re.compile(r"(?<![A-Za-z0-9_])(hf_|api_org_)[A-Za-z0-9]{16,}")
 _PATH = re.compile(
     r"(?:(?<=^)|(?<=[\s\"'(=,:;\[]))(?:file://)?(?:/|~/|[A-Za-z]:[\\/])(?:[^\s/\\\"'<>|]+[\\/])+(?=[^\s/\\]|$)"
 )
@@ -72,7 +72,7 @@ def fenced(value: object, language: str = "") -> str:
 
 def impersonal(text: str) -> str:
     """``text`` without tokens of the Hub, and with absolute local paths cut down to their last part."""
-    return _PATH.sub("…/", _TOKEN.sub(r"\1…", text))
+    return _PATH.sub("…/", TOKEN.sub(r"\1…", text))
 
 
 def number(value: float) -> str:

@@ -16,9 +16,11 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from sith_hf.display import plain
 from sith_hf.errors import HubError, InputError
-from sith_hf.hub_faults import CLIENT, OFFLINE, complaint, refused, told
-from sith_hf.parcel import CARD, Outgoing, Parcel, Pushed, PushOptions, is_ours, same_bytes, seal
+from sith_hf.hub_faults import CLIENT, complaint, refused, told
+from sith_hf.parcel import CARD, Outgoing, Parcel, Pushed, PushOptions, check_options, is_ours, same_bytes, seal
 from sith_hf.pull import fetch_file, is_repo_id
+
+UNSURE = "perhaps"
 
 
 def push(
@@ -47,22 +49,6 @@ def push(
         raise InputError(f"{error.filename}: the file could not be read ({error.strerror}); nothing was sent") from None
 
 
-def check_options(options: PushOptions) -> None:
-    """Refuse what cannot work, before anything is made or asked for it.
-
-    Raises:
-        InputError: unknown options, or options that exclude each other.
-        HubError: offline mode is on.
-    """
-    unknown = set(options) - set(PushOptions.__annotations__)
-    if unknown:
-        raise InputError(f"push_to_hub takes no {', '.join(sorted(unknown))}")
-    if options.get("create_pr") and options.get("revision") not in (None, "main"):
-        raise InputError("a pull request goes against main: leave out either create_pr or revision")
-    if constants.HF_HUB_OFFLINE:
-        raise HubError(OFFLINE)
-
-
 class _Push:
     """One push. ``made`` keeps what was made for it and must be taken back if it fails."""
 
@@ -72,6 +58,7 @@ class _Push:
         self.revision = options.get("revision") or "main"
         self.dry_run, self.create_pr = bool(options.get("dry_run")), bool(options.get("create_pr"))
         self.made: str | None = None
+        self.card_there = ""
         self.start = ""
         self.branch_missing = self.uncertain = False
 
@@ -93,6 +80,9 @@ class _Push:
         self.files = [Outgoing(path, source) for path, source in sorted(named.items())]
         self.deleted = tuple(sorted(path for path in self.there if self.parcel.is_stale(path)))
         self.sent = [item for item in self.files if not same_bytes(item, self.there.get(item.path))]
+        only_card = [item.path for item in self.sent] == [CARD] and not self.deleted
+        if only_card and self.parcel.described_by(self.card_there):
+            self.sent = []  # the same files: the cards differ in what the machines that made them could run
         creates, commit, pull_request = head is None, head, None
         if (self.sent or self.deleted) and not self.dry_run:
             commit, pull_request = self._send(head)
@@ -180,7 +170,10 @@ class _Push:
             text = content.decode("utf-8")
         except CLIENT:
             return "it could not be read"
-        return None if is_ours(text) else "somebody wrote or changed it by hand"
+        if not is_ours(text):
+            return "somebody wrote or changed it by hand"
+        self.card_there = text
+        return None
 
     def _send(self, head: str | None) -> tuple[str, str | None]:
         try:
@@ -197,15 +190,16 @@ class _Push:
     def _make_place(self, head: str | None) -> str:
         """Make the repository and branch where they are missing; the commit to start from."""
         if head is None:
-            private = self.options.get("private")
+            private, made = self.options.get("private"), "repository"
             try:
                 self.api.create_repo(self.repo_id, repo_type=self.repo_type, private=private, exist_ok=False)
             except CLIENT as error:
                 told_so = complaint(error, "making the repository", self.place, self.token)
-                # A repository that is there although the answer was lost is the one that was asked for.
+                # There although the answer was lost, it may be ours or somebody else's: it is never deleted.
                 if refused(error) or not self._exists():
                     raise told_so from None
-            self.made, self.branch_missing = "repository", self.revision != "main"
+                made = UNSURE
+            self.made, self.branch_missing = made, self.revision != "main"
             with self.told(f"looking at the new {self.place}"):
                 info = self.api.repo_info(self.repo_id, repo_type=self.repo_type)
                 if private and not info.private:
@@ -318,6 +312,8 @@ class _Push:
         """Remove what was made for a push that failed, where it is as it was made; what to say of it."""
         if self.uncertain:
             return "it is not known what stands there now: look at its page, and push again"
+        if self.made == UNSURE:
+            return f"a {self.place} is there now, made by this push or by somebody else"
         try:
             if self.made == "repository":
                 if set(self._tree("main")) <= {".gitattributes"}:

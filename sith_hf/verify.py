@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sith_hf.checkpoint import check_base, edited_tensors, locate, other_files, other_weights
+from sith_hf.configs import CONFIGS, published
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.parcel import CARD, is_ours
@@ -125,7 +126,7 @@ def _compare_files(ours: Checkpoint, theirs: Checkpoint) -> tuple[int, list[str]
     problems += [f"file {name} holds weights in another format, without the edit" for name in other_weights(theirs)]
     problems += [f"file {name} of the base is missing" for name in here if name not in there]
     shared = [name for name in here if name in there]
-    different = [name for name in shared if not _same_bytes(here[name], there[name])]
+    different = [name for name in shared if not _same(name, here[name], there[name])]
     problems += [f"file {name} differs from the base's" for name in different]
     return len(shared) - len(different), problems
 
@@ -135,6 +136,10 @@ def _of_the_hub(files: Mapping[str, Path]) -> tuple[str, ...]:
     card = files.get(CARD)
     ours = card is not None and is_ours(card.read_text(encoding="utf-8", errors="replace"))
     return (".gitattributes", CARD) if ours else (".gitattributes",)
+
+
+def _same(name: str, ours: Path, theirs: Path) -> bool:
+    return _same_bytes(ours, theirs) or (name in CONFIGS and published(ours) == theirs.read_bytes())
 
 
 def _same_bytes(one: Path, other: Path) -> bool:

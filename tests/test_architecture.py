@@ -24,6 +24,7 @@ ORDER = [
     "pull",
     "transfer",
     "pushable",
+    "configs",
     "templates",
     "explanation",
     "origin",

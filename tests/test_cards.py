@@ -263,9 +263,10 @@ class TestMetadata:
     def test_a_local_copy_of_a_base_on_the_hub(self, base, edited, quick):
         card = model_card(edited, make_spec(base), repo_id="me/x", base_id="them/clip")
         assert self.metadata(card)["base_model"] == "them/clip"
-        assert 'verify("me/x", "them/clip")' in card
-        assert "what compare printed" in card  # it was run on the folder
-        assert "An edited copy of them/clip:" in card
+        assert 'verify("me/x", "path/to/the/base")' in card  # what was run was the folder, and nothing else is claimed
+        assert "what compare printed" in card
+        assert "An edited copy of them/clip:" not in card
+        assert "names them/clip as its origin" in " ".join(card.split())
         assert "at revision" not in card
         with pytest.raises(InputError, match="cannot be the id"):
             model_card(edited, make_spec(base), repo_id="me/x", base_id="/a/clip")

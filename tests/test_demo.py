@@ -11,12 +11,14 @@ from click.testing import CliRunner
 
 from sith_hf.cli import sith_hf as command
 from sith_hf.decomposition import Decomposition
+from sith_hf.demo import world
 from sith_hf.demo.run import DemoResult, measure, run_demo
 from sith_hf.demo.tell import tell
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains
+from sith_hf.recipe import Recipe
 from sith_hf.verify import verify
 from sith_hf.write_back import make_spec
 
@@ -26,6 +28,10 @@ SEED, PICTURES = 4321, 100
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
     return run_demo(tmp_path_factory.mktemp("demo"), SEED, lambda line: None, pictures=PICTURES)
+
+
+def test_the_recipe_has_every_concept_of_the_world() -> None:
+    assert Recipe.shipped("demo").dictionary == tuple(world.concepts())
 
 
 def test_the_base_leans_on_backgrounds(result: DemoResult) -> None:

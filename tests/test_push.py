@@ -473,7 +473,7 @@ def test_hashes_and_stale_names(tmp_path):
         assert item.size == 5
         assert item.hashes[0] == hashlib.sha256(b"hello").hexdigest()
         assert item.hashes[1] == "b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0"  # git hash-object
-    parcel = Parcel("x", {"new.safetensors": b""}, lambda name: "", ("*.safetensors", "sith/*"))
+    parcel = Parcel({"new.safetensors": b""}, lambda name: "", ("*.safetensors", "sith/*"))
     stale = ["old.safetensors", "sith/a", "sith/base/b.safetensors"]
     assert [
         name for name in (*stale, "new.safetensors", "x/old.safetensors", "a.txt") if parcel.is_stale(name)
@@ -483,3 +483,37 @@ def test_hashes_and_stale_names(tmp_path):
 def test_nothing_here_reads_the_user_s_own_token(place, worker):
     assert worker.do("from huggingface_hub import get_token\nout = get_token()") is None
     assert worker.do("out = os.environ['HF_HOME']").startswith(str(Path(worker.home)))
+
+
+def test_places_tokens_pickles_and_links_stay_at_home(hub, push, made, tmp_path):
+    folder = shutil.copytree(made.edited, tmp_path / "edited")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "_name_or_path": "/home/me/private/clip"}))
+    (folder / "optimizer.pt").write_bytes(b"state")
+    (tmp_path / "elsewhere.txt").write_text("not for others")
+    (folder / "link.txt").symlink_to(tmp_path / "elsewhere.txt")
+    push("me/at-home", folder)
+    files = hub.repo("me/at-home").files()
+    assert set(files) == SENT
+    assert json.loads(files["config.json"]) == config
+    (folder / "notes.txt").write_text("log in with hf_" + "a" * 30)
+    refused_with = refused(lambda: push("me/at-home", folder))
+    assert "notes.txt" in refused_with
+    assert "token" in refused_with
+
+
+def test_results_travel_with_the_checkpoint(hub, push, made, tmp_path):
+    folder = shutil.copytree(made.edited, tmp_path / "edited")
+    results = {"results": [{"dataset": "d", "metric": "accuracy", "base": 0.5, "edited": 0.75}], "collateral": []}
+    push("me/measured", folder, evaluation=results)
+    assert json.loads(hub.repo("me/measured").files()["sith/evaluation.json"]) == results
+    (folder / "sith" / "evaluation.json").write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
+    assert push("me/measured", folder)["sent"] == {}
+
+
+def test_a_repository_that_may_be_somebody_elses_is_not_taken_back(hub, push, made):
+    hub.fail("create", drop=True, meanwhile=lambda: hub.seed("me/raced", {".gitattributes": ""}))
+    hub.fail("lfs_put", status=403, times=None)
+    refused(lambda: push("me/raced"))
+    hub.heal()
+    assert hub.repo("me/raced").head()

@@ -54,8 +54,7 @@ def push_edited(
     if (base is not None) != ((spec_path is None) != (recipe is None)):
         raise InputError("--base goes with one of --spec and --recipe, and FOLDER with neither")
 
-    from sith_hf.parcel import PushOptions
-    from sith_hf.transfer import check_options
+    from sith_hf.parcel import PushOptions, check_options
 
     options = PushOptions(
         private=private or None,
@@ -75,7 +74,8 @@ def push_edited(
         return
     with hub.scratch_folder() as scratch:
         _make(scratch / "edited", str(base), spec_path, recipe, text_model, token)
-        report(hub.push_edited(scratch / "edited", repo_id, **options), as_json)
+        pushed = hub.push_edited(scratch / "edited", repo_id, **options)
+    report(pushed, as_json)
 
 
 def _make(

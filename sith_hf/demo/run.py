@@ -18,13 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from sith_hf.artifacts import staged
-from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.demo import world
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, OutputError
-from sith_hf.pursuit import Pursuit
 from sith_hf.recipe import Recipe
 
 # Seeds of the world that were looked at while the recipe was chosen are all below this.
@@ -110,19 +108,10 @@ def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: i
     source, target = embedded_checkpoint(), folder / "edited"
     ours = (target / "sith" / "edit_spec.safetensors").is_file()
     recipe = Recipe.shipped("demo")
-    settings = recipe.decompose
 
-    say(f"Decomposing {source} over its own dictionary of {len(world.concepts())} concepts")
+    say(f"Decomposing {source} over its own dictionary of {len(recipe.dictionary or ())} concepts")
     editor = SithEditor.from_pretrained(source)
-    decomposition = editor.decompose(
-        ConceptDictionary.from_texts(world.concepts()),
-        layers=settings.layers,
-        rank=settings.rank,
-        poles=settings.poles,
-        pursuit=Pursuit(settings.method, settings.sparsity, settings.coherence_weight),
-        fold=settings.fold,
-        centre=settings.centre,
-    )
+    decomposition = recipe.decompose_with(editor)
     spec = recipe.choose(editor).spec
     say(f"{recipe.title}: {len(spec)} singular vectors, chosen by their explanations alone")
     with staged(folder) as work:
