@@ -517,3 +517,11 @@ def test_a_repository_that_may_be_somebody_elses_is_not_taken_back(hub, push, ma
     refused(lambda: push("me/raced"))
     hub.heal()
     assert hub.repo("me/raced").head()
+
+
+def test_a_dry_run_of_what_is_there_already_says_so(hub, made, tmp_path):
+    arguments = ("push-edited", str(made.edited), "--repo-id", "me/there-already")
+    assert run_cli(hub, *arguments, token=hub.token, home=tmp_path).returncode == 0
+    again = run_cli(hub, *arguments, "--dry-run", token=hub.token, home=tmp_path)
+    assert again.returncode == 0
+    assert again.stdout.startswith("nothing would be sent")

@@ -111,6 +111,9 @@ def report(pushed: Pushed, as_json: bool) -> None:
         return
     if pushed.card_kept is not None:
         click.echo(f"README.md on the Hub was kept: {pushed.card_kept} (--overwrite-card replaces it)", err=True)
+    if pushed.dry_run and not (pushed.sent or pushed.deleted):
+        click.echo(f"nothing would be sent: {plain(pushed.url)} has everything already")
+        return
     if pushed.dry_run:
         where = f"a new repository, {pushed.url}" if pushed.creates else pushed.url
         rows = [(size, name) for name, size in pushed.sent.items()]

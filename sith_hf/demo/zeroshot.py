@@ -40,17 +40,12 @@ class GroupResult:
         return min(self.accuracy.values())
 
 
-def _tensor(output: Any) -> Tensor:
-    # An output object in transformers 5, a plain tensor in 4.
-    return output if isinstance(output, Tensor) else output.pooler_output
-
-
 @torch.no_grad()
 def embed_texts(model: Any, processor: Any, texts: Sequence[str]) -> Tensor:
     """Normalised text embeddings, float32 `[len(texts), P]`."""
     tokenizer = getattr(processor, "tokenizer", processor)
     tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-    return normalize(_tensor(model.get_text_features(**tokens)).float(), dim=-1)
+    return normalize(model.get_text_features(**tokens).pooler_output.float(), dim=-1)
 
 
 @torch.no_grad()
@@ -61,7 +56,7 @@ def embed_images(model: Any, images: NDArray[np.uint8]) -> Tensor:
     parts = []
     for start in range(0, len(images), BATCH):
         pixels = pixel_values(images[start : start + BATCH]).to(next(model.parameters()).dtype)
-        parts.append(normalize(_tensor(model.get_image_features(pixel_values=pixels)).float(), dim=-1))
+        parts.append(normalize(model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1))
     return torch.cat(parts)
 
 
