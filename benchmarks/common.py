@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import platform
 import statistics
@@ -59,6 +60,23 @@ def surroundings(repeats: int) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def started(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options of this run, with the threads set."""
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    return args
+
+
+def show(title: str, args: argparse.Namespace, result: Mapping[str, Any], findings: list[str]) -> None:
+    """The result as data or as a table, as the options ask; the sizes stand behind the title."""
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print_table(
+            f"{title}: {', '.join(f'{name} {value}' for name, value in result['sizes'].items())}", result, findings
+        )
 
 
 def print_table(title: str, result: Mapping[str, Any], findings: list[str]) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import random
 import statistics
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 import transformers
-from common import interleaved, medians, options, print_table, ratio, surroundings
+from common import interleaved, medians, options, ratio, show, started, surroundings
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel
@@ -111,19 +110,14 @@ def main() -> None:
     parser = options("encoding at a text's own length against padding to the full length", repeats=3)
     for name, default in (("concepts", 256), ("width", 512), ("layers", 12), ("heads", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = started(parser)
     result = measure(args)
-    if args.json:
-        print(json.dumps(result))
-        return
-    sizes = ", ".join(f"{name} {value}" for name, value in result["sizes"].items())
     findings = [
         f"{result['fastest_padded']} / ours: {result['padded_over_ours']:.1f}  (bar: 5)",
         f"{result['tokens_per_text']} tokens a text instead of {FULL}; "
         f"embeddings differ by at most {result['largest_difference']:.1e}",
     ]
-    print_table(f"Encoding: {sizes}", result, findings)
+    show("Encoding", args, result, findings)
 
 
 if __name__ == "__main__":

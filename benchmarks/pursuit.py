@@ -17,16 +17,11 @@ scores decides.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from common import interleaved, medians, options, ratio, show, started, surroundings
 from torch import Tensor
 
 from sith_hf.nnls import nnls
@@ -67,12 +62,6 @@ def bare_blocks(x: Tensor, atoms: Tensor, times: int) -> None:
             torch.matmul(x, block.T, out=out[:, : len(block)])
 
 
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(args.seed)
     atoms = torch.nn.functional.normalize(torch.randn(args.atoms, args.width, generator=generator), dim=1)
@@ -84,61 +73,41 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "bare, blocks": lambda: bare_blocks(x, atoms, args.sparsity),
         "literal": lambda: literal(x, atoms, args.sparsity, args.coherence),
     }
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for repeat in range(args.repeats + 1):
-        for name, call in contenders.items():
-            took = seconds(call)
-            if repeat > 0:  # the first round warms up
-                times[name].append(took)
-    bare = min(("bare, whole", "bare, blocks"), key=lambda name: statistics.median(times[name]))
-
-    def ratio(above: str, below: str) -> float:
-        return round(statistics.median(a / b for a, b in zip(times[above], times[below], strict=True)), 3)
-
+    times = interleaved(contenders, args.repeats)
+    seconds = medians(times)
+    bare = min(("bare, whole", "bare, blocks"), key=seconds.__getitem__)
     ours = pursuit(x, atoms).index.sort(1).values
     same = (ours == literal(x, atoms, args.sparsity, args.coherence).sort(1).values).all(1)
     return {
-        "sizes": {"vectors": args.vectors, "atoms": args.atoms, "width": args.width, "sparsity": args.sparsity},
-        "coherence": args.coherence,
-        "median_seconds": {name: round(statistics.median(took), 3) for name, took in times.items()},
+        "sizes": {
+            "vectors": args.vectors,
+            "atoms": args.atoms,
+            "width": args.width,
+            "sparsity": args.sparsity,
+            "lambda": args.coherence,
+        },
+        "median_seconds": seconds,
         "fastest_bare": bare,
-        "ours_over_bare": ratio("ours", bare),
-        "literal_over_ours": ratio("literal", "ours"),
+        "ours_over_bare": ratio(times, "ours", bare),
+        "literal_over_ours": ratio(times, "literal", "ours"),
         "vectors_with_the_literal_atoms": int(same.sum()),
-        "repeats": args.repeats,
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "host": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **surroundings(args.repeats),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="COMP against its literal formulation and bare matrix products")
+    parser = options("COMP against its literal formulation and bare matrix products", repeats=5)
     for name, default in (("vectors", 1024), ("atoms", 50_000), ("width", 768), ("sparsity", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--coherence", type=float, default=0.3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="print data instead of a table")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    parser.add_argument("--coherence", type=float, default=0.3, help="lambda")
+    args = started(parser)
     result = measure(args)
-    if args.json:
-        print(json.dumps(result))
-        return
-    sizes = ", ".join(f"{name} {value}" for name, value in result["sizes"].items())
-    print(f"COMP: {sizes}, lambda {args.coherence}")
-    for name, took in result["median_seconds"].items():
-        print(f"  {name:<14}{took:8.3f} s")
-    print(f"  ours / {result['fastest_bare']}: {result['ours_over_bare']:.3f}  (bar: 1.15)")
-    print(f"  literal / ours: {result['literal_over_ours']:.2f}  (bar: 3)")
-    print(f"  same atoms as the literal form: {result['vectors_with_the_literal_atoms']} of {args.vectors} vectors")
-    print(f"  median of {args.repeats} interleaved repeats, {result['threads']} threads, load {result['load']}")
-    versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
-    print(f"  {result['host']}; {versions}; {result['date']}")
+    findings = [
+        f"ours / {result['fastest_bare']}: {result['ours_over_bare']:.3f}  (bar: 1.15)",
+        f"literal / ours: {result['literal_over_ours']:.2f}  (bar: 3)",
+        f"same atoms as the literal form: {result['vectors_with_the_literal_atoms']} of {args.vectors} vectors",
+    ]
+    show("COMP", args, result, findings)
 
 
 if __name__ == "__main__":

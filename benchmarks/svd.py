@@ -11,11 +11,10 @@ The default is an attention layer of ViT-L/14. Singular values and the rebuilt p
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 import torch
-from common import interleaved, medians, options, print_table, ratio, surroundings
+from common import interleaved, medians, options, ratio, show, started, surroundings
 
 from sith_hf.svd import factored_svd
 
@@ -49,19 +48,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="D, the width of the residual stream")
     parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = started(parser)
     result = measure(args)
-    if args.json:
-        print(json.dumps(result))
-        return
-    sizes = ", ".join(f"{name} {value}" for name, value in result["sizes"].items())
     findings = [
         f"explicit / factored: {result['explicit_over_factored']:.1f}  (bar: 50)",
         f"singular values differ by {result['values_relative_error']:.1e} of the largest, "
         f"the rebuilt products by {result['product_relative_error']:.1e}",
     ]
-    print_table(f"SVD: {sizes}", result, findings)
+    show("SVD", args, result, findings)
 
 
 if __name__ == "__main__":

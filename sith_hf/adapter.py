@@ -27,11 +27,12 @@ from sith_hf.cards import TAGS
 from sith_hf.checkpoint import new_folder
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.parcel import CARD
 from sith_hf.templates import render
 from sith_hf.towers import SUPPORTED, tensor_key
 
 # The names by which peft looks for its two files, and the prefix that it puts before every module's name.
-CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _WRAPPED = "base_model.model."
 
 

@@ -22,7 +22,6 @@ from sith_hf.concepts import ConceptDictionary
 from sith_hf.configs import CONFIGS, published
 from sith_hf.decomposition import LAYOUT as DECOMPOSITION
 from sith_hf.decomposition import Decomposition
-from sith_hf.edit_map import edit_map
 from sith_hf.edits import LAYOUT as SPEC
 from sith_hf.edits import EditSpec
 from sith_hf.errors import ArtifactError, InputError, OutputError
@@ -90,8 +89,7 @@ def push_edited(
         raise
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{folder} could not be read ({error}); nothing was sent") from None
-    _, layers = card_facts.config_of(folder)
-    files[cards.MAP_FILE] = edit_map(spec, layers, card_facts.number_of_heads(spec))
+    files[cards.MAP_FILE] = cards.picture(folder, spec)
 
     def card(full_id: str) -> str:
         # With the place of a local base, which the card needs to run its code and does not show.

@@ -450,7 +450,7 @@ class TestFiles:
             ("openai/clip-vit-base-patch32", COMMIT + "\n", False),
             ("openai/clip\n", COMMIT, False),
             ('openai/clip")', COMMIT, False),
-            ("/home/me/clip", COMMIT, False),
+            ("/data/me/clip", COMMIT, False),
             ("./clip", COMMIT, False),
             ("../clip", COMMIT, False),
             ("a/b/c", COMMIT, False),

@@ -112,7 +112,7 @@ def every_card(base: Path, folder: Path, text: str) -> dict[str, str]:
     """Each kind of card with ``text`` wherever a text comes from outside."""
     words = [f"{text} {i}" if len(text) < 100 else f"{i}{text}" for i in range(6)]
     settings = {**golden.SETTINGS, "encoder": text, "template": text, "method": text, "sparsity": text, text: [text]}
-    spec = make_spec(base, words=words, reason=text, settings=settings, base=BaseRef(f"/home/me/{text}", None, {}))
+    spec = make_spec(base, words=words, reason=text, settings=settings, base=BaseRef(f"/data/me/{text}", None, {}))
     extra = replace(spec, base=BaseRef(spec.base.name, text, {**spec.base.sha256, text: text}))
     entry = {"dataset": text, "metric": text, "base": 0.5, "edited": 0.75, "split": text}
     extra = replace(extra, edited_sha256={text: text})
@@ -151,7 +151,7 @@ class TestHostileTexts:
                 self.check_metadata(card, name, text)
             assert not any(unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") for c in card if c != "\n"), name
             assert TOKEN[3:] not in card, name
-            assert "/home/me" not in card, name
+            assert "/data/me" not in card, name
             assert "49" not in re.sub("[0-9a-f]{64}", "", card), name
             assert len(card) < 40_000 or text in card, name
 
@@ -199,11 +199,11 @@ class TestImpersonal:
     @pytest.mark.parametrize(
         ("text", "shown"),
         [
-            ("/home/ann/secret/clip", "…/clip"),
-            ("base: /home/ann/clip/", "base: …/"),
+            ("/data/ann/secret/clip", "…/clip"),
+            ("base: /data/ann/clip/", "base: …/"),
             ("'~/models/clip'", "'…/clip'"),
             ("C:\\Users\\ann\\clip", "…/clip"),
-            ("file:///home/ann/clip", "…/clip"),
+            ("file:///data/ann/clip", "…/clip"),
             (f"token {TOKEN}.", "token hf_…."),
             ("and/or", "and/or"),
             ("me/clip", "me/clip"),

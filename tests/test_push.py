@@ -67,7 +67,7 @@ def test_what_was_sent_names_no_local_folder(hub, push, made, worker):
     [
         ("openai/clip-vit-base-patch32", True),
         ("./models/clip", False),
-        ("/home/me/clip", False),
+        ("/data/me/clip", False),
         ("clip", False),
         ("a/b/c", False),
         (7, False),
@@ -488,7 +488,7 @@ def test_nothing_here_reads_the_user_s_own_token(place, worker):
 def test_places_tokens_pickles_and_links_stay_at_home(hub, push, made, tmp_path):
     folder = shutil.copytree(made.edited, tmp_path / "edited")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "_name_or_path": "/home/me/private/clip"}))
+    (folder / "config.json").write_text(json.dumps({**config, "_name_or_path": "/data/me/private/clip"}))
     (folder / "optimizer.pt").write_bytes(b"state")
     (tmp_path / "elsewhere.txt").write_text("not for others")
     (folder / "link.txt").symlink_to(tmp_path / "elsewhere.txt")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,10 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from sith_hf.artifacts import write_whole
 from sith_hf.demo import world, zeroshot
 from sith_hf.demo.vocabulary import build_tokenizer
 
@@ -201,19 +203,14 @@ def rate(step: int, settings: Settings) -> float:
 
 
 def train(folder: Path, settings: Settings, resume: bool = False, keep_every: int = 500) -> CLIPModel:
-    """Train from the settings; the state goes to `FOLDER.state.pt` every so many steps, where `resume` finds it."""
+    """Train from the settings; `FOLDER.state.safetensors` keeps the state every so many steps, for `resume`."""
     tokenizer = build_tokenizer(world.words())
     model = build_model(tokenizer, settings)
     optimizers = make_optimizers(model, settings)
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    state_file, first = folder.with_name(folder.name + ".state.pt"), 0
-    state_file.parent.mkdir(parents=True, exist_ok=True)
+    state_file, first = folder.with_name(folder.name + ".state.safetensors"), 0
     if resume and state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        first = state["step"]
+        first = load_state(state_file, model, optimizers)
     average: dict[str, float] = {}
     start = time.monotonic()
     for step in range(first, settings.steps):
@@ -236,10 +233,31 @@ def train(folder: Path, settings: Settings, resume: bool = False, keep_every: in
             pace = (time.monotonic() - start) / (step + 1 - first)
             print(f"step {step + 1}/{settings.steps}  {figures}  {pace:.3f} s/step", file=sys.stderr, flush=True)
         if (step + 1) % keep_every == 0:
-            state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step + 1}
-            torch.save(state, state_file.with_suffix(".tmp"))
-            os.replace(state_file.with_suffix(".tmp"), state_file)
+            save_state(state_file, model, optimizers, step + 1)
     return model.eval()
+
+
+def save_state(path: Path, model: CLIPModel, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
+    """Write what a run needs to go on from `step`; learning rates follow from the step."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()} | {"step": torch.tensor(step)}
+    for number, optimizer in enumerate(optimizers):
+        for index, kept in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{number}/{index}/{name}": tensor for name, tensor in kept.items()}
+    write_whole(path, save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+
+def load_state(path: Path, model: CLIPModel, optimizers: Sequence[torch.optim.Optimizer]) -> int:
+    """Put back what `save_state` wrote; the step to go on from."""
+    tensors = load_file(path)
+    model.load_state_dict({name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")})
+    for number, optimizer in enumerate(optimizers):
+        kept: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(f"optimizer/{number}/"):
+                index, key = name.split("/")[2:]
+                kept.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": kept})
+    return int(tensors["step"])
 
 
 def evaluate(model: Any, processor: Any, count: int = 2000, seed: int = EVALUATION_SEED) -> dict[str, Any]:
