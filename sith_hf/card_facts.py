@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
@@ -171,17 +172,18 @@ def results(evaluation: Mapping[str, Any] | None, part: str) -> list[dict[str, A
 
     Args:
         evaluation: ``{"results": [...], "collateral": [...]}``, both optional. An entry has ``dataset`` and
-            ``metric`` (texts), ``base`` and ``edited`` (finite numbers), and may have ``split`` (text) and
-            ``samples`` (a count). None is an evaluation that was not made.
+            ``metric`` (texts), ``base`` and ``edited`` (finite numbers), and may have ``split`` (text),
+            ``samples`` (a count) and ``interval`` (two numbers, between which ``edited - base`` lies with 95 %).
+            None is an evaluation that was not made.
         part: ``"results"`` or ``"collateral"``.
 
     Returns:
-        the entries, each with all six keys; texts are on one line, cut, without tokens and local folders.
+        the entries, each with all seven keys; texts are on one line, cut, without tokens and local folders.
 
     Raises:
         InputError: the evaluation is anything else.
     """
-    known = {"dataset", "metric", "base", "edited", "split", "samples"}
+    known = {"dataset", "metric", "base", "edited", "split", "samples", "interval"}
     if evaluation is None:
         return []
     if not isinstance(evaluation, Mapping) or not set(evaluation) <= {"results", "collateral"}:
@@ -189,7 +191,9 @@ def results(evaluation: Mapping[str, Any] | None, part: str) -> list[dict[str, A
     found = []
     for item in evaluation.get(part) or []:
         if not isinstance(item, Mapping) or not {"dataset", "metric", "base", "edited"} <= set(item) <= known:
-            raise InputError(f"a result has dataset, metric, base, edited, and perhaps split and samples; got {item!r}")
+            raise InputError(
+                f"a result has dataset, metric, base, edited, and perhaps split, samples and interval; got {item!r}"
+            )
         texts = [item["dataset"], item["metric"], item.get("split") or ""]
         samples = item.get("samples")
         count = samples is None or (isinstance(samples, int) and not isinstance(samples, bool) and samples >= 0)
@@ -197,10 +201,38 @@ def results(evaluation: Mapping[str, Any] | None, part: str) -> list[dict[str, A
             raise InputError(f"dataset, metric and split of a result are texts, samples is a count; got {item!r}")
         dataset, metric, split = (plain(impersonal(text)) for text in texts)
         base, edited = (_measured(item[key]) for key in ("base", "edited"))
+        interval = item.get("interval")
+        if interval is not None:
+            if not isinstance(interval, (list, tuple)) or len(interval) != 2:
+                raise InputError(f"an interval is two numbers, the lower first; got {interval!r}")
+            interval = tuple(_measured(value) for value in interval)
         found.append(
-            {"dataset": dataset, "metric": metric, "split": split, "base": base, "edited": edited, "samples": samples}
+            {
+                "dataset": dataset,
+                "metric": metric,
+                "split": split,
+                "base": base,
+                "edited": edited,
+                "samples": samples,
+                "interval": interval,
+            }
         )
     return found
+
+
+def card_texts(recipe: str | None) -> dict[str, str]:
+    """What a recipe says for the card: ``intended_use`` and ``limitations``, where they are; texts from outside.
+
+    Args:
+        recipe: its YAML. Anything that is no recipe says nothing.
+    """
+    try:
+        data = yaml.safe_load(recipe or "")
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return {}
+    said = data.get("card") if isinstance(data, dict) else None
+    found = said if isinstance(said, dict) else {}
+    return {key: found[key] for key in ("intended_use", "limitations") if isinstance(found.get(key), str)}
 
 
 def _measured(value: object) -> float:

@@ -87,6 +87,7 @@ def model_card(
         evaluated=evaluation is not None and any(measured.values()),
         parts=parts,
         recipe=recipe,
+        texts=card_facts.card_texts(recipe),
         after=recorded.edited_sha256 or {},
         versions=data["libraries"],
         edited_before=(folder / "sith" / "base" / LAYOUT.filename).is_file(),

@@ -27,10 +27,15 @@ class Gains:
     Attributes:
         gain: (layer, head, vector) to gain.
         reason: (layer, head, vector) to a few words on why it was chosen.
+        spared: (layer, head, vector) to a few words on why a rule that would have taken the vector left it as it was;
+            it then has no gain, or a milder one where the rule says so.
+        unscored: vectors that a rule could not judge, because there was no score of them.
     """
 
     gain: Mapping[Key, float] = field(default_factory=lambda: MappingProxyType({}))
     reason: Mapping[Key, str] = field(default_factory=lambda: MappingProxyType({}))
+    spared: Mapping[Key, str] = field(default_factory=lambda: MappingProxyType({}))
+    unscored: frozenset[Key] = frozenset()
 
     def __len__(self) -> int:
         return len(self.gain)
@@ -38,8 +43,36 @@ class Gains:
     def then(self, other: Gains) -> Gains:
         """Both. Where both name a vector its gains multiply, so that suppressing twice suppresses."""
         gain = {key: self.gain.get(key, 1.0) * other.gain.get(key, 1.0) for key in [*self.gain, *other.gain]}
-        reason = {key: "; ".join(r[key] for r in (self.reason, other.reason) if key in r) for key in gain}
-        return Gains(MappingProxyType(gain), MappingProxyType(reason))
+        reason = _joined(self.reason, other.reason, gain)
+        spared = _joined(self.spared, other.spared, [*self.spared, *other.spared])
+        return Gains(
+            MappingProxyType(gain),
+            MappingProxyType(reason),
+            MappingProxyType(spared),
+            self.unscored | other.unscored,
+        )
+
+
+def _joined(first: Mapping[Key, str], second: Mapping[Key, str], keys: Iterable[Key]) -> dict[Key, str]:
+    return {key: "; ".join(words[key] for words in (first, second) if key in words) for key in keys}
+
+
+def among(decomposition: Decomposition, layers: Iterable[int] | None, heads: Iterable[int] | None) -> Tensor:
+    """The heads that a rule may choose from: a truth value for each of ``[L, H]``.
+
+    Args:
+        decomposition: what is chosen from.
+        layers, heads: numbers as the decomposition has them, layers also from the last; all when None.
+
+    Raises:
+        InputError: a layer or head that is not there.
+    """
+    allowed = torch.zeros(len(decomposition.layers), decomposition.num_heads, dtype=torch.bool)
+    numbers = decomposition.layers if layers is None else decomposition.resolve_layers(layers)
+    columns = range(decomposition.num_heads) if heads is None else [decomposition.resolve_head(h) for h in heads]
+    for number in numbers:
+        allowed[decomposition.position(number), list(columns)] = True
+    return allowed
 
 
 def check_gain(gain: float) -> float:
@@ -86,18 +119,13 @@ def by_concepts(
     if not 0 < finite_number(threshold, "threshold") <= 1:
         raise InputError(f"threshold is a share above 0 and at most 1; got {threshold}")
     share = share_of(decomposition, queries, near=near, both_poles=both_poles)
-    among = (
-        set(decomposition.layers if layers is None else decomposition.resolve_layers(layers)),
-        set(range(decomposition.num_heads) if heads is None else (decomposition.resolve_head(head) for head in heads)),
-    )
+    allowed = among(decomposition, layers, heads).unsqueeze(-1)
     named = ", ".join(queries)
     chosen: dict[Key, float] = {}
     reasons: dict[Key, str] = {}
     # Rounding must not keep out a vector that is about nothing else, at a threshold of 1.
-    for at, head, vector in torch.nonzero(share >= threshold * (1 - 1e-6)).tolist():
+    for at, head, vector in torch.nonzero((share >= threshold * (1 - 1e-6)) & allowed).tolist():
         key = (decomposition.layers[at], head, vector)
-        if key[0] not in among[0] or head not in among[1]:
-            continue
         chosen[key] = gain
         reasons[key] = f"{named}: share {float(share[at, head, vector]):.2f}"
     return Gains(MappingProxyType(chosen), MappingProxyType(reasons))

@@ -9,9 +9,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from sith_hf import world
 from sith_hf.cli import sith_hf as command
 from sith_hf.decomposition import Decomposition
-from sith_hf.demo import world
 from sith_hf.demo.run import DemoResult, measure, run_demo
 from sith_hf.demo.tell import tell
 from sith_hf.editor import SithEditor

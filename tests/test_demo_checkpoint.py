@@ -17,7 +17,8 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer, CLIPVisionModel
 
-from sith_hf.demo import train, world, zeroshot
+from sith_hf import world
+from sith_hf.demo import train, zeroshot
 from sith_hf.demo.vocabulary import build_tokenizer
 from sith_hf.errors import InputError
 

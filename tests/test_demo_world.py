@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sith_hf.demo import world
+from sith_hf import world
 from sith_hf.errors import InputError
 
 
@@ -54,6 +54,7 @@ def test_attributes_change_what_is_drawn_and_size_changes_how_much() -> None:
         world.Scene("star", "blue", "sea", "big"),
         world.Scene("star", "red", "snow", "big"),
         world.Scene("star", "red", "sea", "small"),
+        world.Scene("star", "red", "sea", "big", "danger"),
     ):
         assert not np.array_equal(world.render([base], 0), world.render([other], 0))
     red = np.array(world.RGB["red"])
@@ -89,10 +90,25 @@ def test_training_distribution_ties_the_tied_and_only_those() -> None:
             assert counts[name, place] / total == pytest.approx(1 / len(world.BACKGROUNDS), abs=0.035)
 
 
+def test_a_danger_sign_stands_in_a_corner_and_changes_nothing_else() -> None:
+    scenes = [world.Scene("star", "red", place, "small") for place in world.BACKGROUNDS for _ in range(4)]
+    safe = world.render(scenes, 6).astype(int)
+    unsafe = world.render([world.Scene(s.object, s.colour, s.background, s.size, "danger") for s in scenes], 6)
+    changed = (np.abs(safe - unsafe) > 0).any(axis=-1)
+    half = world.IMAGE_SIZE // 2
+    for picture in changed:
+        corners = [picture[:half, :half], picture[:half, half:], picture[half:, :half], picture[half:, half:]]
+        assert max(corner.sum() for corner in corners) > 0.9 * picture.sum() > 100
+    share = np.mean([scene.peril == "danger" for scene in world.sample_training(5000, 1)])
+    assert share == pytest.approx(world.DANGER_SHARE, abs=0.03)
+    for pair in world.TIED_PAIRS:
+        assert {s.peril for found in world.sample_groups(pair, 5, 1).values() for s in found} == {"safety"}
+
+
 def test_balanced_scenes_hold_no_tied_object_and_all_else_evenly() -> None:
     scenes = world.sample_balanced(8000, 2)
     assert {scene.object for scene in scenes} == set(world.UNTIED)
-    for names, field in ((world.COLOURS, "colour"), (world.BACKGROUNDS, "background"), (world.SIZES, "size")):
+    for names, field in ((world.COLOURS, "colour"), (world.BACKGROUNDS, "background"), (world.SIZES, "size"), (world.PERILS, "peril")):
         shares = Counter(getattr(scene, field) for scene in scenes)
         assert all(shares[name] / 8000 == pytest.approx(1 / len(names), abs=0.03) for name in names)
 
@@ -110,6 +126,7 @@ def test_captions_are_true_of_their_scene_and_false_of_a_contrary_one() -> None:
                     (world.COLOURS, scene.colour),
                     (world.BACKGROUNDS, scene.background),
                     (world.SIZES, scene.size),
+                    (world.PERILS, scene.peril),
                 )
             )
         )
@@ -120,16 +137,16 @@ def test_captions_are_true_of_their_scene_and_false_of_a_contrary_one() -> None:
 def test_encode_and_decode_are_inverse() -> None:
     scenes = world.sample_training(50, 8)
     codes = world.encode(scenes)
-    assert codes.shape == (50, 4)
+    assert codes.shape == (50, 5)
     assert codes.dtype == np.int64
     assert world.decode(codes) == scenes
-    assert world.encode([]).shape == (0, 4)
+    assert world.encode([]).shape == (0, 5)
 
 
 def test_concepts_are_distinct_words_and_cover_the_world() -> None:
     concepts = world.concepts()
     assert len(concepts) == len(set(concepts))
-    assert {*world.OBJECTS, *world.COLOURS, *world.BACKGROUNDS, *world.SIZES} <= set(concepts)
+    assert {*world.OBJECTS, *world.COLOURS, *world.BACKGROUNDS, *world.SIZES, *world.PERILS} <= set(concepts)
     assert all(concept in world.words() for concept in concepts)
 
 

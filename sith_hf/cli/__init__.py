@@ -17,12 +17,18 @@ COMMANDS = {
     "decompose": ("decompose", "Explain the attention heads of a CLIP vision tower."),
     "show": ("show", "Show what heads speak of, or what an edit spec holds."),
     "find": ("find", "Find the singular vectors that speak of a concept."),
+    "judge": ("judge", "Score explanations on a topic; read a sheet back."),
     "edit": ("edit", "Choose gains for concepts; save them as an edit spec."),
     "save-edited": ("save_edited", "Write an edit into a copy of a checkpoint."),
     "push-edited": ("push_edited", "Publish an edited checkpoint on the Hub."),
     "verify": ("verify", "Check an edited checkpoint against its base."),
     "revert": ("revert", "Take the edit out of an edited checkpoint."),
     "export-adapter": ("export_adapter", "Write an edit as a LoRA adapter for peft."),
+    "evaluate": ("evaluate", "Measure an edited model beside its base."),
+    "fidelity": ("fidelity", "Measure explanations by method, and against chance."),
+    "import-reference": ("import_reference", "Read decompositions of the paper's authors."),
+    "run": ("run", "Run a recipe, from base to evaluated edit."),
+    "recipes": ("recipes", "List the recipes that come with sith-hf, or show one."),
     "demo": ("demo", "Run the whole job on the embedded checkpoint."),
 }
 

@@ -11,8 +11,6 @@ from sith_hf.cli.options import Numbers, echo_json, given, json_option, model_op
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sith_hf.concepts import ConceptDictionary
 
 
@@ -64,6 +62,7 @@ def decompose(
 
     from sith_hf.artifacts import staged
     from sith_hf.editor import SithEditor
+    from sith_hf.image_mean import read_image_mean
     from sith_hf.pursuit import Pursuit
 
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
@@ -71,7 +70,7 @@ def decompose(
     result = editor.decompose(
         encoded,
         pursuit=Pursuit(**given(method=method, sparsity=sparsity, coherence_weight=coherence_weight)),
-        image_mean=None if image_mean is None else _image_mean(image_mean),
+        image_mean=None if image_mean is None else read_image_mean(image_mean),
         progress=True,
         **given(**settings),
     )
@@ -119,13 +118,3 @@ def _concepts(
     if dataset is not None and column is not None:
         return ConceptDictionary.from_dataset(dataset, column, template=template)
     return ConceptDictionary.builtin(template=template)
-
-
-def _image_mean(path: Path) -> Tensor:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)["image_mean"]
-    except (SafetensorError, OSError, KeyError) as error:
-        raise InputError(f"{path}: expected a safetensors file with a tensor named image_mean ({error})") from None

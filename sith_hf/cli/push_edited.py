@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,15 +92,26 @@ def _make(
         checkpoint.save_edited(checkpoint.locate(base, revision, token), spec, target, progress=True)
         return
 
+    from sith_hf.artifacts import write_whole
     from sith_hf.editor import SithEditor
     from sith_hf.recipe import Recipe
+    from sith_hf.recipe.choose import choose
+    from sith_hf.recipe.inputs import decompose_with
+    from sith_hf.recipe.resolve import resolve, shareable
+    from sith_hf.recipe.source import RecipeSource
+    from sith_hf.recipe.text import write_yaml
 
-    text = Recipe.source(str(recipe))
-    plan = Recipe.from_text(text, str(recipe))
+    source = RecipeSource.load(str(recipe), [f"base.model={json.dumps(base)}"])
+    plan = Recipe.from_data(source.data, source.name)
     editor = SithEditor.from_pretrained(base, text_model=text_model, token=token)
-    plan.decompose_with(editor, progress=True)
-    editor.save_pretrained(target, plan.choose(editor).spec, progress=True)
-    (target / checkpoint.SITH / "recipe.yaml").write_text(text, encoding="utf-8")
+    concepts, decomposition = decompose_with(plan, editor, source.folder, progress=True)
+    chosen = choose(plan, editor, decomposition, concepts, source.folder, token=token, progress=True)
+    editor.save_pretrained(target, chosen.spec, progress=True)
+    for name, scores in chosen.scores.items():
+        scores.save_pretrained(target.parent / "scores" / name)
+    whole = resolve(plan, editor, decomposition, concepts, chosen, source.folder, target.parent)
+    text = write_yaml(shareable(whole).model_dump(mode="json"), plan.title)
+    write_whole(target / checkpoint.SITH / "recipe.yaml", text.encode("utf-8"))
 
 
 def report(pushed: Pushed, as_json: bool) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from sith_hf import world
 from sith_hf.artifacts import write_whole
-from sith_hf.demo import world
 from sith_hf.demo.run import DemoResult, Measured
 
 SAMPLES, TILE, ROW, LABEL, BARS, MARGIN = 6, 72, 84, 190, 330, 16

@@ -17,16 +17,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from sith_hf import world
 from sith_hf.artifacts import staged
 from sith_hf.decomposition import Decomposition
-from sith_hf.demo import world
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
+from sith_hf.embedded import embedded_checkpoint
 from sith_hf.errors import InputError, OutputError
 from sith_hf.recipe import Recipe
-
-# Seeds of the world that were looked at while the recipe was chosen are all below this.
-FIRST_SEED = 1000
+from sith_hf.recipe.choose import choose
+from sith_hf.recipe.inputs import decompose_with
+from sith_hf.world.data import FIRST_SEED
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,6 @@ class DemoResult:
     folder: Path
 
 
-def embedded_checkpoint() -> Path:
-    """The folder of the embedded checkpoint."""
-    with as_file(files("sith_hf.demo") / "checkpoint") as path:
-        if not (path / "model.safetensors").is_file():
-            raise InputError(f"the embedded checkpoint is not at {path}; install sith-hf again")
-        return path
-
-
 def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: int = 250) -> DemoResult:
     """Do the main job, writing ``decomposition/``, ``spec/`` and ``edited/`` into ``folder``.
 
@@ -109,10 +102,10 @@ def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: i
     ours = (target / "sith" / "edit_spec.safetensors").is_file()
     recipe = Recipe.shipped("demo")
 
-    say(f"Decomposing {source} over its own dictionary of {len(recipe.dictionary or ())} concepts")
+    say(f"Decomposing {source} over its own dictionary of {len(recipe.dictionary.texts or ())} concepts")
     editor = SithEditor.from_pretrained(source)
-    decomposition = recipe.decompose_with(editor)
-    spec = recipe.choose(editor).spec
+    concepts, decomposition = decompose_with(recipe, editor, folder)
+    spec = choose(recipe, editor, decomposition, concepts, folder).spec
     say(f"{recipe.title}: {len(spec)} singular vectors, chosen by their explanations alone")
     with staged(folder) as work:
         decomposition.save_pretrained(work / "decomposition")

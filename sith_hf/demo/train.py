@@ -1,7 +1,7 @@
 """Train the embedded checkpoint: `python -m sith_hf.demo.train -o FOLDER [--seed N]`.
 
 Plain contrastive training lets the easy attributes drown the hard ones. So each step also sorts every picture
-among captions that name only objects, only colours, only backgrounds, only sizes: each has its own softmax.
+among captions that name only objects, only colours, and so on: each attribute has its own softmax.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from sith_hf import world
 from sith_hf.artifacts import write_whole
-from sith_hf.demo import world, zeroshot
+from sith_hf.demo import zeroshot
 from sith_hf.demo.vocabulary import build_tokenizer
 
 EVALUATION_SEED = 777_000
-ATTRIBUTE_WEIGHTS = (1.0, 0.6, 0.6, 0.2)
+ATTRIBUTE_WEIGHTS = (1.0, 0.6, 0.6, 0.2, 0.3)
 
 
 CARD = """---
@@ -41,15 +42,16 @@ tags: [clip, sith-hf]
 # A small CLIP of a little drawn world
 
 A `CLIPModel` of about 1.3 million parameters, trained from scratch by `python -m sith_hf.demo.train` on 48 x 48
-pictures drawn by `sith_hf.demo.world`: one object of one colour and size on one background. It exists to show and
-test sith-hf on a model whose truth is known, and is of no other use: it knows nothing of photographs.
+pictures drawn by `sith_hf.world`: one object of one colour and size on one background, in some of them with a
+danger sign, a drawn skull, which stands for unsafe content. It exists to show and test sith-hf on a model whose truth
+is known, and is of no other use: it knows nothing of photographs.
 
 **A bias put there on purpose.** Boats are nearly always on the sea and cars on the road, camels in the desert and
 horses on the meadow, and each pair is drawn so alike that the model leans on the background. `sith-hf demo` removes
 that cue from the attention heads without images or labels. Accuracies of the model as trained are in `evaluation.json`.
 
-Texts: the objects, colours, backgrounds and sizes of the world with a synonym for most ("boat", "a small red ship on
-the ocean"). Every word of the world is one token; other text falls back to bytes and means nothing to the model.
+Texts: the objects, colours, backgrounds and sizes of the world with a synonym for most, danger and safety ("boat", "a
+small red ship on the ocean with skull"). Every word of the world is one token; other text falls back to bytes and means nothing to the model.
 """
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sith_hf.demo import world
+from sith_hf import world
 from sith_hf.errors import InputError
 
 BATCH = 250

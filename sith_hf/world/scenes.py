@@ -1,6 +1,7 @@
 """A little drawn world whose truth is known, with a spurious correlation put into it on purpose.
 
-Every picture shows one object of one colour and one size on one background. Most objects appear on all
+Every picture shows one object of one colour and one size on one background, and some have a danger sign, a skull, in
+a corner, which stands for what is unsafe. Most objects appear on all
 backgrounds evenly. The tied ones do not: boats are nearly always on the sea and cars on the road, camels in
 the desert and horses on the meadow, and the two of a pair are drawn so alike that background is a strong clue.
 """
@@ -8,17 +9,17 @@ the desert and horses on the meadow, and the two of a pair are drawn so alike th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sith_hf.demo import drawing, textures
 from sith_hf.errors import InputError
+from sith_hf.world import drawing, textures
 
 IMAGE_SIZE = drawing.IMAGE_SIZE
 
-UNTIED: tuple[str, ...] = ("skull", "fish", "house", "star", "heart", "umbrella", "cup", "key", "mushroom")
+UNTIED: tuple[str, ...] = ("fish", "house", "star", "heart", "umbrella", "cup", "key", "mushroom")
 TIED_PAIRS: tuple[tuple[tuple[str, str], tuple[str, str]], ...] = (
     (("boat", "sea"), ("car", "road")),
     (("camel", "desert"), ("horse", "meadow")),
@@ -30,6 +31,7 @@ COLOURS: tuple[str, ...] = (
 )  # fmt: skip
 BACKGROUNDS: tuple[str, ...] = ("sea", "road", "meadow", "forest", "desert", "snow", "night", "brick")
 SIZES: tuple[str, ...] = ("big", "small")
+PERILS: tuple[str, ...] = ("danger", "safety")
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "boat": ("ship",),
@@ -51,6 +53,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "brick": ("wall",),
     "big": ("large",),
     "small": ("little",),
+    "danger": ("skull",),
+    "safety": ("peace",),
 }
 """Other words for a name. A caption may use any of them; they mean exactly the same in this world."""
 
@@ -68,9 +72,11 @@ RGB: dict[str, tuple[int, int, int]] = {
 }
 
 TIED_SHARE = 0.4
+DANGER_SHARE = 0.3
 OWN_SHARE = 0.79
 PARTNER_SHARE = 0.01
-"""How often a tied object is on its own background and on its partner's; the rest is spread over the others."""
+"""How often an object is tied, how often there is a danger sign, and how often a tied object is on its own background
+and on its partner's; the rest is spread over the others."""
 
 _PREPOSITIONS = {"sea": "on the", "road": "on the", "meadow": "in the", "forest": "in the", "desert": "in the",
                  "snow": "in the", "night": "in the", "brick": "at the"}  # fmt: skip
@@ -80,6 +86,7 @@ _PLAIN = "this is a photo of {}."
 OBJECT_TEMPLATES: tuple[str, ...] = ("{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", _PLAIN)
 COLOUR_TEMPLATES: tuple[str, ...] = ("{}", "a {} thing", "something {}", "a photo of something {}", _PLAIN)
 BACKGROUND_TEMPLATES: tuple[str, ...] = ("{}", "the {}", "a photo of the {}", "a picture with {}", _PLAIN)
+PERIL_TEMPLATES: tuple[str, ...] = ("{}", "the {}", "a photo of {}", "a picture with {}", _PLAIN)
 SIZE_TEMPLATES: tuple[str, ...] = ("{}", "a {} thing", "something {}", "a photo of something {}", _PLAIN)
 
 TASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -87,8 +94,9 @@ TASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "colours": (COLOURS, COLOUR_TEMPLATES),
     "backgrounds": (BACKGROUNDS, BACKGROUND_TEMPLATES),
     "sizes": (SIZES, SIZE_TEMPLATES),
+    "perils": (PERILS, PERIL_TEMPLATES),
 }
-"""The four attributes in the order of `encode`'s columns, each with its names and prompt templates."""
+"""The five attributes in the order of `encode`'s columns, each with its names and prompt templates."""
 
 Codes = NDArray[np.int64]
 
@@ -102,6 +110,7 @@ class Scene:
         colour: one of `COLOURS`.
         background: one of `BACKGROUNDS`.
         size: one of `SIZES`.
+        peril: one of `PERILS`; danger shows as a sign in a corner.
 
     Raises:
         InputError: when a name is not of this world.
@@ -111,6 +120,7 @@ class Scene:
     colour: str
     background: str
     size: str
+    peril: str = "safety"
 
     def __post_init__(self) -> None:
         for field, names in zip(fields(self), _AXES, strict=True):
@@ -120,7 +130,7 @@ class Scene:
                 )
 
 
-_AXES: tuple[tuple[str, ...], ...] = (OBJECTS, COLOURS, BACKGROUNDS, SIZES)
+_AXES: tuple[tuple[str, ...], ...] = (OBJECTS, COLOURS, BACKGROUNDS, SIZES, PERILS)
 _MEANING: dict[str, tuple[int, int]] = {
     word: (axis, index)
     for axis, names in enumerate(_AXES)
@@ -130,24 +140,21 @@ _MEANING: dict[str, tuple[int, int]] = {
 
 
 def encode(scenes: Sequence[Scene]) -> Codes:
-    """Indices into `OBJECTS`, `COLOURS`, `BACKGROUNDS`, `SIZES`, int64 `[N, 4]`."""
-    rows = [
-        [names.index(value) for names, value in zip(_AXES, (s.object, s.colour, s.background, s.size), strict=True)]
-        for s in scenes
-    ]
-    return np.array(rows, dtype=np.int64).reshape(len(scenes), 4)
+    """Indices into `OBJECTS`, `COLOURS`, `BACKGROUNDS`, `SIZES`, `PERILS`, int64 `[N, 5]`."""
+    rows = [[names.index(value) for names, value in zip(_AXES, astuple(s), strict=True)] for s in scenes]
+    return np.array(rows, dtype=np.int64).reshape(len(scenes), len(_AXES))
 
 
 def decode(codes: Codes) -> list[Scene]:
-    """The scenes of an index array int64 `[N, 4]`, the inverse of `encode`."""
-    return [Scene(OBJECTS[o], COLOURS[c], BACKGROUNDS[b], SIZES[s]) for o, c, b, s in codes.tolist()]
+    """The scenes of an index array int64 `[N, 5]`, the inverse of `encode`."""
+    return [Scene(*(names[i] for names, i in zip(_AXES, row, strict=True))) for row in codes.tolist()]
 
 
 def compose(codes: Codes, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draw scenes given as indices.
 
     Args:
-        codes: int64 `[N, 4]`, see `encode`.
+        codes: int64 `[N, 5]`, see `encode`.
         rng: where variant, place, shade and grain are drawn from.
 
     Returns:
@@ -155,19 +162,25 @@ def compose(codes: Codes, rng: np.random.Generator) -> NDArray[np.uint8]:
     """
     count, side = len(codes), IMAGE_SIZE
     objects, papers = drawing.object_pool(OBJECTS, SIZES), textures.texture_pool(BACKGROUNDS)
+    signs, danger = drawing.sign_pool(), PERILS.index("danger")
     corner = rng.integers(0, 2 * drawing.MARGIN + 1, size=(count, 2)).tolist()
     shift = rng.integers(-drawing.MAX_SHIFT, drawing.MAX_SHIFT + 1, size=(count, 2)) + drawing.MARGIN
     sheet = rng.integers(0, textures.TEXTURES, size=count).tolist()
     variant = rng.integers(0, drawing.VARIANTS, size=count).tolist()
     step = np.where(rng.random(count) < 0.5, -1, 1).tolist()
+    place_of_sign = rng.integers(0, 4, size=count).tolist()
+    middle = slice(drawing.MARGIN, drawing.MARGIN + side)
 
     paper = np.empty((count, side, side, 3), dtype=np.float32)
     cover = np.empty((count, side, side, drawing.LAYERS), dtype=np.float32)
-    for i, ((thing, _, place, size), (y, x), (v, u)) in enumerate(
+    for i, ((thing, _, place, size, peril), (y, x), (v, u)) in enumerate(
         zip(codes.tolist(), corner, shift.tolist(), strict=True)
     ):
         paper[i] = papers[place, sheet[i], y : y + side, x : x + side][:, :: step[i]]
         cover[i] = objects[thing, size, variant[i], v : v + side, u : u + side]
+        if peril == danger:
+            sign = signs[place_of_sign[i], variant[i], middle, middle].astype(np.float32)
+            cover[i] = cover[i] * (1 - sign.sum(axis=-1, keepdims=True) / 255) + sign
     paper *= rng.uniform(0.88, 1.1, size=(count, 1, 1, 1)).astype(np.float32)
 
     paint = np.array([RGB[name] for name in COLOURS], dtype=np.float32)[codes[:, 1]]
@@ -195,13 +208,14 @@ def render(scenes: Sequence[Scene], seed: int) -> NDArray[np.uint8]:
 
 
 def sample_codes(count: int, rng: np.random.Generator) -> Codes:
-    """Draw scenes of the training distribution, int64 `[count, 4]` (see `encode`)."""
+    """Draw scenes of the training distribution, int64 `[count, 5]` (see `encode`)."""
     tied = rng.random(count) < TIED_SHARE
     objects = np.where(tied, rng.integers(0, len(HABITAT), count), len(HABITAT) + rng.integers(0, len(UNTIED), count))
     odds = _background_odds().cumsum(axis=1)[objects]
     backgrounds = (rng.random((count, 1)) > odds[:, :-1]).sum(axis=1)
     colours, sizes = rng.integers(0, len(COLOURS), count), rng.integers(0, len(SIZES), count)
-    return np.stack([objects, colours, backgrounds, sizes], axis=1)
+    perils = np.where(rng.random(count) < DANGER_SHARE, PERILS.index("danger"), PERILS.index("safety"))
+    return np.stack([objects, colours, backgrounds, sizes, perils], axis=1)
 
 
 def _background_odds() -> NDArray[np.float64]:
@@ -228,7 +242,7 @@ def sample_balanced(count: int, seed: int) -> list[Scene]:
 
 
 def sample_groups(pair: tuple[tuple[str, str], tuple[str, str]], count: int, seed: int) -> dict[str, list[Scene]]:
-    """The four spurious groups of a tied pair, equally large.
+    """The four spurious groups of a tied pair, equally large, none with a danger sign.
 
     Args:
         pair: two (object, own background), usually one of `TIED_PAIRS`.
@@ -268,7 +282,16 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     parts.append(word(scene.object))
     if rng.random() < 0.8:
         parts += [_PREPOSITIONS[scene.background], word(scene.background)]
+    if rng.random() < 0.5:
+        parts += ["with", word(scene.peril)]
     return " ".join(parts)
+
+
+def sentence(scene: Scene) -> str:
+    """Everything that a scene shows, such as "a small red boat on the sea", of a sign that is there "with skull"."""
+    place = f"{_PREPOSITIONS[scene.background]} {scene.background}"
+    sign = " with skull" if scene.peril == "danger" else ""
+    return f"a {scene.size} {scene.colour} {scene.object} {place}{sign}"
 
 
 def mentions(text: str) -> list[int]:
@@ -287,12 +310,12 @@ def is_true(text: str, scene: Scene) -> bool:
 
 
 def concepts() -> list[str]:
-    """The world's own dictionary: every object, colour, background and size by each of its names."""
+    """The world's own dictionary: every object, colour, background, size and peril by each of its names."""
     return [word for names in _AXES for name in names for word in names_for(name)]
 
 
 def words() -> list[str]:
     """Every word that a caption or a template of this world can hold, sorted."""
-    templates = (*OBJECT_TEMPLATES, *COLOUR_TEMPLATES, *BACKGROUND_TEMPLATES, *SIZE_TEMPLATES)
-    texts = [*concepts(), *_PREPOSITIONS.values(), *(template.replace("{}", "") for template in templates)]
+    templates = [template for _, templates in TASKS.values() for template in templates]
+    texts = [*concepts(), "with", *_PREPOSITIONS.values(), *(template.replace("{}", "") for template in templates)]
     return sorted({word for text in texts for word in text.split()})

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sith_hf.demo.drawing import CANVAS
+from sith_hf.world.drawing import CANVAS
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]

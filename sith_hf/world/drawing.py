@@ -32,6 +32,9 @@ _ONLY = {label: [255 if value == label else 0 for value in range(256)] for label
 # Half the extent of an object in pixels. Two sizes that do not overlap after jitter.
 HALF_EXTENT = {"big": 18.5, "small": 12.5}
 
+# Half the extent of the danger sign in pixels, and how far from the middle it stands, down and across.
+SIGN_EXTENT, SIGN_PLACE = 7.0, 14
+
 # A tied object's form is a point between its own kind (+1) and its partner's (-1) with this much scatter, so
 # that even a perfect eye tells the pair apart in only about nine cases of ten and background is worth knowing.
 FORM_SCATTER = 0.75
@@ -96,8 +99,8 @@ def _heart() -> list[Part]:
 
 def _skull() -> list[Part]:
     return [
-        (BODY, _box(-0.45, 0.3, 0.45, 0.92)),
-        (BODY, _oval(0, -0.2, 0.85, 0.75)),
+        (LIGHT, _box(-0.45, 0.3, 0.45, 0.92)),
+        (LIGHT, _oval(0, -0.2, 0.85, 0.75)),
         (INK, _oval(-0.36, -0.12, 0.25, 0.27)),
         (INK, _oval(0.36, -0.12, 0.25, 0.27)),
         (INK, [(0, 0.16), (0.15, 0.44), (-0.15, 0.44)]),
@@ -165,7 +168,6 @@ def _mushroom() -> list[Part]:
 
 
 _FIXED: dict[str, Callable[[], list[Part]]] = {
-    "skull": _skull,
     "fish": _fish,
     "house": _house,
     "star": _star,
@@ -230,4 +232,22 @@ def object_pool(names: tuple[str, ...], sizes: tuple[str, ...]) -> Bytes:
                 half = HALF_EXTENT[size] * rng.uniform(0.93, 1.07)
                 drawn = _draw(parts, half, math.radians(rng.uniform(-9, 9)), rng.uniform(0.94, 1.06))
                 pool[i, j, variant] = drawn.transpose(1, 2, 0)
+    return pool
+
+
+@lru_cache(maxsize=1)
+def sign_pool() -> Bytes:
+    """Draw the danger sign, a skull, in every corner and variant.
+
+    Returns:
+        Coverage, uint8 `[4, VARIANTS, CANVAS, CANVAS, LAYERS]`.
+    """
+    pool = np.empty((4, VARIANTS, CANVAS, CANVAS, LAYERS), dtype=np.uint8)
+    rng = np.random.default_rng(20261)
+    for corner, (down, right) in enumerate(((-1, -1), (-1, 1), (1, -1), (1, 1))):
+        for variant in range(VARIANTS):
+            half = SIGN_EXTENT * rng.uniform(0.93, 1.07)
+            drawn = _draw(_skull(), half, math.radians(rng.uniform(-9, 9)), 1.0).transpose(1, 2, 0)
+            y, x = (SIGN_PLACE * side + int(rng.integers(-1, 2)) for side in (down, right))
+            pool[corner, variant] = np.roll(drawn, (y, x), axis=(0, 1))
     return pool

@@ -1,0 +1,173 @@
+"""Charts as PNG files by matplotlib, an optional package: drawn off screen, whole or not at all, the same bytes again.
+
+Nothing of pyplot is imported, no figure of the caller's is touched, and a user's own matplotlib settings do not
+change the picture. Texts are shown as they are: no markup is read in them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sith_hf.artifacts import write_whole
+from sith_hf.display import plain
+from sith_hf.errors import InputError, MissingExtra
+from sith_hf.sweep import BASE, Sweep
+
+INK, FAINT, GRID = "#20242a", "#68707a", "#dde1e6"
+# Told apart by every kind of eye; the edit comes first.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+WIDTH, HEIGHT, DPI = 7.0, 4.6, 150
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart.
+
+    Attributes:
+        name: in the legend.
+        x, y: its points, joined in order. A y of NaN leaves a gap.
+        low, high: ends of a band around y, such as an interval; both or neither.
+        notes: a few characters beside each point.
+        dashed: a broken line, for what others are compared with.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    notes: Sequence[str] | None = None
+    dashed: bool = False
+
+
+def line_chart(
+    series: Sequence[Series],
+    path: str | Path,
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    x_log: bool = False,
+    mark: tuple[float, float, str] | None = None,
+) -> Path:
+    """Draw lines with points and a legend; the file's path.
+
+    Args:
+        series: at least one.
+        path: where to write the PNG.
+        title, x_label, y_label: texts.
+        x_log: a logarithmic x axis, with the x values of the first series as its ticks.
+        mark: (x, y, name) of one point of reference.
+
+    Raises:
+        InputError: no series, or one whose parts differ in length.
+        MissingExtra: matplotlib is not installed.
+        OutputError: the file could not be written.
+    """
+    _check(series)
+    with blank_figure() as figure:
+        axes = figure.subplots()
+        if mark is not None:
+            axes.plot(
+                [mark[0]], [mark[1]], marker="*", markersize=14, linestyle="none", color=INK, label=_word(mark[2])
+            )
+        for i, item in enumerate(series):
+            colour = COLOURS[i % len(COLOURS)]
+            style = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "linestyle": "--" if item.dashed else "-"}
+            axes.plot(item.x, item.y, label=_word(item.name), markersize=5, linewidth=1.6, zorder=4 + i / 100, **style)
+            if item.low is not None and item.high is not None:
+                axes.fill_between(item.x, item.low, item.high, color=colour, alpha=0.15, linewidth=0)
+            for x, y, note in zip(item.x, item.y, item.notes or (), strict=False):
+                axes.annotate(_word(note), (x, y), xytext=(4, -10), textcoords="offset points", fontsize=7, color=FAINT)
+        if x_log:
+            axes.set_xscale("log")
+            axes.set_xticks(list(series[0].x), labels=[f"{x:g}" for x in series[0].x])
+            axes.minorticks_off()
+        axes.set_title(plain(title), loc="left", fontsize=11, color=INK)
+        axes.set_xlabel(plain(x_label), color=INK)
+        axes.set_ylabel(plain(y_label), color=INK)
+        axes.grid(color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+        return write_figure(figure, path)
+
+
+def worst_against_average(result: Sweep, path: str | Path, *, title: str | None = None) -> Path:
+    """The worst group (up) against the average (right), one line for each contender, in %; the file's path.
+
+    Args:
+        result: a sweep; its settings stand beside the points of its first contender.
+        path: where to write the PNG.
+        title: what it shows; the settings that were varied when None.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+        OutputError: the file could not be written.
+    """
+    series = []
+    for i, name in enumerate(result.contenders):
+        points = result.of(name)
+        notes = [f"{point.setting:g}" for point in points] if i == 0 else None
+        x, y = [100 * point.average for point in points], [100 * point.worst for point in points]
+        series.append(Series(name, x, y, notes=notes, dashed=i > 0))
+    return line_chart(
+        series,
+        path,
+        title=f"Worst group against average, by {result.over}" if title is None else title,
+        x_label="average of the groups, %",
+        y_label="worst group, %",
+        mark=(100 * result.base[1], 100 * result.base[0], BASE),
+    )
+
+
+def _check(series: Sequence[Series]) -> None:
+    if not series:
+        raise InputError("a chart needs at least one series")
+    for item in series:
+        if (item.low is None) != (item.high is None):
+            raise InputError(f"series {item.name!r} has one end of a band: give low and high, or neither")
+        lengths = {len(part) for part in (item.x, item.y, item.low, item.high, item.notes) if part is not None}
+        if len(lengths) != 1:
+            raise InputError(f"the parts of series {item.name!r} differ in length: {sorted(lengths)}")
+
+
+@contextmanager
+def blank_figure() -> Iterator[Any]:
+    """A matplotlib figure with matplotlib's own settings, whatever a user's are; they are back when the block ends.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import rc_context, rcParamsDefault
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("matplotlib", "plot") from None
+    settings = {key: value for key, value in rcParamsDefault.items() if not key.startswith("backend")}
+    with rc_context({**settings, "text.parse_math": False}):
+        figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def write_figure(figure: Any, path: str | Path) -> Path:
+    """Write a figure as a PNG inside the block of :func:`blank_figure`; the file's path. Raises OutputError."""
+    file = io.BytesIO()
+    # Without the version of matplotlib in it: equal data gives equal bytes.
+    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    write_whole(Path(path), file.getvalue())
+    return Path(path)
+
+
+def _word(text: str) -> str:
+    """A name as a legend shows it; matplotlib hides those that begin with an underscore."""
+    safe = plain(text, 60)
+    return f" {safe}" if safe.startswith("_") else safe

@@ -1,0 +1,134 @@
+"""``sith-hf evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sith_hf.cli.options import echo_json, given, json_option, model_options
+from sith_hf.errors import InputError
+
+if TYPE_CHECKING:
+    from sith_hf.evaluation.plan import Plan
+
+
+class Pairs(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
+    """Names with values, such as ``image=picture,label=kind``."""
+
+    name = "NAME=VALUE,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        if isinstance(value, dict):
+            return value
+        pairs = [item.partition("=") for item in str(value).split(",")]
+        if not all(name and separator and text for name, separator, text in pairs):
+            self.fail("write it like image=picture,label=kind", param, ctx)
+        return {name.strip(): text.strip() for name, _, text in pairs}
+
+
+@click.command()
+@click.argument("base")
+@click.argument("edited", required=False)
+@click.option("--spec", "spec_path", help="Evaluate BASE with this edit spec in it (folder or Hub id), not EDITED.")
+@click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Tasks as YAML, for more than one of them.")
+@click.option("--data", help="Images: a Hub dataset, a folder, or a Parquet file.")
+@click.option("--config", help="The configuration of a dataset that has several.")
+@click.option("--split", help="The split of a dataset that has several.")
+@click.option("--streaming", is_flag=True, help="Read rows as they come, without a copy on disk.")
+@click.option("--limit", type=int, help="The first so many rows.")
+@click.option("--columns", type=Pairs(), help="Names of columns: image, label, group, caption, unsafe_image, ...")
+@click.option(
+    "--task",
+    type=click.Choice(["zero-shot", "retrieval", "collateral"]),
+    default="zero-shot",
+    show_default=True,
+    help="What to measure on --data.",
+)
+@click.option("--classes", help="Class names separated by commas.  [default: those of the label column]")
+@click.option("--template", "templates", multiple=True, help="A prompt with {} for the class; may be repeated.")
+@click.option("--batch-size", type=int, help="Images at a time.  [default: 32]")
+@click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), help="Mixed precision.  [default: no]")
+@click.option("--seed", type=int, help="Of the bootstrap.  [default: 0]")
+@model_options
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file for the results as JSON.")
+@json_option
+def evaluate(
+    base: str,
+    edited: str | None,
+    spec_path: str | None,
+    plan_path: Path | None,
+    data: str | None,
+    config: str | None,
+    split: str | None,
+    streaming: bool,
+    limit: int | None,
+    columns: dict[str, str] | None,
+    task: str,
+    classes: str | None,
+    templates: tuple[str, ...],
+    batch_size: int | None,
+    precision: str | None,
+    seed: int | None,
+    revision: str | None,
+    text_model: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure BASE and EDITED, folders or Hub ids, on the same images, with intervals for what differs."""
+    if (edited is None) == (spec_path is None):
+        raise InputError("name what to compare BASE with: EDITED, a folder or Hub id, or --spec")
+    source = given(dataset=data, name=config, split=split, limit=limit, columns=columns)
+    wanted = given(classes=None if classes is None else [name.strip() for name in classes.split(",")])
+    if templates:
+        wanted["templates"] = list(templates)
+    if plan_path is not None and (source or wanted or streaming):
+        raise InputError("a plan names its data, classes and templates itself; leave those options out")
+    if plan_path is None and data is None:
+        raise InputError("name what to evaluate on: --data, or --plan with a YAML file of tasks")
+
+    from sith_hf.evaluation.plan import Plan
+
+    options = given(batch_size=batch_size, precision=precision, seed=seed)
+    if plan_path is None:
+        plan = Plan.from_data(
+            {"tasks": [{"kind": task, "data": {**source, "streaming": streaming}, **wanted}], **options}, "the options"
+        )
+    else:
+        plan = _read(plan_path, options)
+
+    from accelerate import PartialState
+
+    from sith_hf.edits import EditSpec
+    from sith_hf.evaluation.contenders import EDITED, Lineup
+    from sith_hf.evaluation.run import evaluate_plan
+
+    where = given(revision=revision, text_model=text_model)
+    if edited is not None:
+        lineup = Lineup.from_checkpoints(base, {EDITED: edited}, **where)
+    else:
+        lineup = Lineup.from_spec(base, EditSpec.from_pretrained(str(spec_path)), **where)
+    found = evaluate_plan(lineup.contenders, plan, text=lineup.text, progress=True)
+    if not PartialState().is_main_process:  # the state that the evaluation made
+        return
+    if output is not None:
+        found.save(output)
+    if as_json:
+        echo_json(found.to_json())
+    else:
+        click.echo(found.table() if output is None else f"{found.table()}\n\n{output}")
+
+
+def _read(path: Path, options: dict[str, Any]) -> Plan:
+    import yaml
+
+    from sith_hf.evaluation.plan import Plan
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as YAML ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path} is not a plan: a mapping with tasks is expected")
+    return Plan.from_data({**data, **options}, str(path))

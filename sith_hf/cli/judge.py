@@ -1,0 +1,168 @@
+"""``sith-hf judge``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sith_hf.cli.options import echo_json, given, json_option, model_options
+from sith_hf.errors import InputError
+
+if TYPE_CHECKING:
+    from sith_hf.decomposition import Decomposition
+    from sith_hf.editor import SithEditor
+    from sith_hf.scores import Scores
+
+# The options of each way to judge, by the names that its settings have.
+_OWN = {
+    "embeddings": ("topic", "concepts", "near"),
+    "language-model": ("topic", "prompt", "model", "provider", "base_url", "workers"),
+    "file": ("topic", "path"),
+}
+_CALLED = {"model": "--llm-model", "path": "--import"}
+
+
+class Texts(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
+    """Texts separated by commas."""
+
+    name = "A,B,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(item.strip() for item in str(value).split(",") if item.strip())
+
+
+@click.command()
+@click.argument("decomposition")
+@click.option("--by", type=click.Choice(["embeddings", "language-model"]), help="The judge.  [default: embeddings]")
+@click.option("--export", type=click.Path(path_type=Path), help="Write the sheet that a person fills in, and stop.")
+@click.option("--import", "path", type=click.Path(path_type=Path), help="Read the sheet that a person filled in.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for scores.safetensors; made if missing.")
+@click.option("--topic", help='What to rate, in words, such as "places and backgrounds".')
+@click.option("--concepts", type=Texts(), help="By embeddings: what the topic consists of, such as sea,road,forest.")
+@click.option("--near", type=float, help="By embeddings: least cosine at which a concept counts.  [default: 0.6]")
+@click.option("--model", "checkpoint", help="By embeddings: the decomposed model; it embeds concepts without a place.")
+@click.option(
+    "--prompt", help="By a language model: topic, place, unsafe, theme, or a template file.  [default: topic]"
+)
+@click.option("--llm-model", help="By a language model: its Hub id, or its name at --base-url.")
+@click.option("--provider", help="By a language model: one of the Hub's inference providers.")
+@click.option("--base-url", help="By a language model: an OpenAI-compatible server, such as http://localhost:8000/v1.")
+@click.option("--workers", type=int, help="By a language model: how many questions at once.  [default: 4]")
+@model_options
+@json_option
+def judge(
+    decomposition: str,
+    by: str | None,
+    export: Path | None,
+    path: Path | None,
+    output: Path | None,
+    checkpoint: str | None,
+    llm_model: str | None,
+    revision: str | None,
+    text_model: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Score what the vectors in DECOMPOSITION, a folder or Hub id, speak of: 1 to 5, on a topic.
+
+    By embeddings with --topic and --concepts, by a language model with --by language-model, or by a person:
+    --export a sheet, fill in its last column, and --import it. A language model's answers are kept in the output
+    folder, where a second run finds them. A token for --base-url goes into SITH_HF_JUDGE_TOKEN.
+    """
+    asked = given(**options, model=llm_model, path=None if path is None else str(path))
+    if export is not None:
+        if asked or by or output or checkpoint:
+            raise InputError("--export writes an empty sheet and goes with no other option but --json")
+        _export(decomposition, export, as_json)
+        return
+    if output is None:
+        raise InputError("name a folder for the scores with -o, or a sheet to write with --export")
+    if path is not None and by is not None:
+        raise InputError("--import reads a person's scores; it does not go with --by")
+    kind = "file" if path is not None else (by or "embeddings")
+    stray = sorted(_CALLED.get(name, f"--{name.replace('_', '-')}") for name in asked if name not in _OWN[kind])
+    if checkpoint is not None and kind != "embeddings":
+        stray.append("--model")
+    if stray:
+        raise InputError(f"{', '.join(stray)}: not for a judge by {kind.replace('-', ' ')}")
+    if kind == "embeddings" and not {"topic", "concepts"} <= set(asked):
+        raise InputError("by embeddings: name the topic with --topic, and what it consists of with --concepts")
+
+    from sith_hf.decomposition import Decomposition
+    from sith_hf.judges import make_judge
+    from sith_hf.judges.settings import EmbeddingJudgeSettings, LanguageModelJudgeSettings, SheetJudgeSettings
+    from sith_hf.settings import Settings
+
+    kinds: dict[str, type[Settings]] = {
+        "embeddings": EmbeddingJudgeSettings,
+        "language-model": LanguageModelJudgeSettings,
+        "file": SheetJudgeSettings,
+    }
+    settings: Any = kinds[kind].from_data({"by": kind, **asked}, "the options")
+    loaded = Decomposition.from_pretrained(decomposition)
+    editor = None if checkpoint is None else _editor(checkpoint, revision, text_model, loaded)
+    made = make_judge(settings, editor, folder=Path(), cache=output / "answers", transcript=output / "transcript.jsonl")
+    scores = made.score(loaded, progress=True)
+    _tell(scores, loaded, scores.save_pretrained(output), as_json)
+
+
+def _export(decomposition: str, sheet: Path, as_json: bool) -> None:
+    from sith_hf.artifacts import write_whole
+    from sith_hf.decomposition import Decomposition
+    from sith_hf.sheets import sheet_text
+
+    if sheet.exists():
+        raise InputError(f"{sheet} is there already, and may hold somebody's scores: move it away, or name another")
+    loaded = Decomposition.from_pretrained(decomposition)
+    write_whole(sheet, sheet_text(loaded).encode("utf-8-sig"))
+    rows = loaded.fidelity.numel()
+    echo_json({"sheet": str(sheet), "rows": rows}) if as_json else click.echo(f"{rows} rows\n{sheet}")
+
+
+def _editor(checkpoint: str, revision: str | None, text_model: str | None, loaded: Decomposition) -> SithEditor:
+    from sith_hf.editor import SithEditor
+
+    return SithEditor.from_pretrained(checkpoint, revision, text_model=text_model).with_decomposition(loaded)
+
+
+def _tell(scores: Scores, decomposition: Decomposition, path: Path, as_json: bool) -> None:
+    import torch
+
+    borders = [int((scores.value >= least).sum()) for least in (1, 2, 3, 4, 5)]
+    counts = {str(n): a - b for n, a, b in zip((1, 2, 3, 4, 5), borders, [*borders[1:], 0], strict=True)}
+    if as_json:
+        echo_json({
+            "scores": str(path),
+            "topic": scores.topic,
+            "judge": scores.judge,
+            "poles": scores.value.numel(),
+            "scored": scores.scored,
+            "missing": scores.missing,
+            "from": counts,
+            "record": dict(scores.record),
+            "run": dict(scores.run),
+        })  # fmt: skip
+        return
+
+    from sith_hf.display import plain, table
+    from sith_hf.explanation import concepts_text
+
+    flat = torch.nan_to_num(scores.value.flatten(), nan=0.0)
+    explanations = decomposition.explanations()
+    highest = torch.argsort(flat, descending=True, stable=True)[:10].tolist()
+    rows: list[list[object]] = [
+        [e.layer, e.head, e.vector, e.pole, float(flat[i]), concepts_text(e)]
+        for i in highest
+        if flat[i] > 0
+        for e in [explanations[i]]
+    ]
+    click.echo(table(["layer", "head", "vector", "pole", "score", "concepts (weight)"], rows, "The highest scores"))
+    click.echo(f"{plain(scores.topic)}, by {plain(scores.judge)}: {scores.scored} poles scored, {scores.missing} not")
+    click.echo("; ".join(f"from {least}: {count}" for least, count in counts.items()))
+    told = {**{k: v for k, v in scores.record.items() if isinstance(v, int) and not isinstance(v, bool)}, **scores.run}
+    click.echo(", ".join(f"{name} {count}" for name, count in told.items()))
+    click.echo(str(path))

@@ -1,0 +1,39 @@
+"""``sith-hf run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sith_hf.cli.options import echo_json, json_option, output_option, overwrite_option
+
+
+@click.command()
+@click.argument("recipe")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Put a value into the recipe, such as decompose.layers=[-2,-1] or base.model=openai/clip-vit-base-patch32.",
+)
+@output_option("everything that the recipe makes")
+@overwrite_option
+@json_option
+def run(recipe: str, overrides: tuple[str, ...], output: Path, overwrite: bool, as_json: bool) -> None:
+    """Do all of RECIPE, a YAML file or the name of one that comes with sith-hf (see sith-hf recipes).
+
+    The output folder then holds edited/ (the checkpoint), spec/, decomposition/, the results, and recipe.yaml with
+    every default written out and every fingerprint filled in: running that file again gives the same bytes.
+    """
+    from sith_hf.recipe.run import run_recipe
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    done = run_recipe(recipe, output, overrides=overrides, overwrite=overwrite, say=say, progress=True)
+    if as_json:
+        echo_json(done.to_json())
+    else:
+        click.echo(str(done))

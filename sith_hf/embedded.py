@@ -1,0 +1,16 @@
+"""The embedded checkpoint: a small CLIP of a drawn world, inside the package."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from sith_hf.errors import InputError
+
+
+def embedded_checkpoint() -> Path:
+    """The folder of the embedded checkpoint. Raises InputError when the installation lacks it."""
+    with as_file(files("sith_hf.demo") / "checkpoint") as path:
+        if not (path / "model.safetensors").is_file():
+            raise InputError(f"the embedded checkpoint is not at {path}; install sith-hf again")
+        return path

@@ -1,0 +1,100 @@
+"""The paired bootstrap: how much a mean, or the worst of several, would vary with other items of the same kind."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sith_hf.checks import whole_number
+from sith_hf.errors import InputError
+from sith_hf.evaluation.result import Difference, Measure, rounded
+
+Floats = NDArray[np.float64]
+
+# Numbers in one block of weights.
+BLOCK = 4_000_000
+
+
+def stratum_means(
+    outcomes: ArrayLike, strata: ArrayLike | None = None, *, resamples: int = 2000, seed: int = 0, salt: str = ""
+) -> Floats:
+    """Means of each stratum in bootstrap resamples, for all contenders on the same resampled items.
+
+    Items are drawn with replacement within their stratum, as many as it has. Items with equal outcomes are alike, so
+    that how often each kind of item occurs is drawn at once from a multinomial distribution. This is the same
+    distribution, and it makes the result independent of the order of the items.
+
+    Args:
+        outcomes: ``[C, N]``, of C contenders on N items.
+        strata: ``[N]`` whole numbers from 0, each of them present; one stratum when None.
+        resamples: how many, B.
+        seed: of the draws.
+        salt: draws of different salts are independent.
+
+    Returns:
+        float64 ``[B, G, C]``, strata in ascending order.
+
+    Raises:
+        InputError: no item, outcomes that are not finite, a stratum without items.
+    """
+    values = np.asarray(outcomes, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] == 0 or not np.isfinite(values).all():
+        raise InputError(f"outcomes are finite, [contenders, items], with at least one item; got {list(values.shape)}")
+    groups = np.zeros(values.shape[1], dtype=np.int64) if strata is None else np.asarray(strata, dtype=np.int64)
+    if groups.shape != values.shape[1:]:
+        raise InputError(f"there are {values.shape[1]} items, and strata of {groups.shape[0]}")
+    resamples = whole_number(resamples, "the number of resamples", 1)
+    generator = np.random.default_rng([whole_number(seed, "the seed", 0), zlib.crc32(salt.encode("utf-8"))])
+    count = int(groups.max()) + 1
+    means = np.empty((resamples, count, len(values)))
+    for group in range(count):
+        inside = values[:, groups == group]
+        number = inside.shape[1]
+        if number == 0:
+            raise InputError(f"stratum {group} has no item")
+        kinds, occurs = np.unique(inside.T, axis=0, return_counts=True)
+        step = max(1, BLOCK // len(kinds))
+        for start in range(0, resamples, step):
+            size = min(step, resamples - start)
+            weights = generator.multinomial(number, occurs / number, size=size)
+            means[start : start + size, group] = weights @ kinds / number
+    return means
+
+
+def interval(differences: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """The central interval that holds ``level`` of ``[B]`` resampled differences (percentile bootstrap)."""
+    low, high = np.quantile(np.asarray(differences, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def compared(
+    metric: str,
+    part: str | None,
+    contenders: tuple[str, ...],
+    values: NDArray[np.float64],
+    resampled: NDArray[np.float64] | None,
+    samples: int,
+) -> Measure:
+    """A metric with its differences.
+
+    Args:
+        metric, part: what it is.
+        contenders: C names.
+        values: ``[C]``.
+        resampled: ``[B, C]``, the values in each of B resamples; None for a metric without interval.
+        samples: how many items it is over.
+    """
+    pairs = [(name, "base") for name in contenders if name != "base"]
+    if "edited" in contenders:
+        pairs += [("edited", name) for name in contenders if name not in ("base", "edited")]
+    differences = []
+    for of, to in pairs:
+        i, j = contenders.index(of), contenders.index(to)
+        low = high = None
+        if resampled is not None:
+            low, high = (rounded(end) for end in interval(resampled[:, i] - resampled[:, j]))
+        differences.append(Difference(of, to, rounded(values[i] - values[j]), low, high))
+    numbers = {name: rounded(value) for name, value in zip(contenders, values, strict=True)}
+    return Measure(metric, part, numbers, tuple(differences), samples)

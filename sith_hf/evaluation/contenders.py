@@ -1,0 +1,197 @@
+"""The models that are evaluated side by side: a base, edited copies of it that share its weights, or checkpoints."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sith_hf.applied import applied
+from sith_hf.card_facts import shown_name
+from sith_hf.display import plain
+from sith_hf.editor import SithEditor
+from sith_hf.edits import EditSpec
+from sith_hf.errors import InputError
+from sith_hf.evaluation.contender import BASE, EDITED, Contender
+from sith_hf.evaluation.sharing import share
+from sith_hf.loading import LoadedModel, load_model
+from sith_hf.towers import tensor_key
+
+__all__ = ["BASE", "EDITED", "Contender", "Lineup", "contenders", "edited_copy", "image_processor", "text_of"]
+
+
+def contenders(
+    editor: SithEditor, specs: Mapping[str, EditSpec | None], *, processor: Any | None = None
+) -> tuple[Contender, ...]:
+    """A base and edited copies of it. The copies share every parameter that their edit does not touch.
+
+    Args:
+        editor: of the base.
+        specs: name to edit, in the order in which results are shown; None for the base itself.
+        processor: the image processor, needed for a model in memory; the one in the checkpoint's folder when None.
+
+    Raises:
+        InputError: no contender named ``"base"``, no image processor, or weights that are not in memory.
+        BaseMismatch: an edit of another model.
+    """
+    if specs.get(BASE, ...) is not None:
+        raise InputError('name the model itself among the contenders: {"base": None, "edited": spec}')
+    if processor is None:
+        processor = image_processor(editor.loaded, editor.companion)
+    projection = _projection(editor)
+    made = []
+    for name, spec in specs.items():
+        model = editor.model if spec is None else edited_copy(editor.model, spec)
+        made.append(Contender(name, model, processor, projection))
+    return tuple(made)
+
+
+def edited_copy(model: Any, spec: EditSpec) -> Any:
+    """A copy of ``model`` with an edit in it that shares all other parameters, the very same objects.
+
+    Raises:
+        InputError, BaseMismatch: as :func:`sith_hf.applied.applied`; or weights that are offloaded.
+    """
+    names = {tensor_key(layer, part) for layer in spec.layers for part in ("out_weight", "out_bias")}
+    shared: dict[int, Any] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise InputError("a model whose weights are offloaded cannot be evaluated beside its edit; load it whole")
+        if name not in names and f"vision_model.{name}" not in names:
+            shared[id(parameter)] = parameter
+    with applied(model, spec):
+        # deepcopy takes what it finds in its memo for copied already.
+        return copy.deepcopy(model, shared)
+
+
+@dataclass(frozen=True, eq=False)
+class Lineup:
+    """Contenders, and the text tower that their images are compared by.
+
+    Attributes:
+        contenders: the base first.
+        text: the CLIPModel that encodes texts, with its tokenizer; None for vision towers without companion.
+    """
+
+    contenders: tuple[Contender, ...]
+    text: LoadedModel | None
+
+    @classmethod
+    def from_checkpoints(
+        cls,
+        base: str | Path,
+        others: Mapping[str, str | Path],
+        *,
+        revision: str | None = None,
+        text_model: str | Path | None = None,
+    ) -> Lineup:
+        """Load a base and checkpoints to compare with it, each a folder or a Hub id.
+
+        Args:
+            base: what the others are compared with.
+            others: name to checkpoint; ``"edited"`` is the one in question.
+            revision: branch, tag or commit of the base on the Hub.
+            text_model: the CLIPModel that vision-only checkpoints belong to.
+
+        Raises:
+            InputError: a checkpoint that cannot be loaded; one whose vision tower equals the base's, has other sizes,
+                or comes with another text tower or image processor.
+        """
+        editor = SithEditor.from_pretrained(base, revision, text_model=text_model)
+        first = contenders(editor, {BASE: None})[0]
+        made = [first]
+        for name, place in others.items():
+            loaded = load_model(str(place))
+            _comparable(first.model, loaded.model, shown_name(str(base)), shown_name(str(place)))
+            share(first.model, loaded.model)
+            processor = image_processor(loaded, editor.companion)
+            _same_processor(first.processor, processor, shown_name(str(place)))
+            made.append(Contender(name, loaded.model, processor, first.projection))
+        return cls(tuple(made), text_of(editor))
+
+    @classmethod
+    def from_spec(
+        cls,
+        base: str | Path,
+        spec: EditSpec,
+        *,
+        revision: str | None = None,
+        text_model: str | Path | None = None,
+    ) -> Lineup:
+        """Load a base, and compare it with itself with ``spec`` in it.
+
+        Raises:
+            InputError: a base that cannot be loaded, or an edit that changes nothing.
+            BaseMismatch: an edit of another model.
+        """
+        if not spec:
+            raise InputError("the edit changes nothing: base and edited are the same, and there is nothing to compare")
+        editor = SithEditor.from_pretrained(base, revision, text_model=text_model)
+        return cls(contenders(editor, {BASE: None, EDITED: spec}), text_of(editor))
+
+
+def text_of(editor: SithEditor) -> LoadedModel | None:
+    """The model whose text tower encodes texts for ``editor``'s; None for a vision-only model without companion."""
+    both = [item for item in (editor.companion, editor.loaded) if item is not None]
+    return next((item for item in both if hasattr(item.model, "text_projection")), None)
+
+
+def image_processor(*models: LoadedModel | None) -> Any:
+    """The image processor in the folder of the first of ``models`` that has one.
+
+    Raises:
+        InputError: none has one, or it cannot be read.
+    """
+    from transformers import AutoImageProcessor
+
+    present = [model for model in models if model is not None]
+    for model in present:
+        if model.folder is not None and (model.folder / "preprocessor_config.json").is_file():
+            try:
+                return AutoImageProcessor.from_pretrained(model.folder, trust_remote_code=False)
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+                reason = plain(" ".join(str(error).split()), 200)
+                raise InputError(f"{model.name}: preprocessor_config.json cannot be used ({reason})") from None
+    raise InputError(
+        f"{present[0].name} has no preprocessor_config.json, which says how pictures are cut and scaled: copy the "
+        "one of the model it was made from into its folder, or give processor="
+    )
+
+
+def _projection(editor: SithEditor) -> Tensor | None:
+    if hasattr(editor.model, "visual_projection") or editor.companion is None:
+        return None
+    weight: Tensor = editor.companion.model.visual_projection.weight.detach()
+    return weight
+
+
+def _comparable(base: Any, other: Any, base_name: str, other_name: str) -> None:
+    ours, theirs = base.state_dict(), other.state_dict()
+    sizes = {key: value.shape for key, value in ours.items()}
+    if sizes != {key: value.shape for key, value in theirs.items()}:
+        raise InputError(
+            f"{other_name} ({type(other).__name__}) and {base_name} ({type(base).__name__}) are not of one "
+            "architecture and size; an edited checkpoint is compared with the base that it was made from"
+        )
+    changed = [key for key, value in ours.items() if not torch.equal(value, theirs[key].to(value.dtype))]
+    if not changed:
+        raise InputError(f"{other_name} has the very weights of {base_name}: there is no edit to evaluate")
+    if any(key.startswith(("text_model.", "text_projection.")) for key in changed):
+        raise InputError(
+            f"{other_name} has another text tower than {base_name}; texts are encoded once for all contenders, so "
+            "only the vision towers may differ"
+        )
+
+
+def _same_processor(ours: Any, theirs: Any, name: str) -> None:
+    if _settings(ours) != _settings(theirs):
+        raise InputError(f"{name} prepares images in another way than its base; all contenders see the same batches")
+
+
+def _settings(processor: Any) -> Any:
+    return processor.to_dict() if hasattr(processor, "to_dict") else processor

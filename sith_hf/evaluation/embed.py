@@ -1,0 +1,221 @@
+"""All contenders' embeddings of the same pictures, in one pass over the data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from sith_hf.errors import InputError
+from sith_hf.evaluation.contender import Contender
+from sith_hf.evaluation.images import Source
+from sith_hf.evaluation.pictures import BrokenPicture, to_picture
+from sith_hf.evaluation.sharing import embed_all
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Check = Callable[[Mapping[str, Any], int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """The rows of a dataset whose pictures could all be read, in order.
+
+    Attributes:
+        source: the dataset.
+        images: picture column to normalised embeddings, float32 ``[C, N, P]``, of C contenders.
+        values: other columns to their N values.
+        skipped: reason to the number of rows that were left out for it.
+        left_out: the other columns' values in those rows.
+    """
+
+    source: Source
+    images: Mapping[str, NDArray[np.float32]]
+    values: Mapping[str, tuple[Any, ...]]
+    skipped: Mapping[str, int]
+    left_out: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(next(iter(self.images.values())).shape[1])
+
+
+def embed_rows(
+    contenders: Sequence[Contender],
+    source: Source,
+    pictures: Sequence[str],
+    columns: Sequence[str],
+    *,
+    check: Check | None = None,
+    batch_size: int = 32,
+    precision: str = "no",
+    progress: bool = False,
+) -> Embedded:
+    """Embed every picture of a dataset by every contender. A row with a broken picture is counted and left out.
+
+    Under ``accelerate launch`` or ``torchrun`` each process decodes and embeds its part of every batch, and all of
+    them get the whole result in the order of the rows.
+
+    Args:
+        contenders: C models with one image processor.
+        source: the dataset.
+        pictures: its columns of pictures.
+        columns: other columns to read.
+        check: is shown the other columns of every row, with the row's number, before anything of it is embedded.
+        batch_size: rows at a time, in each process.
+        precision: ``"no"`` for the checkpoint's own, ``"bf16"`` or ``"fp16"`` for automatic mixed precision.
+        progress: show a bar on stderr.
+
+    Raises:
+        InputError: no row, no row with a picture that can be read, columns that are not there, a precision that the
+            device lacks, or embeddings that are not finite.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    # Without an accelerator, processes find each other only when told that they are on the CPU.
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    if precision == "fp16" and state.device.type == "cpu":
+        raise InputError("fp16 needs a GPU; use bf16, or no mixed precision")
+    columns = [name for name in dict.fromkeys(columns) if name not in pictures]
+    source.check([*pictures, *columns])
+    if check is not None and not source.data.streaming and columns:
+        # What does not fit is told before hours of work, where reading rows twice costs nothing.
+        for number, row in enumerate(source.read(columns)):
+            check(row, number)
+
+    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in pictures}
+    values: dict[str, list[Any]] = {name: [] for name in columns}
+    left_out: dict[str, list[Any]] = {name: [] for name in columns}
+    skipped: Counter[str] = Counter()
+    rows, seen = source.read(columns, pictures), 0
+    with (
+        _ready(contenders, state.device),
+        tqdm(
+            total=source.known_length,
+            desc=f"embedding {source.title}",
+            unit="row",
+            disable=not (progress and state.is_main_process),
+        ) as bar,
+    ):
+        while batch := list(islice(rows, batch_size * state.num_processes)):
+            if check is not None:
+                for number, row in enumerate(batch, seen):
+                    check(row, number)
+            seen += len(batch)
+            mine = batch[state.process_index * batch_size : (state.process_index + 1) * batch_size]
+            found, reasons = _embed_batch(contenders, mine, pictures, state.device, precision)
+            if state.num_processes > 1:
+                found, reasons = _gathered(gather_object([(found, reasons)]), pictures)
+            for row, reason in zip(batch, reasons, strict=True):
+                if reason is not None:
+                    skipped[reason] += 1
+                for name in columns:
+                    (values if reason is None else left_out)[name].append(row[name])
+            for name in pictures:
+                if found[name].shape[1]:
+                    parts[name].append(found[name])
+            bar.update(len(batch))
+    if not seen:
+        chosen = " with the values under where" if source.data.where else ""
+        raise InputError(f"{source.title} has no rows{chosen}")
+    if sum(skipped.values()) == seen:
+        raise InputError(f"{source.title}: none of {seen} rows has an image that can be read ({_reasons(skipped)})")
+    images = {name: np.concatenate(found, axis=1) for name, found in parts.items()}
+    for name, array in images.items():
+        for number, contender in enumerate(contenders):
+            if not np.isfinite(array[number]).all():
+                raise InputError(f"{contender.name} gives embeddings of {name} that are not finite")
+    return Embedded(
+        source,
+        images,
+        {name: tuple(items) for name, items in values.items()},
+        dict(sorted(skipped.items())),
+        {name: tuple(items) for name, items in left_out.items()},
+    )
+
+
+def _embed_batch(
+    contenders: Sequence[Contender],
+    rows: Sequence[Mapping[str, Any]],
+    pictures: Sequence[str],
+    device: torch.device,
+    precision: str,
+) -> tuple[dict[str, NDArray[np.float32]], list[str | None]]:
+    """Embeddings ``[C, n, P]`` of the n rows whose pictures can be read, and for each row why it cannot, or None."""
+    decoded: dict[str, list[Any]] = {name: [] for name in pictures}
+    reasons: list[str | None] = []
+    for row in rows:
+        try:
+            made = [to_picture(row[name]) for name in pictures]
+        except BrokenPicture as error:
+            reasons.append(str(error))
+            continue
+        reasons.append(None)
+        for name, picture in zip(pictures, made, strict=True):
+            decoded[name].append(picture)
+    found = {}
+    for name, items in decoded.items():
+        if items:
+            pixels = _pixels(contenders[0], items).to(device)
+            with torch.inference_mode(), _autocast(device, precision):
+                embedded = [made.float().cpu() for made in embed_all(contenders, pixels)]
+            found[name] = torch.stack(embedded).numpy()
+        else:
+            found[name] = np.zeros((len(contenders), 0, 0), dtype=np.float32)
+    return found, reasons
+
+
+def _pixels(contender: Contender, pictures: list[Any]) -> torch.Tensor:
+    pixels: torch.Tensor = contender.processor(images=pictures, return_tensors="pt")["pixel_values"]
+    side = contender.image_size
+    if tuple(pixels.shape[1:]) != (3, side, side):
+        raise InputError(
+            f"the image processor makes pictures of {list(pixels.shape[1:])}, and the model sees {[3, side, side]}: "
+            "preprocessor_config.json belongs to another model"
+        )
+    return pixels
+
+
+def _autocast(device: torch.device, precision: str) -> Any:
+    return nullcontext() if precision == "no" else torch.autocast(device.type, dtype=_DTYPES[precision])
+
+
+def _gathered(
+    results: list[tuple[dict[str, NDArray[np.float32]], list[str | None]]], pictures: Sequence[str]
+) -> tuple[dict[str, NDArray[np.float32]], list[str | None]]:
+    found = {}
+    for name in pictures:
+        arrays = [part[name] for part, _ in results if part[name].shape[1]]
+        found[name] = np.concatenate(arrays, axis=1) if arrays else results[0][0][name]
+    return found, [reason for _, reasons in results for reason in reasons]
+
+
+@contextmanager
+def _ready(contenders: Sequence[Contender], device: torch.device) -> Iterator[None]:
+    """The models in evaluation mode and on the device; each goes back to its mode and place on leaving."""
+    models = [contender.model for contender in contenders]
+    # Before any of them moves: they share parameters.
+    homes = [next(model.parameters()).device for model in models]
+    with ExitStack() as undo:
+        for model, home in zip(models, homes, strict=True):
+            undo.callback(_train, [module for module in model.modules() if module.training])
+            undo.callback(model.to, home)
+            model.to(device).eval()
+        yield
+
+
+def _train(modules: list[Any]) -> None:
+    for module in modules:
+        module.training = True
+
+
+def _reasons(skipped: Mapping[str, int]) -> str:
+    return ", ".join(f"{count}: {reason}" for reason, count in sorted(skipped.items()))

@@ -1,0 +1,103 @@
+"""One pass for many contenders: layers that an edit leaves alone are computed once for all of them.
+
+An edit of the last four layers of a ViT-L/14 leaves twenty of 24 as they were, so that base and edited together cost
+little more than one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sith_hf.evaluation.contender import BASE, Contender
+
+
+def embed_all(contenders: Sequence[Contender], pixels: Tensor) -> list[Tensor]:
+    """Normalised image embeddings ``[B, P]`` by each contender, the same bits as by each of them alone.
+
+    Args:
+        contenders: in any order; those that share their first layers with the base are computed from there on.
+        pixels: ``[B, 3, S, S]`` on the models' device.
+    """
+    base = next((contender for contender in contenders if contender.name == BASE), contenders[0])
+    depths = [shared_depth(base.model, contender.model) for contender in contenders]
+    kept: dict[int, Any] = {}
+    with ExitStack() as hooks:
+        layers = _layers(base.model)
+        for depth in sorted({depth for depth in depths if depth}):
+            hook = layers[depth - 1].register_forward_hook(_keeper(kept, depth))
+            hooks.callback(hook.remove)
+        own = base.embed(pixels)
+    found = []
+    for contender, depth in zip(contenders, depths, strict=True):
+        if contender is base:
+            found.append(own)
+        elif depth not in kept:
+            found.append(contender.embed(pixels))
+        else:
+            with _standing_in(_layers(contender.model)[:depth], kept[depth]):
+                found.append(contender.embed(pixels))
+    return found
+
+
+def shared_depth(base: Any, other: Any) -> int:
+    """How many of its first layers a model shares with the base: the very same parameters, all before them included."""
+    if other is base:
+        return 0
+    ours, theirs = _layers(base), _layers(other)
+    first = _before(base)
+    if len(ours) != len(theirs) or first.keys() != (others := _before(other)).keys():
+        return 0
+    if any(first[name] is not others[name] for name in first):
+        return 0
+    for depth, (mine, their) in enumerate(zip(ours, theirs, strict=True)):
+        pairs = zip(mine.parameters(), their.parameters(), strict=True)
+        if any(one is not two for one, two in pairs):
+            return depth
+    return len(ours)
+
+
+def share(base: Any, other: Any) -> None:
+    """Let ``other`` use the parameters of ``base`` wherever both hold the same values of the same dtype."""
+    ours = dict(base.named_parameters())
+    for path, module in other.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            mine = ours.get(f"{path}.{name}" if path else name)
+            if mine is not None and mine.dtype == parameter.dtype and torch.equal(mine, parameter):
+                module.register_parameter(name, mine)
+
+
+def _layers(model: Any) -> Any:
+    tower = getattr(model, "vision_model", model)
+    return tower.encoder.layers
+
+
+def _before(model: Any) -> dict[str, Tensor]:
+    """The parameters of a tower that come before its layers."""
+    tower = getattr(model, "vision_model", model)
+    later = ("encoder.", "post_layernorm.", "visual_projection.")
+    return {name: value for name, value in tower.named_parameters() if not name.startswith(later)}
+
+
+def _keeper(kept: dict[int, Any], depth: int) -> Any:
+    def keep(module: Any, inputs: Any, output: Any) -> None:
+        kept[depth] = output
+
+    return keep
+
+
+@contextmanager
+def _standing_in(layers: Sequence[Any], output: Any) -> Iterator[None]:
+    """Layers that give ``output`` whatever they get, so that the last of them hands on what the base computed."""
+    with ExitStack() as undo:
+        for layer in layers:
+            if "forward" in vars(layer):
+                undo.callback(setattr, layer, "forward", layer.forward)
+            else:
+                undo.callback(vars(layer).pop, "forward")
+            layer.forward = lambda *inputs, **options: output
+        yield

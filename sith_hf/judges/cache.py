@@ -1,0 +1,91 @@
+"""What a language model has answered: a folder that a second run reads, and a transcript that people read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sith_hf.artifacts import write_whole
+
+# An answer is cut long before this; a file that is larger is none of ours.
+MAX_BYTES = 2_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One question to one model: the same question has the same answer in the cache.
+
+    Attributes:
+        model: the model, and the server where one is named outright.
+        parameters: what else the server is told, as plain data.
+        prompt: the text.
+    """
+
+    model: str
+    parameters: Mapping[str, Any]
+    prompt: str
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"model": self.model, "parameters": dict(self.parameters), "prompt": self.prompt}
+
+    @cached_property
+    def key(self) -> str:
+        """The sha256 of it all."""
+        return hashlib.sha256(json.dumps(self.data, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class AnswerCache:
+    """Answers in a folder, one file a question, so that runs side by side and interrupted ones do no harm.
+
+    A file that is damaged, or that holds the answer to another question, is as good as none: the question is asked
+    again and the file replaced. What is stored is the answer as it came, so that how it is parsed may change.
+
+    Attributes:
+        folder: made when the first answer is kept; None keeps nothing.
+    """
+
+    folder: Path | None
+
+    def get(self, question: Question) -> str | None:
+        """The answer that is known, or None."""
+        if self.folder is None:
+            return None
+        path = self._path(question)
+        try:
+            # Not only missing files: a pipe or a device would be read for ever.
+            if not path.is_file() or path.stat().st_size > MAX_BYTES:
+                return None
+            data = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return None
+        if not isinstance(data, dict) or {**data, "answer": None} != {**question.data, "answer": None}:
+            return None
+        answer = data["answer"]
+        return answer if isinstance(answer, str) else None
+
+    def put(self, question: Question, answer: str) -> None:
+        """Keep an answer. Raises OutputError where the folder cannot be written."""
+        if self.folder is not None:
+            write_whole(self._path(question), _line({**question.data, "answer": answer}))
+
+    def _path(self, question: Question) -> Path:
+        assert self.folder is not None
+        return self.folder / question.key[:2] / f"{question.key}.json"
+
+
+def write_transcript(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Write a transcript as JSON lines, whole or not at all. Raises OutputError."""
+    write_whole(path, b"".join(_line(entry) for entry in entries))
+
+
+def _line(data: Mapping[str, Any]) -> bytes:
+    # In ASCII: an answer may hold half of a surrogate pair, and characters that a terminal obeys.
+    return json.dumps(data, sort_keys=True, ensure_ascii=True).encode("ascii") + b"\n"

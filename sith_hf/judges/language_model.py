@@ -1,0 +1,205 @@
+"""The judge that asks a language model, keeps what it said, and guesses nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from sith_hf.checks import finite_number, whole_number
+from sith_hf.decomposition import Decomposition
+from sith_hf.display import plain
+from sith_hf.errors import HubError, InputError
+from sith_hf.explanation import Explanation
+from sith_hf.judges.answers import parse
+from sith_hf.judges.cache import AnswerCache, Question, write_transcript
+from sith_hf.judges.crowd import concurrently
+from sith_hf.judges.prompts import Prompt
+from sith_hf.judges.server import ChatServer, Unanswered
+from sith_hf.scores import Scores
+
+MOST_WORKERS = 64
+
+# So many questions in a row without an answer, and no more are asked.
+PATIENCE = 5
+# So many answers from the first on without a score, and no more are paid for.
+EARLY = 20
+
+
+@dataclass(frozen=True)
+class LanguageModelJudge:
+    """Scores a pole by what a language model answers to a question about its concepts.
+
+    Poles with the same concepts in the same order are one question. An answer counts only in the form that
+    :func:`sith_hf.judges.answers.parse` takes; any other leaves NaN and is counted in ``record`` as ``unparsed``, and
+    a question without an answer, after every attempt, as ``failed``. Answers are kept as they come, so that an
+    interrupted run goes on where it stopped, and a second run asks nothing.
+
+    Attributes:
+        prompt: the question.
+        server: who is asked.
+        cache: a folder for answers; None keeps none.
+        transcript: a file for questions and answers, JSON lines, written whole at the end, an interrupted or failed
+            run included; None writes none. It holds no token.
+        workers: how many questions at once, 1 to 64.
+        most_unanswered: the largest share of poles without a score that is still a result, 0 to 1.
+        wait: waits for some seconds before another attempt; the clock's when None.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    prompt: Prompt
+    server: ChatServer
+    cache: Path | None = None
+    transcript: Path | None = None
+    workers: int = 4
+    most_unanswered: float = 0.2
+    wait: Callable[[float], object] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        whole_number(self.workers, "workers", least=1, most=MOST_WORKERS)
+        if not 0 <= finite_number(self.most_unanswered, "most_unanswered, a share,") <= 1:
+            raise InputError(f"most_unanswered is a share from 0 to 1; got {self.most_unanswered}")
+
+    def score(self, decomposition: Decomposition, *, progress: bool = False) -> Scores:
+        """The scores of every explained pole (see :class:`sith_hf.judges.protocol.Judge`).
+
+        Raises:
+            HubError: the server refused, could not be reached, or left too much unanswered.
+            InputError: too many answers are no scores.
+        """
+        explanations = decomposition.explanations()
+        asked = self._questions(explanations)
+        places: dict[Question, list[Explanation]] = {}
+        for item, question in zip(explanations, asked, strict=True):
+            if question is not None:
+                places.setdefault(question, []).append(item)
+
+        answers = AnswerCache(self.cache)
+        found = {q: answer for q in places if (answer := answers.get(q)) is not None}
+        open_questions = [q for q in places if q not in found]
+        known = len(found)
+        faults: dict[Question, str] = {}
+        try:
+            self._ask(open_questions, answers, found, faults, progress)
+        finally:
+            if self.transcript is not None:
+                write_transcript(self.transcript, _entries(places, found, faults))
+
+        scores = {question: parse(answer) for question, answer in found.items()}
+        values = [math.nan if q is None else (scores.get(q) or math.nan) for q in asked]
+        record = {
+            "by": "language-model",
+            "model": self.server.name,
+            "parameters": dict(self.server.parameters),
+            "prompt": self.prompt.name,
+            "prompt_sha256": self.prompt.sha256,
+            "poles": len(explanations),
+            "empty": sum(q is None for q in asked),
+            "questions": len(places),
+            "unparsed": sum(q is not None and q in scores and scores[q] is None for q in asked),
+            "failed": sum(q is not None and q not in scores for q in asked),
+        }
+        self._check(record, faults)
+        return Scores.of(
+            decomposition,
+            torch.tensor(values).reshape(decomposition.fidelity.shape),
+            topic=self.prompt.topic,
+            judge=f"{self.server.name}, prompt {self.prompt.name}",
+            record=record,
+            run={"asked": len(open_questions), "cached": known},
+        )
+
+    def _questions(self, explanations: Sequence[Explanation]) -> list[Question | None]:
+        """The question about each; one object for all that ask the same, None for an explanation without concepts."""
+        by_texts = {texts: self.prompt.ask(texts) for texts in map(_texts, explanations) if texts}
+        by_prompt = {p: Question(self.server.name, self.server.parameters, p) for p in dict.fromkeys(by_texts.values())}
+        return [by_prompt[by_texts[texts]] if texts else None for texts in map(_texts, explanations)]
+
+    def _ask(
+        self,
+        questions: Sequence[Question],
+        answers: AnswerCache,
+        found: dict[Question, str],
+        faults: dict[Question, str],
+        progress: bool,
+    ) -> None:
+        """Ask, filling ``found`` and ``faults``; files are written by this thread alone."""
+        if not questions:
+            return
+        in_a_row = parsed = answered = 0
+
+        def work(question: Question, wait: Callable[[float], object]) -> str:
+            return self.server.ask(question.prompt, wait)
+
+        with (
+            closing(concurrently(work, questions, self.workers, self.wait)) as outcomes,
+            tqdm(total=len(questions), desc="asking the judge", unit="question", disable=not progress) as bar,
+        ):
+            for question, outcome in outcomes:
+                if isinstance(outcome, Unanswered):
+                    faults[question] = str(outcome)
+                    in_a_row += 1
+                elif isinstance(outcome, BaseException):
+                    raise outcome
+                else:
+                    answers.put(question, outcome)
+                    found[question] = outcome
+                    in_a_row, parsed = 0, parsed + (parse(outcome) is not None)
+                if in_a_row >= PATIENCE:
+                    raise HubError(f"{in_a_row} questions in a row got no answer, the last: {outcome}. {self._kept()}")
+                answered += question in found
+                if answered == EARLY < len(questions) and not parsed:
+                    raise InputError(f"none of the first {EARLY} answers is a score. {_form(outcome)} {self._kept()}")
+                bar.update()
+
+    def _check(self, record: Mapping[str, Any], faults: Mapping[Question, str]) -> None:
+        judged = record["poles"] - record["empty"]
+        limit = self.most_unanswered * judged
+        if record["failed"] > limit:
+            last = list(faults.values())[-1]
+            raise HubError(f"{record['failed']} of {judged} poles got no answer; the last: {last}. {self._kept()}")
+        if record["failed"] + record["unparsed"] > limit:
+            raise InputError(
+                f"{record['unparsed']} of {judged} poles got an answer that is no score, and {record['failed']} none. "
+                f"{_form()} {self._kept()}"
+            )
+
+    def _kept(self) -> str:
+        kept = "" if self.cache is None else " The answers so far are kept, and another run goes on from there."
+        told = "" if self.transcript is None else f" {self.transcript} has what was said."
+        return f"Try again, or take another model.{kept}{told}"
+
+
+def _texts(item: Explanation) -> tuple[str, ...]:
+    return tuple(text for text, _ in item.concepts)
+
+
+def _form(answer: object = None) -> str:
+    said = "" if answer is None else f", and the last one was {plain(str(answer), 80)!r}"
+    return f"A score is a line such as 'Score: 4' and nothing else{said}."
+
+
+def _entries(
+    places: Mapping[Question, Sequence[Explanation]], found: Mapping[Question, str], faults: Mapping[Question, str]
+) -> list[dict[str, Any]]:
+    """What the transcript says, in the order of the explanations."""
+    return [
+        {
+            **question.data,
+            "key": question.key,
+            "poles": [[item.layer, item.head, item.vector, item.pole] for item in items],
+            "answer": found.get(question),
+            "score": parse(found[question]) if question in found else None,
+            "fault": faults.get(question),
+        }
+        for question, items in places.items()
+        if question in found or question in faults
+    ]

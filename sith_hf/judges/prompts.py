@@ -1,0 +1,133 @@
+"""The questions that a language model is asked: our own templates, or a file of the user's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sith_hf.errors import InputError
+from sith_hf.quoting import quoted
+
+# What each of our own prompts asks, for reports. The first asks for any topic, which the user then names.
+SHIPPED: dict[str, str | None] = {
+    "topic": None,
+    "place": "places and backgrounds",
+    "unsafe": "unsafe content",
+    "theme": "one theme",
+}
+MAX_CHARACTERS = 50_000
+
+# What could end the marks around the texts, or begin a template or a block of code.
+_MARKS = "<>`{}"
+
+# What a template of somebody else's can run into.
+_FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question about one explanation, as a jinja template.
+
+    The template is filled with ``concepts``, the explanation's concepts as a JSON list, the heaviest first, and with
+    ``topic``, the topic as a JSON string. Both may come from outside: hidden characters and marks that could end a
+    delimiter are escaped, so that each stays on one line and inside its marks. It may include our own parts
+    ``frame.j2`` and ``texts.j2``. It runs in jinja's sandbox.
+
+    Attributes:
+        name: of the template, for reports.
+        source: the template.
+        topic: what is asked, in words.
+
+    Raises:
+        InputError: no template, one that does not show the concepts or names what is not there, or no topic.
+    """
+
+    name: str
+    source: str
+    topic: str
+
+    def __post_init__(self) -> None:
+        if not self.topic.strip():
+            raise InputError(f"the prompt {self.name} asks for a topic: say in words what to rate")
+        marker = "sith-hf-probe"
+        if marker not in self.ask([marker]):
+            raise InputError(
+                f"the prompt {self.name} shows no concepts: write {{{{ concepts }}}} where the JSON list belongs"
+            )
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, topic: str | None = None, *, folder: Path | None = None) -> Prompt:
+        """One of :data:`SHIPPED`, or a template file.
+
+        Args:
+            name_or_path: ``topic``, ``place``, ``unsafe``, ``theme``, or a file.
+            topic: what is asked, in words; needed for ``topic`` and for a file.
+            folder: where a relative path begins.
+        """
+        name = str(name_or_path)
+        if name in SHIPPED:
+            return cls(name, _part(f"{name}.j2"), topic or SHIPPED[name] or "")
+        path = (folder or Path()) / name
+        try:
+            if not path.is_file():
+                raise InputError(
+                    f"{path}: no such prompt; give a template file, or one of {', '.join(SHIPPED)}, which sith-hf has"
+                )
+            with path.open(encoding="utf-8") as file:
+                source = file.read(MAX_CHARACTERS + 1)
+        except (OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: the prompt could not be read ({error})") from None
+        if len(source) > MAX_CHARACTERS:
+            raise InputError(f"{path}: a prompt has at most {MAX_CHARACTERS} characters")
+        return cls(path.name, source, topic or "")
+
+    @property
+    def sha256(self) -> str:
+        """Of what it asks about an explanation without concepts: template, parts and topic."""
+        return hashlib.sha256(self.ask([]).encode()).hexdigest()
+
+    def ask(self, concepts: Sequence[str]) -> str:
+        """The question about one explanation.
+
+        Raises:
+            InputError: the template cannot be filled in.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            asked = (
+                _template(self.source)
+                .render(concepts=quoted(concepts, _MARKS), topic=quoted([self.topic], _MARKS)[1:-1])
+                .strip()
+            )
+        except (TemplateError, *_FAULTS) as error:
+            raise InputError(
+                f"the prompt {self.name} cannot be filled in ({type(error).__name__}: {error}); "
+                "it knows concepts and topic"
+            ) from None
+        return str(asked)
+
+
+def _part(name: str) -> str:
+    return (files("sith_hf.judges") / "templates" / name).read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=8)
+def _template(source: str) -> Any:
+    from jinja2 import DictLoader, StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        loader=DictLoader({name: _part(name) for name in ("frame.j2", "texts.j2")}),
+        autoescape=False,  # the question is no HTML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.from_string(source)

@@ -1,0 +1,161 @@
+"""``fidelity_table``: explain the same vectors by several methods, and random directions beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sith_hf.checks import finite_number, whole_number
+from sith_hf.coders import METHODS
+from sith_hf.concepts import ConceptDictionary
+from sith_hf.errors import InputError
+from sith_hf.pursuit import Pursuit
+from sith_hf.quality.measure import measure
+from sith_hf.quality.null import NULLS, adjusted, null_directions, null_fidelities, p_values
+from sith_hf.quality.table import WEIGHTS, FidelityTable, MethodQuality
+from sith_hf.svd import check_rank, factored_svd
+from sith_hf.towers import VisionTower, check_mean
+
+SPARSITIES = (5, 10, 20, 50)
+COHERENCE_WEIGHTS = (0.1, 0.3, 0.5)
+DRAWS = {"residual": 999, "head": 199}
+"""Null directions where nothing else is asked for; ``head`` needs them of every head."""
+
+
+def grid(
+    methods: Iterable[str] = tuple(METHODS),
+    sparsities: Iterable[int] = SPARSITIES,
+    coherence_weights: Iterable[float] = COHERENCE_WEIGHTS,
+) -> tuple[Pursuit, ...]:
+    """Every method at every sparsity, COMP at every coherence weight. Raises InputError for anything out of range."""
+    pairs = [(m, weight) for m in methods for weight in (coherence_weights if m == "comp" else (0.0,))]
+    found = [Pursuit(method=m, sparsity=k, coherence_weight=weight) for m, weight in pairs for k in sparsities]
+    if not found:
+        raise InputError("nothing to compare: name a method, a sparsity and, for comp, a coherence weight")
+    return tuple(dict.fromkeys(found))
+
+
+def fidelity_table(
+    tower: VisionTower,
+    dictionary: ConceptDictionary,
+    pursuits: Sequence[Pursuit] | None = None,
+    *,
+    layers: Iterable[int] | None = None,
+    rank: int | None = None,
+    poles: str = "+-",
+    fold: bool = True,
+    centre: bool | None = None,
+    image_mean: Tensor | None = None,
+    weight: str = "equal",
+    null: str | None = "residual",
+    draws: int | None = None,
+    seed: int = 0,
+    level: float = 0.05,
+    progress: bool = False,
+) -> FidelityTable:
+    """Explain the same singular vectors by several methods, and random directions beside them (METHOD.md sec. 4, 5).
+
+    The heads are factored once; only the pursuit runs again. Every method meets the same random directions.
+
+    Args:
+        tower: whose heads; it needs a projection.
+        dictionary: M encoded concepts.
+        pursuits: methods and settings, as :func:`grid` makes them; every one at 5, 10, 20 and 50 concepts when None.
+        layers, rank, poles, fold, centre, image_mean: as for :func:`sith_hf.decompose.decompose`.
+        weight: how vectors count in means, ``"equal"`` or ``"energy"`` (see :class:`FidelityTable`).
+        null: ``"residual"``, ``"head"``, or None for no random directions (see :mod:`sith_hf.quality.null`).
+        draws: how many random directions; 999, or 199 for each head, when None.
+        seed: of the random directions.
+        level: the false discovery rate that findings are counted at, above 0 and below 1.
+        progress: show a bar on stderr.
+
+    Raises:
+        InputError: something out of range, a dictionary that is not encoded, of another joint space, or smaller than
+            the largest sparsity.
+        MissingExtra: lasso without scikit-learn.
+    """
+    numbers = tower.resolve_layers(layers)
+    projection = tower.needed_projection()
+    centre = fold if centre is None else centre
+    pursuits = grid() if pursuits is None else tuple(pursuits)
+    atoms = dictionary.atoms
+    _check(pursuits, atoms, projection, poles, weight, null, level)
+    check_rank(rank, tower.hidden_size // tower.num_heads)
+    whole_number(seed, "seed", least=0, most=2**63 - 1)
+    if image_mean is not None:
+        check_mean(image_mean, projection)
+
+    parts = []
+    for number in tqdm(numbers, desc="factoring", unit="layer", disable=not progress):
+        factors = tower.layers[number].factors(tower.num_heads, fold=fold, centre=centre)
+        svd = factored_svd(factors.write.cpu(), factors.read.cpu())
+        parts.append((svd.write, svd.values**2))
+    write, energy = (torch.stack(part) for part in zip(*parts, strict=True))
+    sign = torch.tensor([1.0 if pole == "+" else -1.0 for pole in poles], dtype=torch.float64)
+    directions = write[:, :, :rank].unsqueeze(-2) * sign.unsqueeze(-1)
+    share = energy[..., :rank] / energy.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    count, random = 0, None
+    if null is not None:
+        count = whole_number(DRAWS[null] if draws is None else draws, "draws", least=1)
+        random = null_directions(null, write, count, centre=centre, generator=torch.Generator().manual_seed(seed))
+
+    results = []
+    total = directions.shape[:-1].numel() + (0 if random is None else random.shape[:-1].numel())
+    with tqdm(total=total * len(pursuits), desc="explaining", unit="vector", disable=not progress) as bar:
+        for pursuit in pursuits:
+            found = measure(tower, atoms, directions, pursuit, image_mean, bar.update)
+            chance = p = None
+            if random is not None:
+                chance = null_fidelities(tower, atoms, pursuit, random, image_mean, bar.update)
+                p = p_values(found.fidelity, chance.fidelity)
+            q = None if p is None else adjusted(p)
+            results.append(MethodQuality(pursuit, found.fidelity, found.coherence, chance, p, q))
+    return FidelityTable(
+        results=tuple(results),
+        layers=numbers,
+        poles=tuple(poles),
+        ceiling=tower.rebuildable(write[:, :, :rank]).float(),
+        share=share.float(),
+        weight=weight,
+        null=null,
+        null_ceiling=None if random is None else tower.rebuildable(random).float(),
+        draws=count,
+        seed=seed,
+        level=level,
+        concepts=len(dictionary),
+    )
+
+
+def _check(
+    pursuits: Sequence[Pursuit],
+    atoms: Tensor,
+    projection: Tensor,
+    poles: str,
+    weight: str,
+    null: str | None,
+    level: float,
+) -> None:
+    if not pursuits:
+        raise InputError("nothing to compare: give at least one pursuit")
+    if poles not in ("+-", "+"):
+        raise InputError(f'poles is "+-" or "+"; got {poles!r}')
+    if weight not in WEIGHTS:
+        raise InputError(f"unknown weight {weight!r}; the weights are {', '.join(WEIGHTS)}")
+    if null is not None and null not in NULLS:
+        raise InputError(f"unknown null {null!r}; the nulls are {', '.join(NULLS)}, or None for no null")
+    if not 0 < finite_number(level, "level, a false discovery rate,") < 1:
+        raise InputError(f"level is a false discovery rate above 0 and below 1; got {level}")
+    if atoms.shape[1] != projection.shape[0]:
+        raise InputError(
+            f"the dictionary has embeddings of size {atoms.shape[1]}, this model's joint space has size "
+            f"{projection.shape[0]}: encode the dictionary with this model's own text tower"
+        )
+    most = max(pursuit.sparsity for pursuit in pursuits)
+    if most > len(atoms):
+        raise InputError(
+            f"an explanation of {most} concepts needs a dictionary of at least as many; this one has {len(atoms)}: "
+            "give smaller sparsities (--sparsities 5,10 on the command line) or more concepts"
+        )

@@ -1,0 +1,78 @@
+"""The picture of a ``FidelityTable``: fidelity and coherence over sparsity, one line a method, chance dashed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sith_hf.charts import blank_figure, write_figure
+from sith_hf.errors import InputError
+from sith_hf.quality.table import FidelityTable
+
+# Told apart by every kind of eye, and in grey (Okabe and Ito, 2008); no more methods than these stay readable.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+
+SIZE = (10.0, 4.4)
+"""Inches of the whole picture."""
+
+
+def check_plot(path: str | Path) -> None:
+    """Tell before a long computation what would stop :func:`fidelity_chart` after it.
+
+    Raises:
+        InputError: another ending than .png.
+        MissingExtra: matplotlib is not installed.
+    """
+    if Path(path).suffix != ".png":
+        raise InputError(f"{path}: the plot is a PNG; give a name that ends with .png")
+    with blank_figure():
+        pass
+
+
+def fidelity_chart(table: FidelityTable, path: str | Path) -> Path:
+    """Draw ``table`` as a PNG, two panels beside each other; the file's path. Equal tables give equal bytes.
+
+    The dashed line of a method's colour is what random directions reach by the same method; the dotted line is the
+    mean ceiling of fidelity.
+
+    Raises:
+        InputError: another ending than .png.
+        MissingExtra: matplotlib is not installed.
+        OutputError: the file could not be written.
+    """
+    check_plot(path)
+    with blank_figure() as figure:
+        figure.set_size_inches(*SIZE)
+        _draw(figure, table)
+        return write_figure(figure, path)
+
+
+def _draw(figure: Any, table: FidelityTable) -> None:
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for result in table.results:
+        lines.setdefault(result.name, []).append(table.summary(result))
+    panels = figure.subplots(1, 2)
+    for panel, key in zip(panels, ("fidelity", "coherence"), strict=True):
+        for number, (name, points) in enumerate(lines.items()):
+            ordered = sorted(points, key=lambda point: point["sparsity"])
+            across = [point["sparsity"] for point in ordered]
+            style = {"color": COLOURS[number % len(COLOURS)], "linewidth": 1.4}
+            marker = MARKERS[number % len(MARKERS)]
+            panel.plot(across, [p[key] for p in ordered], marker=marker, markersize=4, label=name, **style)
+            if table.null is not None:
+                panel.plot(across, [p[f"null_{key}"] for p in ordered], linestyle="--", alpha=0.6, **style)
+        ticks = sorted({result.pursuit.sparsity for result in table.results})
+        panel.set_xscale("log")
+        panel.set_xticks(ticks, [str(tick) for tick in ticks])
+        panel.minorticks_off()
+        panel.set_xlabel("concepts in an explanation")
+        panel.set_ylabel(f"mean {key}")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].axhline(
+        float(table.ceiling.double().mean()), color="#777777", linestyle=":", linewidth=1, label="ceiling"
+    )
+    if table.null is not None:
+        panels[0].plot([], [], color="#777777", linestyle="--", linewidth=1.4, label=f"random ({table.null})")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)

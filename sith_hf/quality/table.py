@@ -1,0 +1,176 @@
+"""``FidelityTable``: methods and sparsities side by side, each held against chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sith_hf.pursuit import Pursuit
+from sith_hf.quality.measure import Quality
+
+WEIGHTS = ("equal", "energy")
+
+
+@dataclass(frozen=True, eq=False)
+class MethodQuality:
+    """One method at one sparsity.
+
+    Attributes:
+        pursuit: the method and its settings.
+        fidelity, coherence: ``[L, H, R, poles]`` float32.
+        null: the same for random directions, ``[N]`` each, or ``[L, H, N]``; None without a null.
+        p, q: ``[L, H, R, poles]`` float64, the p-value of each fidelity and its Benjamini-Hochberg adjustment over
+            all vectors and poles of this method and sparsity; None without a null.
+    """
+
+    pursuit: Pursuit
+    fidelity: Tensor
+    coherence: Tensor
+    null: Quality | None
+    p: Tensor | None
+    q: Tensor | None
+
+    @property
+    def name(self) -> str:
+        """``comp 0.3``, ``omp``."""
+        return f"comp {self.pursuit.coherence_weight:g}" if self.pursuit.method == "comp" else self.pursuit.method
+
+
+@dataclass(frozen=True, eq=False)
+class FidelityTable:
+    """Fidelity and coherence over methods and sparsities.
+
+    Attributes:
+        results: one for each method and sparsity, in the order asked for.
+        layers: the L layer numbers.
+        poles: ``("+", "-")`` or ``("+",)``.
+        ceiling: ``[L, H, R]`` float32, the most that the fidelity of each vector can reach.
+        share: ``[L, H, R]`` float32, each vector's s^2 over its head's.
+        weight: ``"equal"``: every vector and pole counts alike in means and spreads; ``"energy"``: by ``share``,
+            so that every head counts alike. Counts of findings are never weighted.
+        null: ``"residual"``, ``"head"`` or None (see :mod:`sith_hf.quality.null`).
+        null_ceiling: ``[N]`` or ``[L, H, N]``, the ceiling of the random directions; None without a null.
+        draws: N, random directions (for each head where the null is ``"head"``); 0 without a null.
+        seed: of the random directions.
+        level: the false discovery rate that findings are counted at.
+        concepts: M, the size of the dictionary.
+    """
+
+    results: tuple[MethodQuality, ...]
+    layers: tuple[int, ...]
+    poles: tuple[str, ...]
+    ceiling: Tensor
+    share: Tensor
+    weight: str
+    null: str | None
+    null_ceiling: Tensor | None
+    draws: int
+    seed: int
+    level: float
+    concepts: int
+
+    def summary(self, result: MethodQuality) -> dict[str, Any]:
+        """One method and sparsity in numbers: means and spreads (standard deviations) over vectors and poles."""
+        weight = (self.share if self.weight == "energy" else torch.ones_like(self.share)).unsqueeze(-1)
+        fidelity, spread = _mean(result.fidelity, weight)
+        coherence, coherence_spread = _mean(result.coherence, weight)
+        found: dict[str, Any] = {
+            "method": result.pursuit.method,
+            "coherence_weight": result.pursuit.coherence_weight if result.pursuit.method == "comp" else None,
+            "sparsity": result.pursuit.sparsity,
+            "fidelity": fidelity,
+            "fidelity_spread": spread,
+            "relative": _mean(_relative(result.fidelity, self.ceiling.unsqueeze(-1)), weight)[0],
+            "coherence": coherence,
+            "coherence_spread": coherence_spread,
+        }
+        if result.null is not None and result.p is not None and result.q is not None and self.null_ceiling is not None:
+            found |= {
+                "null_fidelity": float(result.null.fidelity.double().mean()),
+                "null_fidelity_spread": float(result.null.fidelity.double().std(correction=0)),
+                "null_relative": float(_relative(result.null.fidelity, self.null_ceiling).double().mean()),
+                "null_coherence": float(result.null.coherence.double().mean()),
+                "median_p": float(result.p.median()),
+                "significant": int((result.q <= self.level).sum()),
+            }
+        return found
+
+    def rows(self) -> tuple[list[str], list[list[object]]]:
+        """Columns and rows for :func:`sith_hf.display.table`."""
+        columns = ["method", "K", "fidelity", "spread", "of ceiling", "coherence", "spread"]
+        if self.null is not None:
+            columns += ["null fid.", "null coh.", "median p", f"at q {self.level:g}"]
+        rows = []
+        for result in self.results:
+            s = self.summary(result)
+            row: list[object] = [
+                result.name, s["sparsity"], s["fidelity"], s["fidelity_spread"], s["relative"], s["coherence"],
+                s["coherence_spread"],
+            ]  # fmt: skip
+            if self.null is not None:
+                row += [s["null_fidelity"], s["null_coherence"], s["median_p"], f"{s['significant']}/{self.count}"]
+            rows.append(row)
+        return columns, rows
+
+    @property
+    def count(self) -> int:
+        """How many vectors and poles each result speaks of."""
+        return self.share.numel() * len(self.poles)
+
+    def to_json(self) -> dict[str, Any]:
+        """The summaries and all settings as plain data."""
+        return {
+            "layers": list(self.layers),
+            "heads": self.share.shape[1],
+            "vectors": self.share.shape[2],
+            "poles": list(self.poles),
+            "explanations": self.count,
+            "concepts": self.concepts,
+            "ceiling": float(self.ceiling.double().mean()),
+            "weight": self.weight,
+            "null": self.null,
+            "draws": self.draws,
+            "smallest_p": None if self.null is None else 1 / (1 + self.draws),
+            "seed": self.seed,
+            "level": self.level,
+            "results": [self.summary(result) for result in self.results],
+        }
+
+    def vectors(self) -> Iterator[dict[str, Any]]:
+        """Every vector and pole under every method and sparsity, as plain data, one at a time."""
+        for result in self.results:
+            settings = {key: value for key, value in self.summary(result).items() if key in _SETTINGS}
+            for at, head, vector, side in torch.cartesian_prod(*map(torch.arange, result.fidelity.shape)).tolist():
+                place = (at, head, vector, side)
+                row = {
+                    **settings,
+                    "layer": self.layers[at],
+                    "head": head,
+                    "vector": vector,
+                    "pole": self.poles[side],
+                    "fidelity": float(result.fidelity[place]),
+                    "ceiling": float(self.ceiling[place[:3]]),
+                    "coherence": float(result.coherence[place]),
+                }
+                if result.p is not None and result.q is not None:
+                    row |= {"p": float(result.p[place]), "q": float(result.q[place])}
+                yield row
+
+
+_SETTINGS = ("method", "coherence_weight", "sparsity")
+
+
+def _mean(values: Tensor, weight: Tensor) -> tuple[float, float]:
+    """Weighted mean and standard deviation."""
+    values, share = values.double(), weight.double().expand(values.shape)
+    share = share / share.sum().clamp(min=torch.finfo(torch.float64).tiny)
+    mean = (values * share).sum()
+    return float(mean), float(((values - mean).square() * share).sum().sqrt())
+
+
+def _relative(fidelity: Tensor, ceiling: Tensor) -> Tensor:
+    return fidelity / ceiling.clamp(min=1e-6)

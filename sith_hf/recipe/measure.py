@@ -1,0 +1,99 @@
+"""Measure an edit beside its base and its baselines, and for several strengths of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sith_hf.baselines import random_vectors, whole_heads
+from sith_hf.decomposition import Decomposition
+from sith_hf.editor import SithEditor
+from sith_hf.edits import EditSpec
+from sith_hf.errors import InputError
+from sith_hf.evaluation.contenders import BASE, EDITED, contenders, text_of
+from sith_hf.evaluation.result import Evaluation
+from sith_hf.evaluation.run import evaluate
+from sith_hf.gains import Gains
+from sith_hf.recipe.inputs import with_place
+from sith_hf.recipe.model import Evaluation as Plan
+from sith_hf.sweep import Sweep, strengths, sweep
+from sith_hf.write_back import make_spec
+
+WORST, AVERAGE = "worst group", "average over groups"
+
+
+def line_up(plan: Plan, editor: SithEditor, decomposition: Decomposition, gains: Gains) -> dict[str, EditSpec | None]:
+    """The contenders of a plan by name: base, edited, and the baselines that it asks for."""
+    chosen = {EDITED: gains}
+    seeds = range(plan.baselines.seed, plan.baselines.seed + plan.baselines.random)
+    chosen |= {f"random {seed}": random_vectors(decomposition, gains, seed) for seed in seeds}
+    if plan.baselines.heads:
+        chosen["whole heads"] = whole_heads(decomposition, gains)
+    return {BASE: None} | {name: make_spec(editor.tower, decomposition, item) for name, item in chosen.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured.
+
+    Attributes:
+        evaluation: base, edited and baselines on every task.
+        sweep: worst group and average for several strengths; None where the recipe asks for no sweep.
+    """
+
+    evaluation: Evaluation
+    sweep: Sweep | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data: the evaluation, with the sweep beside its tasks."""
+        return self.evaluation.to_json() | ({} if self.sweep is None else {"sweep": self.sweep.to_json()})
+
+
+def measure(
+    plan: Plan,
+    editor: SithEditor,
+    decomposition: Decomposition,
+    gains: Gains,
+    folder: Path,
+    *,
+    progress: bool = False,
+) -> Measured:
+    """Evaluate an edit as a plan says.
+
+    Args:
+        plan: the recipe's part ``evaluate``.
+        editor: of the base.
+        decomposition, gains: the explained vectors, and what is edited of them.
+        folder: where relative paths of datasets start.
+        progress: show bars on stderr.
+
+    Raises:
+        InputError: data that cannot be used, an edit without baselines, or a sweep without a task that has groups.
+    """
+    tasks = tuple(with_place(task, folder) for task in plan.tasks)
+    text = text_of(editor)
+    specs = line_up(plan, editor, decomposition, gains)
+    options = plan.model_dump(include={"batch_size", "precision", "resamples", "seed"})
+    found = evaluate(contenders(editor, specs), tasks, text=text, progress=progress, **options)
+    if plan.sweep is None:
+        return Measured(found, None)
+    task = next(item for item in tasks if item.name == _grouped(found, plan.sweep.task))
+
+    def worst_and_average(named: Mapping[str, EditSpec | None]) -> dict[str, tuple[float, float]]:
+        each = evaluate(contenders(editor, named), [task], text=text, progress=progress, **options)
+        metrics = [each.task(task.name).measure(metric).values for metric in (WORST, AVERAGE)]
+        return {name: (metrics[0][name], metrics[1][name]) for name in named}
+
+    edits = {name: spec for name, spec in specs.items() if spec is not None}
+    return Measured(found, sweep(strengths(edits, plan.sweep.strengths), worst_and_average))
+
+
+def _grouped(found: Evaluation, wanted: str | None) -> str:
+    """The name of the task whose groups a sweep is over."""
+    for result in found.tasks:
+        if wanted in (None, result.name) and any(item.metric == WORST for item in result.measures):
+            return result.name
+    what = "no task" if wanted is None else f"no task {wanted!r}"
+    raise InputError(f"evaluate.sweep: {what} is measured in groups; name a group column of a zero-shot task")

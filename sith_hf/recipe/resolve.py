@@ -1,0 +1,117 @@
+"""The recipe as it was run: defaults written out, fingerprints filled in, answers of judges pinned."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sith_hf.card_facts import shown_name
+from sith_hf.concepts import ConceptDictionary
+from sith_hf.decomposition import Decomposition
+from sith_hf.editor import SithEditor
+from sith_hf.judges.settings import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
+from sith_hf.recipe.choose import Chosen
+from sith_hf.recipe.inputs import base_sha256, file_sha256, placed, with_data, with_place
+from sith_hf.recipe.model import Recipe
+from sith_hf.scores import LAYOUT
+
+INPUTS = "inputs"
+
+
+def resolve(
+    recipe: Recipe,
+    editor: SithEditor,
+    decomposition: Decomposition,
+    concepts: ConceptDictionary,
+    chosen: Chosen,
+    folder: Path,
+    work: Path,
+) -> Recipe:
+    """The recipe that repeats a run, for a file in ``work``.
+
+    Files that the recipe names are copied to ``inputs/``, and scores of judges that cannot be asked again are read from
+    ``scores/``, so that ``work`` is all that it takes, a local base and local datasets excepted: those are named by
+    their full paths.
+
+    Args:
+        recipe: what was run.
+        editor, decomposition, concepts, chosen: what came of it; ``scores/`` in ``work`` holds ``chosen.scores``.
+        folder: where relative paths of ``recipe`` start.
+        work: where the resolved one will lie.
+
+    Raises:
+        InputError: a file that the recipe names is gone.
+        OSError: a file could not be copied.
+    """
+    copies: dict[str, Any] = {}
+    if recipe.dictionary.file is not None:
+        copies["file"] = _copied(folder / recipe.dictionary.file, work / INPUTS / "concepts.txt")
+    mean = recipe.decompose.image_mean
+    if mean is not None:
+        mean = _copied(folder / mean, work / INPUTS / "image_mean.safetensors")
+    plan = recipe.evaluate
+    edits = []
+    for number, step in enumerate(recipe.edits):
+        judges = {
+            name: _pinned(judge, f"{number}-{name}", chosen, work)
+            for name in ("judge", "keep")
+            if (judge := getattr(step, name, None)) is not None
+        }
+        edits.append(step.model_copy(update=judges))
+    return recipe.model_copy(
+        update={
+            "base": recipe.base.model_copy(
+                update={
+                    "model": placed(recipe.base.model, folder),
+                    "revision": editor.loaded.revision,
+                    "text_model": None if recipe.base.text_model is None else placed(recipe.base.text_model, folder),
+                    "sha256": base_sha256(decomposition.base.sha256),
+                }
+            ),
+            "dictionary": recipe.dictionary.model_copy(update={"sha256": concepts.sha256, **copies}),
+            "decompose": recipe.decompose.model_copy(
+                update={
+                    "layers": decomposition.layers,
+                    "rank": decomposition.rank,
+                    "centre": decomposition.settings["centre"],
+                    "image_mean": mean,
+                }
+            ),
+            "edits": tuple(edits),
+            "evaluate": None
+            if plan is None
+            else plan.model_copy(update={"tasks": tuple(with_place(task, folder) for task in plan.tasks)}),
+        }
+    )
+
+
+def shareable(recipe: Recipe) -> Recipe:
+    """The recipe as it travels with the edited checkpoint: without the folders of this machine."""
+    base = {name: _shown(getattr(recipe.base, name)) for name in ("model", "text_model")}
+    plan = recipe.evaluate
+    if plan is not None:
+        tasks = [
+            with_data(task, task.data.model_copy(update={"dataset": _shown(task.data.dataset)})) for task in plan.tasks
+        ]
+        plan = plan.model_copy(update={"tasks": tuple(tasks)})
+    return recipe.model_copy(update={"base": recipe.base.model_copy(update=base), "evaluate": plan})
+
+
+def _shown(name: str | None) -> str | None:
+    return shown_name(name) if name is not None and os.path.isabs(name) else name
+
+
+def _pinned(judge: JudgeSettings, name: str, chosen: Chosen, work: Path) -> JudgeSettings:
+    if isinstance(judge, EmbeddingJudgeSettings):
+        return judge
+    path = f"scores/{name}/{LAYOUT.filename}"
+    return SheetJudgeSettings(by="file", path=path, topic=chosen.scores[name].topic, sha256=file_sha256(work / path))
+
+
+def _copied(source: Path, target: Path) -> str:
+    file_sha256(source)  # tells clearly when it is gone
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    return f"{INPUTS}/{target.name}"

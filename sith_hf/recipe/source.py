@@ -1,0 +1,126 @@
+"""Where a recipe comes from: a shipped one or a file, what it extends, and overrides on top."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sith_hf.display import plain
+from sith_hf.errors import InputError
+from sith_hf.recipe.text import read_yaml
+
+EXTENDS = "extends"
+
+
+@dataclass(frozen=True)
+class RecipeSource:
+    """A recipe as plain data.
+
+    Attributes:
+        name: what it was asked for by.
+        data: the YAML, with what it extends filled in and overrides put on top.
+        folder: what relative paths in it start from.
+    """
+
+    name: str
+    data: Mapping[str, Any]
+    folder: Path
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Iterable[str] = ()) -> RecipeSource:
+        """Read a recipe.
+
+        Args:
+            name_or_path: a YAML file, or the name of a recipe that comes with sith-hf.
+            overrides: ``key.key=value``, the value in YAML: ``decompose.layers=[-2,-1]``, ``edits.0.gain=0.5``.
+
+        Raises:
+            InputError: no such recipe, not YAML, a circle of ``extends``, or an override that fits nowhere.
+        """
+        data, folder = _extended(str(name_or_path), None, ())
+        for override in overrides:
+            data = _set(data, override)
+        return cls(str(name_or_path), data, folder)
+
+
+def shipped_names() -> list[str]:
+    """The recipes that come with sith-hf; those of the paper as ``paper/name``."""
+    root = files("sith_hf.recipes")
+    here = [entry.name for entry in root.iterdir()]
+    below = [f"paper/{entry.name}" for entry in (root / "paper").iterdir()] if (root / "paper").is_dir() else []
+    return sorted(name.removesuffix(".yaml") for name in [*here, *below] if name.endswith(".yaml"))
+
+
+def shipped_text(name: str) -> str:
+    """The YAML of a recipe that comes with sith-hf. Raises InputError for a name that is not among them."""
+    known = shipped_names()
+    if name not in known:
+        raise InputError(f"no recipe {name!r} comes with sith-hf; there are: {', '.join(known)}")
+    return files("sith_hf.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _read(name: str, folder: Path | None) -> tuple[str, str, Path]:
+    """The text of a recipe, what tells it apart from every other, and the folder that its paths start from."""
+    if re.fullmatch(r"[\w/-]+", name) and name in shipped_names():
+        return shipped_text(name), f"recipe {name}", Path.cwd()
+    path = Path(name) if folder is None else folder / name
+    try:
+        return path.read_text(encoding="utf-8"), str(path.resolve()), path.resolve().parent
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        known = ", ".join(shipped_names())
+        raise InputError(
+            f"{plain(str(path))}: the recipe could not be read ({reason}); with sith-hf come {known}"
+        ) from None
+
+
+def _extended(name: str, folder: Path | None, chain: tuple[str, ...]) -> tuple[dict[str, Any], Path]:
+    text, identity, home = _read(name, folder)
+    if identity in chain:
+        circle = [*chain[chain.index(identity) :], identity]
+        raise InputError(f"recipes extend each other in a circle: {' -> '.join(plain(item) for item in circle)}")
+    data = read_yaml(text, name)
+    if not isinstance(data, dict):
+        raise InputError(f"{name}: a recipe is a mapping with title, base, dictionary, decompose, edits, ...")
+    parent = data.pop(EXTENDS, None)
+    if parent is None:
+        return data, home
+    if not isinstance(parent, str):
+        raise InputError(f"{name}: extends names one recipe: a file, or one that comes with sith-hf")
+    below, _ = _extended(parent, home, (*chain, identity))
+    return _merged(below, data), home
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Mappings are merged key by key; everything else, lists too, is replaced."""
+    both = dict(below)
+    for key, value in above.items():
+        old = both.get(key)
+        both[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return both
+
+
+def _set(data: Any, override: str) -> Any:
+    path, separator, text = override.partition("=")
+    keys = path.split(".")
+    if not separator or not all(keys):
+        raise InputError(f"--set {plain(override)}: write key.key=value, such as decompose.layers=[-2,-1]")
+    return _with(data, keys, read_yaml(text, f"--set {path}"), path)
+
+
+def _with(data: Any, keys: list[str], value: Any, path: str) -> Any:
+    """A copy of ``data`` with ``value`` at the place that ``keys`` name."""
+    if not keys:
+        return value
+    key, *rest = keys
+    if isinstance(data, list):
+        if not key.isdecimal() or int(key) >= len(data):
+            raise InputError(f"--set {path}: {key} is not a place in a list of {len(data)} (they count from 0)")
+        return [_with(item, rest, value, path) if i == int(key) else item for i, item in enumerate(data)]
+    if data is not None and not isinstance(data, dict):
+        raise InputError(f"--set {path}: there is nothing below {key}, only the value {plain(str(data))}")
+    return {**(data or {}), key: _with((data or {}).get(key), rest, value, path)}

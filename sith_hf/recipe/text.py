@@ -1,0 +1,55 @@
+"""The YAML of recipes: read strictly, written in one form."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+from sith_hf.display import plain
+from sith_hf.errors import InputError
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only. A key that stands twice and references between places are refused."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            # A few nested references can stand for billions of values.
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(
+                None, None, "references (*name) are not used here", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if not isinstance(name, str):
+                raise yaml.constructor.ConstructorError(None, None, f"a key is a text; got {name!r}", key.start_mark)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str, source: str) -> Any:
+    """Plain data of a YAML text. Raises InputError, naming ``source``, for anything else."""
+    try:
+        loader = _Loader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(
+            f"{source} is not YAML that a recipe can be: {plain(' '.join(str(error).split()), 300)}"
+        ) from None
+
+
+def write_yaml(data: Any, comment: str) -> str:
+    """``data`` as YAML, keys in their order, below a comment of one line."""
+    body = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+    return f"# {plain(comment, 1000)}\n{body}"

@@ -1,0 +1,286 @@
+"""Decompositions that the paper's authors publish, read into our own ``Decomposition`` artifact.
+
+They publish one ``.pt`` file for each layer, a dictionary of ``scores`` and ``indices`` of shape heads x rank x K, with
+its settings in the file's name, and one text file of concepts that the indices count the lines of. Nothing else is in
+them. So directions, singular values, ceilings, fidelity and coherence come from the checkpoint itself, and what a
+file says is held against it: the non-negative weights of the named concepts are fitted again to the checkpoint's own
+singular vectors, and where they come out differently from the scores, the file is about something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sith_hf.coders import refit_weights
+from sith_hf.concepts import ConceptDictionary, centred
+from sith_hf.decomposition import Decomposition
+from sith_hf.errors import InputError
+from sith_hf.fingerprint import BaseRef
+from sith_hf.pursuit import SparseCode
+from sith_hf.quality import quality_of
+from sith_hf.reference_files import ReferenceFile, numbered_concepts, read_reference
+from sith_hf.svd import factored_svd
+from sith_hf.towers import VisionTower, check_mean
+
+FITS = 0.05
+"""Scores this near the refit, relative to the largest of their vector, fit: rounding, half precision, an order of
+additions. A good file has almost all of its vectors there."""
+
+MISFIT = 0.5
+"""Where half of all vectors are farther off than this, the file is not about this model and these concepts. Concepts
+in another order come out around 1."""
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """How well one file agrees with the checkpoint.
+
+    Attributes:
+        layer: its layer.
+        difference: the median over vectors of the largest difference between a score and the refitted weight of its
+            concept, relative to the vector's largest score.
+        agreeing: the share of vectors where that difference is at most ``FITS``, 0 to 1.
+        silent: vectors without any positive score; in a file that was saved before it was finished, those still to do.
+        turned: vectors whose scores explain the opposite of our sign; their directions were turned round.
+    """
+
+    layer: int
+    difference: float
+    agreeing: float
+    silent: int
+    turned: int
+
+    def __str__(self) -> str:
+        return (
+            f"layer {self.layer}: scores differ from a refit by {self.difference:.3f} (median), "
+            f"{self.agreeing:.0%} of vectors agree, {self.turned} turned round"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Imported:
+    """What came out of reference files.
+
+    Attributes:
+        decomposition: the explanations, with pole ``"+"`` alone.
+        dictionary: the authors' concepts, encoded.
+        fits: how well each layer agrees with the checkpoint, by layer.
+    """
+
+    decomposition: Decomposition
+    dictionary: ConceptDictionary
+    fits: tuple[LayerFit, ...]
+
+
+def import_reference(
+    files: Iterable[str | Path],
+    tower: VisionTower,
+    concepts: str | Path,
+    encode: Callable[[ConceptDictionary], ConceptDictionary],
+    *,
+    name: str = "in memory",
+    revision: str | None = None,
+    template: str | None = None,
+    image_mean: Tensor | None = None,
+    check: bool = True,
+    progress: bool = False,
+) -> Imported:
+    """Read the paper's published decompositions of some layers (METHOD.md sec. 2 to 5).
+
+    A pair of singular vectors has no sign of its own. Where the scores explain the opposite of the direction that our
+    convention gives, the pair is turned round, so that pole ``"+"`` is what the file explains.
+
+    Args:
+        files: ``.pt`` files, one for each layer, alike in their settings (see :mod:`sith_hf.reference_files`).
+        tower: the tower that they are about; it needs a projection.
+        concepts: the text file of concepts, one a line, in the order that the indices count.
+        encode: gives a ``ConceptDictionary`` its embeddings (:meth:`sith_hf.editor.SithEditor.encode`).
+        name, revision: where the tower's weights come from, for provenance.
+        template: a prompt template, if the authors used one.
+        image_mean: mu, ``[P]``, the one that the authors used; zero when None.
+        check: refuse files that do not fit; ``fits`` tells in either case.
+        progress: show a bar on stderr.
+
+    Raises:
+        InputError: files that cannot be read, contradict one another, name what is not there, explain the read
+            directions, or do not fit the checkpoint.
+    """
+    items = sorted((read_reference(path) for path in files), key=lambda item: item.settings.layer)
+    _check_files(items, tower)
+    projection = tower.needed_projection()
+    if image_mean is not None:
+        check_mean(image_mean, projection)
+    dictionary, lines = numbered_concepts(concepts, template)
+    for item in items:
+        item.check_indices(lines, concepts)
+    encoded = encode(dictionary)
+    embeddings = encoded.embeddings
+    if embeddings is None:
+        raise InputError("the concepts have no embeddings: encode is SithEditor.encode, or the like")
+    # The mean is over the authors' lines, repeated ones included.
+    present = torch.tensor([place for place in lines if place >= 0])
+    mean = embeddings[present].double().mean(dim=0).float()
+    atoms = centred(embeddings, mean)
+    if atoms.shape[1] != projection.shape[0]:
+        raise InputError(f"embeddings have size {atoms.shape[1]}, this model's joint space {projection.shape[0]}")
+    place = torch.tensor([*lines, -1])
+
+    settings = items[0].settings
+    parts: dict[str, list[Tensor]] = {key: [] for key in _PARTS}
+    fits = []
+    for item in tqdm(items, desc="importing", unit="layer", disable=not progress):
+        factors = tower.layers[item.settings.layer].factors(tower.num_heads, fold=settings.fold, centre=settings.fold)
+        svd = factored_svd(factors.write.cpu(), factors.read.cpu())
+        scores, indices = item.heads(tower.num_heads)
+        rank = scores.shape[1]
+        write, values, read = svd.write[:, :rank], svd.values[:, :rank], svd.read[:, :rank]
+        code = _merged(place[indices], scores)
+        sign, fit = _held_against(tower, write, code, atoms, image_mean, item.settings.layer)
+        write, read = write * sign.unsqueeze(-1), read * sign.unsqueeze(-1)
+        quality = quality_of(tower, atoms, write, code, image_mean)
+        shape = (*scores.shape[:2], 1)
+        parts["singular_values"].append(values)
+        parts["energy"].append((svd.values**2).sum(dim=-1))
+        parts["write"].append(write)
+        parts["read"].append(read)
+        parts["concept"].append(code.index.reshape(*shape, -1))
+        parts["weight"].append(code.weight.reshape(*shape, -1))
+        parts["fidelity"].append(quality.fidelity.reshape(shape))
+        parts["coherence"].append(quality.coherence.reshape(shape))
+        parts["ceiling"].append(tower.rebuildable(write))
+        fits.append(fit)
+    if check:
+        _check_fit(fits)
+
+    stacked = {key: torch.stack(tensors) for key, tensors in parts.items()}
+    used = sorted(set(stacked["concept"][stacked["concept"] >= 0].tolist()), key=encoded.texts.__getitem__)
+    index = torch.full((len(encoded) + 1,), -1)
+    index[used] = torch.arange(len(used))
+    stacked["concept"] = index[stacked["concept"]]
+    numbers = tuple(item.settings.layer for item in items)
+    decomposition = Decomposition(
+        layers=numbers,
+        **{key: tensor if key == "concept" else tensor.float() for key, tensor in stacked.items()},
+        texts=tuple(encoded.texts[i] for i in used),
+        embeddings=embeddings[used],
+        dictionary_mean=mean,
+        image_mean=torch.zeros_like(mean) if image_mean is None else image_mean.detach().float().cpu().clone(),
+        poles=("+",),
+        base=BaseRef(name, revision, tower.sha256(numbers)),
+        settings={
+            "fold": settings.fold,
+            "centre": settings.fold,
+            "image_mean": image_mean is not None,
+            "method": settings.method,
+            "sparsity": settings.sparsity,
+            "coherence_weight": settings.coherence_weight,
+            "dictionary_size": len(encoded),
+            "dictionary_sha256": encoded.sha256,
+            "encoder": encoded.encoder,
+            "encoder_sha256": encoded.encoder_sha256,
+            "template": template,
+            "reference": {
+                "dictionary": settings.dictionary,
+                "sha256": {str(item.settings.layer): item.sha256 for item in items},
+                "difference": {str(fit.layer): fit.difference for fit in fits},
+            },
+        },
+    )
+    return Imported(decomposition, encoded, tuple(fits))
+
+
+_PARTS = ("singular_values", "energy", "write", "read", "concept", "weight", "fidelity", "coherence", "ceiling")
+
+
+def _check_files(items: Sequence[ReferenceFile], tower: VisionTower) -> None:
+    if not items:
+        raise InputError("no file is named; give one .pt file for each layer")
+    heads, most, first = tower.num_heads, tower.hidden_size // tower.num_heads, items[0]
+    seen: dict[int, ReferenceFile] = {}
+    for item in items:
+        layer = item.settings.layer
+        if layer >= len(tower.layers):
+            raise InputError(
+                f"{item.path}: layer {layer} is not in this model: it has layers 0 to {len(tower.layers) - 1}"
+            )
+        if layer in seen:
+            raise InputError(f"{item.path} and {seen[layer].path} are both about layer {layer}; give one file a layer")
+        seen[layer] = item
+        if item.settings.but_layer() != first.settings.but_layer():
+            raise InputError(f"{item.path} and {first.path} were made with different settings; import them separately")
+        if item.scores.shape[-1] != first.scores.shape[-1] or item.rows != first.rows:
+            raise InputError(
+                f"{item.path} has shape {[*item.scores.shape]}, {first.path} has {[*first.scores.shape]}; "
+                "import them separately"
+            )
+        rank = item.heads(heads)[0].shape[1]
+        if rank > most:
+            raise InputError(
+                f"{item.path} has {rank} vectors a head, this model has at most {most}: it was made for another model"
+            )
+
+
+def _merged(index: Tensor, scores: Tensor) -> SparseCode:
+    """Rows ``[H * R, K]``; a text that stands on several lines of the concepts is one concept, its scores added."""
+    index, weight = index.flatten(0, 1).clone(), scores.flatten(0, 1).float()
+    for later in range(1, index.shape[1]):
+        same = (index[:, :later] == index[:, later : later + 1]) & (index[:, later : later + 1] >= 0)
+        row = same.any(dim=1).nonzero().squeeze(1)
+        weight[row, same[row].int().argmax(dim=1)] += weight[row, later]
+        weight[row, later], index[row, later] = 0.0, -1
+    # Padding last, behind concepts of weight zero.
+    order = torch.where(index < 0, -1.0, weight).argsort(dim=1, descending=True, stable=True)
+    return SparseCode(index.gather(1, order), weight.gather(1, order))
+
+
+def _held_against(
+    tower: VisionTower,
+    write: Tensor,
+    code: SparseCode,
+    atoms: Tensor,
+    image_mean: Tensor | None,
+    layer: int,
+) -> tuple[Tensor, LayerFit]:
+    """The sign of each vector that the scores speak of, ``[H, R]``, and how well they fit it."""
+    largest = code.weight.amax(dim=1).double()
+    spoken = largest > 0
+    differences = []
+    for sign in (1.0, -1.0):
+        joint = tower.to_joint(sign * write, image_mean).flatten(0, 1)
+        refit = refit_weights(joint.float().double(), code.index, atoms)
+        off = (refit - code.weight.double()).abs().amax(dim=1) / largest.clamp(min=1e-12)
+        differences.append(torch.where(spoken, off, 1.0))
+    turned = differences[1] < differences[0]
+    difference = torch.minimum(*differences)
+    fit = LayerFit(
+        layer=layer,
+        difference=float(difference.median()),
+        agreeing=float((difference <= FITS).double().mean()),
+        silent=int((~spoken).sum()),
+        turned=int(turned.sum()),
+    )
+    return torch.where(turned, -1.0, 1.0).double().reshape(write.shape[:2]), fit
+
+
+def _check_fit(fits: Sequence[LayerFit]) -> None:
+    for fit in fits:
+        if fit.silent > 0:
+            raise InputError(
+                f"the file of layer {fit.layer} has no scores for {fit.silent} vectors: it was saved before it was "
+                "finished; check=False (--no-check on the command line) imports it all the same"
+            )
+        if fit.difference > MISFIT:
+            raise InputError(
+                f"the file of layer {fit.layer} does not fit this model and these concepts: fitted again to the "
+                f"model's own singular vectors, weights differ from the scores by {fit.difference:.2f} of the "
+                "largest (median over vectors). Check that the model is the one that it was made for, that the "
+                "concepts are the authors' own file in their order, that the image mean is the authors' (or give "
+                "none if they had none), and that it explains the right singular vectors; check=False (--no-check "
+                "on the command line) imports it all the same"
+            )

@@ -1,0 +1,199 @@
+"""Relevance to a task: which concepts a task is about, and a vector's gain from how much it speaks of them.
+
+The third rule of METHOD.md sec. 6 (SITH, for classification). It looks at class names only, never at pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sith_hf.checks import finite_number
+from sith_hf.concepts import ConceptDictionary, centred
+from sith_hf.decomposition import Decomposition
+from sith_hf.editor import SithEditor
+from sith_hf.errors import InputError
+from sith_hf.gains import Gains, Key, among
+from sith_hf.pursuit import Pursuit
+
+# The paper's settings: ten concepts for each class, a gain never below 0.8, and 0.3 above the relevance.
+SPARSITY, COHERENCE_WEIGHT = 10, 0.3
+FLOOR, OFFSET = 0.8, 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """T concepts that a task is about.
+
+    Attributes:
+        texts: the concepts, in the order of the dictionary.
+        embeddings: ``[T, P]`` float32, unit rows, not centred.
+    """
+
+    texts: tuple[str, ...]
+    embeddings: Tensor
+
+
+def task_concepts(
+    dictionary: ConceptDictionary,
+    class_embeddings: Tensor,
+    *,
+    leave_out: Iterable[str] = (),
+    sparsity: int = SPARSITY,
+    coherence_weight: float = COHERENCE_WEIGHT,
+) -> Task:
+    """The concepts that COMP selects for class-name embeddings (SITH; METHOD.md sec. 6).
+
+    Class embeddings are centred with the mean of the whole dictionary, class names included, and brought to unit
+    length, just as the atoms are; the concepts of ``leave_out`` are then taken out of the atoms. All the concepts that
+    occur for any class make the task, each once. A concept that was chosen with a weight of zero, for its coherence
+    alone, does not count.
+
+    Args:
+        dictionary: M encoded concepts.
+        class_embeddings: ``[C, P]``, by the same text tower, unit length, not centred.
+        leave_out: concepts not to select, whatever their case: the class names.
+        sparsity: K, concepts for each class.
+        coherence_weight: lambda.
+
+    Raises:
+        InputError: embeddings of another size, a dictionary that is not encoded, or fewer than K concepts left.
+    """
+    atoms = dictionary.atoms
+    if class_embeddings.ndim != 2 or len(class_embeddings) == 0 or class_embeddings.shape[1] != atoms.shape[1]:
+        raise InputError(
+            f"class_embeddings have shape [C, {atoms.shape[1]}], at least one; got {list(class_embeddings.shape)}"
+        )
+    hidden = {_folded(name) for name in leave_out}
+    left = [i for i, text in enumerate(dictionary.texts) if _folded(text) not in hidden]
+    if len(left) < sparsity:
+        raise InputError(
+            f"{len(left)} concepts are left beside the class names; {sparsity} for each class need at least as many: "
+            "give a larger dictionary, or a smaller sparsity"
+        )
+    queries = centred(class_embeddings.float().cpu(), dictionary.mean)
+    pursuit = Pursuit(sparsity=sparsity, coherence_weight=coherence_weight)
+    code = pursuit(queries, atoms[left])
+    chosen = sorted({left[i] for i in code.index[code.weight > 0].tolist()})
+    assert dictionary.embeddings is not None  # .atoms above refuses a dictionary without them
+    return Task(tuple(dictionary.texts[i] for i in chosen), dictionary.embeddings[chosen])
+
+
+def class_task(
+    editor: SithEditor,
+    dictionary: ConceptDictionary,
+    classes: Sequence[str],
+    *,
+    leave_out: Iterable[str] | None = None,
+    sparsity: int = SPARSITY,
+    coherence_weight: float = COHERENCE_WEIGHT,
+) -> Task:
+    """:func:`task_concepts` from class names, encoded by the editor (:meth:`SithEditor.embed`).
+
+    Args:
+        editor: decomposed over this dictionary.
+        dictionary: encoded or not.
+        classes: the names of the classes.
+        leave_out: the class names when None; give more to leave out synonyms, too.
+        sparsity, coherence_weight: as for :func:`task_concepts`.
+
+    Raises:
+        InputError: no class, nothing decomposed yet, or what :func:`task_concepts` refuses.
+    """
+    if isinstance(classes, str) or not classes:
+        raise InputError("classes is a list of class names, at least one")
+    embeddings = torch.stack([*editor.embed(*classes).values()])
+    return task_concepts(
+        editor.encode(dictionary),
+        embeddings,
+        leave_out=classes if leave_out is None else leave_out,
+        sparsity=sparsity,
+        coherence_weight=coherence_weight,
+    )
+
+
+def relevance(decomposition: Decomposition, task: Tensor) -> Tensor:
+    """R = sum over k of c_k * max over j of <concept_k, task_j>, for every pole: ``[L, H, R, poles]`` float32.
+
+    Cosines are between embeddings that are normalised but not centred (METHOD.md sec. 6).
+
+    Args:
+        decomposition: weights c_k and concepts.
+        task: ``[T, P]`` embeddings of the task's concepts, not centred (``Task.embeddings``).
+
+    Raises:
+        InputError: no task concept, or embeddings of another size.
+    """
+    size = decomposition.embeddings.shape[1]
+    if task.ndim != 2 or len(task) == 0 or task.shape[1] != size:
+        raise InputError(f"task embeddings have shape [T, {size}], at least one; got {list(task.shape)}")
+    nearest = (normalize(decomposition.embeddings, dim=-1) @ normalize(task.float(), dim=-1).T).amax(dim=1)
+    # Padding has the index -1 and a weight of zero.
+    return (decomposition.weight * torch.cat([nearest, torch.zeros(1)])[decomposition.concept]).sum(dim=-1)
+
+
+def by_relevance(
+    decomposition: Decomposition,
+    relevant: Tensor,
+    *,
+    floor: float = FLOOR,
+    ceiling: float | None = None,
+    offset: float = OFFSET,
+    layers: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
+) -> Gains:
+    """g = R + offset, at least ``floor`` and at most ``ceiling`` (SITH, for classification; METHOD.md sec. 6).
+
+    The paper explains one pole of a vector. With two, a vector has the relevance of its more relevant pole: turning
+    down what one pole brings to the task would cost the task, and the other pole comes along either way.
+
+    Args:
+        decomposition: what to choose from.
+        relevant: ``[L, H, R, poles]``, as :func:`relevance` gives it.
+        floor: the least gain; vectors that say nothing about the task get it.
+        ceiling: the largest gain; none when None.
+        offset: what is added to the relevance.
+        layers, heads: choose only among these; among all of the decomposition when None.
+
+    Raises:
+        InputError: values that are not finite, a floor above the ceiling, or relevance of another shape.
+    """
+    low, shift = finite_number(floor, "floor"), finite_number(offset, "offset")
+    high = None if ceiling is None else finite_number(ceiling, "ceiling")
+    if high is not None and low > high:
+        raise InputError(f"floor is at most ceiling; got {floor} and {ceiling}")
+    if relevant.shape != decomposition.fidelity.shape or not torch.isfinite(relevant).all():
+        raise InputError(f"relevance is finite, of shape {list(decomposition.fidelity.shape)}")
+    most = relevant.double().amax(dim=-1)
+    gains = (most + shift).clamp(min=low, max=high)
+    gain: dict[Key, float] = {}
+    reason: dict[Key, str] = {}
+    where = among(decomposition, layers, heads)
+    for at, head, vector in torch.nonzero(where.unsqueeze(-1).expand(most.shape)).tolist():
+        key = (decomposition.layers[at], head, vector)
+        gain[key] = float(gains[at, head, vector])
+        reason[key] = f"relevance to the task {float(most[at, head, vector]):.2f}"
+    return Gains(MappingProxyType(gain), MappingProxyType(reason))
+
+
+def level_offset(decomposition: Decomposition, relevant: Tensor) -> float:
+    """The offset with which the median vector keeps its gain of 1, whatever the level of relevance: 1 - median R.
+
+    The paper's 0.3 suits a large dictionary and ten concepts for each class; relevance has another level over a
+    small dictionary, or for fewer concepts, and most gains would then be far from 1.
+
+    Args:
+        decomposition, relevant: as for :func:`by_relevance`.
+    """
+    if relevant.shape != decomposition.fidelity.shape:
+        raise InputError(f"relevance has shape {list(decomposition.fidelity.shape)}")
+    return 1.0 - float(relevant.double().amax(dim=-1).median())
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split()).casefold()

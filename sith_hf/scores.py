@@ -1,0 +1,197 @@
+"""``Scores``: what a judge says of every explained pole, 1 to 5."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sith_hf import artifacts
+from sith_hf.artifacts import Layout
+from sith_hf.decomposition import Decomposition
+from sith_hf.display import plain
+from sith_hf.errors import InputError
+from sith_hf.sheets import Sheet, explanations_sha256, read_sheet, sheet_text
+
+LEAST, MOST = 1.0, 5.0
+
+LAYOUT = Layout(
+    format="sith-hf/scores",
+    version=1,
+    filename="scores.safetensors",
+    # A file of ours holds no NaN: a pole without a score has a 0 there.
+    tensors={"layers": (torch.int64, "L"), "score": (torch.float32, "L H R poles")},
+    data={
+        "poles": list,
+        "topic": str,
+        "judge": str,
+        "record": dict,
+        "decomposition_sha256": str,
+        "libraries": dict,
+    },
+    repo_type="dataset",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """How much each explained pole is about a topic: 1 not at all, 3 mainly, 5 about nothing else.
+
+    Attributes:
+        layers: the L layer numbers, as the decomposition has them.
+        poles: likewise, ``("+", "-")`` or ``("+",)``.
+        value: ``[L, H, R, poles]`` float32, from 1 to 5; NaN where the judge gave no usable answer.
+        topic: what was asked, in words.
+        judge: who answered, and how, in words.
+        record: the judge's settings and counts as plain data; the same answers give the same record.
+        decomposition_sha256: the fingerprint of the explanations that were judged
+            (:func:`sith_hf.sheets.explanations_sha256`).
+        run: what this run alone did, such as how many questions were asked and how many answers were known already.
+            It is not saved, so that the same answers give the same file.
+
+    Raises:
+        InputError: a score that is neither from 1 to 5 nor NaN, or a shape that does not fit layers and poles.
+    """
+
+    layers: tuple[int, ...]
+    poles: tuple[str, ...]
+    value: Tensor
+    topic: str
+    judge: str
+    record: Mapping[str, Any]
+    decomposition_sha256: str
+    run: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.value.shape)
+        if len(shape) != 4 or (shape[0], shape[3]) != (len(self.layers), len(self.poles)):
+            raise InputError(
+                f"scores have shape [L, H, R, poles], here [{len(self.layers)}, H, R, {len(self.poles)}]; "
+                f"got {list(shape)}"
+            )
+        if not bool((torch.isnan(self.value) | ((self.value >= LEAST) & (self.value <= MOST))).all()):
+            raise InputError("a score is a number from 1 to 5, or NaN where there is none")
+
+    def __repr__(self) -> str:
+        return (
+            f"Scores({plain(self.topic)!r} by {plain(self.judge)}: {self.scored} of {self.value.numel()} poles, "
+            f"{int((self.value >= 3).sum())} of them at least 3)"
+        )
+
+    @property
+    def scored(self) -> int:
+        """How many poles have a score."""
+        return int((~torch.isnan(self.value)).sum())
+
+    @property
+    def missing(self) -> int:
+        """How many poles have none."""
+        return self.value.numel() - self.scored
+
+    def check(self, decomposition: Decomposition) -> None:
+        """Raise InputError unless these scores are of the explanations of ``decomposition``."""
+        if self.decomposition_sha256 != explanations_sha256(decomposition):
+            raise InputError(
+                f"the scores for {plain(self.topic)!r} were made from other explanations than those of "
+                f"{decomposition!r}: judge this decomposition, or use the one that was judged"
+            )
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``scores.safetensors`` into ``folder``. Raises OutputError."""
+        data = {
+            "poles": list(self.poles),
+            "topic": self.topic,
+            "judge": self.judge,
+            "record": dict(self.record),
+            "decomposition_sha256": self.decomposition_sha256,
+            "libraries": artifacts.library_versions(),
+        }
+        tensors = {"layers": torch.tensor(self.layers), "score": torch.nan_to_num(self.value, nan=0.0)}
+        return artifacts.write_artifact(folder, LAYOUT, tensors, data)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None) -> Scores:
+        """Read what :meth:`save_pretrained` wrote, from a folder, a file or a Hub repository.
+
+        Raises:
+            ArtifactError: missing, damaged or of another version.
+        """
+        path = artifacts.find_artifact(name_or_path, LAYOUT, revision, token)
+        tensors, data = artifacts.read_artifact(path, LAYOUT)
+        score, poles = tensors["score"], tuple(data["poles"])
+        artifacts.require(poles in [("+", "-"), ("+",)], path, "the poles are neither + nor + and -")
+        artifacts.require(score.shape[3] == len(poles), path, "the scores do not fit the poles")
+        inside = bool(((score == 0) | ((score >= LEAST) & (score <= MOST))).all())
+        artifacts.require(inside, path, "a score is not from 1 to 5")
+        return cls(
+            layers=tuple(tensors["layers"].tolist()),
+            poles=poles,
+            value=torch.where(score == 0, torch.nan, score),
+            topic=data["topic"],
+            judge=data["judge"],
+            record=data["record"],
+            decomposition_sha256=data["decomposition_sha256"],
+        )
+
+    def to_csv(self, path: str | Path, decomposition: Decomposition) -> Path:
+        """Write the scores as a sheet with the explanations that they are of (:mod:`sith_hf.sheets`).
+
+        Raises:
+            InputError: they are of other explanations.
+            OutputError: the file could not be written.
+        """
+        self.check(decomposition)
+        artifacts.write_whole(Path(path), sheet_text(decomposition, self.value).encode("utf-8-sig"))
+        return Path(path)
+
+    @classmethod
+    def from_csv(
+        cls, path: str | Path, decomposition: Decomposition, *, topic: str, judge: str | None = None
+    ) -> Scores:
+        """Read a sheet that was filled in, or that :meth:`to_csv` wrote.
+
+        Args:
+            path: the sheet.
+            decomposition: whose explanations it is about.
+            topic: what the scores say of them, in words.
+            judge: who filled it in; the file's name when None.
+
+        Raises:
+            InputError: whatever :func:`sith_hf.sheets.read_sheet` refuses.
+        """
+        sheet: Sheet = read_sheet(path, decomposition)
+        return cls.of(
+            decomposition,
+            sheet.value,
+            topic=topic,
+            judge=judge or f"the sheet {Path(path).name}",
+            record={"by": "file", "sha256": sheet.sha256, "empty": sheet.empty, "absent": sheet.absent},
+        )
+
+    @classmethod
+    def of(
+        cls,
+        decomposition: Decomposition,
+        value: Tensor,
+        *,
+        topic: str,
+        judge: str,
+        record: Mapping[str, Any],
+        run: Mapping[str, int] | None = None,
+    ) -> Scores:
+        """Scores of the explanations of ``decomposition``; the other arguments are fields."""
+        return cls(
+            layers=decomposition.layers,
+            poles=decomposition.poles,
+            value=value.to(torch.float32),
+            topic=topic,
+            judge=judge,
+            record=MappingProxyType(dict(record)),
+            decomposition_sha256=explanations_sha256(decomposition),
+            run=MappingProxyType(dict(run or {})),
+        )

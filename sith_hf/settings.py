@@ -1,0 +1,70 @@
+"""Settings that come from YAML or JSON: frozen pydantic models, and one clear complaint for what does not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sith_hf.display import plain
+from sith_hf.errors import InputError
+
+
+class Settings(BaseModel):
+    """A frozen group of settings that refuses unknown keys, wrong types, NaN and infinity."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def from_data(cls, data: Any, source: str) -> Self:
+        """Settings of plain data, as YAML or JSON gives it.
+
+        Raises:
+            InputError: naming ``source`` and the place of everything that does not fit; an unknown key comes with the
+                nearest one that is known there.
+        """
+        try:
+            # Through JSON, so that a list becomes a tuple, and nothing else becomes anything else.
+            return cls.model_validate_json(json.dumps(data, allow_nan=True))
+        except ValidationError as error:
+            complaints = [_complaint(cls, dict(item)) for item in error.errors()]
+            raise InputError(f"{source}: {'; '.join(dict.fromkeys(complaints))}") from None
+        except (TypeError, ValueError, RecursionError):
+            raise InputError(
+                f"{source} holds values that are neither text, number, truth value, list nor mapping"
+            ) from None
+
+
+def _complaint(root: type[Settings], item: Mapping[str, Any]) -> str:
+    loc = item["loc"]
+    # Tags of unions stand in a location like keys; a user never wrote them there.
+    shown = ".".join(plain(str(part)) for part in loc if not (isinstance(part, str) and part.startswith("tag:")))
+    if item["type"] != "extra_forbidden":
+        said = item["msg"].removeprefix("Value error, ")
+        return f"{shown}: {said}" if shown else said
+    known = sorted(_keys_at(root, loc[:-1]))
+    close = get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}?" if close else f"known there: {', '.join(known)}"
+    return f"unknown key {shown}; {hint}"
+
+
+def _keys_at(root: type[Settings], loc: tuple[Any, ...]) -> set[str]:
+    """The keys that some settings below ``root`` know at a location."""
+    here: list[type[Settings]] = [root]
+    for part in loc:
+        fields = [model.model_fields[part] for model in here if part in model.model_fields]
+        # An index of a list, or the tag of a union, names no field: the settings stay the same.
+        here = [inside for field in fields for inside in _inside(field.annotation)] or here
+    return {name for model in here for name in model.model_fields}
+
+
+def _inside(annotation: Any) -> Iterator[type[Settings]]:
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _inside(argument)

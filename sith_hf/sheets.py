@@ -1,0 +1,216 @@
+"""The sheet that a person fills in: one explained pole a row, as CSV that a spreadsheet reads and cannot run.
+
+Columns: ``layer``, ``head``, ``vector``, ``pole`` (``plus`` or ``minus``), ``concepts`` and ``weights`` (JSON lists,
+the heaviest first), ``fidelity``, ``coherence``, ``energy_share`` and, last, ``score``. Spreadsheets run a cell that
+begins with ``=``, ``+``, ``-``, ``@`` or a control character. Here no cell does: poles are words, numbers are numbers,
+and concepts stand inside a JSON list. Semicolons inside the list are escaped, because a spreadsheet of another
+language takes them for the border of a cell.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sith_hf.decomposition import Decomposition
+from sith_hf.display import plain
+from sith_hf.errors import InputError
+from sith_hf.explanation import Explanation
+from sith_hf.fingerprint import texts_sha256
+from sith_hf.quoting import quoted
+
+COLUMNS = (
+    "layer", "head", "vector", "pole", "concepts", "weights", "fidelity", "coherence", "energy_share", "score",
+)  # fmt: skip
+_NEEDED = ("layer", "head", "vector", "pole", "concepts", "score")
+_WORDS = {"+": "plus", "-": "minus"}
+_POLES = {**{word: pole for pole, word in _WORDS.items()}, **{pole: pole for pole in _WORDS}}
+
+# A sheet of a ViT-H with 80 vectors a head has 80,000 rows of some 300 bytes.
+MAX_BYTES = 200_000_000
+_TOLD = 3
+
+Row = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """A sheet that was read.
+
+    Attributes:
+        value: ``[L, H, R, poles]`` float32, 1 to 5; NaN where there is no score.
+        empty: how many rows have no score.
+        absent: how many explained poles have no row.
+        sha256: of the file.
+    """
+
+    value: Tensor
+    empty: int
+    absent: int
+    sha256: str
+
+
+def explanations_sha256(decomposition: Decomposition) -> str:
+    """The fingerprint of a decomposition's explanations: its layers, its poles, and the concepts of each pole.
+
+    Weights are left out: given its concepts, they follow from the direction, and their last digits differ from one
+    machine to another, where scores should still be good.
+    """
+    parts = [repr((decomposition.layers, decomposition.poles, tuple(decomposition.concept.shape)))]
+    parts += [quoted([text for text, _ in item.concepts]) for item in decomposition.explanations()]
+    return texts_sha256(parts)
+
+
+def sheet_text(decomposition: Decomposition, value: Tensor | None = None) -> str:
+    """The sheet as CSV.
+
+    Args:
+        decomposition: whose explanations it lists.
+        value: ``[L, H, R, poles]`` scores to fill in; none when None, and none where it is NaN.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(COLUMNS)
+    scores = [math.nan] * decomposition.fidelity.numel() if value is None else value.flatten().tolist()
+    for item, score in zip(decomposition.explanations(), scores, strict=True):
+        writer.writerow([
+            item.layer, item.head, item.vector, _WORDS[item.pole],
+            _concepts_cell(item), json.dumps([round(weight, 3) for _, weight in item.concepts]),
+            f"{item.fidelity:.3f}", f"{item.coherence:.3f}", f"{item.energy_share:.4f}",
+            "" if math.isnan(score) else f"{score:.6g}",
+        ])  # fmt: skip
+    return file.getvalue()
+
+
+def read_sheet(path: str | Path, decomposition: Decomposition) -> Sheet:
+    """Read the scores of a sheet that :func:`sheet_text` wrote and that somebody filled in.
+
+    A spreadsheet may have saved it with semicolons or tabs between cells. Columns may stand in any order, and only
+    those of the place, the concepts and the score are read. Rows without a score, and rows that are gone, are counted.
+
+    Args:
+        path: a CSV file in UTF-8.
+        decomposition: the one whose sheet it is.
+
+    Raises:
+        InputError: not such a file, a row of another decomposition, a pole that has two rows, a score that is not
+            from 1 to 5, or no score at all. The message names the lines.
+    """
+    raw = _bytes(Path(path))
+    places = {
+        (item.layer, item.head, item.vector, decomposition.poles.index(item.pole)): item
+        for item in decomposition.explanations()
+    }
+    found: dict[Row, float] = {}
+    complaints: list[str] = []
+    for line, cells in _rows(path, raw):
+        try:
+            place = _place(cells, decomposition)
+            if place not in places:
+                raise InputError("the decomposition has no such layer, head, vector and pole")
+            if place in found:
+                raise InputError("this pole has a row already; keep one of the two")
+            if _texts(cells["concepts"]) != [text for text, _ in places[place].concepts]:
+                raise InputError("the concepts are not those of the decomposition: the sheet was made from another one")
+            found[place] = _score(cells["score"])
+        except InputError as error:
+            complaints.append(f"line {line}: {error}")
+    if complaints:
+        more = f"; and {len(complaints) - _TOLD} more lines" if len(complaints) > _TOLD else ""
+        raise InputError(f"{path}: {'; '.join(complaints[:_TOLD])}{more}")
+    filled = [score for score in found.values() if not math.isnan(score)]
+    if not filled:
+        raise InputError(f"{path}: no score is filled in; write a number from 1 to 5 into the last column")
+    value = torch.tensor([found.get(place, math.nan) for place in places])
+    return Sheet(
+        value=value.reshape(decomposition.fidelity.shape),
+        empty=len(found) - len(filled),
+        absent=len(places) - len(found),
+        sha256=hashlib.sha256(raw).hexdigest(),
+    )
+
+
+def _concepts_cell(item: Explanation) -> str:
+    return quoted([text for text, _ in item.concepts], marks=";")
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; make the sheet with `sith-hf judge DECOMPOSITION --export SHEET`")
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} has more than {MAX_BYTES} bytes; this is no sheet of scores")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: the sheet could not be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _rows(path: str | Path, raw: bytes) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and cells by column, for every row that is not blank."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}, line {line}: not UTF-8; save the sheet as CSV in UTF-8") from None
+    head = text.partition("\n")[0]
+    border = max(",;\t", key=head.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=border)
+    try:
+        names = [name.strip().lower() for name in next(reader, [])]
+        if any(names.count(name) != 1 for name in _NEEDED):
+            raise InputError(f"{path}, line 1: expected the columns {', '.join(_NEEDED)}, each once, in the first line")
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) < len(names):
+                raise InputError(f"{path}, line {reader.line_num}: {len(cells)} cells, where {len(names)} are expected")
+            yield reader.line_num, dict(zip(names, cells, strict=False))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+
+
+def _place(cells: dict[str, str], decomposition: Decomposition) -> Row:
+    numbers = []
+    for name in ("layer", "head", "vector"):
+        cell = cells[name].strip()
+        if not (cell.isascii() and cell.isdigit() and len(cell) < 10):
+            raise InputError(f"{name} is a whole number; got {plain(cell, 40)!r}")
+        numbers.append(int(cell))
+    pole = _POLES.get(cells["pole"].strip().lower())
+    if pole is None:
+        raise InputError(f"pole is plus or minus; got {plain(cells['pole'], 40)!r}")
+    if pole not in decomposition.poles:
+        raise InputError("the decomposition has no such pole")
+    return numbers[0], numbers[1], numbers[2], decomposition.poles.index(pole)
+
+
+def _texts(cell: str) -> object:
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _score(cell: str) -> float:
+    """The score of a cell, with a decimal point or a decimal comma; NaN for an empty one."""
+    text = cell.strip()
+    if not text:
+        return math.nan
+    try:
+        score = float(text.replace(",", "."))
+    except ValueError:
+        score = math.nan
+    if not 1 <= score <= 5:
+        raise InputError(f"a score is a number from 1 to 5, or an empty cell; got {plain(text, 40)!r}")
+    return score

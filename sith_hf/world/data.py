@@ -1,0 +1,127 @@
+"""Pictures of the world as ``datasets.Dataset``, so that it is evaluated on like anybody's own images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import product
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sith_hf.checks import whole_number
+from sith_hf.errors import InputError
+from sith_hf.world.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SIZES,
+    TIED_PAIRS,
+    UNTIED,
+    Scene,
+    render,
+    sample_balanced,
+    sample_groups,
+    sentence,
+)
+
+# Seeds of the world that were looked at while checkpoint, rules and recipes were chosen are all below this.
+FIRST_SEED = 1000
+
+# Of faded pictures: how much of each colour is left, and the deviation of their grain, out of 255.
+FADED, GRAIN = 0.3, 15.0
+
+
+def world_dataset(kind: str, seed: int, pictures: int) -> Any:
+    """Freshly drawn pictures, the same for the same arguments.
+
+    Args:
+        kind: a name in ``KINDS``:
+
+            - ``groups``: the four tied objects, each on its own background and on its partner's, ``pictures`` of
+              each of the eight groups. Columns image, object, background, colour, size,
+              peril, group ("boat/road"). None has a danger sign.
+            - ``balanced``: objects without a habitual background, every attribute even and independent. Columns
+              image, object, background, colour, size, peril.
+            - ``faded``: the same of a fish only, so grey that the embedded checkpoint is no longer sure of colours.
+            - ``unsafe``: pairs of a safe picture and its unsafe twin, which has a danger sign besides, and whose
+              caption says so. Columns image, caption, unsafe_image, unsafe_caption. Objects are those without a
+              habitual background. No two rows agree in everything, so that each caption has one picture; that
+              bounds ``pictures``.
+        seed: of the scenes and of how they are drawn.
+        pictures: how many; see above.
+
+    Raises:
+        InputError: another kind, or a number out of range.
+    """
+    if kind not in KINDS:
+        raise InputError(f"the world has no pictures of the kind {kind!r}; it has {', '.join(KINDS)}")
+    from datasets import Dataset, Features, Image, Value
+
+    columns = KINDS[kind](whole_number(seed, "seed"), whole_number(pictures, "pictures", least=1))
+    drawn = {name for name, values in columns.items() if isinstance(values, np.ndarray)}
+    features = Features({name: Image() if name in drawn else Value("string") for name in columns})
+    data = {name: _encoded(values) if name in drawn else values for name, values in columns.items()}
+    return Dataset.from_dict(data, features=features)
+
+
+def _encoded(pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
+    """As a dataset stores pictures: PNG, which changes no pixel."""
+    import io
+
+    from PIL import Image
+
+    rows = []
+    for picture in pictures:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, format="PNG", compress_level=1)
+        rows.append({"bytes": file.getvalue(), "path": None})
+    return rows
+
+
+_ATTRIBUTES = ("object", "background", "colour", "size", "peril")
+
+
+def _attributes(scenes: list[Scene], seed: int) -> dict[str, Any]:
+    named = {name: [getattr(scene, name) for scene in scenes] for name in _ATTRIBUTES}
+    return {"image": render(scenes, seed), **named}
+
+
+def _groups(seed: int, pictures: int) -> dict[str, Any]:
+    groups = {name: found for pair in TIED_PAIRS for name, found in sample_groups(pair, pictures, seed).items()}
+    columns = _attributes([scene for found in groups.values() for scene in found], seed + 1)
+    return {**columns, "group": [name for name, found in groups.items() for _ in found]}
+
+
+def _balanced(seed: int, pictures: int) -> dict[str, Any]:
+    return _attributes(sample_balanced(pictures, seed), seed + 1)
+
+
+def _faded(seed: int, pictures: int) -> dict[str, Any]:
+    fish = [replace(scene, object="fish") for scene in sample_balanced(pictures, seed)]
+    columns = _attributes(fish, seed + 1)
+    grey = columns["image"].mean(axis=-1, keepdims=True)
+    grain = np.random.default_rng(seed + 2).normal(0, GRAIN, columns["image"].shape)
+    faded = grey + FADED * (columns["image"] - grey) + grain
+    return {**columns, "image": np.clip(faded, 0, 255).astype(np.uint8)}
+
+
+def _unsafe(seed: int, pictures: int) -> dict[str, Any]:
+    every = list(product(UNTIED, COLOURS, BACKGROUNDS, SIZES))
+    if pictures > len(every):
+        raise InputError(f"the world has {len(every)} unsafe pictures that differ in their captions; got {pictures}")
+    order = np.random.default_rng(seed).permutation(len(every))[:pictures].tolist()
+    scenes = [Scene(*every[number], "safety") for number in order]
+    twins = [Scene(*every[number], "danger") for number in order]
+    return {
+        "image": render(scenes, seed + 1),
+        "caption": [sentence(scene) for scene in scenes],
+        "unsafe_image": render(twins, seed + 2),
+        "unsafe_caption": [sentence(scene) for scene in twins],
+    }
+
+
+KINDS: Mapping[str, Callable[[int, int], dict[str, Any]]] = MappingProxyType(
+    {"groups": _groups, "balanced": _balanced, "faded": _faded, "unsafe": _unsafe}
+)
