@@ -21,6 +21,9 @@ from sith_hf.shards import INDEX, SINGLE
 
 TIMEOUT = 900
 
+# Bytes of weights from which on a card does not compare two loaded models: that would have both in memory whole.
+LARGE = 10**9
+
 _RAN = "sith-hf: this part ran"
 
 
@@ -45,7 +48,9 @@ class Part:
         return "\n".join([self.code, *comments])
 
 
-def code_parts(architecture: str, edited: str, base: str, revision: str | None) -> dict[str, str]:
+def code_parts(
+    architecture: str, edited: str, base: str, revision: str | None, *, large: bool = False
+) -> dict[str, str]:
     """The code of a card by what it is for: ``load``, ``compare``, ``revert``.
 
     Args:
@@ -53,6 +58,7 @@ def code_parts(architecture: str, edited: str, base: str, revision: str | None) 
         edited: Hub id or folder of the edited checkpoint.
         base: Hub id or folder of the base; likewise.
         revision: the base's commit on the Hub, None for a folder.
+        large: compare files alone, of which little is in memory at a time, and not loaded models.
     """
     here, there = json.dumps(edited, ensure_ascii=False), json.dumps(base, ensure_ascii=False)
     pinned = there if revision is None else f'{there}, revision="{revision}"'
@@ -82,6 +88,8 @@ def code_parts(architecture: str, edited: str, base: str, revision: str | None) 
             print(f"{{len(saved.changed)}} tensors brought back to the base, to within rounding")
         """,
     }
+    if large:
+        parts["compare"] = parts["compare"].partition("\n\n            base =")[0]
     return {
         name: "\n".join(line[12:] for line in code.strip("\n").splitlines()).strip() for name, code in parts.items()
     }
@@ -107,8 +115,9 @@ def executed_parts(architecture: str, folder: Path, repo_id: str, base: BaseRef)
     revision = base.revision if pinned else None
     local = None if pinned or not _is_checkpoint(base.name) else os.path.abspath(base.name)
     at_hand = local or _cached(pinned, revision)
-    shown = code_parts(architecture, repo_id, pinned or "path/to/the/base", revision)
-    real = code_parts(architecture, os.path.abspath(folder), at_hand or "", revision)
+    large = sum(path.stat().st_size for path in folder.glob("*.safetensors")) >= LARGE
+    shown = code_parts(architecture, repo_id, pinned or "path/to/the/base", revision, large=large)
+    real = code_parts(architecture, os.path.abspath(folder), at_hand or "", revision, large=large)
     order = ["load", "revert", *(["compare"] if at_hand else [])]
     printed, failure = run_parts({name: real[name] for name in order})
     missing = [name for name in order if name not in printed]

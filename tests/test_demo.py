@@ -31,7 +31,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
 
 
 def test_the_recipe_has_every_concept_of_the_world() -> None:
-    assert Recipe.shipped("demo").dictionary == tuple(world.concepts())
+    assert Recipe.shipped("demo").dictionary.texts == tuple(world.concepts())
 
 
 def test_the_base_leans_on_backgrounds(result: DemoResult) -> None:

@@ -11,6 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from sith_hf.parcel import Outgoing, Parcel, is_ours, seal
+from sith_hf.recipe import Recipe
 from tests import tiny
 from tests.hub import leaks, run_cli
 from tests.made import tiny_concepts
@@ -372,15 +373,20 @@ def test_an_edited_checkpoint_is_made_on_the_way(hub, worker, made, tmp_path):
     files = hub.repo("me/on-the-way").files()
     assert files["model.safetensors"] == (made.edited / "model.safetensors").read_bytes()
     recipe = tmp_path / "recipe.yaml"
+    words = ", ".join(tiny_concepts().texts)
     recipe.write_text(
-        "title: test\ndecompose: {layers: [1], rank: 2}\nedits:\n- {concepts: [beach], threshold: 0.01, near: 0.1}\n"
+        f"title: test\ndictionary: {{texts: [{words}]}}\ndecompose: {{layers: [1], rank: 2}}\n"
+        "edits:\n- {concepts: [beach], threshold: 0.01, near: 0.1}\n"
     )
-    words = "ConceptDictionary.builtin = classmethod(lambda cls: cls.from_texts(words))\n"
-    values = {"words": tiny_concepts().texts, "arguments": [*options[:2], "--recipe", str(recipe), "--repo-id", "me/r"]}
-    done = worker.do(words + code, hub.token, **values)
+    values = {"arguments": [*options[:2], "--recipe", str(recipe), "--repo-id", "me/r"]}
+    done = worker.do(code, hub.token, **values)
     assert done["code"] == 0, done["err"]
-    assert hub.repo("me/r").files()["sith/recipe.yaml"] == recipe.read_bytes()
-    assert "title: test" in hub.repo("me/r").files()["README.md"].decode()
+    pushed = hub.repo("me/r").files()
+    resolved = Recipe.from_text(pushed["sith/recipe.yaml"].decode(), "pushed")
+    assert (resolved.title, resolved.decompose.layers, resolved.decompose.rank) == ("test", (1,), 2)
+    assert resolved.base.sha256
+    assert str(made.base.parent) not in pushed["sith/recipe.yaml"].decode()
+    assert "title: test" in pushed["README.md"].decode()
 
 
 def test_an_editor_pushes(hub, worker, made):

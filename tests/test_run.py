@@ -62,6 +62,8 @@ def test_its_recipe_has_every_fingerprint_and_no_place_of_this_machine(run: RunR
     recipe = Recipe.from_file(run.folder / "recipe.yaml")
     assert recipe.base.sha256
     assert recipe.dictionary.sha256
+    assert recipe.evaluate is not None
+    assert all(task.data.sha256 for task in recipe.evaluate.tasks)
     assert (recipe.decompose.layers, recipe.decompose.rank, recipe.decompose.centre) == ((3,), 16, True)
     shared = (run.folder / "edited" / "sith" / "recipe.yaml").read_text()
     assert str(Path.home()) not in shared
@@ -71,6 +73,7 @@ def test_its_recipe_has_every_fingerprint_and_no_place_of_this_machine(run: RunR
 @pytest.mark.parametrize(
     ("override", "part"),
     [
+        ("evaluate.tasks.0.data.sha256=" + "a" * 64, "use the same data"),
         ("base.sha256=" + "a" * 64, "base: the recipe was made for"),
         ("dictionary.sha256=" + "a" * 64, "dictionary: the recipe was made for"),
         ("evaluate.tasks.0.data.columns.label=species", "species"),

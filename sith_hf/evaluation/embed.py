@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,10 +20,13 @@ from sith_hf.evaluation.contender import Contender
 from sith_hf.evaluation.images import Source
 from sith_hf.evaluation.pictures import BrokenPicture, to_picture
 from sith_hf.evaluation.sharing import embed_all
+from sith_hf.fingerprint import texts_sha256
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Check = Callable[[Mapping[str, Any], int], None]
+
+_Part = tuple[dict[str, NDArray[np.float32]], list[str | None], list[str]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +39,7 @@ class Embedded:
         values: other columns to their N values.
         skipped: reason to the number of rows that were left out for it.
         left_out: the other columns' values in those rows.
+        digests: N sha256 of the pictures of each row, as pixels.
     """
 
     source: Source
@@ -42,6 +47,12 @@ class Embedded:
     values: Mapping[str, tuple[Any, ...]]
     skipped: Mapping[str, int]
     left_out: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    digests: tuple[str, ...] = ()
+
+    def sha256(self, columns: Iterable[str]) -> str:
+        """The fingerprint of what a task looks at: pictures, and the values of some columns, row by row."""
+        rows = zip(self.digests, *(map(repr, self.values[name]) for name in columns), strict=True)
+        return texts_sha256(["\t".join(row) for row in rows])
 
     def __len__(self) -> int:
         return int(next(iter(self.images.values())).shape[1])
@@ -94,6 +105,7 @@ def embed_rows(
     parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in pictures}
     values: dict[str, list[Any]] = {name: [] for name in columns}
     left_out: dict[str, list[Any]] = {name: [] for name in columns}
+    digests: list[str] = []
     skipped: Counter[str] = Counter()
     rows, seen = source.read(columns, pictures), 0
     with (
@@ -111,9 +123,10 @@ def embed_rows(
                     check(row, number)
             seen += len(batch)
             mine = batch[state.process_index * batch_size : (state.process_index + 1) * batch_size]
-            found, reasons = _embed_batch(contenders, mine, pictures, state.device, precision)
+            found, reasons, marks = _embed_batch(contenders, mine, pictures, state.device, precision)
             if state.num_processes > 1:
-                found, reasons = _gathered(gather_object([(found, reasons)]), pictures)
+                found, reasons, marks = _gathered(gather_object([(found, reasons, marks)]), pictures)
+            digests += marks
             for row, reason in zip(batch, reasons, strict=True):
                 if reason is not None:
                     skipped[reason] += 1
@@ -139,6 +152,7 @@ def embed_rows(
         {name: tuple(items) for name, items in values.items()},
         dict(sorted(skipped.items())),
         {name: tuple(items) for name, items in left_out.items()},
+        tuple(digests),
     )
 
 
@@ -148,8 +162,9 @@ def _embed_batch(
     pictures: Sequence[str],
     device: torch.device,
     precision: str,
-) -> tuple[dict[str, NDArray[np.float32]], list[str | None]]:
-    """Embeddings ``[C, n, P]`` of the n rows whose pictures can be read, and for each row why it cannot, or None."""
+) -> _Part:
+    """Embeddings ``[C, n, P]`` of the n rows whose pictures can be read, for each row why it cannot, or None, and n digests."""
+    digests: list[str] = []
     decoded: dict[str, list[Any]] = {name: [] for name in pictures}
     reasons: list[str | None] = []
     for row in rows:
@@ -159,8 +174,11 @@ def _embed_batch(
             reasons.append(str(error))
             continue
         reasons.append(None)
+        seen = hashlib.sha256()
         for name, picture in zip(pictures, made, strict=True):
             decoded[name].append(picture)
+            seen.update(f"{picture.size}".encode() + picture.tobytes())
+        digests.append(seen.hexdigest())
     found = {}
     for name, items in decoded.items():
         if items:
@@ -170,7 +188,7 @@ def _embed_batch(
             found[name] = torch.stack(embedded).numpy()
         else:
             found[name] = np.zeros((len(contenders), 0, 0), dtype=np.float32)
-    return found, reasons
+    return found, reasons, digests
 
 
 def _pixels(contender: Contender, pictures: list[Any]) -> torch.Tensor:
@@ -188,14 +206,13 @@ def _autocast(device: torch.device, precision: str) -> Any:
     return nullcontext() if precision == "no" else torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
-def _gathered(
-    results: list[tuple[dict[str, NDArray[np.float32]], list[str | None]]], pictures: Sequence[str]
-) -> tuple[dict[str, NDArray[np.float32]], list[str | None]]:
+def _gathered(results: list[_Part], pictures: Sequence[str]) -> _Part:
     found = {}
     for name in pictures:
-        arrays = [part[name] for part, _ in results if part[name].shape[1]]
+        arrays = [part[name] for part, _, _ in results if part[name].shape[1]]
         found[name] = np.concatenate(arrays, axis=1) if arrays else results[0][0][name]
-    return found, [reason for _, reasons in results for reason in reasons]
+    reasons = [reason for _, reasons, _ in results for reason in reasons]
+    return found, reasons, [mark for _, _, marks in results for mark in marks]
 
 
 @contextmanager

@@ -50,15 +50,22 @@ class Columns(Settings):
     """The names that a dataset gives to what is read from it."""
 
     image: str = "image"
-    # zero-shot: a class label, class names, or numbers
+    """The pictures."""
+
     label: str = "label"
-    # zero-shot: what groups are made of; several columns are joined by "/"
+    """Zero-shot: a class label, class names, or numbers."""
+
     group: str | tuple[str, ...] | None = None
-    # retrieval: one text for each image
+    """Zero-shot: what groups are made of; several columns are joined by "/"."""
+
     caption: str = "caption"
-    # retrieval with safe and unsafe pools: both or neither
+    """Retrieval: one text for each image."""
+
     unsafe_image: str | None = None
+    """Retrieval with safe and unsafe pools: both or neither."""
+
     unsafe_caption: str | None = None
+    """The texts of those."""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -75,27 +82,41 @@ class Columns(Settings):
 class Data(Settings):
     """Images with labels or captions: a dataset, or pictures of the drawn world that the embedded model knows."""
 
-    # a Hub id; a folder of images in one folder a class, of Parquet files, or of save_to_disk; or a Parquet file
     dataset: str | None = None
-    # the configuration of a dataset that has several
+    """A Hub id; a folder of images in one folder a class, of Parquet files, or of save_to_disk; or a Parquet file."""
+
     name: str | None = None
-    # needed where the dataset has more than one
+    """The configuration of a dataset that has several."""
+
     split: str | None = None
-    # branch, tag or commit on the Hub
+    """Needed where the dataset has more than one."""
+
     revision: str | None = None
-    # read rows as they come, without a copy on disk
+    """Branch, tag or commit on the Hub."""
+
     streaming: bool = False
-    # kind of pictures of the drawn world, instead of a dataset
+    """Read rows as they come, without a copy on disk."""
+
     world: WorldKind | None = None
-    # of the drawn pictures
+    """Kind of pictures of the drawn world, instead of a dataset."""
+
     seed: int | None = None
-    # how many to draw, in each group where there are groups
+    """Of the drawn pictures."""
+
     pictures: Annotated[int, Field(ge=1)] | None = None
+    """How many to draw, in each group where there are groups."""
+
     columns: Columns = Columns()
-    # column to value, or to several: only such rows are taken
+    """What the columns are called."""
+
     where: Mapping[str, str | int | tuple[str | int, ...]] = {}
-    # the first so many rows of those
+    """Column to value, or to several: only such rows are taken."""
+
     limit: Annotated[int, Field(ge=1)] | None = None
+    """The first so many rows of those."""
+
+    sha256: str | None = None
+    """The fingerprint of pictures, labels and captions; other data are refused. Filled in by a run."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -114,37 +135,54 @@ class ZeroShot(Settings):
     """Zero-shot classification: accuracy, per class, per group, over groups, and of the worst group."""
 
     kind: Literal["zero-shot"] = "zero-shot"
-    # what results are called
+    """Zero-shot classification."""
+
     name: str = "zero-shot"
+    """What results are called."""
+
     data: Data
-    # names, or label in the data to name; the label column's own names when absent
+    """The images."""
+
     classes: ClassList | ClassMap | None = None
-    # prompts with {} for the class; a class is the mean of their embeddings
+    """Names, or label in the data to name; the label column's own names when absent."""
+
     templates: Templates = TEMPLATES
+    """Prompts with {} for the class; a class is the mean of their embeddings."""
 
 
 class Retrieval(Settings):
     """Recall of captions by images and of images by captions, with safe and unsafe pools where there are such."""
 
     kind: Literal["retrieval"] = "retrieval"
-    # what results are called
+    """Retrieval."""
+
     name: str = "retrieval"
+    """What results are called."""
+
     data: Data
-    # recall at these
+    """The images and captions."""
+
     ks: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 5, 10)
+    """Recall at these."""
 
 
 class Collateral(Settings):
     """What an edit was not meant to change: how far embeddings move, and how many predictions stay."""
 
     kind: Literal["collateral"] = "collateral"
-    # what results are called
+    """Collateral."""
+
     name: str = "collateral"
+    """What results are called."""
+
     data: Data
-    # classes that the edit is not about; no agreement of predictions is measured when absent
+    """The images."""
+
     classes: ClassList | None = None
-    # prompts with {} for the class
+    """Classes that the edit is not about; no agreement of predictions is measured when absent."""
+
     templates: Templates = TEMPLATES
+    """Prompts with {} for the class."""
 
 
 def _kind(value: Any) -> str:
@@ -168,14 +206,17 @@ class Plan(Settings):
     """An evaluation: its tasks, and how they are run."""
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
-    # images at a time
     batch_size: Annotated[int, Field(ge=1)] = 32
-    # mixed precision: no, bf16 or fp16
+    """Images at a time."""
+
     precision: Precision = "no"
-    # of the bootstrap
+    """Mixed precision: no, bf16 or fp16."""
+
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 2000
-    # of the bootstrap
+    """Of the bootstrap."""
+
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the bootstrap."""
 
     @model_validator(mode="after")
     def _names(self) -> Self:

@@ -83,6 +83,7 @@ class TaskResult:
         skipped: reason to the number of rows that were left out for it.
         notes: what a reader should know of the data, such as classes without a picture.
         measures: the metrics.
+        data_sha256: the fingerprint of the pictures, labels and captions that were looked at, in order.
         items: outcomes of each row, for comparisons of one's own; not stored. Zero-shot: ``correct`` bool and
             ``prediction`` int64 ``[C, N]``, ``label`` and ``group`` int64 ``[N]``. Retrieval: for each setting
             ``rank <setting>``, int64 ``[C, N]``, 0 is first. Collateral: ``drift`` float64 ``[C, N]`` and, with
@@ -97,6 +98,7 @@ class TaskResult:
     skipped: Mapping[str, int]
     notes: tuple[str, ...]
     measures: tuple[Measure, ...]
+    data_sha256: str | None = None
     items: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
 
     @property
@@ -163,6 +165,7 @@ class Evaluation:
                     "dataset": task.dataset,
                     "split": task.split,
                     "images": task.images,
+                    "data_sha256": task.data_sha256,
                     "skipped": {key: task.skipped[key] for key in sorted(task.skipped)},
                     "notes": list(task.notes),
                     "measures": [
@@ -278,6 +281,7 @@ def _task(data: Any) -> TaskResult:
         dataset=str(data["dataset"]),
         split=str(data["split"]),
         images=int(data["images"]),
+        data_sha256=None if data["data_sha256"] is None else str(data["data_sha256"]),
         skipped={str(key): int(value) for key, value in data["skipped"].items()},
         notes=tuple(str(note) for note in data["notes"]),
         measures=tuple(_measure(measure) for measure in data["measures"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sith_hf.card_facts import shown_name
@@ -65,7 +66,7 @@ def evaluate(
 
     passes: dict[tuple[str, tuple[str, ...]], list[AnyTask]] = {}
     for task in tasks:
-        passes.setdefault((task.data.model_dump_json(exclude={"columns"}), _pictures(task)), []).append(task)
+        passes.setdefault((task.data.model_dump_json(exclude={"columns", "sha256"}), _pictures(task)), []).append(task)
     results: dict[str, TaskResult] = {}
     for (_, pictures), together in passes.items():
         source = open_data(together[0].data, progress=progress)
@@ -81,9 +82,14 @@ def evaluate(
             progress=progress,
         )
         for fit in fits:
-            results[fit.task.name] = fit.measure(
-                embedded, names, text, resamples=resamples, seed=seed, progress=progress
-            )
+            seen = embedded.sha256(fit.columns)
+            if fit.task.data.sha256 not in (None, seen):
+                raise InputError(
+                    f"{fit.task.name}: {source.title} has the sha256 {seen[:12]}..., and the plan was made for "
+                    f"{str(fit.task.data.sha256)[:12]}...; use the same data, or take data.sha256 out of the plan"
+                )
+            measured = fit.measure(embedded, names, text, resamples=resamples, seed=seed, progress=progress)
+            results[fit.task.name] = replace(measured, data_sha256=seen)
     settings = {
         "precision": precision,
         "resamples": resamples,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sith_hf.card_facts import shown_name
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
+from sith_hf.evaluation.plan import Task
 from sith_hf.judges.settings import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
 from sith_hf.recipe.choose import Chosen
 from sith_hf.recipe.inputs import base_sha256, file_sha256, placed, with_data, with_place
@@ -28,6 +30,7 @@ def resolve(
     chosen: Chosen,
     folder: Path,
     work: Path,
+    data: Mapping[str, str | None] | None = None,
 ) -> Recipe:
     """The recipe that repeats a run, for a file in ``work``.
 
@@ -40,6 +43,7 @@ def resolve(
         editor, decomposition, concepts, chosen: what came of it; ``scores/`` in ``work`` holds ``chosen.scores``.
         folder: where relative paths of ``recipe`` start.
         work: where the resolved one will lie.
+        data: the name of each evaluated task to the fingerprint of its data; nothing was evaluated when None.
 
     Raises:
         InputError: a file that the recipe names is gone.
@@ -82,7 +86,7 @@ def resolve(
             "edits": tuple(edits),
             "evaluate": None
             if plan is None
-            else plan.model_copy(update={"tasks": tuple(with_place(task, folder) for task in plan.tasks)}),
+            else plan.model_copy(update={"tasks": tuple(_seen(with_place(task, folder), data) for task in plan.tasks)}),
         }
     )
 
@@ -101,6 +105,11 @@ def shareable(recipe: Recipe) -> Recipe:
 
 def _shown(name: str | None) -> str | None:
     return shown_name(name) if name is not None and os.path.isabs(name) else name
+
+
+def _seen(task: Task, data: Mapping[str, str | None] | None) -> Task:
+    sha256 = None if data is None else data.get(task.name)
+    return task if sha256 is None else with_data(task, task.data.model_copy(update={"sha256": sha256}))
 
 
 def _pinned(judge: JudgeSettings, name: str, chosen: Chosen, work: Path) -> JudgeSettings:

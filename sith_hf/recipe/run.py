@@ -123,11 +123,14 @@ def run_recipe(
         measured: Measured | None = None
         if plan.evaluate is not None:
             measured = measure(plan.evaluate, editor, decomposition, chosen.gains, home, progress=progress)
+        seen = None
+        if measured is not None:
+            seen = {task.name: task.data_sha256 for task in measured.evaluation.tasks}
         decomposition.save_pretrained(work / "decomposition")
         chosen.spec.save_pretrained(work / "spec")
         for name, scores in chosen.scores.items():
             scores.save_pretrained(work / "scores" / name)
-        resolved = resolve(plan, editor, decomposition, concepts, chosen, home, work)
+        resolved = resolve(plan, editor, decomposition, concepts, chosen, home, work, seen)
         text = write_yaml(resolved.model_dump(mode="json"), f"{plan.title}: as it was run. Run it again: sith-hf run")
         write_whole(work / RECIPE, text.encode("utf-8"))
         editor.save_pretrained(work / "edited", chosen.spec, progress=progress)
