@@ -126,10 +126,30 @@ def stored_dtype(path: Path, name: str) -> torch.dtype | None:
 def read_beside(path: Path, layout: Layout, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """As :func:`sith_hf.artifacts.read_artifact`, but the tensor ``name`` is a map of the file and not looked through.
 
-    What must hold of its numbers is for the caller to see to, a block at a time.
+    What must hold of its numbers is for the caller to see to, a block at a time: looking through a map of three
+    gigabytes at once would take several times that.
     """
-    whole = _NotLookedThrough(layout.tensors, name)
-    return artifacts.read_artifact(path, replace(layout, tensors=whole))
+    rest = replace(layout, tensors={key: value for key, value in layout.tensors.items() if key != name})
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            artifacts._check_identity(path, layout, metadata)
+            names = set(file.keys())
+            artifacts.require(names == set(layout.tensors), path, f"its tensors are {sorted(names)}; make it again")
+            tensors = {key: file.get_tensor(key) for key in layout.tensors}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} is not a whole safetensors file ({error}); make it again") from None
+    artifacts._check_tensors(path, rest, tensors)
+    artifacts.require(tensors[name].dtype == layout.tensors[name][0], path, f"{name} is {tensors[name].dtype}")
+    try:
+        data = json.loads(metadata.get("sith", "null"))
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (ValueError, RecursionError):
+        raise ArtifactError(f"{path}: its metadata is not JSON; make it again") from None
+    artifacts.require(isinstance(data, dict), path, "its metadata holds no JSON object under 'sith'; make it again")
+    for key, kind in layout.data.items():
+        artifacts.require(isinstance(data.get(key), kind) and key in data, path, f"its metadata has no valid {key!r}")
+    return tensors, data
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:

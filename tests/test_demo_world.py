@@ -108,7 +108,12 @@ def test_a_danger_sign_stands_in_a_corner_and_changes_nothing_else() -> None:
 def test_balanced_scenes_hold_no_tied_object_and_all_else_evenly() -> None:
     scenes = world.sample_balanced(8000, 2)
     assert {scene.object for scene in scenes} == set(world.UNTIED)
-    for names, field in ((world.COLOURS, "colour"), (world.BACKGROUNDS, "background"), (world.SIZES, "size"), (world.PERILS, "peril")):
+    for names, field in (
+        (world.COLOURS, "colour"),
+        (world.BACKGROUNDS, "background"),
+        (world.SIZES, "size"),
+        (world.PERILS, "peril"),
+    ):
         shares = Counter(getattr(scene, field) for scene in scenes)
         assert all(shares[name] / 8000 == pytest.approx(1 / len(names), abs=0.03) for name in names)
 
