@@ -51,7 +51,8 @@ horses on the meadow, and each pair is drawn so alike that the model leans on th
 that cue from the attention heads without images or labels. Accuracies of the model as trained are in `evaluation.json`.
 
 Texts: the objects, colours, backgrounds and sizes of the world with a synonym for most, danger and safety ("boat", "a
-small red ship on the ocean with skull"). Every word of the world is one token; other text falls back to bytes and means nothing to the model.
+small red ship on the ocean with skull"). Every word of the world is one token; other text falls back to bytes and means
+nothing to the model.
 """
 
 

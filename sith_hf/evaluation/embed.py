@@ -163,7 +163,7 @@ def _embed_batch(
     device: torch.device,
     precision: str,
 ) -> _Part:
-    """Embeddings ``[C, n, P]`` of the n rows whose pictures can be read, why each row cannot, or None, and n digests."""
+    """Embeddings ``[C, n, P]`` of the n rows whose pictures can be read, why each cannot, or None, and n digests."""
     digests: list[str] = []
     decoded: dict[str, list[Any]] = {name: [] for name in pictures}
     reasons: list[str | None] = []

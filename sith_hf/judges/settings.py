@@ -14,6 +14,7 @@ class EmbeddingJudgeSettings(Settings):
     """By embeddings; the default, which needs nothing else (:class:`sith_hf.judges.EmbeddingJudge`)."""
 
     by: Literal["embeddings"] = "embeddings"
+    """By the model's own text tower."""
     topic: str
     """What is asked, in words; for reports only."""
     concepts: tuple[str, ...]
@@ -26,6 +27,7 @@ class LanguageModelJudgeSettings(Settings):
     """By a language model (:class:`sith_hf.judges.LanguageModelJudge`)."""
 
     by: Literal["language-model"]
+    """By a chat model on the Hub or on a server."""
     prompt: str = "topic"
     """``topic``, ``place``, ``unsafe``, ``theme``, or a template file."""
     topic: str | None = None
@@ -37,8 +39,11 @@ class LanguageModelJudgeSettings(Settings):
     base_url: str | None = None
     """An OpenAI-compatible server instead, such as ``http://localhost:8000/v1``."""
     temperature: float | None = Field(default=0.0, ge=0)
+    """Of the answers; the server's own when null."""
     max_tokens: int | None = Field(default=512, ge=1)
+    """The longest answer; the server's own limit when null."""
     seed: int | None = None
+    """Of the answers, where the server takes one."""
     timeout: float = Field(default=60.0, gt=0)
     """Seconds to wait for the server, each time that it is silent."""
     workers: int = Field(default=4, ge=1, le=64)
@@ -51,6 +56,7 @@ class SheetJudgeSettings(Settings):
     """By a file (:class:`sith_hf.judges.SheetJudge`)."""
 
     by: Literal["file"]
+    """By scores in a file."""
     path: str
     """A CSV sheet, ``scores.safetensors``, or a folder that holds that."""
     topic: str = "the topic of the sheet"

@@ -112,8 +112,8 @@ def _unsafe(seed: int, pictures: int) -> dict[str, Any]:
     if pictures > len(every):
         raise InputError(f"the world has {len(every)} unsafe pictures that differ in their captions; got {pictures}")
     order = np.random.default_rng(seed).permutation(len(every))[:pictures].tolist()
-    scenes = [Scene(*every[number], "safety") for number in order]
-    twins = [Scene(*every[number], "danger") for number in order]
+    scenes = [Scene(*every[number]) for number in order]
+    twins = [replace(scene, peril="danger") for scene in scenes]
     return {
         "image": render(scenes, seed + 1),
         "caption": [sentence(scene) for scene in scenes],
