@@ -206,6 +206,7 @@ class Plan(Settings):
     """An evaluation: its tasks, and how they are run."""
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
+    """What is measured: each has a name of its own."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Images at a time."""
 
