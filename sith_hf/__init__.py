@@ -12,20 +12,36 @@ __all__ = [
     "ConceptDictionary",
     "Decomposition",
     "EditSpec",
+    "EmbeddingJudge",
+    "Evaluation",
     "HeadSVD",
+    "LanguageModelJudge",
     "Pursuit",
+    "Recipe",
+    "Scores",
+    "SheetJudge",
     "SithEditor",
     "SithError",
+    "evaluate",
+    "run_recipe",
 ]
 
 _HOMES = {
     "ConceptDictionary": "concepts",
     "Decomposition": "decomposition",
     "EditSpec": "edits",
+    "EmbeddingJudge": "judges.embeddings",
+    "Evaluation": "evaluation.result",
     "HeadSVD": "svd",
+    "LanguageModelJudge": "judges.language_model",
     "Pursuit": "pursuit",
+    "Recipe": "recipe.model",
+    "Scores": "scores",
+    "SheetJudge": "judges.sheet",
     "SithEditor": "editor",
     "SithError": "errors",
+    "evaluate": "evaluation.run",
+    "run_recipe": "recipe.run",
 }
 
 if TYPE_CHECKING:
@@ -34,7 +50,15 @@ if TYPE_CHECKING:
     from sith_hf.editor import SithEditor
     from sith_hf.edits import EditSpec
     from sith_hf.errors import SithError
+    from sith_hf.evaluation.result import Evaluation
+    from sith_hf.evaluation.run import evaluate
+    from sith_hf.judges.embeddings import EmbeddingJudge
+    from sith_hf.judges.language_model import LanguageModelJudge
+    from sith_hf.judges.sheet import SheetJudge
     from sith_hf.pursuit import Pursuit
+    from sith_hf.recipe.model import Recipe
+    from sith_hf.recipe.run import run_recipe
+    from sith_hf.scores import Scores
     from sith_hf.svd import HeadSVD
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -29,9 +30,9 @@ def test_they_are_sorted_and_each_occurs_once():
 
 
 @pytest.mark.parametrize("name", sith_hf.__all__)
-def test_each_is_the_class_of_its_home(name):
+def test_each_is_the_class_or_function_of_its_home(name):
     exported = getattr(sith_hf, name)
-    assert isinstance(exported, type)
+    assert isinstance(exported, (type, FunctionType))
     assert exported.__name__ == name
     assert exported is getattr(import_module(exported.__module__), name)
     assert exported.__module__ == f"sith_hf.{sith_hf._HOMES[name]}"

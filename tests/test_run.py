@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from click.testing import CliRunner
 from transformers import CLIPModel
@@ -17,6 +18,7 @@ from sith_hf.evaluation.result import Evaluation
 from sith_hf.recipe import Recipe
 from sith_hf.recipe.run import RunResult, run_recipe
 from sith_hf.verify import verify
+from tests.chat_server import chat_server
 
 SMALL = [
     "evaluate.tasks.0.data.pictures=6",
@@ -114,6 +116,32 @@ def test_files_that_a_recipe_names_travel_with_its_results(tmp_path: Path) -> No
     (first.folder / "inputs" / "concepts.txt").write_text("sea\nroad\n")
     with pytest.raises(InputError, match="dictionary"):
         run_recipe(first.folder / "recipe.yaml", tmp_path / "third")
+
+
+def test_a_language_model_is_asked_once_and_its_answers_are_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("sith_hf.recipe.choose.cached_assets_path", lambda *_, **__: tmp_path / "answers")
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 20)
+    text = Recipe.shipped("demo").model_dump_json(include={"dictionary"})
+    with chat_server(lambda prompt, _: "5" if '"sea"' in prompt or '"desert"' in prompt else "1") as server:
+        judge = {"by": "language-model", "prompt": "place", "model": "m", "base_url": server.url}
+        edits = [{"rule": "threshold", "judge": judge}]
+        data = {"title": "t", **json.loads(text), "decompose": {"layers": [-1]}, "edits": edits}
+        (tmp_path / "mine.yaml").write_text(json.dumps(data))
+        first = run_recipe(tmp_path / "mine.yaml", tmp_path / "out")
+        asked = len(server.bodies)
+        second = run_recipe(tmp_path / "mine.yaml", tmp_path / "second")
+        assert asked == len(server.bodies) > 0
+    assert (first.folder / "transcripts" / "0-judge.jsonl").is_file()
+    # The server is gone: what it said is in the folder.
+    again = run_recipe(first.folder / "recipe.yaml", tmp_path / "again")
+    assert first.spec == second.spec == again.spec
+    assert len(first.spec) > 0
+    expected = {name: content for name, content in files(first.folder).items() if not name.startswith("transcripts")}
+    assert files(again.folder) == expected
+    assert not any(b"hf_xxxx" in content for content in files(tmp_path).values())
 
 
 def test_the_command_answers_with_json_alone(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,8 @@ def image_processor(*models: LoadedModel | None) -> Any:
     for model in present:
         if model.folder is not None and (model.folder / "preprocessor_config.json").is_file():
             try:
-                return AutoImageProcessor.from_pretrained(model.folder, trust_remote_code=False)
+                with _quiet():
+                    return AutoImageProcessor.from_pretrained(model.folder, trust_remote_code=False)
             except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
                 reason = plain(" ".join(str(error).split()), 200)
                 raise InputError(f"{model.name}: preprocessor_config.json cannot be used ({reason})") from None
@@ -161,6 +163,19 @@ def image_processor(*models: LoadedModel | None) -> Any:
         f"{present[0].name} has no preprocessor_config.json, which says how pictures are cut and scaled: copy the "
         "one of the model it was made from into its folder, or give processor="
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the advice of transformers to install torchvision, which would change pixels and so results."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _projection(editor: SithEditor) -> Tensor | None:
