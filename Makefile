@@ -31,6 +31,7 @@ bench: $(VENV)/ready
 	$(OFFLINE) $(BIN)/python benchmarks/svd.py
 	$(OFFLINE) $(BIN)/python benchmarks/pursuit.py
 	$(OFFLINE) $(BIN)/python benchmarks/encoding.py
+	$(OFFLINE) $(BIN)/python benchmarks/drift.py
 
 # Torch comes first and alone: unpinned it would bring gigabytes of CUDA.
 $(VENV)/ready: pyproject.toml constraints.txt
