@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -32,7 +32,16 @@ class Settings(BaseModel):
             # Through JSON, so that a list becomes a tuple, and nothing else becomes anything else.
             return cls.model_validate_json(json.dumps(data, allow_nan=True))
         except ValidationError as error:
-            complaints = [_complaint(cls, dict(item)) for item in error.errors()]
+            faults = [dict(item) for item in error.errors()]
+            places = [item["loc"] for item in faults]
+            # A list whose only item is refused is then too short, too.
+            faults = [
+                item
+                for item in faults
+                if item["type"] != "too_short"
+                or not any(loc[: len(item["loc"])] == item["loc"] != loc for loc in places)
+            ]
+            complaints = [_complaint(cls, item) for item in faults]
             raise InputError(f"{source}: {'; '.join(dict.fromkeys(complaints))}") from None
         except (TypeError, ValueError, RecursionError):
             raise InputError(
@@ -57,10 +66,19 @@ def _keys_at(root: type[Settings], loc: tuple[Any, ...]) -> set[str]:
     """The keys that some settings below ``root`` know at a location."""
     here: list[type[Settings]] = [root]
     for part in loc:
+        if isinstance(part, str) and part.startswith("tag:"):
+            here = [model for model in here if part.removeprefix("tag:") in _tags(model)] or here
+            continue
         fields = [model.model_fields[part] for model in here if part in model.model_fields]
         # An index of a list, or the tag of a union, names no field: the settings stay the same.
         here = [inside for field in fields for inside in _inside(field.annotation)] or here
     return {name for model in here for name in model.model_fields}
+
+
+def _tags(model: type[Settings]) -> set[Any]:
+    """The values by which a model is told apart from others."""
+    kinds = (field.annotation for field in model.model_fields.values())
+    return {value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)}
 
 
 def _inside(annotation: Any) -> Iterator[type[Settings]]:

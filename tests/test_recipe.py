@@ -70,6 +70,11 @@ def test_a_recipe_is_frozen() -> None:
         ("title: t\ndictionary: {texts: [a], file: b}\nedits: [{concepts: [a]}]\n", "one source"),
         ("title: t\ndictionary: {dataset: a}\nedits: [{concepts: [a]}]\n", "go together"),
         ("[" * 2000, "not YAML"),
+        ('title: !!int ""\n', "not YAML"),
+        ("title: !!bool maybe\n", "not YAML"),
+        ("title: !!timestamp foo\n", "not YAML"),
+        ("title: t\nedits: [{concepts: [a], judge: {topic: a}}]\n", "known there"),
+        ("title: t\nedits: [{concepts: [a]}]\nevaluate: {tasks: [{kind: zero-shot, dat: {}}]}\n", "did you mean data"),
     ],
 )
 def test_what_is_wrong_is_refused_by_name(text: str, part: str) -> None:
@@ -96,6 +101,31 @@ def test_extends_merges_mappings_and_replaces_lists(tmp_path: Path) -> None:
     recipe = Recipe.from_file(tmp_path / "above.yaml")
     assert (recipe.title, recipe.decompose.sparsity, recipe.decompose.rank) == ("a", 7, 2)
     assert recipe.edits == (ShareEdit(concepts=("c",)),)
+
+
+def test_paths_of_a_recipe_below_start_from_its_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "common").mkdir()
+    (tmp_path / "child").mkdir()
+    (tmp_path / "common" / "words.txt").write_text("red\nblue\n")
+    (tmp_path / "common" / "parent.yaml").write_text("dictionary: {file: words.txt}\nedits: [{concepts: [red]}]\n")
+    (tmp_path / "child" / "mine.yaml").write_text("extends: ../common/parent.yaml\ntitle: mine\n")
+    found = Recipe.from_file(tmp_path / "child" / "mine.yaml").dictionary.file
+    assert found is not None
+    assert Path(found).read_text() == "red\nblue\n"
+
+
+def test_another_source_of_concepts_replaces_the_one_below(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: demo\ntitle: mine\ndictionary: {file: words.txt, template: a {}}\n")
+    dictionary = Recipe.from_file(tmp_path / "mine.yaml").dictionary
+    assert (dictionary.file, dictionary.texts, dictionary.template) == ("words.txt", None, "a {}")
+
+
+def test_only_the_complaint_that_matters_is_made() -> None:
+    with pytest.raises(InputError) as caught:
+        Recipe.from_text(
+            "title: t\nedits: [{concepts: [a]}]\nevaluate: {tasks: [{kind: zero-shot, dat: {}}]}\n", "here"
+        )
+    assert "at least 1 item" not in str(caught.value)
 
 
 def test_a_shipped_recipe_can_be_extended(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 from click.testing import CliRunner
+from datasets import Dataset
 from transformers import CLIPModel
 
 from sith_hf.cli import sith_hf as command
@@ -98,6 +100,49 @@ def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not empty"):
         run_recipe("suppress-spurious", tmp_path, overrides=SMALL)
     assert files(tmp_path) == {"mine.txt": b"keep me"}
+
+
+def test_not_even_overwrite_replaces_what_no_run_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "mine.yaml").write_text("extends: suppress-spurious\n")
+    (project / "photo.jpg").write_bytes(b"precious")
+    before = files(project)
+    for target in (project, tmp_path):
+        with pytest.raises(InputError, match="name a"):
+            run_recipe(project / "mine.yaml", target, overrides=SMALL, overwrite=True)
+    monkeypatch.chdir(project)
+    with pytest.raises(InputError, match="folder"):
+        run_recipe("suppress-spurious", Path(), overrides=SMALL, overwrite=True)
+    assert files(project) == before
+
+
+def test_overwrite_replaces_what_a_run_wrote(run: RunResult, tmp_path: Path) -> None:
+    shutil.copytree(run.folder, tmp_path / "out")
+    (tmp_path / "out" / "spec" / "old.txt").write_text("of another run")
+    run_recipe(tmp_path / "out" / "recipe.yaml", tmp_path / "out", overwrite=True)
+    assert files(tmp_path / "out") == files(run.folder)
+
+
+def test_a_title_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    said: list[str] = []
+    overrides = [*SMALL, 'title="\\u001b[31mred\\u0007\\nnew line"', "evaluate=null"]
+    run_recipe("suppress-spurious", tmp_path / "out", overrides=overrides, say=said.append)
+    assert said
+    assert all(character.isprintable() for line in said for character in line)
+
+
+def test_local_datasets_of_concepts_are_found_again_and_not_published(tmp_path: Path) -> None:
+    words = list(Recipe.shipped("demo").dictionary.texts or ())
+    (tmp_path / "words").mkdir()
+    Dataset.from_dict({"word": words}).to_parquet(tmp_path / "words" / "train.parquet")
+    (tmp_path / "mine.yaml").write_text(
+        "title: mine\ndictionary: {dataset: words, column: word}\ndecompose: {layers: [-1]}\n"
+        "edits: [{concepts: [sea, road, desert, meadow, snow, night], threshold: 0.4, both_poles: true}]\n"
+    )
+    run_recipe(tmp_path / "mine.yaml", tmp_path / "out")
+    assert Recipe.from_file(tmp_path / "out" / "recipe.yaml").dictionary.dataset == str(tmp_path / "words")
+    assert str(tmp_path) not in (tmp_path / "out" / "edited" / "sith" / "recipe.yaml").read_text()
 
 
 def test_files_that_a_recipe_names_travel_with_its_results(tmp_path: Path) -> None:

@@ -121,14 +121,14 @@ def evaluate(
 
 
 def _read(path: Path, options: dict[str, Any]) -> Plan:
-    import yaml
-
     from sith_hf.evaluation.plan import Plan
+    from sith_hf.recipe.text import read_yaml
 
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as YAML ({' '.join(str(error).split())[:200]})") from None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())[:200]})") from None
+    data = read_yaml(text, str(path))
     if not isinstance(data, dict):
         raise InputError(f"{path} is not a plan: a mapping with tasks is expected")
     return Plan.from_data({**data, **options}, str(path))

@@ -24,12 +24,15 @@ def to_picture(value: Any) -> Image.Image:
     """An RGB picture, turned upright.
 
     Args:
-        value: what ``datasets`` gives undecoded (a mapping of ``bytes`` and ``path``), bytes, a path, an array uint8
+        value: what ``datasets`` gives undecoded (a mapping of ``bytes`` and ``path``), bytes, an array uint8
             ``[H, W]`` or ``[H, W, 3]``, or a picture of Pillow.
 
     Raises:
         BrokenPicture: none there, not a picture, truncated, or of a size that no picture has.
     """
+    if isinstance(value, str):
+        # Any text of a foreign dataset could name a place to read from.
+        raise BrokenPicture("a text where an image should be (cast the column to datasets.Image)")
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if value is None:

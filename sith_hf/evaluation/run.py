@@ -20,6 +20,9 @@ from sith_hf.evaluation.retrieval import retrieval
 from sith_hf.evaluation.zero_shot import Labels, zero_shot
 from sith_hf.loading import LoadedModel
 
+# From fewer samples a bootstrap draws too little variety to tell how sure a figure is.
+FEW = 10
+
 AnyTask = ZeroShot | Retrieval | Collateral
 
 
@@ -89,7 +92,7 @@ def evaluate(
                     f"{str(fit.task.data.sha256)[:12]}...; use the same data, or take data.sha256 out of the plan"
                 )
             measured = fit.measure(embedded, names, text, resamples=resamples, seed=seed, progress=progress)
-            results[fit.task.name] = replace(measured, data_sha256=seen)
+            results[fit.task.name] = replace(measured, data_sha256=seen, notes=(*measured.notes, *_few(measured)))
     settings = {
         "precision": precision,
         "resamples": resamples,
@@ -115,6 +118,11 @@ def evaluate_plan(
         seed=plan.seed,
         progress=progress,
     )
+
+
+def _few(result: TaskResult) -> tuple[str, ...]:
+    fewest = min((measure.samples for measure in result.measures), default=0)
+    return (f"as few as {fewest} samples: intervals are too narrow there",) if fewest < FEW else ()
 
 
 class _Fit:

@@ -23,6 +23,8 @@ EMBEDDED = "embedded"
 
 def open_base(base: Base, folder: Path, *, token: str | None = None) -> SithEditor:
     """An editor of the base. Raises InputError and UnsupportedModel as ``SithEditor.from_pretrained`` does."""
+    if base.model == EMBEDDED and base.revision is not None:
+        raise InputError("base.revision: the embedded checkpoint has no revisions")
     name = embedded_checkpoint() if base.model == EMBEDDED else local(base.model, folder)
     text = None if base.text_model is None else local(base.text_model, folder)
     return SithEditor.from_pretrained(name, base.revision, text_model=text, token=token)

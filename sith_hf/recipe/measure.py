@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sith_hf.baselines import random_vectors, whole_heads
 from sith_hf.decomposition import Decomposition
+from sith_hf.display import plain
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.evaluation.contenders import BASE, EDITED, contenders, text_of
+from sith_hf.evaluation.plan import Task, ZeroShot
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.evaluation.run import evaluate
 from sith_hf.gains import Gains
@@ -73,27 +75,30 @@ def measure(
         InputError: data that cannot be used, an edit without baselines, or a sweep without a task that has groups.
     """
     tasks = tuple(with_place(task, folder) for task in plan.tasks)
+    grouped = None if plan.sweep is None else _grouped(tasks, plan.sweep.task)
     text = text_of(editor)
     specs = line_up(plan, editor, decomposition, gains)
     options = plan.model_dump(include={"batch_size", "precision", "resamples", "seed"})
     found = evaluate(contenders(editor, specs), tasks, text=text, progress=progress, **options)
-    if plan.sweep is None:
+    if plan.sweep is None or grouped is None:
         return Measured(found, None)
-    task = next(item for item in tasks if item.name == _grouped(found, plan.sweep.task))
 
     def worst_and_average(named: Mapping[str, EditSpec | None]) -> dict[str, tuple[float, float]]:
-        each = evaluate(contenders(editor, named), [task], text=text, progress=progress, **options)
-        metrics = [each.task(task.name).measure(metric).values for metric in (WORST, AVERAGE)]
+        each = evaluate(contenders(editor, named), [grouped], text=text, progress=progress, **options)
+        metrics = [each.task(grouped.name).measure(metric).values for metric in (WORST, AVERAGE)]
         return {name: (metrics[0][name], metrics[1][name]) for name in named}
 
     edits = {name: spec for name, spec in specs.items() if spec is not None}
     return Measured(found, sweep(strengths(edits, plan.sweep.strengths), worst_and_average))
 
 
-def _grouped(found: Evaluation, wanted: str | None) -> str:
-    """The name of the task whose groups a sweep is over."""
-    for result in found.tasks:
-        if wanted in (None, result.name) and any(item.metric == WORST for item in result.measures):
-            return result.name
-    what = "no task" if wanted is None else f"no task {wanted!r}"
-    raise InputError(f"evaluate.sweep: {what} is measured in groups; name a group column of a zero-shot task")
+def _grouped(tasks: Sequence[Task], wanted: str | None) -> Task:
+    """The task whose groups a sweep is over; told before anything is measured."""
+    for task in tasks:
+        if wanted in (None, task.name) and isinstance(task, ZeroShot) and task.data.columns.group is not None:
+            return task
+    what = "no task" if wanted is None else f"no task {plain(wanted)!r}"
+    raise InputError(
+        f"evaluate.sweep: {what} is measured in groups; name a group column of a zero-shot task (data.columns.group), "
+        "or write sweep: null"
+    )

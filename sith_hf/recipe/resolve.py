@@ -52,6 +52,8 @@ def resolve(
     copies: dict[str, Any] = {}
     if recipe.dictionary.file is not None:
         copies["file"] = _copied(folder / recipe.dictionary.file, work / INPUTS / "concepts.txt")
+    if recipe.dictionary.dataset is not None:
+        copies["dataset"] = placed(recipe.dictionary.dataset, folder)
     mean = recipe.decompose.image_mean
     if mean is not None:
         mean = _copied(folder / mean, work / INPUTS / "image_mean.safetensors")
@@ -100,7 +102,9 @@ def shareable(recipe: Recipe) -> Recipe:
             with_data(task, task.data.model_copy(update={"dataset": _shown(task.data.dataset)})) for task in plan.tasks
         ]
         plan = plan.model_copy(update={"tasks": tuple(tasks)})
-    return recipe.model_copy(update={"base": recipe.base.model_copy(update=base), "evaluate": plan})
+    dictionary = recipe.dictionary.model_copy(update={"dataset": _shown(recipe.dictionary.dataset)})
+    changed = {"base": recipe.base.model_copy(update=base), "dictionary": dictionary, "evaluate": plan}
+    return recipe.model_copy(update=changed)
 
 
 def _shown(name: str | None) -> str | None:

@@ -12,6 +12,7 @@ from sith_hf import checkpoint
 from sith_hf.artifacts import write_whole
 from sith_hf.charts import worst_against_average
 from sith_hf.decomposition import Decomposition
+from sith_hf.display import plain
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.evaluation.result import Evaluation
@@ -83,7 +84,7 @@ def run_recipe(
         recipe: a YAML file, the name of one that comes with sith-hf, or a recipe in memory.
         folder: where to.
         overrides: ``key.key=value`` (see :meth:`sith_hf.recipe.source.RecipeSource.load`).
-        overwrite: replace a folder that is not empty.
+        overwrite: replace what an earlier run wrote there. Anything else there is never replaced.
         token: for the Hub.
         say: is told what is being done.
         progress: show bars on stderr.
@@ -102,7 +103,12 @@ def run_recipe(
         source = RecipeSource.load(recipe, overrides)
         plan, home = Recipe.from_data(source.data, source.name), source.folder
     target = Path(folder)
-    say(f"{plan.title}: opening {plan.base.model}")
+    _check_target(target, home)
+
+    def tell(line: str) -> None:
+        say(plain(line, 1000))
+
+    tell(f"{plan.title}: opening {plan.base.model}")
     editor = open_base(plan.base, home, token=token)
     base = checkpoint.locate(editor.loaded.folder or editor.loaded.name, editor.loaded.revision, token)
 
@@ -116,10 +122,10 @@ def run_recipe(
             home,
             token=token,
             transcripts=work / "transcripts",
-            say=say,
+            say=tell,
             progress=progress,
         )
-        say(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.spared)} spared")
+        tell(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.spared)} spared")
         measured: Measured | None = None
         if plan.evaluate is not None:
             measured = measure(plan.evaluate, editor, decomposition, chosen.gains, home, progress=progress)
@@ -143,10 +149,24 @@ def run_recipe(
                 try:
                     worst_against_average(measured.sweep, work / "sweep.png")
                 except MissingExtra as error:
-                    say(f"no picture of the sweep: {error}")
+                    tell(f"no picture of the sweep: {error}")
     return RunResult(
         target, decomposition, chosen.gains, chosen.spec, None if measured is None else measured.evaluation
     )
+
+
+def _check_target(target: Path, home: Path) -> None:
+    """Raises InputError for a folder that a run must not replace, whatever its user allows."""
+    try:
+        there = target.resolve()
+        entries = [entry.name for entry in there.iterdir()] if there.is_dir() else []
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{plain(str(target))} is no place for a folder ({plain(str(error))}); name another") from None
+    ours = (there / "spec").is_dir() and (there / RECIPE).is_file()
+    if there in (cwd := Path.cwd().resolve(), *cwd.parents) or (there in (home, *home.parents) and not ours):
+        raise InputError(f"{target} holds this folder or the recipe itself; name a folder of its own for the results")
+    if entries and not ours:
+        raise InputError(f"{target} is not empty, and holds something that no run wrote; name a new folder")
 
 
 def _json(data: Any) -> bytes:

@@ -15,6 +15,10 @@ from sith_hf.recipe.text import read_yaml
 
 EXTENDS = "extends"
 
+# The keys of a recipe that can hold a path, and those of a dictionary that say where its concepts come from.
+PLACES = frozenset({"file", "image_mean", "path", "prompt", "dataset", "model", "text_model"})
+SOURCES = frozenset({"texts", "file", "dataset", "column"})
+
 
 @dataclass(frozen=True)
 class RecipeSource:
@@ -91,8 +95,33 @@ def _extended(name: str, folder: Path | None, chain: tuple[str, ...]) -> tuple[d
         return data, home
     if not isinstance(parent, str):
         raise InputError(f"{name}: extends names one recipe: a file, or one that comes with sith-hf")
-    below, _ = _extended(parent, home, (*chain, identity))
+    below, there = _extended(parent, home, (*chain, identity))
+    below = _rooted(below, there) if there != home else below
+    given = data.get("dictionary")
+    if isinstance(given, dict) and isinstance(below.get("dictionary"), dict) and set(given) & SOURCES:
+        # Another source of concepts takes the place of the one below, rather than standing beside it.
+        kept = {key: value for key, value in below["dictionary"].items() if key not in SOURCES}
+        below = {**below, "dictionary": kept}
     return _merged(below, data), home
+
+
+def _rooted(data: Any, folder: Path) -> Any:
+    """``data`` with the files and folders that lie below ``folder`` named by their full paths."""
+    if isinstance(data, list):
+        return [_rooted(item, folder) for item in data]
+    if not isinstance(data, dict):
+        return data
+    return {
+        key: str((folder / value).absolute()) if key in PLACES and _there(folder, value) else _rooted(value, folder)
+        for key, value in data.items()
+    }
+
+
+def _there(folder: Path, name: Any) -> bool:
+    try:
+        return isinstance(name, str) and (folder / name).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -43,9 +43,10 @@ def read_yaml(text: str, source: str) -> Any:
             return loader.get_single_data()
         finally:
             loader.dispose()
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    # What a tag such as !!int makes of an unfitting text is whatever Python raises.
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise InputError(
-            f"{source} is not YAML that a recipe can be: {plain(' '.join(str(error).split()), 300)}"
+            f"{source} is not YAML as it is used here: {plain(' '.join(str(error).split()), 300)}"
         ) from None
 
 
