@@ -32,21 +32,22 @@ class Settings(BaseModel):
             # Through JSON, so that a list becomes a tuple, and nothing else becomes anything else.
             return cls.model_validate_json(json.dumps(data, allow_nan=True))
         except ValidationError as error:
-            faults = [dict(item) for item in error.errors()]
-            places = [item["loc"] for item in faults]
-            # A list whose only item is refused is then too short, too.
-            faults = [
-                item
-                for item in faults
-                if item["type"] != "too_short"
-                or not any(loc[: len(item["loc"])] == item["loc"] != loc for loc in places)
+            places = [item["loc"] for item in error.errors()]
+            complaints = [
+                _complaint(cls, dict(item))
+                for item in error.errors()
+                # A list whose only item is refused is then too short, too.
+                if item["type"] != "too_short" or not any(_below(place, item["loc"]) for place in places)
             ]
-            complaints = [_complaint(cls, item) for item in faults]
             raise InputError(f"{source}: {'; '.join(dict.fromkeys(complaints))}") from None
         except (TypeError, ValueError, RecursionError):
             raise InputError(
                 f"{source} holds values that are neither text, number, truth value, list nor mapping"
             ) from None
+
+
+def _below(place: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other
 
 
 def _complaint(root: type[Settings], item: Mapping[str, Any]) -> str:

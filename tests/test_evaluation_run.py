@@ -105,7 +105,7 @@ class TestZeroShot:
 
     def test_groups_of_several_columns_are_those_of_one_that_joins_them(self, tied, text):
         joined = zero_shot(tied, text, columns={"group": ("label", "place")})
-        assert joined.to_json() == zero_shot(tied, text).to_json()
+        assert joined.tasks[0].measures == zero_shot(tied, text).tasks[0].measures
 
     def test_without_groups(self, tied, text):
         task = zero_shot(tied, text, columns={"label": "label"}).tasks[0]

@@ -115,7 +115,7 @@ def test_paths_of_a_recipe_below_start_from_its_own_folder(tmp_path: Path) -> No
 
 
 def test_another_source_of_concepts_replaces_the_one_below(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("extends: demo\ntitle: mine\ndictionary: {file: words.txt, template: a {}}\n")
+    (tmp_path / "mine.yaml").write_text("extends: demo\ntitle: mine\ndictionary: {file: words.txt, template: 'a {}'}\n")
     dictionary = Recipe.from_file(tmp_path / "mine.yaml").dictionary
     assert (dictionary.file, dictionary.texts, dictionary.template) == ("words.txt", None, "a {}")
 

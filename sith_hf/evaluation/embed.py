@@ -50,9 +50,9 @@ class Embedded:
     digests: tuple[str, ...] = ()
 
     def sha256(self, columns: Iterable[str]) -> str:
-        """The fingerprint of what a task looks at: pictures, and the values of some columns, row by row."""
+        """The fingerprint of what a task looks at: pictures with the values of some columns, in whatever order."""
         rows = zip(self.digests, *(map(repr, self.values[name]) for name in columns), strict=True)
-        return texts_sha256(["\t".join(row) for row in rows])
+        return texts_sha256(sorted("\t".join(row) for row in rows))
 
     def __len__(self) -> int:
         return int(next(iter(self.images.values())).shape[1])

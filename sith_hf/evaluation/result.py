@@ -83,7 +83,7 @@ class TaskResult:
         skipped: reason to the number of rows that were left out for it.
         notes: what a reader should know of the data, such as classes without a picture.
         measures: the metrics.
-        data_sha256: the fingerprint of the pictures, labels and captions that were looked at, in order.
+        data_sha256: the fingerprint of the pictures, labels and captions that were looked at, in whatever order.
         items: outcomes of each row, for comparisons of one's own; not stored. Zero-shot: ``correct`` bool and
             ``prediction`` int64 ``[C, N]``, ``label`` and ``group`` int64 ``[N]``. Retrieval: for each setting
             ``rank <setting>``, int64 ``[C, N]``, 0 is first. Collateral: ``drift`` float64 ``[C, N]`` and, with
