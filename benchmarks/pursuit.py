@@ -1,23 +1,37 @@
-"""COMP against its literal formulation and against the bare matrix products it cannot do without.
+"""COMP against its literal formulation, faiss, SPAMS and scikit-learn, and against the bare matrix products.
 
-    python benchmarks/pursuit.py [--vectors 1024 --atoms 50000 --width 768 --sparsity 5 --threads 2 --repeats 5 --json]
+    python benchmarks/pursuit.py [--atoms 200000 --vectors 1024 --width 768 --sparsity 5 --data random --repeats 3]
+    python benchmarks/pursuit.py --memory --atoms 1000000      each contender in a process of its own: peak memory
+    python benchmarks/pursuit.py --growth                      how ours grows with atoms, vectors and sparsity
+    python benchmarks/pursuit.py --quick                       small sizes: does it run?
 
-Three things are timed in turn, several times over, in one process; the ratios are medians over the repeats.
+Contenders, timed in turn within every repeat; the ratios are medians over the repeats.
 
-- ours: ``Pursuit(sparsity=K)(x, atoms)``, checks of the input included.
+- ours: ``Pursuit(sparsity=K)(x, atoms)``, with all that it does to the dictionary first (checks, eight-bit form).
+- bare: K products of all vectors with all atoms in float32, nothing else; the faster of one product into a buffer of
+  ``[N, M]`` (left out where that is more than 2 GB) and of blocks into a buffer that stays in cache.
 - literal: a residual product and a coherence product with the whole dictionary at every step, scores ``[N, M]``, dense
   ``[N, M]`` codes times the dictionary for the residual. It has our batched refit: only the products are compared.
-- bare: K products of all vectors with all atoms, nothing else; the faster of one product into a buffer of
-  ``[N, M]`` and of blocks into a buffer that stays in cache.
+- faiss: ``IndexFlatIP.search`` for residual plus coherence in one query, and our refit; the index is built beforehand.
+- spams: ``spams.omp``, lambda 0. It has no sign constraint and no coherence: another problem, told for its time.
+- sklearn: ``orthogonal_mp``, likewise, on the first ``--sklearn-vectors`` of the vectors, its time scaled up to all.
 
-The literal atoms and ours are compared too: they may differ only where float32 rounding in the literal
-scores decides.
+The atoms chosen are compared with ours; literal and faiss score in float32, so they may differ where rounding decides.
+
+Data: ``random`` are independent normal directions, the hardest case for any pruning. ``clustered`` are made up too: a
+spectrum that falls like 1 / sqrt(rank), 20 atoms a cluster, one coordinate 8 times as wide, vectors
+half spectrum and half noise. No CLIP weights are at hand, so neither is a real dictionary.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,9 +41,42 @@ from torch import Tensor
 from sith_hf.nnls import nnls
 from sith_hf.pursuit import Pursuit
 
+Contender = Callable[[Tensor, Tensor, int, float], Tensor | None]
+
+
+def unit(rows: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def made(kind: str, vectors: int, atoms: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Vectors and atoms, float32 unit rows."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    if kind == "random":
+        return unit(normal(vectors, width)), unit(normal(atoms, width))
+    spectrum = torch.arange(1, width + 1) ** -0.5
+    turn = torch.linalg.qr(normal(width, width)).Q
+    centres = normal(max(2, atoms // 20), width) * spectrum
+    rows = centres[torch.randint(len(centres), (atoms,), generator=generator)]
+    for part in rows.split(2**16):
+        part += 0.5 * normal(*part.shape) * spectrum
+        part[:] = part @ turn
+    rows[:, width // 3] *= 8
+    rows -= rows.mean(0)
+    rows /= rows.norm(dim=1, keepdim=True)
+    half = unit(normal(vectors, width) * spectrum @ turn) + 0.5 * unit(normal(vectors, width))
+    return unit(half), rows
+
+
+def ours(x: Tensor, atoms: Tensor, sparsity: int, coherence: float) -> Tensor:
+    return Pursuit(sparsity=sparsity, coherence_weight=coherence)(x, atoms).index
+
 
 def literal(x: Tensor, atoms: Tensor, sparsity: int, coherence: float) -> Tensor:
-    """METHOD.md sec. 4 as it is written, in float32 and all at once; the atoms chosen, ``[N, K]``."""
+    """METHOD.md sec. 4 as it is written, in float32 and all at once."""
     count = len(x)
     chosen = torch.empty(count, 0, dtype=torch.long)
     codes = torch.zeros(count, len(atoms))
@@ -40,74 +87,255 @@ def literal(x: Tensor, atoms: Tensor, sparsity: int, coherence: float) -> Tensor
             score += coherence * (atoms[chosen].mean(1) @ atoms.T)
         score.scatter_(1, chosen, -torch.inf)
         chosen = torch.cat([chosen, score.argmax(1, keepdim=True)], 1)
-        picked = atoms[chosen].double()
-        weight = nnls(picked @ picked.mT, (picked @ x.double().unsqueeze(2)).squeeze(2))
-        codes.scatter_(1, chosen, weight.float())
+        codes.scatter_(1, chosen, refit(x, atoms, chosen)[1].float())
         residual = x - codes @ atoms
     return chosen
 
 
-def bare_whole(x: Tensor, atoms: Tensor, times: int) -> None:
+def refit(x: Tensor, atoms: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    picked = atoms[chosen].double()
+    weight = nnls(picked @ picked.mT, (picked @ x.double().unsqueeze(2)).squeeze(2))
+    return picked, weight
+
+
+def faiss_comp(x: Tensor, index: Any, atoms: Tensor, sparsity: int, coherence: float) -> Tensor:
+    """COMP with faiss for the scores: as many neighbours as atoms are chosen already and one more."""
+    chosen = torch.empty(len(x), 0, dtype=torch.long)
+    query = x
+    for step in range(sparsity):
+        found = torch.from_numpy(index.search(query.numpy(), step + 1)[1])
+        new = (found.unsqueeze(2) != chosen.unsqueeze(1)).all(2)
+        chosen = torch.cat([chosen, found.gather(1, new.int().argmax(1, keepdim=True))], 1)
+        picked, weight = refit(x, atoms, chosen)
+        query = (x.double() - (weight.unsqueeze(1) @ picked).squeeze(1) + coherence * picked.mean(1)).float()
+    return chosen
+
+
+def with_faiss(atoms: Tensor, threads: int) -> Contender:
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
+    index = faiss.IndexFlatIP(atoms.shape[1])
+    index.add(atoms.numpy())
+    return lambda x, atoms, sparsity, coherence: faiss_comp(x, index, atoms, sparsity, coherence)
+
+
+def with_spams(atoms: Tensor, threads: int) -> Contender:
+    import numpy
+    import spams
+
+    dictionary = numpy.asfortranarray(atoms.numpy().T)
+
+    def run(x: Tensor, atoms: Tensor, sparsity: int, coherence: float) -> Tensor:
+        vectors = numpy.asfortranarray(x.numpy().T)
+        codes = spams.omp(vectors, dictionary, L=sparsity, eps=0.0, lambda1=0.0, numThreads=threads)
+        return supports([codes[:, n].nonzero()[0] for n in range(len(x))], sparsity)
+
+    return run
+
+
+def with_sklearn(atoms: Tensor, count: int) -> Contender:
+    from sklearn.linear_model import orthogonal_mp
+
+    dictionary = atoms.numpy().T
+
+    def run(x: Tensor, atoms: Tensor, sparsity: int, coherence: float) -> Tensor:
+        codes = orthogonal_mp(dictionary, x[:count].numpy().T, n_nonzero_coefs=sparsity).reshape(len(atoms), -1)
+        return supports([codes[:, n].nonzero()[0] for n in range(codes.shape[1])], sparsity)
+
+    return run
+
+
+def supports(rows: list[Any], sparsity: int) -> Tensor:
+    return torch.tensor([[*row, *[-1] * (sparsity - len(row))] for row in rows])
+
+
+def bare_whole(x: Tensor, atoms: Tensor, sparsity: int, coherence: float) -> None:
     out = torch.empty(len(x), len(atoms))
-    for _ in range(times):
+    for _ in range(sparsity):
         torch.matmul(x, atoms.T, out=out)
 
 
-def bare_blocks(x: Tensor, atoms: Tensor, times: int) -> None:
+def bare_blocks(x: Tensor, atoms: Tensor, sparsity: int, coherence: float) -> None:
     width = max(64, 2**21 // len(x))
     out = torch.empty(len(x), width)
-    for _ in range(times):
+    for _ in range(sparsity):
         for start in range(0, len(atoms), width):
             block = atoms[start : start + width]
             torch.matmul(x, block.T, out=out[:, : len(block)])
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(args.seed)
-    atoms = torch.nn.functional.normalize(torch.randn(args.atoms, args.width, generator=generator), dim=1)
-    x = torch.nn.functional.normalize(torch.randn(args.vectors, args.width, generator=generator), dim=1)
-    pursuit = Pursuit(sparsity=args.sparsity, coherence_weight=args.coherence)
-    contenders: dict[str, Callable[[], object]] = {
-        "ours": lambda: pursuit(x, atoms),
-        "bare, whole": lambda: bare_whole(x, atoms, args.sparsity),
-        "bare, blocks": lambda: bare_blocks(x, atoms, args.sparsity),
-        "literal": lambda: literal(x, atoms, args.sparsity, args.coherence),
-    }
-    times = interleaved(contenders, args.repeats)
+def contender(name: str, atoms: Tensor, args: argparse.Namespace) -> Contender | None:
+    """A contender by name; None, with a line on stderr, where its package is not installed."""
+    plain: dict[str, Contender] = {
+        "ours": ours, "bare, whole": bare_whole, "bare, blocks": bare_blocks, "literal": literal
+    }  # fmt: skip
+    if name in plain:
+        return plain[name]
+    try:
+        if name == "sklearn":
+            return with_sklearn(atoms, args.sklearn_vectors)
+        return (with_faiss if name == "faiss" else with_spams)(atoms, args.threads)
+    except ImportError as error:
+        print(f"{name} is left out: {error} (pip install faiss-cpu spams-bin)", file=sys.stderr)
+        return None
+
+
+def sizes(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("data", "vectors", "atoms", "width", "sparsity")
+    return {name: getattr(args, name) for name in names} | {"lambda": args.coherence}
+
+
+def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    x, atoms = made(args.data, args.vectors, args.atoms, args.width, args.seed)
+    names = ["ours", "bare, blocks", *(["bare, whole"] if x.shape[0] * len(atoms) * 4 <= 2**31 else []), *args.against]
+    running = {name: found for name in names if (found := contender(name, atoms, args)) is not None}
+    settings = (args.sparsity, args.coherence)
+    chosen: dict[str, Tensor | None] = {}
+
+    def timed(name: str) -> Callable[[], None]:
+        return lambda: chosen.__setitem__(name, running[name](x, atoms, *settings))
+
+    times = interleaved({name: timed(name) for name in running}, args.repeats, warm_up=not args.no_warm_up)
+    if "sklearn" in times:
+        scale = len(x) / min(len(x), args.sklearn_vectors)
+        times["sklearn"] = [took * scale for took in times["sklearn"]]
     seconds = medians(times)
-    bare = min(("bare, whole", "bare, blocks"), key=seconds.__getitem__)
-    ours = pursuit(x, atoms).index.sort(1).values
-    same = (ours == literal(x, atoms, args.sparsity, args.coherence).sort(1).values).all(1)
-    return {
-        "sizes": {
-            "vectors": args.vectors,
-            "atoms": args.atoms,
-            "width": args.width,
-            "sparsity": args.sparsity,
-            "lambda": args.coherence,
-        },
+    bare = min((name for name in seconds if name.startswith("bare")), key=seconds.__getitem__)
+    mine = chosen["ours"]
+    assert mine is not None
+    agreement, over_ours = {}, {}
+    for name, index in chosen.items():
+        if name != "ours":
+            over_ours[name] = ratio(times, name, "ours")
+        if name != "ours" and index is not None:
+            same = (index.sort(1).values == mine[: len(index)].sort(1).values).all(1)
+            agreement[name] = f"{int(same.sum())} of {len(index)}"
+    result = {
+        "sizes": sizes(args),
         "median_seconds": seconds,
         "fastest_bare": bare,
         "ours_over_bare": ratio(times, "ours", bare),
-        "literal_over_ours": ratio(times, "literal", "ours"),
-        "vectors_with_the_literal_atoms": int(same.sum()),
+        "over_ours": over_ours,
+        "vectors_with_our_atoms": agreement,
         **surroundings(args.repeats),
     }
+    findings = [f"ours / {bare}: {result['ours_over_bare']:.3f}  (bar: 1.0 from 200,000 atoms on)"]
+    findings += [f"{name} / ours: {over:.2f}" for name, over in over_ours.items() if not name.startswith("bare")]
+    findings += [f"same atoms as ours, {name}: {count} vectors" for name, count in agreement.items()]
+    return result, findings
+
+
+def resident(field: str) -> int:
+    """``VmRSS`` (now) or ``VmHWM`` (the most since :func:`forget`) of this process, in bytes. Linux only."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(field)
+
+
+def forget() -> int:
+    """Begin to count the most memory anew; what is resident now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+
+
+def stored(folder: Path, atoms: Tensor, dtype: torch.dtype) -> Path:
+    """A dictionary file of ``atoms`` as they are, with made-up concepts."""
+    from sith_hf.concepts import ConceptDictionary
+
+    texts = tuple(f"concept {number}" for number in range(len(atoms)))
+    dictionary = ConceptDictionary(texts, embeddings=atoms, encoder="none", encoder_sha256="0")
+    return dictionary.save_pretrained(folder, dtype)
+
+
+def one(args: argparse.Namespace) -> dict[str, float]:
+    """What one contender takes beside its vectors and, but for the stored ones, its dictionary; in a fresh process."""
+    if args.one.startswith("stored"):
+        from sith_hf.concepts import ConceptDictionary
+
+        x, _ = made(args.data, args.vectors, 2, args.width, args.seed)
+        before = forget()
+        dictionary = ConceptDictionary.from_pretrained(args.file, in_memory=False)
+        Pursuit(sparsity=args.sparsity, coherence_weight=args.coherence)(x, dictionary.streamed_atoms)
+        return {"beside": resident("VmHWM") - before, "in_all": resident("VmHWM")}
+    x, atoms = made(args.data, args.vectors, args.atoms, args.width, args.seed)
+    before = forget()
+    run = contender(args.one, atoms, args)
+    if run is not None:
+        run(x, atoms, args.sparsity, args.coherence)
+    return {"beside": resident("VmHWM") - before, "in_all": resident("VmHWM")}
+
+
+def memory(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """The peak memory of each contender, each in a process of its own."""
+    command = [sys.executable, __file__, "--json", *(item for name in ("data", "vectors", "atoms", "width", "sparsity",
+               "coherence", "threads", "seed") for item in (f"--{name}", str(getattr(args, name))))]  # fmt: skip
+    found: dict[str, dict[str, float]] = {}
+
+    def ask(name: str, *more: str) -> None:
+        ran = subprocess.run([*command, "--one", name, *more], check=True, capture_output=True, text=True)
+        sys.stderr.write(ran.stderr)
+        found[name] = json.loads(ran.stdout)
+
+    for name in ("ours", *args.against):
+        ask(name)
+    with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
+        for kind in ("float32", "float16"):
+            write = [*command, "--one", "write", "--file", folder, "--dtype", kind]
+            subprocess.run(write, check=True, stdout=subprocess.DEVNULL)
+            ask(f"stored {kind}", "--file", folder)
+    told = Pursuit(sparsity=args.sparsity).memory(args.vectors, args.atoms, args.width)
+    findings = [
+        f"{name:<16}{took['beside'] / 2**20:9.0f} MB beside its arguments, {took['in_all'] / 2**20:9.0f} MB in all"
+        for name, took in found.items()
+    ]
+    findings.append(f"told beforehand: at most {told / 2**20:.0f} MB beside the arguments")
+    return {"sizes": sizes(args), "median_seconds": {}, "bytes": found, "told": told, **surroundings(1)}, findings
+
+
+def growth(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Seconds of ours as one size grows and the others stay."""
+    factor = 10 if args.quick else 1
+    start = {"atoms": 100_000 // factor, "vectors": 512 // factor, "sparsity": 5}
+    grown = {"atoms": (1, 2, 4), "vectors": (1, 2, 4), "sparsity": (1, 2, 4)}
+    seconds: dict[str, float] = {}
+    for name, times in grown.items():
+        for time in times:
+            now = start | {name: start[name] * time}
+            x, atoms = made(args.data, now["vectors"], now["atoms"], args.width, args.seed)
+            call = {"ours": lambda x=x, atoms=atoms, k=now["sparsity"]: ours(x, atoms, k, args.coherence)}
+            label = ", ".join(f"{key} {value}" for key, value in now.items())
+            seconds[label] = medians(interleaved(call, args.repeats, warm_up=False))["ours"]
+    return {"sizes": sizes(args), "median_seconds": seconds, **surroundings(args.repeats)}, []
 
 
 def main() -> None:
-    parser = options("COMP against its literal formulation and bare matrix products", repeats=5)
-    for name, default in (("vectors", 1024), ("atoms", 50_000), ("width", 768), ("sparsity", 5)):
+    parser = options("COMP against other ways to do it", repeats=3)
+    for name, default in (("vectors", 1024), ("atoms", 200_000), ("width", 768), ("sparsity", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--coherence", type=float, default=0.3, help="lambda")
+    parser.add_argument("--data", choices=("random", "clustered"), default="random")
+    parser.add_argument("--against", nargs="*", default=["literal", "faiss"], metavar="literal|faiss|spams|sklearn")
+    parser.add_argument("--sklearn-vectors", type=int, default=8)
+    parser.add_argument("--no-warm-up", action="store_true", help="count the first repeat too")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--scratch", help="a folder for dictionary files (--memory)")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--file", help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", default="float32", help=argparse.SUPPRESS)
     args = started(parser)
-    result = measure(args)
-    findings = [
-        f"ours / {result['fastest_bare']}: {result['ours_over_bare']:.3f}  (bar: 1.15)",
-        f"literal / ours: {result['literal_over_ours']:.2f}  (bar: 3)",
-        f"same atoms as the literal form: {result['vectors_with_the_literal_atoms']} of {args.vectors} vectors",
-    ]
-    show("COMP", args, result, findings)
+    if args.quick:
+        args.atoms, args.vectors, args.width = min(args.atoms, 8_000), min(args.vectors, 128), min(args.width, 600)
+    if args.one == "write":
+        stored(Path(args.file), made(args.data, 1, args.atoms, args.width, args.seed)[1], getattr(torch, args.dtype))
+    elif args.one:
+        print(json.dumps(one(args)))
+    else:
+        result, findings = (memory if args.memory else growth if args.growth else measure)(args)
+        show("COMP", args, result, findings)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from sith_hf import artifacts, card_facts
 from sith_hf.cards import TAGS
-from sith_hf.checkpoint import new_folder
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.new_folder import new_folder
 from sith_hf.parcel import CARD
 from sith_hf.templates import render
 from sith_hf.towers import SUPPORTED, tensor_key

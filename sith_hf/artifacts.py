@@ -216,7 +216,7 @@ def read_artifact(path: Path, layout: Layout) -> tuple[dict[str, Tensor], dict[s
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            _check_identity(path, layout, metadata)
+            check_identity(path, layout, metadata)
             names = set(file.keys())
             if names != set(layout.tensors):
                 missing, extra = sorted(set(layout.tensors) - names), sorted(names - set(layout.tensors))
@@ -224,7 +224,7 @@ def read_artifact(path: Path, layout: Layout) -> tuple[dict[str, Tensor], dict[s
             tensors = {name: file.get_tensor(name) for name in layout.tensors}
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} is not a whole safetensors file ({error}); {again}") from None
-    _check_tensors(path, layout, tensors)
+    check_tensors(path, layout, tensors)
     try:
         data = json.loads(metadata.get("sith", "null"))
         # What could not be written again is no JSON of ours: NaN, half of a surrogate pair.
@@ -239,7 +239,7 @@ def read_artifact(path: Path, layout: Layout) -> tuple[dict[str, Tensor], dict[s
     return tensors, data
 
 
-def _check_identity(path: Path, layout: Layout, metadata: Mapping[str, str]) -> None:
+def check_identity(path: Path, layout: Layout, metadata: Mapping[str, str]) -> None:
     found = metadata.get("format")
     if found != layout.format:
         raise ArtifactError(f"{path} is not a file of format {layout.format} (its metadata says {found!r})")
@@ -250,7 +250,7 @@ def _check_identity(path: Path, layout: Layout, metadata: Mapping[str, str]) -> 
         )
 
 
-def _check_tensors(path: Path, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
+def check_tensors(path: Path, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
     sizes: dict[str, int] = {}
     for name, (dtype, axes) in layout.tensors.items():
         tensor, expected = tensors[name], axes.split()

@@ -21,8 +21,8 @@ from sith_hf.shards import INDEX, SINGLE
 
 TIMEOUT = 900
 
-# Bytes of weights from which on a card does not compare two loaded models: that would have both in memory whole.
-LARGE = 10**9
+# Bytes of weights from which on a card's code is not run: it has two models in memory, and writes a third to the disk.
+LARGE = 2 * 10**9
 
 _RAN = "sith-hf: this part ran"
 
@@ -48,9 +48,7 @@ class Part:
         return "\n".join([self.code, *comments])
 
 
-def code_parts(
-    architecture: str, edited: str, base: str, revision: str | None, *, large: bool = False
-) -> dict[str, str]:
+def code_parts(architecture: str, edited: str, base: str, revision: str | None) -> dict[str, str]:
     """The code of a card by what it is for: ``load``, ``compare``, ``revert``.
 
     Args:
@@ -58,7 +56,6 @@ def code_parts(
         edited: Hub id or folder of the edited checkpoint.
         base: Hub id or folder of the base; likewise.
         revision: the base's commit on the Hub, None for a folder.
-        large: compare files alone, of which little is in memory at a time, and not loaded models.
     """
     here, there = json.dumps(edited, ensure_ascii=False), json.dumps(base, ensure_ascii=False)
     pinned = there if revision is None else f'{there}, revision="{revision}"'
@@ -88,8 +85,6 @@ def code_parts(
             print(f"{{len(saved.changed)}} tensors brought back to the base, to within rounding")
         """,
     }
-    if large:
-        parts["compare"] = parts["compare"].partition("\n\n            base =")[0]
     return {
         name: "\n".join(line[12:] for line in code.strip("\n").splitlines()).strip() for name, code in parts.items()
     }
@@ -100,7 +95,7 @@ def executed_parts(architecture: str, folder: Path, repo_id: str, base: BaseRef)
 
     The Hub id is replaced by the folder; a base that was read from a folder by its path, where it is still there.
     Reverting writes one copy of the checkpoint into a temporary folder. Nothing else is written, and no token is
-    passed on.
+    passed on. On weights of ``LARGE`` bytes or more nothing is run, and the reason says so.
 
     Args:
         architecture: a class of ``transformers``.
@@ -115,9 +110,12 @@ def executed_parts(architecture: str, folder: Path, repo_id: str, base: BaseRef)
     revision = base.revision if pinned else None
     local = None if pinned or not _is_checkpoint(base.name) else os.path.abspath(base.name)
     at_hand = local or _cached(pinned, revision)
-    large = sum(path.stat().st_size for path in folder.glob("*.safetensors")) >= LARGE
-    shown = code_parts(architecture, repo_id, pinned or "path/to/the/base", revision, large=large)
-    real = code_parts(architecture, os.path.abspath(folder), at_hand or "", revision, large=large)
+    shown = code_parts(architecture, repo_id, pinned or "path/to/the/base", revision)
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if size >= LARGE:
+        reason = f"the weights have {size / 1e9:.1f} GB, and it is run on less than {LARGE / 1e9:.0f} GB"
+        return {name: Part(code, None, reason) for name, code in shown.items()}
+    real = code_parts(architecture, os.path.abspath(folder), at_hand or "", revision)
     order = ["load", "revert", *(["compare"] if at_hand else [])]
     printed, failure = run_parts({name: real[name] for name in order})
     missing = [name for name in order if name not in printed]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +15,9 @@ from tqdm import tqdm
 
 from sith_hf.cards import edited_card
 from sith_hf.edits import LAYOUT, EditSpec
-from sith_hf.errors import BaseMismatch, HubError, InputError, OutputError
+from sith_hf.errors import BaseMismatch, HubError, InputError
 from sith_hf.fingerprint import BaseRef, tensor_sha256
+from sith_hf.new_folder import new_folder
 from sith_hf.parcel import CARD, is_ours
 from sith_hf.pull import OTHER_WEIGHTS, fetch_snapshot, is_repo_id
 from sith_hf.shards import INDEX, Checkpoint
@@ -81,7 +80,8 @@ def save_edited(
 
     Only the ``out_proj`` weights and biases of edited layers differ; every other tensor and every other file has
     the same bytes. The spec and a card go into the folder ``sith/``. A ``sith/`` of the source moves to
-    ``sith/base/``, so that reverting brings it back.
+    ``sith/base/``, so that reverting brings it back. One layer's tensors at a time are in memory; files are copied
+    by the kernel, never linked (see :meth:`sith_hf.shards.Shard.copy`).
 
     Args:
         source: a folder or Hub id; float32, float16 or bfloat16 safetensors, sharded or not.
@@ -103,13 +103,11 @@ def save_edited(
     revision = spec.base.revision if str(source) == spec.base.name else None
     checkpoint = Checkpoint.read(locate(source, revision))
     check_base(checkpoint, spec)
-    edited = dict(edited_tensors(checkpoint, spec))
-    changed = {
-        key: float((tensor.double() - checkpoint.tensor(key).double()).abs().max()) for key, tensor in edited.items()
-    }
+    edited = EditedTensors(checkpoint, spec)
+    changed, sha256 = edited.survey()
     if not any(changed.values()):
         raise InputError("the edit changes nothing: every change is lost in the rounding of the checkpoint's dtype")
-    record = replace(spec, edited_sha256={key: tensor_sha256(tensor) for key, tensor in edited.items()})
+    record = replace(spec, edited_sha256=sha256)
     with new_folder(checkpoint.folder, Path(target), overwrite) as folder:
         _copy(checkpoint, folder, edited, progress)
         _copy_tree(checkpoint.folder / SITH, folder / SITH / "base")
@@ -143,11 +141,9 @@ def revert(
         )
     found = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.edited_sha256}
     BaseRef("the edit recorded in sith/", None, spec.edited_sha256).check(found, str(source))
-    restored = dict(edited_tensors(checkpoint, spec.inverse()))
-    changed = {
-        key: float((tensor.double() - checkpoint.tensor(key).double()).abs().max()) for key, tensor in restored.items()
-    }
-    earlier = _earlier_spec(checkpoint, spec, restored)
+    restored = EditedTensors(checkpoint, spec.inverse())
+    changed, sha256 = restored.survey()
+    earlier = _earlier_spec(checkpoint, spec, sha256)
     with new_folder(checkpoint.folder, Path(target), overwrite) as folder:
         _copy(checkpoint, folder, restored, progress)
         _copy_tree(checkpoint.folder / SITH / "base", folder / SITH)
@@ -166,7 +162,7 @@ def _restore_card(edited: Path, folder: Path) -> None:
         shutil.copyfile(base_card, card)
 
 
-def _earlier_spec(checkpoint: Checkpoint, spec: EditSpec, restored: Mapping[str, Tensor]) -> EditSpec | None:
+def _earlier_spec(checkpoint: Checkpoint, spec: EditSpec, restored: Mapping[str, str]) -> EditSpec | None:
     """The spec below ``spec`` where an edited checkpoint was edited, with the fingerprints of the restored tensors.
 
     A restored tensor is what the earlier edit left only to within rounding; without this, it would be taken for
@@ -177,9 +173,9 @@ def _earlier_spec(checkpoint: Checkpoint, spec: EditSpec, restored: Mapping[str,
         return None
     earlier = EditSpec.from_pretrained(path)
     known = dict(earlier.edited_sha256 or {})
-    for key, tensor in restored.items():
+    for key, sha256 in restored.items():
         if key in known and known[key] == spec.base.sha256.get(key):
-            known[key] = tensor_sha256(tensor)
+            known[key] = sha256
     return replace(earlier, edited_sha256=known or None)
 
 
@@ -196,77 +192,68 @@ def check_base(checkpoint: Checkpoint, spec: EditSpec) -> None:
     spec.base.check(found, str(checkpoint.folder))
 
 
-def edited_tensors(checkpoint: Checkpoint, spec: EditSpec) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that the spec changes, by canonical name, with the spec applied.
+class EditedTensors(Mapping[str, Tensor]):
+    """The tensors that a spec changes, by canonical name, with the spec applied; one layer's are held at a time.
 
-    Raises:
-        InputError: a tensor is missing or of a dtype that cannot be edited.
-        BaseMismatch: a tensor has another shape.
+    Asking for one raises InputError where it is missing, of a dtype that cannot be edited or not finite, before the
+    edit or after it, and BaseMismatch where it has another shape.
+
+    Args:
+        checkpoint: what is edited.
+        spec: the edit.
+        among: the names that are looked at, where they are not all.
     """
-    for layer in spec.layers:
-        keys = tensor_key(layer, "out_weight"), tensor_key(layer, "out_bias")
-        weight, bias = (checkpoint.tensor(key) for key in keys)
+
+    def __init__(self, checkpoint: Checkpoint, spec: EditSpec, among: Collection[str] | None = None) -> None:
+        self._checkpoint, self._spec = checkpoint, spec
+        layers = {tensor_key(n, part): n for n in spec.layers for part in ("out_weight", "out_bias")}
+        self._layer_of = {key: n for key, n in layers.items() if among is None or key in among}
+        self._held: tuple[int, dict[str, tuple[Tensor, Tensor]]] = (-1, {})
+
+    def __len__(self) -> int:
+        return len(self._layer_of)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layer_of)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._layer_of
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._pair(key)[1]
+
+    def among(self, keys: Collection[str]) -> EditedTensors:
+        """Only those that are among ``keys``."""
+        return EditedTensors(self._checkpoint, self._spec, keys)
+
+    def survey(self) -> tuple[dict[str, float], dict[str, str]]:
+        """The largest absolute change of each tensor, and its fingerprint after the edit."""
+        found = {key: _change(*self._pair(key)) for key in self}
+        self._held = (-1, {})
+        return {key: size for key, (size, _) in found.items()}, {key: sha256 for key, (_, sha256) in found.items()}
+
+    def _pair(self, key: str) -> tuple[Tensor, Tensor]:
+        """One of them before and after the edit."""
+        layer = self._layer_of[key]
+        if layer != self._held[0]:
+            self._held = (-1, {})  # before the next is read
+            self._held = layer, self._read(layer)
+        return self._held[1][key]
+
+    def _read(self, layer: int) -> dict[str, tuple[Tensor, Tensor]]:
+        keys = [tensor_key(layer, part) for part in ("out_weight", "out_bias")]
+        weight, bias = (self._checkpoint.tensor(key) for key in keys)
         if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             raise InputError(f"{keys[0]} is {weight.dtype}; an edit needs floating-point weights of 16, 32 or 64 bits")
-        for key, tensor in zip(keys, spec.apply(layer, weight, bias), strict=True):
-            if not torch.isfinite(tensor).all():
-                raise InputError(f"{key} would overflow {tensor.dtype}: use smaller gains, or a float32 checkpoint")
-            yield key, tensor
-
-
-@contextmanager
-def new_folder(source: Path, target: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder to fill, which becomes ``target`` when the block ends well and vanishes when it does not.
-
-    Raises:
-        InputError: the target is a file, in use without ``overwrite``, or overlaps the source.
-        OutputError: writing failed.
-    """
-    temporary: Path | None = None
-    try:
-        try:
-            here, there = source.resolve(), target.resolve()
-        except (RuntimeError, ValueError) as error:
-            raise InputError(f"{target} is no place for a folder ({error}); name another") from None
-        if here == there or here in there.parents or there in here.parents:
-            raise InputError(f"{target} and the source {source} overlap; write into another folder")
-        if target.is_symlink() or (target.exists() and not target.is_dir()):
-            raise InputError(f"{target} exists and is not a folder; name a new one")
-        if target.is_dir() and any(target.iterdir()) and not overwrite:
-            raise InputError(f"{target} is not empty; name a new folder, or allow overwriting it (--overwrite)")
-        there.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=there.parent, prefix=".sith-hf.", suffix=".partial"))
-        work = temporary / "new"
-        work.mkdir()
-        yield work
-        _replace_folder(there, work, temporary / "old")
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(
-            f"{target} could not be written ({error.strerror or error}); nothing was left there"
-        ) from error
-    finally:
-        # An old folder that could not be put back is never thrown away.
-        if temporary is not None and (there.exists() or not (temporary / "old").exists()):
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace_folder(target: Path, new: Path, old: Path) -> None:
-    """Rename ``new`` to ``target``, and ``target``, where there is one, to ``old``; both or neither."""
-    try:
-        if target.is_dir():
-            os.rename(target, old)
-        os.rename(new, target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            try:
-                os.rename(old, target)
-            except OSError as error:
-                raise OutputError(
-                    f"{target} could not be written ({error.strerror or error}); what was there is now in {old}"
-                ) from error
-        raise
+        found = dict(zip(keys, zip((weight, bias), self._spec.apply(layer, weight, bias), strict=True), strict=True))
+        for key, (before, after) in found.items():
+            if not torch.isfinite(before).all():
+                raise InputError(
+                    f"{key} in {self._checkpoint.folder} holds NaN or infinity: fetch the checkpoint again"
+                )
+            if not torch.isfinite(after).all():
+                raise InputError(f"{key} would overflow {after.dtype}: use smaller gains, or a float32 checkpoint")
+        return found
 
 
 def other_files(checkpoint: Checkpoint) -> dict[str, Path]:
@@ -293,12 +280,15 @@ def other_weights(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _copy(checkpoint: Checkpoint, folder: Path, changed: Mapping[str, Tensor], progress: bool) -> None:
+def _change(before: Tensor, after: Tensor) -> tuple[float, str]:
+    return float((after.double() - before).abs_().max()), tensor_sha256(after)
+
+
+def _copy(checkpoint: Checkpoint, folder: Path, changed: EditedTensors, progress: bool) -> None:
     others = other_files(checkpoint)
     with tqdm(total=len(checkpoint.shards) + len(others), desc="writing", unit="file", disable=not progress) as bar:
         for shard in checkpoint.shards:
-            here = {key: tensor for key, tensor in changed.items() if key in shard.entries}
-            shard.copy(folder / shard.path.name, here)
+            shard.copy(folder / shard.path.name, changed.among(shard.entries))
             bar.update()
         for name, path in others.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from sith_hf.atoms import Atoms, as_atoms
 from sith_hf.errors import MissingExtra
 from sith_hf.nnls import nnls
 from sith_hf.search import TIE, AtomSearch
@@ -49,7 +50,7 @@ def _pursue(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: floa
     for step in range(sparsity):
         query = refit.residual + (coherence_weight / max(step, 1)) * total
         picked, _ = search.best(query, exclude=refit.index)
-        total += refit.add(picked.squeeze(1), search.atoms)
+        total += refit.add(picked.squeeze(1), search)
     return refit.index, refit.weight
 
 
@@ -75,7 +76,7 @@ def matching_pursuit(x: Tensor, search: AtomSearch, sparsity: int, coherence_wei
         slot = torch.where(same.any(1), same.int().argmax(1), (index[going] < 0).int().argmax(1))
         index[going, slot] = picked.squeeze(1)
         weight[going, slot] += score.squeeze(1)
-        residual[going] -= score * search.atoms[picked.squeeze(1)].double()
+        residual[going] -= score * search.rows(picked.squeeze(1)).double()
     return index, weight
 
 
@@ -99,14 +100,14 @@ def lasso(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float)
     except ImportError as error:
         raise MissingExtra("scikit-learn", "lasso") from error
 
-    available = len(search.atoms)
+    available = search.atoms.shape[0]
     index = torch.full((len(x), sparsity), -1, device=x.device)
     waiting = torch.arange(len(x), device=x.device)
     pool, _ = search.best(x, min(available, max(32, 4 * sparsity)))
     while len(waiting) > 0:
         residual, penalty = torch.empty_like(x[waiting]), x.new_empty(len(waiting))
         for place, row in enumerate(waiting.tolist()):
-            atoms = search.atoms[pool[place]].double()
+            atoms = search.rows(pool[place]).double()
             with warnings.catch_warnings():
                 # Equal atoms end a path early or drop out of it; the check below judges what was reached.
                 warnings.simplefilter("ignore", ConvergenceWarning)
@@ -142,11 +143,11 @@ class _Refit:
         self._gram = x.new_empty(len(x), sparsity, sparsity)
         self._rhs = x.new_empty(len(x), sparsity)
 
-    def add(self, picked: Tensor, dictionary: Tensor) -> Tensor:
+    def add(self, picked: Tensor, search: AtomSearch) -> Tensor:
         """Choose atom ``picked[n]`` for vector n, refit, and return the chosen atoms ``[N, P]``."""
         step = self.index.shape[1]
         size = step + 1
-        atoms = dictionary[picked].double()
+        atoms = search.rows(picked).double()
         self._atoms[:, step] = atoms
         products = (self._atoms[:, :size] @ atoms.unsqueeze(2)).squeeze(2)
         self._gram[:, step, :size] = products
@@ -154,15 +155,16 @@ class _Refit:
         self._rhs[:, step] = (self.x * atoms).sum(1)
         # The weights of the step before are at their minimum already, so one or two solves usually suffice.
         start = torch.cat([self.weight, self.weight.new_zeros(len(self.x), 1)], 1)
-        self.weight = nnls(self._gram[:, :size, :size], self._rhs[:, :size], start, noise=NOISE[dictionary.dtype])
+        self.weight = nnls(self._gram[:, :size, :size], self._rhs[:, :size], start, noise=NOISE[search.atoms.dtype])
         self.residual = self.x - (self.weight.unsqueeze(1) @ self._atoms[:, :size]).squeeze(1)
         self.index = torch.cat([self.index, picked.unsqueeze(1)], 1)
         return atoms
 
 
-def refit_weights(x: Tensor, index: Tensor, dictionary: Tensor) -> Tensor:
+def refit_weights(x: Tensor, index: Tensor, dictionary: Tensor | Atoms) -> Tensor:
     """The best non-negative weights ``[N, K]`` of the atoms ``index`` for ``x``; 0 where the index is -1."""
-    atoms = dictionary[index.clamp(min=0)].double() * (index >= 0).unsqueeze(2)
+    chosen = as_atoms(dictionary).rows(index.clamp(min=0)).to(x.device)
+    atoms = chosen.double() * (index >= 0).unsqueeze(2)
     return nnls(atoms @ atoms.mT, (atoms @ x.unsqueeze(2)).squeeze(2), noise=NOISE[dictionary.dtype])
 
 

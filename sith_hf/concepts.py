@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
-import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -14,17 +12,27 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from sith_hf import artifacts
 from sith_hf.artifacts import Layout
+from sith_hf.atoms import READ, Atoms, CentredAtoms, TensorAtoms, total
+from sith_hf.atoms import centred as centred
+from sith_hf.concept_texts import column_of, distinct, lines_of
+from sith_hf.concept_texts import position as position
+from sith_hf.concept_texts import tidy as tidy
 from sith_hf.display import plain
 from sith_hf.encoding import encode_texts, fill_template
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.fingerprint import text_tower_sha256, texts_sha256
 from sith_hf.pushable import Pushable
+from sith_hf.stored import DTYPES, StoredRows, read_beside, stored_dtype, write_beside
+from sith_hf.work import Work
 
-MAX_CHARACTERS = 1000
+IN_MEMORY = 2**28
+"""Bytes of embeddings (256 MB) up to which they are read whole; larger ones stay in their file."""
+
+ROUNDED = {torch.float32: 1e-3, torch.float16: 1e-3, torch.bfloat16: 5e-3}
+"""How far the length of an embedding that is stored in a dtype may be from one."""
 
 LAYOUT = Layout(
     format="sith-hf/dictionary",
@@ -58,11 +66,13 @@ class ConceptDictionary(Pushable):
         texts: the M concepts: trimmed, no two alike but for case.
         categories: the category of each, where the source has categories.
         template: the prompt that concepts are put into before encoding.
-        embeddings: ``[M, P]`` float32, unit rows, not centred; None until encoded.
+        embeddings: ``[M, P]`` float32, unit rows, not centred; None until encoded. Of a dictionary that stays in its
+            file, a map of it in the dtype that is stored there; ``embeddings_of`` gives float32 rows of either.
         encoder: the name of the model whose text tower encoded them.
         encoder_sha256: the fingerprint of that text tower.
         blank: how many blank lines the source had.
         duplicates: how many repeated concepts the source had.
+        stored: the file that the embeddings stay in, where they do.
     """
 
     texts: tuple[str, ...]
@@ -73,6 +83,7 @@ class ConceptDictionary(Pushable):
     encoder_sha256: str | None = None
     blank: int = 0
     duplicates: int = 0
+    stored: StoredRows | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -100,33 +111,10 @@ class ConceptDictionary(Pushable):
         given = list(texts)
         if categories is not None and len(categories) != len(given):
             raise InputError(f"{len(given)} texts but {len(categories)} categories; give one category for each text")
-        seen: dict[str, int] = {}
-        kept: list[str] = []
-        blank = 0
-        for number, text in enumerate(given):
-            if not isinstance(text, str):
-                raise InputError(f"concept {number + 1} is {type(text).__name__}, not a text")
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError:
-                raise InputError(
-                    f"concept {number + 1} cannot be written as UTF-8 (it holds half of a surrogate pair)"
-                ) from None
-            if len(text) > MAX_CHARACTERS:
-                raise InputError(
-                    f"concept {number + 1} has {len(text)} characters; a concept has at most {MAX_CHARACTERS}"
-                )
-            clean = tidy(text)
-            if not clean:
-                blank += 1
-            elif clean.casefold() not in seen:
-                seen[clean.casefold()] = number
-                kept.append(clean)
-        if len(kept) < 2:
-            raise InputError(f"a dictionary needs at least two different concepts; this one has {len(kept)}")
+        kept, numbers, blank = distinct(given)
         return cls(
-            texts=tuple(kept),
-            categories=None if categories is None else tuple(categories[number] for number in seen.values()),
+            texts=kept,
+            categories=None if categories is None else tuple(categories[number] for number in numbers),
             template=template,
             blank=blank,
             duplicates=len(given) - blank - len(kept),
@@ -135,19 +123,7 @@ class ConceptDictionary(Pushable):
     @classmethod
     def from_file(cls, path: str | Path, *, template: str | None = None) -> ConceptDictionary:
         """A dictionary of a text file: UTF-8, one concept a line. Raises InputError as :meth:`from_texts` does."""
-        try:
-            raw = Path(path).read_bytes()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{path}: the concepts could not be read ({reason})") from None
-        raw = raw.removeprefix(codecs.BOM_UTF8)
-        try:
-            lines = raw.decode("utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            line = raw[: error.start].count(b"\n") + 1
-            raise InputError(f"{path}, line {line}: not UTF-8; save the file as UTF-8, one concept a line") from None
-        if lines[-1] == "":
-            lines.pop()
+        lines = lines_of(path)
         try:
             return cls.from_texts(lines, template=template)
         except InputError as error:
@@ -174,22 +150,7 @@ class ConceptDictionary(Pushable):
         Raises:
             InputError: no such dataset or column, or texts that :meth:`from_texts` refuses.
         """
-        if isinstance(dataset, (str, Path)):
-            import datasets
-
-            try:
-                dataset = datasets.load_dataset(str(dataset), split=split, revision=revision)
-            except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise InputError(f"dataset {dataset}: could not be loaded ({reason})") from None
-        columns = getattr(dataset, "column_names", None)
-        if not isinstance(columns, list):
-            raise InputError(
-                "dataset is a datasets.Dataset or a name for load_dataset; choose one split of a DatasetDict"
-            )
-        if column not in columns:
-            raise InputError(f"the dataset has no column {column!r}; it has {', '.join(columns)}")
-        return cls.from_texts(list(dataset[column]), template=template)
+        return cls.from_texts(column_of(dataset, column, split, revision), template=template)
 
     @classmethod
     def builtin(cls, *, template: str | None = None) -> ConceptDictionary:
@@ -198,31 +159,61 @@ class ConceptDictionary(Pushable):
         pairs = [(text, name) for name, texts in yaml.safe_load(source).items() for text in texts]
         return cls.from_texts([text for text, _ in pairs], categories=[name for _, name in pairs], template=template)
 
-    def encode(self, model: Any, tokenizer: Any, name: str, *, progress: bool = False) -> ConceptDictionary:
+    def encode(
+        self, model: Any, tokenizer: Any, name: str, *, work: Work | None = None, progress: bool = False
+    ) -> ConceptDictionary:
         """This dictionary with embeddings by ``model``'s text tower (see :func:`sith_hf.encoding.encode_texts`).
 
         Args:
             model: a ``CLIPModel``.
             tokenizer: its tokenizer.
             name: what to call the model in the dictionary's provenance.
+            work: keeps finished batches, and shares batches between processes.
             progress: show a bar on stderr.
         """
         return replace(
             self,
-            embeddings=encode_texts(model, tokenizer, self.texts, self.template, progress=progress),
+            embeddings=encode_texts(model, tokenizer, self.texts, self.template, work=work, progress=progress),
             encoder=name,
             encoder_sha256=text_tower_sha256(model),
+            stored=None,
         )
+
+    @cached_property
+    def rows(self) -> Atoms:
+        """The embeddings as float32 rows, read a block or a few at a time. Raises InputError before encoding."""
+        return self.stored or TensorAtoms(self._encoded())
 
     @cached_property
     def mean(self) -> Tensor:
         """The mean of the embeddings, ``[P]`` float32. Raises InputError before encoding."""
-        return self._encoded().double().mean(dim=0).float()
+        return (total(self.rows) / len(self)).float()
+
+    @cached_property
+    def streamed_atoms(self) -> Atoms:
+        """What pursuit works over (METHOD.md sec. 3): centred embeddings of unit length, ``[M, P]`` float32.
+
+        Made a block at a time where the dictionary stays in its file or is large: no second copy of it is held.
+        """
+        if self.stored is None and self._encoded().nbytes <= IN_MEMORY:
+            return TensorAtoms(self.atoms)
+        return CentredAtoms(self.rows, self.mean)
 
     @cached_property
     def atoms(self) -> Tensor:
-        """Centred embeddings of unit length, ``[M, P]`` float32: what pursuit works over (METHOD.md sec. 3)."""
-        return centred(self._encoded(), self.mean)
+        """The same rows as ``streamed_atoms``, bit for bit, all of them in memory: ``[M, P]`` float32."""
+        source = CentredAtoms(self.rows, self.mean)
+        count, width = source.shape
+        atoms = torch.empty(count, width)
+        size = max(1, READ // width)
+        for start in range(0, count, size):
+            stop = min(start + size, count)
+            atoms[start:stop] = centred(self.rows.block(start, stop), self.mean)
+        return atoms
+
+    def embeddings_of(self, index: Sequence[int] | Tensor) -> Tensor:
+        """The embeddings of some concepts by their places, ``[S, P]`` float32. Raises InputError before encoding."""
+        return self.rows.rows(torch.as_tensor(index, dtype=torch.long))
 
     @cached_property
     def sha256(self) -> str:
@@ -232,7 +223,7 @@ class ConceptDictionary(Pushable):
     def embedding_of(self, concept: str) -> Tensor | None:
         """The embedding of one of the concepts, ``[P]``, whatever its case; None if it is not among them."""
         index = position(self.texts, concept)
-        return None if index is None else self._encoded()[index]
+        return None if index is None else self.embeddings_of([index])[0]
 
     def _encoded(self) -> Tensor:
         if self.embeddings is None:
@@ -246,8 +237,19 @@ class ConceptDictionary(Pushable):
         columns = {"concept": list(self.texts)}
         return Dataset.from_dict(columns if self.categories is None else {**columns, "category": [*self.categories]})
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``dictionary.safetensors`` into ``folder``. Raises InputError before encoding, OutputError."""
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+        """Write ``dictionary.safetensors`` into ``folder``.
+
+        Args:
+            folder: where to; made if it is missing.
+            dtype: float32, or float16 or bfloat16 for half the size: the embeddings are then those rounded numbers.
+
+        Raises:
+            InputError: another dtype, or a dictionary that is not encoded.
+            OutputError: the file could not be written.
+        """
+        if dtype not in DTYPES.values():
+            raise InputError(f"a dictionary is stored as float32, float16 or bfloat16; got {dtype}")
         data = {
             "encoder": self.encoder,
             "encoder_sha256": self.encoder_sha256,
@@ -256,16 +258,41 @@ class ConceptDictionary(Pushable):
             "categories": None if self.categories is None else list(self.categories),
             "libraries": artifacts.library_versions(),
         }
-        tensors = {"embeddings": self._encoded()} | artifacts.text_tensors(self.texts)
-        return artifacts.write_artifact(folder, LAYOUT, tensors, data)
+        embeddings, texts = self._encoded(), artifacts.text_tensors(self.texts)
+        if embeddings.nbytes > IN_MEMORY:
+            return write_beside(folder, _layout(dtype), texts, data, "embeddings", self.rows)
+        return artifacts.write_artifact(folder, _layout(dtype), {"embeddings": embeddings.to(dtype), **texts}, data)
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None
+        cls,
+        name_or_path: str | Path,
+        revision: str | None = None,
+        token: str | None = None,
+        *,
+        in_memory: bool | None = None,
     ) -> ConceptDictionary:
-        """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository. Raises ArtifactError."""
+        """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository.
+
+        Args:
+            name_or_path, revision, token: where.
+            in_memory: whether the embeddings are read whole; when None, a file of up to 256 MB is. Otherwise they stay
+                in the file, which must not change as long as the dictionary is in use.
+
+        Raises:
+            ArtifactError: the file is missing, damaged or not ours; embeddings that are not finite or of unit length.
+        """
         path = artifacts.find_artifact(name_or_path, LAYOUT, revision, token)
-        tensors, data = artifacts.read_artifact(path, LAYOUT)
+        dtype = stored_dtype(path, "embeddings") or torch.float32
+        if in_memory is None:
+            in_memory = path.stat().st_size <= IN_MEMORY
+        stored = None if in_memory else StoredRows.open(path, "embeddings")
+        read = (
+            artifacts.read_artifact(path, _layout(dtype))
+            if in_memory
+            else read_beside(path, _layout(dtype), "embeddings")
+        )
+        tensors, data = read
         texts, embeddings = artifacts.texts_of(tensors, path), tensors["embeddings"]
         categories = (
             None if data["categories"] is None else artifacts.json_texts(data["categories"], f"{path}: categories")
@@ -274,8 +301,7 @@ class ConceptDictionary(Pushable):
         artifacts.require(
             categories is None or len(categories) == len(texts), path, "texts and categories differ in number"
         )
-        unit = torch.allclose(embeddings.norm(dim=-1), torch.ones(len(embeddings)), atol=1e-3)
-        artifacts.require(unit, path, "the embeddings are not of unit length; make the file again")
+        _look_through(stored or TensorAtoms(embeddings), ROUNDED[dtype], path)
         try:
             fill_template([], data["template"])
         except InputError as error:
@@ -284,41 +310,24 @@ class ConceptDictionary(Pushable):
             texts=texts,
             categories=categories,
             template=data["template"],
-            embeddings=embeddings,
+            embeddings=embeddings if stored else embeddings.float(),
             encoder=data["encoder"],
             encoder_sha256=data["encoder_sha256"],
+            stored=stored,
         )
         artifacts.require(result.sha256 == data["texts_sha256"], path, "the texts are not the ones that were saved")
         return result
 
 
-def tidy(text: str) -> str:
-    """A concept as a dictionary keeps it: no white space around it, single blanks inside, composed accents (NFC)."""
-    return unicodedata.normalize("NFC", " ".join(text.split()))
+def _layout(dtype: torch.dtype) -> Layout:
+    return replace(LAYOUT, tensors={**LAYOUT.tensors, "embeddings": (dtype, "M P")})
 
 
-def position(texts: Sequence[str], concept: str) -> int | None:
-    """Where ``concept`` stands among ``texts``, whatever its case; None if it does not.
-
-    Raises:
-        InputError: the concept is no text, or blank.
-    """
-    if not isinstance(concept, str) or not tidy(concept):
-        raise InputError(f"a concept is a text that is not blank; got {concept!r}")
-    wanted = tidy(concept).casefold()
-    return next((index for index, text in enumerate(texts) if text.casefold() == wanted), None)
-
-
-def centred(embeddings: Tensor, mean: Tensor) -> Tensor:
-    """Embeddings ``[..., P]`` less the dictionary's mean, unit length again (METHOD.md sec. 3).
-
-    Raises:
-        InputError: an embedding equals the mean, so that nothing is left of it.
-    """
-    difference = embeddings.double() - mean.double()
-    lengths = difference.norm(dim=-1)
-    if (lengths < 1e-6).any():
-        raise InputError(
-            "a concept's embedding equals the mean of the dictionary; give more, and more different, concepts"
-        )
-    return normalize(difference, dim=-1).float()
+def _look_through(embeddings: Atoms, tolerance: float, path: Path) -> None:
+    count, width = embeddings.shape
+    size = max(1, READ // max(width, 1))
+    for start in range(0, count, size):
+        length = embeddings.block(start, min(start + size, count)).float().norm(dim=-1)
+        artifacts.require(bool(length.isfinite().all()), path, "embeddings holds NaN or infinity; make the file again")
+        unit = bool(((length - 1).abs() <= tolerance).all())
+        artifacts.require(unit, path, "the embeddings are not of unit length; make the file again")

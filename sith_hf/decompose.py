@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from sith_hf.atoms import READ, Atoms, as_atoms
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
-from sith_hf.fingerprint import BaseRef
-from sith_hf.pursuit import Pursuit
+from sith_hf.fingerprint import BaseRef, tensor_sha256
+from sith_hf.prepared import Prepared, prepared
+from sith_hf.pursuit import ROWS, Pursuit, SparseCode
 from sith_hf.svd import check_rank, factored_svd
 from sith_hf.towers import VisionTower, check_mean
+from sith_hf.work import Part, Work
 
 
 def decompose(
@@ -31,6 +38,8 @@ def decompose(
     fold: bool = True,
     centre: bool | None = None,
     image_mean: Tensor | None = None,
+    device: torch.device | str | None = None,
+    work: Work | None = None,
     progress: bool = False,
 ) -> Decomposition:
     """Factor and explain the heads of some layers (SITH; METHOD.md sec. 1 to 5).
@@ -49,22 +58,23 @@ def decompose(
         fold: fold the layer norm into what heads read.
         centre: drop the all-ones direction; as ``fold`` when None.
         image_mean: mu, ``[P]``; zero when None, and the settings then say so.
+        device: where the products with the dictionary run; the CPU when None. Concepts are the same on all devices,
+            their weights up to the last bit.
+        work: keeps finished heads, and shares heads between processes, all of which get the whole result, with the
+            bits that one process alone gives with as many threads.
         progress: show a bar on stderr.
 
     Raises:
         InputError: something out of range, a dictionary that is not encoded or of another joint space.
     """
-    numbers = tower.resolve_layers(layers)
+    pursuit, work = pursuit or Pursuit(), work or Work()
+    numbers = check_settings(
+        tower, layers=layers, rank=rank, poles=poles, pursuit=pursuit, image_mean=image_mean, concepts=len(dictionary)
+    )
     projection = tower.needed_projection()
-    pursuit = pursuit or Pursuit()
     centre = fold if centre is None else centre
-    if poles not in ("+-", "+"):
-        raise InputError(f'poles is "+-" or "+"; got {poles!r}')
     head_size = tower.hidden_size // tower.num_heads
-    check_rank(rank, head_size)
-    if image_mean is not None:
-        check_mean(image_mean, projection)
-    atoms = dictionary.atoms
+    atoms = dictionary.streamed_atoms
     if atoms.shape[1] != projection.shape[0]:
         raise InputError(
             f"the dictionary has embeddings of size {atoms.shape[1]}, this model's joint space has size "
@@ -72,38 +82,78 @@ def decompose(
         )
     sign = torch.tensor([1.0 if pole == "+" else -1.0 for pole in poles], dtype=torch.float64)
 
-    parts: dict[str, list[Tensor]] = {key: [] for key in _PARTS}
-    for number in tqdm(numbers, desc="decomposing", unit="layer", disable=not progress):
+    where = torch.device("cpu" if device is None else device)
+    vectors = (rank or head_size) * len(poles)
+    heads = _groups(numbers, tower.num_heads, vectors)
+
+    @cache
+    def ready() -> Prepared:
+        share = len(heads) * ROWS / work.processes.number
+        return prepared(atoms, device=where, products=int(share * pursuit.sparsity), block_size=pursuit.block_size)
+
+    def explain(group: str) -> Part:
+        number, those = heads[group]
         factors = tower.layers[number].factors(tower.num_heads, fold=fold, centre=centre)
-        svd = factored_svd(factors.write.cpu(), factors.read.cpu())
+        svd = factored_svd(factors.write[those].cpu(), factors.read[those].cpu())
         write, values, read = svd.write[:, :rank], svd.values[:, :rank], svd.read[:, :rank]
         directions = write.unsqueeze(-2) * sign.unsqueeze(-1)
-        code = pursuit(tower.to_joint(directions, image_mean).flatten(0, 2).float(), atoms)
+        joint = tower.to_joint(directions, image_mean).flatten(0, 2).float()
+        found = pursuit(joint.to(where), ready())
+        code = SparseCode(found.index.cpu(), found.weight.cpu())
         shape = (*directions.shape[:3], -1)
         rebuilt = tower.from_joint(code.reconstruct(atoms).double(), image_mean).reshape(directions.shape)
-        parts["singular_values"].append(values)
-        parts["energy"].append((svd.values**2).sum(dim=-1))
-        parts["write"].append(write)
-        parts["read"].append(read)
-        parts["concept"].append(code.index.reshape(shape))
-        parts["weight"].append(code.weight.reshape(shape))
-        parts["fidelity"].append((rebuilt * directions).sum(dim=-1))
-        parts["coherence"].append(mean_cosine(atoms, code.index, code.weight).reshape(shape[:3]))
-        parts["ceiling"].append(tower.rebuildable(write))
+        made = {
+            "singular_values": values,
+            "energy": (svd.values**2).sum(dim=-1),
+            "write": write,
+            "read": read,
+            "concept": code.index.reshape(shape),
+            "weight": code.weight.reshape(shape),
+            "fidelity": (rebuilt * directions).sum(dim=-1),
+            "coherence": mean_cosine(atoms, code.index, code.weight).reshape(shape[:3]),
+            "ceiling": tower.rebuildable(write),
+        }
+        return {key: tensor if key == "concept" else tensor.float() for key, tensor in made.items()}
+
+    facts: dict[str, Any] = {}
+    if work.folder is not None:
+        facts = {
+            "layers": list(numbers),
+            "rank": rank,
+            "poles": poles,
+            "fold": fold,
+            "centre": centre,
+            "pursuit": [pursuit.method, pursuit.sparsity, pursuit.coherence_weight],
+            "image mean": None if image_mean is None else tensor_sha256(image_mean),
+            "weights": sorted(tower.sha256(numbers).items()),
+            "heads": [tower.num_heads, tower.post_norm_eps],
+            "dictionary": [dictionary.sha256, _rows_sha256(dictionary.rows)],
+            "device": where.type,
+        }
+    done: dict[str, Part] = {}
+    with tqdm(
+        total=len(numbers) * tower.num_heads,
+        desc="decomposing",
+        unit="head",
+        disable=not (progress and work.processes.main),
+    ) as bar:
+        for group, part in work.parts("decomposition", facts, list(heads), explain):
+            done[group] = part
+            bar.update(len(part["energy"]))
+    stacks = [[done[group] for group, (number, _) in heads.items() if number == wanted] for wanted in numbers]
+    stacked = {key: torch.stack([torch.cat([part[key] for part in parts]) for parts in stacks]) for key in stacks[0][0]}
 
     # A mean of the user's own stays as it was, whatever they do to their tensor later.
     mean = torch.zeros(projection.shape[0]) if image_mean is None else image_mean.detach().float().cpu().clone()
-    stacked = {key: torch.stack(items) for key, items in parts.items()}
     used = sorted(set(stacked["concept"][stacked["concept"] >= 0].tolist()), key=dictionary.texts.__getitem__)
     index = torch.full((len(dictionary) + 1,), -1)
     index[used] = torch.arange(len(used))
     stacked["concept"] = index[stacked["concept"]]
-    assert dictionary.embeddings is not None  # .atoms above refuses a dictionary without them
     return Decomposition(
         layers=numbers,
-        **{key: tensor if key == "concept" else tensor.float() for key, tensor in stacked.items()},
+        **stacked,
         texts=tuple(dictionary.texts[i] for i in used),
-        embeddings=dictionary.embeddings[used],
+        embeddings=dictionary.embeddings_of(used),
         dictionary_mean=dictionary.mean,
         image_mean=mean,
         poles=tuple(poles),
@@ -124,18 +174,72 @@ def decompose(
     )
 
 
-_PARTS = ("singular_values", "energy", "write", "read", "concept", "weight", "fidelity", "coherence", "ceiling")
+def check_settings(
+    tower: VisionTower,
+    *,
+    layers: Iterable[int] | None = None,
+    rank: int | None = None,
+    poles: str = "+-",
+    pursuit: Pursuit | None = None,
+    image_mean: Tensor | None = None,
+    concepts: int | None = None,
+) -> tuple[int, ...]:
+    """The numbers of the layers, once all settings of :func:`decompose` that need no dictionary are found in order.
+
+    Args:
+        tower, layers, rank, poles, pursuit, image_mean: as for :func:`decompose`.
+        concepts: M, where it is known already.
+
+    Raises:
+        InputError: something out of range.
+    """
+    numbers = tower.resolve_layers(layers)
+    projection = tower.needed_projection()
+    if poles not in ("+-", "+"):
+        raise InputError(f'poles is "+-" or "+"; got {poles!r}')
+    check_rank(rank, tower.hidden_size // tower.num_heads)
+    if image_mean is not None:
+        check_mean(image_mean, projection)
+    sparsity = (pursuit or Pursuit()).sparsity
+    if concepts is not None and concepts < sparsity:
+        raise InputError(f"an explanation of {sparsity} atoms needs a dictionary of at least as many, got {concepts}")
+    return numbers
 
 
-def mean_cosine(atoms: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+def _groups(layers: Sequence[int], heads: int, vectors: int) -> dict[str, tuple[int, slice]]:
+    """Heads that are explained together, by name: as many of a layer as make a batch of pursuit, in even groups.
+
+    How the work is cut never depends on who does it: results of batches of other sizes differ in their last bits.
+    """
+    count = -(-heads // max(1, ROWS // vectors))
+    edges = [heads * number // count for number in range(count + 1)]
+    return {
+        f"layer-{layer:03d}-heads-{start:03d}-{stop - 1:03d}": (layer, slice(start, stop))
+        for layer in layers
+        for start, stop in pairwise(edges)
+    }
+
+
+def _rows_sha256(rows: Atoms) -> str:
+    """The sha256 of float32 rows that may stay in their file."""
+    digest = hashlib.sha256(f"{list(rows.shape)}".encode())
+    size = max(1, READ // rows.shape[1])
+    for start in range(0, rows.shape[0], size):
+        block = rows.block(start, min(start + size, rows.shape[0])).detach().cpu().contiguous()
+        digest.update(block.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def mean_cosine(atoms: Tensor | Atoms, index: Tensor, weight: Tensor) -> Tensor:
     """The mean pairwise cosine of each row's concepts of positive weight, ``[N]``; 1 where there is only one.
 
     Args:
         atoms: ``[M, P]`` unit rows.
         index, weight: ``[N, K]``; concepts of weight zero and padding (-1) are left out.
     """
-    present = ((index >= 0) & (weight > 0)).to(atoms.dtype)
-    chosen = normalize(atoms, dim=-1)[index.clamp(min=0)] * present.unsqueeze(-1)
+    source = as_atoms(atoms)
+    present = ((index >= 0) & (weight > 0)).to(source.dtype)
+    chosen = normalize(source.rows(index.clamp(min=0)), dim=-1) * present.unsqueeze(-1)
     count = present.sum(dim=-1)
     pairs = count * (count - 1)
     total = chosen.sum(dim=1).square().sum(dim=-1) - count

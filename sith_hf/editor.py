@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sith_hf import checkpoint
@@ -26,6 +27,7 @@ from sith_hf.loading import LoadedModel, load_model
 from sith_hf.pursuit import Pursuit
 from sith_hf.saving import Saving
 from sith_hf.towers import VisionTower, read_tower
+from sith_hf.work import Work
 from sith_hf.write_back import make_spec
 
 
@@ -150,14 +152,19 @@ class SithEditor(Saving):
         decomposition.base.check(self.tower.sha256(self.tower.resolve_layers(decomposition.layers)), self.loaded.name)
         return replace(self, _latest=[decomposition])
 
-    def encode(self, concepts: ConceptDictionary, *, progress: bool = False) -> ConceptDictionary:
+    def encode(
+        self, concepts: ConceptDictionary, *, work: Work | None = None, progress: bool = False
+    ) -> ConceptDictionary:
         """``concepts`` with embeddings by this model's text tower; as it is if that encoded it already.
+
+        ``work`` as for :func:`sith_hf.encoding.encode_texts`.
 
         Raises:
             InputError: no text tower, or a dictionary that another text tower encoded.
         """
         if concepts.embeddings is None:
-            return concepts.encode(self.text.model, self.text.tokenizer, self.text.name, progress=progress)
+            text = self.text
+            return concepts.encode(text.model, text.tokenizer, text.name, work=work, progress=progress)
         if self._text is None:
             # A tower with its own projection needs no text tower once the dictionary is encoded.
             return concepts
@@ -179,6 +186,8 @@ class SithEditor(Saving):
         fold: bool = True,
         centre: bool | None = None,
         image_mean: Tensor | None = None,
+        device: torch.device | str | None = None,
+        work: Work | None = None,
         progress: bool = False,
     ) -> Decomposition:
         """Factor and explain heads; arguments as for :func:`sith_hf.decompose.decompose`.
@@ -188,7 +197,7 @@ class SithEditor(Saving):
         self.tower.needed_projection()
         result = decompose(
             self.tower,
-            self.encode(concepts, progress=progress),
+            self.encode(concepts, work=work, progress=progress),
             name=self.loaded.name,
             revision=self.loaded.revision,
             layers=layers,
@@ -198,6 +207,8 @@ class SithEditor(Saving):
             fold=fold,
             centre=centre,
             image_mean=image_mean,
+            device=device,
+            work=work,
             progress=progress,
         )
         self._latest[:] = [result]

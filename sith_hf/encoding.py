@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from sith_hf.errors import InputError
+from sith_hf.fingerprint import text_tower_sha256
+from sith_hf.work import Part, Work
 
 # Tokens in one batch: enough to fill two cores, small enough for the activations of a ViT-H text tower.
 BATCH_TOKENS = 8192
@@ -29,7 +33,13 @@ def fill_template(texts: Sequence[str], template: str | None) -> list[str]:
 
 
 def encode_texts(
-    model: Any, tokenizer: Any, texts: Sequence[str], template: str | None = None, *, progress: bool = False
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    template: str | None = None,
+    *,
+    work: Work | None = None,
+    progress: bool = False,
 ) -> Tensor:
     """Normalised text embeddings, ``[M, P]`` float32, in the order of ``texts``.
 
@@ -43,6 +53,8 @@ def encode_texts(
         tokenizer: its tokenizer.
         texts: at least one.
         template: a prompt such as ``"a photo of a {}"``.
+        work: keeps finished batches, and shares batches between processes, all of which get the whole result, with
+            the bits that one process alone gives with as many threads.
         progress: show a bar on stderr.
 
     Raises:
@@ -62,30 +74,52 @@ def encode_texts(
     if projection.dtype in (torch.bfloat16, torch.float16):
         # Half precision would blur what tells near concepts apart; the model itself stays as it is.
         tower, projection = copy.deepcopy(tower).float(), projection.float()
+    batches = {f"{number:06d}": batch for number, batch in enumerate(_batches(order, tokens))}
+
+    def encode(name: str) -> Part:
+        batch = batches[name]
+        width = len(tokens[batch[-1]])
+        ids = torch.tensor([tokens[i] + [padding] * (width - len(tokens[i])) for i in batch], device=projection.device)
+        with torch.inference_mode():
+            embedding = tower(input_ids=ids).pooler_output @ projection.T
+            found = normalize(embedding, dim=-1).float().cpu()
+        if not torch.isfinite(found).all():
+            raise InputError(
+                "the text tower gives embeddings that are not finite: its weights are damaged, fetch them again"
+            )
+        return {"embeddings": found}
+
+    work = work or Work()
+    facts = {} if work.folder is None else _facts(model, tokens, padding)
     result = torch.empty(len(texts), projection.shape[0])
     training = [module for module in tower.modules() if module.training]
     tower.eval()
     try:
-        with (
-            torch.inference_mode(),
-            tqdm(total=len(texts), desc="encoding concepts", unit="concept", disable=not progress) as bar,
-        ):
-            for batch in _batches(order, tokens):
-                width = len(tokens[batch[-1]])
-                ids = torch.tensor(
-                    [tokens[i] + [padding] * (width - len(tokens[i])) for i in batch], device=projection.device
-                )
-                embedding = tower(input_ids=ids).pooler_output @ projection.T
-                result[batch] = normalize(embedding, dim=-1).float().cpu()
-                bar.update(len(batch))
+        with tqdm(
+            total=len(texts),
+            desc="encoding concepts",
+            unit="concept",
+            disable=not (progress and work.processes.main),
+        ) as bar:
+            for name, part in work.parts("encoding", facts, list(batches), encode):
+                result[batches[name]] = part["embeddings"]
+                bar.update(len(batches[name]))
     finally:
         for module in training:
             module.training = True
-    if not torch.isfinite(result).all():
-        raise InputError(
-            "the text tower gives embeddings that are not finite: its weights are damaged, fetch them again"
-        )
-    return result.clone()
+    return result
+
+
+def _facts(model: Any, tokens: list[list[int]], padding: int) -> dict[str, Any]:
+    """All that decides what is in the batches."""
+    config = json.dumps(model.config.text_config.to_dict(), sort_keys=True, default=str)
+    return {
+        "texts": hashlib.sha256(json.dumps([padding, tokens]).encode("ascii")).hexdigest(),
+        "text tower": text_tower_sha256(model),
+        "text tower's settings": hashlib.sha256(config.encode()).hexdigest(),
+        "batches": BATCH_TOKENS,
+        "device": str(model.text_projection.weight.device.type),
+    }
 
 
 def _batches(order: list[int], tokens: list[list[int]]) -> list[list[int]]:

@@ -1,19 +1,117 @@
-"""The mean image embedding as a file: one vector that closes the gap between images and texts (METHOD.md sec. 3)."""
+"""The mean image embedding: one vector that closes the gap between images and texts (METHOD.md sec. 3)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sith_hf import artifacts
+from sith_hf.artifacts import Layout
 from sith_hf.errors import InputError
+from sith_hf.fingerprint import BaseRef
+from sith_hf.towers import VisionTower
+
+LAYOUT = Layout(
+    format="sith-hf/image-mean",
+    version=1,
+    filename="image_mean.safetensors",
+    tensors={"image_mean": (torch.float64, "P")},
+    data={"base": dict, "count": int, "skipped": dict, "source": dict, "images_sha256": str, "libraries": dict},
+    repo_type="dataset",
+)
 
 
-def read_image_mean(path: Path) -> Tensor:
-    """The tensor ``image_mean``, ``[P]``, of a safetensors file. Raises InputError when it is not there."""
+@dataclass(frozen=True, eq=False)
+class ImageMean:
+    """The mean of normalised image embeddings, and of what images by which weights.
+
+    Attributes:
+        image_mean: ``[P]`` float64, shorter than 1.
+        count: how many images it is the mean of; 0 where it was estimated without any.
+        skipped: reason to the number of rows without an image that can be read.
+        base: the weights that embedded them: every tensor of the vision tower, and the projection.
+        source: the dataset as plain data: title, split, revision, column, limit, and its fingerprint in ``datasets``
+            where it has one.
+        images_sha256: the fingerprint of the rows' images as they were read, whatever their order.
+    """
+
+    image_mean: Tensor
+    count: int
+    skipped: Mapping[str, int]
+    base: BaseRef
+    source: Mapping[str, Any]
+    images_sha256: str
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``image_mean.safetensors`` into ``folder``. Raises OutputError."""
+        data = {
+            "base": self.base.to_json(),
+            "count": self.count,
+            "skipped": dict(self.skipped),
+            "source": dict(self.source),
+            "images_sha256": self.images_sha256,
+            "libraries": artifacts.library_versions(),
+        }
+        return artifacts.write_artifact(folder, LAYOUT, {"image_mean": self.image_mean.double()}, data)
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None
+    ) -> ImageMean:
+        """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository. Raises ArtifactError."""
+        path = artifacts.find_artifact(name_or_path, LAYOUT, revision, token)
+        tensors, data = artifacts.read_artifact(path, LAYOUT)
+        mean = tensors["image_mean"]
+        some = data["count"] > 0 or "estimate" in data["source"]
+        artifacts.require(some and float(mean.norm()) < 1, path, "it is no mean of unit vectors")
+        return cls(
+            image_mean=mean,
+            count=data["count"],
+            skipped=data["skipped"],
+            base=BaseRef.from_json(data["base"]),
+            source=data["source"],
+            images_sha256=data["images_sha256"],
+        )
+
+    def check(self, tower: VisionTower) -> None:
+        """Raise BaseMismatch unless these are the weights that embedded the images, as far as ``tower`` holds them."""
+        ours = tower.sha256(range(len(tower.layers)))
+        self.base.only(ours).check(ours, "the model at hand; a mean image embedding goes with the weights it is of")
+
+
+def image_mean_file(path: str | Path) -> Path:
+    """The file itself, for ``path`` a file or the folder that one is in."""
+    path = Path(path)
+    return path / LAYOUT.filename if path.is_dir() else path
+
+
+def read_image_mean(path: str | Path, tower: VisionTower | None = None) -> Tensor:
+    """The tensor ``image_mean``, ``[P]``, of a file or folder: ours, or any safetensors file with such a tensor.
+
+    Args:
+        path: the file, or the folder with ``image_mean.safetensors``.
+        tower: whose mean it should be; a file of ours tells.
+
+    Raises:
+        InputError: no such tensor there.
+        BaseMismatch: it is a mean of embeddings by other weights than those of ``tower``.
+    """
     try:
-        return load_file(path)["image_mean"]
+        file = image_mean_file(path)
+        with safe_open(file, framework="pt") as opened:
+            ours = (opened.metadata() or {}).get("format") == LAYOUT.format
+            found: Tensor | None = None if ours else opened.get_tensor("image_mean")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path}: expected a safetensors file with a tensor named image_mean ({error})") from None
+    if found is not None:
+        return found
+    mean = ImageMean.from_pretrained(file)
+    if tower is not None:
+        mean.check(tower)
+    return mean.image_mean

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from sith_hf.atoms import SomeAtoms
 from sith_hf.checks import finite_number
 from sith_hf.concepts import ConceptDictionary, centred
 from sith_hf.decomposition import Decomposition
@@ -64,7 +65,7 @@ def task_concepts(
     Raises:
         InputError: embeddings of another size, a dictionary that is not encoded, or fewer than K concepts left.
     """
-    atoms = dictionary.atoms
+    atoms = dictionary.streamed_atoms
     if class_embeddings.ndim != 2 or len(class_embeddings) == 0 or class_embeddings.shape[1] != atoms.shape[1]:
         raise InputError(
             f"class_embeddings have shape [C, {atoms.shape[1]}], at least one; got {list(class_embeddings.shape)}"
@@ -78,10 +79,9 @@ def task_concepts(
         )
     queries = centred(class_embeddings.float().cpu(), dictionary.mean)
     pursuit = Pursuit(sparsity=sparsity, coherence_weight=coherence_weight)
-    code = pursuit(queries, atoms[left])
+    code = pursuit(queries, SomeAtoms(atoms, torch.tensor(left)))
     chosen = sorted({left[i] for i in code.index[code.weight > 0].tolist()})
-    assert dictionary.embeddings is not None  # .atoms above refuses a dictionary without them
-    return Task(tuple(dictionary.texts[i] for i in chosen), dictionary.embeddings[chosen])
+    return Task(tuple(dictionary.texts[i] for i in chosen), dictionary.embeddings_of(chosen))
 
 
 def class_task(

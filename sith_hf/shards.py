@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,29 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.steady import Stamp, SteadyFile, write_all
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-CHUNK = 16 * 2**20
+# Small enough to stay in the processor's cache between reading and comparing.
+CHUNK = 2**18
 _MAX_HEADER = 100 * 2**20
+_DTYPES: Mapping[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
 # What a CLIPVisionModel of transformers 5 consists of. Other names are not ours to change.
 _BARE = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.")
 
@@ -52,15 +71,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Shard:
-    """One safetensors file.
+    """One safetensors file. Whoever reads it gets an InputError where it changed since its header was read.
 
     Attributes:
-        path: where it is.
+        file: which file it was then.
         header: its header as JSON.
         data_start: where the bytes of tensors begin.
     """
 
-    path: Path
+    file: SteadyFile
     header: Mapping[str, Any]
     data_start: int
 
@@ -68,15 +87,21 @@ class Shard:
     def read(cls, path: Path) -> Shard:
         """Read and check the header. Raises InputError for a file that is missing, truncated or no safetensors."""
         try:
-            # The library's own check of offsets, sizes and overlaps; the header is then read for the positions.
-            with safe_open(path, framework="pt"):
-                pass
-            with path.open("rb") as file:
+            with path.open("rb", buffering=0) as file:
+                stamp = Stamp.of(file)
+                # The library's own check of offsets, sizes and overlaps; the header is then read for the positions.
+                with safe_open(path, framework="pt"):
+                    pass
                 (length,) = struct.unpack("<Q", file.read(8))
                 header = json.loads(file.read(min(length, _MAX_HEADER)))
         except (SafetensorError, OSError, ValueError, struct.error) as error:
             raise InputError(f"{path} is not a whole safetensors file ({error}): fetch the checkpoint again") from None
-        return cls(path, header, 8 + length)
+        return cls(SteadyFile(path, stamp), header, 8 + length)
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.file.path
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -91,50 +116,61 @@ class Shard:
         return found
 
     def tensor(self, key: str) -> Tensor:
-        """The tensor of a canonical name."""
-        with safe_open(self.path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(self.entries[key].key)
+        """The tensor of a canonical name, in memory of its own. Raises InputError for a dtype that torch has not."""
+        entry = self.entries[key]
+        if entry.dtype not in _DTYPES:
+            raise InputError(f"{key} in {self.path} is {entry.dtype}, which sith-hf does not read: convert it")
+        tensor = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
+        self.file.fill(_raw(tensor), entry.start)
         return tensor
 
     def chunks(self, key: str) -> Iterator[bytes]:
         """The raw bytes of a tensor, a bounded piece at a time."""
         entry = self.entries[key]
-        with self.path.open("rb") as file:
-            file.seek(entry.start)
-            left = entry.stop - entry.start
-            while left:
-                piece = file.read(min(CHUNK, left))
-                left -= len(piece)
-                yield piece
+        return self.file.pieces(entry.start, entry.stop, CHUNK)
 
     def copy(self, target: Path, replaced: Mapping[str, Tensor]) -> None:
         """Copy the file, with some tensors replaced by others of the same shape and dtype; every other byte is kept.
 
-        Only names that are not canonical are written anew, and then only the header differs.
-        """
-        if all(canonical(entry.key) == entry.key for entry in self.entries.values()):
-            shutil.copyfile(self.path, target)
-            shift = 0
-        else:
-            shift = self._copy_renamed(target)
-        with target.open("r+b") as file:
-            for key, tensor in replaced.items():
-                entry = self.entries[key]
-                raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-                if len(raw) != entry.stop - entry.start:
-                    raise InputError(f"{key}: the replacement has another size than the tensor in {self.path}")
-                file.seek(entry.start + shift)
-                file.write(raw)
+        Only names that are not canonical are written anew, and then only the header differs. No copy is a hard link:
+        a program that writes to one of the two in place would change the other, which may well be the base in the
+        Hub's cache. Copies that share blocks until one is written to have the same price and no such risk.
 
-    def _copy_renamed(self, target: Path) -> int:
+        Args:
+            target: the file to write.
+            replaced: tensors by canonical name; each is asked for when it is written, and not kept.
+
+        Raises:
+            InputError: a tensor of another size, or a file that changes while it is copied.
+        """
+        head = self._renamed_header()
+        start = self.data_start if head else 0
+        with target.open("wb", buffering=0) as file:
+            write_all(file, head)
+            self.file.copy_into(file, start)
+            for key in replaced:
+                self._overwrite(file, key, replaced[key], len(head) - start)
+
+    def _overwrite(self, file: FileIO, key: str, tensor: Tensor, shift: int) -> None:
+        entry, raw = self.entries[key], _raw(tensor.detach().cpu().contiguous())
+        if len(raw) != entry.stop - entry.start:
+            raise InputError(f"{key}: the replacement has another size than the tensor in {self.path}")
+        file.seek(entry.start + shift)
+        write_all(file, raw)
+
+    def _renamed_header(self) -> bytes:
+        """The header with canonical names, and its length before it; nothing where all names are canonical."""
+        if all(canonical(entry.key) == entry.key for entry in self.entries.values()):
+            return b""
         header = {key if key == "__metadata__" else canonical(key): item for key, item in self.header.items()}
         encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
         encoded += b" " * (-len(encoded) % 8)
-        with self.path.open("rb") as source, target.open("wb") as file:
-            file.write(struct.pack("<Q", len(encoded)) + encoded)
-            source.seek(self.data_start)
-            shutil.copyfileobj(source, file, CHUNK)
-        return 8 + len(encoded) - self.data_start
+        return struct.pack("<Q", len(encoded)) + encoded
+
+
+def _raw(tensor: Tensor) -> Any:
+    """The bytes of a contiguous tensor, as an array that shares its memory."""
+    return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
 @dataclass(frozen=True)

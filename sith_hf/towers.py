@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -206,18 +207,29 @@ class VisionTower:
         joint = normalize(joint, dim=-1)
         if image_mean is not None:
             joint = normalize(joint + check_mean(image_mean, projection).to(joint), dim=-1)
-        return normalize(joint @ torch.linalg.pinv(projection.double()).to(joint).T, dim=-1)
+        return normalize(joint @ self._inverse.to(joint).T, dim=-1)
 
     def rebuildable(self, directions: Tensor) -> Tensor:
         """The norm of each unit direction's part inside the row space of the projection, ``[...]``.
 
         Nothing outside it can be rebuilt from the joint space: this is the ceiling of fidelity.
         """
-        projection = self.needed_projection().to(directions.device, torch.float64)
-        _, values, rows = torch.linalg.svd(projection, full_matrices=False)
-        rows = rows[values > values.max() * max(projection.shape) * torch.finfo(torch.float64).eps]
+        rows = self._readable.to(directions.device)
         norm: Tensor = torch.linalg.vector_norm(directions.double() @ rows.T, dim=-1)
         return norm.to(directions)
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        inverse: Tensor = torch.linalg.pinv(self.needed_projection().double())
+        return inverse
+
+    @cached_property
+    def _readable(self) -> Tensor:
+        """An orthonormal basis of the projection's row space, one direction a row."""
+        projection = self.needed_projection().double()
+        _, values, rows = torch.linalg.svd(projection, full_matrices=False)
+        basis: Tensor = rows[values > values.max() * max(projection.shape) * torch.finfo(torch.float64).eps]
+        return basis
 
     def sha256(self, layers: Iterable[int]) -> dict[str, str]:
         """Fingerprints of every tensor that the decomposition of ``layers`` reads, by name on disk."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sith_hf.checkpoint import check_base, edited_tensors, locate, other_files, other_weights
+from sith_hf.checkpoint import EditedTensors, check_base, locate, other_files, other_weights
 from sith_hf.configs import CONFIGS, published
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
@@ -78,7 +78,7 @@ def verify(
             raise
         raise InputError(f"{error}. The edit names {spec.base.name} as its base; say where that is (--base)") from None
     check_base(ours, spec)
-    expected = dict(edited_tensors(ours, spec))
+    expected = EditedTensors(ours, spec)
     problems: list[str] = []
     for key in sorted(set(ours.where) ^ set(theirs.where)):
         problems.append(f"tensor {key} is only in the {'base' if key in ours.where else 'edited checkpoint'}")

@@ -401,6 +401,7 @@ class TestRefusals:
 
 STAGES = {
     "copyfile": (shutil, "copyfile"),
+    "kernel copy": (os, "copy_file_range"),
     "rename": (os, "rename"),
     "replace": (os, "replace"),
     "fsync": (os, "fsync"),

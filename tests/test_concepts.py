@@ -1,6 +1,7 @@
 """A dictionary keeps each concept once, says what it left out, and names the fault of a source that it refuses."""
 
 import json
+import os
 import unicodedata
 
 import datasets
@@ -11,10 +12,14 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sith_hf.concepts import MAX_CHARACTERS, ConceptDictionary, centred, tidy
+from sith_hf import concepts, stored
+from sith_hf.concept_texts import MAX_CHARACTERS
+from sith_hf.concepts import ConceptDictionary, centred, tidy
 from sith_hf.encoding import encode_texts
-from sith_hf.errors import InputError
+from sith_hf.errors import ArtifactError, InputError
+from sith_hf.pursuit import Pursuit
 from tests.made import WORDS, tiny_concepts
+from tests.raw import read_raw, write_raw
 from tests.tiny import byte_tokenizer, clip_model
 
 
@@ -376,3 +381,134 @@ def test_the_file_says_what_it_is(encoded, tmp_path):
     assert provenance["encoder"] == "tiny"
     assert set(provenance["libraries"]) >= {"sith-hf", "torch", "transformers"}
     assert header["embeddings"]["shape"] == [len(WORDS), 24]
+
+
+# ---------------------------------------------------------------- embeddings that stay in their file
+
+
+def made(count: int = 300, width: int = 40, seed: int = 0) -> ConceptDictionary:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.nn.functional.normalize(torch.randn(count, width, generator=generator) + 0.5, dim=1)
+    texts = tuple(f"concept {number} é" for number in range(count))
+    return ConceptDictionary(texts, embeddings=rows, encoder="none", encoder_sha256="0")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_stored_dictionary_is_the_same_dictionary(dtype, tmp_path):
+    path = made().save_pretrained(tmp_path, dtype)
+    inside, outside = (ConceptDictionary.from_pretrained(path, in_memory=whole) for whole in (True, False))
+    assert inside.stored is None
+    assert outside.stored.path == path
+    assert (inside.embeddings.dtype, outside.embeddings.dtype) == (torch.float32, dtype)
+    assert torch.equal(inside.embeddings, made().embeddings.to(dtype).float())
+    assert (dtype == torch.float32) == torch.equal(inside.embeddings, made().embeddings)
+    assert torch.equal(outside.embeddings.float(), inside.embeddings)
+    assert torch.equal(outside.embeddings_of([7, 299, 7]), inside.embeddings[[7, 299, 7]])
+    assert torch.equal(outside.embedding_of("Concept 12 É"), inside.embeddings[12])
+    for name in ("texts", "sha256", "encoder"):
+        assert getattr(outside, name) == getattr(inside, name)
+    assert torch.equal(outside.mean, inside.mean)
+    assert torch.equal(outside.atoms, inside.atoms)
+    index = torch.tensor([[3, 299], [0, 3]])
+    assert torch.equal(outside.streamed_atoms.rows(index), inside.atoms[index])
+    torch.testing.assert_close(outside.streamed_atoms.block(10, 290), inside.atoms[10:290], atol=1e-5, rtol=0)
+    x = torch.nn.functional.normalize(torch.randn(30, 40, generator=torch.Generator().manual_seed(5)), dim=1)
+    for method in ("comp", "mp", "top-k"):
+        left, right = (Pursuit(method)(x, atoms) for atoms in (outside.streamed_atoms, inside.atoms))
+        assert torch.equal(left.index, right.index)
+        assert torch.equal(left.weight, right.weight)
+    again = outside.save_pretrained(tmp_path / "again", dtype)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_large_dictionaries_stay_in_their_file_and_are_written_from_it(tmp_path, monkeypatch):
+    path = made().save_pretrained(tmp_path / "whole")
+    assert ConceptDictionary.from_pretrained(path).stored is None
+    monkeypatch.setattr(concepts, "IN_MEMORY", 1000)
+    monkeypatch.setattr(stored, "READ", 1000)
+    outside = ConceptDictionary.from_pretrained(path)
+    assert outside.stored is not None
+    for dictionary in (outside, made()):
+        pieces = dictionary.save_pretrained(tmp_path / "pieces")
+        assert pieces.read_bytes() == path.read_bytes()
+        assert [item.name for item in pieces.parent.iterdir()] == [path.name]
+    halves = outside.save_pretrained(tmp_path / "halves", torch.float16)
+    monkeypatch.undo()
+    assert halves.read_bytes() == made().save_pretrained(tmp_path / "other", torch.float16).read_bytes()
+    with pytest.raises(InputError, match="float64"):
+        made().save_pretrained(tmp_path / "double", torch.float64)
+
+
+def test_encoding_again_leaves_the_file(tower, tmp_path):
+    bare = ConceptDictionary.from_texts(WORDS)
+    path = bare.encode(*tower, "tiny").save_pretrained(tmp_path)
+    outside = ConceptDictionary.from_pretrained(path, in_memory=False)
+    inside = outside.encode(*tower, "tiny")
+    assert inside.stored is None
+    path.unlink()
+    assert len(inside.atoms) == len(WORDS)
+    with pytest.raises(ArtifactError, match="could not be read"):
+        outside.embeddings_of([0])
+
+
+CHANGES = {
+    "cut short": lambda path: os.truncate(path, path.stat().st_size - 8),
+    "grown": lambda path: os.truncate(path, path.stat().st_size + 8),
+    "written again": lambda path: os.utime(path, ns=(1, 1)),
+    "replaced": lambda path: (
+        path.with_name("new").write_bytes(path.read_bytes()),
+        os.replace(path.with_name("new"), path),
+    ),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_file_that_changes_under_a_run_is_refused(change, tmp_path):
+    path = made().save_pretrained(tmp_path)
+    atoms = ConceptDictionary.from_pretrained(path, in_memory=False).streamed_atoms
+    x = made(20, seed=9).embeddings
+    finished = []
+
+    def last(count):
+        finished.append(count)
+        change(path)
+
+    Pursuit()(x, atoms)  # the control
+    with pytest.raises(ArtifactError, match=r"changed while it was in use|could not be read"):
+        Pursuit()(x, atoms, progress=last)
+    assert finished == [20]  # noticed at the end, when nothing was read any more
+    with pytest.raises(ArtifactError, match=r"changed while it was in use|could not be read"):
+        atoms.rows(torch.tensor([0]))
+    with pytest.raises(ArtifactError, match=r"changed while it was in use|could not be read"):
+        atoms.block(0, 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("value", "says"), [(torch.nan, "NaN"), (torch.inf, "NaN"), (3.0, "unit length")])
+def test_stored_numbers_that_will_not_do_are_refused(value, says, dtype, tmp_path):
+    dictionary = made()
+    dictionary.embeddings[299, 39] = value
+    path = dictionary.save_pretrained(tmp_path, dtype)
+    for whole in (True, False):
+        with pytest.raises(ArtifactError, match=says):
+            ConceptDictionary.from_pretrained(path, in_memory=whole)
+
+
+@pytest.mark.parametrize("cut", [3, 50, 400, 40000])
+def test_a_damaged_file_is_refused_wherever_it_stays(cut, tmp_path):
+    path = made().save_pretrained(tmp_path)
+    path.write_bytes(path.read_bytes()[:cut])
+    for whole in (True, False):
+        with pytest.raises(ArtifactError, match=r"dictionary\.safetensors"):
+            ConceptDictionary.from_pretrained(path, in_memory=whole)
+
+
+@pytest.mark.parametrize("key", ["format", "version", "sith"])
+def test_a_foreign_file_is_refused_wherever_it_stays(key, tmp_path):
+    path = made().save_pretrained(tmp_path)
+    tensors, metadata = read_raw(path)
+    write_raw(path, tensors, {**metadata, key: "[]"})
+    for whole in (True, False):
+        with pytest.raises(ArtifactError):
+            ConceptDictionary.from_pretrained(path, in_memory=whole)

@@ -12,6 +12,7 @@ from scipy.linalg import hadamard
 from scipy.optimize import nnls as scipy_nnls
 from torch import Tensor
 
+from sith_hf.atoms import TensorAtoms
 from sith_hf.coders import METHODS
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.pursuit import Pursuit, SparseCode
@@ -158,7 +159,7 @@ def test_the_rounding_bound_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "matmul", coarse)
     assert not torch.equal(Pursuit()(x, atoms).index, expected)
-    monkeypatch.setattr("sith_hf.search._reduced_precision", lambda: True)
+    monkeypatch.setattr("sith_hf.search.reduced_precision", lambda: True)
     monkeypatch.setattr("sith_hf.search.REDUCED", 2**-6)  # bfloat16 results are rounded too, unlike a real kernel's
     assert torch.equal(Pursuit()(x, atoms).index, expected)
 
@@ -365,7 +366,7 @@ def test_lasso_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_search_gives_the_same_as_asking_one_by_one() -> None:
     atoms = unit(gaussian(0, 40, 6).repeat(3, 1)).float()
-    search = AtomSearch(atoms, 1.0, 17)
+    search = AtomSearch(TensorAtoms(atoms), 1.0, 17)
     query = gaussian(1, 20, 6)
     index, score = search.best(query, 9)
     taken = torch.empty(20, 0, dtype=torch.long)

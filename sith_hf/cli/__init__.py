@@ -15,6 +15,7 @@ from sith_hf.errors import SithError
 # Subcommand -> (module and function, one line for --help). The line stands here so that help imports nothing.
 COMMANDS = {
     "decompose": ("decompose", "Explain the attention heads of a CLIP vision tower."),
+    "image-mean": ("image_mean", "Average image embeddings, for decompose --image-mean."),
     "show": ("show", "Show what heads speak of, or what an edit spec holds."),
     "find": ("find", "Find the singular vectors that speak of a concept."),
     "judge": ("judge", "Score explanations on a topic; read a sheet back."),

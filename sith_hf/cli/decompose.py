@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 @click.option("--coherence-weight", type=float, help="The coherence weight lambda of comp.  [default: 0.3]")
 @click.option("--fold/--no-fold", default=None, help="Fold the layer norm into what heads read.  [default: fold]")
 @click.option("--centre/--no-centre", default=None, help="Drop the all-ones direction.  [default: as --fold]")
-@click.option("--image-mean", type=click.Path(path_type=Path), help="Safetensors file with one vector, image_mean.")
+@click.option(
+    "--image-mean",
+    type=click.Path(path_type=Path),
+    help="What sith-hf image-mean wrote, or a safetensors file with one vector, image_mean.",
+)
 @json_option
 def decompose(
     model: str,
@@ -57,30 +61,53 @@ def decompose(
     """Explain the attention heads of MODEL, a folder or Hub id of a CLIP checkpoint.
 
     The dictionary is our own list of everyday concepts, unless --concepts, --dictionary or --dataset names another.
+
+    Finished parts are kept in OUTPUT.work until the end: after an interruption, the same command goes on from there.
+    Several processes share the work: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf decompose ...
     """
+    from sith_hf.processes import device_of_this_process, join
+
+    # First of all, so that whatever happens from here on ends every process.
+    processes = join()
     source = _concepts(concepts, dictionary, dataset, column, template)
 
     from sith_hf.artifacts import staged
+    from sith_hf.decompose import check_settings
     from sith_hf.editor import SithEditor
     from sith_hf.image_mean import read_image_mean
     from sith_hf.pursuit import Pursuit
+    from sith_hf.work import Work
 
+    pursuit = Pursuit(**given(method=method, sparsity=sparsity, coherence_weight=coherence_weight))
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
-    encoded = editor.encode(source, progress=True)
-    result = editor.decompose(
-        encoded,
-        pursuit=Pursuit(**given(method=method, sparsity=sparsity, coherence_weight=coherence_weight)),
-        image_mean=None if image_mean is None else read_image_mean(image_mean),
-        progress=True,
-        **given(**settings),
-    )
-    with staged(output) as folder:
-        encoded.save_pretrained(folder)
-        path = output / result.save_pretrained(folder).name
+    mean = None if image_mean is None else read_image_mean(image_mean, editor.tower)
+    # What does not fit is told before hours of work.
+    chosen = {name: settings[name] for name in ("layers", "rank", "poles")}
+    check_settings(editor.tower, pursuit=pursuit, image_mean=mean, concepts=len(source), **given(**chosen))
+    with Work.beside(output, processes) as work:
+        encoded = editor.encode(source, work=work, progress=True)
+        result = editor.decompose(
+            encoded,
+            pursuit=pursuit,
+            image_mean=mean,
+            device=device_of_this_process(),
+            work=work,
+            progress=True,
+            **given(**settings),
+        )
+
+        def write() -> str:
+            with staged(output) as folder:
+                encoded.save_pretrained(folder)
+                return str(output / result.save_pretrained(folder).name)
+
+        path = processes.on_main(write)
+    if not processes.main:
+        return
     if as_json:
         echo_json(
             {
-                "decomposition": str(path),
+                "decomposition": path,
                 "layers": list(result.layers),
                 "heads": result.num_heads,
                 "vectors": result.rank,
@@ -90,13 +117,14 @@ def decompose(
                 "duplicates": source.duplicates,
                 "fidelity": float(result.fidelity.mean()),
                 "settings": dict(result.settings),
+                "processes": processes.number,
             }
         )
         return
     click.echo(f"{result!r}")
     click.echo(f"{encoded!r}")
     click.echo(f"mean fidelity {result.fidelity.mean():.3f} of at most {result.ceiling.mean():.3f}")
-    click.echo(f"{path}")
+    click.echo(path)
 
 
 def _concepts(

@@ -109,7 +109,7 @@ def embed_rows(
     skipped: Counter[str] = Counter()
     rows, seen = source.read(columns, pictures), 0
     with (
-        _ready(contenders, state.device),
+        ready(contenders, state.device),
         tqdm(
             total=source.known_length,
             desc=f"embedding {source.title}",
@@ -123,7 +123,7 @@ def embed_rows(
                     check(row, number)
             seen += len(batch)
             mine = batch[state.process_index * batch_size : (state.process_index + 1) * batch_size]
-            found, reasons, marks = _embed_batch(contenders, mine, pictures, state.device, precision)
+            found, reasons, marks = embed_batch(contenders, mine, pictures, state.device, precision)
             if state.num_processes > 1:
                 found, reasons, marks = _gathered(gather_object([(found, reasons, marks)]), pictures)
             digests += marks
@@ -156,14 +156,22 @@ def embed_rows(
     )
 
 
-def _embed_batch(
+def embed_batch(
     contenders: Sequence[Contender],
     rows: Sequence[Mapping[str, Any]],
     pictures: Sequence[str],
     device: torch.device,
     precision: str,
 ) -> _Part:
-    """Embeddings ``[C, n, P]`` of the n rows whose pictures can be read, why each cannot, or None, and n digests."""
+    """Embeddings ``[C, n, P]`` of the n rows whose pictures can be read, why each cannot, or None, and n digests.
+
+    Args:
+        contenders: C models with one image processor, as :func:`ready` has them.
+        rows: with pictures as :func:`~sith_hf.evaluation.pictures.to_picture` takes them.
+        pictures: the names of their columns.
+        device: where the models are.
+        precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
+    """
     digests: list[str] = []
     decoded: dict[str, list[Any]] = {name: [] for name in pictures}
     reasons: list[str | None] = []
@@ -216,7 +224,7 @@ def _gathered(results: list[_Part], pictures: Sequence[str]) -> _Part:
 
 
 @contextmanager
-def _ready(contenders: Sequence[Contender], device: torch.device) -> Iterator[None]:
+def ready(contenders: Sequence[Contender], device: torch.device) -> Iterator[None]:
     """The models in evaluation mode and on the device; each goes back to its mode and place on leaving."""
     models = [contender.model for contender in contenders]
     # Before any of them moves: they share parameters.

@@ -130,7 +130,7 @@ def open_data(data: Data, *, progress: bool = False) -> Source:
             rows = _local(data, Path(name)) if local else _remote(data)
     except InputError:
         raise
-    except (DatasetsError, OSError, ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
+    except (DatasetsError, OSError, ValueError, TypeError, LookupError, RuntimeError, NotImplementedError) as error:
         raise InputError(
             f"{title}: no dataset could be opened there ({_one_line(error)}); give the id of a dataset on the Hub, "
             "a folder with one folder of images for each class, a folder of Parquet files, or one of save_to_disk"

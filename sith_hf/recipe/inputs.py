@@ -17,6 +17,7 @@ from sith_hf.fingerprint import texts_sha256
 from sith_hf.image_mean import read_image_mean
 from sith_hf.pursuit import Pursuit
 from sith_hf.recipe.model import Base, Dictionary, Recipe
+from sith_hf.work import Work
 
 EMBEDDED = "embedded"
 
@@ -85,15 +86,17 @@ def dictionary_of(dictionary: Dictionary, folder: Path) -> ConceptDictionary:
 
 
 def decompose_with(
-    recipe: Recipe, editor: SithEditor, folder: Path, *, progress: bool = False
+    recipe: Recipe, editor: SithEditor, folder: Path, *, work: Work | None = None, progress: bool = False
 ) -> tuple[ConceptDictionary, Decomposition]:
     """Decompose the editor's model as a recipe says; the encoded dictionary, and the decomposition.
+
+    ``work`` keeps what is finished (see :func:`sith_hf.decompose.decompose`).
 
     Raises:
         InputError: settings out of range, or other weights or texts than the recipe's fingerprints tell.
     """
     step = recipe.decompose
-    concepts = editor.encode(dictionary_of(recipe.dictionary, folder), progress=progress)
+    concepts = editor.encode(dictionary_of(recipe.dictionary, folder), work=work, progress=progress)
     decomposition = editor.decompose(
         concepts,
         layers=step.layers,
@@ -102,7 +105,8 @@ def decompose_with(
         pursuit=Pursuit(method=step.method, sparsity=step.sparsity, coherence_weight=step.coherence_weight),
         fold=step.fold,
         centre=step.centre,
-        image_mean=None if step.image_mean is None else read_image_mean(folder / step.image_mean),
+        image_mean=None if step.image_mean is None else read_image_mean(folder / step.image_mean, editor.tower),
+        work=work,
         progress=progress,
     )
     check_sha256(recipe.base.sha256, base_sha256(decomposition.base.sha256), "base")

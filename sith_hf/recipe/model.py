@@ -96,7 +96,7 @@ class DecomposeStep(Settings):
     """Drop the all-ones direction; as fold when null."""
 
     image_mean: str | None = None
-    """A safetensors file with the mean image embedding, image_mean [P]; none when null."""
+    """What sith-hf image-mean wrote, or a safetensors file with a vector image_mean [P]; none when null."""
 
 
 class Baselines(Settings):

@@ -13,6 +13,7 @@ from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.evaluation.plan import Task
+from sith_hf.image_mean import image_mean_file
 from sith_hf.judges.settings import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
 from sith_hf.recipe.choose import Chosen
 from sith_hf.recipe.inputs import base_sha256, file_sha256, placed, with_data, with_place
@@ -56,7 +57,7 @@ def resolve(
         copies["dataset"] = placed(recipe.dictionary.dataset, folder)
     mean = recipe.decompose.image_mean
     if mean is not None:
-        mean = _copied(folder / mean, work / INPUTS / "image_mean.safetensors")
+        mean = _copied(image_mean_file(folder / mean), work / INPUTS / "image_mean.safetensors")
     plan = recipe.evaluate
     edits = []
     for number, step in enumerate(recipe.edits):

@@ -17,6 +17,7 @@ from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.gains import Gains
+from sith_hf.new_folder import new_folder
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.inputs import decompose_with, open_base
 from sith_hf.recipe.measure import Measured, measure
@@ -24,6 +25,7 @@ from sith_hf.recipe.model import Recipe
 from sith_hf.recipe.resolve import resolve, shareable
 from sith_hf.recipe.source import RecipeSource
 from sith_hf.recipe.text import write_yaml
+from sith_hf.work import Work
 
 RECIPE = "recipe.yaml"
 
@@ -78,7 +80,9 @@ def run_recipe(
     """Decompose, choose, edit, measure and write, as a recipe says.
 
     The folder appears when everything in it is whole. Its ``recipe.yaml`` has every default written out and every
-    fingerprint filled in, and what judges said pinned: running it gives the same bytes.
+    fingerprint filled in, and what judges said pinned: running it gives the same bytes. Until then finished parts of
+    the decomposition are kept in ``FOLDER.work``, and what judges said in their caches: after an interruption, the same
+    run goes on from there.
 
     Args:
         recipe: a YAML file, the name of one that comes with sith-hf, or a recipe in memory.
@@ -112,8 +116,8 @@ def run_recipe(
     editor = open_base(plan.base, home, token=token)
     base = checkpoint.locate(editor.loaded.folder or editor.loaded.name, editor.loaded.revision, token)
 
-    with checkpoint.new_folder(base, target, overwrite) as work:
-        concepts, decomposition = decompose_with(plan, editor, home, progress=progress)
+    with Work.beside(target) as kept, new_folder(base, target, overwrite) as work:
+        concepts, decomposition = decompose_with(plan, editor, home, work=kept, progress=progress)
         chosen = choose(
             plan,
             editor,

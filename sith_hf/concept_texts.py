@@ -1,0 +1,104 @@
+"""The texts of concepts: read from files and datasets, tidied, each kept once."""
+
+from __future__ import annotations
+
+import codecs
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sith_hf.errors import InputError
+
+MAX_CHARACTERS = 1000
+
+
+def distinct(given: Iterable[object]) -> tuple[tuple[str, ...], tuple[int, ...], int]:
+    """Texts tidied, each kept once whatever its case.
+
+    Returns:
+        the texts that are kept, the place of each among those given, and how many were blank.
+
+    Raises:
+        InputError: one is no text, or longer than 1000 characters, or fewer than two are left.
+    """
+    seen: dict[str, int] = {}
+    kept: list[str] = []
+    blank = 0
+    for number, text in enumerate(given):
+        if not isinstance(text, str):
+            raise InputError(f"concept {number + 1} is {type(text).__name__}, not a text")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InputError(
+                f"concept {number + 1} cannot be written as UTF-8 (it holds half of a surrogate pair)"
+            ) from None
+        if len(text) > MAX_CHARACTERS:
+            raise InputError(f"concept {number + 1} has {len(text)} characters; a concept has at most {MAX_CHARACTERS}")
+        clean = tidy(text)
+        if not clean:
+            blank += 1
+        elif clean.casefold() not in seen:
+            seen[clean.casefold()] = number
+            kept.append(clean)
+    if len(kept) < 2:
+        raise InputError(f"a dictionary needs at least two different concepts; this one has {len(kept)}")
+    return tuple(kept), tuple(seen.values()), blank
+
+
+def lines_of(path: str | Path) -> list[str]:
+    """The lines of a text file in UTF-8. Raises InputError where it cannot be read as that."""
+    try:
+        raw = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: the concepts could not be read ({reason})") from None
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        lines = raw.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}, line {line}: not UTF-8; save the file as UTF-8, one concept a line") from None
+    if lines[-1] == "":
+        lines.pop()
+    return lines
+
+
+def column_of(dataset: Any, column: str, split: str, revision: str | None) -> list[Any]:
+    """One column of a ``datasets.Dataset``, or of a name or folder for ``load_dataset``.
+
+    Raises:
+        InputError: no such dataset or column.
+    """
+    if isinstance(dataset, (str, Path)):
+        import datasets
+
+        try:
+            dataset = datasets.load_dataset(str(dataset), split=split, revision=revision)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"dataset {dataset}: could not be loaded ({reason})") from None
+    columns = getattr(dataset, "column_names", None)
+    if not isinstance(columns, list):
+        raise InputError("dataset is a datasets.Dataset or a name for load_dataset; choose one split of a DatasetDict")
+    if column not in columns:
+        raise InputError(f"the dataset has no column {column!r}; it has {', '.join(columns)}")
+    return list(dataset[column])
+
+
+def tidy(text: str) -> str:
+    """A concept as a dictionary keeps it: no white space around it, single blanks inside, composed accents (NFC)."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
+def position(texts: Sequence[str], concept: str) -> int | None:
+    """Where ``concept`` stands among ``texts``, whatever its case; None if it does not.
+
+    Raises:
+        InputError: the concept is no text, or blank.
+    """
+    if not isinstance(concept, str) or not tidy(concept):
+        raise InputError(f"a concept is a text that is not blank; got {concept!r}")
+    wanted = tidy(concept).casefold()
+    return next((index for index, text in enumerate(texts) if text.casefold() == wanted), None)
