@@ -21,6 +21,9 @@ class Reply:
         headers: beside those that every response has.
         hang: send nothing until the server is closed.
         drop: close the connection without a response.
+        drip: after all of this go on, with a space at a time, until nobody listens or the server is closed; without
+            a body already the headers have no end.
+        flood: after all of this go on with as much as is taken, until nobody listens or the server is closed.
     """
 
     status: int = 200
@@ -28,6 +31,8 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     hang: bool = False
     drop: bool = False
+    drip: bool = False
+    flood: bool = False
 
 
 def said(answer: Any, **more: Any) -> Reply:
@@ -47,12 +52,16 @@ class ChatRequests:
         bodies: the JSON of each request, in the order of arrival.
         headers: of each request, names in lower case.
         most: how many were in progress at once, at most.
+        more: bytes sent by replies that go on.
+        hung_up: set when nobody listens to one of them any more.
     """
 
     url: str
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     most: int = 0
+    more: int = 0
+    hung_up: Event = field(default_factory=Event)
 
     @property
     def prompts(self) -> list[str]:
@@ -100,9 +109,26 @@ def chat_server(reply: Callable[[str, int], Reply | str]) -> Iterator[ChatReques
             self.send_response(answer.status)
             for name, value in {"content-type": "application/json", **answer.headers}.items():
                 self.send_header(name, value)
-            self.send_header("content-length", str(len(answer.body)))
-            self.end_headers()
-            self.wfile.write(answer.body)
+            endless = answer.drip or answer.flood
+            if not endless:
+                self.send_header("content-length", str(len(answer.body)))
+            if endless and not answer.body:
+                self.flush_headers()
+                self.wfile.write(b"x-endless: ")
+            else:
+                self.end_headers()
+                self.wfile.write(answer.body)
+            if endless:
+                self.go_on(b" " if answer.drip else b"4" * 65_536, 0.01 if answer.drip else 0)
+
+        def go_on(self, piece: bytes, pause: float) -> None:
+            self.close_connection = True
+            try:
+                while not closing.wait(pause):
+                    self.wfile.write(piece)
+                    seen.more += len(piece)
+            except OSError:
+                seen.hung_up.set()
 
         def log_message(self, *_: Any) -> None:
             """Say nothing on stderr."""

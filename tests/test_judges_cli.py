@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 
-import huggingface_hub
 import pytest
 import torch
 
@@ -22,9 +21,8 @@ WORDS = ("sea", "ocean", "beach", "forest", "road", "bird", "boat", "red", *HOST
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    """The subcommand, and a client that may ask this machine."""
+    """The subcommand."""
     monkeypatch.setitem(COMMANDS, "judge", ("judge", "Score what vectors speak of."))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +82,7 @@ class TestByLanguageModel:
                      "--llm-model", "m", "-o", tmp_path)
             )  # fmt: skip
         assert "Score: 4" in told
+        assert "kept" not in told
         assert not (tmp_path / "scores.safetensors").exists()
 
 

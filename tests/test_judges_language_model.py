@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import importlib
 import json
 import os
 import re
@@ -16,13 +18,15 @@ import torch
 
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.errors import HubError, InputError, OutputError
+from sith_hf.hub_faults import TRANSPORT
 from sith_hf.judges import LanguageModelJudge, make_judge
 from sith_hf.judges.answers import parse
 from sith_hf.judges.cache import AnswerCache, Question
 from sith_hf.judges.language_model import EARLY, PATIENCE
 from sith_hf.judges.prompts import SHIPPED, Prompt
-from sith_hf.judges.server import LONGEST_PAUSE, PAUSES, TOKEN_VARIABLE, ChatServer
+from sith_hf.judges.server import LONGEST_PAUSE, MOST_TIMEOUTS, PAUSES, TOKEN_VARIABLE, ChatServer, Unanswered
 from sith_hf.judges.settings import LanguageModelJudgeSettings
+from sith_hf.judges.wire import MOST_BYTES
 from tests.chat_server import Reply, chat_server, said
 from tests.made import WORDS, tiny_editor
 
@@ -30,9 +34,8 @@ TOKEN = "hf_" + "secretsecretsecretsecret"
 
 
 @pytest.fixture(autouse=True)
-def online(monkeypatch):
-    """The client refuses every address in offline mode, this machine's own included."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+def alone(monkeypatch):
+    """Nothing of this machine's own settings; offline mode is on, as in all of these tests."""
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -267,6 +270,60 @@ class TestTrouble:
             scores = judge_at(seen.url, workers=1, timeout=0.5).score(decomposition)
         assert (scores.value == 3).all()
 
+    @pytest.mark.parametrize("begun", [b"", b'{"choices": '], ids=["headers", "body"])
+    def test_a_server_that_drips_is_hung_up_on(self, begun):
+        drip = Reply(body=begun, drip=True)
+        with chat_server(lambda prompt, at: drip) as seen:
+            with pytest.raises(Unanswered, match=r"within 0\.3 seconds"):
+                ChatServer(base_url=seen.url, timeout=0.3).ask("well?", Pauses())
+            assert seen.hung_up.wait(30)
+        assert len(seen.prompts) == MOST_TIMEOUTS
+
+    @pytest.mark.parametrize(("reply", "tries"), [(Reply(hang=True), MOST_TIMEOUTS), (Reply(503), len(PAUSES) + 1)])
+    def test_silence_is_waited_for_less_often_than_a_server_that_says_no(self, reply, tries):
+        with chat_server(lambda prompt, at: reply) as seen, pytest.raises(Unanswered):
+            ChatServer(base_url=seen.url, timeout=0.5).ask("well?", Pauses())
+        assert len(seen.prompts) == tries
+
+    @pytest.mark.parametrize("progress", [True, False])
+    def test_the_first_retry_is_told_where_anybody_listens(self, decomposition, capfd, progress):
+        with chat_server(lambda prompt, at: "3" if at % 2 else Reply(503)) as seen:
+            judge_at(seen.url, workers=1).score(decomposition, progress=progress)
+        told = capfd.readouterr()
+        assert told.err.count("asking again") == int(progress)
+        assert told.out == ""
+
+    @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e6])
+    def test_a_time_that_nobody_waits_is_refused(self, timeout):
+        with pytest.raises(InputError, match="timeout"):
+            ChatServer(base_url="http://localhost:1", timeout=timeout)
+
+    @pytest.mark.parametrize("status", [200, 500])
+    def test_an_answer_without_end_is_read_to_its_bound(self, status):
+        flood = Reply(status, b'{"choices": [{"message": {"content": "', flood=True)
+        with chat_server(lambda prompt, at: "3" if at else flood) as seen:
+            pauses = Pauses()
+            assert ChatServer(base_url=seen.url).ask("well?", pauses) == "3"
+            assert seen.hung_up.wait(30)
+        assert pauses == [PAUSES[0]]
+        # What lies in the buffers of two sockets was sent, and not read.
+        assert seen.more < MOST_BYTES + 20_000_000
+
+    def test_a_compressed_answer_was_not_asked_for(self):
+        squeezed = Reply(body=gzip.compress(said("5").body), headers={"content-encoding": "gzip"})
+        told = []
+        with chat_server(lambda prompt, at: "3" if at else squeezed) as seen:
+            assert ChatServer(base_url=seen.url).ask("well?", Pauses(), told.append) == "3"
+        assert "encoding" in told[0]
+        assert seen.headers[0]["accept-encoding"] == "identity"
+
+    def test_a_redirection_is_not_followed(self):
+        with chat_server(lambda prompt, _: "3") as other:
+            there = Reply(307, headers={"location": f"{other.url}/chat/completions"})
+            with chat_server(lambda prompt, _: there) as seen, pytest.raises(HubError, match=r"307.*points to"):
+                ChatServer(base_url=seen.url, token=TOKEN).ask("well?", Pauses())
+        assert not other.prompts
+
     def test_a_question_that_it_never_answers_is_counted(self, many, place):
         bad = WORDS[0]
         with chat_server(lambda p, _: Reply(400, b'{"error": "no"}') if concepts_of(p)[0] == bad else "3") as seen:
@@ -318,16 +375,25 @@ class TestTrouble:
                 judge_at(seen.url).score(decomposition)
             judge_at(seen.url, most_unanswered=1.0).score(decomposition)
 
-    def test_a_huge_answer_is_no_score_and_is_kept_short(self, decomposition, place):
-        with chat_server(lambda prompt, at: "4" * 3_000_000 if at == 1 else "4") as seen:
+    def test_a_long_answer_is_no_score_and_is_told_short(self, decomposition, place):
+        with chat_server(lambda prompt, at: "4" * 1_500_000 if at == 1 else "4") as seen:
             scores = judge_at(seen.url, place, workers=1).score(decomposition)
         assert scores.record["unparsed"] >= 1
         assert max(path.stat().st_size for path in place.rglob("*.json*")) < 500_000
 
-    def test_offline_mode_is_named(self, decomposition, monkeypatch):
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    def test_offline_mode_holds_for_the_hub_and_not_for_a_server(self, decomposition):
+        assert huggingface_hub.constants.HF_HUB_OFFLINE
         with pytest.raises(HubError, match="offline mode"):
-            judge_at("http://localhost:1/v1").score(decomposition)
+            LanguageModelJudge(Prompt.load("place"), ChatServer("me/model", token=TOKEN)).score(decomposition)
+        with chat_server(lambda prompt, _: "3") as seen:
+            assert (judge_at(seen.url).score(decomposition).value == 3).all()
+
+    @pytest.mark.parametrize("end", ["", "/", "/chat/completions"])
+    def test_a_server_is_named_by_its_host_or_in_full(self, end):
+        with chat_server(lambda prompt, _: "3") as seen:
+            for base in (seen.url + end, seen.url.removesuffix("/v1")):
+                assert ChatServer(base_url=base).ask("well?", Pauses()) == "3"
+        assert seen.bodies[0]["model"]
 
     @pytest.mark.parametrize("bad", [{"workers": 0}, {"workers": 65}, {"workers": 1.5}, {"most_unanswered": 1.1}])
     def test_settings_out_of_range_are_refused(self, bad):
@@ -347,6 +413,48 @@ class TestKept:
         files = [scores.save_pretrained(tmp_path / n).read_bytes() for n, scores in (("a", first), ("b", second))]
         assert files[0] == files[1]
         assert (place / "transcript.jsonl").read_bytes() == told
+
+    def test_what_was_no_score_is_asked_again_and_nothing_else(self, decomposition, place):
+        again = threading.Event()
+        with chat_server(lambda _, at: "perhaps" if at % 2 and not again.is_set() else "4") as seen:
+            with pytest.raises(InputError, match=re.escape(str(place / "answers"))):
+                judge_at(seen.url, place, workers=1).score(decomposition)
+            asked = list(seen.prompts)
+            again.set()
+            scores = judge_at(seen.url, place).score(decomposition)
+        bad = asked[1::2]
+        assert sorted(seen.prompts[len(asked) :]) == sorted(bad)
+        assert scores.run == {"asked": len(bad), "cached": len(asked) - len(bad)}
+        assert scores.missing == 0
+
+    def test_what_an_earlier_release_kept_is_asked_again_too(self, decomposition, place):
+        with chat_server(lambda prompt, _: "4") as seen:
+            for question in judge_at(seen.url)._questions(decomposition.explanations()):
+                AnswerCache(place / "answers").put(question, "perhaps")
+            scores = judge_at(seen.url, place).score(decomposition)
+        assert scores.run["cached"] == 0
+        assert (scores.value == 4).all()
+
+    def test_nothing_is_said_to_be_kept_where_nothing_was(self, decomposition, place):
+        with chat_server(lambda prompt, _: "perhaps") as seen, pytest.raises(InputError) as refused:
+            judge_at(seen.url, place).score(decomposition)
+        assert "kept" not in str(refused.value)
+        assert not (place / "answers").exists()
+
+    def test_the_rest_of_a_good_run_may_be_no_scores(self, many, place, monkeypatch):
+        monkeypatch.setattr("sith_hf.judges.language_model.EARLY", 2)
+        bad = set()
+
+        def some(prompt, at):
+            if at >= 4:
+                bad.add(prompt)
+            return "perhaps" if prompt in bad else "3"
+
+        with chat_server(some) as seen:
+            first = judge_at(seen.url, place, workers=1, most_unanswered=1.0).score(many)
+            second = judge_at(seen.url, place, workers=1, most_unanswered=1.0).score(many)
+        assert second.run == {"asked": len(bad), "cached": 4}
+        assert second.record == first.record
 
     @pytest.mark.parametrize("change", [{"model": "n"}, {"parameters": {"seed": 1}}, {"prompt": Prompt.load("theme")}])
     def test_another_question_is_asked(self, decomposition, place, change):
@@ -470,6 +578,20 @@ def ctrl_c():
         signal.signal(signal.SIGINT, before)
 
 
+def hub(monkeypatch, answer):
+    """A Hub that answers with ``answer`` of the number of the request; its requests, as they come."""
+    library = importlib.import_module(TRANSPORT.__module__)
+    asked = []
+
+    def reply(request):
+        asked.append(request)
+        return library.Response(200, content=answer(len(asked) - 1))
+
+    session = library.Client(transport=library.MockTransport(reply))
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: session)
+    return asked
+
+
 class TestToken:
     def test_a_server_of_somebody_else_never_gets_the_hubs(self, decomposition, monkeypatch):
         monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -477,24 +599,33 @@ class TestToken:
             judge_at(seen.url).score(decomposition)
             assert all(TOKEN not in str(headers) and "authorization" not in headers for headers in seen.headers)
             # The control: by itself the client sends it.
+            monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
             huggingface_hub.InferenceClient(base_url=seen.url).chat_completion([{"role": "user", "content": "x"}])
         assert seen.headers[-1]["authorization"] == f"Bearer {TOKEN}"
 
     def test_a_provider_of_the_hub_gets_it(self, decomposition, monkeypatch):
-        class Client(huggingface_hub.InferenceClient):
-            def _inner_post(self, request_parameters, *, stream=False):
-                asked.append(request_parameters)
-                return said("4").body
-
-        asked = []
-        monkeypatch.setattr(huggingface_hub, "InferenceClient", Client)
+        asked = hub(monkeypatch, lambda at: iter([said("4").body]))
         server = ChatServer(model="me/model", token=TOKEN, parameters={"seed": 3})
-        scores = LanguageModelJudge(Prompt.load("place"), server).score(decomposition)
+        scores = LanguageModelJudge(Prompt.load("place"), server, wait=Pauses()).score(decomposition)
         assert (scores.value == 4).all()
-        assert {request.url.split("/")[2] for request in asked} == {"router.huggingface.co"}
+        assert {request.url.host for request in asked} == {"router.huggingface.co"}
         assert all(request.headers["authorization"] == f"Bearer {TOKEN}" for request in asked)
-        assert asked[0].json["model"] == "me/model"
-        assert asked[0].json["seed"] == 3
+        body = json.loads(asked[0].content)
+        assert (body["model"], body["seed"]) == ("me/model", 3)
+
+    def test_a_provider_of_the_hub_is_read_to_the_same_bound(self, monkeypatch):
+        taken = []
+
+        def endless():
+            for _ in range(1_000):
+                taken.append(1)
+                yield b"4" * 65_536
+
+        hub(monkeypatch, lambda at: iter([said("4").body]) if at else endless())
+        pauses = Pauses()
+        assert ChatServer(model="me/model", token=TOKEN).ask("well?", pauses) == "4"
+        assert pauses == [PAUSES[0]]
+        assert len(taken) == MOST_BYTES // 65_536 + 1
 
     def test_a_model_that_no_provider_can_ask_ends_soon(self, decomposition):
         server = ChatServer(model="me/model", provider="nonsense", token=TOKEN)

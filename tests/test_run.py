@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from click.testing import CliRunner
 from datasets import Dataset
@@ -166,7 +165,6 @@ def test_files_that_a_recipe_names_travel_with_its_results(tmp_path: Path) -> No
 def test_a_language_model_is_asked_once_and_its_answers_are_pinned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("sith_hf.recipe.choose.cached_assets_path", lambda *_, **__: tmp_path / "answers")
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 20)
     text = Recipe.shipped("demo").model_dump_json(include={"dictionary"})

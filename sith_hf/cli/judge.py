@@ -70,7 +70,7 @@ def judge(
     """Score what the vectors in DECOMPOSITION, a folder or Hub id, speak of: 1 to 5, on a topic.
 
     By embeddings with --topic and --concepts, by a language model with --by language-model, or by a person:
-    --export a sheet, fill in its last column, and --import it. A language model's answers are kept in the output
+    --export a sheet, fill in its last column, and --import it. A language model's scores are kept in the output
     folder, where a second run finds them. A token for --base-url goes into SITH_HF_JUDGE_TOKEN.
     """
     asked = given(**options, model=llm_model, path=None if path is None else str(path))

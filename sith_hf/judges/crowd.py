@@ -20,6 +20,7 @@ def concurrently(
     items: Sequence[T],
     workers: int,
     wait: Callable[[float], object] | None = None,
+    final: Callable[[BaseException], bool] = lambda error: False,
 ) -> Generator[tuple[T, R | BaseException], None, None]:
     """Do ``work`` to every item in threads; yields each item with its result, or what it raised, as they come.
 
@@ -31,6 +32,7 @@ def concurrently(
         items: what to do it to.
         workers: how many at once.
         wait: waits for some seconds; the clock's when None.
+        final: whether nothing more is to be begun after what ``work`` raised.
     """
     stop = Event()
     todo: SimpleQueue[T] = SimpleQueue()
@@ -53,6 +55,8 @@ def concurrently(
                 done.put((item, work(item, pause)))
             except BaseException as error:  # it is raised where the results are read
                 done.put((item, error))
+                if final(error):
+                    stop.set()
 
     for _ in range(min(workers, len(items))):
         Thread(target=run, daemon=True).start()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, Lock
 from typing import Any
 
 import torch
@@ -38,13 +40,13 @@ class LanguageModelJudge:
 
     Poles with the same concepts in the same order are one question. An answer counts only in the form that
     :func:`sith_hf.judges.answers.parse` takes; any other leaves NaN and is counted in ``record`` as ``unparsed``, and
-    a question without an answer, after every attempt, as ``failed``. Answers are kept as they come, so that an
-    interrupted run goes on where it stopped, and a second run asks nothing.
+    a question without an answer, after every attempt, as ``failed``. Answers that hold a score are kept as they come,
+    so that an interrupted run goes on where it stopped; a second run asks only what has no score yet.
 
     Attributes:
         prompt: the question.
         server: who is asked.
-        cache: a folder for answers; None keeps none.
+        cache: a folder for answers that hold a score; None keeps none.
         transcript: a file for questions and answers, JSON lines, written whole at the end, an interrupted or failed
             run included; None writes none. It holds no token.
         workers: how many questions at once, 1 to 64.
@@ -83,7 +85,8 @@ class LanguageModelJudge:
                 places.setdefault(question, []).append(item)
 
         answers = AnswerCache(self.cache)
-        found = {q: answer for q in places if (answer := answers.get(q)) is not None}
+        # The cache may be of a release that also kept what is no score.
+        found = {q: text for q in places if (text := answers.get(q)) is not None and parse(text) is not None}
         open_questions = [q for q in places if q not in found]
         known = len(found)
         faults: dict[Question, str] = {}
@@ -107,7 +110,7 @@ class LanguageModelJudge:
             "unparsed": sum(q is not None and q in scores and scores[q] is None for q in asked),
             "failed": sum(q is not None and q not in scores for q in asked),
         }
-        self._check(record, faults)
+        self._check(record, faults, self._advice(found))
         return Scores.of(
             decomposition,
             torch.tensor(values).reshape(decomposition.fidelity.shape),
@@ -131,18 +134,34 @@ class LanguageModelJudge:
         faults: dict[Question, str],
         progress: bool,
     ) -> None:
-        """Ask, filling ``found`` and ``faults``; files are written by this thread alone."""
+        """Ask, filling ``found`` and ``faults``; an answer is kept by the thread that asked for it."""
         if not questions:
             return
-        in_a_row = parsed = answered = 0
+        in_a_row = answered = 0
+        # Where an earlier run got scores, what is left may well be what the model has none for.
+        parsed = len(found)
+        tell = _once_on_stderr(progress)
+
+        over = Event()
 
         def work(question: Question, wait: Callable[[float], object]) -> str:
-            return self.server.ask(question.prompt, wait)
+            # A thread that nobody waits for any more has nothing to say.
+            answer = self.server.ask(question.prompt, wait, lambda line: None if over.is_set() else tell(line))
+            # Kept before the next question is asked, so that Ctrl-C loses no answer that has come.
+            if parse(answer) is not None:
+                answers.put(question, answer)
+            found[question] = answer
+            return answer
+
+        def final(error: BaseException) -> bool:
+            return not isinstance(error, Unanswered)
 
         with (
-            closing(concurrently(work, questions, self.workers, self.wait)) as outcomes,
+            ExitStack() as undo,
+            closing(concurrently(work, questions, self.workers, self.wait, final)) as outcomes,
             tqdm(total=len(questions), desc="asking the judge", unit="question", disable=not progress) as bar,
         ):
+            undo.callback(over.set)
             for question, outcome in outcomes:
                 if isinstance(outcome, Unanswered):
                     faults[question] = str(outcome)
@@ -150,32 +169,47 @@ class LanguageModelJudge:
                 elif isinstance(outcome, BaseException):
                     raise outcome
                 else:
-                    answers.put(question, outcome)
-                    found[question] = outcome
-                    in_a_row, parsed = 0, parsed + (parse(outcome) is not None)
+                    parsed += parse(outcome) is not None
+                    in_a_row = 0
                 if in_a_row >= PATIENCE:
-                    raise HubError(f"{in_a_row} questions in a row got no answer, the last: {outcome}. {self._kept()}")
-                answered += question in found
+                    raise HubError(
+                        f"{in_a_row} questions in a row got no answer, the last: {outcome}. {self._advice(found)}"
+                    )
+                answered += not isinstance(outcome, BaseException)
                 if answered == EARLY < len(questions) and not parsed:
-                    raise InputError(f"none of the first {EARLY} answers is a score. {_form(outcome)} {self._kept()}")
+                    raise InputError(
+                        f"none of the first {EARLY} answers is a score. {_form(outcome)} {self._advice(found)}"
+                    )
                 bar.update()
 
-    def _check(self, record: Mapping[str, Any], faults: Mapping[Question, str]) -> None:
+    def _check(self, record: Mapping[str, Any], faults: Mapping[Question, str], advice: str) -> None:
         judged = record["poles"] - record["empty"]
         limit = self.most_unanswered * judged
         if record["failed"] > limit:
             last = list(faults.values())[-1]
-            raise HubError(f"{record['failed']} of {judged} poles got no answer; the last: {last}. {self._kept()}")
+            raise HubError(f"{record['failed']} of {judged} poles got no answer; the last: {last}. {advice}")
         if record["failed"] + record["unparsed"] > limit:
             raise InputError(
                 f"{record['unparsed']} of {judged} poles got an answer that is no score, and {record['failed']} none. "
-                f"{_form()} {self._kept()}"
+                f"{_form()} {advice}"
             )
 
-    def _kept(self) -> str:
-        kept = "" if self.cache is None else " The answers so far are kept, and another run goes on from there."
+    def _advice(self, found: Mapping[Question, str]) -> str:
+        parsed = sum(parse(answer) is not None for answer in list(found.values()))
+        kept = f" {parsed} answers with a score are kept in {self.cache}; another run asks only the rest."
         told = "" if self.transcript is None else f" {self.transcript} has what was said."
-        return f"Try again, or take another model.{kept}{told}"
+        return f"Try again, or take another model.{kept if parsed and self.cache is not None else ''}{told}"
+
+
+def _once_on_stderr(progress: bool) -> Callable[[str], None]:
+    """Says the first thing that it is told, from whichever thread, where anybody wants to hear it."""
+    first = Lock()
+
+    def tell(text: str) -> None:
+        if progress and first.acquire(blocking=False):
+            tqdm.write(text, file=sys.stderr)
+
+    return tell
 
 
 def _texts(item: Explanation) -> tuple[str, ...]:

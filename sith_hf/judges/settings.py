@@ -44,8 +44,8 @@ class LanguageModelJudgeSettings(Settings):
     """The longest answer; the server's own limit when null."""
     seed: int | None = None
     """Of the answers, where the server takes one."""
-    timeout: float = Field(default=60.0, gt=0)
-    """Seconds to wait for the server, each time that it is silent."""
+    timeout: float = Field(default=60.0, gt=0, le=86_400)
+    """Seconds for one attempt, from the connection to the last byte of the answer."""
     workers: int = Field(default=4, ge=1, le=64)
     """How many questions at once."""
     most_unanswered: float = Field(default=0.2, ge=0, le=1)
