@@ -28,10 +28,15 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 
 bench: $(VENV)/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(OFFLINE) $(BIN)/python benchmarks/svd.py
 	$(OFFLINE) $(BIN)/python benchmarks/pursuit.py
 	$(OFFLINE) $(BIN)/python benchmarks/encoding.py
+	$(OFFLINE) $(BIN)/python benchmarks/inference.py
 	$(OFFLINE) $(BIN)/python benchmarks/drift.py
+	$(OFFLINE) $(BIN)/python benchmarks/image_mean.py
+	$(OFFLINE) $(BIN)/python benchmarks/processes.py
+	$(OFFLINE) $(BIN)/python benchmarks/checkpoint.py
 
 # Torch comes first and alone: unpinned it would bring gigabytes of CUDA.
 $(VENV)/ready: pyproject.toml constraints.txt

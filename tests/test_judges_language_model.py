@@ -544,15 +544,15 @@ class TestKept:
         with chat_server(some) as seen:
             with ctrl_c(), pytest.raises(KeyboardInterrupt):
                 judge_at(seen.url, place, workers=2).score(many)
-            kept = len(list((place / "answers").rglob("*.json")))
-            # What was on its way just then may be lost.
-            assert 4 <= kept <= 6
-            assert len((place / "transcript.jsonl").read_text().splitlines()) == kept
-            assert not list(place.rglob("*.partial"))
+            # Of the two answers that were on their way just then, either may be lost, or kept and not yet written down.
+            told = len((place / "transcript.jsonl").read_text().splitlines())
+            assert 4 <= told <= 6
             again.set()
             scores = judge_at(seen.url, place).score(many)
         assert (scores.value == 4).all()
-        assert scores.run == {"asked": questions(many) - kept, "cached": kept}
+        assert told <= scores.run["cached"] <= 6
+        assert scores.run["asked"] + scores.run["cached"] == questions(many)
+        assert not list(place.rglob("*.partial"))
 
     def test_a_run_that_failed_goes_on_from_its_answers(self, many, place):
         broken = threading.Event()
