@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -116,6 +117,13 @@ class TestMainJob:
             "decomposition.safetensors",
             "dictionary.safetensors",
         ]
+
+    def test_the_memory_of_a_large_dictionary_is_told_beforehand(self, work, tmp_path, monkeypatch):
+        arguments = ["decompose", work / "clip", "--concepts", work / "concepts.txt", "--layers", "-1", "-o"]
+        assert "GB beside" not in sith(*arguments, tmp_path / "small").err
+        monkeypatch.setattr("sith_hf.cli.decompose.LARGE", 2)
+        ran = sith(*arguments, tmp_path / "large")
+        assert re.search(r"explaining takes at most \d+\.\d GB beside", ran.err)
 
     def test_decompose_with_everything(self, work, decomposed, tmp_path):
         options = ("--layers", "-1,0", "--rank", "3", "--poles", "+", "--method", "omp", "--sparsity", "2")

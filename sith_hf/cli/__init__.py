@@ -11,6 +11,7 @@ from importlib.metadata import version
 import click
 
 from sith_hf.errors import SithError
+from sith_hf.processes import quiet_others
 
 # Subcommand -> (module and function, one line for --help). The line stands here so that help imports nothing.
 COMMANDS = {
@@ -63,6 +64,7 @@ def sith_hf() -> None:
 
 def main() -> None:
     """Run the command line; what sith-hf raises on purpose becomes one message and exit code 2."""
+    quiet_others()
     # Told to end, it cleans up as on Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from sith_hf.concepts import ConceptDictionary
 
 
+# From so many concepts on it is told beforehand how much memory is needed.
+LARGE = 100_000
+
+
 @click.command()
 @click.argument("model")
 @output_option("decomposition.safetensors and dictionary.safetensors")
@@ -75,7 +79,7 @@ def decompose(
     from sith_hf.decompose import check_settings
     from sith_hf.editor import SithEditor
     from sith_hf.image_mean import read_image_mean
-    from sith_hf.pursuit import Pursuit
+    from sith_hf.pursuit import ROWS, Pursuit
     from sith_hf.work import Work
 
     pursuit = Pursuit(**given(method=method, sparsity=sparsity, coherence_weight=coherence_weight))
@@ -84,6 +88,9 @@ def decompose(
     # What does not fit is told before hours of work.
     chosen = {name: settings[name] for name in ("layers", "rank", "poles")}
     check_settings(editor.tower, pursuit=pursuit, image_mean=mean, concepts=len(source), **given(**chosen))
+    if processes.main and len(source) >= LARGE:
+        most = pursuit.memory(ROWS, len(source), editor.tower.needed_projection().shape[0])
+        click.echo(f"explaining takes at most {most / 1e9:.1f} GB beside the model and the dictionary", err=True)
     with Work.beside(output, processes) as work:
         encoded = editor.encode(source, work=work, progress=True)
         result = editor.decompose(
