@@ -2,7 +2,7 @@
 
     python benchmarks/pursuit.py [--atoms 200000 --vectors 1024 --width 768 --sparsity 5 --data random --repeats 3]
     python benchmarks/pursuit.py --memory --atoms 1000000      each contender in a process of its own: peak memory
-    python benchmarks/pursuit.py --growth                      how ours grows with atoms, vectors and sparsity
+    python benchmarks/pursuit.py --growth --plot growth.png     how ours grows with atoms, vectors and sparsity
     python benchmarks/pursuit.py --quick                       small sizes: does it run?
 
 Contenders, timed in turn within every repeat; the ratios are medians over the repeats.
@@ -38,6 +38,7 @@ import torch
 from common import interleaved, medians, options, ratio, show, started, surroundings
 from torch import Tensor
 
+from sith_hf.charts import Series, line_chart
 from sith_hf.nnls import nnls
 from sith_hf.pursuit import Pursuit
 
@@ -300,13 +301,20 @@ def growth(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     start = {"atoms": 100_000 // factor, "vectors": 512 // factor, "sparsity": 5}
     grown = {"atoms": (1, 2, 4), "vectors": (1, 2, 4), "sparsity": (1, 2, 4)}
     seconds: dict[str, float] = {}
+    lines = []
     for name, times in grown.items():
+        took = []
         for time in times:
             now = start | {name: start[name] * time}
             x, atoms = made(args.data, now["vectors"], now["atoms"], args.width, args.seed)
             call = {"ours": lambda x=x, atoms=atoms, k=now["sparsity"]: ours(x, atoms, k, args.coherence)}
             label = ", ".join(f"{key} {value}" for key, value in now.items())
-            seconds[label] = medians(interleaved(call, args.repeats, warm_up=False))["ours"]
+            seconds[label] = medians(interleaved(call, args.repeats, warm_up=True))["ours"]
+            took.append(seconds[label])
+        lines.append(Series(f"{name}, from {start[name]:,}", list(times), [one / took[0] for one in took]))
+    if args.plot:
+        labels = {"x_label": "times as large", "y_label": "times as long"}
+        line_chart(lines, args.plot, title="How the cost of COMP grows", **labels)
     return {"sizes": sizes(args), "median_seconds": seconds, **surroundings(args.repeats)}, []
 
 
@@ -321,6 +329,7 @@ def main() -> None:
     parser.add_argument("--no-warm-up", action="store_true", help="count the first repeat too")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--plot", help="with --growth: a PNG file")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--scratch", help="a folder for dictionary files (--memory)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
