@@ -4,7 +4,8 @@
     ├── InputError (ValueError)        what the user passed cannot be used
     │   ├── UnsupportedModel           a model family, or a checkpoint format, that sith-hf does not read
     │   ├── ArtifactError              a file of ours is missing, damaged, of another version, or not ours
-    │   └── BaseMismatch               an edit spec meets a base that it was not made for
+    │   ├── BaseMismatch               an edit spec meets a base that it was not made for
+    │   └── TryAgain                   what went wrong may pass: the same command may go on where it stopped
     ├── OutputError (OSError)          a result could not be written; nothing was left half-written
     ├── HubError (OSError)             the Hub refused, failed or could not be reached
     │   └── NotOnHub                   no such repository, revision or file, or none that this token may see
@@ -32,6 +33,10 @@ class ArtifactError(InputError):
 
 class BaseMismatch(InputError):
     """An edit spec was made for other weights than the ones at hand."""
+
+
+class TryAgain(InputError):
+    """What went wrong may pass, such as a lack of memory: what is finished is kept for the next run."""
 
 
 class OutputError(SithError, OSError):

@@ -12,7 +12,7 @@ from sith_hf.atoms import READ, Atoms, as_atoms
 from sith_hf.checks import finite_number, whole_number
 from sith_hf.coarse import BLOCK, HELD, WIDE_BLOCK, up
 from sith_hf.coders import METHODS
-from sith_hf.errors import InputError
+from sith_hf.errors import InputError, TryAgain
 from sith_hf.prepared import Prepared, out_of_memory, pays_to_round, prepared, refuse_rows
 from sith_hf.search import PAIRS, AtomSearch, scores_on
 
@@ -189,7 +189,7 @@ class Pursuit:
                 if not out_of_memory(error):
                     raise
                 if size <= LEAST_ROWS and scores <= LEAST_SCORES and ready.coarse is None:
-                    raise InputError(
+                    raise TryAgain(
                         f"{ready.device} has too little memory for pursuit over {ready.atoms.shape[0]} atoms, even "
                         f"{LEAST_ROWS} vectors at a time: free some, or use another device"
                     ) from None

@@ -24,7 +24,7 @@ from torch import Tensor
 from sith_hf import artifacts
 from sith_hf.artifacts import Layout
 from sith_hf.atoms import READ, Atoms
-from sith_hf.errors import ArtifactError
+from sith_hf.errors import ArtifactError, TryAgain
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes that embeddings are stored in; every number of each of them is a float32 number too."""
@@ -114,8 +114,8 @@ class StoredRows:
             place = place[count:]
         return into
 
-    def _changed(self) -> ArtifactError:
-        return ArtifactError(
+    def _changed(self) -> TryAgain:
+        return TryAgain(
             f"{self.path} changed while it was in use: start again, and leave it alone until the run has ended"
         )
 

@@ -249,8 +249,10 @@ def check_mean(image_mean: Tensor, projection: Tensor) -> Tensor:
     size = projection.shape[0]
     if not isinstance(image_mean, Tensor) or not image_mean.is_floating_point():
         raise InputError(f"image_mean is a tensor of {size} floating-point numbers; got {type(image_mean).__name__}")
-    if image_mean.shape != (size,) or not torch.isfinite(image_mean).all():
+    if image_mean.shape != (size,):
         raise InputError(f"image_mean is a finite vector of length {size}; got shape {list(image_mean.shape)}")
+    if not torch.isfinite(image_mean).all():
+        raise InputError(f"image_mean is a finite vector of length {size}; got one with NaN or infinity")
     if image_mean.norm() >= 1:
         raise InputError("image_mean is the mean of unit vectors, so it is shorter than 1; normalise before averaging")
     return image_mean

@@ -6,6 +6,7 @@ it. What does not fit its checksum is made again, so that nothing of another job
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,7 +25,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sith_hf.artifacts import library_versions, write_whole
-from sith_hf.errors import InputError, OutputError
+from sith_hf.errors import InputError, OutputError, TryAgain
 from sith_hf.processes import ALONE, Processes
 
 Part = dict[str, Tensor]
@@ -61,7 +62,8 @@ class Work:
     ) -> Iterator[Work]:
         """Work beside the folder ``output``, in ``OUTPUT.work``, which goes when the block ends well.
 
-        When it is interrupted, or its results cannot be written, the finished parts stay for the next run. What
+        When it is interrupted, its results cannot be written, or something went wrong that may pass (TryAgain), the
+        finished parts stay for the next run. What
         cannot be used (InputError) will not be given again, and the parts go, unless they are those of another run.
 
         Args:
@@ -78,7 +80,7 @@ class Work:
             folder = processes.on_main(lambda: held.enter_context(_held(Path(output))))
             try:
                 yield cls(folder, processes)
-            except _OtherRun:
+            except (_OtherRun, TryAgain):
                 raise
             except InputError:
                 if processes.main and not input_may_come_back:
@@ -181,8 +183,8 @@ class _Shelf:
             return
         differing = [key for key in sorted({*known, *ours}) if known.get(key) != ours.get(key)]
         raise _OtherRun(
-            f"{self.folder.parent} holds finished parts of another run, which differs in {', '.join(differing)}: start "
-            "that one again to end it, or delete the folder to give its parts up"
+            f"{self.folder.parent} holds finished parts of another run, which differs in {', '.join(differing)}: put "
+            "that back and start that one again to end it, or delete the folder to give its parts up"
         )
 
     def get(self, name: str) -> Part | None:
@@ -237,6 +239,11 @@ def _held(output: Path) -> Iterator[Path]:
         folder = output.with_name(f"{output.name}.work")
         if output.exists() and not output.is_dir():
             raise NotADirectoryError(f"{output} is a file")
+        if output.is_dir() and not os.access(output, os.W_OK | os.X_OK):
+            # Told now, and not when hours of work are to be written there.
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is where finished parts would be kept, and is a file: move it away")
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / LOCK).exists() and any(folder.iterdir()):
@@ -263,7 +270,7 @@ def _held(output: Path) -> Iterator[Path]:
 def _lock(folder: Path) -> int:
     """An open lock file that this process holds until it closes it, or dies. Raises InputError where another has it."""
     while True:
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held, there = os.fstat(descriptor), None
@@ -271,8 +278,12 @@ def _lock(folder: Path) -> int:
                 there = os.stat(folder / LOCK)
             # The run that had it may have ended in between, and taken the file with it.
             if there is not None and (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino):
-                if held.st_size == 0:
-                    os.write(descriptor, _MARK)
+                found = os.pread(descriptor, len(_MARK) + 1, 0)
+                if found != _MARK and (not _MARK.startswith(found) or len(list(folder.iterdir())) > 1):
+                    raise InputError(
+                        f"{folder} is where finished parts would be kept, and holds something else: move it away"
+                    )
+                os.pwrite(descriptor, _MARK, 0)
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)

@@ -16,7 +16,7 @@ from sith_hf import concepts, stored
 from sith_hf.concept_texts import MAX_CHARACTERS
 from sith_hf.concepts import ConceptDictionary, centred, tidy
 from sith_hf.encoding import encode_texts
-from sith_hf.errors import ArtifactError, InputError
+from sith_hf.errors import ArtifactError, InputError, TryAgain
 from sith_hf.pursuit import Pursuit
 from tests.made import WORDS, tiny_concepts
 from tests.raw import read_raw, write_raw
@@ -475,12 +475,12 @@ def test_a_file_that_changes_under_a_run_is_refused(change, tmp_path):
         change(path)
 
     Pursuit()(x, atoms)  # the control
-    with pytest.raises(ArtifactError, match=r"changed while it was in use|could not be read"):
+    with pytest.raises(TryAgain, match=r"changed while it was in use|could not be read"):
         Pursuit()(x, atoms, progress=last)
     assert finished == [20]  # noticed at the end, when nothing was read any more
-    with pytest.raises(ArtifactError, match=r"changed while it was in use|could not be read"):
+    with pytest.raises(TryAgain, match=r"changed while it was in use|could not be read"):
         atoms.rows(torch.tensor([0]))
-    with pytest.raises(ArtifactError, match=r"changed while it was in use|could not be read"):
+    with pytest.raises(TryAgain, match=r"changed while it was in use|could not be read"):
         atoms.block(0, 5)
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sith_hf import artifacts, decompose, encoding, work
-from sith_hf.errors import InputError, OutputError
+from sith_hf.errors import InputError, OutputError, TryAgain
 from sith_hf.work import FACTS, LOCK, SUFFIX, Work
 from tests.made import tiny_concepts, tiny_editor
 
@@ -316,7 +316,7 @@ def test_cutting_the_work_changes_nothing_in_the_result(scene, tmp_path, monkeyp
     [
         ("weights", "weights"),
         ("dictionary", "texts"),
-        ("sparsity", "pursuit"),
+        ("sparsity", "sparsity"),
         ("layers", "layers"),
         ("mean", "image mean"),
         ("poles", "poles"),
@@ -389,3 +389,33 @@ def test_artifacts_know_nothing_of_it(scene, tmp_path):
     explained(editor, concepts, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"notes.txt", "decomposition.safetensors"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_is_not_ours_is_refused_and_kept(tmp_path):
+    foreign = tmp_path / "out.work"
+    (foreign / "sub").mkdir(parents=True)
+    (foreign / "lock").write_text("somebody's own")
+    (foreign / "sub" / "film.part").write_text("precious")
+    with pytest.raises(InputError, match="something else"), Work.beside(tmp_path / "out"):
+        pass
+    assert (foreign / "sub" / "film.part").read_text() == "precious"
+    assert (foreign / "lock").read_text() == "somebody's own"
+
+
+def test_a_file_in_the_place_of_the_work_folder_is_named(tmp_path):
+    (tmp_path / "out.work").write_text("mine")
+    with pytest.raises(InputError, match=r"out\.work .*is a file"), Work.beside(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out.work").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("error", "kept"), [(TryAgain("no memory"), True), (InputError("of no use"), False)])
+def test_what_may_pass_keeps_the_parts(tmp_path, error, kept):
+    def fail_after_a_part():
+        with Work.beside(tmp_path / "out") as ours:
+            assert len(list(ours.parts("job", {"a": 1}, ["one"], lambda name: {"x": torch.ones(1)}))) == 1
+            raise error
+
+    with pytest.raises(type(error)):
+        fail_after_a_part()
+    assert (tmp_path / "out.work").exists() == kept

@@ -59,7 +59,7 @@ class Source:
         if missing:
             raise InputError(
                 f"{self.title} has no column {', '.join(missing)}; it has {', '.join(self.columns)}: name the right "
-                "ones under columns (--columns image=...,label=... on the command line)"
+                "ones under columns (--columns image=...,label=... on the command line, --column for image-mean)"
             )
 
     def read(self, columns: Sequence[str], pictures: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
