@@ -64,18 +64,18 @@ class StoredRows:
         """The tensor ``name`` of the file. Raises ArtifactError where there is none of two dimensions that we read."""
         header, length = _header(path)
         entry = header.get(name)
-        if not isinstance(entry, Mapping) or entry.get("dtype") not in DTYPES or len(entry.get("shape", ())) != 2:
+        if not isinstance(entry, Mapping) or entry.get("dtype") not in DTYPES or not _two_sizes(entry.get("shape")):
             raise ArtifactError(f"{path}: {name} is not a table of float32, float16 or bfloat16 numbers")
         offset = 8 + length + int(entry["data_offsets"][0])
         return cls(path, torch.Size(entry["shape"]), DTYPES[entry["dtype"]], offset, _state(path))
 
     def block(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop``, float32. Raises ArtifactError where the file has changed."""
+        """Rows ``start`` to ``stop``, float32. Raises TryAgain where the file has changed."""
         with self._opened() as file:
             return self._read(file, start, stop).float()
 
     def rows(self, index: Tensor) -> Tensor:
-        """The rows ``index`` int64 of any shape, ``[..., P]`` float32. Raises ArtifactError where the file changed."""
+        """The rows ``index`` int64 of any shape, ``[..., P]`` float32. Raises TryAgain where the file changed."""
         wanted, place = torch.unique(index.cpu(), return_inverse=True)
         found = torch.empty(len(wanted), self.shape[1], dtype=self.stored)
         # Rows that follow one another are one read.
@@ -87,7 +87,7 @@ class StoredRows:
         return found.float()[place]
 
     def check_unchanged(self) -> None:
-        """Raise ArtifactError unless the file is what it was when it was first opened, header included."""
+        """Raise TryAgain unless the file is what it was when it was first opened, header included."""
         if _state(self.path) != self.state:
             raise self._changed()
 
@@ -99,7 +99,7 @@ class StoredRows:
                     raise self._changed()
                 yield file
         except OSError as error:
-            raise ArtifactError(f"{self.path} could not be read ({error.strerror})") from None
+            raise TryAgain(f"{self.path} could not be read ({error.strerror})") from None
 
     def _read(self, file: FileIO, start: int, stop: int, into: Tensor | None = None) -> Tensor:
         width = self.shape[1]
@@ -118,6 +118,10 @@ class StoredRows:
         return TryAgain(
             f"{self.path} changed while it was in use: start again, and leave it alone until the run has ended"
         )
+
+
+def _two_sizes(shape: object) -> bool:
+    return isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and size >= 0 for size in shape)
 
 
 def write_beside(
