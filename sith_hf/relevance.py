@@ -28,7 +28,7 @@ FLOOR, OFFSET = 0.8, 0.3
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class TaskConcepts:
     """T concepts that a task is about.
 
     Attributes:
@@ -47,7 +47,7 @@ def task_concepts(
     leave_out: Iterable[str] = (),
     sparsity: int = SPARSITY,
     coherence_weight: float = COHERENCE_WEIGHT,
-) -> Task:
+) -> TaskConcepts:
     """The concepts that COMP selects for class-name embeddings (SITH; METHOD.md sec. 6).
 
     Class embeddings are centred with the mean of the whole dictionary, class names included, and brought to unit
@@ -81,7 +81,7 @@ def task_concepts(
     pursuit = Pursuit(sparsity=sparsity, coherence_weight=coherence_weight)
     code = pursuit(queries, SomeAtoms(atoms, torch.tensor(left)))
     chosen = sorted({left[i] for i in code.index[code.weight > 0].tolist()})
-    return Task(tuple(dictionary.texts[i] for i in chosen), dictionary.embeddings_of(chosen))
+    return TaskConcepts(tuple(dictionary.texts[i] for i in chosen), dictionary.embeddings_of(chosen))
 
 
 def class_task(
@@ -92,7 +92,7 @@ def class_task(
     leave_out: Iterable[str] | None = None,
     sparsity: int = SPARSITY,
     coherence_weight: float = COHERENCE_WEIGHT,
-) -> Task:
+) -> TaskConcepts:
     """:func:`task_concepts` from class names, encoded by the editor (:meth:`SithEditor.embed`).
 
     Args:
@@ -124,7 +124,7 @@ def relevance(decomposition: Decomposition, task: Tensor) -> Tensor:
 
     Args:
         decomposition: weights c_k and concepts.
-        task: ``[T, P]`` embeddings of the task's concepts, not centred (``Task.embeddings``).
+        task: ``[T, P]`` embeddings of the task's concepts, not centred (``TaskConcepts.embeddings``).
 
     Raises:
         InputError: no task concept, or embeddings of another size.
