@@ -111,21 +111,23 @@ def with_baselines(
     gains: Gains,
     *,
     seeds: Iterable[int] = SEEDS,
-    alike: bool = False,
+    whole: bool = True,
     heads: int | None = None,
 ) -> dict[str, EditSpec]:
     """The edit and its baselines by name: ``edited``, ``random 0``, ``random 1``, ..., ``whole heads``.
 
     Args:
         tower: the tower that was decomposed.
-        decomposition, gains, alike, heads: as for :func:`random_vectors` and :func:`whole_heads`.
+        decomposition, gains, heads: as for :func:`random_vectors` and :func:`whole_heads`.
         seeds: one draw of random vectors for each.
+        whole: whether whole heads are among the baselines.
 
     Raises:
         BaseMismatch: the tower's weights are not the ones that were decomposed.
         InputError: what the two refuse.
     """
     chosen = {"edited": gains}
-    chosen |= {f"random {seed}": random_vectors(decomposition, gains, seed, alike=alike) for seed in seeds}
-    chosen["whole heads"] = whole_heads(decomposition, gains, heads)
+    chosen |= {f"random {seed}": random_vectors(decomposition, gains, seed) for seed in seeds}
+    if whole:
+        chosen["whole heads"] = whole_heads(decomposition, gains, heads)
     return {name: make_spec(tower, decomposition, item) for name, item in chosen.items()}

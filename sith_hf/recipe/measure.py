@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sith_hf.baselines import random_vectors, whole_heads
+from sith_hf.baselines import with_baselines
 from sith_hf.decomposition import Decomposition
 from sith_hf.display import plain
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
-from sith_hf.evaluation.contenders import BASE, EDITED, contenders, text_of
+from sith_hf.evaluation.contenders import BASE, contenders, text_of
 from sith_hf.evaluation.plan import Task, ZeroShot
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.evaluation.run import evaluate
@@ -21,19 +21,15 @@ from sith_hf.gains import Gains
 from sith_hf.recipe.inputs import with_place
 from sith_hf.recipe.model import Evaluation as Plan
 from sith_hf.sweep import Sweep, strengths, sweep
-from sith_hf.write_back import make_spec
 
 WORST, AVERAGE = "worst group", "average over groups"
 
 
 def line_up(plan: Plan, editor: SithEditor, decomposition: Decomposition, gains: Gains) -> dict[str, EditSpec | None]:
     """The contenders of a plan by name: base, edited, and the baselines that it asks for."""
-    chosen = {EDITED: gains}
-    seeds = range(plan.baselines.seed, plan.baselines.seed + plan.baselines.random)
-    chosen |= {f"random {seed}": random_vectors(decomposition, gains, seed) for seed in seeds}
-    if plan.baselines.heads:
-        chosen["whole heads"] = whole_heads(decomposition, gains)
-    return {BASE: None} | {name: make_spec(editor.tower, decomposition, item) for name, item in chosen.items()}
+    asked = plan.baselines
+    seeds = range(asked.seed, asked.seed + asked.random)
+    return {BASE: None} | with_baselines(editor.tower, decomposition, gains, seeds=seeds, whole=asked.heads)
 
 
 @dataclass(frozen=True, eq=False)
