@@ -28,6 +28,6 @@ class Pushable:
             HubError: the Hub refused, failed or could not be reached.
         """
         # The one import against the order of modules: what is published needs its card, and a card what it is about.
-        from sith_hf.hub import push_artifact
+        from sith_hf.publish import push_artifact
 
         return push_artifact(self, repo_id, **options)

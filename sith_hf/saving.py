@@ -10,9 +10,9 @@ from typing import Any, Unpack
 from sith_hf import checkpoint
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
-from sith_hf.hub import push_edited, scratch_folder
 from sith_hf.loading import LoadedModel
 from sith_hf.parcel import Pushed, PushOptions, check_options
+from sith_hf.publish import push_edited, scratch_folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Saving:
         evaluation: Mapping[str, Any] | None = None,
         **options: Unpack[PushOptions],
     ) -> Pushed:
-        """Publish the checkpoint that this editor was loaded from, edited (see :func:`sith_hf.hub.push_edited`).
+        """Publish the checkpoint that this editor was loaded from, edited (see :func:`sith_hf.publish.push_edited`).
 
         Args:
             repo_id: ``namespace/name``; a name alone goes into the namespace of the token's user.

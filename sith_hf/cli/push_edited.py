@@ -68,7 +68,7 @@ def push_edited(
     )
     check_options(options)
 
-    from sith_hf import hub
+    from sith_hf import publish as hub
 
     if folder is not None:
         report(hub.push_edited(folder, repo_id, **options), as_json)
