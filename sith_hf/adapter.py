@@ -22,13 +22,14 @@ from huggingface_hub import ModelCardData
 from safetensors.torch import save
 from torch import Tensor
 
-from sith_hf import artifacts, card_facts
-from sith_hf.cards import TAGS
+from sith_hf import artifacts
+from sith_hf.cards import facts as card_facts
+from sith_hf.cards.card import TAGS
+from sith_hf.cards.markdown import render
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.new_folder import new_folder
 from sith_hf.parcel import CARD
-from sith_hf.templates import render
 from sith_hf.towers import SUPPORTED, tensor_key
 
 # The names by which peft looks for its two files, and the prefix that it puts before every module's name.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sith_hf.cards import edited_card
+from sith_hf.cards.card import edited_card
 from sith_hf.edits import LAYOUT, EditSpec
 from sith_hf.errors import BaseMismatch, HubError, InputError
 from sith_hf.fingerprint import BaseRef, tensor_sha256

@@ -15,7 +15,10 @@ from typing import Any, Unpack
 import yaml
 from huggingface_hub.repocard import metadata_load
 
-from sith_hf import artifacts, card_facts, cards
+from sith_hf import artifacts
+from sith_hf.cards import card as cards
+from sith_hf.cards import facts as card_facts
+from sith_hf.cards.markdown import TOKEN
 from sith_hf.checkpoint import BASE_CARD, SITH, other_files
 from sith_hf.concepts import LAYOUT as DICTIONARY
 from sith_hf.concepts import ConceptDictionary
@@ -29,7 +32,6 @@ from sith_hf.fingerprint import BaseRef, tensor_sha256
 from sith_hf.parcel import CARD, Parcel, Pushed, PushOptions, check_options, is_ours
 from sith_hf.pull import is_repo_id
 from sith_hf.shards import INDEX, Checkpoint
-from sith_hf.templates import TOKEN
 from sith_hf.transfer import push
 
 # What stands in a published file instead of the path of a local base.
@@ -64,7 +66,7 @@ def push_edited(
         folder: the edited checkpoint.
         repo_id: ``namespace/name``; a name alone goes into the namespace of the token's user.
         evaluation: measured results for the card, which travel as ``sith/evaluation.json``; what that file of the
-            folder holds when None (:func:`sith_hf.card_facts.results` describes it).
+            folder holds when None (:func:`sith_hf.cards.facts.results` describes it).
         options: ``private``, ``revision``, ``create_pr``, ``commit_message``, ``token``, ``overwrite_card``,
             ``dry_run`` (see :class:`sith_hf.parcel.PushOptions`).
 

@@ -18,7 +18,8 @@ warnings.simplefilter("ignore")
 channel, sys.stdout = sys.stdout, sys.stderr
 import huggingface_hub
 from huggingface_hub import constants
-from sith_hf import cards, parcel
+from sith_hf import parcel
+from sith_hf.cards import card as cards
 from sith_hf import publish as hub
 from sith_hf.checkpoint import locate, revert
 from sith_hf.concepts import ConceptDictionary

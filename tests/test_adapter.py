@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from sith_hf import adapter
 from sith_hf.adapter import export_adapter, lora_factors, output_projection
 from sith_hf.applied import applied
-from sith_hf.card_facts import CUT, hub_base
+from sith_hf.cards.facts import CUT, hub_base
 from sith_hf.checkpoint import save_edited
 from sith_hf.cli.export_adapter import ARCHITECTURES
 from sith_hf.edits import EditSpec

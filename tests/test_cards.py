@@ -18,15 +18,17 @@ from huggingface_hub import DatasetCard, ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from sith_hf import card_code, card_facts, templates
-from sith_hf.card_code import executed_parts, run_parts
-from sith_hf.cards import decomposition_card, dictionary_card, edited_card, model_card, spec_card
+from sith_hf.cards import facts as card_facts
+from sith_hf.cards import markdown as templates
+from sith_hf.cards import snippets as card_code
+from sith_hf.cards.card import decomposition_card, dictionary_card, edited_card, model_card, spec_card
+from sith_hf.cards.edit_map import EMPTY, SCALE, colour, edit_map
+from sith_hf.cards.markdown import fenced, impersonal, markdown_text
+from sith_hf.cards.snippets import executed_parts, run_parts
 from sith_hf.checkpoint import save_edited
-from sith_hf.edit_map import EMPTY, SCALE, colour, edit_map
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.fingerprint import BaseRef
-from sith_hf.templates import fenced, impersonal, markdown_text
 from tests import golden
 from tests.golden import EVALUATION, HERE, MANY, RECIPE, REVISION, make_decomposition, make_dictionary, make_spec
 from tests.hub.cards import validate

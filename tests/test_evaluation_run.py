@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sith_hf.card_facts import results
+from sith_hf.cards.facts import results
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.evaluation.embed import embed_rows
 from sith_hf.evaluation.images import open_data

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sith_hf import card_code, steady
-from sith_hf.card_code import executed_parts
+from sith_hf import steady
+from sith_hf.cards import snippets as card_code
+from sith_hf.cards.snippets import executed_parts
 from sith_hf.checkpoint import revert, save_edited
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, OutputError

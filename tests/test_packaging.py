@@ -115,7 +115,7 @@ import json, sys
 from importlib.metadata import entry_points, version
 from importlib.resources import files
 import sith_hf
-from sith_hf.cards import edited_card
+from sith_hf.cards.card import edited_card
 from sith_hf.concepts import ConceptDictionary
 names = lambda package, ending: sorted(f.name for f in files(package).iterdir() if f.name.endswith(ending))
 print(json.dumps({

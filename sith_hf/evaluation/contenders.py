@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.applied import applied
-from sith_hf.card_facts import shown_name
+from sith_hf.cards.facts import shown_name
 from sith_hf.display import plain
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec

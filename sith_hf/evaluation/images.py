@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sith_hf.card_facts import shown_name
+from sith_hf.cards.facts import shown_name
+from sith_hf.cards.markdown import impersonal
 from sith_hf.display import plain
 from sith_hf.errors import InputError
 from sith_hf.evaluation.plan import Data
-from sith_hf.templates import impersonal
 
 _FILES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sith_hf.card_facts import shown_name
+from sith_hf.cards.facts import shown_name
 from sith_hf.checks import whole_number
 from sith_hf.errors import InputError
 from sith_hf.evaluation.collateral import collateral

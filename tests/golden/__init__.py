@@ -12,7 +12,9 @@ from unittest.mock import patch
 
 import torch
 
-from sith_hf import artifacts, card_code, cards
+from sith_hf import artifacts
+from sith_hf.cards import card as cards
+from sith_hf.cards import snippets as card_code
 from sith_hf.checkpoint import save_edited
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
@@ -175,7 +177,7 @@ def write_golden(folder: Path, work: Path) -> None:
 
 
 def pretended(parts: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """In place of :func:`sith_hf.card_code.run_parts`, which takes seconds."""
+    """In place of :func:`sith_hf.cards.snippets.run_parts`, which takes seconds."""
     return {name: f"what {name} printed" for name in parts}, ""
 
 

@@ -9,14 +9,15 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
-from sith_hf import artifacts, card_facts
-from sith_hf.card_code import executed_parts
+from sith_hf import artifacts
+from sith_hf.cards import facts as card_facts
+from sith_hf.cards.edit_map import edit_map
+from sith_hf.cards.markdown import render
+from sith_hf.cards.snippets import executed_parts
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
-from sith_hf.edit_map import edit_map
 from sith_hf.edits import LAYOUT, EditSpec
 from sith_hf.errors import InputError
-from sith_hf.templates import render
 
 TAGS = ["sith-hf", "clip", "model-editing"]
 
@@ -49,16 +50,16 @@ def model_card(
 ) -> str:
     """The README.md of an edited checkpoint: metadata of the Hub, and an account for people.
 
-    The code in it is run on ``folder`` while the card is made (see :func:`sith_hf.card_code.executed_parts`): one
+    The code in it is run on ``folder`` while the card is made (see :func:`sith_hf.cards.snippets.executed_parts`): one
     process, offline, a few seconds, and a copy of the checkpoint in a temporary folder. The same arguments give the
-    same bytes. The picture that it shows is :func:`sith_hf.edit_map.edit_map`, at ``MAP_FILE``.
+    same bytes. The picture that it shows is :func:`sith_hf.cards.edit_map.edit_map`, at ``MAP_FILE``.
 
     Args:
         folder: what :func:`sith_hf.checkpoint.save_edited` wrote.
         spec: the edit in it.
         repo_id: the repository that the card is for.
         base_card: the metadata of the base's card, which the license and languages are taken from.
-        evaluation: measured results, as :func:`sith_hf.card_facts.results` describes; None where none were measured.
+        evaluation: measured results, as :func:`sith_hf.cards.facts.results` describes; None where none were measured.
         recipe: the recipe that the edit was made by, in full.
         base_id: the Hub id that a base read from a folder records as its origin: it goes into the metadata, and
             the card says that it was not compared with.
