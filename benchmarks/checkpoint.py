@@ -189,7 +189,7 @@ def measure_form(args: Any, scratch: Path, files: int, environment: Mapping[str,
     ours = [sys.executable, "-m", "sith_hf"]
     commands = {
         COPY: ["cp", "-r", str(base), str(out)],
-        START: [sys.executable, "-c", "import sith_hf.verify, sith_hf.cli"],
+        START: [sys.executable, "-c", "import sith_hf.checkpoint.verify, sith_hf.cli"],
         "save-edited": [*ours, "save-edited", str(base), "--spec", str(spec), "-o", str(out)],
         "verify": [*ours, "verify", str(edited)],
         "revert": [*ours, "revert", str(edited), "-o", str(out)],

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.checkpoint import touched_keys
+from sith_hf.checkpoint.write import touched_keys
 from sith_hf.edits import EditSpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
 from sith_hf.fingerprint import tensor_sha256
@@ -35,7 +35,7 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
         spec: an edit of this model.
 
     Yields:
-        the same model object, edited with the bytes that :func:`sith_hf.checkpoint.save_edited` writes.
+        the same model object, edited with the bytes that :func:`sith_hf.checkpoint.write.save_edited` writes.
 
     Raises:
         BaseMismatch: the model's tensors are not the ones that the edit was made for.

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf import checkpoint
 from sith_hf.applied import applied
+from sith_hf.checkpoint import write as checkpoint
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decompose import decompose
 from sith_hf.decomposition import NEAR, Decomposition

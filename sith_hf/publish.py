@@ -19,7 +19,7 @@ from sith_hf import artifacts
 from sith_hf.cards import card as cards
 from sith_hf.cards import facts as card_facts
 from sith_hf.cards.markdown import TOKEN
-from sith_hf.checkpoint import BASE_CARD, SITH, other_files
+from sith_hf.checkpoint.write import BASE_CARD, SITH, other_files
 from sith_hf.concepts import LAYOUT as DICTIONARY
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.configs import CONFIGS, published

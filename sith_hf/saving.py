@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-from sith_hf import checkpoint
+from sith_hf.checkpoint import write as checkpoint
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.loading import LoadedModel
@@ -28,7 +28,7 @@ class Saving:
     ) -> checkpoint.SavedCheckpoint:
         """Write a copy of the checkpoint that this editor was loaded from, edited.
 
-        Arguments and results are those of :func:`sith_hf.checkpoint.save_edited`.
+        Arguments and results are those of :func:`sith_hf.checkpoint.write.save_edited`.
 
         Raises:
             InputError: also when the model was made in memory, so that there is no checkpoint to copy.
@@ -65,7 +65,7 @@ class Saving:
     def revert(
         self, folder: str | Path, *, overwrite: bool = False, progress: bool = False
     ) -> checkpoint.SavedCheckpoint:
-        """Write a copy of the checkpoint with its newest edit taken out (see :func:`sith_hf.checkpoint.revert`)."""
+        """Write a copy of the checkpoint with its newest edit taken out (see :func:`sith_hf.checkpoint.write.revert`)."""
         return checkpoint.revert(self._source(), folder, overwrite=overwrite, progress=progress)
 
     def with_history(self, spec: EditSpec) -> EditSpec:

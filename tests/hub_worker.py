@@ -21,7 +21,7 @@ from huggingface_hub import constants
 from sith_hf import parcel
 from sith_hf.cards import card as cards
 from sith_hf import publish as hub
-from sith_hf.checkpoint import locate, revert
+from sith_hf.checkpoint.write import locate, revert
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor

@@ -24,11 +24,11 @@ from peft.helpers import rescale_adapter_scale
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
-from sith_hf import adapter
-from sith_hf.adapter import export_adapter, lora_factors, output_projection
 from sith_hf.applied import applied
 from sith_hf.cards.facts import CUT, hub_base
-from sith_hf.checkpoint import save_edited
+from sith_hf.checkpoint import lora as adapter
+from sith_hf.checkpoint.lora import export_adapter, lora_factors, output_projection
+from sith_hf.checkpoint.write import save_edited
 from sith_hf.cli.export_adapter import ARCHITECTURES
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, OutputError, UnsupportedModel

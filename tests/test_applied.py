@@ -19,7 +19,7 @@ from transformers import SiglipVisionModel as Stranger
 
 from sith_hf import applied as module
 from sith_hf.applied import applied
-from sith_hf.checkpoint import save_edited
+from sith_hf.checkpoint.write import save_edited
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel

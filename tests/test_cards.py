@@ -25,7 +25,7 @@ from sith_hf.cards.card import decomposition_card, dictionary_card, edited_card,
 from sith_hf.cards.edit_map import EMPTY, SCALE, colour, edit_map
 from sith_hf.cards.markdown import fenced, impersonal, markdown_text
 from sith_hf.cards.snippets import executed_parts, run_parts
-from sith_hf.checkpoint import save_edited
+from sith_hf.checkpoint.write import save_edited
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.fingerprint import BaseRef

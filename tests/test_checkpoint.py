@@ -16,7 +16,7 @@ import pytest
 import torch
 import transformers
 
-from sith_hf.checkpoint import locate, revert, save_edited
+from sith_hf.checkpoint.write import locate, revert, save_edited
 from sith_hf.edits import EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError, OutputError, SithError
 from sith_hf.fingerprint import BaseRef

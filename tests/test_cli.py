@@ -17,7 +17,7 @@ import pytest
 import torch
 import transformers
 
-from sith_hf import checkpoint
+from sith_hf.checkpoint import write as checkpoint
 from sith_hf.cli import COMMANDS, main
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition

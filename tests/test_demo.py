@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from sith_hf import world
+from sith_hf.checkpoint.verify import verify
 from sith_hf.cli import sith_hf as command
 from sith_hf.decomposition import Decomposition
 from sith_hf.demo.run import DemoResult, measure, run_demo
@@ -19,7 +20,6 @@ from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains
 from sith_hf.recipe import Recipe
-from sith_hf.verify import verify
 from sith_hf.write_back import make_spec
 
 SEED, PICTURES = 4321, 100

@@ -21,13 +21,13 @@ import torch
 from sith_hf import steady
 from sith_hf.cards import snippets as card_code
 from sith_hf.cards.snippets import executed_parts
-from sith_hf.checkpoint import revert, save_edited
+from sith_hf.checkpoint.verify import verify
+from sith_hf.checkpoint.write import revert, save_edited
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, OutputError
 from sith_hf.fingerprint import BaseRef
 from sith_hf.new_folder import new_folder
 from sith_hf.shards import INDEX, SINGLE, Checkpoint, Shard
-from sith_hf.verify import verify
 from tests import golden, tiny
 from tests.raw import Raw, out_proj, random_spec, raw_tensors, read_raw, tree, write_raw
 
@@ -144,11 +144,11 @@ import json, sys
 from pathlib import Path
 import torch
 from safetensors import safe_open
-from sith_hf.checkpoint import revert, save_edited
+from sith_hf.checkpoint.write import revert, save_edited
 from sith_hf.edits import build_spec
 from sith_hf.fingerprint import BaseRef, tensor_sha256
 from sith_hf.shards import Checkpoint
-from sith_hf.verify import verify
+from sith_hf.checkpoint.verify import verify
 
 def peak():
     # Of this program alone: ru_maxrss would begin with the memory of the process that started it.

@@ -65,7 +65,7 @@ def test_an_edited_repository_tells_its_history_and_is_reverted(hub, worker, mad
     [newest] = editor.history
     saved = editor.revert(folder)
     revert("me/edited", folder + "-too")
-    from sith_hf.verify import verify
+    from sith_hf.checkpoint.verify import verify
     found = verify("me/edited", base)
     from transformers import CLIPModel
     import torch
@@ -87,7 +87,7 @@ def test_an_edited_repository_tells_its_history_and_is_reverted(hub, worker, mad
 
 def test_an_edited_repository_is_edited_again(hub, worker, made, published, tmp_path):
     code = """
-    from sith_hf.checkpoint import save_edited
+    from sith_hf.checkpoint.write import save_edited
     editor = SithEditor.from_pretrained("me/edited")
     words = ConceptDictionary.from_texts(["beach", "ocean", "forest", "snow", "red", "blue", "car", "boat"])
     editor.decompose(words, layers=[1, 2])

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from datasets import Dataset
 from transformers import CLIPModel
 
+from sith_hf.checkpoint.verify import verify
 from sith_hf.cli import sith_hf as command
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec
@@ -18,7 +19,6 @@ from sith_hf.errors import InputError
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.recipe import Recipe
 from sith_hf.recipe.run import RunResult, run_recipe
-from sith_hf.verify import verify
 from tests.chat_server import chat_server
 
 SMALL = [

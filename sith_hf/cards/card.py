@@ -55,7 +55,7 @@ def model_card(
     same bytes. The picture that it shows is :func:`sith_hf.cards.edit_map.edit_map`, at ``MAP_FILE``.
 
     Args:
-        folder: what :func:`sith_hf.checkpoint.save_edited` wrote.
+        folder: what :func:`sith_hf.checkpoint.write.save_edited` wrote.
         spec: the edit in it.
         repo_id: the repository that the card is for.
         base_card: the metadata of the base's card, which the license and languages are taken from.

@@ -68,7 +68,7 @@ def code_parts(architecture: str, edited: str, base: str, revision: str | None) 
             model = {architecture}.from_pretrained({here})
         """,
         "compare": f"""
-            from sith_hf.verify import verify
+            from sith_hf.checkpoint.verify import verify
 
             found = verify({against})
             print(f"{{found.edited}} tensors hold the edit, {{found.identical}} have the bytes of the base")
@@ -79,7 +79,7 @@ def code_parts(architecture: str, edited: str, base: str, revision: str | None) 
             print(f"{{len(changed)}} of {{len(theirs)}} tensors differ from the base")
         """,
         "revert": f"""
-            from sith_hf.checkpoint import revert
+            from sith_hf.checkpoint.write import revert
 
             saved = revert({here}, "reverted")
             print(f"{{len(saved.changed)}} tensors brought back to the base, to within rounding")

@@ -29,8 +29,8 @@ def export_adapter(spec_path: str, architecture: str, output: Path, overwrite: b
 
     SPEC is an edit spec or an edited checkpoint: a folder or Hub id.
     """
-    from sith_hf import adapter
     from sith_hf.cards import facts as card_facts
+    from sith_hf.checkpoint import lora as adapter
     from sith_hf.display import plain
     from sith_hf.edits import EditSpec
     from sith_hf.errors import InputError

@@ -83,7 +83,7 @@ def _make(
     target: Path, base: str, spec_path: str | None, recipe: str | None, text_model: str | None, token: str | None
 ) -> None:
     """Write the edited checkpoint, and the recipe where there is one."""
-    from sith_hf import checkpoint
+    from sith_hf.checkpoint import write as checkpoint
     from sith_hf.edits import EditSpec
 
     if spec_path is not None:

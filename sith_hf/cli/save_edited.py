@@ -17,7 +17,7 @@ from sith_hf.cli.options import echo_json, json_option, output_option, overwrite
 @json_option
 def save_edited(base: str, spec_path: str, output: Path, overwrite: bool, as_json: bool) -> None:
     """Write an edit into a copy of BASE, a folder or Hub id: a checkpoint that plain from_pretrained loads."""
-    from sith_hf import checkpoint
+    from sith_hf.checkpoint import write as checkpoint
     from sith_hf.edits import EditSpec
 
     saved = checkpoint.save_edited(
@@ -27,8 +27,8 @@ def save_edited(base: str, spec_path: str, output: Path, overwrite: bool, as_jso
 
 
 def report(saved: object, as_json: bool) -> None:
-    """Print what was written (a :class:`sith_hf.checkpoint.SavedCheckpoint`)."""
-    from sith_hf.checkpoint import SavedCheckpoint
+    """Print what was written (a :class:`sith_hf.checkpoint.write.SavedCheckpoint`)."""
+    from sith_hf.checkpoint.write import SavedCheckpoint
     from sith_hf.display import plain
 
     assert isinstance(saved, SavedCheckpoint)

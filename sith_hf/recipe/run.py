@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sith_hf import checkpoint
 from sith_hf.artifacts import write_whole
 from sith_hf.charts import worst_against_average
+from sith_hf.checkpoint import write as checkpoint
 from sith_hf.decomposition import Decomposition
 from sith_hf.display import plain
 from sith_hf.edits import EditSpec

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sith_hf.checkpoint import EditedTensors, check_base, locate, other_files, other_weights
+from sith_hf.checkpoint.write import EditedTensors, check_base, locate, other_files, other_weights
 from sith_hf.configs import CONFIGS, published
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
