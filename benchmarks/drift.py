@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sith_hf import world
 from sith_hf.budget import budgeted, topic_removed
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.demo import zeroshot
 from sith_hf.drift import drift_of, drift_shares, residual_bound

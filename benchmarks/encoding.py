@@ -28,7 +28,7 @@ from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel
 
 from sith_hf import encoding
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 
 FULL = 77
 START, END = 49406, 49407

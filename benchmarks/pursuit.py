@@ -243,7 +243,7 @@ def forget() -> int:
 
 def stored(folder: Path, atoms: Tensor, dtype: torch.dtype) -> Path:
     """A dictionary file of ``atoms`` as they are, with made-up concepts."""
-    from sith_hf.concepts import ConceptDictionary
+    from sith_hf.concepts.dictionary import ConceptDictionary
 
     texts = tuple(f"concept {number}" for number in range(len(atoms)))
     dictionary = ConceptDictionary(texts, embeddings=atoms, encoder="none", encoder_sha256="0")
@@ -253,7 +253,7 @@ def stored(folder: Path, atoms: Tensor, dtype: torch.dtype) -> Path:
 def one(args: argparse.Namespace) -> dict[str, float]:
     """What one contender takes beside its vectors and, but for the stored ones, its dictionary; in a fresh process."""
     if args.one.startswith("stored"):
-        from sith_hf.concepts import ConceptDictionary
+        from sith_hf.concepts.dictionary import ConceptDictionary
 
         x, _ = made(args.data, args.vectors, 2, args.width, args.seed)
         before = forget()

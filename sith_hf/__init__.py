@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ConceptDictionary": "concepts",
+    "ConceptDictionary": "concepts.dictionary",
     "Decomposition": "decomposition",
     "EditSpec": "edits",
     "EmbeddingJudge": "judges.embeddings",
@@ -45,7 +45,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from sith_hf.concepts import ConceptDictionary
+    from sith_hf.concepts.dictionary import ConceptDictionary
     from sith_hf.decomposition import Decomposition
     from sith_hf.editor import SithEditor
     from sith_hf.edits import EditSpec

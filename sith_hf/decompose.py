@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from sith_hf.atoms import READ, Atoms, as_atoms
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.fingerprint import BaseRef, tensor_sha256

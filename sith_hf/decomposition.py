@@ -15,7 +15,7 @@ from torch import Tensor
 from sith_hf import artifacts
 from sith_hf.artifacts import Layout
 from sith_hf.checks import finite_number, whole_number, whole_numbers
-from sith_hf.concepts import centred, position
+from sith_hf.concepts.dictionary import centred, position
 from sith_hf.display import plain
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.explanation import Explanation, Match

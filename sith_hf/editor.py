@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sith_hf.applied import applied
 from sith_hf.checkpoint import write as checkpoint
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decompose import decompose
 from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.edits import EditSpec

@@ -20,8 +20,8 @@ from sith_hf.cards import card as cards
 from sith_hf.cards import facts as card_facts
 from sith_hf.cards.markdown import TOKEN
 from sith_hf.checkpoint.write import BASE_CARD, SITH, other_files
-from sith_hf.concepts import LAYOUT as DICTIONARY
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import LAYOUT as DICTIONARY
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.configs import CONFIGS, published
 from sith_hf.decomposition import LAYOUT as DECOMPOSITION
 from sith_hf.decomposition import Decomposition

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sith_hf.coders import refit_weights
-from sith_hf.concepts import ConceptDictionary, centred
+from sith_hf.concepts.dictionary import ConceptDictionary, centred
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.fingerprint import BaseRef

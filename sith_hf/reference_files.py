@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.concepts import ConceptDictionary, tidy
+from sith_hf.concepts.dictionary import ConceptDictionary, tidy
 from sith_hf.display import plain
 from sith_hf.errors import InputError
 

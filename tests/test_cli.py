@@ -19,7 +19,7 @@ import transformers
 
 from sith_hf.checkpoint import write as checkpoint
 from sith_hf.cli import COMMANDS, main
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec
 from tests import tiny

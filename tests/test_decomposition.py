@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.optimize import nnls
 
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decompose import decompose, mean_cosine
 from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError

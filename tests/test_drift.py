@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sith_hf import world
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.demo import zeroshot
 from sith_hf.drift import drift_of, drift_shares, residual_bound
 from sith_hf.editor import SithEditor

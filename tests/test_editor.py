@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decompose import decompose
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor

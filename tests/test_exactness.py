@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 from torch import nn
 from transformers import CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection
 
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from sith_hf import averaging
 from sith_hf.averaging import estimated_mean, mean_of_images
 from sith_hf.cli import main
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.embedded import embedded_checkpoint

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
 from sith_hf.embedded import embedded_checkpoint
 from sith_hf.judges.embeddings import EmbeddingJudge

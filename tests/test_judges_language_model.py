@@ -16,7 +16,7 @@ import huggingface_hub
 import pytest
 import torch
 
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.errors import HubError, InputError, OutputError
 from sith_hf.hub_faults import TRANSPORT
 from sith_hf.judges import LanguageModelJudge, make_judge

@@ -144,7 +144,7 @@ def test_a_config_without_architectures_is_the_plain_class_of_its_type(folder, t
 
 
 def test_without_a_tokenizer_it_loads_and_encodes_nothing(folder):
-    from sith_hf.concepts import ConceptDictionary
+    from sith_hf.concepts.dictionary import ConceptDictionary
 
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"):
         (folder / name).unlink(missing_ok=True)
@@ -356,7 +356,7 @@ def test_weights_that_are_not_numbers(bad, folder):
 
 
 def test_text_tower_that_is_not_numbers(folder):
-    from sith_hf.concepts import ConceptDictionary
+    from sith_hf.concepts.dictionary import ConceptDictionary
 
     def spoil(tensors):
         tensors["text_model.final_layer_norm.bias"][0] = float("nan")

@@ -116,7 +116,7 @@ from importlib.metadata import entry_points, version
 from importlib.resources import files
 import sith_hf
 from sith_hf.cards.card import edited_card
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 names = lambda package, ending: sorted(f.name for f in files(package).iterdir() if f.name.endswith(ending))
 print(json.dumps({
     "home": sith_hf.__file__,

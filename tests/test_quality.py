@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, kstest
 from torch.nn.functional import normalize
 
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.pursuit import Pursuit
 from sith_hf.quality import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.recipe import Recipe

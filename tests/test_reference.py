@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError

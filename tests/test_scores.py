@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.errors import ArtifactError, InputError, OutputError
 from sith_hf.quoting import quoted
 from sith_hf.scores import Scores

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionModel, CLIPVisionModelWithProjection
 
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
 from sith_hf.pursuit import Pursuit

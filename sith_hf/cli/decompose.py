@@ -11,7 +11,7 @@ from sith_hf.cli.options import Numbers, echo_json, given, json_option, model_op
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
-    from sith_hf.concepts import ConceptDictionary
+    from sith_hf.concepts.dictionary import ConceptDictionary
 
 
 # From so many concepts on it is told beforehand how much memory is needed.
@@ -144,7 +144,7 @@ def _concepts(
     if dictionary is not None and template is not None:
         raise InputError("--dictionary is encoded already; --template cannot change it")
 
-    from sith_hf.concepts import ConceptDictionary
+    from sith_hf.concepts.dictionary import ConceptDictionary
 
     if path is not None:
         return ConceptDictionary.from_file(path, template=template)

@@ -59,7 +59,7 @@ def _embedding(folder: str, decomposition: Decomposition, concept: str) -> Tenso
     """From the dictionary beside the decomposition, where no explanation has the concept."""
     from pathlib import Path
 
-    from sith_hf.concepts import LAYOUT, ConceptDictionary
+    from sith_hf.concepts.dictionary import LAYOUT, ConceptDictionary
 
     if decomposition.has(concept) or not (Path(folder) / LAYOUT.filename).is_file():
         return None

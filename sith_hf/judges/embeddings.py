@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.checks import finite_number
-from sith_hf.concepts import centred
+from sith_hf.concepts.dictionary import centred
 from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError

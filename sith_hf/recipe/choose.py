@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import cached_assets_path
 
 from sith_hf.budget import budgeted
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.drift import drift_shares
 from sith_hf.editor import SithEditor

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.cards.facts import shown_name
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.evaluation.plan import Task

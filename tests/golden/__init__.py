@@ -16,7 +16,7 @@ from sith_hf import artifacts
 from sith_hf.cards import card as cards
 from sith_hf.cards import snippets as card_code
 from sith_hf.checkpoint.write import save_edited
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec, build_spec
 from sith_hf.explanation import Explanation

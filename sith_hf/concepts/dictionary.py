@@ -17,9 +17,9 @@ from sith_hf import artifacts
 from sith_hf.artifacts import Layout
 from sith_hf.atoms import READ, Atoms, CentredAtoms, TensorAtoms, total
 from sith_hf.atoms import centred as centred
-from sith_hf.concept_texts import column_of, distinct, lines_of
-from sith_hf.concept_texts import position as position
-from sith_hf.concept_texts import tidy as tidy
+from sith_hf.concepts.texts import column_of, distinct, lines_of
+from sith_hf.concepts.texts import position as position
+from sith_hf.concepts.texts import tidy as tidy
 from sith_hf.display import plain
 from sith_hf.encoding import encode_texts, fill_template
 from sith_hf.errors import ArtifactError, InputError

@@ -1,0 +1,1 @@
+"""Concepts: texts, their embeddings as a ``ConceptDictionary``, and the built-in list."""
