@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sith_hf.checks import finite_number, whole_number
+from sith_hf.core.distributed import Processes, device_of_this_process
+from sith_hf.core.fingerprint import BaseRef, tensor_sha256
+from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.evaluation.contender import BASE, Contender
@@ -23,9 +25,7 @@ from sith_hf.evaluation.contenders import contenders
 from sith_hf.evaluation.embed import embed_batch, ready
 from sith_hf.evaluation.images import Source, open_data
 from sith_hf.evaluation.plan import Data
-from sith_hf.fingerprint import BaseRef, tensor_sha256
 from sith_hf.image_mean import ImageMean
-from sith_hf.processes import Processes, device_of_this_process
 from sith_hf.towers import PROJECTION
 from sith_hf.work import Part, Work
 

@@ -32,7 +32,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from sith_hf.checks import finite_number
+from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import Decomposition
 from sith_hf.drift import check_drift, drift_of
 from sith_hf.errors import InputError

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.artifacts import write_whole
-from sith_hf.display import plain
+from sith_hf.core.tables import plain
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.sweep import BASE, Sweep
 

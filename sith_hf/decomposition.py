@@ -14,12 +14,12 @@ from torch import Tensor
 
 from sith_hf import artifacts
 from sith_hf.artifacts import Layout
-from sith_hf.checks import finite_number, whole_number, whole_numbers
 from sith_hf.concepts.dictionary import centred, position
-from sith_hf.display import plain
+from sith_hf.core.fingerprint import BaseRef
+from sith_hf.core.tables import plain
+from sith_hf.core.validation import finite_number, whole_number, whole_numbers
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.explanation import Explanation, Match
-from sith_hf.fingerprint import BaseRef
 from sith_hf.pushable import Pushable
 from sith_hf.towers import LAYER_PARTS, tensor_key
 

@@ -15,13 +15,13 @@ from torch import Tensor
 from sith_hf.applied import applied
 from sith_hf.checkpoint import write as checkpoint
 from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.core.fingerprint import text_tower_sha256
 from sith_hf.decompose import decompose
 from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.edits import EditSpec
 from sith_hf.encoding import encode_texts
 from sith_hf.errors import InputError
 from sith_hf.explanation import Match
-from sith_hf.fingerprint import text_tower_sha256
 from sith_hf.gains import THRESHOLD, Gains, by_concepts, by_name, share_of
 from sith_hf.loading import LoadedModel, load_model
 from sith_hf.pursuit import Pursuit

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from sith_hf import artifacts
 from sith_hf.artifacts import Layout
-from sith_hf.checks import finite_number
-from sith_hf.display import plain
+from sith_hf.core.fingerprint import BaseRef
+from sith_hf.core.tables import plain
+from sith_hf.core.validation import finite_number
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
-from sith_hf.fingerprint import BaseRef
 from sith_hf.origin import Origin
 from sith_hf.pushable import Pushable
 from sith_hf.rank_one import LayerChange, layer_change

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from sith_hf.core.fingerprint import text_tower_sha256
 from sith_hf.errors import InputError
-from sith_hf.fingerprint import text_tower_sha256
 from sith_hf.work import Part, Work
 
 # Tokens in one batch: enough to fill two cores, small enough for the activations of a ViT-H text tower.

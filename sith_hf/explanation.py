@@ -49,7 +49,7 @@ class Match:
 
 
 def explanation_rows(explanations: Sequence[Explanation]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows for :func:`sith_hf.display.table`."""
+    """Columns and rows for :func:`sith_hf.core.tables.table`."""
     columns = ["layer", "head", "vector", "pole", "energy", "fidelity", "concepts (weight)"]
     rows: list[list[object]] = [
         [e.layer, e.head, e.vector, e.pole, e.energy_share, e.fidelity, concepts_text(e)] for e in explanations
@@ -58,7 +58,7 @@ def explanation_rows(explanations: Sequence[Explanation]) -> tuple[list[str], li
 
 
 def match_rows(matches: Sequence[Match]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows for :func:`sith_hf.display.table`."""
+    """Columns and rows for :func:`sith_hf.core.tables.table`."""
     columns, rows = explanation_rows([match.explanation for match in matches])
     return (
         [*columns[:4], "strength", "share", *columns[4:]],

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     SafetensorsParsingError,
 )
 
-from sith_hf.display import plain
+from sith_hf.core.tables import plain
 from sith_hf.errors import HubError, NotOnHub
 
 # The client's HTTP library has changed its name between releases; its errors have one root.

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sith_hf import artifacts
 from sith_hf.artifacts import Layout
+from sith_hf.core.fingerprint import BaseRef
 from sith_hf.errors import InputError
-from sith_hf.fingerprint import BaseRef
 from sith_hf.towers import VisionTower
 
 LAYOUT = Layout(

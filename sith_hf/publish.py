@@ -23,12 +23,12 @@ from sith_hf.checkpoint.write import BASE_CARD, SITH, other_files
 from sith_hf.concepts.dictionary import LAYOUT as DICTIONARY
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.configs import CONFIGS, published
+from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.decomposition import LAYOUT as DECOMPOSITION
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import LAYOUT as SPEC
 from sith_hf.edits import EditSpec
 from sith_hf.errors import ArtifactError, InputError, OutputError
-from sith_hf.fingerprint import BaseRef, tensor_sha256
 from sith_hf.parcel import CARD, Parcel, Pushed, PushOptions, check_options, is_ours
 from sith_hf.pull import is_repo_id
 from sith_hf.shards import INDEX, Checkpoint

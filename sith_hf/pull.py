@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from sith_hf.display import plain
+from sith_hf.core.tables import plain
 from sith_hf.errors import HubError, NotOnHub
 from sith_hf.hub_faults import CLIENT, told
 

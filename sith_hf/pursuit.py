@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sith_hf.atoms import READ, Atoms, as_atoms
-from sith_hf.checks import finite_number, whole_number
 from sith_hf.coarse import BLOCK, HELD, WIDE_BLOCK, up
 from sith_hf.coders import METHODS
+from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.errors import InputError, TryAgain
 from sith_hf.prepared import Prepared, out_of_memory, pays_to_round, prepared, refuse_rows
 from sith_hf.search import PAIRS, AtomSearch, scores_on

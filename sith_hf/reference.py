@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from sith_hf.coders import refit_weights
 from sith_hf.concepts.dictionary import ConceptDictionary, centred
+from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
-from sith_hf.fingerprint import BaseRef
 from sith_hf.pursuit import SparseCode
 from sith_hf.quality import quality_of
 from sith_hf.reference_files import ReferenceFile, numbered_concepts, read_reference

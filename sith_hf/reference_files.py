@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.concepts.dictionary import ConceptDictionary, tidy
-from sith_hf.display import plain
+from sith_hf.core.tables import plain
 from sith_hf.errors import InputError
 
 EXAMPLE = "layer-20_right_foldln_conceptnet_comp-0.3_sparsity-5.pt"

@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sith_hf.core.escaping import quoted
+from sith_hf.core.fingerprint import texts_sha256
+from sith_hf.core.tables import plain
 from sith_hf.decomposition import Decomposition
-from sith_hf.display import plain
 from sith_hf.errors import InputError
 from sith_hf.explanation import Explanation
-from sith_hf.fingerprint import texts_sha256
-from sith_hf.quoting import quoted
 
 COLUMNS = (
     "layer", "head", "vector", "pole", "concepts", "weights", "fidelity", "coherence", "energy_share", "score",

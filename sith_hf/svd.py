@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sith_hf.checks import whole_number
+from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 
 

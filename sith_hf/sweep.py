@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from sith_hf.checks import finite_number
-from sith_hf.display import table
+from sith_hf.core.tables import table
+from sith_hf.core.validation import finite_number
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 

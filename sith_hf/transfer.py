@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from sith_hf.display import plain
+from sith_hf.core.tables import plain
 from sith_hf.errors import HubError, InputError
 from sith_hf.hub_faults import CLIENT, complaint, refused, told
 from sith_hf.parcel import CARD, Outgoing, Parcel, Pushed, PushOptions, check_options, is_ours, same_bytes, seal

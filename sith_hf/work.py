@@ -25,8 +25,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sith_hf.artifacts import library_versions, write_whole
+from sith_hf.core.distributed import ALONE, Processes
 from sith_hf.errors import InputError, OutputError, TryAgain
-from sith_hf.processes import ALONE, Processes
 
 Part = dict[str, Tensor]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec, build_spec
 from sith_hf.errors import InputError
-from sith_hf.fingerprint import BaseRef
 from sith_hf.gains import Gains, check_gain
 from sith_hf.origin import Origin
 from sith_hf.towers import PROJECTION, VisionTower

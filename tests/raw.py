@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file
 
+from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.edits import EditSpec, build_spec
-from sith_hf.fingerprint import BaseRef, tensor_sha256
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -15,9 +15,9 @@ import torch
 
 from sith_hf import averaging, cli, decompose, encoding
 from sith_hf.averaging import mean_of_images
+from sith_hf.core.distributed import Processes, join, quiet_others
 from sith_hf.errors import InputError, MissingExtra, SithError
 from sith_hf.evaluation.plan import Data
-from sith_hf.processes import Processes, join, quiet_others
 from sith_hf.work import Work
 from tests import evaluating
 from tests.made import tiny_concepts, tiny_editor

@@ -30,10 +30,10 @@ from sith_hf.checkpoint import lora as adapter
 from sith_hf.checkpoint.lora import export_adapter, lora_factors, output_projection
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.cli.export_adapter import ARCHITECTURES
+from sith_hf.core.fingerprint import BaseRef
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, OutputError, UnsupportedModel
 from sith_hf.explanation import Explanation
-from sith_hf.fingerprint import BaseRef
 from sith_hf.origin import Origin
 from sith_hf.towers import SUPPORTED
 from tests import tiny

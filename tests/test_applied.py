@@ -20,10 +20,10 @@ from transformers import SiglipVisionModel as Stranger
 from sith_hf import applied as module
 from sith_hf.applied import applied
 from sith_hf.checkpoint.write import save_edited
+from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
-from sith_hf.fingerprint import BaseRef, tensor_sha256
 from tests.made import tiny_concepts
 from tests.raw import out_proj, random_spec, torch_tensors
 from tests.tiny import VISION, byte_tokenizer, clip_model, projected_vision_model, vision_model

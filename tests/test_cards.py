@@ -26,9 +26,9 @@ from sith_hf.cards.edit_map import EMPTY, SCALE, colour, edit_map
 from sith_hf.cards.markdown import fenced, impersonal, markdown_text
 from sith_hf.cards.snippets import executed_parts, run_parts
 from sith_hf.checkpoint.write import save_edited
+from sith_hf.core.fingerprint import BaseRef
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.fingerprint import BaseRef
 from tests import golden
 from tests.golden import EVALUATION, HERE, MANY, RECIPE, REVISION, make_decomposition, make_dictionary, make_spec
 from tests.hub.cards import validate

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sith_hf.display import plain, table
+from sith_hf.core.tables import plain, table
 from sith_hf.explanation import Explanation, Match, explanation_rows, match_rows
 
 HOSTILE = {

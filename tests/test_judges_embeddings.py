@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from sith_hf.core.settings import Settings
 from sith_hf.errors import InputError
 from sith_hf.judges import EmbeddingJudge, Judge, LanguageModelJudge, SheetJudge, make_judge
 from sith_hf.judges.embeddings import relevance
 from sith_hf.judges.settings import JudgeSettings
-from sith_hf.settings import Settings
 from tests.made import tiny_concepts, tiny_editor
 
 PLACES = ("beach", "Ocean", "forest", "desert")

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sith_hf import decompose, encoding, processes
+from sith_hf import decompose, encoding
 from sith_hf.cli import main
+from sith_hf.core import distributed as processes
+from sith_hf.core.distributed import ALONE, Processes, join, launched
 from sith_hf.errors import InputError
-from sith_hf.processes import ALONE, Processes, join, launched
 from sith_hf.work import Work
 from tests import evaluating, tiny
 from tests.made import WORDS, tiny_concepts, tiny_editor
@@ -206,7 +207,7 @@ def test_alone_nothing_is_imported_and_errors_are_what_they_are(monkeypatch):
     assert ALONE.together(lambda: 3) == [3]
     with pytest.raises(ZeroDivisionError):
         ALONE.on_main(lambda: 1 // 0)
-    script = "import sys; from sith_hf.processes import join; join(); print('accelerate' in sys.modules)"
+    script = "import sys; from sith_hf.core.distributed import join; join(); print('accelerate' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
 

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.core.escaping import quoted
 from sith_hf.errors import ArtifactError, InputError, OutputError
-from sith_hf.quoting import quoted
 from sith_hf.scores import Scores
 from sith_hf.sheets import COLUMNS, explanations_sha256, read_sheet, sheet_text
 from tests.made import WORDS, tiny_editor

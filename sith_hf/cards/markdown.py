@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from sith_hf.display import plain
+from sith_hf.core.tables import plain
 
 # What Markdown, its table, mathematics and autolink extensions, and emoji codes give a meaning to.
 _MARKS = "\\`*_{}[]()#+!|~$:@^="

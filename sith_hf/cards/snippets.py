@@ -14,9 +14,9 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from sith_hf.cards.facts import hub_base
-from sith_hf.display import plain
+from sith_hf.core.fingerprint import BaseRef
+from sith_hf.core.tables import plain
 from sith_hf.errors import InputError
-from sith_hf.fingerprint import BaseRef
 from sith_hf.shards import INDEX, SINGLE
 
 TIMEOUT = 900

@@ -10,8 +10,8 @@ from importlib.metadata import version
 
 import click
 
+from sith_hf.core.distributed import quiet_others
 from sith_hf.errors import SithError
-from sith_hf.processes import quiet_others
 
 # Subcommand -> (module and function, one line for --help). The line stands here so that help imports nothing.
 COMMANDS = {
@@ -73,7 +73,7 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except SithError as error:
-        from sith_hf.display import plain
+        from sith_hf.core.tables import plain
 
         click.echo(f"Error: {plain(str(error), 2000)}", err=True)
         code = 2

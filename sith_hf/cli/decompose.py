@@ -69,7 +69,7 @@ def decompose(
     Finished parts are kept in OUTPUT.work until the end: after an interruption, the same command goes on from there.
     Several processes share the work: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf decompose ...
     """
-    from sith_hf.processes import device_of_this_process, join
+    from sith_hf.core.distributed import device_of_this_process, join
 
     # First of all, so that whatever happens from here on ends every process.
     processes = join()

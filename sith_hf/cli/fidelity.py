@@ -9,7 +9,7 @@ import click
 
 from sith_hf.cli.decompose import _concepts
 from sith_hf.cli.options import Numbers, echo_json, given, json_option, model_options
-from sith_hf.display import plain
+from sith_hf.core.tables import plain
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def fidelity(
         raise InputError(f"{output}: the table of all vectors is a CSV; give a name that ends with .csv")
     source = _concepts(concepts, dictionary, dataset, column, template)
 
-    from sith_hf.display import table
+    from sith_hf.core.tables import table
     from sith_hf.editor import SithEditor
     from sith_hf.image_mean import read_image_mean
     from sith_hf.quality import fidelity_table, grid

@@ -33,8 +33,8 @@ def find(
     as_json: bool,
 ) -> None:
     """Find the singular vectors in DECOMPOSITION, a folder or Hub id, that speak of CONCEPT or of anything near it."""
+    from sith_hf.core.tables import plain, table
     from sith_hf.decomposition import Decomposition
-    from sith_hf.display import plain, table
     from sith_hf.explanation import match_rows
 
     loaded = Decomposition.from_pretrained(decomposition)

@@ -47,7 +47,7 @@ def image_mean(
     Finished pieces are kept in OUTPUT.work until the end: after an interruption, the same command goes on from there.
     Several processes share the work: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf image-mean ...
     """
-    from sith_hf.processes import join
+    from sith_hf.core.distributed import join
 
     # First of all, so that whatever happens from here on ends every process.
     processes = join()

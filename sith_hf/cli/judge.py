@@ -92,10 +92,10 @@ def judge(
     if kind == "embeddings" and not {"topic", "concepts"} <= set(asked):
         raise InputError("by embeddings: name the topic with --topic, and what it consists of with --concepts")
 
+    from sith_hf.core.settings import Settings
     from sith_hf.decomposition import Decomposition
     from sith_hf.judges import make_judge
     from sith_hf.judges.settings import EmbeddingJudgeSettings, LanguageModelJudgeSettings, SheetJudgeSettings
-    from sith_hf.settings import Settings
 
     kinds: dict[str, type[Settings]] = {
         "embeddings": EmbeddingJudgeSettings,
@@ -148,7 +148,7 @@ def _tell(scores: Scores, decomposition: Decomposition, path: Path, as_json: boo
         })  # fmt: skip
         return
 
-    from sith_hf.display import plain, table
+    from sith_hf.core.tables import plain, table
     from sith_hf.explanation import concepts_text
 
     flat = torch.nan_to_num(scores.value.flatten(), nan=0.0)

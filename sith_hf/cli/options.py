@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from sith_hf.display import plain
+from sith_hf.core.tables import plain
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -116,7 +116,7 @@ def _make(
 
 def report(pushed: Pushed, as_json: bool) -> None:
     """Print what was sent, or would be."""
-    from sith_hf.display import plain, table
+    from sith_hf.core.tables import plain, table
 
     if as_json:
         echo_json(pushed.to_json())

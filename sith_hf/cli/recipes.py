@@ -17,7 +17,7 @@ def recipes(name: str | None, schema: bool, as_json: bool) -> None:
     if schema and name is not None:
         raise InputError("--schema describes every recipe; give it without NAME")
 
-    from sith_hf.display import table
+    from sith_hf.core.tables import table
     from sith_hf.recipe import Recipe
     from sith_hf.recipe.source import shipped_names, shipped_text
 

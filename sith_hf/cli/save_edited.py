@@ -29,7 +29,7 @@ def save_edited(base: str, spec_path: str, output: Path, overwrite: bool, as_jso
 def report(saved: object, as_json: bool) -> None:
     """Print what was written (a :class:`sith_hf.checkpoint.write.SavedCheckpoint`)."""
     from sith_hf.checkpoint.write import SavedCheckpoint
-    from sith_hf.display import plain
+    from sith_hf.core.tables import plain
 
     assert isinstance(saved, SavedCheckpoint)
     if as_json:

@@ -26,8 +26,8 @@ def show(artifact: str, layers: tuple[int, ...] | None, heads: tuple[int, ...] |
     import os
     from pathlib import Path
 
+    from sith_hf.core.tables import table
     from sith_hf.decomposition import LAYOUT, Decomposition
-    from sith_hf.display import table
     from sith_hf.edits import LAYOUT as SPEC
     from sith_hf.edits import EditSpec
     from sith_hf.errors import ArtifactError

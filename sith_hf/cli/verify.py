@@ -17,7 +17,7 @@ from sith_hf.cli.options import echo_json, json_option
 def verify(edited: str, base: str | None, spec_path: str | None, as_json: bool) -> None:
     """Check that EDITED is its base with its edit and nothing else, tensor by tensor. Exit code 1 if it is not."""
     from sith_hf.checkpoint.verify import verify as check
-    from sith_hf.display import plain
+    from sith_hf.core.tables import plain
     from sith_hf.edits import EditSpec
 
     spec = None if spec_path is None else EditSpec.from_pretrained(spec_path)

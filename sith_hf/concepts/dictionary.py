@@ -20,10 +20,10 @@ from sith_hf.atoms import centred as centred
 from sith_hf.concepts.texts import column_of, distinct, lines_of
 from sith_hf.concepts.texts import position as position
 from sith_hf.concepts.texts import tidy as tidy
-from sith_hf.display import plain
+from sith_hf.core.fingerprint import text_tower_sha256, texts_sha256
+from sith_hf.core.tables import plain
 from sith_hf.encoding import encode_texts, fill_template
 from sith_hf.errors import ArtifactError, InputError
-from sith_hf.fingerprint import text_tower_sha256, texts_sha256
 from sith_hf.pushable import Pushable
 from sith_hf.stored import DTYPES, StoredRows, read_beside, stored_dtype, write_beside
 from sith_hf.work import Work

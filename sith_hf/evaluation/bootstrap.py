@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sith_hf.checks import whole_number
+from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 from sith_hf.evaluation.result import Difference, Measure, rounded
 

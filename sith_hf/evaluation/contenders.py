@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sith_hf.applied import applied
 from sith_hf.cards.facts import shown_name
-from sith_hf.display import plain
+from sith_hf.core.tables import plain
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.errors import InputError
 from sith_hf.evaluation.contender import Contender
 from sith_hf.evaluation.images import Source
 from sith_hf.evaluation.pictures import BrokenPicture, to_picture
 from sith_hf.evaluation.sharing import embed_all
-from sith_hf.fingerprint import texts_sha256
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

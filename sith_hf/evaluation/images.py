@@ -11,7 +11,7 @@ from typing import Any
 
 from sith_hf.cards.facts import shown_name
 from sith_hf.cards.markdown import impersonal
-from sith_hf.display import plain
+from sith_hf.core.tables import plain
 from sith_hf.errors import InputError
 from sith_hf.evaluation.plan import Data
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from sith_hf.settings import Settings
+from sith_hf.core.settings import Settings
 
 WorldKind = Literal["groups", "balanced", "faded", "unsafe"]
 # YAML reads a bare no as false.

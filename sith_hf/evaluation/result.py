@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sith_hf.artifacts import write_whole
-from sith_hf.display import plain, table
+from sith_hf.core.tables import plain, table
 from sith_hf.errors import ArtifactError, InputError
 
 FORMAT, VERSION = "sith-hf/evaluation", 1

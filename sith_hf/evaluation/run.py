@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sith_hf.cards.facts import shown_name
-from sith_hf.checks import whole_number
+from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 from sith_hf.evaluation.collateral import collateral
 from sith_hf.evaluation.contender import BASE, Contender

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sith_hf.checks import finite_number
 from sith_hf.concepts.dictionary import centred
+from sith_hf.core.fingerprint import tensor_sha256
+from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
-from sith_hf.fingerprint import tensor_sha256
 from sith_hf.scores import LEAST, MOST, Scores
 
 # Below this part of `near` a concept counts nothing, at `near` it counts whole.

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from sith_hf.checks import finite_number, whole_number
+from sith_hf.core.tables import plain
+from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.decomposition import Decomposition
-from sith_hf.display import plain
 from sith_hf.errors import HubError, InputError
 from sith_hf.explanation import Explanation
 from sith_hf.judges.answers import parse

@@ -10,8 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from sith_hf.core.escaping import quoted
 from sith_hf.errors import InputError
-from sith_hf.quoting import quoted
 
 # What each of our own prompts asks, for reports. The first asks for any topic, which the user then names.
 SHIPPED: dict[str, str | None] = {

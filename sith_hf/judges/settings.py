@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from sith_hf.core.settings import Settings
 from sith_hf.decomposition import NEAR
-from sith_hf.settings import Settings
 
 
 class EmbeddingJudgeSettings(Settings):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from huggingface_hub.errors import HfHubHTTPError
 
-from sith_hf.display import plain
+from sith_hf.core.tables import plain
 from sith_hf.errors import InputError
 from sith_hf.hub_faults import TRANSPORT
 

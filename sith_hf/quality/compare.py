@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sith_hf.checks import finite_number, whole_number
 from sith_hf.coders import METHODS
 from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.errors import InputError
 from sith_hf.pursuit import Pursuit
 from sith_hf.quality.measure import measure

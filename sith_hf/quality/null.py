@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sith_hf.checks import whole_number
+from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 from sith_hf.pursuit import Pursuit
 from sith_hf.quality.measure import Quality, measure

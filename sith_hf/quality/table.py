@@ -100,7 +100,7 @@ class FidelityTable:
         return found
 
     def rows(self) -> tuple[list[str], list[list[object]]]:
-        """Columns and rows for :func:`sith_hf.display.table`."""
+        """Columns and rows for :func:`sith_hf.core.tables.table`."""
         columns = ["method", "K", "fidelity", "spread", "of ceiling", "coherence", "spread"]
         if self.null is not None:
             columns += ["null fid.", "null coh.", "median p", f"at q {self.level:g}"]

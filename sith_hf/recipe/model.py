@@ -8,11 +8,11 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
+from sith_hf.core.settings import Settings
 from sith_hf.evaluation.plan import Plan
 from sith_hf.recipe.source import RecipeSource, shipped_text
 from sith_hf.recipe.steps import EditStep
 from sith_hf.recipe.text import read_yaml
-from sith_hf.settings import Settings
 
 
 class Base(Settings):

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sith_hf.display import plain
+from sith_hf.core.tables import plain
 from sith_hf.errors import InputError
 from sith_hf.recipe.text import read_yaml
 

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag
 
+from sith_hf.core.settings import Settings
 from sith_hf.decomposition import NEAR
 from sith_hf.gains import THRESHOLD
 from sith_hf.judges.settings import JudgeSettings
-from sith_hf.settings import Settings
 
 
 class _Step(Settings):

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sith_hf.display import plain
+from sith_hf.core.tables import plain
 from sith_hf.errors import InputError
 
 

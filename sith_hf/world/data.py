@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sith_hf.checks import whole_number
+from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 from sith_hf.world.scenes import (
     BACKGROUNDS,

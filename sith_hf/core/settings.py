@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sith_hf.display import plain
+from sith_hf.core.tables import plain
 from sith_hf.errors import InputError
 
 

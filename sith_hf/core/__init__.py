@@ -1,0 +1,1 @@
+"""What every other package uses: validation, settings, fingerprints, processes, tables and escaping."""
