@@ -26,7 +26,7 @@ from torch import Tensor
 from sith_hf import world
 from sith_hf.budget import budgeted, topic_removed
 from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.demo import zeroshot
 from sith_hf.drift import drift_of, drift_shares, residual_bound
 from sith_hf.editor import SithEditor

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from common import interleaved, medians, options, ratio, show, started, surroundings
 
-from sith_hf.svd import factored_svd
+from sith_hf.decomposition.svd import factored_svd
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

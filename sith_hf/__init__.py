@@ -28,11 +28,11 @@ __all__ = [
 
 _HOMES = {
     "ConceptDictionary": "concepts.dictionary",
-    "Decomposition": "decomposition",
+    "Decomposition": "decomposition.decomposition",
     "EditSpec": "edits",
     "EmbeddingJudge": "judges.embeddings",
     "Evaluation": "evaluation.result",
-    "HeadSVD": "svd",
+    "HeadSVD": "decomposition.svd",
     "LanguageModelJudge": "judges.language_model",
     "Pursuit": "pursuit",
     "Recipe": "recipe.model",
@@ -46,7 +46,8 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from sith_hf.concepts.dictionary import ConceptDictionary
-    from sith_hf.decomposition import Decomposition
+    from sith_hf.decomposition.decomposition import Decomposition
+    from sith_hf.decomposition.svd import HeadSVD
     from sith_hf.editor import SithEditor
     from sith_hf.edits import EditSpec
     from sith_hf.errors import SithError
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from sith_hf.recipe.model import Recipe
     from sith_hf.recipe.run import run_recipe
     from sith_hf.scores import Scores
-    from sith_hf.svd import HeadSVD
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 import torch
 
 from sith_hf.core.validation import whole_number
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains, Key

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.validation import finite_number
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.drift import check_drift, drift_of
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains, Key

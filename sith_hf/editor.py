@@ -16,12 +16,12 @@ from sith_hf.applied import applied
 from sith_hf.checkpoint import write as checkpoint
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.fingerprint import text_tower_sha256
-from sith_hf.decompose import decompose
-from sith_hf.decomposition import NEAR, Decomposition
+from sith_hf.decomposition.decompose import decompose
+from sith_hf.decomposition.decomposition import NEAR, Decomposition
+from sith_hf.decomposition.explanation import Match
 from sith_hf.edits import EditSpec
 from sith_hf.encoding import encode_texts
 from sith_hf.errors import InputError
-from sith_hf.explanation import Match
 from sith_hf.gains import THRESHOLD, Gains, by_concepts, by_name, share_of
 from sith_hf.loading import LoadedModel, load_model
 from sith_hf.pursuit import Pursuit
@@ -190,7 +190,7 @@ class SithEditor(Saving):
         work: Work | None = None,
         progress: bool = False,
     ) -> Decomposition:
-        """Factor and explain heads; arguments as for :func:`sith_hf.decompose.decompose`.
+        """Factor and explain heads; arguments as for :func:`sith_hf.decomposition.decompose.decompose`.
 
         The result is what :meth:`find`, :meth:`suppress` and the like ask from now on.
         """

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.validation import finite_number
-from sith_hf.decomposition import NEAR, Decomposition
+from sith_hf.decomposition.decomposition import NEAR, Decomposition
 from sith_hf.errors import InputError
 
 # More than half of an explanation: the vector is then more about the concept than about all else together.

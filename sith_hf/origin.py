@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from sith_hf.decomposition.explanation import Explanation
 from sith_hf.errors import ArtifactError
-from sith_hf.explanation import Explanation
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from sith_hf.concepts.dictionary import LAYOUT as DICTIONARY
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.configs import CONFIGS, published
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
-from sith_hf.decomposition import LAYOUT as DECOMPOSITION
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import LAYOUT as DECOMPOSITION
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.edits import LAYOUT as SPEC
 from sith_hf.edits import EditSpec
 from sith_hf.errors import ArtifactError, InputError, OutputError

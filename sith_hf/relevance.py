@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from sith_hf.atoms import SomeAtoms
 from sith_hf.concepts.dictionary import ConceptDictionary, centred
 from sith_hf.core.validation import finite_number
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains, Key, among

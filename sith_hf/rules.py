@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.validation import finite_number
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains, Key, among, check_gain
 from sith_hf.scores import LEAST, MOST, Scores

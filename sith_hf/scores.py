@@ -14,7 +14,7 @@ from torch import Tensor
 from sith_hf import artifacts
 from sith_hf.artifacts import Layout
 from sith_hf.core.tables import plain
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.sheets import Sheet, explanations_sha256, read_sheet, sheet_text
 

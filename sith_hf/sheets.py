@@ -24,9 +24,9 @@ from torch import Tensor
 from sith_hf.core.escaping import quoted
 from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.core.tables import plain
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.decomposition.explanation import Explanation
 from sith_hf.errors import InputError
-from sith_hf.explanation import Explanation
 
 COLUMNS = (
     "layer", "head", "vector", "pole", "concepts", "weights", "fidelity", "coherence", "energy_share", "score",

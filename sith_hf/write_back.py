@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.edits import EditSpec, build_spec
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains, check_gain

@@ -23,7 +23,7 @@ from sith_hf.cards import card as cards
 from sith_hf import publish as hub
 from sith_hf.checkpoint.write import locate, revert
 from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
 from sith_hf.errors import SithError

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from sith_hf import artifacts, decompose, encoding, work
+from sith_hf import artifacts, encoding, work
 from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.decomposition import decompose
 from sith_hf.editor import SithEditor
 from sith_hf.image_mean import ImageMean
 from tests.made import tiny_concepts, tiny_editor

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from sith_hf import averaging, cli, decompose, encoding
+from sith_hf import averaging, cli, encoding
 from sith_hf.averaging import mean_of_images
 from sith_hf.core.distributed import Processes, join, quiet_others
+from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError, MissingExtra, SithError
 from sith_hf.evaluation.plan import Data
 from sith_hf.work import Work

@@ -31,9 +31,9 @@ from sith_hf.checkpoint.lora import export_adapter, lora_factors, output_project
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.cli.export_adapter import ARCHITECTURES
 from sith_hf.core.fingerprint import BaseRef
+from sith_hf.decomposition.explanation import Explanation
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, OutputError, UnsupportedModel
-from sith_hf.explanation import Explanation
 from sith_hf.origin import Origin
 from sith_hf.towers import SUPPORTED
 from tests import tiny

@@ -20,7 +20,7 @@ import transformers
 from sith_hf.checkpoint import write as checkpoint
 from sith_hf.cli import COMMANDS, main
 from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.edits import EditSpec
 from tests import tiny
 from tests.raw import SINGLE, out_proj, raw_tensors, read_raw, tree, write_raw
@@ -504,7 +504,7 @@ class TestInterrupted:
         }
 
     def test_while_decomposing(self, commands, tmp_path, monkeypatch):
-        from sith_hf import decompose
+        from sith_hf.decomposition import decompose
 
         calls = []
 

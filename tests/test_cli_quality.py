@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from sith_hf.cli.fidelity import fidelity
 from sith_hf.cli.import_reference import import_reference
 from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError, MissingExtra, OutputError
 from sith_hf.pursuit import Pursuit

@@ -9,10 +9,10 @@ import torch
 from scipy.optimize import nnls
 
 from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.decompose import decompose, mean_cosine
-from sith_hf.decomposition import NEAR, Decomposition
+from sith_hf.decomposition.decompose import decompose, mean_cosine
+from sith_hf.decomposition.decomposition import NEAR, Decomposition
+from sith_hf.decomposition.explanation import Explanation
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
-from sith_hf.explanation import Explanation
 from sith_hf.pursuit import Pursuit
 from sith_hf.towers import read_tower
 from tests.made import WORDS, tiny_concepts, tiny_editor

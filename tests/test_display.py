@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sith_hf.core.tables import plain, table
-from sith_hf.explanation import Explanation, Match, explanation_rows, match_rows
+from sith_hf.decomposition.explanation import Explanation, Match, explanation_rows, match_rows
 
 HOSTILE = {
     "ansi colour": "\x1b[31mred\x1b[0m",

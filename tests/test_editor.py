@@ -8,8 +8,8 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.decompose import decompose
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decompose import decompose
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.encoding import encode_texts
 from sith_hf.errors import BaseMismatch, InputError, SithError, UnsupportedModel

@@ -512,7 +512,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_explanations_equal_a_literal_comp(name):
-    from sith_hf.decompose import decompose
+    from sith_hf.decomposition.decompose import decompose
     from sith_hf.towers import read_tower
 
     sizes, options, atoms = CASES[name]
@@ -586,7 +586,7 @@ def test_singular_vectors_are_those_of_the_explicit_matrices(folder):
 
 
 def decompose_with(editor, dictionary, **options):
-    from sith_hf.decompose import decompose
+    from sith_hf.decomposition.decompose import decompose
 
     return decompose(editor.tower, dictionary, **options)
 

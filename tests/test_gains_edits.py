@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.decomposition import NEAR
+from sith_hf.decomposition.decomposition import NEAR
 from sith_hf.edits import EditSpec, build_spec
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.gains import THRESHOLD, Gains, by_concepts, by_name, check_gain

@@ -9,7 +9,7 @@ import torch
 
 from sith_hf.cli import COMMANDS
 from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.scores import Scores
 from tests import tiny

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sith_hf import decompose, encoding
+from sith_hf import encoding
 from sith_hf.cli import main
 from sith_hf.core import distributed as processes
 from sith_hf.core.distributed import ALONE, Processes, join, launched
+from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError
 from sith_hf.work import Work
 from tests import evaluating, tiny

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sith_hf.decomposition.svd import HeadSVD, factored_svd
 from sith_hf.errors import InputError
-from sith_hf.svd import HeadSVD, factored_svd
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)

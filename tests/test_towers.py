@@ -351,7 +351,7 @@ def test_refused_image_mean(clip, mean, said):
 
 
 def decomposed(model, encoded, companion=None, **options):
-    from sith_hf.decompose import decompose
+    from sith_hf.decomposition.decompose import decompose
 
     return decompose(read_tower(model, companion), encoded, **options)
 

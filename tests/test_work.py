@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sith_hf import artifacts, decompose, encoding, work
+from sith_hf import artifacts, encoding, work
+from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError, OutputError, TryAgain
 from sith_hf.work import FACTS, LOCK, SUFFIX, Work
 from tests.made import tiny_concepts, tiny_editor

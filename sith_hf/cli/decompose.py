@@ -76,7 +76,7 @@ def decompose(
     source = _concepts(concepts, dictionary, dataset, column, template)
 
     from sith_hf.artifacts import staged
-    from sith_hf.decompose import check_settings
+    from sith_hf.decomposition.decompose import check_settings
     from sith_hf.editor import SithEditor
     from sith_hf.image_mean import read_image_mean
     from sith_hf.pursuit import ROWS, Pursuit

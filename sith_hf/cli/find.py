@@ -11,7 +11,7 @@ from sith_hf.cli.options import echo_json, given, json_option, model_options
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sith_hf.decomposition import Decomposition
+    from sith_hf.decomposition.decomposition import Decomposition
 
 
 @click.command()
@@ -34,8 +34,8 @@ def find(
 ) -> None:
     """Find the singular vectors in DECOMPOSITION, a folder or Hub id, that speak of CONCEPT or of anything near it."""
     from sith_hf.core.tables import plain, table
-    from sith_hf.decomposition import Decomposition
-    from sith_hf.explanation import match_rows
+    from sith_hf.decomposition.decomposition import Decomposition
+    from sith_hf.decomposition.explanation import match_rows
 
     loaded = Decomposition.from_pretrained(decomposition)
     if model is None:

@@ -11,7 +11,7 @@ from sith_hf.cli.options import echo_json, given, json_option, model_options
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
-    from sith_hf.decomposition import Decomposition
+    from sith_hf.decomposition.decomposition import Decomposition
     from sith_hf.editor import SithEditor
     from sith_hf.scores import Scores
 
@@ -93,7 +93,7 @@ def judge(
         raise InputError("by embeddings: name the topic with --topic, and what it consists of with --concepts")
 
     from sith_hf.core.settings import Settings
-    from sith_hf.decomposition import Decomposition
+    from sith_hf.decomposition.decomposition import Decomposition
     from sith_hf.judges import make_judge
     from sith_hf.judges.settings import EmbeddingJudgeSettings, LanguageModelJudgeSettings, SheetJudgeSettings
 
@@ -112,7 +112,7 @@ def judge(
 
 def _export(decomposition: str, sheet: Path, as_json: bool) -> None:
     from sith_hf.artifacts import write_whole
-    from sith_hf.decomposition import Decomposition
+    from sith_hf.decomposition.decomposition import Decomposition
     from sith_hf.sheets import sheet_text
 
     if sheet.exists():
@@ -149,7 +149,7 @@ def _tell(scores: Scores, decomposition: Decomposition, path: Path, as_json: boo
         return
 
     from sith_hf.core.tables import plain, table
-    from sith_hf.explanation import concepts_text
+    from sith_hf.decomposition.explanation import concepts_text
 
     flat = torch.nan_to_num(scores.value.flatten(), nan=0.0)
     explanations = decomposition.explanations()

@@ -27,11 +27,11 @@ def show(artifact: str, layers: tuple[int, ...] | None, heads: tuple[int, ...] |
     from pathlib import Path
 
     from sith_hf.core.tables import table
-    from sith_hf.decomposition import LAYOUT, Decomposition
+    from sith_hf.decomposition.decomposition import LAYOUT, Decomposition
+    from sith_hf.decomposition.explanation import explanation_rows
     from sith_hf.edits import LAYOUT as SPEC
     from sith_hf.edits import EditSpec
     from sith_hf.errors import ArtifactError
-    from sith_hf.explanation import explanation_rows
 
     folder = Path(artifact)
     specs = folder / SPEC.filename, folder / "sith" / SPEC.filename

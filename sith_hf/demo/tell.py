@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sith_hf.core.tables import table
+from sith_hf.decomposition.explanation import concepts_text
 from sith_hf.demo.run import DemoResult
-from sith_hf.explanation import concepts_text
 
 VECTORS = 1
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from sith_hf.concepts.dictionary import centred
 from sith_hf.core.fingerprint import tensor_sha256
 from sith_hf.core.validation import finite_number
-from sith_hf.decomposition import NEAR, Decomposition
+from sith_hf.decomposition.decomposition import NEAR, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.scores import LEAST, MOST, Scores

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from sith_hf.core.tables import plain
 from sith_hf.core.validation import finite_number, whole_number
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.decomposition.explanation import Explanation
 from sith_hf.errors import HubError, InputError
-from sith_hf.explanation import Explanation
 from sith_hf.judges.answers import parse
 from sith_hf.judges.cache import AnswerCache, Question, write_transcript
 from sith_hf.judges.crowd import concurrently

@@ -11,12 +11,12 @@ from tqdm import tqdm
 from sith_hf.coders import METHODS
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.validation import finite_number, whole_number
+from sith_hf.decomposition.svd import check_rank, factored_svd
 from sith_hf.errors import InputError
 from sith_hf.pursuit import Pursuit
 from sith_hf.quality.measure import measure
 from sith_hf.quality.null import NULLS, adjusted, null_directions, null_fidelities, p_values
 from sith_hf.quality.table import WEIGHTS, FidelityTable, MethodQuality
-from sith_hf.svd import check_rank, factored_svd
 from sith_hf.towers import VisionTower, check_mean
 
 SPARSITIES = (5, 10, 20, 50)
@@ -64,7 +64,7 @@ def fidelity_table(
         tower: whose heads; it needs a projection.
         dictionary: M encoded concepts.
         pursuits: methods and settings, as :func:`grid` makes them; every one at 5, 10, 20 and 50 concepts when None.
-        layers, rank, poles, fold, centre, image_mean: as for :func:`sith_hf.decompose.decompose`.
+        layers, rank, poles, fold, centre, image_mean: as for :func:`sith_hf.decomposition.decompose.decompose`.
         weight: how vectors count in means, ``"equal"`` or ``"energy"`` (see :class:`FidelityTable`).
         null: ``"residual"``, ``"head"``, or None for no random directions (see :mod:`sith_hf.quality.null`).
         draws: how many random directions; 999, or 199 for each head, when None.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sith_hf.decompose import mean_cosine
+from sith_hf.decomposition.decompose import mean_cosine
 from sith_hf.pursuit import Pursuit, SparseCode
 from sith_hf.towers import VisionTower
 
@@ -34,7 +34,7 @@ def measure(
     image_mean: Tensor | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Quality:
-    """Explain directions and say how well that went; the numbers are those of :func:`sith_hf.decompose.decompose`.
+    """Explain directions and say how well that went; the numbers are those of :func:`sith_hf.decomposition.decompose.decompose`.
 
     Args:
         tower: whose residual stream and joint space they are.

@@ -11,7 +11,7 @@ from huggingface_hub import cached_assets_path
 
 from sith_hf.budget import budgeted
 from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.drift import drift_shares
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec

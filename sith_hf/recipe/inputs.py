@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.fingerprint import texts_sha256
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.embedded import embedded_checkpoint
 from sith_hf.errors import InputError
@@ -90,7 +90,7 @@ def decompose_with(
 ) -> tuple[ConceptDictionary, Decomposition]:
     """Decompose the editor's model as a recipe says; the encoded dictionary, and the decomposition.
 
-    ``work`` keeps what is finished (see :func:`sith_hf.decompose.decompose`).
+    ``work`` keeps what is finished (see :func:`sith_hf.decomposition.decompose.decompose`).
 
     Raises:
         InputError: settings out of range, or other weights or texts than the recipe's fingerprints tell.

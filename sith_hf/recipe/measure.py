@@ -9,7 +9,7 @@ from typing import Any
 
 from sith_hf.baselines import with_baselines
 from sith_hf.core.tables import plain
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError

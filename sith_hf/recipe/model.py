@@ -69,7 +69,7 @@ class Dictionary(Settings):
 
 
 class DecomposeStep(Settings):
-    """How to decompose; fields as for :func:`sith_hf.decompose.decompose`."""
+    """How to decompose; fields as for :func:`sith_hf.decomposition.decompose.decompose`."""
 
     layers: tuple[int, ...] | None = None
     """Layer numbers, negative ones from the last; all when null."""

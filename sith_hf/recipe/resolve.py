@@ -10,7 +10,7 @@ from typing import Any
 
 from sith_hf.cards.facts import shown_name
 from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.evaluation.plan import Task
 from sith_hf.image_mean import image_mean_file

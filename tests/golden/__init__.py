@@ -18,9 +18,9 @@ from sith_hf.cards import snippets as card_code
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.decomposition.explanation import Explanation
 from sith_hf.edits import EditSpec, build_spec
-from sith_hf.explanation import Explanation
 from sith_hf.origin import Origin
 from tests.raw import out_proj, torch_tensors
 from tests.tiny import clip_model, vision_model

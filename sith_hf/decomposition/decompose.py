@@ -16,11 +16,11 @@ from tqdm import tqdm
 from sith_hf.atoms import READ, Atoms, as_atoms
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.decomposition.svd import check_rank, factored_svd
 from sith_hf.errors import InputError
 from sith_hf.prepared import Prepared, prepared
 from sith_hf.pursuit import ROWS, Pursuit, SparseCode
-from sith_hf.svd import check_rank, factored_svd
 from sith_hf.towers import VisionTower, check_mean
 from sith_hf.work import Part, Work
 

@@ -18,8 +18,8 @@ from sith_hf.concepts.dictionary import centred, position
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.tables import plain
 from sith_hf.core.validation import finite_number, whole_number, whole_numbers
+from sith_hf.decomposition.explanation import Explanation, Match
 from sith_hf.errors import ArtifactError, InputError
-from sith_hf.explanation import Explanation, Match
 from sith_hf.pushable import Pushable
 from sith_hf.towers import LAYER_PARTS, tensor_key
 
@@ -60,7 +60,7 @@ class Decomposition(Pushable):
         layers: the L layer numbers, ascending.
         singular_values: ``[L, H, R]``, descending.
         energy: ``[L, H]``, the sum of all squared singular values of each head, those beyond R included.
-        write, read: ``[L, H, R, D]``, unit directions (see :class:`sith_hf.svd.HeadSVD`).
+        write, read: ``[L, H, R, D]``, unit directions (see :class:`sith_hf.decomposition.svd.HeadSVD`).
         concept: ``[L, H, R, poles, K]``, indices into ``texts``, -1 where fewer than K.
         weight: the same shape, non-negative, descending.
         fidelity, coherence: ``[L, H, R, poles]``.
