@@ -28,9 +28,9 @@ from sith_hf.budget import budgeted, topic_removed
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.demo import zeroshot
+from sith_hf.demo.embedded import embedded_checkpoint
 from sith_hf.drift import drift_of, drift_shares, residual_bound
 from sith_hf.editor import SithEditor
-from sith_hf.embedded import embedded_checkpoint
 from sith_hf.gains import Gains, by_concepts, share_of
 from sith_hf.write_back import make_spec
 

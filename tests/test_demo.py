@@ -13,8 +13,8 @@ from sith_hf import world
 from sith_hf.checkpoint.verify import verify
 from sith_hf.cli import sith_hf as command
 from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.demo.report import tell
 from sith_hf.demo.run import DemoResult, measure, run_demo
-from sith_hf.demo.tell import tell
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError

@@ -10,9 +10,9 @@ import torch
 from sith_hf import world
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.demo import zeroshot
+from sith_hf.demo.embedded import embedded_checkpoint
 from sith_hf.drift import drift_of, drift_shares, residual_bound
 from sith_hf.editor import SithEditor
-from sith_hf.embedded import embedded_checkpoint
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.gains import Gains, by_name
 from sith_hf.write_back import make_spec

@@ -16,8 +16,8 @@ from sith_hf.averaging import estimated_mean, mean_of_images
 from sith_hf.cli import main
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.demo.embedded import embedded_checkpoint
 from sith_hf.editor import SithEditor
-from sith_hf.embedded import embedded_checkpoint
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from sith_hf.evaluation.contenders import contenders
 from sith_hf.evaluation.embed import embed_rows

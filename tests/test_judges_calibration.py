@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.demo.embedded import embedded_checkpoint
 from sith_hf.editor import SithEditor
-from sith_hf.embedded import embedded_checkpoint
 from sith_hf.judges.embeddings import EmbeddingJudge
 from sith_hf.world import scenes as world
 

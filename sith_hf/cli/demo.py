@@ -28,8 +28,8 @@ from sith_hf.cli.options import echo_json, json_option
 def demo(output: Path, seed: int, as_json: bool) -> None:
     """Run the whole job on the embedded checkpoint: explain it, take the backgrounds out, measure before and after."""
     from sith_hf.demo.picture import save_picture
+    from sith_hf.demo.report import tell
     from sith_hf.demo.run import run_demo
-    from sith_hf.demo.tell import tell
 
     result = run_demo(output, seed, lambda line: click.echo(line, err=True))
     picture = save_picture(result, seed)

@@ -10,8 +10,8 @@ from pathlib import Path
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.demo.embedded import embedded_checkpoint
 from sith_hf.editor import SithEditor
-from sith_hf.embedded import embedded_checkpoint
 from sith_hf.errors import InputError
 from sith_hf.evaluation.plan import Data, Task
 from sith_hf.image_mean import read_image_mean
