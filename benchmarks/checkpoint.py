@@ -36,7 +36,7 @@ import torch
 from common import Times, medians, options, ratio, show, started, surroundings
 
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
-from sith_hf.edits import build_spec
+from sith_hf.edits.spec import build_spec
 from sith_hf.shards import INDEX, SINGLE, Checkpoint
 from sith_hf.towers import tensor_key
 

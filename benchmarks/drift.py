@@ -31,8 +31,8 @@ from sith_hf.demo import zeroshot
 from sith_hf.demo.embedded import embedded_checkpoint
 from sith_hf.drift import drift_of, drift_shares, residual_bound
 from sith_hf.editor import SithEditor
+from sith_hf.edits.build import make_spec
 from sith_hf.gains import Gains, by_concepts, share_of
-from sith_hf.write_back import make_spec
 
 SIZES = (2, 4, 8, 16, 32, 64, 128)
 LIMITS = (0.01, 0.02, 0.05, 0.1, 0.2)

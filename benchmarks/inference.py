@@ -22,10 +22,10 @@ from common import interleaved, medians, options, ratio, show, started, surround
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from sith_hf.applied import applied
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition.svd import factored_svd
-from sith_hf.edits import EditSpec, build_spec
+from sith_hf.edits.in_memory import applied
+from sith_hf.edits.spec import EditSpec, build_spec
 from sith_hf.evaluation.contenders import edited_copy
 from sith_hf.towers import VisionTower, read_tower, tensor_key
 

@@ -29,7 +29,7 @@ __all__ = [
 _HOMES = {
     "ConceptDictionary": "concepts.dictionary",
     "Decomposition": "decomposition.decomposition",
-    "EditSpec": "edits",
+    "EditSpec": "edits.spec",
     "EmbeddingJudge": "judges.embeddings",
     "Evaluation": "evaluation.result",
     "HeadSVD": "decomposition.svd",
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from sith_hf.decomposition.decomposition import Decomposition
     from sith_hf.decomposition.svd import HeadSVD
     from sith_hf.editor import SithEditor
-    from sith_hf.edits import EditSpec
+    from sith_hf.edits.spec import EditSpec
     from sith_hf.errors import SithError
     from sith_hf.evaluation.result import Evaluation
     from sith_hf.evaluation.run import evaluate

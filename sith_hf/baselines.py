@@ -1,7 +1,7 @@
 """What an edit is compared with: random vectors with the same gains, and whole heads removed.
 
 Both are made from the edit that they stand beside, so that they are as large, and become specs as any edit does
-(:func:`sith_hf.write_back.make_spec`).
+(:func:`sith_hf.edits.build.make_spec`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 
 from sith_hf.core.validation import whole_number
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.edits import EditSpec
+from sith_hf.edits.build import make_spec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains, Key
 from sith_hf.towers import VisionTower
-from sith_hf.write_back import make_spec
 
 SEEDS = (0, 1, 2)
 

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.applied import applied
 from sith_hf.checkpoint import write as checkpoint
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.fingerprint import text_tower_sha256
 from sith_hf.decomposition.decompose import decompose
 from sith_hf.decomposition.decomposition import NEAR, Decomposition
 from sith_hf.decomposition.explanation import Match
-from sith_hf.edits import EditSpec
+from sith_hf.edits.build import make_spec
+from sith_hf.edits.in_memory import applied
+from sith_hf.edits.spec import EditSpec
 from sith_hf.encoding import encode_texts
 from sith_hf.errors import InputError
 from sith_hf.gains import THRESHOLD, Gains, by_concepts, by_name, share_of
@@ -28,7 +29,6 @@ from sith_hf.pursuit import Pursuit
 from sith_hf.saving import Saving
 from sith_hf.towers import VisionTower, read_tower
 from sith_hf.work import Work
-from sith_hf.write_back import make_spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +255,7 @@ class SithEditor(Saving):
         return self.edit().invert(*concepts, **rule)
 
     def applied(self, spec: EditSpec) -> AbstractContextManager[Any]:
-        """The model with the edit in it, inside a ``with`` block (see :func:`sith_hf.applied.applied`)."""
+        """The model with the edit in it, inside a ``with`` block (see :func:`sith_hf.edits.in_memory.applied`)."""
         return applied(self.model, spec)
 
 

@@ -26,8 +26,8 @@ from sith_hf.configs import CONFIGS, published
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.decomposition.decomposition import LAYOUT as DECOMPOSITION
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.edits import LAYOUT as SPEC
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import LAYOUT as SPEC
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import ArtifactError, InputError, OutputError
 from sith_hf.parcel import CARD, Parcel, Pushed, PushOptions, check_options, is_ours
 from sith_hf.pull import is_repo_id

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from sith_hf.checkpoint import write as checkpoint
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.loading import LoadedModel
 from sith_hf.parcel import Pushed, PushOptions, check_options

@@ -13,7 +13,7 @@ from typing import Any
 
 from sith_hf.core.tables import table
 from sith_hf.core.validation import finite_number
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 
 Specs = Mapping[str, EditSpec | None]

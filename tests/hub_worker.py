@@ -25,7 +25,7 @@ from sith_hf.checkpoint.write import locate, revert
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import SithError
 from sith_hf.cli import main
 constants.DOWNLOAD_CHUNK_SIZE = 1024

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
-from sith_hf.edits import EditSpec, build_spec
+from sith_hf.edits.spec import EditSpec, build_spec
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -24,7 +24,6 @@ from peft.helpers import rescale_adapter_scale
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
-from sith_hf.applied import applied
 from sith_hf.cards.facts import CUT, hub_base
 from sith_hf.checkpoint import lora as adapter
 from sith_hf.checkpoint.lora import export_adapter, lora_factors, output_projection
@@ -32,9 +31,10 @@ from sith_hf.checkpoint.write import save_edited
 from sith_hf.cli.export_adapter import ARCHITECTURES
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition.explanation import Explanation
-from sith_hf.edits import EditSpec
+from sith_hf.edits.in_memory import applied
+from sith_hf.edits.provenance import Origin
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError, UnsupportedModel
-from sith_hf.origin import Origin
 from sith_hf.towers import SUPPORTED
 from tests import tiny
 from tests.raw import TERMS, by_hand, out_proj, random_spec, torch_tensors, tree

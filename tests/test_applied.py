@@ -17,12 +17,12 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from transformers import CLIPModel, CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection, SiglipVisionConfig
 from transformers import SiglipVisionModel as Stranger
 
-from sith_hf import applied as module
-from sith_hf.applied import applied
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.editor import SithEditor
-from sith_hf.edits import EditSpec
+from sith_hf.edits import in_memory as module
+from sith_hf.edits.in_memory import applied
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
 from tests.made import tiny_concepts
 from tests.raw import out_proj, random_spec, torch_tensors

@@ -239,7 +239,7 @@ class TestImports:
             ("errors", "from . import towers"),
             ("errors", "from .towers import read_tower"),
             ("errors", "def f():\n    from sith_hf.editor import SithEditor"),
-            ("errors", "if TYPE_CHECKING:\n    from sith_hf.edits import EditSpec"),
+            ("errors", "if TYPE_CHECKING:\n    from sith_hf.edits.spec import EditSpec"),
             ("errors", "from sith_hf import SithEditor"),
             ("errors", "import sith_hf"),
             ("towers", "from sith_hf.cli import main"),

@@ -27,7 +27,7 @@ from sith_hf.cards.markdown import fenced, impersonal, markdown_text
 from sith_hf.cards.snippets import executed_parts, run_parts
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from tests import golden
 from tests.golden import EVALUATION, HERE, MANY, RECIPE, REVISION, make_decomposition, make_dictionary, make_spec

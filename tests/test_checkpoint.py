@@ -18,7 +18,7 @@ import transformers
 
 from sith_hf.checkpoint.write import locate, revert, save_edited
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError, OutputError, SithError
 from sith_hf.shards import Shard
 from tests import tiny

@@ -21,7 +21,7 @@ from sith_hf.checkpoint import write as checkpoint
 from sith_hf.cli import COMMANDS, main
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from tests import tiny
 from tests.raw import SINGLE, out_proj, raw_tensors, read_raw, tree, write_raw
 

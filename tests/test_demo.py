@@ -16,11 +16,11 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.demo.report import tell
 from sith_hf.demo.run import DemoResult, measure, run_demo
 from sith_hf.editor import SithEditor
-from sith_hf.edits import EditSpec
+from sith_hf.edits.build import make_spec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains
 from sith_hf.recipe import Recipe
-from sith_hf.write_back import make_spec
 
 SEED, PICTURES = 4321, 100
 

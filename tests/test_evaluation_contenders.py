@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from sith_hf.applied import applied
 from sith_hf.editor import SithEditor
+from sith_hf.edits.in_memory import applied
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.evaluation.contenders import Contender, Lineup, contenders, edited_copy
 from sith_hf.evaluation.plan import Collateral, Data
@@ -160,7 +160,7 @@ class TestEmbedding:
 
 class TestLineup:
     def test_two_checkpoints_and_a_checkpoint_with_a_spec_are_the_same_lineup(self, work):
-        from sith_hf.edits import EditSpec
+        from sith_hf.edits.spec import EditSpec
 
         two = Lineup.from_checkpoints(work / "base", {"edited": work / "edited"})
         one = Lineup.from_spec(work / "base", EditSpec.from_pretrained(work / "spec"))
@@ -187,7 +187,7 @@ class TestLineup:
             Lineup.from_checkpoints(work / "base", {"edited": work / other})
 
     def test_an_edit_that_changes_nothing(self, work):
-        from sith_hf.edits import EditSpec
+        from sith_hf.edits.spec import EditSpec
 
         with pytest.raises(InputError, match="changes nothing"):
             Lineup.from_spec(work / "base", EditSpec.from_pretrained(work / "spec") * 0.0)

@@ -13,11 +13,11 @@ from transformers import CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjecti
 
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
-from sith_hf.edits import EditSpec
+from sith_hf.edits.build import make_spec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains
 from sith_hf.pursuit import Pursuit
-from sith_hf.write_back import make_spec
 from tests import tiny
 
 CLOSE = 1e-4

@@ -24,7 +24,7 @@ from sith_hf.cards.snippets import executed_parts
 from sith_hf.checkpoint.verify import verify
 from sith_hf.checkpoint.write import revert, save_edited
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError
 from sith_hf.new_folder import new_folder
 from sith_hf.shards import INDEX, SINGLE, Checkpoint, Shard
@@ -145,7 +145,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from sith_hf.checkpoint.write import revert, save_edited
-from sith_hf.edits import build_spec
+from sith_hf.edits.spec import build_spec
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.shards import Checkpoint
 from sith_hf.checkpoint.verify import verify

@@ -14,7 +14,7 @@ from transformers import CLIPModel
 from sith_hf.checkpoint.verify import verify
 from sith_hf.cli import sith_hf as command
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.recipe import Recipe

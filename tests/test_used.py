@@ -36,9 +36,9 @@ from transformers import (
     pipeline,
 )
 
-from sith_hf.applied import applied
 from sith_hf.checkpoint.write import save_edited
-from sith_hf.edits import EditSpec
+from sith_hf.edits.in_memory import applied
+from sith_hf.edits.spec import EditSpec
 from tests.raw import random_spec
 from tests.tiny import VISION, byte_tokenizer, clip_model, projected_vision_model, randomise, vision_model
 

@@ -12,7 +12,7 @@ import torch
 
 from sith_hf.checkpoint.verify import roundings_apart, verify
 from sith_hf.checkpoint.write import revert, save_edited
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from tests import tiny
 from tests.raw import INDEX, SINGLE, Raw, out_proj, random_spec, raw_tensors, read_raw, tree, write_raw

@@ -16,7 +16,7 @@ from sith_hf.cards.markdown import render
 from sith_hf.cards.snippets import executed_parts
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.edits import LAYOUT, EditSpec
+from sith_hf.edits.spec import LAYOUT, EditSpec
 from sith_hf.errors import InputError
 
 TAGS = ["sith-hf", "clip", "model-editing"]

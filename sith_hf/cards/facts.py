@@ -19,7 +19,7 @@ from sith_hf.coders import METHODS
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.tables import plain
 from sith_hf.decomposition.explanation import Explanation
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.towers import check_family
 

@@ -26,7 +26,7 @@ from sith_hf import artifacts
 from sith_hf.cards import facts as card_facts
 from sith_hf.cards.card import TAGS
 from sith_hf.cards.markdown import render
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.new_folder import new_folder
 from sith_hf.parcel import CARD

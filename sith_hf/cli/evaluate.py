@@ -100,7 +100,7 @@ def evaluate(
 
     from accelerate import PartialState
 
-    from sith_hf.edits import EditSpec
+    from sith_hf.edits.spec import EditSpec
     from sith_hf.evaluation.contenders import EDITED, Lineup
     from sith_hf.evaluation.run import evaluate_plan
 

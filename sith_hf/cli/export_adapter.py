@@ -32,7 +32,7 @@ def export_adapter(spec_path: str, architecture: str, output: Path, overwrite: b
     from sith_hf.cards import facts as card_facts
     from sith_hf.checkpoint import lora as adapter
     from sith_hf.core.tables import plain
-    from sith_hf.edits import EditSpec
+    from sith_hf.edits.spec import EditSpec
     from sith_hf.errors import InputError
 
     spec = EditSpec.from_pretrained(spec_path)

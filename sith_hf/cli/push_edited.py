@@ -84,7 +84,7 @@ def _make(
 ) -> None:
     """Write the edited checkpoint, and the recipe where there is one."""
     from sith_hf.checkpoint import write as checkpoint
-    from sith_hf.edits import EditSpec
+    from sith_hf.edits.spec import EditSpec
 
     if spec_path is not None:
         spec = EditSpec.from_pretrained(spec_path, token=token)

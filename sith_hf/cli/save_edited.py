@@ -18,7 +18,7 @@ from sith_hf.cli.options import echo_json, json_option, output_option, overwrite
 def save_edited(base: str, spec_path: str, output: Path, overwrite: bool, as_json: bool) -> None:
     """Write an edit into a copy of BASE, a folder or Hub id: a checkpoint that plain from_pretrained loads."""
     from sith_hf.checkpoint import write as checkpoint
-    from sith_hf.edits import EditSpec
+    from sith_hf.edits.spec import EditSpec
 
     saved = checkpoint.save_edited(
         base, EditSpec.from_pretrained(spec_path), output, overwrite=overwrite, progress=True

@@ -18,7 +18,7 @@ def verify(edited: str, base: str | None, spec_path: str | None, as_json: bool) 
     """Check that EDITED is its base with its edit and nothing else, tensor by tensor. Exit code 1 if it is not."""
     from sith_hf.checkpoint.verify import verify as check
     from sith_hf.core.tables import plain
-    from sith_hf.edits import EditSpec
+    from sith_hf.edits.spec import EditSpec
 
     spec = None if spec_path is None else EditSpec.from_pretrained(spec_path)
     found = check(edited, base, spec, progress=True)

@@ -22,7 +22,7 @@ from sith_hf.artifacts import staged
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.demo.embedded import embedded_checkpoint
 from sith_hf.editor import SithEditor
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError
 from sith_hf.recipe import Recipe
 from sith_hf.recipe.choose import choose

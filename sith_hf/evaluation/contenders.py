@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.applied import applied
 from sith_hf.cards.facts import shown_name
 from sith_hf.core.tables import plain
 from sith_hf.editor import SithEditor
-from sith_hf.edits import EditSpec
+from sith_hf.edits.in_memory import applied
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.evaluation.contender import BASE, EDITED, Contender
 from sith_hf.evaluation.sharing import share
@@ -56,7 +56,7 @@ def edited_copy(model: Any, spec: EditSpec) -> Any:
     """A copy of ``model`` with an edit in it that shares all other parameters, the very same objects.
 
     Raises:
-        InputError, BaseMismatch: as :func:`sith_hf.applied.applied`; or weights that are offloaded.
+        InputError, BaseMismatch: as :func:`sith_hf.edits.in_memory.applied`; or weights that are offloaded.
     """
     names = {tensor_key(layer, part) for layer in spec.layers for part in ("out_weight", "out_bias")}
     shared: dict[int, Any] = {}

@@ -14,7 +14,8 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.drift import drift_shares
 from sith_hf.editor import SithEditor
-from sith_hf.edits import EditSpec
+from sith_hf.edits.build import make_spec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.encoding import fill_template
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains, by_concepts, by_name
@@ -33,7 +34,6 @@ from sith_hf.recipe.steps import (
 from sith_hf.relevance import by_relevance, class_task, level_offset, relevance
 from sith_hf.rules import by_threshold, three_way, topic_shares
 from sith_hf.scores import Scores
-from sith_hf.write_back import make_spec
 
 
 @dataclass(frozen=True, eq=False)

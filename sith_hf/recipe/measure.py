@@ -11,7 +11,7 @@ from sith_hf.baselines import with_baselines
 from sith_hf.core.tables import plain
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.evaluation.contenders import BASE, contenders, text_of
 from sith_hf.evaluation.plan import Task, ZeroShot

@@ -13,7 +13,7 @@ from sith_hf.charts import worst_against_average
 from sith_hf.checkpoint import write as checkpoint
 from sith_hf.core.tables import plain
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.gains import Gains

@@ -20,8 +20,8 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.explanation import Explanation
-from sith_hf.edits import EditSpec, build_spec
-from sith_hf.origin import Origin
+from sith_hf.edits.provenance import Origin
+from sith_hf.edits.spec import EditSpec, build_spec
 from tests.raw import out_proj, torch_tensors
 from tests.tiny import clip_model, vision_model
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sith_hf.checkpoint.write import touched_keys
 from sith_hf.core.fingerprint import tensor_sha256
-from sith_hf.edits import EditSpec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
 from sith_hf.offload import loader
 from sith_hf.towers import tensor_key

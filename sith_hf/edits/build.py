@@ -6,10 +6,10 @@ import torch
 
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.edits import EditSpec, build_spec
+from sith_hf.edits.provenance import Origin
+from sith_hf.edits.spec import EditSpec, build_spec
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains, check_gain
-from sith_hf.origin import Origin
 from sith_hf.towers import PROJECTION, VisionTower
 
 
