@@ -38,7 +38,7 @@ import torch
 from common import interleaved, medians, options, ratio, show, started, surroundings
 from torch import Tensor
 
-from sith_hf.charts import Series, line_chart
+from sith_hf.evaluation.charts import Series, line_chart
 from sith_hf.nnls import nnls
 from sith_hf.pursuit import Pursuit
 

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from sith_hf.baselines import with_baselines
-from sith_hf.charts import Series, line_chart, worst_against_average
 from sith_hf.edits.build import make_spec
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, MissingExtra, OutputError
+from sith_hf.evaluation.charts import Series, line_chart, worst_against_average
+from sith_hf.evaluation.sweep import Point, Sweep, strengths, sweep, thresholds
 from sith_hf.gains import Gains
-from sith_hf.sweep import Point, Sweep, strengths, sweep, thresholds
 from tests.made import tiny_concepts, tiny_editor
 
 EDIT = Gains({(0, 0, 0): 0.0, (2, 3, 5): 0.5})
@@ -180,7 +180,7 @@ def test_a_chart_that_cannot_be_written_leaves_nothing(result, tmp_path):
 def test_matplotlib_is_imported_late_and_pyplot_and_settings_are_left_alone(tmp_path):
     code = """
 import sys
-from sith_hf.charts import Series, line_chart
+from sith_hf.evaluation.charts import Series, line_chart
 assert "matplotlib" not in sys.modules
 import matplotlib
 matplotlib.rcParams["lines.linewidth"] = 9.0

@@ -17,10 +17,10 @@ from sith_hf.evaluation.contenders import BASE, contenders, text_of
 from sith_hf.evaluation.plan import Task, ZeroShot
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.evaluation.run import evaluate
+from sith_hf.evaluation.sweep import Sweep, strengths, sweep
 from sith_hf.gains import Gains
 from sith_hf.recipe.inputs import with_place
 from sith_hf.recipe.model import Evaluation as Plan
-from sith_hf.sweep import Sweep, strengths, sweep
 
 WORST, AVERAGE = "worst group", "average over groups"
 

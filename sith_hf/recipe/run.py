@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.artifacts import write_whole
-from sith_hf.charts import worst_against_average
 from sith_hf.checkpoint import write as checkpoint
 from sith_hf.core.tables import plain
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, MissingExtra
+from sith_hf.evaluation.charts import worst_against_average
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.gains import Gains
 from sith_hf.new_folder import new_folder
