@@ -23,8 +23,8 @@ from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.svd import factored_svd
 from sith_hf.errors import InputError
+from sith_hf.fidelity import quality_of
 from sith_hf.pursuit import SparseCode
-from sith_hf.quality import quality_of
 from sith_hf.reference_files import ReferenceFile, numbered_concepts, read_reference
 from sith_hf.towers import VisionTower, check_mean
 

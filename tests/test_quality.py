@@ -15,8 +15,7 @@ from torch.nn.functional import normalize
 
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.errors import InputError, MissingExtra
-from sith_hf.pursuit import Pursuit
-from sith_hf.quality import (
+from sith_hf.fidelity import (
     adjusted,
     fidelity_table,
     grid,
@@ -25,6 +24,7 @@ from sith_hf.quality import (
     null_fidelities,
     p_values,
 )
+from sith_hf.pursuit import Pursuit
 from tests.made import tiny_concepts, tiny_editor
 
 COMP = Pursuit(sparsity=4)

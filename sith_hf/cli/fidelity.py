@@ -13,7 +13,7 @@ from sith_hf.core.tables import plain
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
-    from sith_hf.quality import FidelityTable
+    from sith_hf.fidelity import FidelityTable
 
 
 class Floats(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
@@ -104,11 +104,11 @@ def fidelity(
 
     from sith_hf.core.tables import table
     from sith_hf.editor import SithEditor
+    from sith_hf.fidelity import fidelity_table, grid
     from sith_hf.image_mean import read_image_mean
-    from sith_hf.quality import fidelity_table, grid
 
     if plot is not None:
-        from sith_hf.quality.figure import check_plot, fidelity_chart
+        from sith_hf.fidelity.figure import check_plot, fidelity_chart
 
         check_plot(plot)
     if methods is None:

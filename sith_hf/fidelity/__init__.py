@@ -1,9 +1,9 @@
 """How good explanations are: fidelity and coherence over methods and sparsities, and how far both are above chance."""
 
-from sith_hf.quality.compare import fidelity_table, grid
-from sith_hf.quality.measure import Quality, measure, quality_of
-from sith_hf.quality.null import NULLS, adjusted, null_directions, null_fidelities, p_values
-from sith_hf.quality.table import FidelityTable, MethodQuality
+from sith_hf.fidelity.compare import fidelity_table, grid
+from sith_hf.fidelity.measure import Quality, measure, quality_of
+from sith_hf.fidelity.null import NULLS, adjusted, null_directions, null_fidelities, p_values
+from sith_hf.fidelity.table import FidelityTable, MethodQuality
 
 __all__ = [
     "NULLS",

@@ -7,7 +7,7 @@ from typing import Any
 
 from sith_hf.errors import InputError
 from sith_hf.evaluation.charts import blank_figure, write_figure
-from sith_hf.quality.table import FidelityTable
+from sith_hf.fidelity.table import FidelityTable
 
 # Told apart by every kind of eye, and in grey (Okabe and Ito, 2008); no more methods than these stay readable.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -13,10 +13,10 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.decomposition.svd import check_rank, factored_svd
 from sith_hf.errors import InputError
+from sith_hf.fidelity.measure import measure
+from sith_hf.fidelity.null import NULLS, adjusted, null_directions, null_fidelities, p_values
+from sith_hf.fidelity.table import WEIGHTS, FidelityTable, MethodQuality
 from sith_hf.pursuit import Pursuit
-from sith_hf.quality.measure import measure
-from sith_hf.quality.null import NULLS, adjusted, null_directions, null_fidelities, p_values
-from sith_hf.quality.table import WEIGHTS, FidelityTable, MethodQuality
 from sith_hf.towers import VisionTower, check_mean
 
 SPARSITIES = (5, 10, 20, 50)
@@ -66,7 +66,7 @@ def fidelity_table(
         pursuits: methods and settings, as :func:`grid` makes them; every one at 5, 10, 20 and 50 concepts when None.
         layers, rank, poles, fold, centre, image_mean: as for :func:`sith_hf.decomposition.decompose.decompose`.
         weight: how vectors count in means, ``"equal"`` or ``"energy"`` (see :class:`FidelityTable`).
-        null: ``"residual"``, ``"head"``, or None for no random directions (see :mod:`sith_hf.quality.null`).
+        null: ``"residual"``, ``"head"``, or None for no random directions (see :mod:`sith_hf.fidelity.null`).
         draws: how many random directions; 999, or 199 for each head, when None.
         seed: of the random directions.
         level: the false discovery rate that findings are counted at, above 0 and below 1.

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sith_hf.fidelity.measure import Quality
 from sith_hf.pursuit import Pursuit
-from sith_hf.quality.measure import Quality
 
 WEIGHTS = ("equal", "energy")
 
@@ -52,7 +52,7 @@ class FidelityTable:
         share: ``[L, H, R]`` float32, each vector's s^2 over its head's.
         weight: ``"equal"``: every vector and pole counts alike in means and spreads; ``"energy"``: by ``share``,
             so that every head counts alike. Counts of findings are never weighted.
-        null: ``"residual"``, ``"head"`` or None (see :mod:`sith_hf.quality.null`).
+        null: ``"residual"``, ``"head"`` or None (see :mod:`sith_hf.fidelity.null`).
         null_ceiling: ``[N]`` or ``[L, H, N]``, the ceiling of the random directions; None without a null.
         draws: N, random directions (for each head where the null is ``"head"``); 0 without a null.
         seed: of the random directions.
