@@ -2,7 +2,7 @@
 
 A dictionary of a million concepts need not be in memory, least of all twice. What pursuit needs of it is narrow:
 blocks to score roughly, in order, and a few single rows to decide exactly. A plain tensor, centred embeddings and a
-selection of either give both; a file of embeddings does too (:mod:`sith_hf.stored`).
+selection of either give both; a file of embeddings does too (:mod:`sith_hf.files.tensor_file`).
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ from sith_hf.evaluation.contenders import contenders
 from sith_hf.evaluation.embed import embed_batch, ready
 from sith_hf.evaluation.images import Source, open_data
 from sith_hf.evaluation.plan import Data
+from sith_hf.files.resumable import Part, Work
 from sith_hf.image_mean import ImageMean
 from sith_hf.towers import PROJECTION
-from sith_hf.work import Part, Work
 
 # Batches in one piece: what is repeated at most after an interruption.
 BATCHES = 16

@@ -23,12 +23,12 @@ from sith_hf.edits.in_memory import applied
 from sith_hf.edits.spec import EditSpec
 from sith_hf.encoding import encode_texts
 from sith_hf.errors import InputError
+from sith_hf.files.resumable import Work
 from sith_hf.gains import THRESHOLD, Gains, by_concepts, by_name, share_of
 from sith_hf.loading import LoadedModel, load_model
 from sith_hf.pursuit import Pursuit
 from sith_hf.saving import Saving
 from sith_hf.towers import VisionTower, read_tower
-from sith_hf.work import Work
 
 
 @dataclass(frozen=True, eq=False)

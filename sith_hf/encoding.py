@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sith_hf.core.fingerprint import text_tower_sha256
 from sith_hf.errors import InputError
-from sith_hf.work import Part, Work
+from sith_hf.files.resumable import Part, Work
 
 # Tokens in one batch: enough to fill two cores, small enough for the activations of a ViT-H text tower.
 BATCH_TOKENS = 8192

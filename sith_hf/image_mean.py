@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sith_hf import artifacts
-from sith_hf.artifacts import Layout
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.errors import InputError
+from sith_hf.files import artifact as artifacts
+from sith_hf.files.artifact import Layout
 from sith_hf.towers import VisionTower
 
 LAYOUT = Layout(

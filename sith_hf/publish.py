@@ -15,7 +15,6 @@ from typing import Any, Unpack
 import yaml
 from huggingface_hub.repocard import metadata_load
 
-from sith_hf import artifacts
 from sith_hf.cards import card as cards
 from sith_hf.cards import facts as card_facts
 from sith_hf.cards.markdown import TOKEN
@@ -29,6 +28,7 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.edits.spec import LAYOUT as SPEC
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import ArtifactError, InputError, OutputError
+from sith_hf.files import artifact as artifacts
 from sith_hf.parcel import CARD, Parcel, Pushed, PushOptions, check_options, is_ours
 from sith_hf.pull import is_repo_id
 from sith_hf.shards import INDEX, Checkpoint

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf import artifacts
-from sith_hf.artifacts import Layout
 from sith_hf.core.tables import plain
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.errors import InputError
+from sith_hf.files import artifact as artifacts
+from sith_hf.files.artifact import Layout
 from sith_hf.sheets import Sheet, explanations_sha256, read_sheet, sheet_text
 
 LEAST, MOST = 1.0, 5.0

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.steady import Stamp, SteadyFile, write_all
+from sith_hf.files.unchanged import Stamp, SteadyFile, write_all
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Small enough to stay in the processor's cache between reading and comparing.

@@ -19,7 +19,7 @@ from sith_hf.core.distributed import Processes, join, quiet_others
 from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError, MissingExtra, SithError
 from sith_hf.evaluation.plan import Data
-from sith_hf.work import Work
+from sith_hf.files.resumable import Work
 from tests import evaluating
 from tests.made import tiny_concepts, tiny_editor
 

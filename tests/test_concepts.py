@@ -12,12 +12,12 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sith_hf import stored
 from sith_hf.concepts import dictionary as concepts
 from sith_hf.concepts.dictionary import ConceptDictionary, centred, tidy
 from sith_hf.concepts.texts import MAX_CHARACTERS
 from sith_hf.encoding import encode_texts
 from sith_hf.errors import ArtifactError, InputError, TryAgain
+from sith_hf.files import tensor_file as stored
 from sith_hf.pursuit import Pursuit
 from tests.made import WORDS, tiny_concepts
 from tests.raw import read_raw, write_raw

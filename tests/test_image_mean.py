@@ -23,8 +23,8 @@ from sith_hf.evaluation.contenders import contenders
 from sith_hf.evaluation.embed import embed_rows
 from sith_hf.evaluation.images import open_data
 from sith_hf.evaluation.plan import Columns, Data
+from sith_hf.files.resumable import SUFFIX, Work
 from sith_hf.image_mean import LAYOUT, ImageMean, image_mean_file, read_image_mean
-from sith_hf.work import SUFFIX, Work
 from tests import tiny
 from tests.evaluating import dataset, processor
 from tests.made import tiny_editor

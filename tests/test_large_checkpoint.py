@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from sith_hf import steady
 from sith_hf.cards import snippets as card_code
 from sith_hf.cards.snippets import executed_parts
 from sith_hf.checkpoint.verify import verify
@@ -26,7 +25,8 @@ from sith_hf.checkpoint.write import revert, save_edited
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError
-from sith_hf.new_folder import new_folder
+from sith_hf.files import unchanged as steady
+from sith_hf.files.atomic import new_folder
 from sith_hf.shards import INDEX, SINGLE, Checkpoint, Shard
 from tests import golden, tiny
 from tests.raw import Raw, out_proj, random_spec, raw_tensors, read_raw, tree, write_raw
@@ -403,7 +403,7 @@ def child(script: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
 INSIDE = """
 import sys
 from pathlib import Path
-from sith_hf.new_folder import new_folder
+from sith_hf.files.atomic import new_folder
 with new_folder(Path("/no/source"), Path(sys.argv[1]), True) as work:
     (work / "half.txt").write_text("half")
     print("here", flush=True)
@@ -412,7 +412,7 @@ with new_folder(Path("/no/source"), Path(sys.argv[1]), True) as work:
 BETWEEN = """
 import os, sys
 from pathlib import Path
-from sith_hf.new_folder import new_folder
+from sith_hf.files.atomic import new_folder
 real = os.rename
 def rename(old, new):
     real(old, new)

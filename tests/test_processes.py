@@ -21,7 +21,7 @@ from sith_hf.core import distributed as processes
 from sith_hf.core.distributed import ALONE, Processes, join, launched
 from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError
-from sith_hf.work import Work
+from sith_hf.files.resumable import Work
 from tests import evaluating, tiny
 from tests.made import WORDS, tiny_concepts, tiny_editor
 

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sith_hf import artifacts, encoding, work
+from sith_hf import encoding
 from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError, OutputError, TryAgain
-from sith_hf.work import FACTS, LOCK, SUFFIX, Work
+from sith_hf.files import artifact as artifacts
+from sith_hf.files import resumable as work
+from sith_hf.files.resumable import FACTS, LOCK, SUFFIX, Work
 from tests.made import tiny_concepts, tiny_editor
 
 NAMES = ["a", "b", "c"]

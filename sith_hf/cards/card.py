@@ -9,7 +9,6 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
-from sith_hf import artifacts
 from sith_hf.cards import facts as card_facts
 from sith_hf.cards.edit_map import edit_map
 from sith_hf.cards.markdown import render
@@ -18,6 +17,7 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.edits.spec import LAYOUT, EditSpec
 from sith_hf.errors import InputError
+from sith_hf.files import artifact as artifacts
 
 TAGS = ["sith-hf", "clip", "model-editing"]
 

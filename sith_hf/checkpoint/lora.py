@@ -22,13 +22,13 @@ from huggingface_hub import ModelCardData
 from safetensors.torch import save
 from torch import Tensor
 
-from sith_hf import artifacts
 from sith_hf.cards import facts as card_facts
 from sith_hf.cards.card import TAGS
 from sith_hf.cards.markdown import render
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.new_folder import new_folder
+from sith_hf.files import artifact as artifacts
+from sith_hf.files.atomic import new_folder
 from sith_hf.parcel import CARD
 from sith_hf.towers import SUPPORTED, tensor_key
 

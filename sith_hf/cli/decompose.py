@@ -75,12 +75,12 @@ def decompose(
     processes = join()
     source = _concepts(concepts, dictionary, dataset, column, template)
 
-    from sith_hf.artifacts import staged
     from sith_hf.decomposition.decompose import check_settings
     from sith_hf.editor import SithEditor
+    from sith_hf.files.artifact import staged
+    from sith_hf.files.resumable import Work
     from sith_hf.image_mean import read_image_mean
     from sith_hf.pursuit import ROWS, Pursuit
-    from sith_hf.work import Work
 
     pursuit = Pursuit(**given(method=method, sparsity=sparsity, coherence_weight=coherence_weight))
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)

@@ -164,7 +164,7 @@ def _write(path: Path, result: FidelityTable) -> None:
     import csv
     import io
 
-    from sith_hf.artifacts import write_whole
+    from sith_hf.files.artifact import write_whole
 
     rows = list(result.vectors())
     text = io.StringIO(newline="")

@@ -60,7 +60,7 @@ def image_mean(
     from sith_hf.averaging import estimated_mean, mean_of_images
     from sith_hf.editor import SithEditor
     from sith_hf.evaluation.plan import Data
-    from sith_hf.work import Work
+    from sith_hf.files.resumable import Work
 
     columns = {} if column is None else {"columns": {"image": options.pop("column")}}
     source = None if data is None else {"dataset": data, "streaming": streaming, **columns, **options}

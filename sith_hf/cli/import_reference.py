@@ -46,8 +46,8 @@ def import_reference(
     layer-20_right_foldln_conceptnet_comp-0.3_sparsity-5.pt. Directions and singular values come from MODEL, and the
     scores are held against it.
     """
-    from sith_hf.artifacts import staged
     from sith_hf.editor import SithEditor
+    from sith_hf.files.artifact import staged
     from sith_hf.image_mean import read_image_mean
     from sith_hf.reference import FITS
     from sith_hf.reference import import_reference as read

@@ -111,8 +111,8 @@ def judge(
 
 
 def _export(decomposition: str, sheet: Path, as_json: bool) -> None:
-    from sith_hf.artifacts import write_whole
     from sith_hf.decomposition.decomposition import Decomposition
+    from sith_hf.files.artifact import write_whole
     from sith_hf.sheets import sheet_text
 
     if sheet.exists():

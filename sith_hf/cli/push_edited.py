@@ -92,8 +92,8 @@ def _make(
         checkpoint.save_edited(checkpoint.locate(base, revision, token), spec, target, progress=True)
         return
 
-    from sith_hf.artifacts import write_whole
     from sith_hf.editor import SithEditor
+    from sith_hf.files.artifact import write_whole
     from sith_hf.recipe import Recipe
     from sith_hf.recipe.choose import choose
     from sith_hf.recipe.inputs import decompose_with

@@ -13,8 +13,6 @@ import torch
 import yaml
 from torch import Tensor
 
-from sith_hf import artifacts
-from sith_hf.artifacts import Layout
 from sith_hf.atoms import READ, Atoms, CentredAtoms, TensorAtoms, total
 from sith_hf.atoms import centred as centred
 from sith_hf.concepts.texts import column_of, distinct, lines_of
@@ -24,9 +22,11 @@ from sith_hf.core.fingerprint import text_tower_sha256, texts_sha256
 from sith_hf.core.tables import plain
 from sith_hf.encoding import encode_texts, fill_template
 from sith_hf.errors import ArtifactError, InputError
+from sith_hf.files import artifact as artifacts
+from sith_hf.files.artifact import Layout
+from sith_hf.files.resumable import Work
+from sith_hf.files.tensor_file import DTYPES, StoredRows, read_beside, stored_dtype, write_beside
 from sith_hf.pushable import Pushable
-from sith_hf.stored import DTYPES, StoredRows, read_beside, stored_dtype, write_beside
-from sith_hf.work import Work
 
 IN_MEMORY = 2**28
 """Bytes of embeddings (256 MB) up to which they are read whole; larger ones stay in their file."""

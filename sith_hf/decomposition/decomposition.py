@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf import artifacts
-from sith_hf.artifacts import Layout
 from sith_hf.concepts.dictionary import centred, position
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.tables import plain
 from sith_hf.core.validation import finite_number, whole_number, whole_numbers
 from sith_hf.decomposition.explanation import Explanation, Match
 from sith_hf.errors import ArtifactError, InputError
+from sith_hf.files import artifact as artifacts
+from sith_hf.files.artifact import Layout
 from sith_hf.pushable import Pushable
 from sith_hf.towers import LAYER_PARTS, tensor_key
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from sith_hf import world
-from sith_hf.artifacts import write_whole
 from sith_hf.demo.run import DemoResult, Measured
+from sith_hf.files.artifact import write_whole
 
 SAMPLES, TILE, ROW, LABEL, BARS, MARGIN = 6, 72, 84, 190, 330, 16
 INK, GREY, BASE, EDITED = (30, 30, 30), (225, 225, 225), (214, 120, 40), (40, 110, 190)

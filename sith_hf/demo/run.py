@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from sith_hf import world
-from sith_hf.artifacts import staged
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.demo.embedded import embedded_checkpoint
 from sith_hf.editor import SithEditor
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError
+from sith_hf.files.artifact import staged
 from sith_hf.recipe import Recipe
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.inputs import decompose_with

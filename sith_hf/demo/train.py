@@ -25,9 +25,9 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from sith_hf import world
-from sith_hf.artifacts import write_whole
 from sith_hf.demo import zeroshot
 from sith_hf.demo.vocabulary import build_tokenizer
+from sith_hf.files.artifact import write_whole
 
 EVALUATION_SEED = 777_000
 ATTRIBUTE_WEIGHTS = (1.0, 0.6, 0.6, 0.2, 0.3)

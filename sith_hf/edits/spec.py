@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf import artifacts
-from sith_hf.artifacts import Layout
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.tables import plain
 from sith_hf.core.validation import finite_number
 from sith_hf.edits.layer_delta import LayerChange, layer_change
 from sith_hf.edits.provenance import Origin
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
+from sith_hf.files import artifact as artifacts
+from sith_hf.files.artifact import Layout
 from sith_hf.pushable import Pushable
 from sith_hf.towers import tensor_key
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sith_hf.artifacts import write_whole
 from sith_hf.core.tables import plain
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.evaluation.sweep import BASE, Sweep
+from sith_hf.files.artifact import write_whole
 
 INK, FAINT, GRID = "#20242a", "#68707a", "#dde1e6"
 # Told apart by every kind of eye; the edit comes first.

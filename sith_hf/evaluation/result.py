@@ -11,9 +11,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from sith_hf.artifacts import write_whole
 from sith_hf.core.tables import plain, table
 from sith_hf.errors import ArtifactError, InputError
+from sith_hf.files.artifact import write_whole
 
 FORMAT, VERSION = "sith-hf/evaluation", 1
 

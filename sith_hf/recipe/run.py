@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sith_hf.artifacts import write_whole
 from sith_hf.checkpoint import write as checkpoint
 from sith_hf.core.tables import plain
 from sith_hf.decomposition.decomposition import Decomposition
@@ -16,8 +15,10 @@ from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.evaluation.charts import worst_against_average
 from sith_hf.evaluation.result import Evaluation
+from sith_hf.files.artifact import write_whole
+from sith_hf.files.atomic import new_folder
+from sith_hf.files.resumable import Work
 from sith_hf.gains import Gains
-from sith_hf.new_folder import new_folder
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.inputs import decompose_with, open_base
 from sith_hf.recipe.measure import Measured, measure
@@ -25,7 +26,6 @@ from sith_hf.recipe.model import Recipe
 from sith_hf.recipe.resolve import resolve, shareable
 from sith_hf.recipe.source import RecipeSource
 from sith_hf.recipe.text import write_yaml
-from sith_hf.work import Work
 
 RECIPE = "recipe.yaml"
 

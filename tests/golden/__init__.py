@@ -12,7 +12,6 @@ from unittest.mock import patch
 
 import torch
 
-from sith_hf import artifacts
 from sith_hf.cards import card as cards
 from sith_hf.cards import snippets as card_code
 from sith_hf.checkpoint.write import save_edited
@@ -22,6 +21,7 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.explanation import Explanation
 from sith_hf.edits.provenance import Origin
 from sith_hf.edits.spec import EditSpec, build_spec
+from sith_hf.files import artifact as artifacts
 from tests.raw import out_proj, torch_tensors
 from tests.tiny import clip_model, vision_model
 

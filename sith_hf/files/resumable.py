@@ -24,9 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from sith_hf.artifacts import library_versions, write_whole
 from sith_hf.core.distributed import ALONE, Processes
 from sith_hf.errors import InputError, OutputError, TryAgain
+from sith_hf.files.artifact import library_versions, write_whole
 
 Part = dict[str, Tensor]
 

@@ -21,10 +21,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sith_hf import artifacts
-from sith_hf.artifacts import Layout
 from sith_hf.atoms import READ, Atoms
 from sith_hf.errors import ArtifactError, TryAgain
+from sith_hf.files import artifact as artifacts
+from sith_hf.files.artifact import Layout
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes that embeddings are stored in; every number of each of them is a float32 number too."""
@@ -127,7 +127,7 @@ def _two_sizes(shape: object) -> bool:
 def write_beside(
     folder: str | Path, layout: Layout, tensors: Mapping[str, Tensor], data: Mapping[str, Any], name: str, rows: Atoms
 ) -> Path:
-    """As :func:`sith_hf.artifacts.write_artifact`, to the byte, but the tensor ``name`` is written block by block.
+    """As :func:`sith_hf.files.artifact.write_artifact`, to the byte, but the tensor ``name`` is written block by block.
 
     Args:
         folder, layout, data: as there.
@@ -186,7 +186,7 @@ def stored_dtype(path: Path, name: str) -> torch.dtype | None:
 
 
 def read_beside(path: Path, layout: Layout, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """As :func:`sith_hf.artifacts.read_artifact`, but the tensor ``name`` is a map of the file and not looked through.
+    """As :func:`sith_hf.files.artifact.read_artifact`, but the tensor ``name`` is a map of the file and not looked through.
 
     What must hold of its numbers is for the caller to see to, a block at a time: looking through a map of three
     gigabytes at once would take several times that.
