@@ -36,7 +36,7 @@ _HOMES = {
     "LanguageModelJudge": "judges.language_model",
     "Pursuit": "pursuit",
     "Recipe": "recipe.model",
-    "Scores": "scores",
+    "Scores": "gains.scores",
     "SheetJudge": "judges.sheet",
     "SithEditor": "editor",
     "SithError": "errors",
@@ -53,13 +53,13 @@ if TYPE_CHECKING:
     from sith_hf.errors import SithError
     from sith_hf.evaluation.result import Evaluation
     from sith_hf.evaluation.run import evaluate
+    from sith_hf.gains.scores import Scores
     from sith_hf.judges.embeddings import EmbeddingJudge
     from sith_hf.judges.language_model import LanguageModelJudge
     from sith_hf.judges.sheet import SheetJudge
     from sith_hf.pursuit import Pursuit
     from sith_hf.recipe.model import Recipe
     from sith_hf.recipe.run import run_recipe
-    from sith_hf.scores import Scores
 
 
 def __getattr__(name: str) -> Any:

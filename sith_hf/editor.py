@@ -24,7 +24,7 @@ from sith_hf.edits.spec import EditSpec
 from sith_hf.encoding import encode_texts
 from sith_hf.errors import InputError
 from sith_hf.files.resumable import Work
-from sith_hf.gains import THRESHOLD, Gains, by_concepts, by_name, share_of
+from sith_hf.gains.gains import THRESHOLD, Gains, by_concepts, by_name, share_of
 from sith_hf.loading import LoadedModel, load_model
 from sith_hf.pursuit import Pursuit
 from sith_hf.saving import Saving
@@ -283,7 +283,7 @@ class Edit:
         layers: Iterable[int] | None = None,
         heads: Iterable[int] | None = None,
     ) -> Edit:
-        """Give the vectors that speak of any of ``concepts`` a gain; the rule is :func:`sith_hf.gains.by_concepts`.
+        """Give the vectors that speak of any of ``concepts`` a gain; the rule is :func:`sith_hf.gains.gains.by_concepts`.
 
         A vector that this edit has chosen before gets the product of its gains, so that suppressing twice suppresses.
 
@@ -329,7 +329,7 @@ class Edit:
         heads: Iterable[int] | None = None,
         vectors: Iterable[int] | None = None,
     ) -> Edit:
-        """Give vectors named outright a gain (see :func:`sith_hf.gains.by_name`)."""
+        """Give vectors named outright a gain (see :func:`sith_hf.gains.gains.by_name`)."""
         chosen = by_name(self.decomposition, gain, layers=layers, heads=heads, vectors=vectors)
         return replace(self, gains=self.gains.then(chosen))
 

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
-from sith_hf.baselines import random_vectors, whole_heads, with_baselines
 from sith_hf.errors import InputError
-from sith_hf.gains import Gains, by_name
+from sith_hf.gains.baselines import random_vectors, whole_heads, with_baselines
+from sith_hf.gains.gains import Gains, by_name
 from tests.made import tiny_concepts, tiny_editor
 
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from sith_hf.budget import budgeted, topic_removed
-from sith_hf.drift import drift_of, drift_shares
 from sith_hf.errors import InputError
-from sith_hf.gains import Gains, by_name
+from sith_hf.gains.drift import drift_of, drift_shares
+from sith_hf.gains.drift_budget import budgeted, topic_removed
+from sith_hf.gains.gains import Gains, by_name
 from tests.made import tiny_concepts, tiny_editor
 
 

@@ -11,11 +11,11 @@ from sith_hf import world
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.demo import zeroshot
 from sith_hf.demo.embedded import embedded_checkpoint
-from sith_hf.drift import drift_of, drift_shares, residual_bound
 from sith_hf.editor import SithEditor
 from sith_hf.edits.build import make_spec
 from sith_hf.errors import BaseMismatch, InputError
-from sith_hf.gains import Gains, by_name
+from sith_hf.gains.drift import drift_of, drift_shares, residual_bound
+from sith_hf.gains.gains import Gains, by_name
 from tests.made import tiny_concepts, tiny_editor
 from tests.tiny import vision_model
 

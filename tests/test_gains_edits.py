@@ -16,7 +16,7 @@ from sith_hf.decomposition.decomposition import NEAR
 from sith_hf.edits.build import make_spec
 from sith_hf.edits.spec import EditSpec, build_spec
 from sith_hf.errors import BaseMismatch, InputError
-from sith_hf.gains import THRESHOLD, Gains, by_concepts, by_name, check_gain
+from sith_hf.gains.gains import THRESHOLD, Gains, by_concepts, by_name, check_gain
 from tests.made import WORDS, tiny_concepts, tiny_editor
 
 LAYERS, HEADS, SIZE, WIDTH = 3, 4, 8, 32

@@ -11,7 +11,7 @@ from sith_hf.cli import COMMANDS
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.scores import Scores
+from sith_hf.gains.scores import Scores
 from tests import tiny
 from tests.chat_server import chat_server
 from tests.test_cli import HOSTILE, refused, sith

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sith_hf.errors import InputError
-from sith_hf.gains import Gains, among
-from sith_hf.rules import by_threshold, three_way, topic_shares
-from sith_hf.scores import Scores
+from sith_hf.gains.by_score import by_threshold, three_way, topic_shares
+from sith_hf.gains.gains import Gains, among
+from sith_hf.gains.scores import Scores
 from tests.made import tiny_concepts, tiny_editor
 
 NAN = math.nan

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.escaping import quoted
 from sith_hf.errors import ArtifactError, InputError, OutputError
-from sith_hf.scores import Scores
-from sith_hf.sheets import COLUMNS, explanations_sha256, read_sheet, sheet_text
+from sith_hf.gains.score_csv import COLUMNS, explanations_sha256, read_sheet, sheet_text
+from sith_hf.gains.scores import Scores
 from tests.made import WORDS, tiny_editor
 
 # What a spreadsheet would run, what ends a cell or a line, what turns or hides text, what JSON gives a meaning to.

@@ -9,13 +9,13 @@ import sys
 import pytest
 from PIL import Image
 
-from sith_hf.baselines import with_baselines
 from sith_hf.edits.build import make_spec
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, MissingExtra, OutputError
 from sith_hf.evaluation.charts import Series, line_chart, worst_against_average
 from sith_hf.evaluation.sweep import Point, Sweep, strengths, sweep, thresholds
-from sith_hf.gains import Gains
+from sith_hf.gains.baselines import with_baselines
+from sith_hf.gains.gains import Gains
 from tests.made import tiny_concepts, tiny_editor
 
 EDIT = Gains({(0, 0, 0): 0.0, (2, 3, 5): 0.5})

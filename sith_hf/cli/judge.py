@@ -13,7 +13,7 @@ from sith_hf.errors import InputError
 if TYPE_CHECKING:
     from sith_hf.decomposition.decomposition import Decomposition
     from sith_hf.editor import SithEditor
-    from sith_hf.scores import Scores
+    from sith_hf.gains.scores import Scores
 
 # The options of each way to judge, by the names that its settings have.
 _OWN = {
@@ -113,7 +113,7 @@ def judge(
 def _export(decomposition: str, sheet: Path, as_json: bool) -> None:
     from sith_hf.decomposition.decomposition import Decomposition
     from sith_hf.files.artifact import write_whole
-    from sith_hf.sheets import sheet_text
+    from sith_hf.gains.score_csv import sheet_text
 
     if sheet.exists():
         raise InputError(f"{sheet} is there already, and may hold somebody's scores: move it away, or name another")

@@ -108,7 +108,7 @@ def strengths(specs: Mapping[str, EditSpec], values: Iterable[float]) -> dict[tu
     """Every spec at every strength, by (name, strength); None where nothing of it is left.
 
     Args:
-        specs: the edit and its baselines by name (:func:`sith_hf.baselines.with_baselines`).
+        specs: the edit and its baselines by name (:func:`sith_hf.gains.baselines.with_baselines`).
         values: 0 is nothing, 1 the edit itself, beyond 1 more of it.
 
     Raises:

@@ -14,7 +14,7 @@ from sith_hf.core.validation import finite_number
 from sith_hf.decomposition.decomposition import NEAR, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
-from sith_hf.scores import LEAST, MOST, Scores
+from sith_hf.gains.scores import LEAST, MOST, Scores
 
 # Below this part of `near` a concept counts nothing, at `near` it counts whole.
 FAR = 2 / 3

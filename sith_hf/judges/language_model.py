@@ -19,12 +19,12 @@ from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.explanation import Explanation
 from sith_hf.errors import HubError, InputError
+from sith_hf.gains.scores import Scores
 from sith_hf.judges.answers import parse
 from sith_hf.judges.cache import AnswerCache, Question, write_transcript
 from sith_hf.judges.crowd import concurrently
 from sith_hf.judges.prompts import Prompt
 from sith_hf.judges.server import ChatServer, Unanswered
-from sith_hf.scores import Scores
 
 MOST_WORKERS = 64
 

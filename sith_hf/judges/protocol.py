@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.scores import Scores
+from sith_hf.gains.scores import Scores
 
 
 @runtime_checkable

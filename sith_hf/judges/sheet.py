@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.errors import InputError
-from sith_hf.scores import LAYOUT, Scores
+from sith_hf.gains.scores import LAYOUT, Scores
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class SheetJudge:
     """Scores as a person filled them in, or as another judge left them.
 
     Attributes:
-        path: a CSV sheet (:mod:`sith_hf.sheets`), ``scores.safetensors``, or a folder that holds that.
+        path: a CSV sheet (:mod:`sith_hf.gains.score_csv`), ``scores.safetensors``, or a folder that holds that.
         topic: what the scores say, in words. A safetensors file says that itself; a sheet's is this.
         sha256: what the file must be, where that is known.
     """

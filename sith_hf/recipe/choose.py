@@ -9,16 +9,19 @@ from typing import Any
 
 from huggingface_hub import cached_assets_path
 
-from sith_hf.budget import budgeted
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.drift import drift_shares
 from sith_hf.editor import SithEditor
 from sith_hf.edits.build import make_spec
 from sith_hf.edits.spec import EditSpec
 from sith_hf.encoding import fill_template
 from sith_hf.errors import InputError
-from sith_hf.gains import Gains, by_concepts, by_name
+from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, relevance
+from sith_hf.gains.by_score import by_threshold, three_way, topic_shares
+from sith_hf.gains.drift import drift_shares
+from sith_hf.gains.drift_budget import budgeted
+from sith_hf.gains.gains import Gains, by_concepts, by_name
+from sith_hf.gains.scores import Scores
 from sith_hf.judges.make import make_judge
 from sith_hf.judges.settings import JudgeSettings
 from sith_hf.recipe.model import Recipe
@@ -31,9 +34,6 @@ from sith_hf.recipe.steps import (
     ThresholdEdit,
     VectorsEdit,
 )
-from sith_hf.relevance import by_relevance, class_task, level_offset, relevance
-from sith_hf.rules import by_threshold, three_way, topic_shares
-from sith_hf.scores import Scores
 
 
 @dataclass(frozen=True, eq=False)

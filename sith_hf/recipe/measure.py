@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sith_hf.baselines import with_baselines
 from sith_hf.core.tables import plain
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
@@ -18,7 +17,8 @@ from sith_hf.evaluation.plan import Task, ZeroShot
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.evaluation.run import evaluate
 from sith_hf.evaluation.sweep import Sweep, strengths, sweep
-from sith_hf.gains import Gains
+from sith_hf.gains.baselines import with_baselines
+from sith_hf.gains.gains import Gains
 from sith_hf.recipe.inputs import with_place
 from sith_hf.recipe.model import Evaluation as Plan
 

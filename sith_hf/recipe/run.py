@@ -18,7 +18,7 @@ from sith_hf.evaluation.result import Evaluation
 from sith_hf.files.artifact import write_whole
 from sith_hf.files.atomic import new_folder
 from sith_hf.files.resumable import Work
-from sith_hf.gains import Gains
+from sith_hf.gains.gains import Gains
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.inputs import decompose_with, open_base
 from sith_hf.recipe.measure import Measured, measure

@@ -16,7 +16,7 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.files import artifact as artifacts
 from sith_hf.files.artifact import Layout
-from sith_hf.sheets import Sheet, explanations_sha256, read_sheet, sheet_text
+from sith_hf.gains.score_csv import Sheet, explanations_sha256, read_sheet, sheet_text
 
 LEAST, MOST = 1.0, 5.0
 
@@ -50,7 +50,7 @@ class Scores:
         judge: who answered, and how, in words.
         record: the judge's settings and counts as plain data; the same answers give the same record.
         decomposition_sha256: the fingerprint of the explanations that were judged
-            (:func:`sith_hf.sheets.explanations_sha256`).
+            (:func:`sith_hf.gains.score_csv.explanations_sha256`).
         run: what this run alone did, such as how many questions were asked and how many answers were known already.
             It is not saved, so that the same answers give the same file.
 
@@ -139,7 +139,7 @@ class Scores:
         )
 
     def to_csv(self, path: str | Path, decomposition: Decomposition) -> Path:
-        """Write the scores as a sheet with the explanations that they are of (:mod:`sith_hf.sheets`).
+        """Write the scores as a sheet with the explanations that they are of (:mod:`sith_hf.gains.score_csv`).
 
         Raises:
             InputError: they are of other explanations.
@@ -162,7 +162,7 @@ class Scores:
             judge: who filled it in; the file's name when None.
 
         Raises:
-            InputError: whatever :func:`sith_hf.sheets.read_sheet` refuses.
+            InputError: whatever :func:`sith_hf.gains.score_csv.read_sheet` refuses.
         """
         sheet: Sheet = read_sheet(path, decomposition)
         return cls.of(

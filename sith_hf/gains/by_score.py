@@ -22,8 +22,8 @@ from torch import Tensor
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.errors import InputError
-from sith_hf.gains import Gains, Key, among, check_gain
-from sith_hf.scores import LEAST, MOST, Scores
+from sith_hf.gains.gains import Gains, Key, among, check_gain
+from sith_hf.gains.scores import LEAST, MOST, Scores
 
 # "Mainly about it" on the scale of the judges, and the paper's own threshold.
 THRESHOLD = 3.0
@@ -121,7 +121,7 @@ def three_way(
 
 
 def topic_shares(scores: Scores, decomposition: Decomposition, *, both_poles: bool = False) -> Tensor:
-    """Scores as shares, 1 to 5 becoming 0 to 1, for :func:`sith_hf.budget.budgeted`; ``[L, H, R]`` float32.
+    """Scores as shares, 1 to 5 becoming 0 to 1, for :func:`sith_hf.gains.drift_budget.budgeted`; ``[L, H, R]`` float32.
 
     Args:
         scores, decomposition, both_poles: as for :func:`by_threshold`. A vector without a score has a share of 0.
