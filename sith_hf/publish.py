@@ -29,10 +29,10 @@ from sith_hf.edits.spec import LAYOUT as SPEC
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import ArtifactError, InputError, OutputError
 from sith_hf.files import artifact as artifacts
-from sith_hf.parcel import CARD, Parcel, Pushed, PushOptions, check_options, is_ours
-from sith_hf.pull import is_repo_id
+from sith_hf.hub.download import is_repo_id
+from sith_hf.hub.package import CARD, Parcel, Pushed, PushOptions, check_options, is_ours
+from sith_hf.hub.upload import push
 from sith_hf.shards import INDEX, Checkpoint
-from sith_hf.transfer import push
 
 # What stands in a published file instead of the path of a local base.
 UNNAMED = "a local checkpoint"
@@ -68,7 +68,7 @@ def push_edited(
         evaluation: measured results for the card, which travel as ``sith/evaluation.json``; what that file of the
             folder holds when None (:func:`sith_hf.cards.facts.results` describes it).
         options: ``private``, ``revision``, ``create_pr``, ``commit_message``, ``token``, ``overwrite_card``,
-            ``dry_run`` (see :class:`sith_hf.parcel.PushOptions`).
+            ``dry_run`` (see :class:`sith_hf.hub.package.PushOptions`).
 
     Raises:
         InputError: no edited checkpoint, one whose weights are not what its edit left, options that exclude each

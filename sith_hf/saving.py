@@ -10,8 +10,8 @@ from typing import Any, Unpack
 from sith_hf.checkpoint import write as checkpoint
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
+from sith_hf.hub.package import Pushed, PushOptions, check_options
 from sith_hf.loading import LoadedModel
-from sith_hf.parcel import Pushed, PushOptions, check_options
 from sith_hf.publish import push_edited, scratch_folder
 
 
@@ -50,7 +50,7 @@ class Saving:
             spec: the edit.
             evaluation: measured results for the card.
             options: ``private``, ``revision``, ``create_pr``, ``commit_message``, ``token``, ``overwrite_card``,
-                ``dry_run`` (see :class:`sith_hf.parcel.PushOptions`).
+                ``dry_run`` (see :class:`sith_hf.hub.package.PushOptions`).
 
         Raises:
             InputError, BaseMismatch, OutputError: as for :meth:`save_pretrained`, and options or a repository that

@@ -18,7 +18,7 @@ warnings.simplefilter("ignore")
 channel, sys.stdout = sys.stdout, sys.stderr
 import huggingface_hub
 from huggingface_hub import constants
-from sith_hf import parcel
+from sith_hf.hub import package as parcel
 from sith_hf.cards import card as cards
 from sith_hf import publish as hub
 from sith_hf.checkpoint.write import locate, revert

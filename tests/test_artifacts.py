@@ -16,7 +16,6 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 
-from sith_hf import pull
 from sith_hf.concepts import dictionary as concepts
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition import decomposition
@@ -26,6 +25,7 @@ from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import ArtifactError, InputError, OutputError, SithError
 from sith_hf.files import artifact as artifacts
 from sith_hf.files.artifact import text_tensors, texts_of, write_whole
+from sith_hf.hub import download as pull
 from tests.made import tiny_concepts, tiny_editor
 from tests.raw import Raw, read_raw, write_raw
 

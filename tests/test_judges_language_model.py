@@ -18,7 +18,7 @@ import torch
 
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.errors import HubError, InputError, OutputError
-from sith_hf.hub_faults import TRANSPORT
+from sith_hf.hub.errors import TRANSPORT
 from sith_hf.judges import LanguageModelJudge, make_judge
 from sith_hf.judges.answers import parse
 from sith_hf.judges.cache import AnswerCache, Question

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from sith_hf.parcel import Outgoing, Parcel, is_ours, seal
+from sith_hf.hub.package import Outgoing, Parcel, is_ours, seal
 from sith_hf.recipe import Recipe
 from tests import tiny
 from tests.hub import leaks, run_cli

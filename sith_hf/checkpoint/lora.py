@@ -29,7 +29,7 @@ from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import artifact as artifacts
 from sith_hf.files.atomic import new_folder
-from sith_hf.parcel import CARD
+from sith_hf.hub.package import CARD
 from sith_hf.towers import SUPPORTED, tensor_key
 
 # The names by which peft looks for its two files, and the prefix that it puts before every module's name.

@@ -17,7 +17,7 @@ from sith_hf.checkpoint.write import EditedTensors, check_base, locate, other_fi
 from sith_hf.configs import CONFIGS, published
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
-from sith_hf.parcel import CARD, is_ours
+from sith_hf.hub.package import CARD, is_ours
 from sith_hf.shards import CHUNK, Checkpoint
 
 

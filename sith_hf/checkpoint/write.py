@@ -18,8 +18,8 @@ from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.edits.spec import LAYOUT, EditSpec
 from sith_hf.errors import BaseMismatch, HubError, InputError
 from sith_hf.files.atomic import new_folder
-from sith_hf.parcel import CARD, is_ours
-from sith_hf.pull import OTHER_WEIGHTS, fetch_snapshot, is_repo_id
+from sith_hf.hub.download import OTHER_WEIGHTS, fetch_snapshot, is_repo_id
+from sith_hf.hub.package import CARD, is_ours
 from sith_hf.shards import INDEX, Checkpoint
 from sith_hf.towers import tensor_key
 

@@ -12,7 +12,7 @@ from sith_hf.cli.options import echo_json, json_option
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
-    from sith_hf.parcel import Pushed
+    from sith_hf.hub.package import Pushed
 
 
 @click.command("push-edited")
@@ -55,7 +55,7 @@ def push_edited(
     if (base is not None) != ((spec_path is None) != (recipe is None)):
         raise InputError("--base goes with one of --spec and --recipe, and FOLDER with neither")
 
-    from sith_hf.parcel import PushOptions, check_options
+    from sith_hf.hub.package import PushOptions, check_options
 
     options = PushOptions(
         private=private or None,

@@ -26,7 +26,7 @@ from sith_hf.files import artifact as artifacts
 from sith_hf.files.artifact import Layout
 from sith_hf.files.resumable import Work
 from sith_hf.files.tensor_file import DTYPES, StoredRows, read_beside, stored_dtype, write_beside
-from sith_hf.pushable import Pushable
+from sith_hf.hub.mixin import Pushable
 
 IN_MEMORY = 2**28
 """Bytes of embeddings (256 MB) up to which they are read whole; larger ones stay in their file."""

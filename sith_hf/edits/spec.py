@@ -18,7 +18,7 @@ from sith_hf.edits.provenance import Origin
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from sith_hf.files import artifact as artifacts
 from sith_hf.files.artifact import Layout
-from sith_hf.pushable import Pushable
+from sith_hf.hub.mixin import Pushable
 from sith_hf.towers import tensor_key
 
 LAYOUT = Layout(

@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sith_hf.errors import ArtifactError, HubError, InputError, OutputError, SithError
-from sith_hf.pull import fetch_file, is_repo_id
+from sith_hf.hub.download import fetch_file, is_repo_id
 
 
 @dataclass(frozen=True)

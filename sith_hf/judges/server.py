@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from sith_hf.core.tables import plain
 from sith_hf.core.validation import finite_number
 from sith_hf.errors import HubError, InputError
-from sith_hf.hub_faults import CLIENT, OFFLINE, TRANSPORT, hide
+from sith_hf.hub.errors import CLIENT, OFFLINE, TRANSPORT, hide
 from sith_hf.judges.answers import MAX_CHARACTERS
 from sith_hf.judges.wire import Damaged, post, post_with, within
 

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from sith_hf.core.tables import plain
 from sith_hf.errors import InputError
-from sith_hf.hub_faults import TRANSPORT
+from sith_hf.hub.errors import TRANSPORT
 
 R = TypeVar("R")
 

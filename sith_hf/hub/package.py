@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 from huggingface_hub import constants
 
 from sith_hf.errors import HubError, InputError
-from sith_hf.hub_faults import OFFLINE
+from sith_hf.hub.errors import OFFLINE
 
 CARD = "README.md"
 _CHUNK = 16 * 2**20

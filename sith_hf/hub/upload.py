@@ -16,9 +16,9 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from sith_hf.core.tables import plain
 from sith_hf.errors import HubError, InputError
-from sith_hf.hub_faults import CLIENT, complaint, refused, told
-from sith_hf.parcel import CARD, Outgoing, Parcel, Pushed, PushOptions, check_options, is_ours, same_bytes, seal
-from sith_hf.pull import fetch_file, is_repo_id
+from sith_hf.hub.download import fetch_file, is_repo_id
+from sith_hf.hub.errors import CLIENT, complaint, refused, told
+from sith_hf.hub.package import CARD, Outgoing, Parcel, Pushed, PushOptions, check_options, is_ours, same_bytes, seal
 
 UNSURE = "perhaps"
 

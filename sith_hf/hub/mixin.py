@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from sith_hf.parcel import Pushed, PushOptions
+from sith_hf.hub.package import Pushed, PushOptions
 
 
 class Pushable:
@@ -21,7 +21,7 @@ class Pushable:
         Args:
             repo_id: ``namespace/name``; a name alone goes into the namespace of the token's user.
             options: ``private``, ``revision``, ``create_pr``, ``commit_message``, ``token``, ``overwrite_card``,
-                ``dry_run`` (see :class:`sith_hf.parcel.PushOptions`).
+                ``dry_run`` (see :class:`sith_hf.hub.package.PushOptions`).
 
         Raises:
             InputError: options that exclude each other, or a repository that holds something else.

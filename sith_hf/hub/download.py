@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from sith_hf.core.tables import plain
 from sith_hf.errors import HubError, NotOnHub
-from sith_hf.hub_faults import CLIENT, told
+from sith_hf.hub.errors import CLIENT, told
 
 # The same weights in other formats: edited, they would not be.
 OTHER_WEIGHTS = (
