@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from sith_hf.averaging import estimated_mean, mean_of_images
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.demo.embedded import embedded_checkpoint
 from sith_hf.editor import SithEditor
-from sith_hf.evaluation.contenders import contenders
 from sith_hf.evaluation.plan import Data
+from sith_hf.images.mean import estimated_mean, mean_of_images
+from sith_hf.images.variants import contenders
 from sith_hf.world.scenes import render, sample_training
 
 

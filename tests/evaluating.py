@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sith_hf.evaluation.contenders import Contender
 from sith_hf.evaluation.texts import class_embeddings
+from sith_hf.images.variants import Contender
 from sith_hf.loading import LoadedModel
 from tests.tiny import byte_tokenizer, clip_model
 

@@ -38,7 +38,7 @@ def explained(editor: SithEditor, concepts: ConceptDictionary, output: Path) -> 
 
 def averaged(editor: SithEditor, data: Any, processor: Any, output: Path) -> None:
     """Average images and write."""
-    from sith_hf.averaging import mean_of_images
+    from sith_hf.images.mean import mean_of_images
 
     with work.Work.beside(output) as kept:
         mean: ImageMean = mean_of_images(editor, data, processor=processor, batch_size=2, work=kept)
@@ -175,7 +175,7 @@ def main() -> None:
     rows = evaluating.dataset([*range(0, 250, 5), None, b"no picture"])
     rows.save_to_disk(folder / "pictures")
     data = {kind: Data(dataset=str(folder / "pictures"), streaming=kind == "stream") for kind in ("table", "stream")}
-    from sith_hf import averaging
+    from sith_hf.images import mean as averaging
 
     averaging.BATCHES = 2
     result = {"decompose": story(lambda out: explained(editor, concepts, out), _below(folder, "d"), seed, 4)}

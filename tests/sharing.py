@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from sith_hf import averaging, cli, encoding
-from sith_hf.averaging import mean_of_images
+from sith_hf import cli, encoding
 from sith_hf.core.distributed import Processes, join, quiet_others
 from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError, MissingExtra, SithError
 from sith_hf.evaluation.plan import Data
 from sith_hf.files.resumable import Work
+from sith_hf.images import mean as averaging
+from sith_hf.images.mean import mean_of_images
 from tests import evaluating
 from tests.made import tiny_concepts, tiny_editor
 

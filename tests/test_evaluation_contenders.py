@@ -14,10 +14,10 @@ from torch.nn.functional import normalize
 from sith_hf.editor import SithEditor
 from sith_hf.edits.in_memory import applied
 from sith_hf.errors import BaseMismatch, InputError
-from sith_hf.evaluation.contenders import Contender, Lineup, contenders, edited_copy
 from sith_hf.evaluation.plan import Collateral, Data
 from sith_hf.evaluation.run import evaluate
-from sith_hf.evaluation.sharing import embed_all, shared_depth
+from sith_hf.images.shared_layers import embed_all, shared_depth
+from sith_hf.images.variants import Contender, Lineup, contenders, edited_copy
 from tests.evaluating import dataset, processor
 from tests.made import tiny_concepts, tiny_editor
 from tests.tiny import byte_tokenizer, clip_model, projected_vision_model, save_clip, vision_model

@@ -12,10 +12,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from sith_hf.errors import InputError
-from sith_hf.evaluation.embed import embed_rows
-from sith_hf.evaluation.images import open_data
-from sith_hf.evaluation.pictures import BrokenPicture, to_picture
 from sith_hf.evaluation.plan import Columns, Data, Plan, ZeroShot
+from sith_hf.images.datasets import open_data
+from sith_hf.images.decode import BrokenPicture, to_picture
+from sith_hf.images.embed import embed_rows
 from tests.evaluating import dataset, png, seers, text_model
 
 

@@ -12,13 +12,13 @@ import torch
 
 from sith_hf.cards.facts import results
 from sith_hf.errors import ArtifactError, InputError
-from sith_hf.evaluation.embed import embed_rows
-from sith_hf.evaluation.images import open_data
 from sith_hf.evaluation.plan import Collateral, Columns, Data, Plan, Retrieval, ZeroShot
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.evaluation.retrieval import UNSAFE, VISU
 from sith_hf.evaluation.run import evaluate
 from sith_hf.evaluation.texts import caption_embeddings
+from sith_hf.images.datasets import open_data
+from sith_hf.images.embed import embed_rows
 from tests.evaluating import CLASSES, dataset, seers, text_model
 
 # Boats are on the sea and cars on the road, but for a few; the base goes by the place.

@@ -11,20 +11,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sith_hf import averaging
-from sith_hf.averaging import estimated_mean, mean_of_images
 from sith_hf.cli import main
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.demo.embedded import embedded_checkpoint
 from sith_hf.editor import SithEditor
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
-from sith_hf.evaluation.contenders import contenders
-from sith_hf.evaluation.embed import embed_rows
-from sith_hf.evaluation.images import open_data
 from sith_hf.evaluation.plan import Columns, Data
 from sith_hf.files.resumable import SUFFIX, Work
 from sith_hf.image_mean import LAYOUT, ImageMean, image_mean_file, read_image_mean
+from sith_hf.images import mean as averaging
+from sith_hf.images.datasets import open_data
+from sith_hf.images.embed import embed_rows
+from sith_hf.images.mean import estimated_mean, mean_of_images
+from sith_hf.images.variants import contenders
 from tests import tiny
 from tests.evaluating import dataset, processor
 from tests.made import tiny_editor

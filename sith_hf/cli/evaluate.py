@@ -101,8 +101,8 @@ def evaluate(
     from accelerate import PartialState
 
     from sith_hf.edits.spec import EditSpec
-    from sith_hf.evaluation.contenders import EDITED, Lineup
     from sith_hf.evaluation.run import evaluate_plan
+    from sith_hf.images.variants import EDITED, Lineup
 
     where = given(revision=revision, text_model=text_model)
     if edited is not None:

@@ -57,10 +57,10 @@ def image_mean(
     if estimate and (options or streaming or batch_size is not None):
         raise InputError("--estimate reads no images; leave the options about them out")
 
-    from sith_hf.averaging import estimated_mean, mean_of_images
     from sith_hf.editor import SithEditor
     from sith_hf.evaluation.plan import Data
     from sith_hf.files.resumable import Work
+    from sith_hf.images.mean import estimated_mean, mean_of_images
 
     columns = {} if column is None else {"columns": {"image": options.pop("column")}}
     source = None if data is None else {"dataset": data, "streaming": streaming, **columns, **options}

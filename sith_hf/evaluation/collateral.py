@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from sith_hf.evaluation import metrics
 from sith_hf.evaluation.bootstrap import compared, stratum_means
-from sith_hf.evaluation.contender import BASE
-from sith_hf.evaluation.embed import Embedded
 from sith_hf.evaluation.plan import Collateral
 from sith_hf.evaluation.result import TaskResult
 from sith_hf.evaluation.texts import check_sizes, class_embeddings
+from sith_hf.images.embed import Embedded
+from sith_hf.images.variant import BASE
 from sith_hf.loading import LoadedModel
 
 

@@ -36,11 +36,11 @@ from numpy.typing import NDArray
 from sith_hf.errors import InputError
 from sith_hf.evaluation import metrics
 from sith_hf.evaluation.bootstrap import compared, stratum_means
-from sith_hf.evaluation.embed import Embedded
-from sith_hf.evaluation.images import Source
 from sith_hf.evaluation.plan import Retrieval
 from sith_hf.evaluation.result import Measure, TaskResult
 from sith_hf.evaluation.texts import caption_embeddings, check_sizes
+from sith_hf.images.datasets import Source
+from sith_hf.images.embed import Embedded
 from sith_hf.loading import LoadedModel
 
 PLAIN: Mapping[str, tuple[str, str]] = {"image to texts": ("V", "T"), "text to images": ("T", "V")}

@@ -10,14 +10,14 @@ from sith_hf.cards.facts import shown_name
 from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 from sith_hf.evaluation.collateral import collateral
-from sith_hf.evaluation.contender import BASE, Contender
-from sith_hf.evaluation.embed import Check, Embedded, embed_rows
-from sith_hf.evaluation.images import Source, open_data
 from sith_hf.evaluation.plan import Collateral, Plan, Retrieval, ZeroShot
 from sith_hf.evaluation.result import Evaluation, TaskResult
 from sith_hf.evaluation.retrieval import check as check_captions
 from sith_hf.evaluation.retrieval import retrieval
 from sith_hf.evaluation.zero_shot import Labels, zero_shot
+from sith_hf.images.datasets import Source, open_data
+from sith_hf.images.embed import Check, Embedded, embed_rows
+from sith_hf.images.variant import BASE, Contender
 from sith_hf.loading import LoadedModel
 
 # From fewer samples a bootstrap draws too little variety to tell how sure a figure is.

@@ -12,11 +12,11 @@ from sith_hf.core.tables import plain
 from sith_hf.errors import InputError
 from sith_hf.evaluation import metrics
 from sith_hf.evaluation.bootstrap import compared, stratum_means
-from sith_hf.evaluation.embed import Embedded
-from sith_hf.evaluation.images import Source
 from sith_hf.evaluation.plan import ZeroShot
 from sith_hf.evaluation.result import Measure, TaskResult
 from sith_hf.evaluation.texts import check_sizes, class_embeddings
+from sith_hf.images.datasets import Source
+from sith_hf.images.embed import Embedded
 from sith_hf.loading import LoadedModel
 
 _SHOWN = 8

@@ -12,13 +12,13 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
-from sith_hf.evaluation.contenders import BASE, contenders, text_of
 from sith_hf.evaluation.plan import Task, ZeroShot
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.evaluation.run import evaluate
 from sith_hf.evaluation.sweep import Sweep, strengths, sweep
 from sith_hf.gains.baselines import with_baselines
 from sith_hf.gains.gains import Gains
+from sith_hf.images.variants import BASE, contenders, text_of
 from sith_hf.recipe.inputs import with_place
 from sith_hf.recipe.model import Evaluation as Plan
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.evaluation.contender import BASE, Contender
+from sith_hf.images.variant import BASE, Contender
 
 
 def embed_all(contenders: Sequence[Contender], pixels: Tensor) -> list[Tensor]:

@@ -18,8 +18,8 @@ from sith_hf.editor import SithEditor
 from sith_hf.edits.in_memory import applied
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
-from sith_hf.evaluation.contender import BASE, EDITED, Contender
-from sith_hf.evaluation.sharing import share
+from sith_hf.images.shared_layers import share
+from sith_hf.images.variant import BASE, EDITED, Contender
 from sith_hf.loading import LoadedModel, load_model
 from sith_hf.towers import tensor_key
 

@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.errors import InputError
-from sith_hf.evaluation.contender import Contender
-from sith_hf.evaluation.images import Source
-from sith_hf.evaluation.pictures import BrokenPicture, to_picture
-from sith_hf.evaluation.sharing import embed_all
+from sith_hf.images.datasets import Source
+from sith_hf.images.decode import BrokenPicture, to_picture
+from sith_hf.images.shared_layers import embed_all
+from sith_hf.images.variant import Contender
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -167,7 +167,7 @@ def embed_batch(
 
     Args:
         contenders: C models with one image processor, as :func:`ready` has them.
-        rows: with pictures as :func:`~sith_hf.evaluation.pictures.to_picture` takes them.
+        rows: with pictures as :func:`~sith_hf.images.decode.to_picture` takes them.
         pictures: the names of their columns.
         device: where the models are.
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
