@@ -22,11 +22,11 @@ from sith_hf.hub.errors import TRANSPORT
 from sith_hf.judges import LanguageModelJudge, make_judge
 from sith_hf.judges.answers import parse
 from sith_hf.judges.cache import AnswerCache, Question
+from sith_hf.judges.client import LONGEST_PAUSE, MOST_TIMEOUTS, PAUSES, TOKEN_VARIABLE, ChatServer, Unanswered
+from sith_hf.judges.http import MOST_BYTES
 from sith_hf.judges.language_model import EARLY, PATIENCE
 from sith_hf.judges.prompts import SHIPPED, Prompt
-from sith_hf.judges.server import LONGEST_PAUSE, MOST_TIMEOUTS, PAUSES, TOKEN_VARIABLE, ChatServer, Unanswered
 from sith_hf.judges.settings import LanguageModelJudgeSettings
-from sith_hf.judges.wire import MOST_BYTES
 from tests.chat_server import Reply, chat_server, said
 from tests.made import WORDS, tiny_editor
 

@@ -5,8 +5,8 @@ person filled in.
 """
 
 from sith_hf.judges.embeddings import EmbeddingJudge
+from sith_hf.judges.factory import make_judge
 from sith_hf.judges.language_model import LanguageModelJudge
-from sith_hf.judges.make import make_judge
 from sith_hf.judges.protocol import Judge
 from sith_hf.judges.settings import JudgeSettings
 from sith_hf.judges.sheet import SheetJudge

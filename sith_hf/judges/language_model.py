@@ -22,9 +22,9 @@ from sith_hf.errors import HubError, InputError
 from sith_hf.gains.scores import Scores
 from sith_hf.judges.answers import parse
 from sith_hf.judges.cache import AnswerCache, Question, write_transcript
-from sith_hf.judges.crowd import concurrently
+from sith_hf.judges.client import ChatServer, Unanswered
+from sith_hf.judges.pool import concurrently
 from sith_hf.judges.prompts import Prompt
-from sith_hf.judges.server import ChatServer, Unanswered
 
 MOST_WORKERS = 64
 

@@ -22,7 +22,7 @@ from sith_hf.gains.drift import drift_shares
 from sith_hf.gains.drift_budget import budgeted
 from sith_hf.gains.gains import Gains, by_concepts, by_name
 from sith_hf.gains.scores import Scores
-from sith_hf.judges.make import make_judge
+from sith_hf.judges.factory import make_judge
 from sith_hf.judges.settings import JudgeSettings
 from sith_hf.recipe.model import Recipe
 from sith_hf.recipe.steps import (

@@ -16,7 +16,7 @@ from sith_hf.core.validation import finite_number
 from sith_hf.errors import HubError, InputError
 from sith_hf.hub.errors import CLIENT, OFFLINE, TRANSPORT, hide
 from sith_hf.judges.answers import MAX_CHARACTERS
-from sith_hf.judges.wire import Damaged, post, post_with, within
+from sith_hf.judges.http import Damaged, post, post_with, within
 
 TOKEN_VARIABLE = "SITH_HF_JUDGE_TOKEN"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from sith_hf.editor import SithEditor
+from sith_hf.judges.client import ChatServer
 from sith_hf.judges.embeddings import EmbeddingJudge
 from sith_hf.judges.language_model import LanguageModelJudge
 from sith_hf.judges.prompts import Prompt
 from sith_hf.judges.protocol import Judge
-from sith_hf.judges.server import ChatServer
 from sith_hf.judges.settings import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
 from sith_hf.judges.sheet import SheetJudge
 
@@ -34,7 +34,7 @@ def make_judge(
         cache: a folder for a language model's answers; ``judge-cache`` in ``folder`` when None.
         transcript: a file for its questions and answers; ``judge-transcript.jsonl`` in ``folder`` when None.
         token: of the Hub; the usual places when None. A server named by ``base_url`` never gets it: settings may come
-            with somebody else's recipe (:class:`sith_hf.judges.server.ChatServer` says where its own comes from).
+            with somebody else's recipe (:class:`sith_hf.judges.client.ChatServer` says where its own comes from).
 
     Raises:
         InputError: settings that do not go together, or a prompt that cannot be read.
