@@ -39,8 +39,8 @@ from common import interleaved, medians, options, ratio, show, started, surround
 from torch import Tensor
 
 from sith_hf.evaluation.charts import Series, line_chart
-from sith_hf.nnls import nnls
-from sith_hf.pursuit import Pursuit
+from sith_hf.pursuit.nnls import nnls
+from sith_hf.pursuit.pursuit import Pursuit
 
 Contender = Callable[[Tensor, Tensor, int, float], Tensor | None]
 

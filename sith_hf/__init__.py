@@ -34,7 +34,7 @@ _HOMES = {
     "Evaluation": "evaluation.result",
     "HeadSVD": "decomposition.svd",
     "LanguageModelJudge": "judges.language_model",
-    "Pursuit": "pursuit",
+    "Pursuit": "pursuit.pursuit",
     "Recipe": "recipe.model",
     "Scores": "gains.scores",
     "SheetJudge": "judges.sheet",
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from sith_hf.judges.embeddings import EmbeddingJudge
     from sith_hf.judges.language_model import LanguageModelJudge
     from sith_hf.judges.sheet import SheetJudge
-    from sith_hf.pursuit import Pursuit
+    from sith_hf.pursuit.pursuit import Pursuit
     from sith_hf.recipe.model import Recipe
     from sith_hf.recipe.run import run_recipe
 

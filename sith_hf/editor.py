@@ -26,7 +26,7 @@ from sith_hf.errors import InputError
 from sith_hf.files.resumable import Work
 from sith_hf.gains.gains import THRESHOLD, Gains, by_concepts, by_name, share_of
 from sith_hf.loading import LoadedModel, load_model
-from sith_hf.pursuit import Pursuit
+from sith_hf.pursuit.pursuit import Pursuit
 from sith_hf.saving import Saving
 from sith_hf.towers import VisionTower, read_tower
 

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sith_hf.coders import refit_weights
 from sith_hf.concepts.dictionary import ConceptDictionary, centred
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.svd import factored_svd
 from sith_hf.errors import InputError
 from sith_hf.fidelity import quality_of
-from sith_hf.pursuit import SparseCode
+from sith_hf.pursuit.methods import refit_weights
+from sith_hf.pursuit.pursuit import SparseCode
 from sith_hf.reference_files import ReferenceFile, numbered_concepts, read_reference
 from sith_hf.towers import VisionTower, check_mean
 

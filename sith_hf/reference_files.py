@@ -55,7 +55,7 @@ class ReferenceSettings:
         layer: which layer it explains.
         fold: whether the layer norm was folded in (and the weights centred, which goes with it).
         dictionary: what the authors call their concepts.
-        method, sparsity, coherence_weight: as for :class:`sith_hf.pursuit.Pursuit`.
+        method, sparsity, coherence_weight: as for :class:`sith_hf.pursuit.pursuit.Pursuit`.
     """
 
     layer: int

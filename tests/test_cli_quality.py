@@ -17,7 +17,7 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError, MissingExtra, OutputError
-from sith_hf.pursuit import Pursuit
+from sith_hf.pursuit.pursuit import Pursuit
 from tests import tiny
 
 WORDS = (

@@ -17,7 +17,7 @@ from sith_hf.edits.build import make_spec
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.gains.gains import Gains
-from sith_hf.pursuit import Pursuit
+from sith_hf.pursuit.pursuit import Pursuit
 from tests import tiny
 
 CLOSE = 1e-4

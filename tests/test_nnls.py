@@ -9,7 +9,7 @@ from scipy.optimize import nnls as scipy_nnls
 from torch import Tensor
 
 from sith_hf.errors import InputError, SithError
-from sith_hf.nnls import nnls
+from sith_hf.pursuit.nnls import nnls
 
 repeatable = settings(deadline=None, derandomize=True, max_examples=25)
 
@@ -146,6 +146,8 @@ def test_refuses(gram: Tensor, rhs: Tensor, start: Tensor | None, says: str) -> 
 
 
 def test_says_so_when_it_does_not_settle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sith_hf.nnls._State.admit", lambda state: torch.zeros(len(state.rhs), dtype=torch.bool))
+    monkeypatch.setattr(
+        "sith_hf.pursuit.nnls._State.admit", lambda state: torch.zeros(len(state.rhs), dtype=torch.bool)
+    )
     with pytest.raises(SithError, match="did not settle for 3 of 3 problems"):
         nnls(GOOD, RHS)

@@ -12,11 +12,11 @@ from scipy.linalg import hadamard
 from scipy.optimize import nnls as scipy_nnls
 from torch import Tensor
 
-from sith_hf.atoms import TensorAtoms
-from sith_hf.coders import METHODS
 from sith_hf.errors import InputError, MissingExtra
-from sith_hf.pursuit import Pursuit, SparseCode
-from sith_hf.search import AtomSearch
+from sith_hf.pursuit.atoms import TensorAtoms
+from sith_hf.pursuit.methods import METHODS
+from sith_hf.pursuit.pursuit import Pursuit, SparseCode
+from sith_hf.pursuit.search import AtomSearch
 
 repeatable = settings(deadline=None, derandomize=True, max_examples=25)
 
@@ -159,8 +159,10 @@ def test_the_rounding_bound_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "matmul", coarse)
     assert not torch.equal(Pursuit()(x, atoms).index, expected)
-    monkeypatch.setattr("sith_hf.search.reduced_precision", lambda: True)
-    monkeypatch.setattr("sith_hf.search.REDUCED", 2**-6)  # bfloat16 results are rounded too, unlike a real kernel's
+    monkeypatch.setattr("sith_hf.pursuit.search.reduced_precision", lambda: True)
+    monkeypatch.setattr(
+        "sith_hf.pursuit.search.REDUCED", 2**-6
+    )  # bfloat16 results are rounded too, unlike a real kernel's
     assert torch.equal(Pursuit()(x, atoms).index, expected)
 
 
@@ -311,10 +313,10 @@ def test_equal_atoms_are_taken_in_order(dtype: torch.dtype, block_size: int | No
 def test_more_ties_than_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     atoms, x = unit(gaussian(0, 4, 8)).repeat(100, 1).float(), unit(gaussian(1, 30, 8)).float()
     expected = [Pursuit(method)(x, atoms) for method in GREEDY]
-    monkeypatch.setattr("sith_hf.search.PAIRS", 150)
-    monkeypatch.setattr("sith_hf.search.SCORES", 320)
+    monkeypatch.setattr("sith_hf.pursuit.search.PAIRS", 150)
+    monkeypatch.setattr("sith_hf.pursuit.search.SCORES", 320)
     for crowd in (0, 10**9):
-        monkeypatch.setattr("sith_hf.search.CROWD", crowd)
+        monkeypatch.setattr("sith_hf.pursuit.search.CROWD", crowd)
         for method, before in zip(GREEDY, expected, strict=True):
             assert torch.equal(Pursuit(method)(x, atoms).index, before.index)
 
@@ -387,7 +389,7 @@ def test_reconstruction_is_the_weighted_sum() -> None:
 
 
 def test_progress_counts_every_vector(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sith_hf.pursuit.ROWS", 4)
+    monkeypatch.setattr("sith_hf.pursuit.pursuit.ROWS", 4)
     x, atoms = unit(gaussian(0, 10, 8)), unit(gaussian(1, 30, 8))
     seen: list[int] = []
     code = Pursuit()(x, atoms, progress=seen.append)

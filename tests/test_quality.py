@@ -24,7 +24,7 @@ from sith_hf.fidelity import (
     null_fidelities,
     p_values,
 )
-from sith_hf.pursuit import Pursuit
+from sith_hf.pursuit.pursuit import Pursuit
 from tests.made import tiny_concepts, tiny_editor
 
 COMP = Pursuit(sparsity=4)

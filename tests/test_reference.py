@@ -14,7 +14,7 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.svd import factored_svd
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
-from sith_hf.pursuit import Pursuit
+from sith_hf.pursuit.pursuit import Pursuit
 from sith_hf.reference import FITS, MISFIT, Imported, import_reference
 from sith_hf.reference_files import ReferenceSettings, numbered_concepts, read_mean, read_reference
 from tests.made import WORDS, tiny_editor

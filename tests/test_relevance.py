@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from sith_hf.errors import InputError
 from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, relevance, task_concepts
-from sith_hf.pursuit import Pursuit
+from sith_hf.pursuit.pursuit import Pursuit
 from tests.made import WORDS, tiny_concepts, tiny_editor
 
 CLASSES = ["bird", "CAR", "boat"]

@@ -8,13 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sith_hf import coarse, prepared, pursuit, search
-from sith_hf.atoms import CentredAtoms, SomeAtoms, TensorAtoms, as_atoms, centred, fixed_order_dot, total
-from sith_hf.coarse import Coarse, Turn, pays, round_atoms, round_queries
 from sith_hf.errors import InputError
-from sith_hf.prepared import Prepared
-from sith_hf.pursuit import Pursuit, SparseCode
-from sith_hf.search import AtomSearch
+from sith_hf.pursuit import index as prepared
+from sith_hf.pursuit import int8 as coarse
+from sith_hf.pursuit import pursuit, search
+from sith_hf.pursuit.atoms import CentredAtoms, SomeAtoms, TensorAtoms, as_atoms, centred, fixed_order_dot, total
+from sith_hf.pursuit.index import Prepared
+from sith_hf.pursuit.int8 import Coarse, Turn, pays, round_atoms, round_queries
+from sith_hf.pursuit.pursuit import Pursuit, SparseCode
+from sith_hf.pursuit.search import AtomSearch
 
 repeatable = settings(deadline=None, derandomize=True, max_examples=25)
 

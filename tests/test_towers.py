@@ -9,7 +9,7 @@ from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionMod
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
-from sith_hf.pursuit import Pursuit
+from sith_hf.pursuit.pursuit import Pursuit
 from sith_hf.towers import AttentionLayer, read_tower
 from tests import tiny
 

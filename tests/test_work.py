@@ -327,7 +327,7 @@ def test_cutting_the_work_changes_nothing_in_the_result(scene, tmp_path, monkeyp
 )
 def test_a_changed_input_of_decompose_is_refused(scene, tmp_path, monkeypatch, change, named):
     from sith_hf.concepts.dictionary import ConceptDictionary
-    from sith_hf.pursuit import Pursuit
+    from sith_hf.pursuit.pursuit import Pursuit
 
     editor, stranger, concepts = scene
     monkeypatch.setattr(decompose, "ROWS", 32)

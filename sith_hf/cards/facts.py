@@ -15,12 +15,12 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from sith_hf.cards.markdown import impersonal
-from sith_hf.coders import METHODS
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.tables import plain
 from sith_hf.decomposition.explanation import Explanation
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
+from sith_hf.pursuit.methods import METHODS
 from sith_hf.towers import check_family
 
 # A longer table is folded, and a much longer one cut: a card is read by people.

@@ -152,7 +152,7 @@ def _installed() -> tuple[str, ...]:
     """All methods; without lasso, which is then said, where scikit-learn is missing."""
     from importlib.util import find_spec
 
-    from sith_hf.coders import METHODS
+    from sith_hf.pursuit.methods import METHODS
 
     if find_spec("sklearn") is not None:
         return tuple(METHODS)

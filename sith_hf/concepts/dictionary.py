@@ -13,8 +13,6 @@ import torch
 import yaml
 from torch import Tensor
 
-from sith_hf.atoms import READ, Atoms, CentredAtoms, TensorAtoms, total
-from sith_hf.atoms import centred as centred
 from sith_hf.concepts.texts import column_of, distinct, lines_of
 from sith_hf.concepts.texts import position as position
 from sith_hf.concepts.texts import tidy as tidy
@@ -27,6 +25,8 @@ from sith_hf.files.artifact import Layout
 from sith_hf.files.resumable import Work
 from sith_hf.files.tensor_file import DTYPES, StoredRows, read_beside, stored_dtype, write_beside
 from sith_hf.hub.mixin import Pushable
+from sith_hf.pursuit.atoms import READ, Atoms, CentredAtoms, TensorAtoms, total
+from sith_hf.pursuit.atoms import centred as centred
 
 IN_MEMORY = 2**28
 """Bytes of embeddings (256 MB) up to which they are read whole; larger ones stay in their file."""

@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from sith_hf.atoms import READ, Atoms, as_atoms
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.svd import check_rank, factored_svd
 from sith_hf.errors import InputError
 from sith_hf.files.resumable import Part, Work
-from sith_hf.prepared import Prepared, prepared
-from sith_hf.pursuit import ROWS, Pursuit, SparseCode
+from sith_hf.pursuit.atoms import READ, Atoms, as_atoms
+from sith_hf.pursuit.index import Prepared, prepared
+from sith_hf.pursuit.pursuit import ROWS, Pursuit, SparseCode
 from sith_hf.towers import VisionTower, check_mean
 
 

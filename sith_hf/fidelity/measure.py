@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.decomposition.decompose import mean_cosine
-from sith_hf.pursuit import Pursuit, SparseCode
+from sith_hf.pursuit.pursuit import Pursuit, SparseCode
 from sith_hf.towers import VisionTower
 
 
@@ -45,7 +45,7 @@ def measure(
         progress: called with the number of directions explained since the last call.
 
     Raises:
-        InputError: as for :class:`sith_hf.pursuit.Pursuit`.
+        InputError: as for :class:`sith_hf.pursuit.pursuit.Pursuit`.
     """
     joint = tower.to_joint(directions, image_mean).flatten(0, -2).float()
     return quality_of(tower, atoms, directions, pursuit(joint, atoms, progress), image_mean)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.fidelity.measure import Quality
-from sith_hf.pursuit import Pursuit
+from sith_hf.pursuit.pursuit import Pursuit
 
 WEIGHTS = ("equal", "energy")
 

@@ -21,10 +21,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sith_hf.atoms import READ, Atoms
 from sith_hf.errors import ArtifactError, TryAgain
 from sith_hf.files import artifact as artifacts
 from sith_hf.files.artifact import Layout
+from sith_hf.pursuit.atoms import READ, Atoms
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes that embeddings are stored in; every number of each of them is a float32 number too."""
@@ -37,7 +37,7 @@ HEADER = 10**8
 class StoredRows:
     """Rows of one two-dimensional tensor in a file, handed out as float32, exactly as they are stored.
 
-    A :class:`sith_hf.atoms.Atoms`. The file is opened anew for every read and refused once it is another one than at
+    A :class:`sith_hf.pursuit.atoms.Atoms`. The file is opened anew for every read and refused once it is another one than at
     first: by its size, its time of change, its place on the disk and its header.
 
     Attributes:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sith_hf.atoms import SomeAtoms
 from sith_hf.concepts.dictionary import ConceptDictionary, centred
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.gains.gains import Gains, Key, among
-from sith_hf.pursuit import Pursuit
+from sith_hf.pursuit.atoms import SomeAtoms
+from sith_hf.pursuit.pursuit import Pursuit
 
 # The paper's settings: ten concepts for each class, a gain never below 0.8, and 0.3 above the relevance.
 SPARSITY, COHERENCE_WEIGHT = 10, 0.3

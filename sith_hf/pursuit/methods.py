@@ -10,10 +10,10 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from sith_hf.atoms import Atoms, as_atoms
 from sith_hf.errors import MissingExtra
-from sith_hf.nnls import nnls
-from sith_hf.search import TIE, AtomSearch
+from sith_hf.pursuit.atoms import Atoms, as_atoms
+from sith_hf.pursuit.nnls import nnls
+from sith_hf.pursuit.search import TIE, AtomSearch
 
 Coder = Callable[[Tensor, AtomSearch, int, float], tuple[Tensor, Tensor]]
 """From unit vectors ``[N, P]`` float64, a dictionary, K and lambda to indices ``[N, K]`` int64, different ones in each

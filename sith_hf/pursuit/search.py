@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sith_hf.atoms import READ, Atoms, TensorAtoms, fixed_order_dot
-from sith_hf.candidates import GROUP, Candidates, Sieve
-from sith_hf.coarse import Coarse, reduced_precision
+from sith_hf.pursuit.atoms import READ, Atoms, TensorAtoms, fixed_order_dot
+from sith_hf.pursuit.candidates import GROUP, Candidates, Sieve
+from sith_hf.pursuit.int8 import Coarse, reduced_precision
 
 TIE = 1e-12
 """Scores this close count as equal, and the lowest index wins. Absolute: vectors and atoms have length one."""
@@ -41,8 +41,8 @@ class AtomSearch:
     """Exact search for ``argmax_m <query, atom_m>`` over blocks of the dictionary (METHOD.md sec. 4, steps 1 and 2).
 
     Matrix products preselect, each with an error that has a proved bound: Higham's for float products
-    (:meth:`_rounding_bound`), Cauchy and Schwarz's for eight-bit ones (:meth:`sith_hf.coarse.Queries.miss`).
-    :class:`~sith_hf.candidates.Sieve` says which atoms can then still win; for float32 that is about one a vector, for
+    (:meth:`_rounding_bound`), Cauchy and Schwarz's for eight-bit ones (:meth:`sith_hf.pursuit.int8.Queries.miss`).
+    :class:`~sith_hf.pursuit.candidates.Sieve` says which atoms can then still win; for float32 that is about one a vector, for
     eight bits about ten. Those are scored again in float64, with rounding errors far below ``TIE``: first
     the one that looks best, since its exact score rules out most of the others. So the answer is that of
     float64, whatever the block size, batch size, device, matmul precision or kind of product: equal atoms tie, and

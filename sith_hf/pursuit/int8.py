@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from sith_hf.atoms import Atoms
+from sith_hf.pursuit.atoms import Atoms
 
 BLOCK = 2048
 """Atoms that share one scale and one matrix product on a CPU: the scores stay in its cache."""

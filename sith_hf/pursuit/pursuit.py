@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sith_hf.atoms import READ, Atoms, as_atoms
-from sith_hf.coarse import BLOCK, HELD, WIDE_BLOCK, up
-from sith_hf.coders import METHODS
 from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.errors import InputError, TryAgain
-from sith_hf.prepared import Prepared, out_of_memory, pays_to_round, prepared, refuse_rows
-from sith_hf.search import PAIRS, AtomSearch, scores_on
+from sith_hf.pursuit.atoms import READ, Atoms, as_atoms
+from sith_hf.pursuit.index import Prepared, out_of_memory, pays_to_round, prepared, refuse_rows
+from sith_hf.pursuit.int8 import BLOCK, HELD, WIDE_BLOCK, up
+from sith_hf.pursuit.methods import METHODS
+from sith_hf.pursuit.search import PAIRS, AtomSearch, scores_on
 
 ROWS = 1024
 """Vectors coded at once: enough to keep a matrix product busy, few enough to bound what is held beside it."""
@@ -123,7 +123,7 @@ class Pursuit:
         Args:
             x: ``[N, P]`` float32 or float64. N may be 0.
             atoms: ``[M, P]`` unit rows of the dtype of ``x``, M >= K, as a tensor, as
-                :class:`~sith_hf.atoms.Atoms` that are read block by block, or either :func:`prepared` for many calls.
+                :class:`~sith_hf.pursuit.atoms.Atoms` that are read block by block, or either :func:`prepared` for many calls.
                 On the device of ``x``, or on the CPU: then blocks are sent to that device.
             progress: called now and then with the number of vectors finished since the last call (``tqdm.update``).
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sith_hf.atoms import READ, Atoms, as_atoms
-from sith_hf.coarse import Coarse, pays
 from sith_hf.errors import InputError
+from sith_hf.pursuit.atoms import READ, Atoms, as_atoms
+from sith_hf.pursuit.int8 import Coarse, pays
 
 UNIT = 1e-2
 """How far an atom's length may be from one; what rounding to bfloat16 does is well inside."""
@@ -45,7 +45,7 @@ def prepared(
     products: int | None = None,
     block_size: int | None = None,
 ) -> Prepared:
-    """Look through a dictionary once for many calls of :class:`~sith_hf.pursuit.Pursuit` with vectors on ``device``.
+    """Look through a dictionary once for many calls of :class:`~sith_hf.pursuit.pursuit.Pursuit` with vectors on ``device``.
 
     Args:
         atoms: ``[M, P]`` unit rows.

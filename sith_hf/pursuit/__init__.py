@@ -1,0 +1,1 @@
+"""Sparse coding of vectors over a dictionary: tensors in, tensors out."""
