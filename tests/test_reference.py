@@ -15,8 +15,8 @@ from sith_hf.decomposition.svd import factored_svd
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.pursuit.pursuit import Pursuit
-from sith_hf.reference import FITS, MISFIT, Imported, import_reference
-from sith_hf.reference_files import ReferenceSettings, numbered_concepts, read_mean, read_reference
+from sith_hf.reference.files import ReferenceSettings, numbered_concepts, read_mean, read_reference
+from sith_hf.reference.import_reference import FITS, MISFIT, Imported, import_reference
 from tests.made import WORDS, tiny_editor
 
 NAME = "layer-{}_right_foldln_words_comp-0.3_sparsity-4.pt"

@@ -25,7 +25,7 @@ from sith_hf.errors import InputError
 from sith_hf.fidelity import quality_of
 from sith_hf.pursuit.methods import refit_weights
 from sith_hf.pursuit.pursuit import SparseCode
-from sith_hf.reference_files import ReferenceFile, numbered_concepts, read_reference
+from sith_hf.reference.files import ReferenceFile, numbered_concepts, read_reference
 from sith_hf.towers import VisionTower, check_mean
 
 FITS = 0.05
@@ -97,7 +97,7 @@ def import_reference(
     convention gives, the pair is turned round, so that pole ``"+"`` is what the file explains.
 
     Args:
-        files: ``.pt`` files, one for each layer, alike in their settings (see :mod:`sith_hf.reference_files`).
+        files: ``.pt`` files, one for each layer, alike in their settings (see :mod:`sith_hf.reference.files`).
         tower: the tower that they are about; it needs a projection.
         concepts: the text file of concepts, one a line, in the order that the indices count.
         encode: gives a ``ConceptDictionary`` its embeddings (:meth:`sith_hf.editor.SithEditor.encode`).

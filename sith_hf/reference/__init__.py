@@ -1,0 +1,1 @@
+"""Read the decompositions that the paper's authors publish."""
