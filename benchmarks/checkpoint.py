@@ -37,8 +37,8 @@ from common import Times, medians, options, ratio, show, started, surroundings
 
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.edits.spec import build_spec
-from sith_hf.shards import INDEX, SINGLE, Checkpoint
-from sith_hf.towers import tensor_key
+from sith_hf.towers.clip import tensor_key
+from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint
 
 WIDTH, HEADS, TEXT_WIDTH, TEXT_LAYERS = 1280, 16, 768, 12
 PIECE = 64 * 2**20

@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel
 
-from sith_hf import encoding
 from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.towers import text_encoder as encoding
 
 FULL = 77
 START, END = 49406, 49407

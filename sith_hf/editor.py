@@ -21,14 +21,14 @@ from sith_hf.decomposition.explanation import Match
 from sith_hf.edits.build import make_spec
 from sith_hf.edits.in_memory import applied
 from sith_hf.edits.spec import EditSpec
-from sith_hf.encoding import encode_texts
 from sith_hf.errors import InputError
 from sith_hf.files.resumable import Work
 from sith_hf.gains.gains import THRESHOLD, Gains, by_concepts, by_name, share_of
-from sith_hf.loading import LoadedModel, load_model
 from sith_hf.pursuit.pursuit import Pursuit
 from sith_hf.saving import Saving
-from sith_hf.towers import VisionTower, read_tower
+from sith_hf.towers.clip import VisionTower, read_tower
+from sith_hf.towers.loading import LoadedModel, load_model
+from sith_hf.towers.text_encoder import encode_texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +157,7 @@ class SithEditor(Saving):
     ) -> ConceptDictionary:
         """``concepts`` with embeddings by this model's text tower; as it is if that encoded it already.
 
-        ``work`` as for :func:`sith_hf.encoding.encode_texts`.
+        ``work`` as for :func:`sith_hf.towers.text_encoder.encode_texts`.
 
         Raises:
             InputError: no text tower, or a dictionary that another text tower encoded.

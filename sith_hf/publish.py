@@ -21,7 +21,6 @@ from sith_hf.cards.markdown import TOKEN
 from sith_hf.checkpoint.write import BASE_CARD, SITH, other_files
 from sith_hf.concepts.dictionary import LAYOUT as DICTIONARY
 from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.configs import CONFIGS, published
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.decomposition.decomposition import LAYOUT as DECOMPOSITION
 from sith_hf.decomposition.decomposition import Decomposition
@@ -32,7 +31,8 @@ from sith_hf.files import artifact as artifacts
 from sith_hf.hub.download import is_repo_id
 from sith_hf.hub.package import CARD, Parcel, Pushed, PushOptions, check_options, is_ours
 from sith_hf.hub.upload import push
-from sith_hf.shards import INDEX, Checkpoint
+from sith_hf.towers.config_files import CONFIGS, published
+from sith_hf.towers.weights import INDEX, Checkpoint
 
 # What stands in a published file instead of the path of a local base.
 UNNAMED = "a local checkpoint"

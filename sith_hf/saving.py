@@ -11,8 +11,8 @@ from sith_hf.checkpoint import write as checkpoint
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub.package import Pushed, PushOptions, check_options
-from sith_hf.loading import LoadedModel
 from sith_hf.publish import push_edited, scratch_folder
+from sith_hf.towers.loading import LoadedModel
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sith_hf.evaluation.texts import class_embeddings
 from sith_hf.images.variants import Contender
-from sith_hf.loading import LoadedModel
+from sith_hf.towers.loading import LoadedModel
 from tests.tiny import byte_tokenizer, clip_model
 
 CLASSES = ("boat", "car", "camel")

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from sith_hf import encoding
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition import decompose
 from sith_hf.editor import SithEditor
 from sith_hf.files import artifact as artifacts
 from sith_hf.files import resumable as work
-from sith_hf.image_mean import ImageMean
+from sith_hf.towers import text_encoder as encoding
+from sith_hf.towers.image_mean import ImageMean
 from tests.made import tiny_concepts, tiny_editor
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sith_hf import cli, encoding
+from sith_hf import cli
 from sith_hf.core.distributed import Processes, join, quiet_others
 from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError, MissingExtra, SithError
@@ -21,6 +21,7 @@ from sith_hf.evaluation.plan import Data
 from sith_hf.files.resumable import Work
 from sith_hf.images import mean as averaging
 from sith_hf.images.mean import mean_of_images
+from sith_hf.towers import text_encoder as encoding
 from tests import evaluating
 from tests.made import tiny_concepts, tiny_editor
 

@@ -35,7 +35,7 @@ from sith_hf.edits.in_memory import applied
 from sith_hf.edits.provenance import Origin
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError, UnsupportedModel
-from sith_hf.towers import SUPPORTED
+from sith_hf.towers.clip import SUPPORTED
 from tests import tiny
 from tests.raw import TERMS, by_hand, out_proj, random_spec, torch_tensors, tree
 from tests.test_cli import refused, sith

@@ -233,9 +233,9 @@ class TestImports:
     @pytest.mark.parametrize(
         ("name", "source"),
         [
-            ("errors", "import sith_hf.towers"),
+            ("errors", "import sith_hf.towers.clip"),
             ("errors", "from sith_hf import towers"),
-            ("errors", "from sith_hf.towers import VisionTower as V"),
+            ("errors", "from sith_hf.towers.clip import VisionTower as V"),
             ("errors", "from . import towers"),
             ("errors", "from .towers import read_tower"),
             ("errors", "def f():\n    from sith_hf.editor import SithEditor"),

@@ -20,7 +20,7 @@ from sith_hf.checkpoint.write import locate, revert, save_edited
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError, OutputError, SithError
-from sith_hf.shards import Shard
+from sith_hf.towers.weights import Shard
 from tests import tiny
 from tests.raw import (
     INDEX,

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from sith_hf.concepts import dictionary as concepts
 from sith_hf.concepts.dictionary import ConceptDictionary, centred, tidy
 from sith_hf.concepts.texts import MAX_CHARACTERS
-from sith_hf.encoding import encode_texts
 from sith_hf.errors import ArtifactError, InputError, TryAgain
 from sith_hf.files import tensor_file as stored
 from sith_hf.pursuit.pursuit import Pursuit
+from sith_hf.towers.text_encoder import encode_texts
 from tests.made import WORDS, tiny_concepts
 from tests.raw import read_raw, write_raw
 from tests.tiny import byte_tokenizer, clip_model

@@ -14,7 +14,7 @@ from sith_hf.decomposition.decomposition import NEAR, Decomposition
 from sith_hf.decomposition.explanation import Explanation
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from sith_hf.pursuit.pursuit import Pursuit
-from sith_hf.towers import read_tower
+from sith_hf.towers.clip import read_tower
 from tests.made import WORDS, tiny_concepts, tiny_editor
 from tests.tiny import clip_model, vision_model
 

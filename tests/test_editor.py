@@ -12,9 +12,9 @@ from sith_hf.decomposition.decompose import decompose
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.edits.build import make_spec
-from sith_hf.encoding import encode_texts
 from sith_hf.errors import BaseMismatch, InputError, SithError, UnsupportedModel
 from sith_hf.gains.gains import by_concepts, by_name
+from sith_hf.towers.text_encoder import encode_texts
 from tests.made import tiny_concepts, tiny_editor
 from tests.tiny import byte_tokenizer, clip_model, projected_vision_model, save_clip, vision_model
 

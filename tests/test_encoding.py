@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import normalize
 from transformers import CLIPModel
 
-from sith_hf import encoding
-from sith_hf.encoding import encode_texts, fill_template
 from sith_hf.errors import InputError
+from sith_hf.towers import text_encoder as encoding
+from sith_hf.towers.text_encoder import encode_texts, fill_template
 from tests.made import WORDS
 from tests.tiny import byte_tokenizer, clip_model, randomise
 

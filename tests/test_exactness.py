@@ -513,7 +513,7 @@ CASES = {
 @pytest.mark.parametrize("name", list(CASES))
 def test_explanations_equal_a_literal_comp(name):
     from sith_hf.decomposition.decompose import decompose
-    from sith_hf.towers import read_tower
+    from sith_hf.towers.clip import read_tower
 
     sizes, options, atoms = CASES[name]
     model = tiny.clip_model(seed=30, **sizes)

@@ -19,12 +19,12 @@ from sith_hf.editor import SithEditor
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from sith_hf.evaluation.plan import Columns, Data
 from sith_hf.files.resumable import SUFFIX, Work
-from sith_hf.image_mean import LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.images import mean as averaging
 from sith_hf.images.datasets import open_data
 from sith_hf.images.embed import embed_rows
 from sith_hf.images.mean import estimated_mean, mean_of_images
 from sith_hf.images.variants import contenders
+from sith_hf.towers.image_mean import LAYOUT, ImageMean, image_mean_file, read_image_mean
 from tests import tiny
 from tests.evaluating import dataset, processor
 from tests.made import tiny_editor

@@ -27,7 +27,7 @@ from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError
 from sith_hf.files import unchanged as steady
 from sith_hf.files.atomic import new_folder
-from sith_hf.shards import INDEX, SINGLE, Checkpoint, Shard
+from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint, Shard
 from tests import golden, tiny
 from tests.raw import Raw, out_proj, random_spec, raw_tensors, read_raw, tree, write_raw
 
@@ -147,7 +147,7 @@ from safetensors import safe_open
 from sith_hf.checkpoint.write import revert, save_edited
 from sith_hf.edits.spec import build_spec
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
-from sith_hf.shards import Checkpoint
+from sith_hf.towers.weights import Checkpoint
 from sith_hf.checkpoint.verify import verify
 
 def peak():

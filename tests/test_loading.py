@@ -23,7 +23,7 @@ from transformers import (
 
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError, SithError, UnsupportedModel
-from sith_hf.loading import load_model
+from sith_hf.towers.loading import load_model
 from tests import tiny
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from sith_hf import encoding
 from sith_hf.cli import main
 from sith_hf.core import distributed as processes
 from sith_hf.core.distributed import ALONE, Processes, join, launched
 from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError
 from sith_hf.files.resumable import Work
+from sith_hf.towers import text_encoder as encoding
 from tests import evaluating, tiny
 from tests.made import WORDS, tiny_concepts, tiny_editor
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.shards import INDEX, SINGLE, Checkpoint, Shard, canonical
+from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint, Shard, canonical
 from tests import tiny
 from tests.raw import Raw, raw_tensors, read_raw, tree, weight_files, write_raw
 
@@ -74,7 +74,7 @@ class TestReading:
         assert b"".join(other.where[key].chunks(key)) != raw_tensors(full)[key].content
 
     def test_chunks_are_bounded_and_whole(self, full, monkeypatch):
-        monkeypatch.setattr("sith_hf.shards.CHUNK", 1000)
+        monkeypatch.setattr("sith_hf.towers.weights.CHUNK", 1000)
         shard = Checkpoint.read(full).shards[0]
         key = "vision_model.encoder.layers.0.self_attn.out_proj.weight"
         pieces = list(shard.chunks(key))

@@ -10,7 +10,7 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
 from sith_hf.pursuit.pursuit import Pursuit
-from sith_hf.towers import AttentionLayer, read_tower
+from sith_hf.towers.clip import AttentionLayer, read_tower
 from tests import tiny
 
 TEXTS = ["red", "a blue sky", "dog", "sand", "boat", "night", "forest", "snow", "wheel"]

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sith_hf import encoding
 from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError, OutputError, TryAgain
 from sith_hf.files import artifact as artifacts
 from sith_hf.files import resumable as work
 from sith_hf.files.resumable import FACTS, LOCK, SUFFIX, Work
+from sith_hf.towers import text_encoder as encoding
 from tests.made import tiny_concepts, tiny_editor
 
 NAMES = ["a", "b", "c"]

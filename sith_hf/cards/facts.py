@@ -21,7 +21,7 @@ from sith_hf.decomposition.explanation import Explanation
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.pursuit.methods import METHODS
-from sith_hf.towers import check_family
+from sith_hf.towers.clip import check_family
 
 # A longer table is folded, and a much longer one cut: a card is read by people.
 FOLD, CUT = 20, 1000

@@ -17,7 +17,7 @@ from sith_hf.cards.facts import hub_base
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.tables import plain
 from sith_hf.errors import InputError
-from sith_hf.shards import INDEX, SINGLE
+from sith_hf.towers.weights import INDEX, SINGLE
 
 TIMEOUT = 900
 

@@ -30,7 +30,7 @@ from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import artifact as artifacts
 from sith_hf.files.atomic import new_folder
 from sith_hf.hub.package import CARD
-from sith_hf.towers import SUPPORTED, tensor_key
+from sith_hf.towers.clip import SUPPORTED, tensor_key
 
 # The names by which peft looks for its two files, and the prefix that it puts before every module's name.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sith_hf.checkpoint.write import EditedTensors, check_base, locate, other_files, other_weights
-from sith_hf.configs import CONFIGS, published
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub.package import CARD, is_ours
-from sith_hf.shards import CHUNK, Checkpoint
+from sith_hf.towers.config_files import CONFIGS, published
+from sith_hf.towers.weights import CHUNK, Checkpoint
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from sith_hf.errors import BaseMismatch, HubError, InputError
 from sith_hf.files.atomic import new_folder
 from sith_hf.hub.download import OTHER_WEIGHTS, fetch_snapshot, is_repo_id
 from sith_hf.hub.package import CARD, is_ours
-from sith_hf.shards import INDEX, Checkpoint
-from sith_hf.towers import tensor_key
+from sith_hf.towers.clip import tensor_key
+from sith_hf.towers.weights import INDEX, Checkpoint
 
 SITH = "sith"
 
@@ -81,7 +81,7 @@ def save_edited(
     Only the ``out_proj`` weights and biases of edited layers differ; every other tensor and every other file has
     the same bytes. The spec and a card go into the folder ``sith/``. A ``sith/`` of the source moves to
     ``sith/base/``, so that reverting brings it back. One layer's tensors at a time are in memory; files are copied
-    by the kernel, never linked (see :meth:`sith_hf.shards.Shard.copy`).
+    by the kernel, never linked (see :meth:`sith_hf.towers.weights.Shard.copy`).
 
     Args:
         source: a folder or Hub id; float32, float16 or bfloat16 safetensors, sharded or not.

@@ -79,8 +79,8 @@ def decompose(
     from sith_hf.editor import SithEditor
     from sith_hf.files.artifact import staged
     from sith_hf.files.resumable import Work
-    from sith_hf.image_mean import read_image_mean
     from sith_hf.pursuit.pursuit import ROWS, Pursuit
+    from sith_hf.towers.image_mean import read_image_mean
 
     pursuit = Pursuit(**given(method=method, sparsity=sparsity, coherence_weight=coherence_weight))
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)

@@ -8,7 +8,7 @@ import click
 
 from sith_hf.cli.options import echo_json, json_option, output_option, overwrite_option
 
-# As in sith_hf.towers, which help must not import.
+# As in sith_hf.towers.clip, which help must not import.
 ARCHITECTURES = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection")
 
 

@@ -105,7 +105,7 @@ def fidelity(
     from sith_hf.core.tables import table
     from sith_hf.editor import SithEditor
     from sith_hf.fidelity import fidelity_table, grid
-    from sith_hf.image_mean import read_image_mean
+    from sith_hf.towers.image_mean import read_image_mean
 
     if plot is not None:
         from sith_hf.fidelity.figure import check_plot, fidelity_chart

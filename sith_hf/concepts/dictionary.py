@@ -18,7 +18,6 @@ from sith_hf.concepts.texts import position as position
 from sith_hf.concepts.texts import tidy as tidy
 from sith_hf.core.fingerprint import text_tower_sha256, texts_sha256
 from sith_hf.core.tables import plain
-from sith_hf.encoding import encode_texts, fill_template
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files import artifact as artifacts
 from sith_hf.files.artifact import Layout
@@ -27,6 +26,7 @@ from sith_hf.files.tensor_file import DTYPES, StoredRows, read_beside, stored_dt
 from sith_hf.hub.mixin import Pushable
 from sith_hf.pursuit.atoms import READ, Atoms, CentredAtoms, TensorAtoms, total
 from sith_hf.pursuit.atoms import centred as centred
+from sith_hf.towers.text_encoder import encode_texts, fill_template
 
 IN_MEMORY = 2**28
 """Bytes of embeddings (256 MB) up to which they are read whole; larger ones stay in their file."""
@@ -162,7 +162,7 @@ class ConceptDictionary(Pushable):
     def encode(
         self, model: Any, tokenizer: Any, name: str, *, work: Work | None = None, progress: bool = False
     ) -> ConceptDictionary:
-        """This dictionary with embeddings by ``model``'s text tower (see :func:`sith_hf.encoding.encode_texts`).
+        """This dictionary with embeddings by ``model``'s text tower (see :func:`sith_hf.towers.text_encoder.encode_texts`).
 
         Args:
             model: a ``CLIPModel``.

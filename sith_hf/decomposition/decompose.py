@@ -22,7 +22,7 @@ from sith_hf.files.resumable import Part, Work
 from sith_hf.pursuit.atoms import READ, Atoms, as_atoms
 from sith_hf.pursuit.index import Prepared, prepared
 from sith_hf.pursuit.pursuit import ROWS, Pursuit, SparseCode
-from sith_hf.towers import VisionTower, check_mean
+from sith_hf.towers.clip import VisionTower, check_mean
 
 
 def decompose(

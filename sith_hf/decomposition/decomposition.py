@@ -21,7 +21,7 @@ from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files import artifact as artifacts
 from sith_hf.files.artifact import Layout
 from sith_hf.hub.mixin import Pushable
-from sith_hf.towers import LAYER_PARTS, tensor_key
+from sith_hf.towers.clip import LAYER_PARTS, tensor_key
 
 # Centred text embeddings of unrelated concepts have a cosine around 0, of synonyms well above this.
 NEAR = 0.6

@@ -10,7 +10,7 @@ from sith_hf.edits.provenance import Origin
 from sith_hf.edits.spec import EditSpec, build_spec
 from sith_hf.errors import InputError
 from sith_hf.gains.gains import Gains, check_gain
-from sith_hf.towers import PROJECTION, VisionTower
+from sith_hf.towers.clip import PROJECTION, VisionTower
 
 
 def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) -> EditSpec:

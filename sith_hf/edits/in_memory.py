@@ -15,8 +15,8 @@ from sith_hf.checkpoint.write import touched_keys
 from sith_hf.core.fingerprint import tensor_sha256
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
-from sith_hf.offload import loader
-from sith_hf.towers import tensor_key
+from sith_hf.towers.clip import tensor_key
+from sith_hf.towers.offload import loader
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

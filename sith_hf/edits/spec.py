@@ -19,7 +19,7 @@ from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from sith_hf.files import artifact as artifacts
 from sith_hf.files.artifact import Layout
 from sith_hf.hub.mixin import Pushable
-from sith_hf.towers import tensor_key
+from sith_hf.towers.clip import tensor_key
 
 LAYOUT = Layout(
     format="sith-hf/edit-spec",

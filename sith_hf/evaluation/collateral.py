@@ -14,7 +14,7 @@ from sith_hf.evaluation.result import TaskResult
 from sith_hf.evaluation.texts import check_sizes, class_embeddings
 from sith_hf.images.embed import Embedded
 from sith_hf.images.variant import BASE
-from sith_hf.loading import LoadedModel
+from sith_hf.towers.loading import LoadedModel
 
 
 def collateral(

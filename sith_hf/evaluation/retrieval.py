@@ -41,7 +41,7 @@ from sith_hf.evaluation.result import Measure, TaskResult
 from sith_hf.evaluation.texts import caption_embeddings, check_sizes
 from sith_hf.images.datasets import Source
 from sith_hf.images.embed import Embedded
-from sith_hf.loading import LoadedModel
+from sith_hf.towers.loading import LoadedModel
 
 PLAIN: Mapping[str, tuple[str, str]] = {"image to texts": ("V", "T"), "text to images": ("T", "V")}
 

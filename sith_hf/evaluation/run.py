@@ -18,7 +18,7 @@ from sith_hf.evaluation.zero_shot import Labels, zero_shot
 from sith_hf.images.datasets import Source, open_data
 from sith_hf.images.embed import Check, Embedded, embed_rows
 from sith_hf.images.variant import BASE, Contender
-from sith_hf.loading import LoadedModel
+from sith_hf.towers.loading import LoadedModel
 
 # From fewer samples a bootstrap draws too little variety to tell how sure a figure is.
 FEW = 10

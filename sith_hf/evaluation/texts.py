@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sith_hf.encoding import encode_texts, fill_template
 from sith_hf.errors import InputError
-from sith_hf.loading import LoadedModel
+from sith_hf.towers.loading import LoadedModel
+from sith_hf.towers.text_encoder import encode_texts, fill_template
 
 
 def class_embeddings(

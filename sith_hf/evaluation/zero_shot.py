@@ -17,7 +17,7 @@ from sith_hf.evaluation.result import Measure, TaskResult
 from sith_hf.evaluation.texts import check_sizes, class_embeddings
 from sith_hf.images.datasets import Source
 from sith_hf.images.embed import Embedded
-from sith_hf.loading import LoadedModel
+from sith_hf.towers.loading import LoadedModel
 
 _SHOWN = 8
 

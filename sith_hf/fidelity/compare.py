@@ -17,7 +17,7 @@ from sith_hf.fidelity.null import NULLS, adjusted, null_directions, null_fidelit
 from sith_hf.fidelity.table import WEIGHTS, FidelityTable, MethodQuality
 from sith_hf.pursuit.methods import METHODS
 from sith_hf.pursuit.pursuit import Pursuit
-from sith_hf.towers import VisionTower, check_mean
+from sith_hf.towers.clip import VisionTower, check_mean
 
 SPARSITIES = (5, 10, 20, 50)
 COHERENCE_WEIGHTS = (0.1, 0.3, 0.5)

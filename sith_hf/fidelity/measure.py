@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sith_hf.decomposition.decompose import mean_cosine
 from sith_hf.pursuit.pursuit import Pursuit, SparseCode
-from sith_hf.towers import VisionTower
+from sith_hf.towers.clip import VisionTower
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 from sith_hf.fidelity.measure import Quality, measure
 from sith_hf.pursuit.pursuit import Pursuit
-from sith_hf.towers import VisionTower
+from sith_hf.towers.clip import VisionTower
 
 NULLS = ("residual", "head")
 

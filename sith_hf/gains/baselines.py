@@ -17,7 +17,7 @@ from sith_hf.edits.build import make_spec
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.gains.gains import Gains, Key
-from sith_hf.towers import VisionTower
+from sith_hf.towers.clip import VisionTower
 
 SEEDS = (0, 1, 2)
 

@@ -55,7 +55,7 @@ from torch import Tensor
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains.gains import Gains, check_gain
-from sith_hf.towers import AttentionLayer, VisionTower
+from sith_hf.towers.clip import AttentionLayer, VisionTower
 
 
 def drift_shares(tower: VisionTower, decomposition: Decomposition) -> Tensor:

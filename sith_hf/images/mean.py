@@ -22,12 +22,12 @@ from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.evaluation.plan import Data
 from sith_hf.files.resumable import Part, Work
-from sith_hf.image_mean import ImageMean
 from sith_hf.images.datasets import Source, open_data
 from sith_hf.images.embed import embed_batch, ready
 from sith_hf.images.variant import BASE, Contender
 from sith_hf.images.variants import contenders
-from sith_hf.towers import PROJECTION
+from sith_hf.towers.clip import PROJECTION
+from sith_hf.towers.image_mean import ImageMean
 
 # Batches in one piece: what is repeated at most after an interruption.
 BATCHES = 16

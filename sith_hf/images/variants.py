@@ -20,8 +20,8 @@ from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.images.shared_layers import share
 from sith_hf.images.variant import BASE, EDITED, Contender
-from sith_hf.loading import LoadedModel, load_model
-from sith_hf.towers import tensor_key
+from sith_hf.towers.clip import tensor_key
+from sith_hf.towers.loading import LoadedModel, load_model
 
 __all__ = ["BASE", "EDITED", "Contender", "Lineup", "contenders", "edited_copy", "image_processor", "text_of"]
 

@@ -14,7 +14,6 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.edits.build import make_spec
 from sith_hf.edits.spec import EditSpec
-from sith_hf.encoding import fill_template
 from sith_hf.errors import InputError
 from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, relevance
 from sith_hf.gains.by_score import by_threshold, three_way, topic_shares
@@ -34,6 +33,7 @@ from sith_hf.recipe.steps import (
     ThresholdEdit,
     VectorsEdit,
 )
+from sith_hf.towers.text_encoder import fill_template
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,9 @@ from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.evaluation.plan import Data, Task
 from sith_hf.files.resumable import Work
-from sith_hf.image_mean import read_image_mean
 from sith_hf.pursuit.pursuit import Pursuit
 from sith_hf.recipe.model import Base, Dictionary, Recipe
+from sith_hf.towers.image_mean import read_image_mean
 
 EMBEDDED = "embedded"
 

@@ -14,11 +14,11 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.evaluation.plan import Task
 from sith_hf.gains.scores import LAYOUT
-from sith_hf.image_mean import image_mean_file
 from sith_hf.judges.settings import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
 from sith_hf.recipe.choose import Chosen
 from sith_hf.recipe.inputs import base_sha256, file_sha256, placed, with_data, with_place
 from sith_hf.recipe.model import Recipe
+from sith_hf.towers.image_mean import image_mean_file
 
 INPUTS = "inputs"
 

@@ -26,7 +26,7 @@ from sith_hf.fidelity import quality_of
 from sith_hf.pursuit.methods import refit_weights
 from sith_hf.pursuit.pursuit import SparseCode
 from sith_hf.reference.files import ReferenceFile, numbered_concepts, read_reference
-from sith_hf.towers import VisionTower, check_mean
+from sith_hf.towers.clip import VisionTower, check_mean
 
 FITS = 0.05
 """Scores this near the refit, relative to the largest of their vector, fit: rounding, half precision, an order of

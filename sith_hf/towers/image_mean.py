@@ -15,7 +15,7 @@ from sith_hf.core.fingerprint import BaseRef
 from sith_hf.errors import InputError
 from sith_hf.files import artifact as artifacts
 from sith_hf.files.artifact import Layout
-from sith_hf.towers import VisionTower
+from sith_hf.towers.clip import VisionTower
 
 LAYOUT = Layout(
     format="sith-hf/image-mean",

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from sith_hf.errors import HubError, InputError, UnsupportedModel
 from sith_hf.hub.download import fetch_file, fetch_snapshot, is_repo_id
-from sith_hf.towers import check_family
+from sith_hf.towers.clip import check_family
 
 
 @dataclass(frozen=True)

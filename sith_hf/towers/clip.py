@@ -14,7 +14,7 @@ from torch.nn.functional import layer_norm, normalize
 from sith_hf.core.fingerprint import tensor_sha256
 from sith_hf.core.validation import whole_numbers
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.offload import values
+from sith_hf.towers.offload import values
 
 # model_type of config.json -> the architectures of it that hold a vision tower.
 SUPPORTED: Mapping[str, tuple[str, ...]] = {

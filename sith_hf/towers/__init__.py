@@ -1,0 +1,1 @@
+"""Model families, loading, and tensors on disk."""
