@@ -27,7 +27,7 @@ from sith_hf import world
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.demo import zeroshot
-from sith_hf.demo.embedded import embedded_checkpoint
+from sith_hf.world.embedded import embedded_checkpoint
 from sith_hf.editor import SithEditor
 from sith_hf.edits.build import make_spec
 from sith_hf.gains.drift import drift_of, drift_shares, residual_bound

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate, normalize
 
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.demo.embedded import embedded_checkpoint
+from sith_hf.world.embedded import embedded_checkpoint
 from sith_hf.editor import SithEditor
 from sith_hf.evaluation.plan import Data
 from sith_hf.images.mean import estimated_mean, mean_of_images

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from common import options, ratio, show, started, surroundings
 
-from sith_hf.demo.embedded import embedded_checkpoint
+from sith_hf.world.embedded import embedded_checkpoint
 
 COMMAND = ["-m", "sith_hf", "decompose", embedded_checkpoint(), "--json", "-o"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -19,13 +19,10 @@ from sith_hf.cards import card as cards
 from sith_hf.cards import facts as card_facts
 from sith_hf.cards.markdown import TOKEN
 from sith_hf.checkpoint.write import BASE_CARD, SITH, other_files
-from sith_hf.concepts.dictionary import LAYOUT as DICTIONARY
-from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.concepts.dictionary import DICTIONARY_LAYOUT, ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
-from sith_hf.decomposition.decomposition import LAYOUT as DECOMPOSITION
-from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.edits.spec import LAYOUT as SPEC
-from sith_hf.edits.spec import EditSpec
+from sith_hf.decomposition.decomposition import DECOMPOSITION_LAYOUT, Decomposition
+from sith_hf.edits.spec import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import ArtifactError, InputError, OutputError
 from sith_hf.files import artifact as artifacts
 from sith_hf.hub.download import is_repo_id
@@ -43,10 +40,10 @@ TEXT = frozenset({".md", ".txt", ".yaml", ".yml", ".json", ".toml", ".cfg", ".in
 
 # A file by which a repository is known, and what it then holds.
 KINDS: Mapping[str, str] = {
-    f"{SITH}/{SPEC.filename}": "an edited checkpoint",
-    SPEC.filename: "an edit spec",
-    DECOMPOSITION.filename: "a decomposition",
-    DICTIONARY.filename: "a dictionary",
+    f"{SITH}/{EDIT_SPEC_LAYOUT.filename}": "an edited checkpoint",
+    EDIT_SPEC_LAYOUT.filename: "an edit spec",
+    DECOMPOSITION_LAYOUT.filename: "a decomposition",
+    DICTIONARY_LAYOUT.filename: "a dictionary",
 }
 
 
@@ -107,7 +104,7 @@ def push_edited(
 
     stale = ("*.safetensors", "*.safetensors.index.json", f"{SITH}/*")
     marks = tuple((spec.edited_sha256 or {}).values())
-    parcel = Parcel(files, card, stale, _clash(f"{SITH}/{SPEC.filename}"), marks)
+    parcel = Parcel(files, card, stale, _clash(f"{SITH}/{EDIT_SPEC_LAYOUT.filename}"), marks)
     return push(parcel, repo_id, default_message="Upload an edited checkpoint with sith-hf", options=options)
 
 
@@ -120,16 +117,16 @@ def push_artifact(item: object, repo_id: str, **options: Unpack[PushOptions]) ->
         match item:
             case EditSpec():
                 spec = _public_spec(item, _public_base(item.base).name)
-                layout, card = SPEC, lambda name: cards.spec_card(spec, repo_id=name)
-                files = {SPEC.filename: spec.save_pretrained(work)}
+                layout, card = EDIT_SPEC_LAYOUT, lambda name: cards.spec_card(spec, repo_id=name)
+                files = {EDIT_SPEC_LAYOUT.filename: spec.save_pretrained(work)}
             case Decomposition():
                 found = replace(item, base=_public_base(item.base), settings=_public(dict(item.settings)))
-                layout, card = DECOMPOSITION, lambda name: cards.decomposition_card(found, repo_id=name)
+                layout, card = DECOMPOSITION_LAYOUT, lambda name: cards.decomposition_card(found, repo_id=name)
                 found.save_pretrained(work)
                 files = _with_table(work, layout, found.to_dataset())
             case ConceptDictionary():
                 words = replace(item, encoder=_public({"encoder": item.encoder})["encoder"])
-                layout, card = DICTIONARY, lambda name: cards.dictionary_card(words, repo_id=name)
+                layout, card = DICTIONARY_LAYOUT, lambda name: cards.dictionary_card(words, repo_id=name)
                 words.save_pretrained(work)
                 files = _with_table(work, layout, words.to_dataset())
             case _:
@@ -166,7 +163,7 @@ def edited_files(folder: Path) -> dict[str, Path | bytes]:
         # The short cards in sith/ say less than the card that is sent, and name local folders.
         if path.is_file() and path.name != CARD:
             name = path.relative_to(folder).as_posix()
-            files[name] = _public_file(path) if path.name == SPEC.filename else path
+            files[name] = _public_file(path) if path.name == EDIT_SPEC_LAYOUT.filename else path
     readme = files.pop(CARD, None)
     if isinstance(readme, Path) and BASE_CARD not in files and not is_ours(_text(readme)):
         files[BASE_CARD] = readme
@@ -197,7 +194,7 @@ def base_id(base: BaseRef, folder: Path) -> str | None:
     """
     if card_facts.hub_base(base) is not None:
         return base.name
-    if (folder / SITH / "base" / SPEC.filename).is_file():
+    if (folder / SITH / "base" / EDIT_SPEC_LAYOUT.filename).is_file():
         return None
     try:
         name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
@@ -218,7 +215,7 @@ def base_metadata(folder: Path) -> dict[str, Any] | None:
 
 def _edit_of(folder: Path) -> EditSpec:
     """The edit in a folder, after a look at the weights. Raises InputError."""
-    path = folder / SITH / SPEC.filename
+    path = folder / SITH / EDIT_SPEC_LAYOUT.filename
     try:
         found = path.is_file()
     except OSError as error:
@@ -236,7 +233,7 @@ def _edit_of(folder: Path) -> EditSpec:
 def _public_file(path: Path) -> bytes:
     """A saved edit spec as it may be published, with its own provenance; the same bytes where it names no path."""
     try:
-        tensors, data = artifacts.read_artifact(path, SPEC)
+        tensors, data = artifacts.read_artifact(path, EDIT_SPEC_LAYOUT)
         base = BaseRef.from_json(data["base"])
     except ArtifactError as error:
         raise InputError(f"{error}; nothing was sent") from None
@@ -247,7 +244,7 @@ def _public_file(path: Path) -> bytes:
     if public == data:
         return path.read_bytes()
     with scratch_folder() as scratch:
-        return artifacts.write_artifact(scratch, SPEC, tensors, public).read_bytes()
+        return artifacts.write_artifact(scratch, EDIT_SPEC_LAYOUT, tensors, public).read_bytes()
 
 
 def _public_spec(spec: EditSpec, base_name: str) -> EditSpec:

@@ -15,7 +15,7 @@ from sith_hf.cards.markdown import render
 from sith_hf.cards.snippets import executed_parts
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.edits.spec import LAYOUT, EditSpec
+from sith_hf.edits.spec import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.files import artifact as artifacts
 
@@ -72,8 +72,8 @@ def model_card(
     pinned = card_facts.hub_base(spec.base)
     base_id = pinned or (None if base_id is None else _checked(base_id))
     architecture, _ = card_facts.config_of(folder)
-    path = folder / "sith" / LAYOUT.filename
-    recorded, (_, data) = EditSpec.from_pretrained(path), artifacts.read_artifact(path, LAYOUT)
+    path = folder / "sith" / EDIT_SPEC_LAYOUT.filename
+    recorded, (_, data) = EditSpec.from_pretrained(path), artifacts.read_artifact(path, EDIT_SPEC_LAYOUT)
     if recorded != spec:
         raise InputError(f"{folder} holds another edit than the card is to describe; save the checkpoint again")
     measured = {part: card_facts.results(evaluation, part) for part in ("results", "collateral")}
@@ -91,7 +91,7 @@ def model_card(
         texts=card_facts.card_texts(recipe),
         after=recorded.edited_sha256 or {},
         versions=data["libraries"],
-        edited_before=(folder / "sith" / "base" / LAYOUT.filename).is_file(),
+        edited_before=(folder / "sith" / "base" / EDIT_SPEC_LAYOUT.filename).is_file(),
     )
     metadata = ModelCardData(
         **card_facts.inherited(base_card),

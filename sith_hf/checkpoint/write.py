@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sith_hf.cards.card import edited_card
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
-from sith_hf.edits.spec import LAYOUT, EditSpec
+from sith_hf.edits.spec import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import BaseMismatch, HubError, InputError
 from sith_hf.files.atomic import new_folder
 from sith_hf.hub.download import OTHER_WEIGHTS, fetch_snapshot, is_repo_id
@@ -67,8 +67,8 @@ def history(folder: Path) -> tuple[EditSpec, ...]:
         ArtifactError: a record is damaged.
     """
     found, place = [], folder / SITH
-    while (place / LAYOUT.filename).is_file():
-        found.append(EditSpec.from_pretrained(place / LAYOUT.filename))
+    while (place / EDIT_SPEC_LAYOUT.filename).is_file():
+        found.append(EditSpec.from_pretrained(place / EDIT_SPEC_LAYOUT.filename))
         place = place / "base"
     return tuple(found)
 
@@ -169,7 +169,7 @@ def _earlier_spec(checkpoint: Checkpoint, spec: EditSpec, restored: Mapping[str,
     tampered with, and the earlier edit could not be reverted.
     """
     path = checkpoint.folder / SITH / "base"
-    if not (path / LAYOUT.filename).is_file():
+    if not (path / EDIT_SPEC_LAYOUT.filename).is_file():
         return None
     earlier = EditSpec.from_pretrained(path)
     known = dict(earlier.edited_sha256 or {})

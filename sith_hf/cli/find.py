@@ -59,9 +59,9 @@ def _embedding(folder: str, decomposition: Decomposition, concept: str) -> Tenso
     """From the dictionary beside the decomposition, where no explanation has the concept."""
     from pathlib import Path
 
-    from sith_hf.concepts.dictionary import LAYOUT, ConceptDictionary
+    from sith_hf.concepts.dictionary import DICTIONARY_LAYOUT, ConceptDictionary
 
-    if decomposition.has(concept) or not (Path(folder) / LAYOUT.filename).is_file():
+    if decomposition.has(concept) or not (Path(folder) / DICTIONARY_LAYOUT.filename).is_file():
         return None
     dictionary = ConceptDictionary.from_pretrained(folder)
     same = dictionary.sha256 == decomposition.settings.get("dictionary_sha256")

@@ -27,15 +27,14 @@ def show(artifact: str, layers: tuple[int, ...] | None, heads: tuple[int, ...] |
     from pathlib import Path
 
     from sith_hf.core.tables import table
-    from sith_hf.decomposition.decomposition import LAYOUT, Decomposition
+    from sith_hf.decomposition.decomposition import DECOMPOSITION_LAYOUT, Decomposition
     from sith_hf.decomposition.explanation import explanation_rows
-    from sith_hf.edits.spec import LAYOUT as SPEC
-    from sith_hf.edits.spec import EditSpec
+    from sith_hf.edits.spec import EDIT_SPEC_LAYOUT, EditSpec
     from sith_hf.errors import ArtifactError
 
     folder = Path(artifact)
-    specs = folder / SPEC.filename, folder / "sith" / SPEC.filename
-    if not os.path.isfile(folder / LAYOUT.filename) and any(os.path.isfile(path) for path in specs):
+    specs = folder / EDIT_SPEC_LAYOUT.filename, folder / "sith" / EDIT_SPEC_LAYOUT.filename
+    if not os.path.isfile(folder / DECOMPOSITION_LAYOUT.filename) and any(os.path.isfile(path) for path in specs):
         show_spec(EditSpec.from_pretrained(folder), as_json)
         return
     try:

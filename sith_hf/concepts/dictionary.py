@@ -34,7 +34,7 @@ IN_MEMORY = 2**28
 ROUNDED = {torch.float32: 1e-3, torch.float16: 1e-3, torch.bfloat16: 5e-3}
 """How far the length of an embedding that is stored in a dtype may be from one."""
 
-LAYOUT = Layout(
+DICTIONARY_LAYOUT = Layout(
     format="sith-hf/dictionary",
     version=1,
     filename="dictionary.safetensors",
@@ -155,7 +155,7 @@ class ConceptDictionary(Pushable):
     @classmethod
     def builtin(cls, *, template: str | None = None) -> ConceptDictionary:
         """Our own list of more than 2,000 everyday visual concepts, with categories."""
-        source = (files("sith_hf") / "builtin_concepts.yaml").read_text(encoding="utf-8")
+        source = (files("sith_hf.concepts") / "builtin.yaml").read_text(encoding="utf-8")
         pairs = [(text, name) for name, texts in yaml.safe_load(source).items() for text in texts]
         return cls.from_texts([text for text, _ in pairs], categories=[name for _, name in pairs], template=template)
 
@@ -282,7 +282,7 @@ class ConceptDictionary(Pushable):
         Raises:
             ArtifactError: the file is missing, damaged or not ours; embeddings that are not finite or of unit length.
         """
-        path = artifacts.find_artifact(name_or_path, LAYOUT, revision, token)
+        path = artifacts.find_artifact(name_or_path, DICTIONARY_LAYOUT, revision, token)
         dtype = stored_dtype(path, "embeddings") or torch.float32
         if in_memory is None:
             in_memory = path.stat().st_size <= IN_MEMORY
@@ -320,7 +320,7 @@ class ConceptDictionary(Pushable):
 
 
 def _layout(dtype: torch.dtype) -> Layout:
-    return replace(LAYOUT, tensors={**LAYOUT.tensors, "embeddings": (dtype, "M P")})
+    return replace(DICTIONARY_LAYOUT, tensors={**DICTIONARY_LAYOUT.tensors, "embeddings": (dtype, "M P")})
 
 
 def _look_through(embeddings: Atoms, tolerance: float, path: Path) -> None:

@@ -26,7 +26,7 @@ from sith_hf.towers.clip import LAYER_PARTS, tensor_key
 # Centred text embeddings of unrelated concepts have a cosine around 0, of synonyms well above this.
 NEAR = 0.6
 
-LAYOUT = Layout(
+DECOMPOSITION_LAYOUT = Layout(
     format="sith-hf/decomposition",
     version=1,
     filename="decomposition.safetensors",
@@ -260,7 +260,7 @@ class Decomposition(Pushable):
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``decomposition.safetensors`` into ``folder``. Raises OutputError."""
-        tensors = {name: getattr(self, name) for name in LAYOUT.tensors if hasattr(self, name) and name != "layers"}
+        tensors = {name: getattr(self, name) for name in DECOMPOSITION_LAYOUT.tensors if hasattr(self, name) and name != "layers"}
         tensors |= {"layers": torch.tensor(self.layers)} | artifacts.text_tensors(self.texts)
         data = {
             "base": self.base.to_json(),
@@ -268,17 +268,17 @@ class Decomposition(Pushable):
             "poles": list(self.poles),
             "libraries": artifacts.library_versions(),
         }
-        return artifacts.write_artifact(folder, LAYOUT, tensors, data)
+        return artifacts.write_artifact(folder, DECOMPOSITION_LAYOUT, tensors, data)
 
     @classmethod
     def from_pretrained(
         cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None
     ) -> Decomposition:
         """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository. Raises ArtifactError."""
-        path = artifacts.find_artifact(name_or_path, LAYOUT, revision, token)
-        tensors, data = artifacts.read_artifact(path, LAYOUT)
+        path = artifacts.find_artifact(name_or_path, DECOMPOSITION_LAYOUT, revision, token)
+        tensors, data = artifacts.read_artifact(path, DECOMPOSITION_LAYOUT)
         texts, poles = artifacts.texts_of(tensors, path), tuple(data["poles"])
-        fields = {name: tensors[name] for name in LAYOUT.tensors if not name.startswith("text_") and name != "layers"}
+        fields = {name: tensors[name] for name in DECOMPOSITION_LAYOUT.tensors if not name.startswith("text_") and name != "layers"}
         layers = tuple(tensors["layers"].tolist())
         _check(path, layers, poles, texts, fields)
         try:

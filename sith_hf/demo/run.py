@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 
 from sith_hf import world
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.demo.embedded import embedded_checkpoint
 from sith_hf.editor import SithEditor
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError
@@ -28,6 +27,7 @@ from sith_hf.recipe import Recipe
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.inputs import decompose_with
 from sith_hf.world.data import FIRST_SEED
+from sith_hf.world.embedded import embedded_checkpoint
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from sith_hf.files.artifact import Layout
 from sith_hf.hub.mixin import Pushable
 from sith_hf.towers.clip import tensor_key
 
-LAYOUT = Layout(
+EDIT_SPEC_LAYOUT = Layout(
     format="sith-hf/edit-spec",
     version=1,
     filename="edit_spec.safetensors",
@@ -99,7 +99,7 @@ class EditSpec(Pushable):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EditSpec):
             return NotImplemented
-        same = all(torch.equal(getattr(self, name), getattr(other, name)) for name in LAYOUT.tensors)
+        same = all(torch.equal(getattr(self, name), getattr(other, name)) for name in EDIT_SPEC_LAYOUT.tensors)
         return same and self.reverts == other.reverts and self.base.sha256 == other.base.sha256
 
     __hash__ = None  # type: ignore[assignment]
@@ -181,7 +181,7 @@ class EditSpec(Pushable):
         others = 2 - other.gain[rest] if mixed else other.gain[rest]
         merged = {
             name: torch.cat([getattr(self, name), getattr(other, name)[rest]])
-            for name in LAYOUT.tensors
+            for name in EDIT_SPEC_LAYOUT.tensors
             if name != "gain"
         }
         origin = None
@@ -204,7 +204,7 @@ class EditSpec(Pushable):
             InputError: a strength that is not a finite number.
         """
         amount = finite_number(strength, "a strength")
-        fields = {name: getattr(self, name) for name in LAYOUT.tensors}
+        fields = {name: getattr(self, name) for name in EDIT_SPEC_LAYOUT.tensors}
         # Not 1 + strength * (gain - 1), whose rounding would change gains at strength 1.
         fields["gain"] = torch.lerp(torch.ones_like(self.gain), self.gain, amount)
         return build_spec(
@@ -249,7 +249,7 @@ class EditSpec(Pushable):
             "edited_sha256": dict(self.edited_sha256 or {}),
             "libraries": artifacts.library_versions(),
         }
-        return artifacts.write_artifact(folder, LAYOUT, {n: getattr(self, n) for n in LAYOUT.tensors}, data)
+        return artifacts.write_artifact(folder, EDIT_SPEC_LAYOUT, {n: getattr(self, n) for n in EDIT_SPEC_LAYOUT.tensors}, data)
 
     @classmethod
     def from_pretrained(
@@ -260,8 +260,8 @@ class EditSpec(Pushable):
         Raises:
             ArtifactError: missing, damaged or of another version.
         """
-        path = artifacts.find_artifact(name_or_path, LAYOUT, revision, token)
-        tensors, data = artifacts.read_artifact(path, LAYOUT)
+        path = artifacts.find_artifact(name_or_path, EDIT_SPEC_LAYOUT, revision, token)
+        tensors, data = artifacts.read_artifact(path, EDIT_SPEC_LAYOUT)
         labels = artifacts.json_texts(data["labels"], f"{path}: labels")
         artifacts.require(len(labels) == len(tensors["gain"]), path, "terms and labels differ in number")
         for name in ("layer", "head", "vector"):

@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.validation import finite_number, whole_number
+from sith_hf.decomposition.measure import measure
 from sith_hf.decomposition.svd import check_rank, factored_svd
 from sith_hf.errors import InputError
-from sith_hf.fidelity.measure import measure
 from sith_hf.fidelity.null import NULLS, adjusted, null_directions, null_fidelities, p_values
 from sith_hf.fidelity.table import WEIGHTS, FidelityTable, MethodQuality
 from sith_hf.pursuit.methods import METHODS

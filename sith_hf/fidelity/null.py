@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sith_hf.core.validation import whole_number
+from sith_hf.decomposition.measure import Quality, measure
 from sith_hf.errors import InputError
-from sith_hf.fidelity.measure import Quality, measure
 from sith_hf.pursuit.pursuit import Pursuit
 from sith_hf.towers.clip import VisionTower
 
@@ -71,7 +71,7 @@ def null_fidelities(
 ) -> Quality:
     """Fidelity and coherence of random directions, explained as the singular vectors are.
 
-    Arguments as for :func:`sith_hf.fidelity.measure.measure`; ``directions`` are those of :func:`null_directions`.
+    Arguments as for :func:`sith_hf.decomposition.measure.measure`; ``directions`` are those of :func:`null_directions`.
     """
     return measure(tower, atoms, directions, pursuit, image_mean, progress)
 

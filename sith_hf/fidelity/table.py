@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.fidelity.measure import Quality
+from sith_hf.decomposition.measure import Quality
 from sith_hf.pursuit.pursuit import Pursuit
 
 WEIGHTS = ("equal", "energy")

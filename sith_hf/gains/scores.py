@@ -20,7 +20,7 @@ from sith_hf.gains.score_csv import Sheet, explanations_sha256, read_sheet, shee
 
 LEAST, MOST = 1.0, 5.0
 
-LAYOUT = Layout(
+SCORES_LAYOUT = Layout(
     format="sith-hf/scores",
     version=1,
     filename="scores.safetensors",
@@ -112,7 +112,7 @@ class Scores:
             "libraries": artifacts.library_versions(),
         }
         tensors = {"layers": torch.tensor(self.layers), "score": torch.nan_to_num(self.value, nan=0.0)}
-        return artifacts.write_artifact(folder, LAYOUT, tensors, data)
+        return artifacts.write_artifact(folder, SCORES_LAYOUT, tensors, data)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None) -> Scores:
@@ -121,8 +121,8 @@ class Scores:
         Raises:
             ArtifactError: missing, damaged or of another version.
         """
-        path = artifacts.find_artifact(name_or_path, LAYOUT, revision, token)
-        tensors, data = artifacts.read_artifact(path, LAYOUT)
+        path = artifacts.find_artifact(name_or_path, SCORES_LAYOUT, revision, token)
+        tensors, data = artifacts.read_artifact(path, SCORES_LAYOUT)
         score, poles = tensors["score"], tuple(data["poles"])
         artifacts.require(poles in [("+", "-"), ("+",)], path, "the poles are neither + nor + and -")
         artifacts.require(score.shape[3] == len(poles), path, "the scores do not fit the poles")

@@ -35,7 +35,7 @@ class EmbeddingJudge:
     Calibration, on the last two layers of the embedded checkpoint with the words of its world as dictionary. There
     it is known which word is a background, and what a vector reacts to can be seen in pictures whose object, colour,
     background, size and peril are independent. The topic is named by the eight backgrounds without their synonyms.
-    ``python -m pytest tests/test_judges_calibration.py -s`` repeats it and prints these figures:
+    ``python -m pytest tests/judges/test_calibration.py -s`` repeats it and prints these figures:
 
     - words: a score of at least 3 and "at least half of the weight lies on backgrounds" agree on all 512 poles;
     - pictures: 71 of 256 vectors react mainly to the background (it explains more than half of the variance that the

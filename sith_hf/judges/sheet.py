@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.errors import InputError
-from sith_hf.gains.scores import LAYOUT, Scores
+from sith_hf.gains.scores import SCORES_LAYOUT, Scores
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class SheetJudge:
         """
         path = Path(self.path)
         try:
-            path = path / LAYOUT.filename if path.is_dir() else path
+            path = path / SCORES_LAYOUT.filename if path.is_dir() else path
             if not path.is_file():
                 raise InputError(f"{path}: no such file; give a CSV sheet or the safetensors file of scores")
             if self.sha256 is not None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.demo.embedded import embedded_checkpoint
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.evaluation.plan import Data, Task
@@ -18,6 +17,7 @@ from sith_hf.files.resumable import Work
 from sith_hf.pursuit.pursuit import Pursuit
 from sith_hf.recipe.model import Base, Dictionary, Recipe
 from sith_hf.towers.image_mean import read_image_mean
+from sith_hf.world.embedded import embedded_checkpoint
 
 EMBEDDED = "embedded"
 

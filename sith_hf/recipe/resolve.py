@@ -13,7 +13,7 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.evaluation.plan import Task
-from sith_hf.gains.scores import LAYOUT
+from sith_hf.gains.scores import SCORES_LAYOUT
 from sith_hf.judges.settings import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
 from sith_hf.recipe.choose import Chosen
 from sith_hf.recipe.inputs import base_sha256, file_sha256, placed, with_data, with_place
@@ -120,7 +120,7 @@ def _seen(task: Task, data: Mapping[str, str | None] | None) -> Task:
 def _pinned(judge: JudgeSettings, name: str, chosen: Chosen, work: Path) -> JudgeSettings:
     if isinstance(judge, EmbeddingJudgeSettings):
         return judge
-    path = f"scores/{name}/{LAYOUT.filename}"
+    path = f"scores/{name}/{SCORES_LAYOUT.filename}"
     return SheetJudgeSettings(by="file", path=path, topic=chosen.scores[name].topic, sha256=file_sha256(work / path))
 
 

@@ -17,7 +17,7 @@ from sith_hf.files import artifact as artifacts
 from sith_hf.files.artifact import Layout
 from sith_hf.towers.clip import VisionTower
 
-LAYOUT = Layout(
+IMAGE_MEAN_LAYOUT = Layout(
     format="sith-hf/image-mean",
     version=1,
     filename="image_mean.safetensors",
@@ -58,15 +58,15 @@ class ImageMean:
             "images_sha256": self.images_sha256,
             "libraries": artifacts.library_versions(),
         }
-        return artifacts.write_artifact(folder, LAYOUT, {"image_mean": self.image_mean.double()}, data)
+        return artifacts.write_artifact(folder, IMAGE_MEAN_LAYOUT, {"image_mean": self.image_mean.double()}, data)
 
     @classmethod
     def from_pretrained(
         cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None
     ) -> ImageMean:
         """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository. Raises ArtifactError."""
-        path = artifacts.find_artifact(name_or_path, LAYOUT, revision, token)
-        tensors, data = artifacts.read_artifact(path, LAYOUT)
+        path = artifacts.find_artifact(name_or_path, IMAGE_MEAN_LAYOUT, revision, token)
+        tensors, data = artifacts.read_artifact(path, IMAGE_MEAN_LAYOUT)
         mean = tensors["image_mean"]
         some = data["count"] > 0 or "estimate" in data["source"]
         artifacts.require(some and float(mean.norm()) < 1, path, "it is no mean of unit vectors")
@@ -88,7 +88,7 @@ class ImageMean:
 def image_mean_file(path: str | Path) -> Path:
     """The file itself, for ``path`` a file or the folder that one is in."""
     path = Path(path)
-    return path / LAYOUT.filename if path.is_dir() else path
+    return path / IMAGE_MEAN_LAYOUT.filename if path.is_dir() else path
 
 
 def read_image_mean(path: str | Path, tower: VisionTower | None = None) -> Tensor:
@@ -105,7 +105,7 @@ def read_image_mean(path: str | Path, tower: VisionTower | None = None) -> Tenso
     try:
         file = image_mean_file(path)
         with safe_open(file, framework="pt") as opened:
-            ours = (opened.metadata() or {}).get("format") == LAYOUT.format
+            ours = (opened.metadata() or {}).get("format") == IMAGE_MEAN_LAYOUT.format
             found: Tensor | None = None if ours else opened.get_tensor("image_mean")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path}: expected a safetensors file with a tensor named image_mean ({error})") from None

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from sith_hf.checkpoint.write import revert, save_edited
 from tests.compat.older import outputs, read
-from tests.raw import random_spec, read_raw, weight_files
-from tests.tiny import clip_model, projected_vision_model, vision_model
+from tests.support.raw import random_spec, read_raw, weight_files
+from tests.support.tiny import clip_model, projected_vision_model, vision_model
 
 CLOSE, FAR = 1e-5, 1e-3
 OLDER = Path(__file__).with_name("older.py")

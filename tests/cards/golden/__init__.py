@@ -1,0 +1,186 @@
+"""The cards that tests compare byte for byte, and what they are made of; ``python -m tests.cards.golden`` writes them anew.
+
+Every number in here is a short sum of powers of two, so that no machine rounds it differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from sith_hf.cards import card as cards
+from sith_hf.cards import snippets as card_code
+from sith_hf.checkpoint.write import save_edited
+from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.core.fingerprint import BaseRef, tensor_sha256
+from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.decomposition.explanation import Explanation
+from sith_hf.edits.provenance import Origin
+from sith_hf.edits.spec import EditSpec, build_spec
+from sith_hf.files import artifact as artifacts
+from tests.support.raw import out_proj, torch_tensors
+from tests.support.tiny import clip_model, vision_model
+
+HERE = Path(__file__).parent
+VERSIONS = {"sith-hf": "0.0", "torch": "0.0", "transformers": "0.0"}
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+WORDS = ("sea", "road", "a red door", "運動", "café", "night sky")
+SETTINGS = {
+    "fold": True,
+    "centre": True,
+    "image_mean": False,
+    "method": "comp",
+    "sparsity": 5,
+    "coherence_weight": 0.25,
+    "dictionary_size": 6,
+    "dictionary_sha256": "d" * 64,
+    "encoder": "me/clip",
+    "encoder_sha256": "e" * 64,
+    "template": None,
+}
+RECIPE = "title: Less sea\nedits:\n  - concepts: [sea]  # and what is near it\n    gain: 0.0\n"
+EVALUATION: dict[str, Any] = {
+    "results": [
+        {"dataset": "me/boats", "metric": "worst group accuracy", "base": 0.5, "edited": 0.75, "split": "test"},
+        {"dataset": "me/boats", "metric": "accuracy", "base": 0.875, "edited": 0.9375, "samples": 1000},
+    ],
+    "collateral": [{"dataset": "Pets, zero-shot", "metric": "accuracy", "base": 0.75, "edited": 0.734375}],
+}
+BASE_CARD = {"license": "mit", "language": "en", "tags": ["vision"]}
+FEW = ((0, 1, 2, 0.0), (2, 0, 1, -1.0), (2, 3, 0, 3.0), (2, 3, 5, 0.5))
+MANY = tuple((layer, head, vector, 0.5) for layer in (1, 2) for head in range(4) for vector in range(3))
+
+
+def save_base(folder: Path, *, vision_only: bool = False) -> Path:
+    """A tiny checkpoint whose weights are the same on every machine."""
+    model = vision_model() if vision_only else clip_model()
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            steps = torch.arange(parameter.numel()) * (2 * number + 3) * 79 % 257 - 128
+            parameter.copy_((steps / 512).reshape(parameter.shape))
+    model.save_pretrained(folder)
+    return folder
+
+
+def make_spec(
+    folder: Path,
+    terms: Sequence[tuple[int, int, int, float]] = FEW,
+    *,
+    words: Sequence[str] = WORDS,
+    origin: bool = True,
+    base: BaseRef | None = None,
+    reason: str = "sea: share 0.75",
+    settings: Mapping[str, Any] = SETTINGS,
+) -> EditSpec:
+    """An edit of a checkpoint, by simple directions, explained by ``words`` in turn."""
+    tensors, count = torch_tensors(folder), len(terms)
+    keys = [key for layer in sorted({term[0] for term in terms}) for key in out_proj(layer)]
+    columns = torch.tensor([term[:3] for term in terms], dtype=torch.int64).T.contiguous()
+    sha256 = {key: tensor_sha256(tensors[key]) for key in keys}
+    given = base or BaseRef(str(folder), None, {})
+    return build_spec(
+        layer=columns[0],
+        head=columns[1],
+        vector=columns[2],
+        gain=torch.tensor([term[3] for term in terms], dtype=torch.float64),
+        write=torch.eye(32)[:count],
+        row=(torch.arange(count * 8) % 5 - 2).reshape(count, 8) / 4,
+        constant=(torch.arange(count) + 1) / 8,
+        labels=[f"+ {words[i % len(words)]} | - {words[(i + 1) % len(words)]}" for i in range(count)],
+        base=BaseRef(given.name, given.revision, sha256),
+        settings={"fold": True, "centre": True},
+        origin=Origin(
+            tuple(tuple(explained(*term[:3], pole, words, i) for pole in "+-") for i, term in enumerate(terms)),
+            tuple([reason] * count),
+            settings,
+        )
+        if origin
+        else None,
+    )
+
+
+def explained(layer: int, head: int, vector: int, pole: str, words: Sequence[str], start: int) -> Explanation:
+    """An explanation of two concepts."""
+    first = start + (pole == "-") * 2
+    concepts = ((words[first % len(words)], 0.75), (words[(first + 1) % len(words)], 0.25))
+    return Explanation(layer, head, vector, pole, concepts, 2.0, 0.25, 0.5, 0.75, 0.5)
+
+
+def make_decomposition(words: Sequence[str] = WORDS, name: str = "me/clip") -> Decomposition:
+    """One layer of two heads with two vectors each, over ``words``."""
+    directions = torch.eye(4).reshape(1, 2, 2, 4)
+    poles = torch.ones(1, 2, 2, 2)
+    return Decomposition(
+        layers=(11,),
+        singular_values=torch.tensor([[[2.0, 1.0], [4.0, 2.0]]]),
+        energy=torch.tensor([[8.0, 32.0]]),
+        write=directions,
+        read=directions,
+        concept=torch.arange(16).reshape(1, 2, 2, 2, 2) % len(words),
+        weight=torch.tensor([0.75, 0.25]).expand(1, 2, 2, 2, 2).contiguous(),
+        fidelity=poles / 2,
+        coherence=poles / 4,
+        ceiling=torch.full((1, 2, 2), 0.75),
+        texts=tuple(words),
+        embeddings=torch.eye(len(words)),
+        dictionary_mean=torch.full((len(words),), 0.125),
+        image_mean=torch.zeros(len(words)),
+        poles=("+", "-"),
+        base=BaseRef(name, REVISION, {"visual_projection.weight": "a" * 64}),
+        settings=SETTINGS,
+    )
+
+
+def make_dictionary(words: Sequence[str] = WORDS, encoder: str = "me/clip") -> ConceptDictionary:
+    """``words`` as a dictionary that claims to be encoded."""
+    return ConceptDictionary(
+        tuple(words), tuple(f"kind {i % 2}" for i in range(len(words))), None, torch.eye(len(words)), encoder, "e" * 64
+    )
+
+
+def write_golden(folder: Path, work: Path) -> None:
+    """Write every golden file into ``folder``.
+
+    Args:
+        folder: where to.
+        work: an empty folder for checkpoints.
+    """
+    with patch.object(artifacts, "library_versions", return_value=VERSIONS):
+        base = save_base(work / "tiny-clip")
+        spec = make_spec(base)
+        save_edited(base, spec, work / "edited")
+        write(folder / "local_base.md", cards.model_card(work / "edited", spec, repo_id="me/less-sea"))
+        (folder / "edit_map.png").write_bytes(cards.picture(work / "edited", spec))
+
+        tower = save_base(work / "tower", vision_only=True)
+        pinned = make_spec(tower, MANY, base=BaseRef("nobody/clip-on-the-hub", REVISION, {}))
+        save_edited(tower, pinned, work / "edited-tower")
+        # The code of the first card was run in earnest; a second run would show nothing new.
+        with patch.object(card_code, "run_parts", pretended):
+            full = cards.model_card(
+                work / "edited-tower",
+                pinned,
+                repo_id="me/less-sea-tower",
+                base_card=BASE_CARD,
+                evaluation=EVALUATION,
+                recipe=RECIPE,
+            )
+        write(folder / "hub_base.md", full)
+        write(folder / "edit_spec.md", cards.spec_card(pinned, repo_id="me/less-sea-spec"))
+        write(folder / "no_origin.md", cards.spec_card(make_spec(base, origin=False).inverse(), repo_id="me/more-sea"))
+        write(folder / "decomposition.md", cards.decomposition_card(make_decomposition(), repo_id="me/heads"))
+        write(folder / "dictionary.md", cards.dictionary_card(make_dictionary(), repo_id="me/words"))
+
+
+def pretended(parts: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """In place of :func:`sith_hf.cards.snippets.run_parts`, which takes seconds."""
+    return {name: f"what {name} printed" for name in parts}, ""
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text with the same bytes on every system."""
+    path.write_bytes(text.encode("utf-8"))

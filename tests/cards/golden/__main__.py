@@ -1,0 +1,11 @@
+"""``python -m tests.cards.golden``: write the golden files anew. Look at what git says has changed."""
+
+import tempfile
+from pathlib import Path
+
+import tests.conftest  # noqa: F401  - offline, and nobody's own cache
+from tests.cards.golden import HERE, write_golden
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as work:
+        write_golden(HERE, Path(work))

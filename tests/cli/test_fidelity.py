@@ -1,0 +1,191 @@
+"""The commands ``fidelity`` and ``import-reference``: tables, files, and one clear line for what cannot be used."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from sith_hf.cli.fidelity import fidelity
+from sith_hf.cli.import_reference import import_reference
+from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.editor import SithEditor
+from sith_hf.errors import InputError, MissingExtra, OutputError
+from sith_hf.pursuit.pursuit import Pursuit
+from tests.support import tiny
+
+WORDS = (
+    "sea",
+    "ocean",
+    "beach",
+    "forest",
+    "road",
+    "bird",
+    "boat",
+    "red",
+    "blue",
+    "night",
+    "\x1b[31mred\x1b[0m",
+    "snow",
+)
+SMALL = ("--layers", "-1", "--rank", "2", "--sparsities", "2,4", "--methods", "comp,omp", "--draws", "19")
+NAME = "layer-{}_right_foldln_words_comp-0.3_sparsity-3.pt"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    tiny.save_clip(folder / "clip")
+    tiny.save_clip(folder / "other", seed=1)
+    (folder / "concepts.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    (folder / "backwards.txt").write_text("\n".join(WORDS[::-1]) + "\n", encoding="utf-8")
+    editor = SithEditor.from_pretrained(folder / "clip")
+    made = editor.decompose(ConceptDictionary.from_texts(WORDS), poles="+", pursuit=Pursuit(sparsity=3))
+    number = torch.tensor([WORDS.index(text) for text in made.texts])
+    for at in range(3):
+        torch.save(
+            {"scores": made.weight[at, :, :, 0], "indices": number[made.concept[at, :, :, 0]]}, folder / NAME.format(at)
+        )
+    made.save_pretrained(folder / "made")
+    return folder
+
+
+def run(command: click.Command, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(item) for item in arguments])
+
+
+def measured(work, *arguments: object) -> Result:
+    return run(fidelity, work / "clip", "--concepts", work / "concepts.txt", *arguments)
+
+
+class TestFidelity:
+    def test_the_table(self, work):
+        ran = measured(work, *SMALL)
+        assert ran.exit_code == 0, ran.output
+        for word in ("fidelity", "coherence", "comp 0.1", "comp 0.5", "omp", "19 random directions", "0.05"):
+            assert word in ran.stdout
+        assert "explaining" in ran.stderr
+        assert "explaining" not in ran.stdout
+
+    def test_json_holds_nothing_else(self, work):
+        ran = measured(work, *SMALL, "--json")
+        data = json.loads(ran.stdout)
+        assert (data["layers"], data["heads"], data["vectors"], data["draws"]) == ([2], 4, 2, 19)
+        assert len(data["results"]) == 8
+        assert data == json.loads(measured(work, *SMALL, "--json").stdout)
+        assert data != json.loads(measured(work, *SMALL, "--seed", "1", "--json").stdout)
+
+    @pytest.mark.parametrize(("null", "draws"), [("head", 19), ("none", 0)])
+    def test_other_nulls(self, work, null, draws):
+        ran = measured(work, *SMALL, "--null", null)
+        assert ran.exit_code == 0, ran.output
+        assert ("random directions" in ran.stdout) == (null == "head")
+        assert json.loads(measured(work, *SMALL, "--null", null, "--json").stdout)["draws"] == draws
+
+    def test_every_vector_as_csv(self, work, tmp_path):
+        ran = measured(work, *SMALL, "-o", tmp_path / "vectors.csv")
+        assert ran.exit_code == 0, ran.output
+        with (tmp_path / "vectors.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 8 * 4 * 2 * 2
+        assert all(1 / 20 - 1e-9 <= float(row["p"]) <= float(row["q"]) + 1e-9 <= 1 + 1e-8 for row in rows)
+
+    def test_the_plot_repeats(self, work, tmp_path):
+        pytest.importorskip("matplotlib")
+        for name in ("a.png", "b.png"):
+            assert measured(work, *SMALL, "--plot", tmp_path / name).exit_code == 0
+        one, two = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
+        assert one == two
+        assert one.startswith(b"\x89PNG")
+        measured(work, *SMALL, "--seed", "1", "--plot", tmp_path / "c.png")
+        assert (tmp_path / "c.png").read_bytes() != one
+
+    def test_matplotlib_is_asked_for_before_the_work(self, work, tmp_path, monkeypatch):
+        for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+            monkeypatch.setitem(sys.modules, name, None)
+        ran = measured(work, *SMALL, "--plot", tmp_path / "a.png")
+        assert isinstance(ran.exception, MissingExtra)
+        assert "explaining" not in ran.stderr
+
+    @pytest.mark.parametrize(
+        ("options", "complaint"),
+        [
+            (("--sparsities", "5,50"), "this one has 12"),
+            (("--sparsities", "0"), "sparsity"),
+            (("--methods", "magic"), "unknown method"),
+            (("--coherence-weights", "nan", "--sparsities", "2"), "coherence_weight"),
+            (("--layers", "9", "--sparsities", "2"), "layer 9"),
+            (("--draws", "0", "--sparsities", "2"), "draws"),
+            (("--level", "2", "--sparsities", "2"), "level"),
+            (("-o", "table.txt"), ".csv"),
+            (("--plot", "plot.jpg"), ".png"),
+        ],
+    )
+    def test_what_cannot_be_used_is_refused(self, work, options, complaint):
+        ran = measured(work, *options)
+        assert isinstance(ran.exception, InputError), ran.output
+        assert complaint in str(ran.exception)
+        assert ran.stdout == ""
+
+    @pytest.mark.parametrize("options", [("--coherence-weights", "a,b"), ("--sparsities", "5;6"), ("--null", "x")])
+    def test_what_is_no_list_is_refused(self, work, options):
+        ran = measured(work, *options)
+        assert ran.exit_code == 2
+        assert ran.stdout == ""
+
+    def test_a_table_that_cannot_be_written(self, work, tmp_path):
+        (tmp_path / "file").write_text("")
+        ran = measured(work, *SMALL, "-o", tmp_path / "file" / "vectors.csv")
+        assert isinstance(ran.exception, OutputError)
+
+
+class TestImportReference:
+    def test_it_gives_our_artifact(self, work, tmp_path):
+        files = [work / NAME.format(layer) for layer in (2, 0)]
+        ran = run(import_reference, *files, work / "clip", "--concepts", work / "concepts.txt", "-o", tmp_path / "d")
+        assert ran.exit_code == 0, ran.output
+        found, ours = Decomposition.from_pretrained(tmp_path / "d"), Decomposition.from_pretrained(work / "made")
+        assert found.layers == (0, 2)
+        for layer in found.layers:
+            for mine, theirs in zip(ours.theme(layer, 1, 8), found.theme(layer, 1, 8), strict=True):
+                assert mine.concepts == theirs.concepts
+        assert ConceptDictionary.from_pretrained(tmp_path / "d").sha256 == found.settings["dictionary_sha256"]
+        assert "mean fidelity" in ran.stdout
+        assert "100% of vectors agree" in ran.stdout
+        assert "Warning" not in ran.stderr
+
+    def test_json(self, work, tmp_path):
+        arguments = (work / NAME.format(1), work / "clip", "--concepts", work / "concepts.txt")
+        ran = run(import_reference, *arguments, "-o", tmp_path / "d", "--json")
+        data = json.loads(ran.stdout)
+        assert (data["layers"], data["heads"], data["vectors"]) == ([1], 4, 8)
+        assert data["fits"][0]["difference"] < 1e-4
+
+    @pytest.mark.parametrize(("model", "concepts"), [("other", "concepts.txt"), ("clip", "backwards.txt")])
+    def test_what_does_not_fit_is_refused_unless_told(self, work, tmp_path, model, concepts):
+        arguments = (work / NAME.format(1), work / model, "--concepts", work / concepts, "-o", tmp_path / "d")
+        ran = run(import_reference, *arguments)
+        assert isinstance(ran.exception, InputError)
+        assert "does not fit" in str(ran.exception)
+        assert not (tmp_path / "d").exists()
+        told = run(import_reference, *arguments, "--no-check")
+        assert told.exit_code == 0, told.output
+        assert "Warning" in told.stderr
+        assert (tmp_path / "d" / "decomposition.safetensors").is_file()
+
+    def test_a_bad_file_is_told_before_the_model_is_fetched(self, work, tmp_path):
+        (tmp_path / NAME.format(1)).write_bytes(b"no archive")
+        arguments = (tmp_path / NAME.format(1), "nobody/nothing", "--concepts", work / "concepts.txt")
+        ran = run(import_reference, *arguments, "-o", tmp_path / "d")
+        assert isinstance(ran.exception, InputError)
+        assert "zip archive" in str(ran.exception)
+
+    def test_files_and_model_are_both_needed(self, work, tmp_path):
+        ran = run(import_reference, work / "clip", "--concepts", work / "concepts.txt", "-o", tmp_path / "d")
+        assert ran.exit_code == 2

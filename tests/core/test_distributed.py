@@ -1,0 +1,238 @@
+"""Two processes do one job: they share it, end in the bytes of one, and end together when one of them fails."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+import torch
+
+from sith_hf.cli import main
+from sith_hf.core import distributed as processes
+from sith_hf.core.distributed import ALONE, Processes, join, launched
+from sith_hf.decomposition import decompose
+from sith_hf.errors import InputError
+from sith_hf.files.resumable import Work
+from sith_hf.towers import text_encoder as encoding
+from tests.support import evaluating, tiny
+from tests.support.made import WORDS, tiny_concepts, tiny_editor
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
+
+
+def free_port() -> int:
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return int(asked.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def launched_run(tmp_path_factory):
+    """The same command by torchrun in two processes, and by itself."""
+    folder = tmp_path_factory.mktemp("launched")
+    tiny.save_clip(folder / "clip")
+    (folder / "concepts.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    command = ["decompose", "clip", "--concepts", "concepts.txt", "--json", "-o"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sith_hf"]
+    two = subprocess.run(
+        [sys.executable, *torchrun, *command, "two"], cwd=folder, env=environment(), capture_output=True, text=True
+    )
+    out, arguments, home, threads = io.StringIO(), sys.argv, Path.cwd(), torch.get_num_threads()
+    sys.argv = ["sith-hf", *command, "one"]
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    try:
+        with redirect_stdout(out), redirect_stderr(io.StringIO()), pytest.raises(SystemExit) as stopped:
+            main()
+    finally:
+        sys.argv = arguments
+        os.chdir(home)
+        torch.set_num_threads(threads)
+    assert not stopped.value.code
+    return folder, two, json.loads(out.getvalue())
+
+
+def test_torchrun_gives_the_bytes_of_one_process(launched_run):
+    folder, two, one = launched_run
+    assert two.returncode == 0, two.stderr
+    # One answer, whole, and one bar: the other process prints nothing.
+    assert (json.loads(two.stdout)["processes"], one["processes"]) == (2, 1)
+    assert two.stderr.count("Loading weights: 100%") <= 1
+    for file in ("decomposition.safetensors", "dictionary.safetensors"):
+        assert (folder / "two" / file).read_bytes() == (folder / "one" / file).read_bytes()
+    assert {path.name for path in folder.iterdir()} == {"clip", "concepts.txt", "one", "two"}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """What two processes found that share what tests/support/sharing.py does; how they ended, and what they printed."""
+    folder = tmp_path_factory.mktemp("shared")
+    tiny.save_clip(folder / "clip")
+    rows = evaluating.dataset([*range(0, 250, 5), None, b"no picture"])
+    rows.save_to_disk(folder / "pictures")
+    (folder / "shards").mkdir()
+    for index in range(4):
+        rows.shard(4, index).to_parquet(folder / "shards" / f"{index}.parquet")
+    port = str(free_port())
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.support.sharing", str(folder)],
+            cwd=ROOT,
+            env=environment(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate() for process in started]
+    found = []
+    for rank in range(2):
+        path = folder / f"found-{rank}.json"
+        assert path.is_file(), said[rank][1]
+        found.append(json.loads(path.read_text()))
+    return folder, found, [process.returncode for process in started], said
+
+
+def test_there_are_two_of_them(shared):
+    _, found, _, _ = shared
+    for one in found:
+        assert one["number"] == 2
+        assert one["joined again"]
+        assert one["together"] == [0, 10]
+        assert one["on main"] == "from 0"
+        assert one["after that"] == [0, 1]
+
+
+def test_an_error_in_one_is_an_error_in_all(shared):
+    _, found, _, _ = shared
+    for one in found:
+        assert one["ours"] == one["on main only"] == ["InputError", "a bad thing"]
+        assert "lasso" in one["extra"][1]
+    main, other = found
+    assert main["unexpected"][0] == "RuntimeError"
+    assert main["unexpected"][1].endswith("Cut: a bug")
+    assert other["unexpected"] == ["Cut", "a bug"]
+
+
+def test_they_share_the_work_and_one_alone_gives_the_same(shared):
+    _, found, _, _ = shared
+    first, second = (set(one["shares"]) for one in found)
+    assert first
+    assert second
+    assert not first & second
+    for one in found:
+        assert one["encodes alike"]
+
+
+@pytest.mark.parametrize("kind", ["table", "stream", "shards"])
+def test_they_find_the_same_mean_as_one(shared, kind):
+    _, found, _, _ = shared
+    for one in found:
+        same, count, skipped, images = one[kind]
+        assert same
+        assert images
+        assert count == 50
+        assert sum(skipped.values()) == 2
+
+
+def test_a_refusal_is_one_message_and_exit_code_2(shared):
+    folder, found, _, said = shared
+    assert [one["code"] for one in found] == [2, 2]
+    (_, loud), (out, quiet) = said
+    assert loud.count("Error: ") == 1
+    assert "layer 9" in loud
+    assert (out, quiet) == ("", "")
+    assert not (folder / "none").exists()
+    assert not (folder / "none.work").exists()
+
+
+def test_a_full_disk_ends_all(shared):
+    folder, found, _, _ = shared
+    for one in found:
+        assert one["full disk"][0] == "OutputError"
+        assert "No space left" in one["full disk"][1]
+    assert not (folder / "full").exists()
+    assert list((folder / "full.work").rglob("*.part"))
+
+
+def test_a_process_that_dies_ends_the_others_and_its_work_goes_on(shared, monkeypatch):
+    folder, found, codes, _ = shared
+    assert codes == [0, -signal.SIGKILL]
+    assert found[0]["killed"][0] == "SithError"
+    assert "another of the 2 processes" in found[0]["killed"][1]
+    assert "killed" not in found[1]
+    assert not (folder / "killed").exists()
+    kept = sorted((folder / "killed.work").rglob("*.part"))
+    assert kept
+
+    monkeypatch.setattr(encoding, "BATCH_TOKENS", 60)
+    monkeypatch.setattr(decompose, "ROWS", 32)
+    editor, concepts, made = tiny_editor(folder), tiny_concepts(), []
+    real = decompose.factored_svd
+    monkeypatch.setattr(decompose, "factored_svd", lambda *factors: made.append(1) or real(*factors))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with Work.beside(folder / "killed") as work:
+            editor.decompose(concepts, work=work).save_pretrained(folder / "killed")
+        assert 0 < len(made) < 6
+        editor.decompose(concepts).save_pretrained(folder / "alone")
+    finally:
+        torch.set_num_threads(threads)
+    assert len(made) > 6  # the control: alone it makes all
+    one, other = (folder / name / "decomposition.safetensors" for name in ("killed", "alone"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_alone_nothing_is_imported_and_errors_are_what_they_are(monkeypatch):
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert join() is ALONE
+    assert ALONE.main
+    assert ALONE.together(lambda: 3) == [3]
+    with pytest.raises(ZeroDivisionError):
+        ALONE.on_main(lambda: 1 // 0)
+    script = "import sys; from sith_hf.core.distributed import join; join(); print('accelerate' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
+
+
+@pytest.mark.parametrize(("said", "number"), [("2", 2), ("1", 1), ("0", 1), ("", 1), ("many", 1)])
+def test_what_launchers_say(monkeypatch, said, number):
+    monkeypatch.setenv("WORLD_SIZE", said)
+    assert launched() == number
+
+
+def test_fewer_processes_than_were_started_are_refused(monkeypatch):
+    """What accelerate takes for one process would have each of two write the same files."""
+    import accelerate
+
+    class Lonely:
+        num_processes, process_index, is_main_process = 1, 0, True
+
+        def __init__(self, **options):
+            pass
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(accelerate, "PartialState", Lonely)
+    with pytest.raises(InputError, match="started 2 processes"):
+        join()
+    monkeypatch.setattr(Lonely, "num_processes", 2)
+    monkeypatch.setattr(processes, "_leave_together", lambda main: None)
+    assert join() == Processes(2, 0)  # the control

@@ -1,0 +1,195 @@
+"""Sweeps measure every spec once, and charts are drawn whole, off screen, the same bytes again."""
+
+import builtins
+import io
+import math
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from sith_hf.edits.build import make_spec
+from sith_hf.edits.spec import EditSpec
+from sith_hf.errors import InputError, MissingExtra, OutputError
+from sith_hf.evaluation.charts import Series, line_chart, worst_against_average
+from sith_hf.evaluation.sweep import Point, Sweep, strengths, sweep, thresholds
+from sith_hf.gains.baselines import with_baselines
+from sith_hf.gains.gains import Gains
+from tests.support.made import tiny_concepts, tiny_editor
+
+EDIT = Gains({(0, 0, 0): 0.0, (2, 3, 5): 0.5})
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory):
+    editor = tiny_editor(tmp_path_factory.mktemp("editor"))
+    editor.decompose(tiny_concepts())
+    return editor
+
+
+@pytest.fixture(scope="module")
+def specs(editor):
+    return with_baselines(editor.tower, editor.decomposition, EDIT, seeds=(0,))
+
+
+def measured(asked):
+    """Figures that tell what was asked: the sum of gains, and how many terms."""
+    return {n: (0.0, 1.0) if s is None else (float(s.gain.sum()) / 100, len(s) / 100) for n, s in asked.items()}
+
+
+@pytest.fixture(scope="module")
+def result(specs):
+    return sweep(strengths(specs, (0, 0.5, 1.0, 2)), measured)
+
+
+def test_every_contender_at_every_strength(specs, result):
+    assert result.contenders == ("edited", "random 0", "whole heads")
+    assert result.base == (0.0, 1.0)
+    for name, spec in specs.items():
+        points = result.of(name)
+        assert [p.setting for p in points] == [0, 0.5, 1, 2]
+        assert points[0] == Point(name, 0, 0, *result.base)
+        for point in points[1:]:
+            assert point.vectors == len(spec)
+            assert point.worst == pytest.approx(float((spec * point.setting).gain.sum()) / 100)
+    assert result.best("edited").worst == max(p.worst for p in result.of("edited"))
+    with pytest.raises(InputError, match="not in this sweep"):
+        result.of("nobody")
+
+
+def test_equal_specs_are_measured_once(specs):
+    asked = []
+
+    def count(wanted):
+        asked.append(dict(wanted))
+        return measured(wanted)
+
+    sweep(strengths({**specs, "again": specs["edited"]}, (0, 1.0)), count)
+    assert len(asked) == 1
+    assert sorted(asked[0]) == ["base", "edited at 1.0", "random 0 at 1.0", "whole heads at 1.0"]
+    assert asked[0]["base"] is None
+
+
+def test_thresholds_may_choose_nothing(editor):
+    def make(threshold):
+        gains = Gains({key: gain for key, gain in EDIT.gain.items() if gain >= threshold})
+        spec = make_spec(editor.tower, editor.decomposition, gains)
+        return {"edited": spec} if threshold > 0.9 else {"edited": spec, "other": spec * 0.5}
+
+    made = thresholds(make, (0.0, 0.4, 0.95))
+    assert list(made) == [("edited", 0.0), ("edited", 0.4), ("edited", 0.95), ("other", 0.0), ("other", 0.4)]
+    assert [0 if spec is None else len(spec) for spec in made.values()] == [2, 1, 0, 2, 1]
+    assert isinstance(made["edited", 0.0], EditSpec)
+    found = sweep(made, measured, over="threshold")
+    assert (found.over, found.of("edited")[2].worst) == ("threshold", found.base[0])
+
+
+def test_what_does_not_fit_is_refused(specs):
+    for use in (
+        lambda: strengths(specs, ()),
+        lambda: strengths(specs, (1, 1.0)),
+        lambda: strengths(specs, (math.nan,)),
+        lambda: sweep({}, measured),
+        lambda: sweep({("base", 1.0): specs["edited"]}, measured),
+        lambda: sweep(strengths(specs, (1.0,)), lambda asked: {"base": (0.0, 0.0)}),
+        lambda: sweep(strengths(specs, (1.0,)), lambda asked: dict.fromkeys(asked, (math.nan, 0.0))),
+    ):
+        with pytest.raises(InputError):
+            use()
+
+
+def test_a_sweep_travels_as_data(result):
+    assert Sweep.from_json(result.to_json()) == result
+    for damaged in ({}, None, [], {**result.to_json(), "points": [{}]}, {**result.to_json(), "base": 3}):
+        with pytest.raises(InputError, match="not a sweep"):
+            Sweep.from_json(damaged)
+    text = result.table()
+    assert all(name in text for name in (*result.contenders, "base", "strength"))
+
+
+# ---------------------------------------------------------------- charts
+
+
+def test_a_chart_is_a_picture_and_repeats(result, tmp_path):
+    one, two = (worst_against_average(result, tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
+    assert one == two
+    image = Image.open(io.BytesIO(one))
+    assert image.format == "PNG"
+    assert min(image.size) > 400
+    assert "Software" not in image.info
+    other = Sweep(result.over, result.base, result.points[:-1])
+    assert worst_against_average(other, tmp_path / "c.png").read_bytes() != one  # the control
+
+
+def test_hostile_names_are_drawn_as_they_are(tmp_path):
+    series = [Series(name, [1, 2], [1, 2]) for name in ("$\\frac{", "_hidden", "a\x1b[31m\nb", "x" * 500)]
+    path = line_chart(series, tmp_path / "a.png", title="$\\undefined$", x_label="%s", y_label="_", mark=(1, 1, "$"))
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bands_gaps_notes_and_a_logarithmic_axis(tmp_path):
+    lines = [
+        Series(
+            "COMP", [5, 10, 20], [0.5, math.nan, 0.7], low=[0.4, 0.5, 0.6], high=[0.6, 0.7, 0.8], notes=["a", "b", "c"]
+        )
+    ]
+    plain = line_chart(
+        [Series("COMP", [5, 10, 20], [0.5, 0.6, 0.7])], tmp_path / "p.png", title="t", x_label="K", y_label="f"
+    )
+    banded = line_chart(lines, tmp_path / "b.png", title="t", x_label="K", y_label="f", x_log=True)
+    assert plain.read_bytes() != banded.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        [],
+        [Series("a", [1, 2], [1])],
+        [Series("a", [1], [1], low=[1])],
+        [Series("a", [1], [1], low=[1, 2], high=[1, 2])],
+        [Series("a", [1], [1], notes=["x", "y"])],
+    ],
+)
+def test_lines_that_do_not_fit_are_refused(series, tmp_path):
+    with pytest.raises(InputError):
+        line_chart(series, tmp_path / "a.png", title="", x_label="", y_label="")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib_the_extra_is_named(result, tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.split(".")[0] == "matplotlib":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(MissingExtra, match=r"sith-hf\[plot\]"):
+        worst_against_average(result, tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_chart_that_cannot_be_written_leaves_nothing(result, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError):
+        worst_against_average(result, tmp_path / "file" / "a.png")
+
+
+def test_matplotlib_is_imported_late_and_pyplot_and_settings_are_left_alone(tmp_path):
+    code = """
+import sys
+from sith_hf.evaluation.charts import Series, line_chart
+assert "matplotlib" not in sys.modules
+import matplotlib
+matplotlib.rcParams["lines.linewidth"] = 9.0
+before = matplotlib.rcParams.copy()
+line_chart([Series("a", [1, 2], [1, 2])], sys.argv[1] + "/a.png", title="t", x_label="x", y_label="y")
+assert matplotlib.rcParams.copy() == before
+assert "matplotlib.pyplot" not in sys.modules
+matplotlib.rcdefaults()
+line_chart([Series("a", [1, 2], [1, 2])], sys.argv[1] + "/b.png", title="t", x_label="x", y_label="y")
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -1,0 +1,424 @@
+"""A job that was interrupted goes on where it stopped, ends in the same bytes, and takes nothing of another job."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sith_hf.decomposition import decompose
+from sith_hf.errors import InputError, OutputError, TryAgain
+from sith_hf.files import artifact as artifacts
+from sith_hf.files import resumable as work
+from sith_hf.files.resumable import FACTS, LOCK, SUFFIX, Work
+from sith_hf.towers import text_encoder as encoding
+from tests.support.made import tiny_concepts, tiny_editor
+
+NAMES = ["a", "b", "c"]
+FACTS_GIVEN = {"weights": "w", "layers": [1, 2]}
+
+
+class Stop(Exception):
+    """The run ends here."""
+
+
+def make(log: list[str], stop_at: str | None = None):
+    """What makes parts, and tells which."""
+
+    def one(name):
+        if name == stop_at:
+            raise Stop
+        log.append(name)
+        return {"number": torch.tensor(NAMES.index(name)), "none": torch.zeros(0, 3)}
+
+    return one
+
+
+def interrupted(output: Path, facts=FACTS_GIVEN, stop_at="c") -> list[str]:
+    """A run that stops at a part, and the parts that it made."""
+    log: list[str] = []
+    with pytest.raises(Stop), Work.beside(output) as kept:
+        list(kept.parts("job", facts, NAMES, make(log, stop_at)))
+    return log
+
+
+def part_file(output: Path, name: str) -> Path:
+    return output.with_name(f"{output.name}.work") / "job" / f"{name}{SUFFIX}"
+
+
+def resumed(output: Path, facts=FACTS_GIVEN) -> list[str]:
+    """A run to the end, and the parts that it made anew."""
+    log: list[str] = []
+    with Work.beside(output) as kept:
+        found = dict(kept.parts("job", facts, NAMES, make(log)))
+    assert {name: int(part["number"]) for name, part in found.items()} == {"a": 0, "b": 1, "c": 2}
+    assert all(part["none"].shape == (0, 3) for part in found.values())
+    assert not list(output.parent.glob("*.work"))
+    return log
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """What came of jobs that were killed; see tests/support/killing.py."""
+    folder = tmp_path_factory.mktemp("killed")
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.support.killing", str(folder), "7"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+@pytest.mark.parametrize("job", ["decompose", "table", "stream"])
+def test_killed_anywhere_it_repeats_one_part_at_most_and_ends_in_the_same_bytes(killed, job):
+    size, *stories = killed[job]
+    assert size["parts"] > 8
+    assert sum(story["kills"] for story in stories) >= len(stories)
+    for story in stories:
+        assert story["same"]
+        assert story["left"] == []
+        assert story["late"] or story["repeated"] <= story["kills"]
+    # The control: who began anew after each kill would repeat about half of the parts each time.
+    assert sum(story["repeated"] for story in stories) < sum(story["kills"] for story in stories) * size["parts"] / 4
+
+
+def test_parts_are_made_once(tmp_path):
+    assert interrupted(tmp_path / "out") == ["a", "b"]
+    assert resumed(tmp_path / "out") == ["c"]
+    assert resumed(tmp_path / "out") == NAMES  # the control: nothing is kept of a run that ended well
+
+
+def test_pieces_are_made_once(tmp_path):
+    def pieces(log, stop_at=None):
+        def rest(found):
+            for name in NAMES:
+                if name not in found:
+                    yield name, make(log, stop_at)(name)
+
+        return rest
+
+    log: list[str] = []
+    with pytest.raises(Stop), Work.beside(tmp_path / "out") as kept:
+        list(kept.pieces("job", {}, pieces(log, "b")))
+    with Work.beside(tmp_path / "out") as kept:
+        found = dict(kept.pieces("job", {}, pieces(log)))
+    assert log == NAMES
+    assert [int(found[name]["number"]) for name in NAMES] == [0, 1, 2]
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log: list[str] = []
+    assert len(list(Work().parts("job", {}, NAMES, make(log)))) == 3
+    assert log == NAMES
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "empty", "swapped", "folder"])
+def test_a_damaged_part_is_made_again(tmp_path, damage):
+    output = tmp_path / "out"
+    interrupted(output)
+    path = part_file(output, "a")
+    content = bytearray(path.read_bytes())
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+        path.rmdir()
+    elif damage == "swapped":
+        path.write_bytes(part_file(output, "b").read_bytes())
+    else:
+        content[-1] ^= 1
+        path.write_bytes({"cut": content[:-1], "bit": content, "empty": b""}[damage])
+    assert resumed(output) == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "named"),
+    [({**FACTS_GIVEN, "weights": "v"}, "weights"), ({**FACTS_GIVEN, "layers": [1]}, "layers"), ({}, "layers, weights")],
+)
+def test_parts_of_another_job_are_refused_and_stay(tmp_path, facts, named):
+    output = tmp_path / "out"
+    interrupted(output)
+    with pytest.raises(InputError, match=f"differs in {named}:"), Work.beside(output) as kept:
+        list(kept.parts("job", facts, NAMES, make([])))
+    assert resumed(output) == ["c"]
+
+
+def test_another_release_of_a_library_is_another_job(tmp_path, monkeypatch):
+    interrupted(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "library_versions", lambda: {"torch": "0"})
+        with pytest.raises(InputError, match="libraries"), Work.beside(tmp_path / "out") as kept:
+            list(kept.parts("job", FACTS_GIVEN, NAMES, make([])))
+    assert resumed(tmp_path / "out") == ["c"]
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_parts_of_an_input_that_cannot_be_used_go_unless_it_may_come_back(tmp_path, comes_back):
+    output = tmp_path / "out"
+
+    def refused():
+        with Work.beside(output, input_may_come_back=comes_back) as kept:
+            list(kept.parts("job", FACTS_GIVEN, NAMES, make([])))
+            raise InputError("no such thing")
+
+    with pytest.raises(InputError, match="no such thing"):
+        refused()
+    assert bool(list(tmp_path.iterdir())) == comes_back
+    assert resumed(output) == ([] if comes_back else NAMES)
+
+
+def test_another_number_of_threads_is_another_job(tmp_path, monkeypatch):
+    interrupted(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 97)
+        with pytest.raises(InputError, match="OMP_NUM_THREADS"), Work.beside(tmp_path / "out") as kept:
+            list(kept.parts("job", FACTS_GIVEN, NAMES, make([])))
+    assert resumed(tmp_path / "out") == ["c"]
+
+
+def test_without_a_finished_part_any_job_may_begin(tmp_path):
+    interrupted(tmp_path / "out", stop_at="a")
+    assert not list(tmp_path.iterdir())
+    assert resumed(tmp_path / "out", {"weights": "v"}) == NAMES
+
+
+def test_parts_of_another_job_whose_facts_are_lost_are_made_again(tmp_path):
+    output = tmp_path / "out"
+    interrupted(output)
+    (part_file(output, "a").parent / FACTS).write_bytes(b"{")
+    assert resumed(output, {"weights": "v"}) == NAMES
+
+
+def test_a_second_run_is_refused_and_the_first_goes_on(tmp_path):
+    output = tmp_path / "out"
+    with Work.beside(output) as kept:
+        list(kept.parts("job", FACTS_GIVEN, NAMES, make([])))
+        with pytest.raises(InputError, match="another run"), Work.beside(output):
+            pytest.fail("two runs at once")
+        assert part_file(output, "a").is_file()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_of_a_dead_process_is_no_obstacle(tmp_path):
+    output = tmp_path / "out"
+    interrupted(output)
+    lock = output.with_name("out.work") / LOCK
+    assert lock.is_file()
+    # The control: a live one is.
+    with lock.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another run"), Work.beside(output):
+            pytest.fail("two runs at once")
+    assert resumed(output) == ["c"]
+
+
+def test_a_lock_that_its_owner_takes_away_meanwhile_is_not_taken_for_held(tmp_path, monkeypatch):
+    """The first run ends between the second's opening of the file and its locking of it."""
+    real, tries = fcntl.flock, []
+
+    def flock(descriptor, how):
+        if not tries:
+            os.unlink(tmp_path / "out.work" / LOCK)
+        tries.append(descriptor)
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Work.beside(tmp_path / "out"):
+        assert (tmp_path / "out.work" / LOCK).is_file()
+    assert len(tries) == 2
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_is_told_once_and_costs_nothing_that_was_finished(tmp_path, monkeypatch, call):
+    output, real, count = tmp_path / "out", getattr(os, call), []
+
+    def full(*arguments):
+        count.append(1)
+        if len(count) > 3:  # the facts and two parts
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments)
+
+    log: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(OutputError, match=r"No space left.*kept in"), Work.beside(output) as kept:
+            list(kept.parts("job", FACTS_GIVEN, NAMES, make(log)))
+    assert log == NAMES
+    assert sorted(path.name for path in part_file(output, "a").parent.iterdir()) == sorted(
+        [FACTS, f"a{SUFFIX}", f"b{SUFFIX}"]
+    )
+    assert resumed(output) == ["c"]
+
+
+def test_what_is_not_ours_stays(tmp_path):
+    (tmp_path / "out.work").mkdir()
+    (tmp_path / "out.work" / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="something else"), Work.beside(tmp_path / "out"):
+        pytest.fail("somebody else's folder")
+    with Work.beside(tmp_path / "other"):
+        (tmp_path / "other.work" / "thesis.tex").write_text("mine")
+    assert [path.read_text() for path in tmp_path.glob("*/thesis.tex")] == ["mine", "mine"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300, "file/../new/\0"])
+def test_an_output_that_cannot_be_is_told_before_the_work(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="could not be written"), Work.beside(tmp_path / place):
+        pytest.fail("no place to write to")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_folders_that_were_made_go_again(tmp_path):
+    with pytest.raises(Stop), Work.beside(tmp_path / "a" / "b" / "out"):
+        raise Stop
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scene")
+    return tiny_editor(folder), tiny_editor(folder, seed=5), tiny_concepts()
+
+
+def explained(editor, concepts, output, **settings):
+    with Work.beside(output) as kept:
+        result = editor.decompose(concepts, work=kept, **settings)
+        result.save_pretrained(output)
+    return (output / "decomposition.safetensors").read_bytes()
+
+
+def test_cutting_the_work_changes_nothing_in_the_result(scene, tmp_path, monkeypatch):
+    """Not by a bit where it is cut alike, and not beyond rounding where it is cut otherwise."""
+    editor, _, concepts = scene
+    editor.decompose(concepts).save_pretrained(tmp_path / "whole")
+    whole = (tmp_path / "whole" / "decomposition.safetensors").read_bytes()
+    assert explained(editor, concepts, tmp_path / "kept") == whole
+    one = editor.decompose(concepts)
+    monkeypatch.setattr(decompose, "ROWS", 32)
+    monkeypatch.setattr(encoding, "BATCH_TOKENS", 60)
+    other = editor.decompose(concepts)
+    assert other.texts == one.texts
+    assert torch.equal(other.concept, one.concept)
+    for name in ("singular_values", "energy", "write", "read", "weight", "fidelity", "coherence", "ceiling"):
+        torch.testing.assert_close(getattr(other, name), getattr(one, name), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("weights", "weights"),
+        ("dictionary", "texts"),
+        ("sparsity", "sparsity"),
+        ("layers", "layers"),
+        ("mean", "image mean"),
+        ("poles", "poles"),
+    ],
+)
+def test_a_changed_input_of_decompose_is_refused(scene, tmp_path, monkeypatch, change, named):
+    from sith_hf.concepts.dictionary import ConceptDictionary
+    from sith_hf.pursuit.pursuit import Pursuit
+
+    editor, stranger, concepts = scene
+    monkeypatch.setattr(decompose, "ROWS", 32)
+    output = tmp_path / "out"
+    real = torch.linalg.svd
+
+    def stops(*arguments, **options):
+        if list((tmp_path / "out.work" / "decomposition").glob(f"*{SUFFIX}")):
+            raise Stop
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.linalg, "svd", stops)
+        with pytest.raises(Stop):
+            explained(editor, concepts, output)
+    settings = {
+        "sparsity": {"pursuit": Pursuit(sparsity=3)},
+        "layers": {"layers": [-1]},
+        "mean": {"image_mean": torch.full((24,), 0.1)},
+        "poles": {"poles": "+"},
+    }.get(change, {})
+    other = ConceptDictionary.from_texts([*concepts.texts, "one more"]) if change == "dictionary" else concepts
+    if change == "weights":
+        encoded = editor.encode(concepts)
+        with pytest.raises(InputError, match=f"differs in .*{named}"), Work.beside(output) as kept:
+            decompose.decompose(stranger.tower, encoded, work=kept)
+    else:
+        with pytest.raises(InputError, match=f"differs in .*{named}"):
+            explained(editor, other, output, **settings)
+    assert not output.exists()
+    editor.decompose(concepts).save_pretrained(tmp_path / "whole")
+    assert explained(editor, concepts, output) == (tmp_path / "whole" / "decomposition.safetensors").read_bytes()
+
+
+def test_embeddings_that_are_not_finite_are_not_kept(scene, tmp_path):
+    from tests.support.tiny import byte_tokenizer, clip_model
+
+    model = clip_model()
+    with torch.no_grad():
+        model.text_projection.weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match="not finite"), Work.beside(tmp_path / "out") as kept:
+        encoding.encode_texts(model, byte_tokenizer(tmp_path / "tokenizer"), ["a", "b"], work=kept)
+    assert not (tmp_path / "out.work").exists()
+
+
+def test_partial_files_of_a_killed_run_go(tmp_path):
+    output = tmp_path / "out"
+    interrupted(output)
+    (output.with_name("out.work") / "job" / ".a.part.abcdefgh.partial").write_bytes(b"half")
+    (output / ".sith-hf.abcdefgh.partial").mkdir(parents=True)
+    (output / ".sith-hf.abcdefgh.partial" / "decomposition.safetensors").write_bytes(b"half")
+    (output / "mine.partial").write_text("mine")
+    assert resumed(output) == ["c"]
+    assert [path.name for path in output.iterdir()] == ["mine.partial"]
+
+
+def test_artifacts_know_nothing_of_it(scene, tmp_path):
+    """What is in the work folder is swept up, not what stands beside it."""
+    editor, _, concepts = scene
+    (tmp_path / "out").mkdir()
+    artifacts.write_whole(tmp_path / "out" / "notes.txt", b"mine")
+    explained(editor, concepts, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"notes.txt", "decomposition.safetensors"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_is_not_ours_is_refused_and_kept(tmp_path):
+    foreign = tmp_path / "out.work"
+    (foreign / "sub").mkdir(parents=True)
+    (foreign / "lock").write_text("somebody's own")
+    (foreign / "sub" / "film.part").write_text("precious")
+    with pytest.raises(InputError, match="something else"), Work.beside(tmp_path / "out"):
+        pass
+    assert (foreign / "sub" / "film.part").read_text() == "precious"
+    assert (foreign / "lock").read_text() == "somebody's own"
+
+
+def test_a_file_in_the_place_of_the_work_folder_is_named(tmp_path):
+    (tmp_path / "out.work").write_text("mine")
+    with pytest.raises(InputError, match=r"out\.work .*is a file"), Work.beside(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out.work").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("error", "kept"), [(TryAgain("no memory"), True), (InputError("of no use"), False)])
+def test_what_may_pass_keeps_the_parts(tmp_path, error, kept):
+    def fail_after_a_part():
+        with Work.beside(tmp_path / "out") as ours:
+            assert len(list(ours.parts("job", {"a": 1}, ["one"], lambda name: {"x": torch.ones(1)}))) == 1
+            raise error
+
+    with pytest.raises(type(error)):
+        fail_after_a_part()
+    assert (tmp_path / "out.work").exists() == kept

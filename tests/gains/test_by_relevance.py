@@ -1,0 +1,140 @@
+"""Relevance is the formula by loops, on a task that leaves its class names out."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from sith_hf.errors import InputError
+from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, relevance, task_concepts
+from sith_hf.pursuit.pursuit import Pursuit
+from tests.support.made import WORDS, tiny_concepts, tiny_editor
+
+CLASSES = ["bird", "CAR", "boat"]
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory):
+    editor = tiny_editor(tmp_path_factory.mktemp("editor"))
+    editor.decompose(tiny_concepts())
+    return editor
+
+
+@pytest.fixture(scope="module")
+def dictionary(editor):
+    return editor.encode(tiny_concepts())
+
+
+@pytest.fixture(scope="module")
+def task(editor, dictionary):
+    return class_task(editor, dictionary, CLASSES, sparsity=5)
+
+
+def test_class_names_are_left_out_whatever_their_case(editor, dictionary, task):
+    assert not {t.casefold() for t in task.texts} & {"bird", "car", "boat"}
+    assert set(task.texts) <= set(dictionary.texts)
+    assert torch.equal(task.embeddings, torch.stack([dictionary.embedding_of(text) for text in task.texts]))
+    # The control: nothing is nearer to a class than itself.
+    assert {"bird", "car", "boat"} <= set(class_task(editor, dictionary, CLASSES, leave_out=(), sparsity=5).texts)
+
+
+def test_the_concepts_are_those_of_comp(dictionary, task):
+    left = [i for i, text in enumerate(dictionary.texts) if text not in ("bird", "car", "boat")]
+    wanted = set()
+    for name in ("bird", "car", "boat"):
+        query = normalize(dictionary.embedding_of(name).double() - dictionary.mean.double(), dim=-1).float()
+        code = Pursuit(sparsity=5, coherence_weight=0.3)(query[None], dictionary.atoms[left])
+        wanted |= {
+            dictionary.texts[left[i]] for i, w in zip(code.index[0].tolist(), code.weight[0], strict=True) if w > 0
+        }
+    assert set(task.texts) == wanted
+    assert len(task.texts) == len(set(task.texts))
+
+
+def test_a_class_that_no_explanation_has_is_encoded(editor, dictionary):
+    assert class_task(editor, dictionary, ["a striped lighthouse"], sparsity=3).texts
+
+
+def test_relevance_by_literal_loops(editor, task):
+    made = editor.decomposition
+    found = relevance(made, task.embeddings).numpy()
+    embeddings = made.embeddings.double().numpy()
+    rows = task.embeddings.double().numpy()
+    cosine = lambda a, b: a @ b / np.sqrt((a @ a) * (b @ b))  # noqa: E731
+    for at in np.ndindex(*found.shape):
+        total = 0.0
+        for k, c in zip(made.concept[at].tolist(), made.weight[at].tolist(), strict=True):
+            if k >= 0:
+                total += c * max(cosine(embeddings[k], row) for row in rows)
+        assert found[at] == pytest.approx(total, abs=1e-5)
+
+
+def test_relevance_does_not_depend_on_lengths_and_grows_with_the_task(editor, task):
+    made = editor.decomposition
+    some, all_of_them = relevance(made, task.embeddings[:2]), relevance(made, task.embeddings)
+    assert torch.allclose(relevance(made, 7 * task.embeddings), all_of_them, atol=1e-5)
+    assert bool((all_of_them >= some - 1e-6).all())
+    assert float((all_of_them - some).max()) > 1e-3  # the control
+
+
+@pytest.mark.parametrize(("floor", "ceiling", "offset"), [(0.8, None, 0.3), (0.5, 1.2, -0.2), (0.9, 0.9, 0.0)])
+def test_gains_are_relevance_and_offset_within_limits(floor, ceiling, offset, editor, task):
+    made = editor.decomposition
+    relevant = relevance(made, task.embeddings)
+    chosen = by_relevance(made, relevant, floor=floor, ceiling=ceiling, offset=offset)
+    assert len(chosen) == made.singular_values.numel()
+    for (layer, head, vector), gain in chosen.gain.items():
+        most = max(relevant[made.layers.index(layer), head, vector].tolist())
+        assert gain == pytest.approx(min(max(most + offset, floor), ceiling or math.inf), abs=1e-6)
+    assert set(chosen.reason) == set(chosen.gain)
+
+
+def test_a_vector_has_the_relevance_of_its_better_pole(editor, task):
+    made = editor.decomposition
+    relevant = relevance(made, task.embeddings)
+    assert by_relevance(made, relevant).gain == by_relevance(made, relevant.flip(-1)).gain
+    lower = relevant.clone()
+    lower[..., 0] = 0
+    assert by_relevance(made, lower, floor=0.0).gain != by_relevance(made, relevant, floor=0.0).gain
+
+
+def test_only_the_named_layers_and_heads_get_gains(editor, task):
+    made = editor.decomposition
+    chosen = by_relevance(made, relevance(made, task.embeddings), layers=[-1], heads=[0, 2])
+    assert {key[:2] for key in chosen.gain} == {(2, 0), (2, 2)}
+
+
+def test_a_level_offset_leaves_half_of_the_vectors_at_most_one(editor, task):
+    made = editor.decomposition
+    for scale in (0.1, 1.0, 10.0):
+        relevant = scale * relevance(made, task.embeddings)
+        chosen = by_relevance(made, relevant, floor=-100.0, offset=level_offset(made, relevant))
+        gains = sorted(chosen.gain.values())
+        assert gains[(len(gains) - 1) // 2] == pytest.approx(1)
+        assert gains[0] < 1 < gains[-1]
+
+
+def test_what_does_not_fit_is_refused(editor, dictionary, task):
+    made = editor.decomposition
+    relevant = relevance(made, task.embeddings)
+    for use in (
+        lambda: task_concepts(dictionary, torch.zeros(0, 24)),
+        lambda: task_concepts(dictionary, torch.ones(2, 23)),
+        lambda: task_concepts(dictionary, task.embeddings, leave_out=WORDS[3:]),
+        lambda: task_concepts(tiny_concepts(), task.embeddings),
+        lambda: class_task(editor, dictionary, []),
+        lambda: class_task(editor, dictionary, "bird"),
+        lambda: relevance(made, torch.zeros(0, 24)),
+        lambda: relevance(made, torch.ones(2, 23)),
+        lambda: by_relevance(made, relevant[..., 0]),
+        lambda: level_offset(made, relevant[..., 0]),
+        lambda: by_relevance(made, relevant * math.nan),
+        lambda: by_relevance(made, relevant, floor=math.nan),
+        lambda: by_relevance(made, relevant, floor=1.0, ceiling=0.9),
+        lambda: by_relevance(made, relevant, offset="0.3"),
+        lambda: by_relevance(made, relevant, layers=[7]),
+    ):
+        with pytest.raises(InputError):
+            use()

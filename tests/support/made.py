@@ -1,0 +1,24 @@
+"""Editors and dictionaries over the tiny models of :mod:`tests.support.tiny`, for tests of what is built upon them."""
+
+from pathlib import Path
+from typing import Any
+
+from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.editor import SithEditor
+from tests.support.tiny import byte_tokenizer, clip_model
+
+WORDS = (
+    "beach", "Ocean", "forest", "snow", "desert", "red", "blue", "a green door", "violin", "bird", "car", "boat",
+    "night sky", "seven", "wooden", "glass", "café", "zebra", "运动", "x-ray", "running", "stop sign", "fog", "bread",
+    "kitchen", "portrait", "striped", "moon", "ice cream", "umbrella", "quiet", "JUMP", "oak tree", "wheel", "eye",
+)  # fmt: skip
+
+
+def tiny_editor(folder: Path, seed: int = 0, **vision: Any) -> SithEditor:
+    """An editor of a random CLIPModel in memory, named ``tiny``; ``folder`` takes the tokenizer's files."""
+    return SithEditor.from_model(clip_model(seed, **vision), byte_tokenizer(folder / "tokenizer"), name="tiny")
+
+
+def tiny_concepts() -> ConceptDictionary:
+    """A dictionary of WORDS, not encoded."""
+    return ConceptDictionary.from_texts(WORDS)

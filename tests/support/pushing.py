@@ -1,0 +1,48 @@
+"""What the tests of pushing and pulling share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.hub_worker import Refused
+
+PUSH = "out = hub.push_edited(folder, repo, **options).to_json()"
+SENT = {
+    "README.md", "config.json", "model.safetensors", "sith/base_card.md", "sith/edit_map.png",
+    "sith/edit_spec.safetensors", "tokenizer.json", "tokenizer_config.json",
+}  # fmt: skip
+
+
+def refused(call):
+    """The message of the one error of ours that a call ends with."""
+    with pytest.raises(Refused) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert not caught.value.chained
+    assert message == message.strip()
+    assert "Traceback" not in message
+    return message
+
+
+def outcome(call):
+    """The message of the error that a call ended with, and the names of its classes; twice None for a good end."""
+    try:
+        call()
+    except Refused as error:
+        message = str(error)
+        # One sentence of ours, with no other error behind it.
+        if "\n" in message or error.chained:
+            raise
+        return message, error.kinds
+    return None, None
+
+
+def state(hub, repo, kind="model"):
+    """Everything that a repository is; None where there is none."""
+    found = hub.store.repos.get((kind, repo))
+    return None if found is None else (dict(found.branches), dict(found.tags), len(found.pulls), found.private)
+
+
+def writes(hub):
+    return [r for r in hub.requests if r.method != "GET" and r.method != "HEAD"]

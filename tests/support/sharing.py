@@ -1,0 +1,144 @@
+"""One of two processes of a run: started by test_processes.py, as a launcher starts them. Writes what it found."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sith_hf import cli
+from sith_hf.core.distributed import Processes, join, quiet_others
+from sith_hf.decomposition import decompose
+from sith_hf.errors import InputError, MissingExtra, SithError
+from sith_hf.evaluation.plan import Data
+from sith_hf.files.resumable import Work
+from sith_hf.images import mean as averaging
+from sith_hf.images.mean import mean_of_images
+from sith_hf.towers import text_encoder as encoding
+from tests.support import evaluating
+from tests.support.made import tiny_concepts, tiny_editor
+
+
+class Cut(Exception):
+    """An error that is none of ours."""
+
+
+def failing(processes: Processes, index: int, error: Exception) -> list[str]:
+    """What each process raises when one of them fails."""
+
+    def do() -> None:
+        if processes.index == index:
+            raise error
+
+    try:
+        processes.together(do)
+    except Exception as raised:
+        return [type(raised).__name__, str(raised).splitlines()[-1]]
+    return []
+
+
+def main() -> None:
+    """``python -m tests.support.sharing FOLDER``, under a launcher."""
+    folder = Path(sys.argv[1])
+    quiet_others()
+    processes = join()
+    found: dict[str, Any] = {"number": processes.number, "joined again": join() == processes}
+
+    def keep() -> None:
+        (folder / f"found-{processes.index}.json").write_text(json.dumps(found))
+
+    found["together"] = processes.together(lambda: processes.index * 10)
+    found["on main"] = processes.on_main(lambda: f"from {processes.index}")
+    found["ours"] = failing(processes, 1, InputError("a bad thing"))
+    found["extra"] = failing(processes, 1, MissingExtra("sklearn", "lasso"))
+    found["unexpected"] = failing(processes, 1, Cut("a bug"))
+    found["on main only"] = failing(processes, 0, InputError("a bad thing"))
+    found["after that"] = processes.together(lambda: processes.index)
+
+    torch.set_num_threads(1)
+    encoding.BATCH_TOKENS, decompose.ROWS, averaging.BATCHES = 60, 32, 2
+    editor, concepts = tiny_editor(folder / f"tokenizer-{processes.index}"), tiny_concepts()
+    made: list[str] = []
+    shared = Work(None, processes)
+    real = Work.parts
+
+    def counted(self: Work, job: str, facts: Any, names: Any, make: Callable[[str], Any]) -> Any:
+        def one(name: str) -> Any:
+            made.append(name)
+            return make(name)
+
+        return real(self, job, facts, names, one)
+
+    Work.parts = counted  # type: ignore[method-assign]
+    encoded = editor.encode(concepts, work=shared)
+    alone = editor.encode(concepts)
+    found["encodes alike"] = torch.equal(encoded.embeddings, alone.embeddings)
+    found["shares"] = made[: len(made) * 1 // 3]
+    for kind in ("table", "stream", "shards"):
+        data = Data(dataset=str(folder / ("shards" if kind == "shards" else "pictures")), streaming=kind != "table")
+        options: dict[str, Any] = {"processor": evaluating.processor(), "batch_size": 2}
+        many, one = (mean_of_images(editor, data, work=work, **options) for work in (shared, None))
+        found[kind] = [
+            torch.equal(many.image_mean, one.image_mean),
+            many.count,
+            dict(many.skipped),
+            many.images_sha256 == one.images_sha256,
+        ]
+
+    sys.argv = ["sith-hf", "decompose", str(folder / "clip"), "-o", str(folder / "none"), "--layers", "9"]
+    try:
+        cli.main()
+    except SystemExit as stopped:
+        found["code"] = stopped.code
+
+    fsync, count = os.fsync, [0]
+
+    def full(descriptor: int) -> None:
+        count[0] += 1
+        if count[0] > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    if processes.main:
+        os.fsync = full
+    found["full disk"] = _raised(lambda: _whole(editor, concepts, folder / "full", processes))
+    os.fsync = fsync
+    keep()
+
+    if not processes.main:
+        svd, calls = torch.linalg.svd, [0]
+
+        def deadly(*arguments: Any, **options: Any) -> Any:
+            calls[0] += 1
+            if calls[0] > 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return svd(*arguments, **options)
+
+        torch.linalg.svd = deadly
+    found["killed"] = _raised(lambda: _whole(editor, concepts, folder / "killed", processes))
+    keep()
+
+
+def _whole(editor: Any, concepts: Any, output: Path, processes: Processes) -> None:
+    with Work.beside(output, processes) as work:
+        result = editor.decompose(concepts, work=work)
+        processes.on_main(lambda: result.save_pretrained(output))
+
+
+def _raised(do: Callable[[], None]) -> list[str]:
+    try:
+        do()
+    except SithError as error:
+        return [type(error).__name__, str(error)]
+    return []
+
+
+if __name__ == "__main__":
+    main()
