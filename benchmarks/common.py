@@ -27,11 +27,11 @@ def options(description: str, *, repeats: int) -> argparse.ArgumentParser:
     return parser
 
 
-def interleaved(contenders: Mapping[str, Callable[[], object]], repeats: int, *, warm_up: bool = True) -> Times:
+def interleaved(variants: Mapping[str, Callable[[], object]], repeats: int, *, warm_up: bool = True) -> Times:
     """Seconds of each contender, in turn within every repeat, so that all see the same machine."""
-    times: Times = {name: [] for name in contenders}
+    times: Times = {name: [] for name in variants}
     for repeat in range(repeats + warm_up):
-        for name, call in contenders.items():
+        for name, call in variants.items():
             start = time.perf_counter()
             call()
             took = time.perf_counter() - start

@@ -27,12 +27,12 @@ from sith_hf import world
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.demo import zeroshot
-from sith_hf.world.embedded import embedded_checkpoint
 from sith_hf.editor import SithEditor
 from sith_hf.edits.build import make_spec
 from sith_hf.gains.drift import drift_of, drift_shares, residual_bound
 from sith_hf.gains.drift_budget import budgeted, topic_removed
 from sith_hf.gains.gains import Gains, by_concepts, share_of
+from sith_hf.world.embedded import embedded_checkpoint
 
 SIZES = (2, 4, 8, 16, 32, 64, 128)
 LIMITS = (0.01, 0.02, 0.05, 0.1, 0.2)

@@ -18,23 +18,21 @@ from torch.nn.functional import interpolate, normalize
 
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.world.embedded import embedded_checkpoint
 from sith_hf.editor import SithEditor
-from sith_hf.evaluation.plan import Data
+from sith_hf.images import Data
 from sith_hf.images.mean import estimated_mean, mean_of_images
-from sith_hf.images.variants import contenders
+from sith_hf.images.variants import model_variants
+from sith_hf.world.embedded import embedded_checkpoint
 from sith_hf.world.scenes import render, sample_training
 
 
 def true_means(editor: SithEditor, seed: int) -> dict[str, Tensor]:
     """Means of three worlds: that of training, one without habits, and groups of tied objects."""
-    (contender,) = contenders(editor, {"base": None})
+    (variant,) = model_variants(editor, {"base": None})
     pictures = render(sample_training(2000, seed), seed)
     with torch.inference_mode():
         rows = [
-            contender.embed(
-                contender.processor(images=list(pictures[i : i + 250]), return_tensors="pt")["pixel_values"]
-            )
+            variant.embed(variant.processor(images=list(pictures[i : i + 250]), return_tensors="pt")["pixel_values"])
             for i in range(0, len(pictures), 250)
         ]
     return {
@@ -72,7 +70,7 @@ def guesses(editor: SithEditor, concepts: ConceptDictionary, seed: int) -> dict[
         "class token, before the first layer": estimated_mean(editor).image_mean,
         "class token through MLPs, heads' constants": without_attention(False),
         "class token through MLPs, attending to itself": without_attention(True),
-        "post-norm's bias": tower.needed_projection().double() @ tower.post_norm_bias.double(),
+        "post-norm's bias": tower.require_projection().double() @ tower.post_norm_bias.double(),
         "mean position embedding": tower.to_joint(vision.embeddings.position_embedding.weight.mean(dim=0).double()),
         "a grey picture": seen(torch.zeros(1, 3, side, side)),
         "mean of noise": seen(noise),

@@ -42,7 +42,7 @@ from sith_hf.evaluation.charts import Series, line_chart
 from sith_hf.pursuit.nnls import nnls
 from sith_hf.pursuit.pursuit import Pursuit
 
-Contender = Callable[[Tensor, Tensor, int, float], Tensor | None]
+ModelVariant = Callable[[Tensor, Tensor, int, float], Tensor | None]
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def faiss_comp(x: Tensor, index: Any, atoms: Tensor, sparsity: int, coherence: f
     return chosen
 
 
-def with_faiss(atoms: Tensor, threads: int) -> Contender:
+def with_faiss(atoms: Tensor, threads: int) -> ModelVariant:
     import faiss
 
     faiss.omp_set_num_threads(threads)
@@ -121,7 +121,7 @@ def with_faiss(atoms: Tensor, threads: int) -> Contender:
     return lambda x, atoms, sparsity, coherence: faiss_comp(x, index, atoms, sparsity, coherence)
 
 
-def with_spams(atoms: Tensor, threads: int) -> Contender:
+def with_spams(atoms: Tensor, threads: int) -> ModelVariant:
     import numpy
     import spams
 
@@ -135,7 +135,7 @@ def with_spams(atoms: Tensor, threads: int) -> Contender:
     return run
 
 
-def with_sklearn(atoms: Tensor, count: int) -> Contender:
+def with_sklearn(atoms: Tensor, count: int) -> ModelVariant:
     from sklearn.linear_model import orthogonal_mp
 
     dictionary = atoms.numpy().T
@@ -166,9 +166,9 @@ def bare_blocks(x: Tensor, atoms: Tensor, sparsity: int, coherence: float) -> No
             torch.matmul(x, block.T, out=out[:, : len(block)])
 
 
-def contender(name: str, atoms: Tensor, args: argparse.Namespace) -> Contender | None:
+def variant(name: str, atoms: Tensor, args: argparse.Namespace) -> ModelVariant | None:
     """A contender by name; None, with a line on stderr, where its package is not installed."""
-    plain: dict[str, Contender] = {
+    plain: dict[str, ModelVariant] = {
         "ours": ours, "bare, whole": bare_whole, "bare, blocks": bare_blocks, "literal": literal
     }  # fmt: skip
     if name in plain:
@@ -190,7 +190,7 @@ def sizes(args: argparse.Namespace) -> dict[str, Any]:
 def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     x, atoms = made(args.data, args.vectors, args.atoms, args.width, args.seed)
     names = ["ours", "bare, blocks", *(["bare, whole"] if x.shape[0] * len(atoms) * 4 <= 2**31 else []), *args.against]
-    running = {name: found for name in names if (found := contender(name, atoms, args)) is not None}
+    running = {name: found for name in names if (found := variant(name, atoms, args)) is not None}
     settings = (args.sparsity, args.coherence)
     chosen: dict[str, Tensor | None] = {}
 
@@ -262,7 +262,7 @@ def one(args: argparse.Namespace) -> dict[str, float]:
         return {"beside": resident("VmHWM") - before, "in_all": resident("VmHWM")}
     x, atoms = made(args.data, args.vectors, args.atoms, args.width, args.seed)
     before = forget()
-    run = contender(args.one, atoms, args)
+    run = variant(args.one, atoms, args)
     if run is not None:
         run(x, atoms, args.sparsity, args.coherence)
     return {"beside": resident("VmHWM") - before, "in_all": resident("VmHWM")}

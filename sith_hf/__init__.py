@@ -45,21 +45,16 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from sith_hf.concepts.dictionary import ConceptDictionary
-    from sith_hf.decomposition.decomposition import Decomposition
-    from sith_hf.decomposition.svd import HeadSVD
+    from sith_hf.concepts import ConceptDictionary
+    from sith_hf.decomposition import Decomposition, HeadSVD
     from sith_hf.editor import SithEditor
-    from sith_hf.edits.spec import EditSpec
+    from sith_hf.edits import EditSpec
     from sith_hf.errors import SithError
-    from sith_hf.evaluation.result import Evaluation
-    from sith_hf.evaluation.run import evaluate
-    from sith_hf.gains.scores import Scores
-    from sith_hf.judges.embeddings import EmbeddingJudge
-    from sith_hf.judges.language_model import LanguageModelJudge
-    from sith_hf.judges.sheet import SheetJudge
-    from sith_hf.pursuit.pursuit import Pursuit
-    from sith_hf.recipe.model import Recipe
-    from sith_hf.recipe.run import run_recipe
+    from sith_hf.evaluation import Evaluation, evaluate
+    from sith_hf.gains import Scores
+    from sith_hf.judges import EmbeddingJudge, LanguageModelJudge, SheetJudge
+    from sith_hf.pursuit import Pursuit
+    from sith_hf.recipe import Recipe, run_recipe
 
 
 def __getattr__(name: str) -> Any:

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from sith_hf.checkpoint import write as checkpoint
-from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.checkpoint import SavedCheckpoint, locate, revert, save_edited
+from sith_hf.checkpoint import history as history_
+from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import text_tower_sha256
-from sith_hf.decomposition.decompose import decompose
-from sith_hf.decomposition.decomposition import NEAR, Decomposition
-from sith_hf.decomposition.explanation import Match
-from sith_hf.edits.build import make_spec
-from sith_hf.edits.in_memory import applied
-from sith_hf.edits.spec import EditSpec
+from sith_hf.decomposition import NEAR, Decomposition, Match, decompose
+from sith_hf.edits import EditSpec, applied, make_spec
 from sith_hf.errors import InputError
-from sith_hf.files.resumable import Work
-from sith_hf.gains.gains import THRESHOLD, Gains, by_concepts, by_name, share_of
-from sith_hf.pursuit.pursuit import Pursuit
-from sith_hf.saving import Saving
-from sith_hf.towers.clip import VisionTower, read_tower
-from sith_hf.towers.loading import LoadedModel, load_model
-from sith_hf.towers.text_encoder import encode_texts
+from sith_hf.files import ResumableJob
+from sith_hf.gains import SHARE_THRESHOLD, Gains, by_concepts, by_name, share_of
+from sith_hf.hub import PushOptions, PushResult, check_options
+from sith_hf.publish import push_edited, scratch_folder
+from sith_hf.pursuit import Pursuit
+from sith_hf.towers import LoadedModel, VisionTower, encode_texts, load_model, read_tower
 
 
 @dataclass(frozen=True, eq=False)
-class SithEditor(Saving):
+class SithEditor:
     """A CLIP checkpoint to look into and to edit. Results are new objects, and its weights never change but inside
     :meth:`applied`. What it remembers is its latest decomposition, which :meth:`find` and the edits ask.
 
@@ -81,7 +77,7 @@ class SithEditor(Saving):
         """
         loaded = load_model(str(name), revision, token=token)
         companion = None if text_model is None else load_model(str(text_model), want_text=True, token=token)
-        editor = cls(loaded, companion, () if loaded.folder is None else checkpoint.history(loaded.folder))
+        editor = cls(loaded, companion, () if loaded.folder is None else history_(loaded.folder))
         editor.tower  # noqa: B018  - what does not fit is told now, not at the first question
         return editor
 
@@ -153,18 +149,18 @@ class SithEditor(Saving):
         return replace(self, _latest=[decomposition])
 
     def encode(
-        self, concepts: ConceptDictionary, *, work: Work | None = None, progress: bool = False
+        self, concepts: ConceptDictionary, *, job: ResumableJob | None = None, progress: bool = False
     ) -> ConceptDictionary:
         """``concepts`` with embeddings by this model's text tower; as it is if that encoded it already.
 
-        ``work`` as for :func:`sith_hf.towers.text_encoder.encode_texts`.
+        ``work`` as for :func:`sith_hf.towers.encode_texts`.
 
         Raises:
             InputError: no text tower, or a dictionary that another text tower encoded.
         """
         if concepts.embeddings is None:
             text = self.text
-            return concepts.encode(text.model, text.tokenizer, text.name, work=work, progress=progress)
+            return concepts.encode(text.model, text.tokenizer, text.name, job=job, progress=progress)
         if self._text is None:
             # A tower with its own projection needs no text tower once the dictionary is encoded.
             return concepts
@@ -187,17 +183,17 @@ class SithEditor(Saving):
         centre: bool | None = None,
         image_mean: Tensor | None = None,
         device: torch.device | str | None = None,
-        work: Work | None = None,
+        job: ResumableJob | None = None,
         progress: bool = False,
     ) -> Decomposition:
-        """Factor and explain heads; arguments as for :func:`sith_hf.decomposition.decompose.decompose`.
+        """Factor and explain heads; arguments as for :func:`sith_hf.decomposition.decompose`.
 
         The result is what :meth:`find`, :meth:`suppress` and the like ask from now on.
         """
-        self.tower.needed_projection()
+        self.tower.require_projection()
         result = decompose(
             self.tower,
-            self.encode(concepts, work=work, progress=progress),
+            self.encode(concepts, job=job, progress=progress),
             name=self.loaded.name,
             revision=self.loaded.revision,
             layers=layers,
@@ -208,7 +204,7 @@ class SithEditor(Saving):
             centre=centre,
             image_mean=image_mean,
             device=device,
-            work=work,
+            job=job,
             progress=progress,
         )
         self._latest[:] = [result]
@@ -255,8 +251,68 @@ class SithEditor(Saving):
         return self.edit().invert(*concepts, **rule)
 
     def applied(self, spec: EditSpec) -> AbstractContextManager[Any]:
-        """The model with the edit in it, inside a ``with`` block (see :func:`sith_hf.edits.in_memory.applied`)."""
+        """The model with the edit in it, inside a ``with`` block (see :func:`sith_hf.edits.applied`)."""
         return applied(self.model, spec)
+
+    def save_pretrained(
+        self, folder: str | Path, spec: EditSpec, *, overwrite: bool = False, progress: bool = False
+    ) -> SavedCheckpoint:
+        """Write a copy of the checkpoint that this editor was loaded from, edited.
+
+        Arguments and results are those of :func:`sith_hf.checkpoint.save_edited`.
+
+        Raises:
+            InputError: also when the model was made in memory, so that there is no checkpoint to copy.
+        """
+        return save_edited(self._source(), spec, folder, overwrite=overwrite, progress=progress)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        spec: EditSpec,
+        *,
+        evaluation: Mapping[str, Any] | None = None,
+        **options: Unpack[PushOptions],
+    ) -> PushResult:
+        """Publish the checkpoint that this editor was loaded from, edited (see :func:`sith_hf.publish.push_edited`).
+
+        Args:
+            repo_id: ``namespace/name``; a name alone goes into the namespace of the token's user.
+            spec: the edit.
+            evaluation: measured results for the card.
+            options: ``private``, ``revision``, ``create_pr``, ``commit_message``, ``token``, ``overwrite_card``,
+                ``dry_run`` (see :class:`sith_hf.hub.PushOptions`).
+
+        Raises:
+            InputError, BaseMismatch, OutputError: as for :meth:`save_pretrained`, and options or a repository that
+                do not go together with this.
+            HubError: the Hub refused, failed or could not be reached; the message says what stands there.
+        """
+        check_options(options)
+        with scratch_folder() as scratch:
+            self.save_pretrained(scratch / "edited", spec)
+            return push_edited(scratch / "edited", repo_id, evaluation=evaluation, **options)
+
+    def revert(self, folder: str | Path, *, overwrite: bool = False, progress: bool = False) -> SavedCheckpoint:
+        """Write a copy of the checkpoint with its newest edit taken out (see :func:`sith_hf.checkpoint.revert`)."""
+        return revert(self._source(), folder, overwrite=overwrite, progress=progress)
+
+    def with_history(self, spec: EditSpec) -> EditSpec:
+        """The edits of ``history`` and ``spec`` as one edit of the base that the oldest of them was made for.
+
+        Raises:
+            BaseMismatch: they do not compose, as where a later edit changes layers that an earlier one changed.
+        """
+        whole = spec
+        for earlier in self.history:
+            whole = earlier.compose(whole)
+        return whole
+
+    def _source(self) -> Path:
+        name, folder = self.loaded.name, self.loaded.folder
+        if name == "in memory":
+            raise InputError("this model has no checkpoint to copy: save it with save_pretrained, and open that folder")
+        return folder or locate(name, self.loaded.revision)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -277,13 +333,13 @@ class Edit:
         self,
         *concepts: str,
         gain: float,
-        threshold: float = THRESHOLD,
+        threshold: float = SHARE_THRESHOLD,
         near: float = NEAR,
         both_poles: bool = False,
         layers: Iterable[int] | None = None,
         heads: Iterable[int] | None = None,
     ) -> Edit:
-        """Give the vectors that speak of any of ``concepts`` a gain; the rule is :func:`sith_hf.gains.gains.by_concepts`.
+        """Give the vectors that speak of any of ``concepts`` a gain; the rule is :func:`sith_hf.gains.by_concepts`.
 
         A vector that this edit has chosen before gets the product of its gains, so that suppressing twice suppresses.
 
@@ -329,7 +385,7 @@ class Edit:
         heads: Iterable[int] | None = None,
         vectors: Iterable[int] | None = None,
     ) -> Edit:
-        """Give vectors named outright a gain (see :func:`sith_hf.gains.gains.by_name`)."""
+        """Give vectors named outright a gain (see :func:`sith_hf.gains.by_name`)."""
         chosen = by_name(self.decomposition, gain, layers=layers, heads=heads, vectors=vectors)
         return replace(self, gains=self.gains.then(chosen))
 

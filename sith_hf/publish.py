@@ -15,21 +15,26 @@ from typing import Any, Unpack
 import yaml
 from huggingface_hub.repocard import metadata_load
 
-from sith_hf.cards import card as cards
-from sith_hf.cards import facts as card_facts
-from sith_hf.cards.markdown import TOKEN
-from sith_hf.checkpoint.write import BASE_CARD, SITH, other_files
-from sith_hf.concepts.dictionary import DICTIONARY_LAYOUT, ConceptDictionary
+from sith_hf.cards import (
+    DATA_FILE,
+    MAP_FILE,
+    TOKEN,
+    decomposition_card,
+    dictionary_card,
+    hub_base,
+    model_card,
+    picture,
+    spec_card,
+)
+from sith_hf.checkpoint import BASE_CARD, SITH, other_files
+from sith_hf.concepts import DICTIONARY_LAYOUT, ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
-from sith_hf.decomposition.decomposition import DECOMPOSITION_LAYOUT, Decomposition
-from sith_hf.edits.spec import EDIT_SPEC_LAYOUT, EditSpec
+from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
+from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import ArtifactError, InputError, OutputError
-from sith_hf.files import artifact as artifacts
-from sith_hf.hub.download import is_repo_id
-from sith_hf.hub.package import CARD, Parcel, Pushed, PushOptions, check_options, is_ours
-from sith_hf.hub.upload import push
-from sith_hf.towers.config_files import CONFIGS, published
-from sith_hf.towers.weights import INDEX, Checkpoint
+from sith_hf.files import Layout, read_artifact, write_artifact
+from sith_hf.hub import CARD, PushOptions, PushResult, UploadPackage, check_options, is_generated, is_repo_id, push
+from sith_hf.towers import CONFIGS, INDEX, Checkpoint, published
 
 # What stands in a published file instead of the path of a local base.
 UNNAMED = "a local checkpoint"
@@ -53,7 +58,7 @@ def push_edited(
     *,
     evaluation: Mapping[str, Any] | None = None,
     **options: Unpack[PushOptions],
-) -> Pushed:
+) -> PushResult:
     """Publish a checkpoint that ``save_edited`` wrote, in one commit, and check what arrived.
 
     Sent are its weights, every file beside them that is not hidden, ``sith/`` with the edit, and a card. The paths
@@ -65,7 +70,7 @@ def push_edited(
         evaluation: measured results for the card, which travel as ``sith/evaluation.json``; what that file of the
             folder holds when None (:func:`sith_hf.cards.facts.results` describes it).
         options: ``private``, ``revision``, ``create_pr``, ``commit_message``, ``token``, ``overwrite_card``,
-            ``dry_run`` (see :class:`sith_hf.hub.package.PushOptions`).
+            ``dry_run`` (see :class:`sith_hf.hub.PushOptions`).
 
     Raises:
         InputError: no edited checkpoint, one whose weights are not what its edit left, options that exclude each
@@ -88,11 +93,11 @@ def push_edited(
         raise
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{folder} could not be read ({error}); nothing was sent") from None
-    files[cards.MAP_FILE] = cards.picture(folder, spec)
+    files[MAP_FILE] = picture(folder, spec)
 
     def card(full_id: str) -> str:
         # With the place of a local base, which the card needs to run its code and does not show.
-        return cards.model_card(
+        return model_card(
             folder,
             _public_spec(spec, spec.base.name),
             repo_id=full_id,
@@ -104,11 +109,11 @@ def push_edited(
 
     stale = ("*.safetensors", "*.safetensors.index.json", f"{SITH}/*")
     marks = tuple((spec.edited_sha256 or {}).values())
-    parcel = Parcel(files, card, stale, _clash(f"{SITH}/{EDIT_SPEC_LAYOUT.filename}"), marks)
+    parcel = UploadPackage(files, card, stale, _clash(f"{SITH}/{EDIT_SPEC_LAYOUT.filename}"), marks)
     return push(parcel, repo_id, default_message="Upload an edited checkpoint with sith-hf", options=options)
 
 
-def push_artifact(item: object, repo_id: str, **options: Unpack[PushOptions]) -> Pushed:
+def push_artifact(item: object, repo_id: str, **options: Unpack[PushOptions]) -> PushResult:
     """Publish an edit spec, a decomposition or a dictionary; arguments and errors as for ``push_to_hub`` of each."""
     check_options(options)
     with scratch_folder() as work:
@@ -117,21 +122,21 @@ def push_artifact(item: object, repo_id: str, **options: Unpack[PushOptions]) ->
         match item:
             case EditSpec():
                 spec = _public_spec(item, _public_base(item.base).name)
-                layout, card = EDIT_SPEC_LAYOUT, lambda name: cards.spec_card(spec, repo_id=name)
+                layout, card = EDIT_SPEC_LAYOUT, lambda name: spec_card(spec, repo_id=name)
                 files = {EDIT_SPEC_LAYOUT.filename: spec.save_pretrained(work)}
             case Decomposition():
                 found = replace(item, base=_public_base(item.base), settings=_public(dict(item.settings)))
-                layout, card = DECOMPOSITION_LAYOUT, lambda name: cards.decomposition_card(found, repo_id=name)
+                layout, card = DECOMPOSITION_LAYOUT, lambda name: decomposition_card(found, repo_id=name)
                 found.save_pretrained(work)
                 files = _with_table(work, layout, found.to_dataset())
             case ConceptDictionary():
                 words = replace(item, encoder=_public({"encoder": item.encoder})["encoder"])
-                layout, card = DICTIONARY_LAYOUT, lambda name: cards.dictionary_card(words, repo_id=name)
+                layout, card = DICTIONARY_LAYOUT, lambda name: dictionary_card(words, repo_id=name)
                 words.save_pretrained(work)
                 files = _with_table(work, layout, words.to_dataset())
             case _:
                 raise InputError(f"{type(item).__name__} is nothing that sith-hf publishes")
-        parcel = Parcel(files, card, clash=_clash(layout.filename))
+        parcel = UploadPackage(files, card, clash=_clash(layout.filename))
         message = f"Upload {KINDS[layout.filename]} with sith-hf"
         return push(parcel, repo_id, repo_type=layout.repo_type, default_message=message, options=options)
 
@@ -165,7 +170,7 @@ def edited_files(folder: Path) -> dict[str, Path | bytes]:
             name = path.relative_to(folder).as_posix()
             files[name] = _public_file(path) if path.name == EDIT_SPEC_LAYOUT.filename else path
     readme = files.pop(CARD, None)
-    if isinstance(readme, Path) and BASE_CARD not in files and not is_ours(_text(readme)):
+    if isinstance(readme, Path) and BASE_CARD not in files and not is_generated(_text(readme)):
         files[BASE_CARD] = readme
     # Hidden files are the concern of whoever made them; .gitattributes is the Hub's.
     files = {n: s for n, s in files.items() if not (any(p.startswith(".") for p in n.split("/")) or _stays(folder, s))}
@@ -192,7 +197,7 @@ def base_id(base: BaseRef, folder: Path) -> str | None:
     A spec's name is a Hub id where a commit stands beside it. The name in ``config.json`` is taken where the base
     was no edited checkpoint itself: that file came to it unchanged from *its* base.
     """
-    if card_facts.hub_base(base) is not None:
+    if hub_base(base) is not None:
         return base.name
     if (folder / SITH / "base" / EDIT_SPEC_LAYOUT.filename).is_file():
         return None
@@ -233,18 +238,18 @@ def _edit_of(folder: Path) -> EditSpec:
 def _public_file(path: Path) -> bytes:
     """A saved edit spec as it may be published, with its own provenance; the same bytes where it names no path."""
     try:
-        tensors, data = artifacts.read_artifact(path, EDIT_SPEC_LAYOUT)
+        tensors, data = read_artifact(path, EDIT_SPEC_LAYOUT)
         base = BaseRef.from_json(data["base"])
     except ArtifactError as error:
         raise InputError(f"{error}; nothing was sent") from None
-    name = base.name if card_facts.hub_base(base) is not None else UNNAMED
+    name = base.name if hub_base(base) is not None else UNNAMED
     public = {**data, "base": {**data["base"], "name": name}, "settings": _public(data["settings"])}
     if isinstance(data.get("origin"), dict):
         public["origin"] = {**data["origin"], "decomposition": _public(data["origin"].get("decomposition", {}))}
     if public == data:
         return path.read_bytes()
     with scratch_folder() as scratch:
-        return artifacts.write_artifact(scratch, EDIT_SPEC_LAYOUT, tensors, public).read_bytes()
+        return write_artifact(scratch, EDIT_SPEC_LAYOUT, tensors, public).read_bytes()
 
 
 def _public_spec(spec: EditSpec, base_name: str) -> EditSpec:
@@ -256,7 +261,7 @@ def _public_spec(spec: EditSpec, base_name: str) -> EditSpec:
 
 
 def _public_base(base: BaseRef) -> BaseRef:
-    return base if card_facts.hub_base(base) is not None else replace(base, name=UNNAMED)
+    return base if hub_base(base) is not None else replace(base, name=UNNAMED)
 
 
 def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,11 +271,11 @@ def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "encoder": UNNAMED} if path else dict(settings)
 
 
-def _with_table(folder: Path, layout: artifacts.Layout, table: Any) -> dict[str, Path | bytes]:
+def _with_table(folder: Path, layout: Layout, table: Any) -> dict[str, Path | bytes]:
     """An artifact in ``folder`` and its rows as parquet."""
     (folder / "data").mkdir()
-    table.to_parquet(folder / cards.DATA_FILE)
-    return {layout.filename: folder / layout.filename, cards.DATA_FILE: folder / cards.DATA_FILE}
+    table.to_parquet(folder / DATA_FILE)
+    return {layout.filename: folder / layout.filename, DATA_FILE: folder / DATA_FILE}
 
 
 def _clash(own: str) -> Callable[[Collection[str]], str | None]:

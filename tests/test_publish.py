@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from sith_hf.hub.package import Outgoing, Parcel, is_ours, seal
+from sith_hf.hub.package import Outgoing, UploadPackage, is_generated, with_checksum
 from sith_hf.recipe import Recipe
 from tests.support import tiny
 from tests.support.hub import leaks, run_cli
@@ -42,7 +42,7 @@ def test_a_push_makes_one_commit_and_the_same_again_none(hub, push, made):
     assert first["sent"]["model.safetensors"] == (made.edited / "model.safetensors").stat().st_size
     assert repo.files()["model.safetensors"] == (made.edited / "model.safetensors").read_bytes()
     assert repo.files()["sith/base_card.md"] == (made.base / "README.md").read_bytes()
-    assert is_ours(repo.files()["README.md"].decode())
+    assert is_generated(repo.files()["README.md"].decode())
     assert "license: mit" in repo.files()["README.md"].decode()
     hub.forget()
     again = push("me/first", private=True)
@@ -125,7 +125,7 @@ def test_a_card_written_by_hand_is_kept(hub, push, hand):
     done = push(repo, overwrite_card=True)
     assert list(done["sent"]) == ["README.md"]
     assert done["card_kept"] is None
-    assert is_ours(hub.repo(repo).files()["README.md"].decode())
+    assert is_generated(hub.repo(repo).files()["README.md"].decode())
 
 
 def test_a_card_of_ours_is_replaced_until_somebody_changes_it(hub, push, made):
@@ -193,7 +193,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(hub, push, made):
         name for name in SENT if name.startswith("sith/")
     } - {"sith/base_card.md"}
     assert done["deleted"] == ["model-1.safetensors"]
-    assert is_ours(done["card"])
+    assert is_generated(done["card"])
     assert writes(hub) == []
     assert state(hub, "me/dry") == before
 
@@ -321,7 +321,7 @@ def test_the_command_line_with_the_real_card(hub, made, tmp_path):
     assert repo.resolve("main").title == "From a shell"
     assert done.stdout.rstrip().endswith(f"{hub.url}/me/cli")
     card = repo.files()["README.md"].decode()
-    assert is_ours(card)
+    assert is_generated(card)
     assert "license: mit" in card
     assert "secret-folder" not in card
     assert leaks(hub, done, tmp_path) == []
@@ -429,7 +429,7 @@ def test_results_are_published_and_read_back(hub, worker, made):
         files = hub.repo(f"me/my-{name}", kind).files()
         assert [item for item, content in files.items() if b"secret-folder" in content] == []
         assert hub.repo(f"me/my-{name}", kind).private
-        assert is_ours(files["README.md"].decode())
+        assert is_generated(files["README.md"].decode())
 
 
 def test_the_hub_s_viewer_finds_the_tables(hub, worker, made):
@@ -460,16 +460,16 @@ def test_results_do_not_overwrite_each_other(hub, worker, made):
 
 
 def test_the_seal_breaks_with_any_change():
-    card = seal("---\na: b\n---\n# Title\n\nText\n")
-    assert is_ours(card)
-    assert is_ours(card.replace("\n", "\r\n"))
-    assert is_ours(card + "\n\n")
-    assert seal(card) == card
+    card = with_checksum("---\na: b\n---\n# Title\n\nText\n")
+    assert is_generated(card)
+    assert is_generated(card.replace("\n", "\r\n"))
+    assert is_generated(card + "\n\n")
+    assert with_checksum(card) == card
     for i in range(0, len(card) - 1, 3):
-        assert not is_ours(card[:i] + "~" + card[i + 1 :])
-    assert not is_ours("")
-    assert not is_ours("# Title\n")
-    assert not is_ours(card + "and more\n")
+        assert not is_generated(card[:i] + "~" + card[i + 1 :])
+    assert not is_generated("")
+    assert not is_generated("# Title\n")
+    assert not is_generated(card + "and more\n")
 
 
 def test_hashes_and_stale_names(tmp_path):
@@ -479,7 +479,7 @@ def test_hashes_and_stale_names(tmp_path):
         assert item.size == 5
         assert item.hashes[0] == hashlib.sha256(b"hello").hexdigest()
         assert item.hashes[1] == "b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0"  # git hash-object
-    parcel = Parcel({"new.safetensors": b""}, lambda name: "", ("*.safetensors", "sith/*"))
+    parcel = UploadPackage({"new.safetensors": b""}, lambda name: "", ("*.safetensors", "sith/*"))
     stale = ["old.safetensors", "sith/a", "sith/base/b.safetensors"]
     assert [
         name for name in (*stale, "new.safetensors", "x/old.safetensors", "a.txt") if parcel.is_stale(name)

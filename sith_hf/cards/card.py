@@ -13,11 +13,11 @@ from sith_hf.cards import facts as card_facts
 from sith_hf.cards.edit_map import edit_map
 from sith_hf.cards.markdown import render
 from sith_hf.cards.snippets import executed_parts
-from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.edits.spec import EDIT_SPEC_LAYOUT, EditSpec
+from sith_hf.concepts import ConceptDictionary
+from sith_hf.decomposition import Decomposition
+from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import InputError
-from sith_hf.files import artifact as artifacts
+from sith_hf.files import library_versions, read_artifact
 
 TAGS = ["sith-hf", "clip", "model-editing"]
 
@@ -55,7 +55,7 @@ def model_card(
     same bytes. The picture that it shows is :func:`sith_hf.cards.edit_map.edit_map`, at ``MAP_FILE``.
 
     Args:
-        folder: what :func:`sith_hf.checkpoint.write.save_edited` wrote.
+        folder: what :func:`sith_hf.checkpoint.save_edited` wrote.
         spec: the edit in it.
         repo_id: the repository that the card is for.
         base_card: the metadata of the base's card, which the license and languages are taken from.
@@ -73,7 +73,7 @@ def model_card(
     base_id = pinned or (None if base_id is None else _checked(base_id))
     architecture, _ = card_facts.config_of(folder)
     path = folder / "sith" / EDIT_SPEC_LAYOUT.filename
-    recorded, (_, data) = EditSpec.from_pretrained(path), artifacts.read_artifact(path, EDIT_SPEC_LAYOUT)
+    recorded, (_, data) = EditSpec.from_pretrained(path), read_artifact(path, EDIT_SPEC_LAYOUT)
     if recorded != spec:
         raise InputError(f"{folder} holds another edit than the card is to describe; save the checkpoint again")
     measured = {part: card_facts.results(evaluation, part) for part in ("results", "collateral")}
@@ -119,7 +119,7 @@ def spec_card(spec: EditSpec, *, repo_id: str) -> str:
     """
     repo_id = _checked(repo_id)
     base_id = card_facts.hub_base(spec.base)
-    body = render("edit_spec.md.j2", **_about(spec, repo_id), versions=artifacts.library_versions())
+    body = render("edit_spec.md.j2", **_about(spec, repo_id), versions=library_versions())
     metadata = ModelCardData(library_name="sith-hf", tags=[*TAGS, "edit-spec"], base_model=base_id)
     return _assembled(ModelCard, metadata, body)
 
@@ -149,7 +149,7 @@ def decomposition_card(decomposition: Decomposition, *, repo_id: str) -> str:
         fidelity=float(decomposition.fidelity.mean()),
         settings=card_facts.setting_rows(decomposition.settings),
         strongest=[decomposition.explain(n, 0, 0, p) for n in decomposition.layers[-1:] for p in decomposition.poles],
-        versions=artifacts.library_versions(),
+        versions=library_versions(),
     )
     return _assembled(DatasetCard, _dataset_metadata(f"Singular vectors of {repo_id}", "explanations"), body)
 
@@ -176,7 +176,7 @@ def dictionary_card(dictionary: ConceptDictionary, *, repo_id: str) -> str:
         size=None if dictionary.embeddings is None else dictionary.embeddings.shape[1],
         sample=dictionary.texts[:: max(1, len(dictionary) // 20)][:20],
         categories=sorted(set(dictionary.categories or ())),
-        versions=artifacts.library_versions(),
+        versions=library_versions(),
     )
     return _assembled(DatasetCard, _dataset_metadata(f"Concepts of {repo_id}", "concepts"), body)
 

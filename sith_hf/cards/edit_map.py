@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
-from sith_hf.edits.spec import EditSpec
+from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from sith_hf.cards.markdown import impersonal
+from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.core.tables import plain
-from sith_hf.decomposition.explanation import Explanation
-from sith_hf.edits.spec import EditSpec
+from sith_hf.decomposition import Explanation
+from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
-from sith_hf.pursuit.methods import METHODS
-from sith_hf.towers.clip import check_family
+from sith_hf.pursuit import METHODS
+from sith_hf.towers import check_family
 
 # A longer table is folded, and a much longer one cut: a card is read by people.
 FOLD, CUT = 20, 1000
@@ -199,7 +199,7 @@ def results(evaluation: Mapping[str, Any] | None, part: str) -> list[dict[str, A
         count = samples is None or (isinstance(samples, int) and not isinstance(samples, bool) and samples >= 0)
         if not all(isinstance(text, str) for text in texts) or not texts[0] or not texts[1] or not count:
             raise InputError(f"dataset, metric and split of a result are texts, samples is a count; got {item!r}")
-        dataset, metric, split = (plain(impersonal(text)) for text in texts)
+        dataset, metric, split = (sanitize(impersonal(text)) for text in texts)
         base, edited = (_measured(item[key]) for key in ("base", "edited"))
         interval = item.get("interval")
         if interval is not None:

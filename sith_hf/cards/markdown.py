@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from sith_hf.core.tables import plain
+from sith_hf.core.escaping import sanitize
 
 # What Markdown, its table, mathematics and autolink extensions, and emoji codes give a meaning to.
 _MARKS = "\\`*_{}[]()#+!|~$:@^="
@@ -51,7 +51,7 @@ def markdown_text(value: object, limit: int = 200) -> str:
     It stands on one line, is cut at ``limit`` characters, and names neither a token nor a local folder
     (:func:`impersonal`). It may stand anywhere in a line, the beginning included.
     """
-    text = plain(impersonal(str(value)), limit)
+    text = sanitize(impersonal(str(value)), limit)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = "".join(f"\\{character}" if character in _MARKS else character for character in text)
     # A leading hyphen or "1. " would begin a list, and "www." a link.
@@ -62,7 +62,7 @@ def markdown_text(value: object, limit: int = 200) -> str:
 
 def fenced(value: object, language: str = "") -> str:
     """Text of any length as a Markdown code block, line by line, that nothing in it can close."""
-    lines = [plain(line, len(line)) for line in impersonal(str(value)).replace("\t", "    ").split("\n")]
+    lines = [sanitize(line, len(line)) for line in impersonal(str(value)).replace("\t", "    ").split("\n")]
     while lines and not lines[-1].strip():
         lines.pop()
     longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)

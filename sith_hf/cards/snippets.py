@@ -14,10 +14,10 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from sith_hf.cards.facts import hub_base
+from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.core.tables import plain
 from sith_hf.errors import InputError
-from sith_hf.towers.weights import INDEX, SINGLE
+from sith_hf.towers import INDEX, SINGLE
 
 TIMEOUT = 900
 
@@ -28,7 +28,7 @@ _RAN = "sith-hf: this part ran"
 
 
 @dataclass(frozen=True)
-class Part:
+class Snippet:
     """One piece of code of a card.
 
     Attributes:
@@ -44,7 +44,7 @@ class Part:
     @property
     def shown(self) -> str:
         """The code, and below it as comments what it printed."""
-        comments = [f"# {plain(line)}" for line in (self.printed or "").splitlines()]
+        comments = [f"# {sanitize(line)}" for line in (self.printed or "").splitlines()]
         return "\n".join([self.code, *comments])
 
 
@@ -68,7 +68,7 @@ def code_parts(architecture: str, edited: str, base: str, revision: str | None) 
             model = {architecture}.from_pretrained({here})
         """,
         "compare": f"""
-            from sith_hf.checkpoint.verify import verify
+            from sith_hf.checkpoint import verify
 
             found = verify({against})
             print(f"{{found.edited}} tensors hold the edit, {{found.identical}} have the bytes of the base")
@@ -79,7 +79,7 @@ def code_parts(architecture: str, edited: str, base: str, revision: str | None) 
             print(f"{{len(changed)}} of {{len(theirs)}} tensors differ from the base")
         """,
         "revert": f"""
-            from sith_hf.checkpoint.write import revert
+            from sith_hf.checkpoint import revert
 
             saved = revert({here}, "reverted")
             print(f"{{len(saved.changed)}} tensors brought back to the base, to within rounding")
@@ -90,7 +90,7 @@ def code_parts(architecture: str, edited: str, base: str, revision: str | None) 
     }
 
 
-def executed_parts(architecture: str, folder: Path, repo_id: str, base: BaseRef) -> dict[str, Part]:
+def executed_parts(architecture: str, folder: Path, repo_id: str, base: BaseRef) -> dict[str, Snippet]:
     """The code of a card, after the very same code was run on ``folder`` in one process, offline.
 
     The Hub id is replaced by the folder; a base that was read from a folder by its path, where it is still there.
@@ -114,7 +114,7 @@ def executed_parts(architecture: str, folder: Path, repo_id: str, base: BaseRef)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if size >= LARGE:
         reason = f"the weights have {size / 1e9:.1f} GB, and it is run on less than {LARGE / 1e9:.0f} GB"
-        return {name: Part(code, None, reason) for name, code in shown.items()}
+        return {name: Snippet(code, None, reason) for name, code in shown.items()}
     real = code_parts(architecture, os.path.abspath(folder), at_hand or "", revision)
     order = ["load", "revert", *(["compare"] if at_hand else [])]
     printed, failure = run_parts({name: real[name] for name in order})
@@ -122,11 +122,11 @@ def executed_parts(architecture: str, folder: Path, repo_id: str, base: BaseRef)
     strange = failure.rpartition("\n")[2].startswith("sith_hf.errors.")
     if missing and not (missing == ["compare"] and strange):
         raise InputError(
-            f"{folder}: the code that its card would show fails ({plain(failure, 300)}); save the checkpoint again"
+            f"{folder}: the code that its card would show fails ({sanitize(failure, 300)}); save the checkpoint again"
         )
     reason = "the base was not on the machine that made this card"
     return {
-        name: Part(shown[name], printed.get(name), "" if name in printed else reason)
+        name: Snippet(shown[name], printed.get(name), "" if name in printed else reason)
         for name in ("load", "compare", "revert")
     }
 

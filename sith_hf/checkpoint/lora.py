@@ -22,15 +22,12 @@ from huggingface_hub import ModelCardData
 from safetensors.torch import save
 from torch import Tensor
 
-from sith_hf.cards import facts as card_facts
-from sith_hf.cards.card import TAGS
-from sith_hf.cards.markdown import render
-from sith_hf.edits.spec import EditSpec
+from sith_hf.cards import CUT, FOLD, TAGS, hub_base, render, setting_rows, summary, vector_rows
+from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.files import artifact as artifacts
-from sith_hf.files.atomic import new_folder
-from sith_hf.hub.package import CARD
-from sith_hf.towers.clip import SUPPORTED, tensor_key
+from sith_hf.files import library_versions, new_folder
+from sith_hf.hub import CARD
+from sith_hf.towers import SUPPORTED, tensor_key
 
 # The names by which peft looks for its two files, and the prefix that it puts before every module's name.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -128,7 +125,7 @@ def adapter_config(spec: EditSpec, architecture: str = "CLIPModel") -> dict[str,
 
     name = output_projection(architecture)
     ranks = {name.format(layer=layer): spec.layer.tolist().count(layer) for layer in spec.layers}
-    base = card_facts.hub_base(spec.base)
+    base = hub_base(spec.base)
     return {
         "peft_type": "LORA",
         "task_type": None,
@@ -216,20 +213,20 @@ def adapter_card(spec: EditSpec, config: Mapping[str, Any]) -> str:
         library_name="peft",
         tags=[*TAGS, "lora"],
     )
-    rows = card_facts.vector_rows(spec)
+    rows = vector_rows(spec)
     keys = [tensor_key(layer, part) for layer in spec.layers for part in ("out_weight", "out_bias")]
     body = render(
         "adapter.md.j2",
         base=base,
         revision=config["revision"],
         architecture=config["auto_mapping"]["base_model_class"],
-        summary=card_facts.summary(spec),
-        rows=rows[: card_facts.CUT],
-        cut=max(0, len(rows) - card_facts.CUT),
-        fold=len(rows) > card_facts.FOLD,
+        summary=summary(spec),
+        rows=rows[:CUT],
+        cut=max(0, len(rows) - CUT),
+        fold=len(rows) > FOLD,
         explained=spec.origin is not None,
-        settings=card_facts.setting_rows(spec.settings if spec.origin is None else spec.origin.decomposition),
+        settings=setting_rows(spec.settings if spec.origin is None else spec.origin.decomposition),
         fingerprints={key: spec.base.sha256.get(key, "not recorded") for key in keys},
-        versions=artifacts.library_versions(),
+        versions=library_versions(),
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n"

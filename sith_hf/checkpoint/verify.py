@@ -14,11 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sith_hf.checkpoint.write import EditedTensors, check_base, locate, other_files, other_weights
-from sith_hf.edits.spec import EditSpec
+from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
-from sith_hf.hub.package import CARD, is_ours
-from sith_hf.towers.config_files import CONFIGS, published
-from sith_hf.towers.weights import CHUNK, Checkpoint
+from sith_hf.hub import CARD, is_generated
+from sith_hf.towers import CHUNK, CONFIGS, Checkpoint, published
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def _compare_files(ours: Checkpoint, theirs: Checkpoint) -> tuple[int, list[str]
 def _of_the_hub(files: Mapping[str, Path]) -> tuple[str, ...]:
     """What publishing changes beside the weights: the Hub's own file, and the card where it is ours."""
     card = files.get(CARD)
-    ours = card is not None and is_ours(card.read_text(encoding="utf-8", errors="replace"))
+    ours = card is not None and is_generated(card.read_text(encoding="utf-8", errors="replace"))
     return (".gitattributes", CARD) if ours else (".gitattributes",)
 
 

@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sith_hf.cards.card import edited_card
+from sith_hf.cards import edited_card
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
-from sith_hf.edits.spec import EDIT_SPEC_LAYOUT, EditSpec
+from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import BaseMismatch, HubError, InputError
-from sith_hf.files.atomic import new_folder
-from sith_hf.hub.download import OTHER_WEIGHTS, fetch_snapshot, is_repo_id
-from sith_hf.hub.package import CARD, is_ours
-from sith_hf.towers.clip import tensor_key
-from sith_hf.towers.weights import INDEX, Checkpoint
+from sith_hf.files import new_folder
+from sith_hf.hub import CARD, OTHER_WEIGHTS, fetch_snapshot, is_generated, is_repo_id
+from sith_hf.towers import INDEX, Checkpoint, tensor_key
 
 SITH = "sith"
 
@@ -135,7 +133,7 @@ def revert(
     """
     checkpoint = Checkpoint.read(locate(source))
     spec = EditSpec.from_pretrained(checkpoint.folder)
-    if spec.edited_sha256 is None or not touched_keys(spec) <= set(spec.edited_sha256):
+    if spec.edited_sha256 is None or not spec.touched_keys <= set(spec.edited_sha256):
         raise InputError(
             f"{source}: its edit spec does not say what the edited weights are; it was not saved by save-edited"
         )
@@ -156,7 +154,7 @@ def revert(
 def _restore_card(edited: Path, folder: Path) -> None:
     """Replace the card of a published edit by that of its base, which was published beside it."""
     card, base_card = folder / CARD, edited / BASE_CARD
-    if card.is_file() and is_ours(card.read_text(encoding="utf-8", errors="replace")):
+    if card.is_file() and is_generated(card.read_text(encoding="utf-8", errors="replace")):
         card.unlink()
     if base_card.is_file() and not card.exists():
         shutil.copyfile(base_card, card)
@@ -179,14 +177,9 @@ def _earlier_spec(checkpoint: Checkpoint, spec: EditSpec, restored: Mapping[str,
     return replace(earlier, edited_sha256=known or None)
 
 
-def touched_keys(spec: EditSpec) -> set[str]:
-    """The canonical names of the tensors that the spec changes."""
-    return {tensor_key(layer, part) for layer in spec.layers for part in ("out_weight", "out_bias")}
-
-
 def check_base(checkpoint: Checkpoint, spec: EditSpec) -> None:
     """Raise BaseMismatch unless the checkpoint has the tensors that the spec was made for."""
-    if not touched_keys(spec) <= set(spec.base.sha256):
+    if not spec.touched_keys <= set(spec.base.sha256):
         raise BaseMismatch("the edit does not say what weights it was made for; make it again")
     found = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.base.sha256 if key in checkpoint.where}
     spec.base.check(found, str(checkpoint.folder))

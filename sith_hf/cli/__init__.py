@@ -73,9 +73,9 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except SithError as error:
-        from sith_hf.core.tables import plain
+        from sith_hf.core.escaping import sanitize
 
-        click.echo(f"Error: {plain(str(error), 2000)}", err=True)
+        click.echo(f"Error: {sanitize(str(error), 2000)}", err=True)
         code = 2
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped. Nothing was left half-written.", err=True)

@@ -11,7 +11,7 @@ from sith_hf.cli.options import Numbers, echo_json, given, json_option, model_op
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
-    from sith_hf.concepts.dictionary import ConceptDictionary
+    from sith_hf.concepts import ConceptDictionary
 
 
 # From so many concepts on it is told beforehand how much memory is needed.
@@ -75,12 +75,11 @@ def decompose(
     processes = join()
     source = _concepts(concepts, dictionary, dataset, column, template)
 
-    from sith_hf.decomposition.decompose import check_settings
+    from sith_hf.decomposition import check_settings
     from sith_hf.editor import SithEditor
-    from sith_hf.files.artifact import staged
-    from sith_hf.files.resumable import Work
-    from sith_hf.pursuit.pursuit import ROWS, Pursuit
-    from sith_hf.towers.image_mean import read_image_mean
+    from sith_hf.files import ResumableJob, staged
+    from sith_hf.pursuit import ROWS, Pursuit
+    from sith_hf.towers import read_image_mean
 
     pursuit = Pursuit(**given(method=method, sparsity=sparsity, coherence_weight=coherence_weight))
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
@@ -89,16 +88,16 @@ def decompose(
     chosen = {name: settings[name] for name in ("layers", "rank", "poles")}
     check_settings(editor.tower, pursuit=pursuit, image_mean=mean, concepts=len(source), **given(**chosen))
     if processes.main and len(source) >= LARGE:
-        most = pursuit.memory(ROWS, len(source), editor.tower.needed_projection().shape[0])
+        most = pursuit.memory(ROWS, len(source), editor.tower.require_projection().shape[0])
         click.echo(f"explaining takes at most {most / 1e9:.1f} GB beside the model and the dictionary", err=True)
-    with Work.beside(output, processes) as work:
-        encoded = editor.encode(source, work=work, progress=True)
+    with ResumableJob.beside(output, processes) as job:
+        encoded = editor.encode(source, job=job, progress=True)
         result = editor.decompose(
             encoded,
             pursuit=pursuit,
             image_mean=mean,
             device=device_of_this_process(),
-            work=work,
+            job=job,
             progress=True,
             **given(**settings),
         )
@@ -144,7 +143,7 @@ def _concepts(
     if dictionary is not None and template is not None:
         raise InputError("--dictionary is encoded already; --template cannot change it")
 
-    from sith_hf.concepts.dictionary import ConceptDictionary
+    from sith_hf.concepts import ConceptDictionary
 
     if path is not None:
         return ConceptDictionary.from_file(path, template=template)

@@ -27,9 +27,7 @@ from sith_hf.cli.options import echo_json, json_option
 @json_option
 def demo(output: Path, seed: int, as_json: bool) -> None:
     """Run the whole job on the embedded checkpoint: explain it, take the backgrounds out, measure before and after."""
-    from sith_hf.demo.picture import save_picture
-    from sith_hf.demo.report import tell
-    from sith_hf.demo.run import run_demo
+    from sith_hf.demo import report, run_demo, save_picture
 
     result = run_demo(output, seed, lambda line: click.echo(line, err=True))
     picture = save_picture(result, seed)
@@ -47,4 +45,4 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
     else:
         # Run by make, the command is not on the PATH: what is printed to try next must work as it stands.
         command = "sith-hf" if shutil.which("sith-hf") else os.path.relpath(sys.argv[0])
-        click.echo(tell(result, seed, command))
+        click.echo(report(result, seed, command))

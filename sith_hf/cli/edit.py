@@ -68,7 +68,7 @@ def edit(
     if by_concept and vectors is not None:
         raise InputError("--vectors goes with --gain; concepts choose the vectors by themselves")
 
-    from sith_hf.decomposition.decomposition import Decomposition
+    from sith_hf.decomposition import Decomposition
     from sith_hf.editor import SithEditor
 
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)

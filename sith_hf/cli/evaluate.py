@@ -11,7 +11,7 @@ from sith_hf.cli.options import echo_json, given, json_option, model_options
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
-    from sith_hf.evaluation.plan import Plan
+    from sith_hf.evaluation import Plan
 
 
 class Pairs(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
@@ -88,7 +88,7 @@ def evaluate(
     if plan_path is None and data is None:
         raise InputError("name what to evaluate on: --data, or --plan with a YAML file of tasks")
 
-    from sith_hf.evaluation.plan import Plan
+    from sith_hf.evaluation import Plan
 
     options = given(batch_size=batch_size, precision=precision, seed=seed)
     if plan_path is None:
@@ -100,16 +100,16 @@ def evaluate(
 
     from accelerate import PartialState
 
-    from sith_hf.edits.spec import EditSpec
-    from sith_hf.evaluation.run import evaluate_plan
-    from sith_hf.images.variants import EDITED, Lineup
+    from sith_hf.edits import EditSpec
+    from sith_hf.evaluation import evaluate_plan
+    from sith_hf.images import EDITED, Comparison
 
     where = given(revision=revision, text_model=text_model)
     if edited is not None:
-        lineup = Lineup.from_checkpoints(base, {EDITED: edited}, **where)
+        lineup = Comparison.from_checkpoints(base, {EDITED: edited}, **where)
     else:
-        lineup = Lineup.from_spec(base, EditSpec.from_pretrained(str(spec_path)), **where)
-    found = evaluate_plan(lineup.contenders, plan, text=lineup.text, progress=True)
+        lineup = Comparison.from_spec(base, EditSpec.from_pretrained(str(spec_path)), **where)
+    found = evaluate_plan(lineup.variants, plan, text=lineup.text, progress=True)
     if not PartialState().is_main_process:  # the state that the evaluation made
         return
     if output is not None:
@@ -121,8 +121,8 @@ def evaluate(
 
 
 def _read(path: Path, options: dict[str, Any]) -> Plan:
-    from sith_hf.evaluation.plan import Plan
-    from sith_hf.recipe.text import read_yaml
+    from sith_hf.evaluation import Plan
+    from sith_hf.recipe import read_yaml
 
     try:
         text = path.read_text(encoding="utf-8")

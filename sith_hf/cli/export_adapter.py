@@ -29,18 +29,18 @@ def export_adapter(spec_path: str, architecture: str, output: Path, overwrite: b
 
     SPEC is an edit spec or an edited checkpoint: a folder or Hub id.
     """
-    from sith_hf.cards import facts as card_facts
-    from sith_hf.checkpoint import lora as adapter
-    from sith_hf.core.tables import plain
-    from sith_hf.edits.spec import EditSpec
+    from sith_hf.cards import hub_base
+    from sith_hf.checkpoint import export_adapter as export_adapter_
+    from sith_hf.core.escaping import sanitize
+    from sith_hf.edits import EditSpec
     from sith_hf.errors import InputError
 
     spec = EditSpec.from_pretrained(spec_path)
     given, target = Path(spec_path).resolve(), output.resolve()
     if given.exists() and (given == target or target in given.parents):
         raise InputError(f"{output} holds the edit spec; write the adapter into another folder")
-    folder = adapter.export_adapter(spec, output, architecture, overwrite=overwrite)
-    base = card_facts.hub_base(spec.base)
+    folder = export_adapter_(spec, output, architecture, overwrite=overwrite)
+    base = hub_base(spec.base)
     ranks = {layer: spec.layer.tolist().count(layer) for layer in spec.layers}
     if as_json:
         echo_json(
@@ -55,5 +55,5 @@ def export_adapter(spec_path: str, architecture: str, output: Path, overwrite: b
     for layer, rank in ranks.items():
         click.echo(f"layer {layer}: rank {rank}")
     if base is None:
-        click.echo(f"{plain(spec.base.name)} was not loaded from the Hub: the adapter names no base model", err=True)
+        click.echo(f"{sanitize(spec.base.name)} was not loaded from the Hub: the adapter names no base model", err=True)
     click.echo(f"{folder}")

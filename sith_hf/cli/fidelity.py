@@ -9,7 +9,7 @@ import click
 
 from sith_hf.cli.decompose import _concepts
 from sith_hf.cli.options import Numbers, echo_json, given, json_option, model_options
-from sith_hf.core.tables import plain
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Floats(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
         try:
             return tuple(float(item) for item in str(value).split(","))
         except ValueError:
-            self.fail(f"{plain(str(value))!r} is not a list of numbers such as 0.1,0.3", param, ctx)
+            self.fail(f"{sanitize(str(value))!r} is not a list of numbers such as 0.1,0.3", param, ctx)
 
 
 class Names(click.ParamType):  # type: ignore[type-arg]
@@ -105,17 +105,17 @@ def fidelity(
     from sith_hf.core.tables import table
     from sith_hf.editor import SithEditor
     from sith_hf.fidelity import fidelity_table, grid
-    from sith_hf.towers.image_mean import read_image_mean
+    from sith_hf.towers import read_image_mean
 
     if plot is not None:
-        from sith_hf.fidelity.figure import check_plot, fidelity_chart
+        from sith_hf.fidelity import check_plot, fidelity_chart
 
         check_plot(plot)
     if methods is None:
         methods = _installed()
     pursuits = grid(**given(methods=methods, sparsities=sparsities, coherence_weights=coherence_weights))
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
-    editor.tower.needed_projection()
+    editor.tower.require_projection()
     result = fidelity_table(
         editor.tower,
         editor.encode(source, progress=True),
@@ -152,7 +152,7 @@ def _installed() -> tuple[str, ...]:
     """All methods; without lasso, which is then said, where scikit-learn is missing."""
     from importlib.util import find_spec
 
-    from sith_hf.pursuit.methods import METHODS
+    from sith_hf.pursuit import METHODS
 
     if find_spec("sklearn") is not None:
         return tuple(METHODS)
@@ -164,7 +164,7 @@ def _write(path: Path, result: FidelityTable) -> None:
     import csv
     import io
 
-    from sith_hf.files.artifact import write_whole
+    from sith_hf.files import write_whole
 
     rows = list(result.vectors())
     text = io.StringIO(newline="")

@@ -11,7 +11,7 @@ from sith_hf.cli.options import echo_json, given, json_option, model_options
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sith_hf.decomposition.decomposition import Decomposition
+    from sith_hf.decomposition import Decomposition
 
 
 @click.command()
@@ -33,9 +33,9 @@ def find(
     as_json: bool,
 ) -> None:
     """Find the singular vectors in DECOMPOSITION, a folder or Hub id, that speak of CONCEPT or of anything near it."""
-    from sith_hf.core.tables import plain, table
-    from sith_hf.decomposition.decomposition import Decomposition
-    from sith_hf.decomposition.explanation import match_rows
+    from sith_hf.core.escaping import sanitize
+    from sith_hf.core.tables import table
+    from sith_hf.decomposition import Decomposition, match_rows
 
     loaded = Decomposition.from_pretrained(decomposition)
     if model is None:
@@ -52,14 +52,14 @@ def find(
     elif matches:
         click.echo(table(*match_rows(matches)))
     else:
-        click.echo(f"No vector speaks of {plain(concept)}, or of anything near it.")
+        click.echo(f"No vector speaks of {sanitize(concept)}, or of anything near it.")
 
 
 def _embedding(folder: str, decomposition: Decomposition, concept: str) -> Tensor | None:
     """From the dictionary beside the decomposition, where no explanation has the concept."""
     from pathlib import Path
 
-    from sith_hf.concepts.dictionary import DICTIONARY_LAYOUT, ConceptDictionary
+    from sith_hf.concepts import DICTIONARY_LAYOUT, ConceptDictionary
 
     if decomposition.has(concept) or not (Path(folder) / DICTIONARY_LAYOUT.filename).is_file():
         return None

@@ -58,19 +58,18 @@ def image_mean(
         raise InputError("--estimate reads no images; leave the options about them out")
 
     from sith_hf.editor import SithEditor
-    from sith_hf.evaluation.plan import Data
-    from sith_hf.files.resumable import Work
-    from sith_hf.images.mean import estimated_mean, mean_of_images
+    from sith_hf.files import ResumableJob
+    from sith_hf.images import Data, estimated_mean, mean_of_images
 
     columns = {} if column is None else {"columns": {"image": options.pop("column")}}
     source = None if data is None else {"dataset": data, "streaming": streaming, **columns, **options}
     plan = None if source is None else Data.from_data(source, "the options")
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
-    with Work.beside(output, processes, input_may_come_back=True) as work:
+    with ResumableJob.beside(output, processes, input_may_come_back=True) as job:
         if plan is None:
             mean = estimated_mean(editor)
         else:
-            mean = mean_of_images(editor, plan, work=work, progress=True, **given(batch_size=batch_size))
+            mean = mean_of_images(editor, plan, job=job, progress=True, **given(batch_size=batch_size))
         path = processes.on_main(lambda: str(output / mean.save_pretrained(output).name))
     if not processes.main:
         return

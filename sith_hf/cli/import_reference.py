@@ -47,11 +47,10 @@ def import_reference(
     scores are held against it.
     """
     from sith_hf.editor import SithEditor
-    from sith_hf.files.artifact import staged
-    from sith_hf.reference.files import numbered_concepts, read_mean, read_reference
-    from sith_hf.reference.import_reference import FITS
-    from sith_hf.reference.import_reference import import_reference as read
-    from sith_hf.towers.image_mean import read_image_mean
+    from sith_hf.files import staged
+    from sith_hf.reference import FITS, numbered_concepts, read_mean, read_reference
+    from sith_hf.reference import import_reference as read
+    from sith_hf.towers import read_image_mean
 
     # What is wrong with small files is told before a large model is fetched.
     for path in files:

@@ -11,9 +11,9 @@ from sith_hf.cli.options import echo_json, given, json_option, model_options
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
-    from sith_hf.decomposition.decomposition import Decomposition
+    from sith_hf.decomposition import Decomposition
     from sith_hf.editor import SithEditor
-    from sith_hf.gains.scores import Scores
+    from sith_hf.gains import Scores
 
 # The options of each way to judge, by the names that its settings have.
 _OWN = {
@@ -93,9 +93,8 @@ def judge(
         raise InputError("by embeddings: name the topic with --topic, and what it consists of with --concepts")
 
     from sith_hf.core.settings import Settings
-    from sith_hf.decomposition.decomposition import Decomposition
-    from sith_hf.judges import make_judge
-    from sith_hf.judges.settings import EmbeddingJudgeSettings, LanguageModelJudgeSettings, SheetJudgeSettings
+    from sith_hf.decomposition import Decomposition
+    from sith_hf.judges import EmbeddingJudgeSettings, LanguageModelJudgeSettings, SheetJudgeSettings, make_judge
 
     kinds: dict[str, type[Settings]] = {
         "embeddings": EmbeddingJudgeSettings,
@@ -105,15 +104,21 @@ def judge(
     settings: Any = kinds[kind].from_data({"by": kind, **asked}, "the options")
     loaded = Decomposition.from_pretrained(decomposition)
     editor = None if checkpoint is None else _editor(checkpoint, revision, text_model, loaded)
-    made = make_judge(settings, editor, folder=Path(), cache=output / "answers", transcript=output / "transcript.jsonl")
+    made = make_judge(
+        settings,
+        None if editor is None else editor.embed,
+        folder=Path(),
+        cache=output / "answers",
+        transcript=output / "transcript.jsonl",
+    )
     scores = made.score(loaded, progress=True)
     _tell(scores, loaded, scores.save_pretrained(output), as_json)
 
 
 def _export(decomposition: str, sheet: Path, as_json: bool) -> None:
-    from sith_hf.decomposition.decomposition import Decomposition
-    from sith_hf.files.artifact import write_whole
-    from sith_hf.gains.score_csv import sheet_text
+    from sith_hf.decomposition import Decomposition
+    from sith_hf.files import write_whole
+    from sith_hf.gains import sheet_text
 
     if sheet.exists():
         raise InputError(f"{sheet} is there already, and may hold somebody's scores: move it away, or name another")
@@ -148,8 +153,9 @@ def _tell(scores: Scores, decomposition: Decomposition, path: Path, as_json: boo
         })  # fmt: skip
         return
 
-    from sith_hf.core.tables import plain, table
-    from sith_hf.decomposition.explanation import concepts_text
+    from sith_hf.core.escaping import sanitize
+    from sith_hf.core.tables import table
+    from sith_hf.decomposition import concepts_text
 
     flat = torch.nan_to_num(scores.value.flatten(), nan=0.0)
     explanations = decomposition.explanations()
@@ -161,7 +167,9 @@ def _tell(scores: Scores, decomposition: Decomposition, path: Path, as_json: boo
         for e in [explanations[i]]
     ]
     click.echo(table(["layer", "head", "vector", "pole", "score", "concepts (weight)"], rows, "The highest scores"))
-    click.echo(f"{plain(scores.topic)}, by {plain(scores.judge)}: {scores.scored} poles scored, {scores.missing} not")
+    click.echo(
+        f"{sanitize(scores.topic)}, by {sanitize(scores.judge)}: {scores.scored} poles scored, {scores.missing} not"
+    )
     click.echo("; ".join(f"from {least}: {count}" for least, count in counts.items()))
     told = {**{k: v for k, v in scores.record.items() if isinstance(v, int) and not isinstance(v, bool)}, **scores.run}
     click.echo(", ".join(f"{name} {count}" for name, count in told.items()))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from sith_hf.core.tables import plain
+from sith_hf.core.escaping import sanitize
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,7 +25,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only in new
         try:
             return tuple(int(item) for item in str(value).split(","))
         except ValueError:
-            self.fail(f"{plain(str(value))!r} is not a list of whole numbers such as 0,1 or -2,-1", param, ctx)
+            self.fail(f"{sanitize(str(value))!r} is not a list of whole numbers such as 0,1 or -2,-1", param, ctx)
 
 
 class ConceptGain(click.ParamType):  # type: ignore[type-arg]
@@ -45,7 +45,7 @@ class ConceptGain(click.ParamType):  # type: ignore[type-arg]
         try:
             return concept, float(gain)
         except ValueError:
-            self.fail(f"{plain(gain)!r} is not a gain; write {plain(concept)}=0.5", param, ctx)
+            self.fail(f"{sanitize(gain)!r} is not a gain; write {sanitize(concept)}=0.5", param, ctx)
 
 
 def model_options(command: F) -> F:

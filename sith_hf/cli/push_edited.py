@@ -12,7 +12,7 @@ from sith_hf.cli.options import echo_json, json_option
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
-    from sith_hf.hub.package import Pushed
+    from sith_hf.hub import PushResult
 
 
 @click.command("push-edited")
@@ -55,7 +55,7 @@ def push_edited(
     if (base is not None) != ((spec_path is None) != (recipe is None)):
         raise InputError("--base goes with one of --spec and --recipe, and FOLDER with neither")
 
-    from sith_hf.hub.package import PushOptions, check_options
+    from sith_hf.hub import PushOptions, check_options
 
     options = PushOptions(
         private=private or None,
@@ -68,14 +68,15 @@ def push_edited(
     )
     check_options(options)
 
-    from sith_hf import publish as hub
+    from sith_hf.publish import push_edited as push_edited_
+    from sith_hf.publish import scratch_folder
 
     if folder is not None:
-        report(hub.push_edited(folder, repo_id, **options), as_json)
+        report(push_edited_(folder, repo_id, **options), as_json)
         return
-    with hub.scratch_folder() as scratch:
+    with scratch_folder() as scratch:
         _make(scratch / "edited", str(base), spec_path, recipe, text_model, token)
-        pushed = hub.push_edited(scratch / "edited", repo_id, **options)
+        pushed = push_edited_(scratch / "edited", repo_id, **options)
     report(pushed, as_json)
 
 
@@ -83,23 +84,18 @@ def _make(
     target: Path, base: str, spec_path: str | None, recipe: str | None, text_model: str | None, token: str | None
 ) -> None:
     """Write the edited checkpoint, and the recipe where there is one."""
-    from sith_hf.checkpoint import write as checkpoint
-    from sith_hf.edits.spec import EditSpec
+    from sith_hf.checkpoint import SITH, locate, save_edited
+    from sith_hf.edits import EditSpec
 
     if spec_path is not None:
         spec = EditSpec.from_pretrained(spec_path, token=token)
         revision = spec.base.revision if base == spec.base.name else None
-        checkpoint.save_edited(checkpoint.locate(base, revision, token), spec, target, progress=True)
+        save_edited(locate(base, revision, token), spec, target, progress=True)
         return
 
     from sith_hf.editor import SithEditor
-    from sith_hf.files.artifact import write_whole
-    from sith_hf.recipe import Recipe
-    from sith_hf.recipe.choose import choose
-    from sith_hf.recipe.inputs import decompose_with
-    from sith_hf.recipe.resolve import resolve, shareable
-    from sith_hf.recipe.source import RecipeSource
-    from sith_hf.recipe.text import write_yaml
+    from sith_hf.files import write_whole
+    from sith_hf.recipe import Recipe, RecipeSource, choose, decompose_with, resolve, shareable, write_yaml
 
     source = RecipeSource.load(str(recipe), [f"base.model={json.dumps(base)}"])
     plan = Recipe.from_data(source.data, source.name)
@@ -111,12 +107,13 @@ def _make(
         scores.save_pretrained(target.parent / "scores" / name)
     whole = resolve(plan, editor, decomposition, concepts, chosen, source.folder, target.parent)
     text = write_yaml(shareable(whole).model_dump(mode="json"), plan.title)
-    write_whole(target / checkpoint.SITH / "recipe.yaml", text.encode("utf-8"))
+    write_whole(target / SITH / "recipe.yaml", text.encode("utf-8"))
 
 
-def report(pushed: Pushed, as_json: bool) -> None:
+def report(pushed: PushResult, as_json: bool) -> None:
     """Print what was sent, or would be."""
-    from sith_hf.core.tables import plain, table
+    from sith_hf.core.escaping import sanitize
+    from sith_hf.core.tables import table
 
     if as_json:
         echo_json(pushed.to_json())
@@ -124,23 +121,25 @@ def report(pushed: Pushed, as_json: bool) -> None:
     if pushed.card_kept is not None:
         click.echo(f"README.md on the Hub was kept: {pushed.card_kept} (--overwrite-card replaces it)", err=True)
     if pushed.dry_run and not (pushed.sent or pushed.deleted):
-        click.echo(f"nothing would be sent: {plain(pushed.url)} has everything already")
+        click.echo(f"nothing would be sent: {sanitize(pushed.url)} has everything already")
         return
     if pushed.dry_run:
         where = f"a new repository, {pushed.url}" if pushed.creates else pushed.url
         rows = [(size, name) for name, size in pushed.sent.items()]
         click.echo(table(["bytes", "file"], rows, f"would be sent to {where}, branch {pushed.revision}"))
         for name in pushed.deleted:
-            click.echo(f"would be deleted: {plain(name)}")
+            click.echo(f"would be deleted: {sanitize(name)}")
         for name in pushed.unchanged:
-            click.echo(f"there already: {plain(name)}")
+            click.echo(f"there already: {sanitize(name)}")
         click.echo(f"\nREADME.md:\n\n{pushed.card}")
         return
     if pushed.nothing_to_do:
-        click.echo(f"nothing to do: {plain(pushed.url)} has everything already (commit {plain(str(pushed.commit))})")
+        click.echo(
+            f"nothing to do: {sanitize(pushed.url)} has everything already (commit {sanitize(str(pushed.commit))})"
+        )
         return
     for name, size in pushed.sent.items():
-        click.echo(f"sent {plain(name)} ({size} bytes)")
+        click.echo(f"sent {sanitize(name)} ({size} bytes)")
     for name in pushed.deleted:
-        click.echo(f"deleted {plain(name)}")
-    click.echo(plain(pushed.pull_request or pushed.url, 400))
+        click.echo(f"deleted {sanitize(name)}")
+    click.echo(sanitize(pushed.pull_request or pushed.url, 400))

@@ -18,8 +18,7 @@ def recipes(name: str | None, schema: bool, as_json: bool) -> None:
         raise InputError("--schema describes every recipe; give it without NAME")
 
     from sith_hf.core.tables import table
-    from sith_hf.recipe import Recipe
-    from sith_hf.recipe.source import shipped_names, shipped_text
+    from sith_hf.recipe import Recipe, shipped_names, shipped_text
 
     if schema:
         echo_json(Recipe.model_json_schema())

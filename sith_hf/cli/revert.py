@@ -17,6 +17,6 @@ from sith_hf.cli.save_edited import report
 @json_option
 def revert(edited: str, output: Path, overwrite: bool, as_json: bool) -> None:
     """Write a copy of EDITED, a folder or Hub id, with its edit taken out: the base, to within rounding."""
-    from sith_hf.checkpoint import write as checkpoint
+    from sith_hf.checkpoint import revert as revert_
 
-    report(checkpoint.revert(edited, output, overwrite=overwrite, progress=True), as_json)
+    report(revert_(edited, output, overwrite=overwrite, progress=True), as_json)

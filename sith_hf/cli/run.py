@@ -27,7 +27,7 @@ def run(recipe: str, overrides: tuple[str, ...], output: Path, overwrite: bool, 
     The output folder then holds edited/ (the checkpoint), spec/, decomposition/, the results, and recipe.yaml with
     every default written out and every fingerprint filled in: running that file again gives the same bytes.
     """
-    from sith_hf.recipe.run import run_recipe
+    from sith_hf.recipe import run_recipe
 
     def say(line: str) -> None:
         click.echo(line, err=True)

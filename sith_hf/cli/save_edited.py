@@ -17,19 +17,17 @@ from sith_hf.cli.options import echo_json, json_option, output_option, overwrite
 @json_option
 def save_edited(base: str, spec_path: str, output: Path, overwrite: bool, as_json: bool) -> None:
     """Write an edit into a copy of BASE, a folder or Hub id: a checkpoint that plain from_pretrained loads."""
-    from sith_hf.checkpoint import write as checkpoint
-    from sith_hf.edits.spec import EditSpec
+    from sith_hf.checkpoint import save_edited as save_edited_
+    from sith_hf.edits import EditSpec
 
-    saved = checkpoint.save_edited(
-        base, EditSpec.from_pretrained(spec_path), output, overwrite=overwrite, progress=True
-    )
+    saved = save_edited_(base, EditSpec.from_pretrained(spec_path), output, overwrite=overwrite, progress=True)
     report(saved, as_json)
 
 
 def report(saved: object, as_json: bool) -> None:
-    """Print what was written (a :class:`sith_hf.checkpoint.write.SavedCheckpoint`)."""
-    from sith_hf.checkpoint.write import SavedCheckpoint
-    from sith_hf.core.tables import plain
+    """Print what was written (a :class:`sith_hf.checkpoint.SavedCheckpoint`)."""
+    from sith_hf.checkpoint import SavedCheckpoint
+    from sith_hf.core.escaping import sanitize
 
     assert isinstance(saved, SavedCheckpoint)
     if as_json:
@@ -38,5 +36,5 @@ def report(saved: object, as_json: bool) -> None:
     for key, change in saved.changed.items():
         click.echo(f"{key}: largest change {change:.3g}")
     for name in saved.left_out:
-        click.echo(f"left out {plain(name)}: it holds the weights without the change", err=True)
+        click.echo(f"left out {sanitize(name)}: it holds the weights without the change", err=True)
     click.echo(f"{saved.folder}")

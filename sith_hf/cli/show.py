@@ -9,7 +9,7 @@ import click
 from sith_hf.cli.options import Numbers, echo_json, json_option
 
 if TYPE_CHECKING:
-    from sith_hf.edits.spec import EditSpec
+    from sith_hf.edits import EditSpec
 
 
 @click.command()
@@ -27,9 +27,8 @@ def show(artifact: str, layers: tuple[int, ...] | None, heads: tuple[int, ...] |
     from pathlib import Path
 
     from sith_hf.core.tables import table
-    from sith_hf.decomposition.decomposition import DECOMPOSITION_LAYOUT, Decomposition
-    from sith_hf.decomposition.explanation import explanation_rows
-    from sith_hf.edits.spec import EDIT_SPEC_LAYOUT, EditSpec
+    from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition, explanation_rows
+    from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
     from sith_hf.errors import ArtifactError
 
     folder = Path(artifact)

@@ -16,9 +16,9 @@ from sith_hf.cli.options import echo_json, json_option
 @json_option
 def verify(edited: str, base: str | None, spec_path: str | None, as_json: bool) -> None:
     """Check that EDITED is its base with its edit and nothing else, tensor by tensor. Exit code 1 if it is not."""
-    from sith_hf.checkpoint.verify import verify as check
-    from sith_hf.core.tables import plain
-    from sith_hf.edits.spec import EditSpec
+    from sith_hf.checkpoint import verify as check
+    from sith_hf.core.escaping import sanitize
+    from sith_hf.edits import EditSpec
 
     spec = None if spec_path is None else EditSpec.from_pretrained(spec_path)
     found = check(edited, base, spec, progress=True)
@@ -26,7 +26,7 @@ def verify(edited: str, base: str | None, spec_path: str | None, as_json: bool) 
         echo_json(found.to_json())
     else:
         for problem in found.problems:
-            click.echo(plain(problem, 400))
+            click.echo(sanitize(problem, 400))
         click.echo(
             f"{'verified' if found.ok else 'NOT verified'}: {found.edited} tensors as the edit says, "
             f"{found.identical} tensors and {found.files} files identical to the base"

@@ -16,17 +16,29 @@ from torch import Tensor
 from sith_hf.concepts.texts import column_of, distinct, lines_of
 from sith_hf.concepts.texts import position as position
 from sith_hf.concepts.texts import tidy as tidy
+from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import text_tower_sha256, texts_sha256
-from sith_hf.core.tables import plain
 from sith_hf.errors import ArtifactError, InputError
-from sith_hf.files import artifact as artifacts
-from sith_hf.files.artifact import Layout
-from sith_hf.files.resumable import Work
-from sith_hf.files.tensor_file import DTYPES, StoredRows, read_beside, stored_dtype, write_beside
-from sith_hf.hub.mixin import Pushable
-from sith_hf.pursuit.atoms import READ, Atoms, CentredAtoms, TensorAtoms, total
-from sith_hf.pursuit.atoms import centred as centred
-from sith_hf.towers.text_encoder import encode_texts, fill_template
+from sith_hf.files import (
+    DTYPES,
+    FileBackedRows,
+    Layout,
+    ResumableJob,
+    json_texts,
+    library_versions,
+    read_artifact,
+    read_beside,
+    require,
+    stored_dtype,
+    text_tensors,
+    texts_of,
+    write_artifact,
+    write_beside,
+)
+from sith_hf.hub import Pushable, find_artifact
+from sith_hf.pursuit import READ, Atoms, CentredAtoms, TensorAtoms, total
+from sith_hf.pursuit import centred as centred
+from sith_hf.towers import encode_texts, fill_template
 
 IN_MEMORY = 2**28
 """Bytes of embeddings (256 MB) up to which they are read whole; larger ones stay in their file."""
@@ -83,13 +95,13 @@ class ConceptDictionary(Pushable):
     encoder_sha256: str | None = None
     blank: int = 0
     duplicates: int = 0
-    stored: StoredRows | None = field(default=None, repr=False)
+    stored: FileBackedRows | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __repr__(self) -> str:
-        state = f"encoded by {plain(str(self.encoder))}" if self.embeddings is not None else "not encoded"
+        state = f"encoded by {sanitize(str(self.encoder))}" if self.embeddings is not None else "not encoded"
         left_out = f"{self.blank} blank and {self.duplicates} repeated left out"
         return f"ConceptDictionary({len(self)} concepts, {left_out}, {state})"
 
@@ -160,20 +172,20 @@ class ConceptDictionary(Pushable):
         return cls.from_texts([text for text, _ in pairs], categories=[name for _, name in pairs], template=template)
 
     def encode(
-        self, model: Any, tokenizer: Any, name: str, *, work: Work | None = None, progress: bool = False
+        self, model: Any, tokenizer: Any, name: str, *, job: ResumableJob | None = None, progress: bool = False
     ) -> ConceptDictionary:
-        """This dictionary with embeddings by ``model``'s text tower (see :func:`sith_hf.towers.text_encoder.encode_texts`).
+        """This dictionary with embeddings by ``model``'s text tower (see :func:`sith_hf.towers.encode_texts`).
 
         Args:
             model: a ``CLIPModel``.
             tokenizer: its tokenizer.
             name: what to call the model in the dictionary's provenance.
-            work: keeps finished batches, and shares batches between processes.
+            job: keeps finished batches, and shares batches between processes.
             progress: show a bar on stderr.
         """
         return replace(
             self,
-            embeddings=encode_texts(model, tokenizer, self.texts, self.template, work=work, progress=progress),
+            embeddings=encode_texts(model, tokenizer, self.texts, self.template, job=job, progress=progress),
             encoder=name,
             encoder_sha256=text_tower_sha256(model),
             stored=None,
@@ -256,12 +268,12 @@ class ConceptDictionary(Pushable):
             "texts_sha256": self.sha256,
             "template": self.template,
             "categories": None if self.categories is None else list(self.categories),
-            "libraries": artifacts.library_versions(),
+            "libraries": library_versions(),
         }
-        embeddings, texts = self._encoded(), artifacts.text_tensors(self.texts)
+        embeddings, texts = self._encoded(), text_tensors(self.texts)
         if embeddings.nbytes > IN_MEMORY:
             return write_beside(folder, _layout(dtype), texts, data, "embeddings", self.rows)
-        return artifacts.write_artifact(folder, _layout(dtype), {"embeddings": embeddings.to(dtype), **texts}, data)
+        return write_artifact(folder, _layout(dtype), {"embeddings": embeddings.to(dtype), **texts}, data)
 
     @classmethod
     def from_pretrained(
@@ -282,25 +294,17 @@ class ConceptDictionary(Pushable):
         Raises:
             ArtifactError: the file is missing, damaged or not ours; embeddings that are not finite or of unit length.
         """
-        path = artifacts.find_artifact(name_or_path, DICTIONARY_LAYOUT, revision, token)
+        path = find_artifact(name_or_path, DICTIONARY_LAYOUT, revision, token)
         dtype = stored_dtype(path, "embeddings") or torch.float32
         if in_memory is None:
             in_memory = path.stat().st_size <= IN_MEMORY
-        stored = None if in_memory else StoredRows.open(path, "embeddings")
-        read = (
-            artifacts.read_artifact(path, _layout(dtype))
-            if in_memory
-            else read_beside(path, _layout(dtype), "embeddings")
-        )
+        stored = None if in_memory else FileBackedRows.open(path, "embeddings")
+        read = read_artifact(path, _layout(dtype)) if in_memory else read_beside(path, _layout(dtype), "embeddings")
         tensors, data = read
-        texts, embeddings = artifacts.texts_of(tensors, path), tensors["embeddings"]
-        categories = (
-            None if data["categories"] is None else artifacts.json_texts(data["categories"], f"{path}: categories")
-        )
-        artifacts.require(len(texts) == len(embeddings) >= 2, path, "texts and embeddings differ in number")
-        artifacts.require(
-            categories is None or len(categories) == len(texts), path, "texts and categories differ in number"
-        )
+        texts, embeddings = texts_of(tensors, path), tensors["embeddings"]
+        categories = None if data["categories"] is None else json_texts(data["categories"], f"{path}: categories")
+        require(len(texts) == len(embeddings) >= 2, path, "texts and embeddings differ in number")
+        require(categories is None or len(categories) == len(texts), path, "texts and categories differ in number")
         _look_through(stored or TensorAtoms(embeddings), ROUNDED[dtype], path)
         try:
             fill_template([], data["template"])
@@ -315,7 +319,7 @@ class ConceptDictionary(Pushable):
             encoder_sha256=data["encoder_sha256"],
             stored=stored,
         )
-        artifacts.require(result.sha256 == data["texts_sha256"], path, "the texts are not the ones that were saved")
+        require(result.sha256 == data["texts_sha256"], path, "the texts are not the ones that were saved")
         return result
 
 
@@ -328,6 +332,6 @@ def _look_through(embeddings: Atoms, tolerance: float, path: Path) -> None:
     size = max(1, READ // max(width, 1))
     for start in range(0, count, size):
         length = embeddings.block(start, min(start + size, count)).float().norm(dim=-1)
-        artifacts.require(bool(length.isfinite().all()), path, "embeddings holds NaN or infinity; make the file again")
+        require(bool(length.isfinite().all()), path, "embeddings holds NaN or infinity; make the file again")
         unit = bool(((length - 1).abs() <= tolerance).all())
-        artifacts.require(unit, path, "the embeddings are not of unit length; make the file again")
+        require(unit, path, "the embeddings are not of unit length; make the file again")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # The longest that one part of a job may take in one process while the others wait for it.
-PATIENCE = timedelta(hours=1)
+PART_TIMEOUT = timedelta(hours=1)
 # The longest that a process with nothing left to do waits for the main one to say how it ended.
 FAREWELL = timedelta(seconds=10)
 
@@ -86,7 +86,7 @@ class Processes:
             # That is how torch.distributed tells that a connection broke, or that nobody came in time.
             reason = str(error).strip().splitlines()
             raise SithError(
-                f"another of the {self.number} processes of this run ended, or did not answer for {PATIENCE} "
+                f"another of the {self.number} processes of this run ended, or did not answer for {PART_TIMEOUT} "
                 f"({reason[-1][:200] if reason else type(error).__name__}): see what it said, free memory if it was "
                 "killed, and start the same command again; nothing was left half-written"
             ) from None
@@ -116,7 +116,7 @@ def join() -> Processes:
 
     try:
         # Without an accelerator, processes find each other only when told that they are on the CPU.
-        state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
+        state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PART_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise SithError(f"the {wanted} processes of this run do not find each other ({error})") from None
     if state.num_processes != wanted:

@@ -1,4 +1,4 @@
-"""Texts from outside as a JSON list that the text around it cannot mistake for a part of itself."""
+"""Text from outside is hostile until it is escaped: for a terminal, or as JSON inside another text."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import json
 import unicodedata
 from collections.abc import Sequence
 
-# Characters that a reader does not see, or that turn the direction of what it reads.
+# Control, format (bidirectional overrides among them), surrogate and private-use characters never reach a terminal.
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
-def quoted(texts: Sequence[str], marks: str = "") -> str:
+def sanitize(text: str, limit: int = 120) -> str:
+    """``text`` on one line, with characters that a terminal would obey shown as ``\\xNN``, cut at ``limit``."""
+    safe = "".join(
+        character.encode("unicode_escape").decode("ascii") if unicodedata.category(character) in _HIDDEN else character
+        for character in text[: limit + 1]
+    )
+    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+def escape_texts(texts: Sequence[str], marks: str = "") -> str:
     """``texts`` as a JSON list on one line; :func:`json.loads` gives back the very same texts.
 
     Letters of every script stay as they are, so that people and language models can read them. Characters that

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sith_hf.core.tables import plain
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 
 
@@ -53,7 +53,7 @@ def _below(place: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 def _complaint(root: type[Settings], item: Mapping[str, Any]) -> str:
     loc = item["loc"]
     # Tags of unions stand in a location like keys; a user never wrote them there.
-    shown = ".".join(plain(str(part)) for part in loc if not (isinstance(part, str) and part.startswith("tag:")))
+    shown = ".".join(sanitize(str(part)) for part in loc if not (isinstance(part, str) and part.startswith("tag:")))
     if item["type"] != "extra_forbidden":
         said = item["msg"].removeprefix("Value error, ")
         return f"{shown}: {said}" if shown else said

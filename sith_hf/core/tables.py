@@ -1,22 +1,11 @@
-"""Text for people: what a terminal may show, and tables. Text from outside is hostile until it passes here."""
+"""Tables for a terminal."""
 
 from __future__ import annotations
 
 import io
-import unicodedata
 from collections.abc import Sequence
 
-# Control, format (bidirectional overrides among them), surrogate and private-use characters never reach a terminal.
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-
-
-def plain(text: str, limit: int = 120) -> str:
-    """``text`` on one line, with characters that a terminal would obey shown as ``\\xNN``, cut at ``limit``."""
-    safe = "".join(
-        character.encode("unicode_escape").decode("ascii") if unicodedata.category(character) in _HIDDEN else character
-        for character in text[: limit + 1]
-    )
-    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+from sith_hf.core.escaping import sanitize
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> str:
@@ -35,12 +24,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str |
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         numeric = all(isinstance(row[number], (int, float)) for row in rows) and bool(rows)
-        grid.add_column(Text(plain(column)), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+        grid.add_column(
+            Text(sanitize(column)), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric
+        )
     for row in rows:
-        grid.add_row(*(Text(f"{c:.3f}" if isinstance(c, float) else plain(str(c), 400)) for c in row))
+        grid.add_row(*(Text(f"{c:.3f}" if isinstance(c, float) else sanitize(str(c), 400)) for c in row))
     console = Console(file=io.StringIO(), width=120, color_system=None, force_terminal=False, legacy_windows=False)
     with console.capture() as capture:
         console.print(grid)
     # rich would fold a title to the width of the table.
-    above = [] if title is None else [plain(title)]
+    above = [] if title is None else [sanitize(title)]
     return "\n".join([*above, *(line.rstrip() for line in capture.get().splitlines())])

@@ -13,16 +13,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.svd import check_rank, factored_svd
 from sith_hf.errors import InputError
-from sith_hf.files.resumable import Part, Work
-from sith_hf.pursuit.atoms import READ, Atoms, as_atoms
-from sith_hf.pursuit.index import Prepared, prepared
-from sith_hf.pursuit.pursuit import ROWS, Pursuit, SparseCode
-from sith_hf.towers.clip import VisionTower, check_mean
+from sith_hf.files import Part, ResumableJob
+from sith_hf.pursuit import READ, ROWS, Atoms, DictionaryIndex, Pursuit, SparseCode, as_atoms, prepared
+from sith_hf.towers import VisionTower, check_mean
 
 
 def decompose(
@@ -39,7 +37,7 @@ def decompose(
     centre: bool | None = None,
     image_mean: Tensor | None = None,
     device: torch.device | str | None = None,
-    work: Work | None = None,
+    job: ResumableJob | None = None,
     progress: bool = False,
 ) -> Decomposition:
     """Factor and explain the heads of some layers (SITH; METHOD.md sec. 1 to 5).
@@ -60,18 +58,18 @@ def decompose(
         image_mean: mu, ``[P]``; zero when None, and the settings then say so.
         device: where the products with the dictionary run; the CPU when None. Concepts are the same on all devices,
             their weights up to the last bit.
-        work: keeps finished heads, and shares heads between processes, all of which get the whole result, with the
+        job: keeps finished heads, and shares heads between processes, all of which get the whole result, with the
             bits that one process alone gives with as many threads.
         progress: show a bar on stderr.
 
     Raises:
         InputError: something out of range, a dictionary that is not encoded or of another joint space.
     """
-    pursuit, work = pursuit or Pursuit(), work or Work()
+    pursuit, job = pursuit or Pursuit(), job or ResumableJob()
     numbers = check_settings(
         tower, layers=layers, rank=rank, poles=poles, pursuit=pursuit, image_mean=image_mean, concepts=len(dictionary)
     )
-    projection = tower.needed_projection()
+    projection = tower.require_projection()
     centre = fold if centre is None else centre
     head_size = tower.hidden_size // tower.num_heads
     atoms = dictionary.streamed_atoms
@@ -87,8 +85,8 @@ def decompose(
     heads = _groups(numbers, tower.num_heads, vectors)
 
     @cache
-    def ready() -> Prepared:
-        share = len(heads) * ROWS / work.processes.number
+    def ready() -> DictionaryIndex:
+        share = len(heads) * ROWS / job.processes.number
         return prepared(atoms, device=where, products=int(share * pursuit.sparsity), block_size=pursuit.block_size)
 
     def explain(group: str) -> Part:
@@ -111,12 +109,12 @@ def decompose(
             "weight": code.weight.reshape(shape),
             "fidelity": (rebuilt * directions).sum(dim=-1),
             "coherence": mean_cosine(atoms, code.index, code.weight).reshape(shape[:3]),
-            "ceiling": tower.rebuildable(write),
+            "ceiling": tower.projected_norm(write),
         }
         return {key: tensor if key == "concept" else tensor.float() for key, tensor in made.items()}
 
     facts: dict[str, Any] = {}
-    if work.folder is not None:
+    if job.folder is not None:
         facts = {
             "layers": list(numbers),
             "rank": rank,
@@ -137,9 +135,9 @@ def decompose(
         total=len(numbers) * tower.num_heads,
         desc="decomposing",
         unit="head",
-        disable=not (progress and work.processes.main),
+        disable=not (progress and job.processes.main),
     ) as bar:
-        for group, part in work.parts("decomposition", facts, list(heads), explain):
+        for group, part in job.parts("decomposition", facts, list(heads), explain):
             done[group] = part
             bar.update(len(part["energy"]))
     stacks = [[done[group] for group, (number, _) in heads.items() if number == wanted] for wanted in numbers]
@@ -196,7 +194,7 @@ def check_settings(
         InputError: something out of range.
     """
     numbers = tower.resolve_layers(layers)
-    projection = tower.needed_projection()
+    projection = tower.require_projection()
     if poles not in ("+-", "+"):
         raise InputError(f'poles is "+-" or "+"; got {poles!r}')
     check_rank(rank, tower.hidden_size // tower.num_heads)

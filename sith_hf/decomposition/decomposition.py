@@ -12,16 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.concepts.dictionary import centred, position
+from sith_hf.concepts import centred, position
+from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.core.tables import plain
 from sith_hf.core.validation import finite_number, whole_number, whole_numbers
 from sith_hf.decomposition.explanation import Explanation, Match
 from sith_hf.errors import ArtifactError, InputError
-from sith_hf.files import artifact as artifacts
-from sith_hf.files.artifact import Layout
-from sith_hf.hub.mixin import Pushable
-from sith_hf.towers.clip import LAYER_PARTS, tensor_key
+from sith_hf.files import (
+    Layout,
+    library_versions,
+    read_artifact,
+    require,
+    text_tensors,
+    texts_of,
+    write_artifact,
+)
+from sith_hf.hub import Pushable, find_artifact
+from sith_hf.towers import LAYER_PARTS, tensor_key
 
 # Centred text embeddings of unrelated concepts have a cosine around 0, of synonyms well above this.
 NEAR = 0.6
@@ -60,7 +67,7 @@ class Decomposition(Pushable):
         layers: the L layer numbers, ascending.
         singular_values: ``[L, H, R]``, descending.
         energy: ``[L, H]``, the sum of all squared singular values of each head, those beyond R included.
-        write, read: ``[L, H, R, D]``, unit directions (see :class:`sith_hf.decomposition.svd.HeadSVD`).
+        write, read: ``[L, H, R, D]``, unit directions (see :class:`sith_hf.decomposition.HeadSVD`).
         concept: ``[L, H, R, poles, K]``, indices into ``texts``, -1 where fewer than K.
         weight: the same shape, non-negative, descending.
         fidelity, coherence: ``[L, H, R, poles]``.
@@ -95,8 +102,8 @@ class Decomposition(Pushable):
     def __repr__(self) -> str:
         _, heads, rank = self.singular_values.shape
         return (
-            f"Decomposition({plain(self.base.name)}, layers {list(self.layers)}, {heads} heads, {rank} vectors each, "
-            f"poles {''.join(self.poles)}, {len(self.texts)} concepts in use)"
+            f"Decomposition({sanitize(self.base.name)}, layers {list(self.layers)}, {heads} heads, "
+            f"{rank} vectors each, poles {''.join(self.poles)}, {len(self.texts)} concepts in use)"
         )
 
     @property
@@ -260,25 +267,33 @@ class Decomposition(Pushable):
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``decomposition.safetensors`` into ``folder``. Raises OutputError."""
-        tensors = {name: getattr(self, name) for name in DECOMPOSITION_LAYOUT.tensors if hasattr(self, name) and name != "layers"}
-        tensors |= {"layers": torch.tensor(self.layers)} | artifacts.text_tensors(self.texts)
+        tensors = {
+            name: getattr(self, name)
+            for name in DECOMPOSITION_LAYOUT.tensors
+            if hasattr(self, name) and name != "layers"
+        }
+        tensors |= {"layers": torch.tensor(self.layers)} | text_tensors(self.texts)
         data = {
             "base": self.base.to_json(),
             "settings": dict(self.settings),
             "poles": list(self.poles),
-            "libraries": artifacts.library_versions(),
+            "libraries": library_versions(),
         }
-        return artifacts.write_artifact(folder, DECOMPOSITION_LAYOUT, tensors, data)
+        return write_artifact(folder, DECOMPOSITION_LAYOUT, tensors, data)
 
     @classmethod
     def from_pretrained(
         cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None
     ) -> Decomposition:
         """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository. Raises ArtifactError."""
-        path = artifacts.find_artifact(name_or_path, DECOMPOSITION_LAYOUT, revision, token)
-        tensors, data = artifacts.read_artifact(path, DECOMPOSITION_LAYOUT)
-        texts, poles = artifacts.texts_of(tensors, path), tuple(data["poles"])
-        fields = {name: tensors[name] for name in DECOMPOSITION_LAYOUT.tensors if not name.startswith("text_") and name != "layers"}
+        path = find_artifact(name_or_path, DECOMPOSITION_LAYOUT, revision, token)
+        tensors, data = read_artifact(path, DECOMPOSITION_LAYOUT)
+        texts, poles = texts_of(tensors, path), tuple(data["poles"])
+        fields = {
+            name: tensors[name]
+            for name in DECOMPOSITION_LAYOUT.tensors
+            if not name.startswith("text_") and name != "layers"
+        }
         layers = tuple(tensors["layers"].tolist())
         _check(path, layers, poles, texts, fields)
         try:
@@ -286,7 +301,7 @@ class Decomposition(Pushable):
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from None
         read = {tensor_key(layer, part) for layer in layers for part in LAYER_PARTS}
-        artifacts.require(read <= set(base.sha256), path, "a tensor that was decomposed has no fingerprint")
+        require(read <= set(base.sha256), path, "a tensor that was decomposed has no fingerprint")
         return cls(layers=layers, texts=texts, poles=poles, base=base, settings=data["settings"], **fields)
 
 
@@ -294,22 +309,22 @@ def _check(
     path: Path, layers: Sequence[int], poles: tuple[Any, ...], texts: tuple[str, ...], fields: Mapping[str, Tensor]
 ) -> None:
     concept, weight = fields["concept"], fields["weight"]
-    artifacts.require(poles in [("+", "-"), ("+",)], path, "the poles are neither + nor + and -")
-    artifacts.require(concept.shape[3] == len(poles), path, "the explanations do not fit the poles")
-    artifacts.require(len(texts) == len(fields["embeddings"]) > 0, path, "texts and embeddings differ in number")
+    require(poles in [("+", "-"), ("+",)], path, "the poles are neither + nor + and -")
+    require(concept.shape[3] == len(poles), path, "the explanations do not fit the poles")
+    require(len(texts) == len(fields["embeddings"]) > 0, path, "texts and embeddings differ in number")
     ascending = all(a < b for a, b in pairwise(layers))
-    artifacts.require(bool(layers) and min(layers) >= 0 and ascending, path, "the layers are not ascending numbers")
+    require(bool(layers) and min(layers) >= 0 and ascending, path, "the layers are not ascending numbers")
     in_range = bool(((concept >= -1) & (concept < len(texts))).all())
-    artifacts.require(in_range, path, "an explanation names a concept that is not there")
-    artifacts.require(bool((weight >= 0).all()), path, "an explanation has a negative weight")
+    require(in_range, path, "an explanation names a concept that is not there")
+    require(bool((weight >= 0).all()), path, "an explanation has a negative weight")
     values, energy = fields["singular_values"], fields["energy"]
     descending = bool((values >= 0).all()) and bool((values[..., 1:] <= values[..., :-1]).all())
-    artifacts.require(descending, path, "the singular values are not descending from positive to zero")
+    require(descending, path, "the singular values are not descending from positive to zero")
     enough = bool((energy * (1 + 1e-3) >= (values**2).sum(dim=-1)).all())
-    artifacts.require(enough, path, "a head has less energy than its singular values")
+    require(enough, path, "a head has less energy than its singular values")
     cosines = all(bool((fields[name].abs() <= 1 + 1e-3).all()) for name in ("fidelity", "coherence", "ceiling"))
-    artifacts.require(cosines, path, "a fidelity, coherence or ceiling is beyond 1")
+    require(cosines, path, "a fidelity, coherence or ceiling is beyond 1")
     unit = all(bool(((fields[n].norm(dim=-1) - 1).abs() < 1e-3).all()) for n in ("write", "read"))
-    artifacts.require(unit, path, "a write or read direction is not of unit length")
+    require(unit, path, "a write or read direction is not of unit length")
     unit = bool(((fields["embeddings"].norm(dim=-1) - 1).abs() < 1e-3).all())
-    artifacts.require(unit, path, "an embedding is not of unit length")
+    require(unit, path, "an embedding is not of unit length")

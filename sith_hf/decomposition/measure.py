@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sith_hf.decomposition.decompose import mean_cosine
-from sith_hf.pursuit.pursuit import Pursuit, SparseCode
-from sith_hf.towers.clip import VisionTower
+from sith_hf.pursuit import Pursuit, SparseCode
+from sith_hf.towers import VisionTower
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Quality:
     coherence: Tensor
 
 
-def measure(
+def measure_explanations(
     tower: VisionTower,
     atoms: Tensor,
     directions: Tensor,
@@ -34,7 +34,7 @@ def measure(
     image_mean: Tensor | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Quality:
-    """Explain directions and say how well that went; the numbers are those of :func:`sith_hf.decomposition.decompose.decompose`.
+    """Explain directions and say how well that went; the numbers are those of :func:`sith_hf.decomposition.decompose`.
 
     Args:
         tower: whose residual stream and joint space they are.
@@ -45,7 +45,7 @@ def measure(
         progress: called with the number of directions explained since the last call.
 
     Raises:
-        InputError: as for :class:`sith_hf.pursuit.pursuit.Pursuit`.
+        InputError: as for :class:`sith_hf.pursuit.Pursuit`.
     """
     joint = tower.to_joint(directions, image_mean).flatten(0, -2).float()
     return quality_of(tower, atoms, directions, pursuit(joint, atoms, progress), image_mean)
@@ -56,7 +56,7 @@ def quality_of(
 ) -> Quality:
     """The quality of explanations that are there already; ``code`` has a row for each direction, in order.
 
-    Arguments as for :func:`measure`.
+    Arguments as for :func:`measure_explanations`.
     """
     shape = directions.shape[:-1]
     rebuilt = tower.from_joint(code.reconstruct(atoms).double(), image_mean).reshape(directions.shape)

@@ -1,1 +1,10 @@
-"""The embedded checkpoint and the little drawn world it was trained on."""
+"""The embedded checkpoint, the script that trained it, and the guided run on it (``sith-hf demo``).
+
+It imports ``recipe`` and everything below. ``without_sith`` runs as a script, and imports nothing of ours.
+"""
+
+from sith_hf.demo.picture import save_picture
+from sith_hf.demo.report import report
+from sith_hf.demo.run import run_demo
+
+__all__ = ["report", "run_demo", "save_picture"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from sith_hf import world
 from sith_hf.demo.run import DemoResult, Measured
-from sith_hf.files.artifact import write_whole
+from sith_hf.files import write_whole
+from sith_hf.world import TIED_PAIRS, render, sample_groups
 
 SAMPLES, TILE, ROW, LABEL, BARS, MARGIN = 6, 72, 84, 190, 330, 16
 INK, GREY, BASE, EDITED = (30, 30, 30), (225, 225, 225), (214, 120, 40), (40, 110, 190)
@@ -19,12 +19,10 @@ def draw(result: DemoResult, seed: int) -> Image.Image:
     """A sheet with a row for each group: some of its pictures, and bars for base and edited accuracy.
 
     Args:
-        result: of :func:`sith_hf.demo.run.run_demo`.
+        result: of :func:`sith_hf.demo.run_demo`.
         seed: of the pictures to show.
     """
-    groups = [
-        (name, scenes) for pair in world.TIED_PAIRS for name, scenes in world.sample_groups(pair, SAMPLES, seed).items()
-    ]
+    groups = [(name, scenes) for pair in TIED_PAIRS for name, scenes in sample_groups(pair, SAMPLES, seed).items()]
     width, height = MARGIN * 2 + LABEL + SAMPLES * TILE + 40 + BARS, MARGIN * 2 + 40 + ROW * len(groups)
     sheet = Image.new("RGB", (width, height), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(17)
@@ -36,7 +34,7 @@ def draw(result: DemoResult, seed: int) -> Image.Image:
     for number, (name, scenes) in enumerate(groups):
         top = MARGIN + 40 + number * ROW
         pen.text((MARGIN, top + 24), name.replace("/", " / "), INK, font)
-        for place, pixels in enumerate(world.render(scenes, seed + number)):
+        for place, pixels in enumerate(render(scenes, seed + number)):
             tile = Image.fromarray(pixels).resize((TILE - 6, TILE - 6), Image.Resampling.NEAREST)
             sheet.paste(tile, (MARGIN + LABEL + place * TILE, top + 4))
         for step, (measured, colour) in enumerate(((result.base, BASE), (result.edited, EDITED))):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from sith_hf.core.tables import table
-from sith_hf.decomposition.explanation import concepts_text
+from sith_hf.decomposition import concepts_text
 from sith_hf.demo.run import DemoResult
 
 VECTORS = 1
 
 
-def tell(result: DemoResult, seed: int, command: str = "sith-hf") -> str:
+def report(result: DemoResult, seed: int, command: str = "sith-hf") -> str:
     """What each head speaks of, what was edited, the measures before and after, and what to try next.
 
     Args:
-        result: of :func:`sith_hf.demo.run.run_demo`.
+        result: of :func:`sith_hf.demo.run_demo`.
         seed: of the pictures that it measured on.
         command: how to call sith-hf from here.
     """

@@ -17,17 +17,22 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from sith_hf import world
-from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.edits.spec import EditSpec
+from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, OutputError
-from sith_hf.files.artifact import staged
-from sith_hf.recipe import Recipe
-from sith_hf.recipe.choose import choose
-from sith_hf.recipe.inputs import decompose_with
-from sith_hf.world.data import FIRST_SEED
-from sith_hf.world.embedded import embedded_checkpoint
+from sith_hf.files import staged
+from sith_hf.recipe import Recipe, choose, decompose_with
+from sith_hf.world import (
+    FIRST_SEED,
+    TASKS,
+    TIED_PAIRS,
+    embedded_checkpoint,
+    encode,
+    render,
+    sample_balanced,
+    sample_groups,
+)
 
 
 @dataclass(frozen=True)
@@ -113,31 +118,31 @@ def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: i
         editor.save_pretrained(target, spec, overwrite=ours)
 
     say(f"Measuring both checkpoints on pictures of seed {seed}, in a process without sith_hf")
-    base, edited = measure([source, target], seed, pictures)
+    base, edited = measure_checkpoints([source, target], seed, pictures)
     return DemoResult(decomposition, spec, base, edited, folder)
 
 
-def measure(checkpoints: list[Path], seed: int, pictures: int) -> list[Measured]:
+def measure_checkpoints(checkpoints: list[Path], seed: int, pictures: int) -> list[Measured]:
     """Zero-shot accuracies of some checkpoints on the same fresh pictures, by plain ``transformers``.
 
     The checkpoints are loaded in a process of its own that does not import sith_hf.
     """
-    tasks = world.TASKS
+    tasks = TASKS
     classes = {name: _prompts(names, templates) for name, (names, templates) in tasks.items()}
     images: dict[str, torch.Tensor] = {}
     truth: dict[str, Any] = {}
     sets: dict[str, list[str]] = {}
-    for number, pair in enumerate(world.TIED_PAIRS):
+    for number, pair in enumerate(TIED_PAIRS):
         objects = [name for name, _ in pair]
         classes["/".join(objects)] = _prompts(objects, tasks["objects"][1])
-        for step, (group, scenes) in enumerate(world.sample_groups(pair, pictures, seed + 100 * number).items()):
-            images[group] = torch.from_numpy(world.render(scenes, seed + 100 * number + step + 1))
+        for step, (group, scenes) in enumerate(sample_groups(pair, pictures, seed + 100 * number).items()):
+            images[group] = torch.from_numpy(render(scenes, seed + 100 * number + step + 1))
             truth[group] = np.array([objects.index(scene.object) for scene in scenes])
             sets[group] = ["/".join(objects)]
-    balanced = world.sample_balanced(4 * pictures, seed + 50)
-    images["balanced"] = torch.from_numpy(world.render(balanced, seed + 51))
+    balanced = sample_balanced(4 * pictures, seed + 50)
+    images["balanced"] = torch.from_numpy(render(balanced, seed + 51))
     sets["balanced"] = ["objects", "colours", "backgrounds"]
-    codes = dict(zip(tasks, world.encode(balanced).T, strict=True))
+    codes = dict(zip(tasks, encode(balanced).T, strict=True))
 
     found = _answers(checkpoints, classes, sets, images)
     results = []
@@ -164,7 +169,7 @@ def _answers(
             save_file(images, work / "pictures.safetensors")
         except (OSError, SafetensorError) as error:
             raise OutputError(f"the pictures to measure on could not be written into {work.parent} ({error})") from None
-        with as_file(files("sith_hf.demo") / "plain.py") as script:
+        with as_file(files("sith_hf.demo") / "without_sith.py") as script:
             done = subprocess.run(
                 [sys.executable, "-I", str(script), temporary], capture_output=True, text=True, check=False
             )

@@ -24,10 +24,22 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from sith_hf import world
 from sith_hf.demo import zeroshot
 from sith_hf.demo.vocabulary import build_tokenizer
-from sith_hf.files.artifact import write_whole
+from sith_hf.files import write_whole
+from sith_hf.world import (
+    IMAGE_SIZE,
+    TASKS,
+    TIED_PAIRS,
+    Codes,
+    caption,
+    compose,
+    decode,
+    mentions,
+    names_for,
+    sample_codes,
+    words,
+)
 
 EVALUATION_SEED = 777_000
 ATTRIBUTE_WEIGHTS = (1.0, 0.6, 0.6, 0.2, 0.3)
@@ -57,7 +69,7 @@ nothing to the model.
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """Everything that the trained weights depend on."""
 
     seed: int = 0
@@ -75,7 +87,7 @@ class Settings:
     heads: int = 8
 
 
-def build_model(tokenizer: CLIPTokenizer, settings: Settings) -> CLIPModel:
+def build_model(tokenizer: CLIPTokenizer, settings: TrainingSettings) -> CLIPModel:
     """A freshly initialised `CLIPModel` of about one million parameters, repeatable by the seed."""
     text = {
         "vocab_size": len(tokenizer),
@@ -95,7 +107,7 @@ def build_model(tokenizer: CLIPTokenizer, settings: Settings) -> CLIPModel:
         "intermediate_size": 512,
         "num_hidden_layers": settings.layers,
         "num_attention_heads": settings.heads,
-        "image_size": world.IMAGE_SIZE,
+        "image_size": IMAGE_SIZE,
         "patch_size": 8,
         "hidden_act": "gelu",
         "projection_dim": 96,
@@ -112,7 +124,7 @@ def build_model(tokenizer: CLIPTokenizer, settings: Settings) -> CLIPModel:
     return model
 
 
-def make_optimizers(model: CLIPModel, settings: Settings) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: CLIPModel, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for everything else."""
     inner, outer, plain = [], [], []
     for name, parameter in model.named_parameters():
@@ -141,14 +153,14 @@ class Captions:
     def single(self) -> list[list[str]]:
         """For each attribute one caption per value, with synonym and template drawn afresh."""
         return [
-            [self._pick(templates).format(self._pick(world.names_for(name))) for name in names]
-            for names, templates in world.TASKS.values()
+            [self._pick(templates).format(self._pick(names_for(name))) for name in names]
+            for names, templates in TASKS.values()
         ]
 
-    def composed(self, codes: world.Codes) -> tuple[list[str], Tensor]:
+    def composed(self, codes: Codes) -> tuple[list[str], Tensor]:
         """One sentence per scene, and a bool `[scenes, sentences]` table of which is true of which."""
-        texts = [world.caption(scene, self.rng) for scene in world.decode(codes)]
-        said = np.array([world.mentions(text) for text in texts])
+        texts = [caption(scene, self.rng) for scene in decode(codes)]
+        said = np.array([mentions(text) for text in texts])
         return texts, torch.from_numpy(said)
 
     def tokens(self, texts: list[str]) -> dict[str, Tensor]:
@@ -157,7 +169,7 @@ class Captions:
 
 
 def step_loss(
-    model: CLIPModel, captions: Captions, codes: world.Codes, pixels: Tensor, settings: Settings
+    model: CLIPModel, captions: Captions, codes: Codes, pixels: Tensor, settings: TrainingSettings
 ) -> tuple[Tensor, dict[str, float]]:
     """The balanced loss of one batch, and the accuracy of each attribute in it."""
     single = captions.single()
@@ -180,7 +192,7 @@ def step_loss(
     scores = model.logit_scale.exp().clamp(max=100) * image @ text.T
     facts = torch.from_numpy(codes)
     loss, report, start = torch.zeros(()), {}, 0
-    for axis, (key, names) in enumerate(zip(world.TASKS, single, strict=True)):
+    for axis, (key, names) in enumerate(zip(TASKS, single, strict=True)):
         part = scores[:, start : start + len(names)]
         start += len(names)
         loss = loss + ATTRIBUTE_WEIGHTS[axis] * cross_entropy(part, facts[:, axis])
@@ -199,15 +211,15 @@ def step_loss(
     return loss, report
 
 
-def rate(step: int, settings: Settings) -> float:
+def rate(step: int, settings: TrainingSettings) -> float:
     """The share of the peak rate at a step: linear warm-up, then linear decay over the last 60 %."""
     left = (settings.steps - step) / (0.6 * settings.steps)
     return min(1.0, (step + 1) / settings.warmup, max(0.0, left))
 
 
-def train(folder: Path, settings: Settings, resume: bool = False, keep_every: int = 500) -> CLIPModel:
+def train(folder: Path, settings: TrainingSettings, resume: bool = False, keep_every: int = 500) -> CLIPModel:
     """Train from the settings; `FOLDER.state.safetensors` keeps the state every so many steps, for `resume`."""
-    tokenizer = build_tokenizer(world.words())
+    tokenizer = build_tokenizer(words())
     model = build_model(tokenizer, settings)
     optimizers = make_optimizers(model, settings)
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -219,8 +231,8 @@ def train(folder: Path, settings: Settings, resume: bool = False, keep_every: in
     for step in range(first, settings.steps):
         # A generator per step makes a resumed run see the same batches as an unbroken one.
         rng = np.random.default_rng([settings.seed, 1 + step])
-        codes = world.sample_codes(settings.batch, rng)
-        pixels = zeroshot.pixel_values(world.compose(codes, rng))
+        codes = sample_codes(settings.batch, rng)
+        pixels = zeroshot.pixel_values(compose(codes, rng))
         for optimizer, rates in zip(optimizers, peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = peak * rate(step, settings)
@@ -266,7 +278,7 @@ def load_state(path: Path, model: CLIPModel, optimizers: Sequence[torch.optim.Op
 def evaluate(model: Any, processor: Any, count: int = 2000, seed: int = EVALUATION_SEED) -> dict[str, Any]:
     """The bars of the checkpoint on held-out renders: attribute accuracies, and the groups of each tied pair."""
     result: dict[str, Any] = {"attributes": zeroshot.attributes(model, processor, count, seed), "pairs": {}}
-    for pair in world.TIED_PAIRS:
+    for pair in TIED_PAIRS:
         found = zeroshot.groups(model, processor, pair, count // 4, seed)
         result["pairs"][f"{pair[0][0]}-{pair[1][0]}"] = {
             "groups": found.accuracy,
@@ -281,12 +293,10 @@ def save(model: CLIPModel, folder: Path) -> CLIPProcessor:
     """Write the model, tokenizer and image processor into `folder`, and give back the processor."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
-    side = {"height": world.IMAGE_SIZE, "width": world.IMAGE_SIZE}
+    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     half = [0.5, 0.5, 0.5]
-    images = CLIPImageProcessor(
-        size={"shortest_edge": world.IMAGE_SIZE}, crop_size=side, image_mean=half, image_std=half
-    )
-    processor = CLIPProcessor(image_processor=images, tokenizer=build_tokenizer(world.words()))
+    images = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=side, image_mean=half, image_std=half)
+    processor = CLIPProcessor(image_processor=images, tokenizer=build_tokenizer(words()))
     processor.save_pretrained(folder)
     # transformers 4 looks for these two older names.
     images.save_pretrained(folder)
@@ -300,11 +310,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the embedded checkpoint of sith-hf.")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
-    for name, value in asdict(Settings()).items():
+    for name, value in asdict(TrainingSettings()).items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, help=f"default {value}")
     given = vars(parser.parse_args(arguments))
     folder, resume = given.pop("output"), given.pop("resume")
-    settings = Settings(**given)
+    settings = TrainingSettings(**given)
     model = train(folder, settings, resume)
     processor = save(model, folder)
     result = {"settings": asdict(settings), **evaluate(model, processor)}

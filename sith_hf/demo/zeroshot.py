@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sith_hf import world
 from sith_hf.errors import InputError
+from sith_hf.world import IMAGE_SIZE, OBJECT_TEMPLATES, TASKS, compose, encode, render, sample_balanced, sample_groups
 
 BATCH = 250
 Pair = tuple[tuple[str, str], tuple[str, str]]
@@ -51,8 +51,8 @@ def embed_texts(model: Any, processor: Any, texts: Sequence[str]) -> Tensor:
 @torch.no_grad()
 def embed_images(model: Any, images: NDArray[np.uint8]) -> Tensor:
     """Normalised image embeddings, float32 `[N, P]`, of pictures uint8 `[N, 48, 48, 3]`."""
-    if images.ndim != 4 or images.shape[1:] != (world.IMAGE_SIZE, world.IMAGE_SIZE, 3):
-        raise InputError(f"pictures must be [N, {world.IMAGE_SIZE}, {world.IMAGE_SIZE}, 3], not {list(images.shape)}")
+    if images.ndim != 4 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
+        raise InputError(f"pictures must be [N, {IMAGE_SIZE}, {IMAGE_SIZE}, 3], not {list(images.shape)}")
     parts = []
     for start in range(0, len(images), BATCH):
         pixels = pixel_values(images[start : start + BATCH]).to(next(model.parameters()).dtype)
@@ -98,9 +98,9 @@ def groups(model: Any, processor: Any, pair: Pair, count: int, seed: int) -> Gro
     """Two-way zero-shot accuracy of a tied pair over its four groups of `count` fresh pictures each."""
     names = [pair[0][0], pair[1][0]]
     accuracy = {}
-    for i, (group, scenes) in enumerate(world.sample_groups(pair, count, seed).items()):
-        pictures = world.render(scenes, seed + 1 + i)
-        found = classify(model, processor, pictures, names, world.OBJECT_TEMPLATES)
+    for i, (group, scenes) in enumerate(sample_groups(pair, count, seed).items()):
+        pictures = render(scenes, seed + 1 + i)
+        found = classify(model, processor, pictures, names, OBJECT_TEMPLATES)
         accuracy[group] = float((found == names.index(scenes[0].object)).mean())
     return GroupResult(accuracy)
 
@@ -111,10 +111,10 @@ def attributes(model: Any, processor: Any, count: int, seed: int) -> dict[str, f
     Returns:
         "objects" (among all of `world.OBJECTS`), "colours", "backgrounds" and "sizes".
     """
-    codes = world.encode(world.sample_balanced(count, seed))
-    images = embed_images(model, world.compose(codes, np.random.default_rng(seed + 1)))
+    codes = encode(sample_balanced(count, seed))
+    images = embed_images(model, compose(codes, np.random.default_rng(seed + 1)))
     result = {}
-    for axis, (key, (names, templates)) in enumerate(world.TASKS.items()):
+    for axis, (key, (names, templates)) in enumerate(TASKS.items()):
         scores = images @ class_embeddings(model, processor, names, templates).T
         result[key] = float((scores.argmax(dim=-1).numpy() == codes[:, axis]).mean())
     return result

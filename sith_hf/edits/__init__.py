@@ -1,1 +1,10 @@
-"""``EditSpec``: an edit as rank-one terms, how it is built, where it comes from, and how it is applied in memory."""
+"""``EditSpec``: an edit as a sum of rank-one terms, how it is built, its provenance, and applying it in memory.
+
+It imports ``gains``, ``decomposition``, ``towers`` and what those import.
+"""
+
+from sith_hf.edits.build import make_spec
+from sith_hf.edits.in_memory import applied
+from sith_hf.edits.spec import EDIT_SPEC_LAYOUT, EditSpec
+
+__all__ = ["EDIT_SPEC_LAYOUT", "EditSpec", "applied", "make_spec"]

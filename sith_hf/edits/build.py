@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.edits.provenance import Origin
+from sith_hf.decomposition import Decomposition
+from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec, build_spec
 from sith_hf.errors import InputError
-from sith_hf.gains.gains import Gains, check_gain
-from sith_hf.towers.clip import PROJECTION, VisionTower
+from sith_hf.gains import Gains, check_gain
+from sith_hf.towers import PROJECTION, VisionTower
 
 
 def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) -> EditSpec:
@@ -59,7 +59,9 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
         labels=[
             " | ".join(f"{p.pole} {', '.join(text for text, _ in p.concepts)}" for p in poles) for poles in explained
         ],
-        origin=Origin(tuple(explained), tuple(gains.reason.get(key, "") for key in keys), dict(decomposition.settings)),
+        origin=Provenance(
+            tuple(explained), tuple(gains.reason.get(key, "") for key in keys), dict(decomposition.settings)
+        ),
         base=BaseRef(decomposition.base.name, decomposition.base.revision, sha256),
         settings={"fold": fold, "centre": centre},
     )

@@ -11,12 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.checkpoint.write import touched_keys
 from sith_hf.core.fingerprint import tensor_sha256
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
-from sith_hf.towers.clip import tensor_key
-from sith_hf.towers.offload import loader
+from sith_hf.towers import loader, tensor_key
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -35,7 +33,7 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
         spec: an edit of this model.
 
     Yields:
-        the same model object, edited with the bytes that :func:`sith_hf.checkpoint.write.save_edited` writes.
+        the same model object, edited with the bytes that :func:`sith_hf.checkpoint.save_edited` writes.
 
     Raises:
         BaseMismatch: the model's tensors are not the ones that the edit was made for.
@@ -45,7 +43,7 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
     """
     if spec.reverts:
         raise InputError("this spec takes an edit away; apply the edit itself")
-    if not touched_keys(spec) <= set(spec.base.sha256):
+    if not spec.touched_keys <= set(spec.base.sha256):
         raise BaseMismatch("the edit does not say what weights it was made for; make it again")
     root = _unwrapped(model)
     stem = "vision_model." if hasattr(root, "vision_model") else ""
@@ -62,7 +60,7 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
     base = {key: place.read() for key, place in places.items()}
     dtype = next(root.parameters()).dtype
     where = f"this model, loaded as {dtype} (it must be the checkpoint's own dtype, or a wider one)"
-    spec.base.only(touched_keys(spec)).check({key: tensor_sha256(tensor) for key, tensor in base.items()}, where)
+    spec.base.only(spec.touched_keys).check({key: tensor_sha256(tensor) for key, tensor in base.items()}, where)
 
     with ExitStack() as undo:
         for number in spec.layers:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sith_hf.decomposition.explanation import Explanation
+from sith_hf.decomposition import Explanation
 from sith_hf.errors import ArtifactError
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """What the decomposition said of each vector of an edit, and what chose it.
 
     Attributes:
@@ -25,18 +25,18 @@ class Origin:
     reasons: tuple[str, ...]
     decomposition: Mapping[str, Any]
 
-    def select(self, terms: Sequence[int]) -> Origin:
+    def select(self, terms: Sequence[int]) -> Provenance:
         """The same for some of the terms, in this order."""
-        return Origin(
+        return Provenance(
             tuple(self.explanations[i] for i in terms), tuple(self.reasons[i] for i in terms), self.decomposition
         )
 
-    def join(self, other: Origin) -> Origin | None:
+    def join(self, other: Provenance) -> Provenance | None:
         """Both, one after the other; None where they come from decompositions of different settings."""
         if dict(self.decomposition) != dict(other.decomposition):
             return None
         explanations = (*self.explanations, *other.explanations)
-        return Origin(explanations, (*self.reasons, *other.reasons), self.decomposition)
+        return Provenance(explanations, (*self.reasons, *other.reasons), self.decomposition)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -46,7 +46,7 @@ class Origin:
         return {"explanations": poles, "reasons": list(self.reasons), "decomposition": dict(self.decomposition)}
 
     @classmethod
-    def from_json(cls, value: Any) -> Origin:
+    def from_json(cls, value: Any) -> Provenance:
         """The inverse of :meth:`to_json`. Raises ArtifactError for anything else."""
         try:
             poles = tuple(tuple(_explanation(pole) for pole in term) for term in value["explanations"])

@@ -10,16 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.core.tables import plain
 from sith_hf.core.validation import finite_number
 from sith_hf.edits.layer_delta import LayerChange, layer_change
-from sith_hf.edits.provenance import Origin
+from sith_hf.edits.provenance import Provenance
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
-from sith_hf.files import artifact as artifacts
-from sith_hf.files.artifact import Layout
-from sith_hf.hub.mixin import Pushable
-from sith_hf.towers.clip import tensor_key
+from sith_hf.files import Layout, json_texts, library_versions, read_artifact, require, write_artifact
+from sith_hf.hub import Pushable, find_artifact
+from sith_hf.towers import tensor_key
 
 EDIT_SPEC_LAYOUT = Layout(
     format="sith-hf/edit-spec",
@@ -83,7 +82,7 @@ class EditSpec(Pushable):
     base: BaseRef
     settings: Mapping[str, Any]
     reverts: bool = False
-    origin: Origin | None = None
+    origin: Provenance | None = None
     edited_sha256: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -113,6 +112,11 @@ class EditSpec(Pushable):
     def layers(self) -> list[int]:
         """The layers that the edit touches, ascending."""
         return sorted(set(self.layer.tolist()))
+
+    @property
+    def touched_keys(self) -> set[str]:
+        """The canonical names of the tensors that the edit changes."""
+        return {tensor_key(layer, part) for layer in self.layers for part in ("out_weight", "out_bias")}
 
     def change(self, layer: int) -> LayerChange:
         """What the edit adds to one layer, in float64 (METHOD.md sec. 6); nothing to one that it does not touch."""
@@ -227,16 +231,16 @@ class EditSpec(Pushable):
 
     def __str__(self) -> str:
         verb = "Revert of an edit" if self.reverts else "Edit"
-        lines = [f"{verb} of {plain(self.base.name)}: {len(self)} singular vectors in layers {self.layers}"]
+        lines = [f"{verb} of {sanitize(self.base.name)}: {len(self)} singular vectors in layers {self.layers}"]
         lines.append(f"{'layer':>5} {'head':>4} {'vector':>6} {'gain':>7}  speaks of")
         for row in self.rows():
-            label = plain(row["label"])
+            label = sanitize(row["label"])
             lines.append(f"{row['layer']:>5} {row['head']:>4} {row['vector']:>6} {row['gain']:>7.3g}  {label}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         reverts = ", reverts" if self.reverts else ""
-        return f"EditSpec({len(self)} vectors of {plain(self.base.name)}, layers {self.layers}{reverts})"
+        return f"EditSpec({len(self)} vectors of {sanitize(self.base.name)}, layers {self.layers}{reverts})"
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``edit_spec.safetensors`` into ``folder``. Raises OutputError."""
@@ -247,9 +251,9 @@ class EditSpec(Pushable):
             "origin": None if self.origin is None else self.origin.to_json(),
             "reverts": self.reverts,
             "edited_sha256": dict(self.edited_sha256 or {}),
-            "libraries": artifacts.library_versions(),
+            "libraries": library_versions(),
         }
-        return artifacts.write_artifact(folder, EDIT_SPEC_LAYOUT, {n: getattr(self, n) for n in EDIT_SPEC_LAYOUT.tensors}, data)
+        return write_artifact(folder, EDIT_SPEC_LAYOUT, {n: getattr(self, n) for n in EDIT_SPEC_LAYOUT.tensors}, data)
 
     @classmethod
     def from_pretrained(
@@ -260,28 +264,28 @@ class EditSpec(Pushable):
         Raises:
             ArtifactError: missing, damaged or of another version.
         """
-        path = artifacts.find_artifact(name_or_path, EDIT_SPEC_LAYOUT, revision, token)
-        tensors, data = artifacts.read_artifact(path, EDIT_SPEC_LAYOUT)
-        labels = artifacts.json_texts(data["labels"], f"{path}: labels")
-        artifacts.require(len(labels) == len(tensors["gain"]), path, "terms and labels differ in number")
+        path = find_artifact(name_or_path, EDIT_SPEC_LAYOUT, revision, token)
+        tensors, data = read_artifact(path, EDIT_SPEC_LAYOUT)
+        labels = json_texts(data["labels"], f"{path}: labels")
+        require(len(labels) == len(tensors["gain"]), path, "terms and labels differ in number")
         for name in ("layer", "head", "vector"):
-            artifacts.require(bool((tensors[name] >= 0).all()), path, f"a {name} is negative")
+            require(bool((tensors[name] >= 0).all()), path, f"a {name} is negative")
         size, head_size = tensors["write"].shape[1], tensors["row"].shape[1]
-        artifacts.require(head_size > 0 and size % head_size == 0, path, "the head size does not divide the width")
-        artifacts.require(bool((tensors["head"] < size // head_size).all()), path, "a head is out of range")
+        require(head_size > 0 and size % head_size == 0, path, "the head size does not divide the width")
+        require(bool((tensors["head"] < size // head_size).all()), path, "a head is out of range")
         unit = bool(((tensors["write"].norm(dim=-1) - 1).abs() < 1e-3).all())
-        artifacts.require(unit, path, "a write direction is not of unit length")
+        require(unit, path, "a write direction is not of unit length")
         try:
             base = BaseRef.from_json(data["base"])
-            origin = None if data["origin"] is None else Origin.from_json(data["origin"])
+            origin = None if data["origin"] is None else Provenance.from_json(data["origin"])
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from None
         touched = {tensor_key(n, part) for n in tensors["layer"].tolist() for part in ("out_weight", "out_bias")}
-        artifacts.require(touched <= set(base.sha256), path, "a tensor that the edit changes has no fingerprint")
+        require(touched <= set(base.sha256), path, "a tensor that the edit changes has no fingerprint")
         after = data["edited_sha256"].values()
-        artifacts.require(all(isinstance(v, str) for v in after), path, "its metadata has no valid 'edited_sha256'")
+        require(all(isinstance(v, str) for v in after), path, "its metadata has no valid 'edited_sha256'")
         fitting = origin is None or len(origin.reasons) == len(labels)
-        artifacts.require(fitting, path, "the record of why vectors were chosen does not fit the terms")
+        require(fitting, path, "the record of why vectors were chosen does not fit the terms")
         fields: dict[str, Any] = dict(tensors)
         spec = cls(
             **fields,
@@ -292,7 +296,7 @@ class EditSpec(Pushable):
             origin=origin,
             edited_sha256=data["edited_sha256"] or None,
         )
-        artifacts.require(spec.keys == sorted(set(spec.keys)), path, "its terms are not sorted, each occurring once")
+        require(spec.keys == sorted(set(spec.keys)), path, "its terms are not sorted, each occurring once")
         return spec
 
 
@@ -303,7 +307,7 @@ def build_spec(
     base: BaseRef,
     settings: Mapping[str, Any],
     reverts: bool = False,
-    origin: Origin | None = None,
+    origin: Provenance | None = None,
     **tensors: Tensor,
 ) -> EditSpec:
     """An EditSpec in its normal form: terms sorted, those with a gain of 1 left out.

@@ -1,1 +1,25 @@
-"""Evaluation: base and edited models on the same images, with how sure one may be of each difference."""
+"""Tasks, metrics, bootstrap intervals, results, sweeps and charts: models side by side on the same images.
+
+It imports ``images``, ``editor`` and everything below.
+"""
+
+from sith_hf.evaluation.charts import blank_figure, worst_against_average, write_figure
+from sith_hf.evaluation.plan import Plan, Task, ZeroShot
+from sith_hf.evaluation.result import Evaluation
+from sith_hf.evaluation.run import evaluate, evaluate_plan
+from sith_hf.evaluation.sweep import Sweep, strengths, sweep
+
+__all__ = [
+    "Evaluation",
+    "Plan",
+    "Sweep",
+    "Task",
+    "ZeroShot",
+    "blank_figure",
+    "evaluate",
+    "evaluate_plan",
+    "strengths",
+    "sweep",
+    "worst_against_average",
+    "write_figure",
+]

@@ -72,7 +72,7 @@ def interval(differences: ArrayLike, level: float = 0.95) -> tuple[float, float]
 def compared(
     metric: str,
     part: str | None,
-    contenders: tuple[str, ...],
+    variants: tuple[str, ...],
     values: NDArray[np.float64],
     resampled: NDArray[np.float64] | None,
     samples: int,
@@ -81,20 +81,20 @@ def compared(
 
     Args:
         metric, part: what it is.
-        contenders: C names.
+        variants: C names.
         values: ``[C]``.
         resampled: ``[B, C]``, the values in each of B resamples; None for a metric without interval.
         samples: how many items it is over.
     """
-    pairs = [(name, "base") for name in contenders if name != "base"]
-    if "edited" in contenders:
-        pairs += [("edited", name) for name in contenders if name not in ("base", "edited")]
+    pairs = [(name, "base") for name in variants if name != "base"]
+    if "edited" in variants:
+        pairs += [("edited", name) for name in variants if name not in ("base", "edited")]
     differences = []
     for of, to in pairs:
-        i, j = contenders.index(of), contenders.index(to)
+        i, j = variants.index(of), variants.index(to)
         low = high = None
         if resampled is not None:
             low, high = (rounded(end) for end in interval(resampled[:, i] - resampled[:, j]))
         differences.append(Difference(of, to, rounded(values[i] - values[j]), low, high))
-    numbers = {name: rounded(value) for name, value in zip(contenders, values, strict=True)}
+    numbers = {name: rounded(value) for name, value in zip(variants, values, strict=True)}
     return Measure(metric, part, numbers, tuple(differences), samples)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sith_hf.core.tables import plain
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.evaluation.sweep import BASE, Sweep
-from sith_hf.files.artifact import write_whole
+from sith_hf.files import write_whole
 
 INK, FAINT, GRID = "#20242a", "#68707a", "#dde1e6"
 # Told apart by every kind of eye; the edit comes first.
@@ -89,9 +89,9 @@ def line_chart(
             axes.set_xscale("log")
             axes.set_xticks(list(series[0].x), labels=[f"{x:g}" for x in series[0].x])
             axes.minorticks_off()
-        axes.set_title(plain(title), loc="left", fontsize=11, color=INK)
-        axes.set_xlabel(plain(x_label), color=INK)
-        axes.set_ylabel(plain(y_label), color=INK)
+        axes.set_title(sanitize(title), loc="left", fontsize=11, color=INK)
+        axes.set_xlabel(sanitize(x_label), color=INK)
+        axes.set_ylabel(sanitize(y_label), color=INK)
         axes.grid(color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -112,7 +112,7 @@ def worst_against_average(result: Sweep, path: str | Path, *, title: str | None 
         OutputError: the file could not be written.
     """
     series = []
-    for i, name in enumerate(result.contenders):
+    for i, name in enumerate(result.variants):
         points = result.of(name)
         notes = [f"{point.setting:g}" for point in points] if i == 0 else None
         x, y = [100 * point.average for point in points], [100 * point.worst for point in points]
@@ -169,5 +169,5 @@ def write_figure(figure: Any, path: str | Path) -> Path:
 
 def _word(text: str) -> str:
     """A name as a legend shows it; matplotlib hides those that begin with an underscore."""
-    safe = plain(text, 60)
+    safe = sanitize(text, 60)
     return f" {safe}" if safe.startswith("_") else safe

@@ -12,15 +12,14 @@ from sith_hf.evaluation.bootstrap import compared, stratum_means
 from sith_hf.evaluation.plan import Collateral
 from sith_hf.evaluation.result import TaskResult
 from sith_hf.evaluation.texts import check_sizes, class_embeddings
-from sith_hf.images.embed import Embedded
-from sith_hf.images.variant import BASE
-from sith_hf.towers.loading import LoadedModel
+from sith_hf.images import BASE, Embedded
+from sith_hf.towers import LoadedModel
 
 
 def collateral(
     task: Collateral,
     embedded: Embedded,
-    contenders: tuple[str, ...],
+    variants: tuple[str, ...],
     text: LoadedModel | None,
     *,
     resamples: int,
@@ -37,7 +36,7 @@ def collateral(
         InputError: classes, and no text model.
     """
     images = embedded.images[task.data.columns.image]
-    base = images[contenders.index(BASE)]
+    base = images[variants.index(BASE)]
     drift = np.stack([metrics.drift(base, own) for own in images])
     items: dict[str, NDArray[Any]] = {"drift": drift}
     count = len(embedded)
@@ -47,7 +46,7 @@ def collateral(
         compared(
             f"drift, {name}",
             None,
-            contenders,
+            variants,
             np.array([summary[name] for summary in summaries]),
             drawn if name == "mean" else None,
             count,
@@ -59,9 +58,9 @@ def collateral(
         check_sizes(images, classes)
         predicted = np.stack([metrics.predictions(own, classes) for own in images])
         items["prediction"] = predicted
-        agrees = predicted == predicted[contenders.index(BASE)]
+        agrees = predicted == predicted[variants.index(BASE)]
         drawn = stratum_means(agrees, resamples=resamples, seed=seed, salt=f"{task.name}/agreement")[:, 0]
-        measures.append(compared("agreement of predictions", None, contenders, agrees.mean(axis=1), drawn, count))
+        measures.append(compared("agreement of predictions", None, variants, agrees.mean(axis=1), drawn, count))
     return TaskResult(
         name=task.name,
         kind=task.kind,

@@ -11,9 +11,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from sith_hf.core.tables import plain, table
+from sith_hf.core.escaping import sanitize
+from sith_hf.core.tables import table
 from sith_hf.errors import ArtifactError, InputError
-from sith_hf.files.artifact import write_whole
+from sith_hf.files import write_whole
 
 FORMAT, VERSION = "sith-hf/evaluation", 1
 
@@ -121,12 +122,12 @@ class Evaluation:
     """Contenders side by side on the same data. All of it but the items of a task survives JSON.
 
     Attributes:
-        contenders: their names, in order.
+        variants: their names, in order.
         tasks: the results.
         settings: precision, resamples and seed of the bootstrap, and the text model.
     """
 
-    contenders: tuple[str, ...]
+    variants: tuple[str, ...]
     tasks: tuple[TaskResult, ...]
     settings: Mapping[str, Any]
 
@@ -137,12 +138,12 @@ class Evaluation:
                 return task
         raise InputError(f"no task is called {name!r}; there are {', '.join(task.name for task in self.tasks)}")
 
-    def value(self, task: str, metric: str, contender: str, part: str | None = None) -> float:
+    def value(self, task: str, metric: str, variant: str, part: str | None = None) -> float:
         """One value. Raises InputError where it was not measured."""
         values = self.task(task).measure(metric, part).values
-        if contender not in values:
-            raise InputError(f"no contender is called {contender!r}; there are {', '.join(values)}")
-        return values[contender]
+        if variant not in values:
+            raise InputError(f"no contender is called {variant!r}; there are {', '.join(values)}")
+        return values[variant]
 
     def difference(self, task: str, metric: str, of: str, to: str, part: str | None = None) -> Difference:
         """One difference with its interval. Raises InputError where it was not measured."""
@@ -156,7 +157,7 @@ class Evaluation:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "contenders": list(self.contenders),
+            "contenders": list(self.variants),
             "settings": {key: self.settings[key] for key in sorted(self.settings)},
             "tasks": [
                 {
@@ -215,10 +216,10 @@ class Evaluation:
     def table(self) -> str:
         """Values and differences of every task as text for a terminal; all differences stand in :meth:`to_json`."""
         parts: list[str] = []
-        main = ("edited", "base") if "edited" in self.contenders else None
+        main = ("edited", "base") if "edited" in self.variants else None
         for task in self.tasks:
-            split = f", {plain(task.split)}" if task.split else ""
-            parts.append(f"{plain(task.name)}: {plain(task.dataset)}{split} ({task.images} images)")
+            split = f", {sanitize(task.split)}" if task.split else ""
+            parts.append(f"{sanitize(task.name)}: {sanitize(task.dataset)}{split} ({task.images} images)")
             rows: list[tuple[object, ...]] = []
             rest: list[tuple[object, ...]] = []
             for measure in task.measures:
@@ -229,13 +230,13 @@ class Evaluation:
                     elif measure in task.headlines:
                         title = f"{difference.of} - {difference.to}"
                         rest.append((measure.title, title, f"{difference.value:+.3f}", shown_interval(difference)))
-                rows.append((measure.title, *(measure.values[name] for name in self.contenders), *shown))
-            columns = ["metric", *self.contenders]
+                rows.append((measure.title, *(measure.values[name] for name in self.variants), *shown))
+            columns = ["metric", *self.variants]
             parts.append(table([*columns, *(["edited - base", "95 % interval"] if main else [])], rows))
             if rest:
                 parts.append(table(["metric", "difference", "value", "95 % interval"], rest))
-            parts += [f"skipped {count}: {plain(reason)}" for reason, count in sorted(task.skipped.items())]
-            parts += [f"note: {plain(note, 300)}" for note in task.notes]
+            parts += [f"skipped {count}: {sanitize(reason)}" for reason, count in sorted(task.skipped.items())]
+            parts += [f"note: {sanitize(note, 300)}" for note in task.notes]
             parts.append("")
         return "\n".join(parts).rstrip()
 
@@ -245,8 +246,8 @@ class Evaluation:
         Raises:
             InputError: no contender called ``"edited"``.
         """
-        if "edited" not in self.contenders:
-            raise InputError(f'a card compares "base" and "edited"; the contenders are {", ".join(self.contenders)}')
+        if "edited" not in self.variants:
+            raise InputError(f'a card compares "base" and "edited"; the variants are {", ".join(self.variants)}')
         found: dict[str, list[dict[str, Any]]] = {"results": [], "collateral": []}
         for task in self.tasks:
             groups = [measure for measure in task.measures if (measure.part or "").startswith("group ")]

@@ -39,9 +39,8 @@ from sith_hf.evaluation.bootstrap import compared, stratum_means
 from sith_hf.evaluation.plan import Retrieval
 from sith_hf.evaluation.result import Measure, TaskResult
 from sith_hf.evaluation.texts import caption_embeddings, check_sizes
-from sith_hf.images.datasets import Source
-from sith_hf.images.embed import Embedded
-from sith_hf.towers.loading import LoadedModel
+from sith_hf.images import Embedded, Source
+from sith_hf.towers import LoadedModel
 
 PLAIN: Mapping[str, tuple[str, str]] = {"image to texts": ("V", "T"), "text to images": ("T", "V")}
 
@@ -74,7 +73,7 @@ def check(task: Retrieval, source: Source, row: Mapping[str, Any], number: int) 
 def retrieval(
     task: Retrieval,
     embedded: Embedded,
-    contenders: tuple[str, ...],
+    variants: tuple[str, ...],
     text: LoadedModel | None,
     *,
     resamples: int,
@@ -117,14 +116,14 @@ def retrieval(
         found = np.stack(
             [
                 metrics.ranks(_of(query, embeddings, encoded, c), _of(pool, embeddings, encoded, c), right)
-                for c in range(len(contenders))
+                for c in range(len(variants))
             ]
         )
         items[f"rank {setting}"] = found
         for k in task.ks:
             hits = found < k
             drawn = stratum_means(hits, resamples=resamples, seed=seed, salt=f"{task.name}/{setting}/{k}")[:, 0]
-            measures.append(compared(f"recall at {k}", setting, contenders, hits.mean(axis=1), drawn, len(keep)))
+            measures.append(compared(f"recall at {k}", setting, variants, hits.mean(axis=1), drawn, len(keep)))
     return TaskResult(
         name=task.name,
         kind=task.kind,
@@ -139,11 +138,11 @@ def retrieval(
 
 
 def _of(
-    key: str, images: Mapping[str, NDArray[Any]], texts: Mapping[str, NDArray[np.float64]], contender: int
+    key: str, images: Mapping[str, NDArray[Any]], texts: Mapping[str, NDArray[np.float64]], variant: int
 ) -> NDArray[Any]:
     """The embeddings that a query or a pool stands for, those of safe items first."""
     parts = {"TT*": ("T", "T*"), "VV*": ("V", "V*")}.get(key, (key,))
-    return np.concatenate([texts[part] if part in texts else images[part][contender] for part in parts])
+    return np.concatenate([texts[part] if part in texts else images[part][variant] for part in parts])
 
 
 def _right(query: str, pool: str, texts: Mapping[str, Sequence[str]]) -> list[list[int]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sith_hf.cards.facts import shown_name
+from sith_hf.cards import shown_name
 from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 from sith_hf.evaluation.collateral import collateral
@@ -15,10 +15,8 @@ from sith_hf.evaluation.result import Evaluation, TaskResult
 from sith_hf.evaluation.retrieval import check as check_captions
 from sith_hf.evaluation.retrieval import retrieval
 from sith_hf.evaluation.zero_shot import Labels, zero_shot
-from sith_hf.images.datasets import Source, open_data
-from sith_hf.images.embed import Check, Embedded, embed_rows
-from sith_hf.images.variant import BASE, Contender
-from sith_hf.towers.loading import LoadedModel
+from sith_hf.images import BASE, Check, Embedded, ModelVariant, Source, embed_rows, open_data
+from sith_hf.towers import LoadedModel
 
 # From fewer samples a bootstrap draws too little variety to tell how sure a figure is.
 FEW = 10
@@ -27,7 +25,7 @@ AnyTask = ZeroShot | Retrieval | Collateral
 
 
 def evaluate(
-    contenders: Sequence[Contender],
+    variants: Sequence[ModelVariant],
     tasks: Sequence[AnyTask],
     *,
     text: LoadedModel | None,
@@ -40,7 +38,7 @@ def evaluate(
     """Evaluate contenders side by side.
 
     Args:
-        contenders: one of them named ``"base"``; ``"edited"`` is compared with all others too.
+        variants: one of them named ``"base"``; ``"edited"`` is compared with all others too.
         tasks: what to measure on what, each of another name.
         text: the CLIPModel whose text tower encodes classes and captions; None where no task needs one.
         batch_size: rows at a time, in each process.
@@ -53,13 +51,13 @@ def evaluate(
         InputError: no base, names that occur twice, contenders that prepare images in different ways, or data that
             cannot be used.
     """
-    names = tuple(contender.name for contender in contenders)
+    names = tuple(variant.name for variant in variants)
     if BASE not in names or len(set(names)) < len(names):
         raise InputError(f"contenders have names of their own, one of them base; got {', '.join(names) or 'none'}")
     if len({task.name for task in tasks}) < len(tasks) or not tasks:
         raise InputError("an evaluation has at least one task, and each a name of its own")
-    if any(contender.processor is not contenders[0].processor for contender in contenders):
-        prepared = [getattr(c.processor, "to_dict", lambda: None)() for c in contenders]
+    if any(variant.processor is not variants[0].processor for variant in variants):
+        prepared = [getattr(c.processor, "to_dict", lambda: None)() for c in variants]
         if any(settings is None or settings != prepared[0] for settings in prepared):
             raise InputError("all contenders see the same batches, so they need one image processor")
     if precision not in ("no", "bf16", "fp16"):
@@ -75,7 +73,7 @@ def evaluate(
         source = open_data(together[0].data, progress=progress)
         fits = [_Fit(task, source) for task in together]
         embedded = embed_rows(
-            contenders,
+            variants,
             source,
             pictures,
             [column for fit in fits for column in fit.columns],
@@ -105,11 +103,11 @@ def evaluate(
 
 
 def evaluate_plan(
-    contenders: Sequence[Contender], plan: Plan, *, text: LoadedModel | None, progress: bool = False
+    variants: Sequence[ModelVariant], plan: Plan, *, text: LoadedModel | None, progress: bool = False
 ) -> Evaluation:
     """:func:`evaluate` with everything that a plan says."""
     return evaluate(
-        contenders,
+        variants,
         plan.tasks,
         text=text,
         batch_size=plan.batch_size,

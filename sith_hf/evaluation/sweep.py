@@ -13,11 +13,11 @@ from typing import Any
 
 from sith_hf.core.tables import table
 from sith_hf.core.validation import finite_number
-from sith_hf.edits.spec import EditSpec
+from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 
 Specs = Mapping[str, EditSpec | None]
-Measure = Callable[[Specs], Mapping[str, tuple[float, float]]]
+MeasureSpecs = Callable[[Specs], Mapping[str, tuple[float, float]]]
 """From named specs (None is the base itself) to the (worst, average) of each, both from 0 to 1."""
 
 BASE = "base"
@@ -28,14 +28,14 @@ class Point:
     """One measurement.
 
     Attributes:
-        contender: which edit: ``edited``, ``random 0``, ``whole heads``, ...
+        variant: which edit: ``edited``, ``random 0``, ``whole heads``, ...
         setting: the strength or threshold.
         vectors: how many singular vectors the spec edits.
         worst: the worst group's figure, 0 to 1.
         average: the average of the groups, 0 to 1.
     """
 
-    contender: str
+    variant: str
     setting: float
     vectors: int
     worst: float
@@ -57,27 +57,36 @@ class Sweep:
     points: tuple[Point, ...]
 
     @property
-    def contenders(self) -> tuple[str, ...]:
+    def variants(self) -> tuple[str, ...]:
         """The names, each once, in order."""
-        return tuple(dict.fromkeys(point.contender for point in self.points))
+        return tuple(dict.fromkeys(point.variant for point in self.points))
 
-    def of(self, contender: str) -> tuple[Point, ...]:
+    def of(self, variant: str) -> tuple[Point, ...]:
         """The points of one contender. Raises InputError when it is not in the sweep."""
-        found = tuple(point for point in self.points if point.contender == contender)
+        found = tuple(point for point in self.points if point.variant == variant)
         if not found:
-            raise InputError(f"{contender!r} is not in this sweep; there are: {', '.join(self.contenders)}")
+            raise InputError(f"{variant!r} is not in this sweep; there are: {', '.join(self.variants)}")
         return found
 
-    def best(self, contender: str) -> Point:
+    def best(self, variant: str) -> Point:
         """Its point with the best worst group, the first where several are."""
-        return max(self.of(contender), key=lambda point: point.worst)
+        return max(self.of(variant), key=lambda point: point.worst)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         return {
             "over": self.over,
             "base": {"worst": self.base[0], "average": self.base[1]},
-            "points": [dict(vars(point)) for point in self.points],
+            "points": [
+                {
+                    "contender": point.variant,
+                    "setting": point.setting,
+                    "vectors": point.vectors,
+                    "worst": point.worst,
+                    "average": point.average,
+                }
+                for point in self.points
+            ],
         }
 
     @classmethod
@@ -98,7 +107,7 @@ class Sweep:
         """As text, in %."""
         rows: list[list[object]] = [[BASE, "", "", *(f"{100 * value:.1f}" for value in self.base)]]
         rows += [
-            [p.contender, f"{p.setting:g}", p.vectors, f"{100 * p.worst:.1f}", f"{100 * p.average:.1f}"]
+            [p.variant, f"{p.setting:g}", p.vectors, f"{100 * p.worst:.1f}", f"{100 * p.average:.1f}"]
             for p in self.points
         ]
         return table(["contender", self.over, "vectors", "worst group", "average"], rows, "In %")
@@ -108,7 +117,7 @@ def strengths(specs: Mapping[str, EditSpec], values: Iterable[float]) -> dict[tu
     """Every spec at every strength, by (name, strength); None where nothing of it is left.
 
     Args:
-        specs: the edit and its baselines by name (:func:`sith_hf.gains.baselines.with_baselines`).
+        specs: the edit and its baselines by name (:func:`sith_hf.gains.with_baselines`).
         values: 0 is nothing, 1 the edit itself, beyond 1 more of it.
 
     Raises:
@@ -136,8 +145,10 @@ def thresholds(
     return {(name, number): specs[name] or None for name in names for number, specs in made.items() if name in specs}
 
 
-def sweep(specs: Mapping[tuple[str, float], EditSpec | None], measure: Measure, *, over: str = "strength") -> Sweep:
-    """Measure every spec, and the base, in one call.
+def sweep(
+    specs: Mapping[tuple[str, float], EditSpec | None], measure: MeasureSpecs, *, over: str = "strength"
+) -> Sweep:
+    """MeasureSpecs every spec, and the base, in one call.
 
     Args:
         specs: by (contender, setting), from :func:`strengths` or :func:`thresholds`. Equal specs, and those of None,
@@ -152,19 +163,19 @@ def sweep(specs: Mapping[tuple[str, float], EditSpec | None], measure: Measure, 
         raise InputError("there is nothing to sweep over: give at least one spec")
     asked: dict[str, EditSpec | None] = {BASE: None}
     name_of: dict[tuple[str, float], str] = {}
-    for (contender, setting), spec in specs.items():
-        if contender == BASE:
+    for (variant, setting), spec in specs.items():
+        if variant == BASE:
             raise InputError(f"a contender cannot be called {BASE}: that is the model without an edit")
-        name = f"{contender} at {setting!r}"
+        name = f"{variant} at {setting!r}"
         same = next((known for known, other in asked.items() if other == spec), None)
-        name_of[contender, setting] = name if same is None else same
+        name_of[variant, setting] = name if same is None else same
         if same is None:
             asked[name] = spec
     measured = measure(MappingProxyType(asked))
     figures = {name: _figures(measured, name) for name in asked}
     points = [
-        Point(contender, setting, 0 if spec is None else len(spec), *figures[name_of[contender, setting]])
-        for (contender, setting), spec in specs.items()
+        Point(variant, setting, 0 if spec is None else len(spec), *figures[name_of[variant, setting]])
+        for (variant, setting), spec in specs.items()
     ]
     return Sweep(over, figures[BASE], tuple(points))
 

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sith_hf.errors import InputError
-from sith_hf.towers.loading import LoadedModel
-from sith_hf.towers.text_encoder import encode_texts, fill_template
+from sith_hf.towers import LoadedModel, encode_texts, fill_template
 
 
 def class_embeddings(

@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sith_hf.core.tables import plain
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 from sith_hf.evaluation import metrics
 from sith_hf.evaluation.bootstrap import compared, stratum_means
 from sith_hf.evaluation.plan import ZeroShot
 from sith_hf.evaluation.result import Measure, TaskResult
 from sith_hf.evaluation.texts import check_sizes, class_embeddings
-from sith_hf.images.datasets import Source
-from sith_hf.images.embed import Embedded
-from sith_hf.towers.loading import LoadedModel
+from sith_hf.images import Embedded, Source
+from sith_hf.towers import LoadedModel
 
 _SHOWN = 8
 
@@ -72,8 +71,9 @@ class Labels:
         if nameless and isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(self.classes):
             return value
         raise InputError(
-            f"{self._source.title}: row {number} has the {self._column} {plain(str(value if text is None else text))}, "
-            f"which is not among the classes {_some(self.classes)}: add it to classes, or choose rows with where"
+            f"{self._source.title}: row {number} has the {self._column} "
+            f"{sanitize(str(value if text is None else text))}"
+            f", which is not among the classes {_some(self.classes)}: add it to classes, or choose rows with where"
         )
 
     def group(self, row: Mapping[str, Any], number: int) -> str | None:
@@ -107,7 +107,7 @@ def zero_shot(
     task: ZeroShot,
     labels: Labels,
     embedded: Embedded,
-    contenders: tuple[str, ...],
+    variants: tuple[str, ...],
     text: LoadedModel | None,
     *,
     resamples: int,
@@ -136,7 +136,7 @@ def zero_shot(
     if names:
         strata = np.array([names.index(str(group)) for group in groups], dtype=np.int64)
         items["group"] = strata
-    measures = _measures(task.name, labels.classes, correct, truth, names, strata, contenders, resamples, seed)
+    measures = _measures(task.name, labels.classes, correct, truth, names, strata, variants, resamples, seed)
     return TaskResult(
         name=task.name,
         kind=task.kind,
@@ -157,36 +157,32 @@ def _measures(
     truth: NDArray[np.int64],
     groups: Sequence[str],
     strata: NDArray[np.int64] | None,
-    contenders: tuple[str, ...],
+    variants: tuple[str, ...],
     resamples: int,
     seed: int,
 ) -> list[Measure]:
     drawn = stratum_means(correct, strata, resamples=resamples, seed=seed, salt=f"{name}/groups")
     sizes = np.ones(1) if strata is None else np.bincount(strata) / len(strata)
     count = correct.shape[1]
-    measures = [
-        compared("accuracy", None, contenders, correct.mean(axis=1), (drawn * sizes[:, None]).sum(axis=1), count)
-    ]
+    measures = [compared("accuracy", None, variants, correct.mean(axis=1), (drawn * sizes[:, None]).sum(axis=1), count)]
     if strata is not None:
         by_group = np.stack([correct[:, strata == g].mean(axis=1) for g in range(len(groups))])
         smallest = int(np.bincount(strata).min())
         measures += [
-            compared("average over groups", None, contenders, by_group.mean(axis=0), drawn.mean(axis=1), count),
-            compared("worst group", None, contenders, by_group.min(axis=0), drawn.min(axis=1), smallest),
+            compared("average over groups", None, variants, by_group.mean(axis=0), drawn.mean(axis=1), count),
+            compared("worst group", None, variants, by_group.min(axis=0), drawn.min(axis=1), smallest),
         ]
         measures += [
-            compared("accuracy", f"group {group}", contenders, by_group[g], drawn[:, g], int((strata == g).sum()))
+            compared("accuracy", f"group {group}", variants, by_group[g], drawn[:, g], int((strata == g).sum()))
             for g, group in enumerate(groups)
         ]
     present = sorted(set(truth.tolist()))
     within = np.searchsorted(present, truth)
     drawn = stratum_means(correct, within, resamples=resamples, seed=seed, salt=f"{name}/classes")
     by_class = np.stack([correct[:, truth == c].mean(axis=1) for c in present])
-    measures.append(
-        compared("average over classes", None, contenders, by_class.mean(axis=0), drawn.mean(axis=1), count)
-    )
+    measures.append(compared("average over classes", None, variants, by_class.mean(axis=0), drawn.mean(axis=1), count))
     return measures + [
-        compared("accuracy", f"class {classes[c]}", contenders, by_class[i], drawn[:, i], int((truth == c).sum()))
+        compared("accuracy", f"class {classes[c]}", variants, by_class[i], drawn[:, i], int((truth == c).sum()))
         for i, c in enumerate(present)
     ]
 
@@ -206,5 +202,5 @@ def _notes(labels: Labels, truth: NDArray[np.int64], groups: Sequence[str], embe
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(plain(name, 40) for name in names[:_SHOWN])
+    shown = ", ".join(sanitize(name, 40) for name in names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

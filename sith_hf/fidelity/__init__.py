@@ -1,21 +1,23 @@
-"""How good explanations are: fidelity and coherence over methods and sparsities, and how far both are above chance."""
+"""How good explanations are: tables over methods and sparsities, against chance, with p-values.
 
-from sith_hf.decomposition.measure import Quality, measure, quality_of
+It imports ``evaluation`` (for charts), ``decomposition`` and everything below.
+"""
+
 from sith_hf.fidelity.compare import fidelity_table, grid
+from sith_hf.fidelity.figure import check_plot, fidelity_chart
 from sith_hf.fidelity.null import NULLS, adjusted, null_directions, null_fidelities, p_values
 from sith_hf.fidelity.table import FidelityTable, MethodQuality
 
 __all__ = [
-    "NULLS",
     "FidelityTable",
     "MethodQuality",
-    "Quality",
+    "NULLS",
     "adjusted",
+    "check_plot",
+    "fidelity_chart",
     "fidelity_table",
     "grid",
-    "measure",
     "null_directions",
     "null_fidelities",
     "p_values",
-    "quality_of",
 ]

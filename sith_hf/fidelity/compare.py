@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.validation import finite_number, whole_number
-from sith_hf.decomposition.measure import measure
-from sith_hf.decomposition.svd import check_rank, factored_svd
+from sith_hf.decomposition import check_rank, factored_svd, measure_explanations
 from sith_hf.errors import InputError
 from sith_hf.fidelity.null import NULLS, adjusted, null_directions, null_fidelities, p_values
 from sith_hf.fidelity.table import WEIGHTS, FidelityTable, MethodQuality
-from sith_hf.pursuit.methods import METHODS
-from sith_hf.pursuit.pursuit import Pursuit
-from sith_hf.towers.clip import VisionTower, check_mean
+from sith_hf.pursuit import METHODS, Pursuit
+from sith_hf.towers import VisionTower, check_mean
 
 SPARSITIES = (5, 10, 20, 50)
 COHERENCE_WEIGHTS = (0.1, 0.3, 0.5)
@@ -64,7 +62,7 @@ def fidelity_table(
         tower: whose heads; it needs a projection.
         dictionary: M encoded concepts.
         pursuits: methods and settings, as :func:`grid` makes them; every one at 5, 10, 20 and 50 concepts when None.
-        layers, rank, poles, fold, centre, image_mean: as for :func:`sith_hf.decomposition.decompose.decompose`.
+        layers, rank, poles, fold, centre, image_mean: as for :func:`sith_hf.decomposition.decompose`.
         weight: how vectors count in means, ``"equal"`` or ``"energy"`` (see :class:`FidelityTable`).
         null: ``"residual"``, ``"head"``, or None for no random directions (see :mod:`sith_hf.fidelity.null`).
         draws: how many random directions; 999, or 199 for each head, when None.
@@ -78,7 +76,7 @@ def fidelity_table(
         MissingExtra: lasso without scikit-learn.
     """
     numbers = tower.resolve_layers(layers)
-    projection = tower.needed_projection()
+    projection = tower.require_projection()
     centre = fold if centre is None else centre
     pursuits = grid() if pursuits is None else tuple(pursuits)
     atoms = dictionary.atoms
@@ -106,7 +104,7 @@ def fidelity_table(
     total = directions.shape[:-1].numel() + (0 if random is None else random.shape[:-1].numel())
     with tqdm(total=total * len(pursuits), desc="explaining", unit="vector", disable=not progress) as bar:
         for pursuit in pursuits:
-            found = measure(tower, atoms, directions, pursuit, image_mean, bar.update)
+            found = measure_explanations(tower, atoms, directions, pursuit, image_mean, bar.update)
             chance = p = None
             if random is not None:
                 chance = null_fidelities(tower, atoms, pursuit, random, image_mean, bar.update)
@@ -117,11 +115,11 @@ def fidelity_table(
         results=tuple(results),
         layers=numbers,
         poles=tuple(poles),
-        ceiling=tower.rebuildable(write[:, :, :rank]).float(),
+        ceiling=tower.projected_norm(write[:, :, :rank]).float(),
         share=share.float(),
         weight=weight,
         null=null,
-        null_ceiling=None if random is None else tower.rebuildable(random).float(),
+        null_ceiling=None if random is None else tower.projected_norm(random).float(),
         draws=count,
         seed=seed,
         level=level,

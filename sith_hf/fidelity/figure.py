@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.errors import InputError
-from sith_hf.evaluation.charts import blank_figure, write_figure
+from sith_hf.evaluation import blank_figure, write_figure
 from sith_hf.fidelity.table import FidelityTable
 
 # Told apart by every kind of eye, and in grey (Okabe and Ito, 2008); no more methods than these stay readable.

@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sith_hf.core.validation import whole_number
-from sith_hf.decomposition.measure import Quality, measure
+from sith_hf.decomposition import Quality, measure_explanations
 from sith_hf.errors import InputError
-from sith_hf.pursuit.pursuit import Pursuit
-from sith_hf.towers.clip import VisionTower
+from sith_hf.pursuit import Pursuit
+from sith_hf.towers import VisionTower
 
 NULLS = ("residual", "head")
 
@@ -71,9 +71,10 @@ def null_fidelities(
 ) -> Quality:
     """Fidelity and coherence of random directions, explained as the singular vectors are.
 
-    Arguments as for :func:`sith_hf.decomposition.measure.measure`; ``directions`` are those of :func:`null_directions`.
+    Arguments as for :func:`sith_hf.decomposition.measure_explanations`; ``directions`` are those of
+    :func:`null_directions`.
     """
-    return measure(tower, atoms, directions, pursuit, image_mean, progress)
+    return measure_explanations(tower, atoms, directions, pursuit, image_mean, progress)
 
 
 def p_values(observed: Tensor, null: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.decomposition.measure import Quality
-from sith_hf.pursuit.pursuit import Pursuit
+from sith_hf.decomposition import Quality
+from sith_hf.pursuit import Pursuit
 
 WEIGHTS = ("equal", "energy")
 

@@ -37,7 +37,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 @dataclass(frozen=True)
-class Work:
+class ResumableJob:
     """Where a job keeps its finished parts, and with which other processes it shares the making of them.
 
     Example::
@@ -59,7 +59,7 @@ class Work:
     @contextmanager
     def beside(
         cls, output: str | Path, processes: Processes = ALONE, *, input_may_come_back: bool = False
-    ) -> Iterator[Work]:
+    ) -> Iterator[ResumableJob]:
         """Work beside the folder ``output``, in ``OUTPUT.work``, which goes when the block ends well.
 
         When it is interrupted, its results cannot be written, or something went wrong that may pass (TryAgain), the
@@ -89,7 +89,7 @@ class Work:
             processes.on_main(lambda: _removed(folder))
 
     def parts(
-        self, job: str, facts: Mapping[str, Any], names: Sequence[str], make: Callable[[str], Part]
+        self, step: str, facts: Mapping[str, Any], names: Sequence[str], make: Callable[[str], Part]
     ) -> Iterator[tuple[str, Part]]:
         """Every part of a job with its name: first those found in the work folder, then those made now.
 
@@ -97,7 +97,7 @@ class Work:
         each as one process alone would have, the parts have the same bits.
 
         Args:
-            job: the name of the job, lower-case letters, digits and hyphens.
+            step: the name of the job, lower-case letters, digits and hyphens.
             facts: plain data that tells all that decides what is in the parts; the versions of libraries and the number
                 of threads are added.
             names: the names of the parts.
@@ -107,7 +107,7 @@ class Work:
             InputError: there are finished parts of a job with other facts.
             OutputError: a part could not be kept; those before it are.
         """
-        processes, shelf = self.processes, self._shelf(job, facts)
+        processes, shelf = self.processes, self._shelf(step, facts)
         missing = []
         for name in names:
             found = None if shelf is None else processes.on_main(lambda name=name: shelf.get(name))  # type: ignore[misc]
@@ -126,18 +126,18 @@ class Work:
                 yield name, part
 
     def pieces(
-        self, job: str, facts: Mapping[str, Any], make: Callable[[Mapping[str, Part]], Iterator[tuple[str, Part]]]
+        self, step: str, facts: Mapping[str, Any], make: Callable[[Mapping[str, Part]], Iterator[tuple[str, Part]]]
     ) -> Iterator[tuple[str, Part]]:
         """The parts of a job whose number nobody knows beforehand: those found first, then those made now.
 
         Args:
-            job, facts: as for :meth:`parts`.
+            step, facts: as for :meth:`parts`.
             make: is told the parts that are there, and gives the others that are this process's to make, one by one.
 
         Raises:
             InputError, OutputError: as :meth:`parts` does.
         """
-        processes, shelf = self.processes, self._shelf(job, facts)
+        processes, shelf = self.processes, self._shelf(step, facts)
         found: dict[str, Part] = {} if shelf is None else processes.on_main(shelf.all)
         yield from found.items()
         mine = make(found)
@@ -148,12 +148,12 @@ class Work:
                         processes.on_main(lambda item=item: shelf.put(*item))  # type: ignore[misc]
                     yield item
 
-    def _shelf(self, job: str, facts: Mapping[str, Any]) -> _Shelf | None:
+    def _shelf(self, step: str, facts: Mapping[str, Any]) -> _PartStore | None:
         if self.folder is None:
             return None
         # Sums are cut by the number of threads, so that last bits depend on it.
         settled = {"libraries": library_versions(), "threads (OMP_NUM_THREADS)": torch.get_num_threads()}
-        shelf = _Shelf(self.folder / _named(job), _plain({**facts, **settled}))
+        shelf = _PartStore(self.folder / _named(step), _plain({**facts, **settled}))
         self.processes.on_main(shelf.check)
         return shelf
 
@@ -163,7 +163,7 @@ class _OtherRun(InputError):
 
 
 @dataclass(frozen=True)
-class _Shelf:
+class _PartStore:
     """The parts of one job on disk; only the main process goes there."""
 
     folder: Path

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from io import FileIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +24,6 @@ from torch import Tensor
 from sith_hf.errors import ArtifactError, TryAgain
 from sith_hf.files import artifact as artifacts
 from sith_hf.files.artifact import Layout
-from sith_hf.pursuit.atoms import READ, Atoms
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes that embeddings are stored in; every number of each of them is a float32 number too."""
@@ -33,12 +32,25 @@ HEADER = 10**8
 """Bytes of a safetensors header at most, as the format has it."""
 
 
+READ = 2**21
+"""Numbers in one block that is written: 8 MB in float32."""
+
+
+class Rows(Protocol):
+    """A table ``[M, P]`` that is read a block at a time."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def block(self, start: int, stop: int) -> Tensor: ...
+
+
 @dataclass(frozen=True, eq=False)
-class StoredRows:
+class FileBackedRows:
     """Rows of one two-dimensional tensor in a file, handed out as float32, exactly as they are stored.
 
-    A :class:`sith_hf.pursuit.atoms.Atoms`. The file is opened anew for every read and refused once it is another one than at
-    first: by its size, its time of change, its place on the disk and its header.
+    Usable as :class:`sith_hf.pursuit.Atoms`. The file is opened anew for every read and refused once it is another one
+    than at first: by its size, its time of change, its place on the disk and its header.
 
     Attributes:
         path: the file.
@@ -60,7 +72,7 @@ class StoredRows:
     longest = None
 
     @classmethod
-    def open(cls, path: Path, name: str) -> StoredRows:
+    def open(cls, path: Path, name: str) -> FileBackedRows:
         """The tensor ``name`` of the file. Raises ArtifactError where there is none of two dimensions that we read."""
         header, length = _header(path)
         entry = header.get(name)
@@ -125,9 +137,9 @@ def _two_sizes(shape: object) -> bool:
 
 
 def write_beside(
-    folder: str | Path, layout: Layout, tensors: Mapping[str, Tensor], data: Mapping[str, Any], name: str, rows: Atoms
+    folder: str | Path, layout: Layout, tensors: Mapping[str, Tensor], data: Mapping[str, Any], name: str, rows: Rows
 ) -> Path:
-    """As :func:`sith_hf.files.artifact.write_artifact`, to the byte, but the tensor ``name`` is written block by block.
+    """As :func:`sith_hf.files.write_artifact`, to the byte, but the tensor ``name`` is written block by block.
 
     Args:
         folder, layout, data: as there.
@@ -186,7 +198,7 @@ def stored_dtype(path: Path, name: str) -> torch.dtype | None:
 
 
 def read_beside(path: Path, layout: Layout, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """As :func:`sith_hf.files.artifact.read_artifact`, but the tensor ``name`` is a map of the file and not looked through.
+    """As :func:`sith_hf.files.read_artifact`, but the tensor ``name`` is a map of the file and not looked through.
 
     What must hold of its numbers is for the caller to see to, a block at a time: looking through a map of three
     gigabytes at once would take several times that.

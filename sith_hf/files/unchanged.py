@@ -41,7 +41,7 @@ class Stamp(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SteadyFile:
+class UnchangedFile:
     """A file as it was when it was first looked at. Every method raises InputError where it is no longer that.
 
     Attributes:

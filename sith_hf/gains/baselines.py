@@ -1,7 +1,7 @@
 """What an edit is compared with: random vectors with the same gains, and whole heads removed.
 
 Both are made from the edit that they stand beside, so that they are as large, and become specs as any edit does
-(:func:`sith_hf.edits.build.make_spec`).
+(:func:`sith_hf.edits.make_spec`).
 """
 
 from __future__ import annotations
@@ -12,17 +12,14 @@ from types import MappingProxyType
 import torch
 
 from sith_hf.core.validation import whole_number
-from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.edits.build import make_spec
-from sith_hf.edits.spec import EditSpec
+from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains.gains import Gains, Key
-from sith_hf.towers.clip import VisionTower
 
 SEEDS = (0, 1, 2)
 
 # Of an edit's energy: fewer heads would leave most of it out, and all heads that it touches are often all there are.
-HELD = 0.5
+WHOLE_HEADS_SHARE = 0.5
 
 
 def random_vectors(decomposition: Decomposition, gains: Gains, seed: int, *, alike: bool = False) -> Gains:
@@ -94,7 +91,9 @@ def whole_heads(decomposition: Decomposition, gains: Gains, heads: int | None = 
     order = sorted((where for where in held if held[where] > 0), key=lambda where: (-held[where], where))
     if heads is None:
         heads = next(
-            n for n in range(1, len(order) + 1) if sum(held[w] for w in order[:n]) >= HELD * total * (1 - 1e-9)
+            n
+            for n in range(1, len(order) + 1)
+            if sum(held[w] for w in order[:n]) >= WHOLE_HEADS_SHARE * total * (1 - 1e-9)
         )
     chosen = order[: whole_number(heads, "heads", least=1)]
     removed = {
@@ -106,28 +105,25 @@ def whole_heads(decomposition: Decomposition, gains: Gains, heads: int | None = 
 
 
 def with_baselines(
-    tower: VisionTower,
     decomposition: Decomposition,
     gains: Gains,
     *,
     seeds: Iterable[int] = SEEDS,
     whole: bool = True,
     heads: int | None = None,
-) -> dict[str, EditSpec]:
+) -> dict[str, Gains]:
     """The edit and its baselines by name: ``edited``, ``random 0``, ``random 1``, ..., ``whole heads``.
 
     Args:
-        tower: the tower that was decomposed.
         decomposition, gains, heads: as for :func:`random_vectors` and :func:`whole_heads`.
         seeds: one draw of random vectors for each.
         whole: whether whole heads are among the baselines.
 
     Raises:
-        BaseMismatch: the tower's weights are not the ones that were decomposed.
         InputError: what the two refuse.
     """
     chosen = {"edited": gains}
     chosen |= {f"random {seed}": random_vectors(decomposition, gains, seed) for seed in seeds}
     if whole:
         chosen["whole heads"] = whole_heads(decomposition, gains, heads)
-    return {name: make_spec(tower, decomposition, item) for name, item in chosen.items()}
+    return chosen

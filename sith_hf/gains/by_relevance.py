@@ -5,7 +5,7 @@ The third rule of METHOD.md sec. 6 (SITH, for classification). It looks at class
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sith_hf.concepts.dictionary import ConceptDictionary, centred
+from sith_hf.concepts import ConceptDictionary, centred
 from sith_hf.core.validation import finite_number
-from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.editor import SithEditor
+from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains.gains import Gains, Key, among
-from sith_hf.pursuit.atoms import SomeAtoms
-from sith_hf.pursuit.pursuit import Pursuit
+from sith_hf.pursuit import Pursuit, SomeAtoms
 
 # The paper's settings: ten concepts for each class, a gain never below 0.8, and 0.3 above the relevance.
 SPARSITY, COHERENCE_WEIGHT = 10, 0.3
@@ -85,20 +83,20 @@ def task_concepts(
 
 
 def class_task(
-    editor: SithEditor,
     dictionary: ConceptDictionary,
     classes: Sequence[str],
+    embed: Callable[..., Mapping[str, Tensor]],
     *,
     leave_out: Iterable[str] | None = None,
     sparsity: int = SPARSITY,
     coherence_weight: float = COHERENCE_WEIGHT,
 ) -> TaskConcepts:
-    """:func:`task_concepts` from class names, encoded by the editor (:meth:`SithEditor.embed`).
+    """:func:`task_concepts` from class names.
 
     Args:
-        editor: decomposed over this dictionary.
-        dictionary: encoded or not.
+        dictionary: M encoded concepts.
         classes: the names of the classes.
+        embed: ``embed(*texts)`` gives each text's embedding, ``[P]``, such as :meth:`sith_hf.SithEditor.embed`.
         leave_out: the class names when None; give more to leave out synonyms, too.
         sparsity, coherence_weight: as for :func:`task_concepts`.
 
@@ -107,9 +105,9 @@ def class_task(
     """
     if isinstance(classes, str) or not classes:
         raise InputError("classes is a list of class names, at least one")
-    embeddings = torch.stack([*editor.embed(*classes).values()])
+    embeddings = torch.stack([*embed(*classes).values()])
     return task_concepts(
-        editor.encode(dictionary),
+        dictionary,
         embeddings,
         leave_out=classes if leave_out is None else leave_out,
         sparsity=sparsity,

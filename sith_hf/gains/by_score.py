@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.validation import finite_number
-from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains.gains import Gains, Key, among, check_gain
-from sith_hf.gains.scores import LEAST, MOST, Scores
+from sith_hf.gains.scores import HIGHEST_SCORE, LOWEST_SCORE, Scores
 
 # "Mainly about it" on the scale of the judges, and the paper's own threshold.
-THRESHOLD = 3.0
+SCORE_THRESHOLD = 3.0
 
 # Judges compute in float32: rounding must not keep a score below the limit that it reaches.
 ROUNDING = 1e-5
@@ -51,11 +51,11 @@ def by_threshold(
     scores: Scores,
     decomposition: Decomposition,
     *,
-    threshold: float = THRESHOLD,
+    threshold: float = SCORE_THRESHOLD,
     gain: float = 0.0,
     both_poles: bool = False,
     keep: Scores | None = None,
-    keep_threshold: float = THRESHOLD,
+    keep_threshold: float = SCORE_THRESHOLD,
     keep_gain: float | None = None,
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
@@ -89,7 +89,7 @@ def three_way(
     remove_from: float = 4.0,
     both_poles: bool = False,
     keep: Scores | None = None,
-    keep_threshold: float = THRESHOLD,
+    keep_threshold: float = SCORE_THRESHOLD,
     keep_gain: float | None = None,
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
@@ -121,7 +121,7 @@ def three_way(
 
 
 def topic_shares(scores: Scores, decomposition: Decomposition, *, both_poles: bool = False) -> Tensor:
-    """Scores as shares, 1 to 5 becoming 0 to 1, for :func:`sith_hf.gains.drift_budget.budgeted`; ``[L, H, R]`` float32.
+    """Scores as shares, 1 to 5 becoming 0 to 1, for :func:`sith_hf.gains.budgeted`; ``[L, H, R]`` float32.
 
     Args:
         scores, decomposition, both_poles: as for :func:`by_threshold`. A vector without a score has a share of 0.
@@ -130,7 +130,7 @@ def topic_shares(scores: Scores, decomposition: Decomposition, *, both_poles: bo
         InputError: scores of other explanations.
     """
     scores.check(decomposition)
-    share = (_vector_scores(scores, both_poles) - LEAST) / (MOST - LEAST)
+    share = (_vector_scores(scores, both_poles) - LOWEST_SCORE) / (HIGHEST_SCORE - LOWEST_SCORE)
     return torch.nan_to_num(share, nan=0.0).to(torch.float32)
 
 
@@ -210,6 +210,6 @@ def _reaches(score: float, limit: float) -> bool:
 
 def _on_the_scale(value: float, name: str) -> float:
     number = finite_number(value, name)
-    if not LEAST < number <= MOST:
-        raise InputError(f"{name} is a score above {LEAST:g} and at most {MOST:g}; got {value}")
+    if not LOWEST_SCORE < number <= HIGHEST_SCORE:
+        raise InputError(f"{name} is a score above {LOWEST_SCORE:g} and at most {HIGHEST_SCORE:g}; got {value}")
     return number

@@ -52,10 +52,10 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains.gains import Gains, check_gain
-from sith_hf.towers.clip import AttentionLayer, VisionTower
+from sith_hf.towers import AttentionLayer, VisionTower
 
 
 def drift_shares(tower: VisionTower, decomposition: Decomposition) -> Tensor:
@@ -135,7 +135,7 @@ def _placed(decomposition: Decomposition, gains: Gains) -> Iterator[tuple[tuple[
 
 def _readout(tower: VisionTower) -> Tensor:
     """P = W_P diag(gamma) C, ``[P, D]`` float64: from the residual stream at the end to the embedding, times sigma."""
-    readout = tower.needed_projection().cpu().double() * tower.post_norm_weight.cpu().double()
+    readout = tower.require_projection().cpu().double() * tower.post_norm_weight.cpu().double()
     return readout - readout.mean(dim=1, keepdim=True)
 
 

@@ -1,6 +1,6 @@
 """The most of a topic within a limit on how far embeddings may move: a rule of our own, without data.
 
-A rule such as :func:`sith_hf.gains.by_score.by_threshold` says what should go; here its edit is weakened until the drift
+A rule such as :func:`sith_hf.gains.by_threshold` says what should go; here its edit is weakened until the drift
 estimated from the weights (:mod:`sith_hf.gains.drift`) is within a limit, giving up as little of the topic as possible.
 
 With d_i the drift of carrying out the edit of vector i in full, t_i its share of topic (0 to 1) and u_i how much of
@@ -33,13 +33,13 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.validation import finite_number
-from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains.drift import check_drift, drift_of
 from sith_hf.gains.gains import Gains, Key
 
 # What is carried out less than this is not worth a term in an edit.
-LEAST = 1e-3
+SMALLEST_CHANGE = 1e-3
 
 
 def budgeted(
@@ -53,9 +53,9 @@ def budgeted(
     Args:
         decomposition: what ``gains`` were chosen from.
         gains: what should go, by any rule.
-        share: ``[L, H, R]``, how much each vector is about the topic, 0 to 1: :func:`sith_hf.gains.gains.share_of`, or
-            :func:`sith_hf.gains.by_score.topic_shares`. Vectors with a share of 0 are left alone.
-        drift: ``[L, H, R]``, :func:`sith_hf.gains.drift.drift_shares`.
+        share: ``[L, H, R]``, how much each vector is about the topic, 0 to 1: :func:`sith_hf.gains.share_of`, or
+            :func:`sith_hf.gains.topic_shares`. Vectors with a share of 0 are left alone.
+        drift: ``[L, H, R]``, :func:`sith_hf.gains.drift_shares`.
         limit: the most that the mean of 1 - cos between embeddings before and after may be, by that estimate.
         whole: take vectors one by one rather than in parts.
 
@@ -83,7 +83,7 @@ def budgeted(
     gain: dict[Key, float] = {}
     reason: dict[Key, str] = {}
     for key, amount in sorted(zip(keys, amounts, strict=True)):
-        if amount < LEAST:
+        if amount < SMALLEST_CHANGE:
             continue
         gain[key] = gains.gain[key] if amount == 1 else 1 + amount * (gains.gain[key] - 1)
         said = f"{amount:.0%} of it within a drift of {most:g}"

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.validation import finite_number
-from sith_hf.decomposition.decomposition import NEAR, Decomposition
+from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.errors import InputError
 
 # More than half of an explanation: the vector is then more about the concept than about all else together.
-THRESHOLD = 0.5
+SHARE_THRESHOLD = 0.5
 
 Key = tuple[int, int, int]
 
@@ -85,7 +85,7 @@ def by_concepts(
     queries: Mapping[str, Tensor],
     gain: float,
     *,
-    threshold: float = THRESHOLD,
+    threshold: float = SHARE_THRESHOLD,
     near: float = NEAR,
     both_poles: bool = False,
     layers: Iterable[int] | None = None,

@@ -21,11 +21,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sith_hf.core.escaping import quoted
+from sith_hf.core.escaping import escape_texts, sanitize
 from sith_hf.core.fingerprint import texts_sha256
-from sith_hf.core.tables import plain
-from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.decomposition.explanation import Explanation
+from sith_hf.decomposition import Decomposition, Explanation
 from sith_hf.errors import InputError
 
 COLUMNS = (
@@ -66,7 +64,7 @@ def explanations_sha256(decomposition: Decomposition) -> str:
     machine to another, where scores should still be good.
     """
     parts = [repr((decomposition.layers, decomposition.poles, tuple(decomposition.concept.shape)))]
-    parts += [quoted([text for text, _ in item.concepts]) for item in decomposition.explanations()]
+    parts += [escape_texts([text for text, _ in item.concepts]) for item in decomposition.explanations()]
     return texts_sha256(parts)
 
 
@@ -140,7 +138,7 @@ def read_sheet(path: str | Path, decomposition: Decomposition) -> Sheet:
 
 
 def _concepts_cell(item: Explanation) -> str:
-    return quoted([text for text, _ in item.concepts], marks=";")
+    return escape_texts([text for text, _ in item.concepts], marks=";")
 
 
 def _bytes(path: Path) -> bytes:
@@ -185,11 +183,11 @@ def _place(cells: dict[str, str], decomposition: Decomposition) -> Row:
     for name in ("layer", "head", "vector"):
         cell = cells[name].strip()
         if not (cell.isascii() and cell.isdigit() and len(cell) < 10):
-            raise InputError(f"{name} is a whole number; got {plain(cell, 40)!r}")
+            raise InputError(f"{name} is a whole number; got {sanitize(cell, 40)!r}")
         numbers.append(int(cell))
     pole = _POLES.get(cells["pole"].strip().lower())
     if pole is None:
-        raise InputError(f"pole is plus or minus; got {plain(cells['pole'], 40)!r}")
+        raise InputError(f"pole is plus or minus; got {sanitize(cells['pole'], 40)!r}")
     if pole not in decomposition.poles:
         raise InputError("the decomposition has no such pole")
     return numbers[0], numbers[1], numbers[2], decomposition.poles.index(pole)
@@ -212,5 +210,5 @@ def _score(cell: str) -> float:
     except ValueError:
         score = math.nan
     if not 1 <= score <= 5:
-        raise InputError(f"a score is a number from 1 to 5, or an empty cell; got {plain(text, 40)!r}")
+        raise InputError(f"a score is a number from 1 to 5, or an empty cell; got {sanitize(text, 40)!r}")
     return score

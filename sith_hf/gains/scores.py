@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.core.tables import plain
-from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.core.escaping import sanitize
+from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
-from sith_hf.files import artifact as artifacts
-from sith_hf.files.artifact import Layout
+from sith_hf.files import Layout, library_versions, read_artifact, require, write_artifact, write_whole
 from sith_hf.gains.score_csv import Sheet, explanations_sha256, read_sheet, sheet_text
+from sith_hf.hub import find_artifact
 
-LEAST, MOST = 1.0, 5.0
+LOWEST_SCORE, HIGHEST_SCORE = 1.0, 5.0
 
 SCORES_LAYOUT = Layout(
     format="sith-hf/scores",
@@ -74,12 +74,12 @@ class Scores:
                 f"scores have shape [L, H, R, poles], here [{len(self.layers)}, H, R, {len(self.poles)}]; "
                 f"got {list(shape)}"
             )
-        if not bool((torch.isnan(self.value) | ((self.value >= LEAST) & (self.value <= MOST))).all()):
+        if not bool((torch.isnan(self.value) | ((self.value >= LOWEST_SCORE) & (self.value <= HIGHEST_SCORE))).all()):
             raise InputError("a score is a number from 1 to 5, or NaN where there is none")
 
     def __repr__(self) -> str:
         return (
-            f"Scores({plain(self.topic)!r} by {plain(self.judge)}: {self.scored} of {self.value.numel()} poles, "
+            f"Scores({sanitize(self.topic)!r} by {sanitize(self.judge)}: {self.scored} of {self.value.numel()} poles, "
             f"{int((self.value >= 3).sum())} of them at least 3)"
         )
 
@@ -97,7 +97,7 @@ class Scores:
         """Raise InputError unless these scores are of the explanations of ``decomposition``."""
         if self.decomposition_sha256 != explanations_sha256(decomposition):
             raise InputError(
-                f"the scores for {plain(self.topic)!r} were made from other explanations than those of "
+                f"the scores for {sanitize(self.topic)!r} were made from other explanations than those of "
                 f"{decomposition!r}: judge this decomposition, or use the one that was judged"
             )
 
@@ -109,10 +109,10 @@ class Scores:
             "judge": self.judge,
             "record": dict(self.record),
             "decomposition_sha256": self.decomposition_sha256,
-            "libraries": artifacts.library_versions(),
+            "libraries": library_versions(),
         }
         tensors = {"layers": torch.tensor(self.layers), "score": torch.nan_to_num(self.value, nan=0.0)}
-        return artifacts.write_artifact(folder, SCORES_LAYOUT, tensors, data)
+        return write_artifact(folder, SCORES_LAYOUT, tensors, data)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None) -> Scores:
@@ -121,13 +121,13 @@ class Scores:
         Raises:
             ArtifactError: missing, damaged or of another version.
         """
-        path = artifacts.find_artifact(name_or_path, SCORES_LAYOUT, revision, token)
-        tensors, data = artifacts.read_artifact(path, SCORES_LAYOUT)
+        path = find_artifact(name_or_path, SCORES_LAYOUT, revision, token)
+        tensors, data = read_artifact(path, SCORES_LAYOUT)
         score, poles = tensors["score"], tuple(data["poles"])
-        artifacts.require(poles in [("+", "-"), ("+",)], path, "the poles are neither + nor + and -")
-        artifacts.require(score.shape[3] == len(poles), path, "the scores do not fit the poles")
-        inside = bool(((score == 0) | ((score >= LEAST) & (score <= MOST))).all())
-        artifacts.require(inside, path, "a score is not from 1 to 5")
+        require(poles in [("+", "-"), ("+",)], path, "the poles are neither + nor + and -")
+        require(score.shape[3] == len(poles), path, "the scores do not fit the poles")
+        inside = bool(((score == 0) | ((score >= LOWEST_SCORE) & (score <= HIGHEST_SCORE))).all())
+        require(inside, path, "a score is not from 1 to 5")
         return cls(
             layers=tuple(tensors["layers"].tolist()),
             poles=poles,
@@ -146,7 +146,7 @@ class Scores:
             OutputError: the file could not be written.
         """
         self.check(decomposition)
-        artifacts.write_whole(Path(path), sheet_text(decomposition, self.value).encode("utf-8-sig"))
+        write_whole(Path(path), sheet_text(decomposition, self.value).encode("utf-8-sig"))
         return Path(path)
 
     @classmethod

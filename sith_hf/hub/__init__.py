@@ -1,1 +1,32 @@
-"""Talk to the Hugging Face Hub, knowing no type of this project: download, upload, errors, the ``push_to_hub`` mixin."""
+"""Talk to the Hugging Face Hub: download, upload in one commit, errors, and the ``push_to_hub`` mixin.
+
+It imports ``files``, ``core`` and ``errors``, and knows no type of this project, with one exception: the mixin imports
+``publish`` when it is called.
+"""
+
+from sith_hf.hub.download import OTHER_WEIGHTS, fetch_file, fetch_snapshot, is_repo_id
+from sith_hf.hub.errors import CLIENT, OFFLINE, TRANSPORT, hide
+from sith_hf.hub.find import find_artifact
+from sith_hf.hub.mixin import Pushable
+from sith_hf.hub.package import CARD, PushOptions, PushResult, UploadPackage, check_options, is_generated
+from sith_hf.hub.upload import push
+
+__all__ = [
+    "CARD",
+    "CLIENT",
+    "OFFLINE",
+    "OTHER_WEIGHTS",
+    "PushOptions",
+    "PushResult",
+    "Pushable",
+    "TRANSPORT",
+    "UploadPackage",
+    "check_options",
+    "fetch_file",
+    "fetch_snapshot",
+    "find_artifact",
+    "hide",
+    "is_generated",
+    "is_repo_id",
+    "push",
+]

@@ -13,9 +13,9 @@ from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from sith_hf.core.tables import plain
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import HubError, NotOnHub
-from sith_hf.hub.errors import CLIENT, told
+from sith_hf.hub.errors import CLIENT, hub_errors
 
 # The same weights in other formats: edited, they would not be.
 OTHER_WEIGHTS = (
@@ -69,7 +69,9 @@ def fetch_file(
     for repo_type in repo_types:
         for filename in filenames:
             try:
-                with told(f"fetching {plain(filename)} from {plain(repo_id)}", f"{repo_type} repository", token):
+                with hub_errors(
+                    f"fetching {sanitize(filename)} from {sanitize(repo_id)}", f"{repo_type} repository", token
+                ):
                     found = Path(
                         hf_hub_download(repo_id, filename, repo_type=repo_type, revision=revision, token=token)
                     )
@@ -94,7 +96,7 @@ def fetch_snapshot(repo_id: str, *, revision: str | None = None, token: str | No
     ignored = list(OTHER_WEIGHTS)
     damaged: list[str] = []
     try:
-        with told(f"fetching {plain(repo_id)}", "model repository", token):
+        with hub_errors(f"fetching {sanitize(repo_id)}", "model repository", token):
             try:
                 folder = Path(snapshot_download(repo_id, revision=revision, token=token, ignore_patterns=ignored))
             finally:
@@ -103,7 +105,7 @@ def fetch_snapshot(repo_id: str, *, revision: str | None = None, token: str | No
     except NotOnHub as error:
         raise NotOnHub(f"{error}{_elsewhere(repo_id, ('model',), token)}") from None
     if damaged:
-        raise HubError(f"{plain(repo_id)}: {len(damaged)} files {_DAMAGED}")
+        raise HubError(f"{sanitize(repo_id)}: {len(damaged)} files {_DAMAGED}")
     return folder
 
 
@@ -127,7 +129,7 @@ def _check(path: Path) -> None:
     if blob != path and not _whole(blob):
         blob.unlink()
         path.unlink()
-        raise HubError(f"{plain(path.name)} {_DAMAGED}")
+        raise HubError(f"{sanitize(path.name)} {_DAMAGED}")
 
 
 def _whole(blob: Path) -> bool:

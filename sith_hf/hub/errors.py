@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     SafetensorsParsingError,
 )
 
-from sith_hf.core.tables import plain
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import HubError, NotOnHub
 
 # The client's HTTP library has changed its name between releases; its errors have one root.
@@ -39,7 +39,7 @@ _TOKENS = "https://huggingface.co/settings/tokens"
 
 
 @contextmanager
-def told(doing: str, place: str, token: str | None = None) -> Iterator[None]:
+def hub_errors(doing: str, place: str, token: str | None = None) -> Iterator[None]:
     """Turn whatever the client raises inside the block into a :class:`HubError`.
 
     Args:
@@ -60,7 +60,7 @@ def told(doing: str, place: str, token: str | None = None) -> Iterator[None]:
 
 
 def complaint(error: BaseException, doing: str, place: str, token: str | None = None) -> HubError:
-    """The error to raise instead of the client's; arguments as for :func:`told`."""
+    """The error to raise instead of the client's; arguments as for :func:`hub_errors`."""
     root = _root(error)
     kind = NotOnHub if _absent(root) else HubError
     return kind(hide(f"{doing} failed: {_reason(root, place)}", token))
@@ -112,7 +112,7 @@ def _reason(error: BaseException, place: str) -> str:
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"the disk is full ({error.strerror}): make room, or point HF_HOME to another disk, and do it again"
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{plain(str(error.filename), 300)}: {error.strerror}"
+        return f"{sanitize(str(error.filename), 300)}: {error.strerror}"
     if isinstance(error, (TRANSPORT, ConnectionError, TimeoutError)):
         return f"the connection to the Hub broke off or could not be made ({_short(error)}); do it again"
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
@@ -123,7 +123,7 @@ def _reason(error: BaseException, place: str) -> str:
 
 
 def _status(error: HfHubHTTPError, place: str) -> str:
-    status, said = error.response.status_code, plain(error.server_message or "", 200)
+    status, said = error.response.status_code, sanitize(error.server_message or "", 200)
     quoted = f" ({said})" if said else ""
     if status == 401:
         return f"the Hub does not know the token{quoted}: log in with `hf auth login`, or make a new one at {_TOKENS}"
@@ -148,7 +148,7 @@ def _status(error: HfHubHTTPError, place: str) -> str:
 
 
 def _short(error: BaseException) -> str:
-    text = plain(" ".join(str(error).split()), 160)
+    text = sanitize(" ".join(str(error).split()), 160)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from sith_hf.hub.package import Pushed, PushOptions
+from sith_hf.hub.package import PushOptions, PushResult
 
 
 class Pushable:
@@ -12,7 +12,7 @@ class Pushable:
 
     __slots__ = ()
 
-    def push_to_hub(self, repo_id: str, **options: Unpack[PushOptions]) -> Pushed:
+    def push_to_hub(self, repo_id: str, **options: Unpack[PushOptions]) -> PushResult:
         """Publish this in a repository of its own, with a card, in one commit.
 
         An edit spec goes into a model repository; a decomposition or a dictionary into a dataset repository, with a
@@ -21,7 +21,7 @@ class Pushable:
         Args:
             repo_id: ``namespace/name``; a name alone goes into the namespace of the token's user.
             options: ``private``, ``revision``, ``create_pr``, ``commit_message``, ``token``, ``overwrite_card``,
-                ``dry_run`` (see :class:`sith_hf.hub.package.PushOptions`).
+                ``dry_run`` (see :class:`sith_hf.hub.PushOptions`).
 
         Raises:
             InputError: options that exclude each other, or a repository that holds something else.

@@ -88,7 +88,7 @@ class Outgoing:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class UploadPackage:
     """What belongs together in a repository.
 
     Attributes:
@@ -118,7 +118,7 @@ class Parcel:
 
 
 @dataclass(frozen=True)
-class Pushed:
+class PushResult:
     """What was sent, or would be.
 
     Attributes:
@@ -160,17 +160,17 @@ class Pushed:
         return {**vars(self), **lists, "nothing_to_do": self.nothing_to_do}
 
 
-def seal(card: str) -> str:
-    """The card with a mark at its end by which :func:`is_ours` knows it, as long as nobody changes it."""
+def with_checksum(card: str) -> str:
+    """The card with a mark at its end by which :func:`is_generated` knows it, as long as nobody changes it."""
     text = _SEAL.sub("\n", card).rstrip("\n") + "\n"
     return f"{text}\n<!-- sith-hf card {hashlib.sha256(text.encode()).hexdigest()} -->\n"
 
 
-def is_ours(card: str) -> bool:
-    """Whether :func:`seal` made this card, and nobody changed it since (but for the ends of its lines)."""
+def is_generated(card: str) -> bool:
+    """Whether :func:`with_checksum` made this card, and nobody changed it since (but for the ends of its lines)."""
     text = card.replace("\r\n", "\n").rstrip("\n") + "\n"
     found = _SEAL.search(text)
-    return found is not None and seal(text[: found.start()]) == text
+    return found is not None and with_checksum(text[: found.start()]) == text
 
 
 def same_bytes(item: Outgoing, there: Any) -> bool:

@@ -14,18 +14,28 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from sith_hf.core.tables import plain
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import HubError, InputError
 from sith_hf.hub.download import fetch_file, is_repo_id
-from sith_hf.hub.errors import CLIENT, complaint, refused, told
-from sith_hf.hub.package import CARD, Outgoing, Parcel, Pushed, PushOptions, check_options, is_ours, same_bytes, seal
+from sith_hf.hub.errors import CLIENT, complaint, hub_errors, refused
+from sith_hf.hub.package import (
+    CARD,
+    Outgoing,
+    PushOptions,
+    PushResult,
+    UploadPackage,
+    check_options,
+    is_generated,
+    same_bytes,
+    with_checksum,
+)
 
 UNSURE = "perhaps"
 
 
 def push(
-    parcel: Parcel, repo_id: str, *, repo_type: str = "model", default_message: str, options: PushOptions
-) -> Pushed:
+    parcel: UploadPackage, repo_id: str, *, repo_type: str = "model", default_message: str, options: PushOptions
+) -> PushResult:
     """Make the repository hold ``parcel``, in one commit, and look whether it does.
 
     Args:
@@ -52,7 +62,7 @@ def push(
 class _Push:
     """One push. ``made`` keeps what was made for it and must be taken back if it fails."""
 
-    def __init__(self, parcel: Parcel, repo_id: str, repo_type: str, message: str, options: PushOptions) -> None:
+    def __init__(self, parcel: UploadPackage, repo_id: str, repo_type: str, message: str, options: PushOptions) -> None:
         self.parcel, self.repo_id, self.repo_type, self.options = parcel, repo_id, repo_type, options
         self.message = options.get("commit_message") or message
         self.revision = options.get("revision") or "main"
@@ -64,17 +74,17 @@ class _Push:
 
     @property
     def place(self) -> str:
-        return f"{self.repo_type} repository {plain(self.repo_id)}"
+        return f"{self.repo_type} repository {sanitize(self.repo_id)}"
 
-    def told(self, doing: str) -> AbstractContextManager[None]:
-        return told(doing, self.place, self.token)
+    def hub_errors(self, doing: str) -> AbstractContextManager[None]:
+        return hub_errors(doing, self.place, self.token)
 
-    def run(self) -> Pushed:
+    def run(self) -> PushResult:
         self._identify()
         head = self._look()
         if head is not None and not self.create_pr:
             self._refuse_clash(self.there)
-        card = seal(self.parcel.card(self.repo_id))
+        card = with_checksum(self.parcel.card(self.repo_id))
         kept = self._card_to_keep(head, card)
         named = {**self.parcel.files, **({} if kept else {CARD: card.encode()})}
         self.files = [Outgoing(path, source) for path, source in sorted(named.items())]
@@ -86,7 +96,7 @@ class _Push:
         creates, commit, pull_request = head is None, head, None
         if (self.sent or self.deleted) and not self.dry_run:
             commit, pull_request = self._send(head)
-        return Pushed(
+        return PushResult(
             repo_id=self.repo_id,
             repo_type=self.repo_type,
             url=f"{constants.ENDPOINT}/{'' if self.repo_type == 'model' else self.repo_type + 's/'}{self.repo_id}",
@@ -105,7 +115,7 @@ class _Push:
     def _identify(self) -> None:
         """Find the token and the full name of the repository."""
         self.token = self.options.get("token")
-        with self.told("looking for a token"):
+        with self.hub_errors("looking for a token"):
             self.token = self.token or get_token()
         if not self.token and not self.dry_run:
             raise HubError(
@@ -117,22 +127,22 @@ class _Push:
             )
         self.api = HfApi(token=self.token or False)
         if not is_repo_id(self.repo_id):
-            raise InputError(f"{plain(self.repo_id)!r} cannot be the id of a repository: write namespace/name")
+            raise InputError(f"{sanitize(self.repo_id)!r} cannot be the id of a repository: write namespace/name")
         if "/" not in self.repo_id and self.token:
-            with self.told("asking the Hub whose the token is"):
+            with self.hub_errors("asking the Hub whose the token is"):
                 self.repo_id = f"{self.api.whoami()['name']}/{self.repo_id}"
 
     def _look(self) -> str | None:
         """The head that the commit goes upon, None without a repository. Sets ``there``: path to file on the Hub."""
         self.there: dict[str, Any] = {}
-        with self.told(f"looking at {plain(self.repo_id)}"):
+        with self.hub_errors(f"looking at {sanitize(self.repo_id)}"):
             try:
                 info = self.api.repo_info(self.repo_id, repo_type=self.repo_type, revision="main")
             except RepositoryNotFoundError:
                 return None
             if self.options.get("private") and not info.private:
                 raise HubError(
-                    f"{plain(self.repo_id)} is there already and is public: make it private in its settings, "
+                    f"{sanitize(self.repo_id)} is there already and is public: make it private in its settings, "
                     "or leave out --private"
                 )
             head = info.sha
@@ -154,7 +164,7 @@ class _Push:
     def _refuse_clash(self, names: Collection[str]) -> None:
         reason = self.parcel.clash(names)
         if reason is not None:
-            raise InputError(f"{plain(self.repo_id)} {reason}; nothing was sent")
+            raise InputError(f"{sanitize(self.repo_id)} {reason}; nothing was sent")
 
     def _card_to_keep(self, head: str | None, card: str) -> str | None:
         """Why the README.md on the Hub is not to be replaced."""
@@ -170,7 +180,7 @@ class _Push:
             text = content.decode("utf-8")
         except CLIENT:
             return "it could not be read"
-        if not is_ours(text):
+        if not is_generated(text):
             return "somebody wrote or changed it by hand"
         self.card_there = text
         return None
@@ -200,7 +210,7 @@ class _Push:
                     raise told_so from None
                 made = UNSURE
             self.made, self.branch_missing = made, self.revision != "main"
-            with self.told(f"looking at the new {self.place}"):
+            with self.hub_errors(f"looking at the new {self.place}"):
                 info = self.api.repo_info(self.repo_id, repo_type=self.repo_type)
                 if private and not info.private:
                     raise HubError("the new repository is not private")
@@ -212,13 +222,13 @@ class _Push:
             except CLIENT as error:
                 if refused(error) and self.made == "branch":
                     self.made = None
-                raise complaint(error, f"making the branch {plain(self.revision)}", self.place, self.token) from None
+                raise complaint(error, f"making the branch {sanitize(self.revision)}", self.place, self.token) from None
         return head
 
     def _exists(self) -> bool:
         """Whether the repository is there. Raises HubError where that cannot be found out."""
         self.uncertain = True
-        with self.told(f"looking whether {plain(self.repo_id)} was made"):
+        with self.hub_errors(f"looking whether {sanitize(self.repo_id)} was made"):
             found = self.api.repo_exists(self.repo_id, repo_type=self.repo_type)
         self.uncertain = False
         return found
@@ -227,8 +237,8 @@ class _Push:
         before = self._pull_requests() if self.create_pr else {}
         operations = [CommitOperationDelete(path_in_repo=path) for path in self.deleted]
         added = [CommitOperationAdd(item.path, item.source) for item in self.sent]
-        doing = f"sending the files to {plain(self.repo_id)}"
-        with self.told(doing):
+        doing = f"sending the files to {sanitize(self.repo_id)}"
+        with self.hub_errors(doing):
             self.api.preupload_lfs_files(
                 self.repo_id,
                 added,
@@ -262,8 +272,8 @@ class _Push:
 
     def _landed(self, start: str, before: Mapping[str, str]) -> tuple[str, str | None] | None:
         """Look whether the commit arrived though its answer did not. Raises HubError where that stays unknown."""
-        with self.told(
-            f"the connection was lost while {plain(self.repo_id)} was written, and looking what became of it"
+        with self.hub_errors(
+            f"the connection was lost while {sanitize(self.repo_id)} was written, and looking what became of it"
         ):
             if self.create_pr:
                 after = self._pull_requests()
@@ -280,7 +290,7 @@ class _Push:
         return None
 
     def _pull_requests(self) -> dict[str, str]:
-        with self.told("looking at the pull requests"):
+        with self.hub_errors("looking at the pull requests"):
             refs = self.api.list_repo_refs(self.repo_id, repo_type=self.repo_type, include_pull_requests=True)
             return {ref.ref: ref.target_commit for ref in refs.pull_requests or []}
 
@@ -295,8 +305,8 @@ class _Push:
 
     def _confirm(self, commit: str) -> None:
         """Compare hashes and headers on the Hub with the local ones. Raises HubError."""
-        where = f"{plain(self.repo_id)} was written (commit {plain(commit)})"
-        with self.told(f"{where}, but looking whether everything arrived"):
+        where = f"{sanitize(self.repo_id)} was written (commit {sanitize(commit)})"
+        with self.hub_errors(f"{where}, but looking whether everything arrived"):
             wrong = self._differs(commit)
             for item in self.sent:
                 if wrong is None and item.path.endswith(".safetensors"):
@@ -306,7 +316,7 @@ class _Push:
                     if _header(header) != item.header():
                         wrong = f"the Hub serves {item.path} with another header"
         if wrong is not None:
-            raise HubError(f"{where}, but {plain(wrong, 300)}: push it again, or go back to the commit before")
+            raise HubError(f"{where}, but {sanitize(wrong, 300)}: push it again, or go back to the commit before")
 
     def _take_back(self) -> str:
         """Remove what was made for a push that failed, where it is as it was made; what to say of it."""

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sith_hf.cards.facts import shown_name
-from sith_hf.cards.markdown import impersonal
-from sith_hf.core.tables import plain
+from sith_hf.cards import impersonal, shown_name
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
-from sith_hf.evaluation.plan import Data
+from sith_hf.images.data import Data
 
 _FILES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 
@@ -115,7 +114,7 @@ def open_data(data: Data, *, progress: bool = False) -> Source:
         InputError: not found, offline and not on this machine, no such split, or nothing that ``datasets`` reads.
     """
     if data.world is not None and data.seed is not None and data.pictures is not None:
-        from sith_hf.world.data import world_dataset
+        from sith_hf.world import world_dataset
 
         rows = world_dataset(data.world, data.seed, data.pictures)
         return _source(data, f"drawn world: {data.world}, seed {data.seed}", "", rows)
@@ -124,7 +123,7 @@ def open_data(data: Data, *, progress: bool = False) -> Source:
 
     name = str(data.dataset)
     local = os.path.exists(name)
-    title = shown_name(name) if local else plain(impersonal(name))
+    title = shown_name(name) if local else sanitize(impersonal(name))
     try:
         with nullcontext() if progress else _quiet():
             rows = _local(data, Path(name)) if local else _remote(data)
@@ -193,7 +192,7 @@ def _remote(data: Data) -> Any:
             names = datasets.get_dataset_split_names(data.dataset, data.name, revision=data.revision)
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError):
             names = []  # offline, or refused: what follows says so, or finds the copy on this machine
-        _one_of(names, plain(impersonal(str(data.dataset))))
+        _one_of(names, sanitize(impersonal(str(data.dataset))))
     return datasets.load_dataset(
         data.dataset, data.name, split=data.split, revision=data.revision, streaming=data.streaming
     )
@@ -217,4 +216,4 @@ def _one_of(splits: Sequence[str], title: str) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    return plain(impersonal(" ".join(str(error).split())), 300) or type(error).__name__
+    return sanitize(impersonal(" ".join(str(error).split())), 300) or type(error).__name__

@@ -20,7 +20,7 @@ from sith_hf.errors import InputError
 from sith_hf.images.datasets import Source
 from sith_hf.images.decode import BrokenPicture, to_picture
 from sith_hf.images.shared_layers import embed_all
-from sith_hf.images.variant import Contender
+from sith_hf.images.variant import ModelVariant
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,7 +59,7 @@ class Embedded:
 
 
 def embed_rows(
-    contenders: Sequence[Contender],
+    variants: Sequence[ModelVariant],
     source: Source,
     pictures: Sequence[str],
     columns: Sequence[str],
@@ -75,7 +75,7 @@ def embed_rows(
     them get the whole result in the order of the rows.
 
     Args:
-        contenders: C models with one image processor.
+        variants: C models with one image processor.
         source: the dataset.
         pictures: its columns of pictures.
         columns: other columns to read.
@@ -109,7 +109,7 @@ def embed_rows(
     skipped: Counter[str] = Counter()
     rows, seen = source.read(columns, pictures), 0
     with (
-        ready(contenders, state.device),
+        ready(variants, state.device),
         tqdm(
             total=source.known_length,
             desc=f"embedding {source.title}",
@@ -123,7 +123,7 @@ def embed_rows(
                     check(row, number)
             seen += len(batch)
             mine = batch[state.process_index * batch_size : (state.process_index + 1) * batch_size]
-            found, reasons, marks = embed_batch(contenders, mine, pictures, state.device, precision)
+            found, reasons, marks = embed_batch(variants, mine, pictures, state.device, precision)
             if state.num_processes > 1:
                 found, reasons, marks = _gathered(gather_object([(found, reasons, marks)]), pictures)
             digests += marks
@@ -143,9 +143,9 @@ def embed_rows(
         raise InputError(f"{source.title}: none of {seen} rows has an image that can be read ({_reasons(skipped)})")
     images = {name: np.concatenate(found, axis=1) for name, found in parts.items()}
     for name, array in images.items():
-        for number, contender in enumerate(contenders):
+        for number, variant in enumerate(variants):
             if not np.isfinite(array[number]).all():
-                raise InputError(f"{contender.name} gives embeddings of {name} that are not finite")
+                raise InputError(f"{variant.name} gives embeddings of {name} that are not finite")
     return Embedded(
         source,
         images,
@@ -157,7 +157,7 @@ def embed_rows(
 
 
 def embed_batch(
-    contenders: Sequence[Contender],
+    variants: Sequence[ModelVariant],
     rows: Sequence[Mapping[str, Any]],
     pictures: Sequence[str],
     device: torch.device,
@@ -166,7 +166,7 @@ def embed_batch(
     """Embeddings ``[C, n, P]`` of the n rows whose pictures can be read, why each cannot, or None, and n digests.
 
     Args:
-        contenders: C models with one image processor, as :func:`ready` has them.
+        variants: C models with one image processor, as :func:`ready` has them.
         rows: with pictures as :func:`~sith_hf.images.decode.to_picture` takes them.
         pictures: the names of their columns.
         device: where the models are.
@@ -190,18 +190,18 @@ def embed_batch(
     found = {}
     for name, items in decoded.items():
         if items:
-            pixels = _pixels(contenders[0], items).to(device)
+            pixels = _pixels(variants[0], items).to(device)
             with torch.inference_mode(), _autocast(device, precision):
-                embedded = [made.float().cpu() for made in embed_all(contenders, pixels)]
+                embedded = [made.float().cpu() for made in embed_all(variants, pixels)]
             found[name] = torch.stack(embedded).numpy()
         else:
-            found[name] = np.zeros((len(contenders), 0, 0), dtype=np.float32)
+            found[name] = np.zeros((len(variants), 0, 0), dtype=np.float32)
     return found, reasons, digests
 
 
-def _pixels(contender: Contender, pictures: list[Any]) -> torch.Tensor:
-    pixels: torch.Tensor = contender.processor(images=pictures, return_tensors="pt")["pixel_values"]
-    side = contender.image_size
+def _pixels(variant: ModelVariant, pictures: list[Any]) -> torch.Tensor:
+    pixels: torch.Tensor = variant.processor(images=pictures, return_tensors="pt")["pixel_values"]
+    side = variant.image_size
     if tuple(pixels.shape[1:]) != (3, side, side):
         raise InputError(
             f"the image processor makes pictures of {list(pixels.shape[1:])}, and the model sees {[3, side, side]}: "
@@ -224,9 +224,9 @@ def _gathered(results: list[_Part], pictures: Sequence[str]) -> _Part:
 
 
 @contextmanager
-def ready(contenders: Sequence[Contender], device: torch.device) -> Iterator[None]:
+def ready(variants: Sequence[ModelVariant], device: torch.device) -> Iterator[None]:
     """The models in evaluation mode and on the device; each goes back to its mode and place on leaving."""
-    models = [contender.model for contender in contenders]
+    models = [variant.model for variant in variants]
     # Before any of them moves: they share parameters.
     homes = [next(model.parameters()).device for model in models]
     with ExitStack() as undo:

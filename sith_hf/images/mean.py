@@ -20,14 +20,13 @@ from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
-from sith_hf.evaluation.plan import Data
-from sith_hf.files.resumable import Part, Work
+from sith_hf.files import Part, ResumableJob
+from sith_hf.images.data import Data
 from sith_hf.images.datasets import Source, open_data
 from sith_hf.images.embed import embed_batch, ready
-from sith_hf.images.variant import BASE, Contender
-from sith_hf.images.variants import contenders
-from sith_hf.towers.clip import PROJECTION
-from sith_hf.towers.image_mean import ImageMean
+from sith_hf.images.variant import BASE, ModelVariant
+from sith_hf.images.variants import model_variants
+from sith_hf.towers import PROJECTION, ImageMean
 
 # Batches in one piece: what is repeated at most after an interruption.
 BATCHES = 16
@@ -44,7 +43,7 @@ def mean_of_images(
     *,
     processor: Any | None = None,
     batch_size: int = 32,
-    work: Work | None = None,
+    job: ResumableJob | None = None,
     progress: bool = False,
 ) -> ImageMean:
     """The mean of the normalised image embeddings of a dataset (mu of METHOD.md sec. 3).
@@ -57,7 +56,7 @@ def mean_of_images(
         data: the images; ``columns.image`` names their column.
         processor: the image processor; the one in the checkpoint's folder when None.
         batch_size: images at a time.
-        work: keeps finished pieces, and shares pieces between processes, all of which get the result.
+        job: keeps finished pieces, and shares pieces between processes, all of which get the result.
         progress: show a bar on stderr.
 
     Raises:
@@ -65,9 +64,9 @@ def mean_of_images(
             stream that gives other images than before the interruption.
     """
     batch_size = whole_number(batch_size, "batch_size", 1)
-    work = work or Work()
-    (contender,) = contenders(editor, {BASE: None}, processor=processor)
-    source, column = open_data(data, progress=progress and work.processes.main), data.columns.image
+    job = job or ResumableJob()
+    (variant,) = model_variants(editor, {BASE: None}, processor=processor)
+    source, column = open_data(data, progress=progress and job.processes.main), data.columns.image
     source.check([column])
     base = BaseRef(editor.loaded.name, editor.loaded.revision, _weights(editor))
     described = {**_described(source), "column": column, "limit": data.limit}
@@ -76,25 +75,25 @@ def mean_of_images(
         "images": [described, data.dataset, data.seed, data.pictures, data.streaming, sorted(data.where.items())],
         "weights": hashlib.sha256(json.dumps(base.sha256, sort_keys=True).encode()).hexdigest(),
         "computed in": [str(next(editor.model.parameters()).dtype), device.type],
-        "image processor": json.dumps(contender.processor.to_dict(), sort_keys=True, default=str),
+        "image processor": json.dumps(variant.processor.to_dict(), sort_keys=True, default=str),
         "batch size": [batch_size, BATCHES],
     }
     pieces: dict[str, Part] = {}
     with (
-        ready([contender], device),
+        ready([variant], device),
         tqdm(
             total=source.known_length,
             desc=f"averaging {source.title}",
             unit="row",
-            disable=not (progress and work.processes.main),
+            disable=not (progress and job.processes.main),
         ) as bar,
     ):
 
         def make(found: Mapping[str, Part]) -> Iterator[tuple[str, Part]]:
-            for name, rows in _pieces(source, column, batch_size * BATCHES, work.processes, found):
-                yield name, _piece(contender, rows, column, batch_size, device)
+            for name, rows in _pieces(source, column, batch_size * BATCHES, job.processes, found):
+                yield name, _piece(variant, rows, column, batch_size, device)
 
-        for name, part in work.pieces("image-mean", facts, make):
+        for name, part in job.pieces("image-mean", facts, make):
             pieces[name] = part
             bar.update(int(part["rows"]))
     return _together(pieces, source, base, described)
@@ -120,7 +119,7 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
     """
     if not 0 < finite_number(length, "the length of a mean, above 0 and below 1,") < 1:
         raise InputError(f"the length of a mean is above 0 and below 1; got {length}")
-    editor.tower.needed_projection()
+    editor.tower.require_projection()
     embeddings = getattr(editor.model, "vision_model", editor.model).embeddings
     token = embeddings.class_embedding.detach() + embeddings.position_embedding.weight.detach()[0]
     direction = editor.tower.to_joint(token.cpu().double())
@@ -220,12 +219,12 @@ def _name(shard: int, number: int) -> str:
     return f"{shard:05d}-{number:07d}"
 
 
-def _piece(contender: Contender, rows: Rows, column: str, batch_size: int, device: torch.device) -> Part:
+def _piece(variant: ModelVariant, rows: Rows, column: str, batch_size: int, device: torch.device) -> Part:
     skipped: Counter[str] = Counter()
     total, count = torch.zeros(0, dtype=torch.float64), 0
     images = _images(rows, column)
     for start in range(0, len(rows), batch_size):
-        found, reasons, _ = embed_batch([contender], rows[start : start + batch_size], [column], device, "no")
+        found, reasons, _ = embed_batch([variant], rows[start : start + batch_size], [column], device, "no")
         skipped.update(reason for reason in reasons if reason is not None)
         if found[column].shape[1]:
             total = torch.from_numpy(found[column][0].astype(np.float64).sum(axis=0)) + (total if count else 0)
@@ -281,7 +280,7 @@ def _weights(editor: SithEditor) -> dict[str, str]:
     tensors: dict[str, Tensor] = {f"vision_model.{name}": tensor for name, tensor in vision.state_dict().items()}
     return {
         name: tensor_sha256(tensor)
-        for name, tensor in sorted({**tensors, PROJECTION: editor.tower.needed_projection()}.items())
+        for name, tensor in sorted({**tensors, PROJECTION: editor.tower.require_projection()}.items())
     }
 
 

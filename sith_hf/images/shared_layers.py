@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.images.variant import BASE, Contender
+from sith_hf.images.variant import BASE, ModelVariant
 
 
-def embed_all(contenders: Sequence[Contender], pixels: Tensor) -> list[Tensor]:
+def embed_all(variants: Sequence[ModelVariant], pixels: Tensor) -> list[Tensor]:
     """Normalised image embeddings ``[B, P]`` by each contender, the same bits as by each of them alone.
 
     Args:
-        contenders: in any order; those that share their first layers with the base are computed from there on.
+        variants: in any order; those that share their first layers with the base are computed from there on.
         pixels: ``[B, 3, S, S]`` on the models' device.
     """
-    base = next((contender for contender in contenders if contender.name == BASE), contenders[0])
-    depths = [shared_depth(base.model, contender.model) for contender in contenders]
+    base = next((variant for variant in variants if variant.name == BASE), variants[0])
+    depths = [shared_depth(base.model, variant.model) for variant in variants]
     kept: dict[int, Any] = {}
     with ExitStack() as hooks:
         layers = _layers(base.model)
@@ -33,14 +33,14 @@ def embed_all(contenders: Sequence[Contender], pixels: Tensor) -> list[Tensor]:
             hooks.callback(hook.remove)
         own = base.embed(pixels)
     found = []
-    for contender, depth in zip(contenders, depths, strict=True):
-        if contender is base:
+    for variant, depth in zip(variants, depths, strict=True):
+        if variant is base:
             found.append(own)
         elif depth not in kept:
-            found.append(contender.embed(pixels))
+            found.append(variant.embed(pixels))
         else:
-            with _standing_in(_layers(contender.model)[:depth], kept[depth]):
-                found.append(contender.embed(pixels))
+            with _standing_in(_layers(variant.model)[:depth], kept[depth]):
+                found.append(variant.embed(pixels))
     return found
 
 

@@ -14,7 +14,7 @@ BASE, EDITED = "base", "edited"
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
+class ModelVariant:
     """One model in an evaluation.
 
     Attributes:

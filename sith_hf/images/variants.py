@@ -12,23 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.cards.facts import shown_name
-from sith_hf.core.tables import plain
+from sith_hf.cards import shown_name
+from sith_hf.core.escaping import sanitize
 from sith_hf.editor import SithEditor
-from sith_hf.edits.in_memory import applied
-from sith_hf.edits.spec import EditSpec
+from sith_hf.edits import EditSpec, applied
 from sith_hf.errors import InputError
 from sith_hf.images.shared_layers import share
-from sith_hf.images.variant import BASE, EDITED, Contender
-from sith_hf.towers.clip import tensor_key
-from sith_hf.towers.loading import LoadedModel, load_model
+from sith_hf.images.variant import BASE, EDITED, ModelVariant
+from sith_hf.towers import LoadedModel, load_model, tensor_key
 
-__all__ = ["BASE", "EDITED", "Contender", "Lineup", "contenders", "edited_copy", "image_processor", "text_of"]
+__all__ = [
+    "BASE",
+    "EDITED",
+    "Comparison",
+    "ModelVariant",
+    "model_variants",
+    "edited_copy",
+    "image_processor",
+    "text_of",
+]
 
 
-def contenders(
+def model_variants(
     editor: SithEditor, specs: Mapping[str, EditSpec | None], *, processor: Any | None = None
-) -> tuple[Contender, ...]:
+) -> tuple[ModelVariant, ...]:
     """A base and edited copies of it. The copies share every parameter that their edit does not touch.
 
     Args:
@@ -48,7 +55,7 @@ def contenders(
     made = []
     for name, spec in specs.items():
         model = editor.model if spec is None else edited_copy(editor.model, spec)
-        made.append(Contender(name, model, processor, projection))
+        made.append(ModelVariant(name, model, processor, projection))
     return tuple(made)
 
 
@@ -56,7 +63,7 @@ def edited_copy(model: Any, spec: EditSpec) -> Any:
     """A copy of ``model`` with an edit in it that shares all other parameters, the very same objects.
 
     Raises:
-        InputError, BaseMismatch: as :func:`sith_hf.edits.in_memory.applied`; or weights that are offloaded.
+        InputError, BaseMismatch: as :func:`sith_hf.edits.applied`; or weights that are offloaded.
     """
     names = {tensor_key(layer, part) for layer in spec.layers for part in ("out_weight", "out_bias")}
     shared: dict[int, Any] = {}
@@ -71,15 +78,15 @@ def edited_copy(model: Any, spec: EditSpec) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Lineup:
+class Comparison:
     """Contenders, and the text tower that their images are compared by.
 
     Attributes:
-        contenders: the base first.
+        variants: the base first.
         text: the CLIPModel that encodes texts, with its tokenizer; None for vision towers without companion.
     """
 
-    contenders: tuple[Contender, ...]
+    variants: tuple[ModelVariant, ...]
     text: LoadedModel | None
 
     @classmethod
@@ -90,7 +97,7 @@ class Lineup:
         *,
         revision: str | None = None,
         text_model: str | Path | None = None,
-    ) -> Lineup:
+    ) -> Comparison:
         """Load a base and checkpoints to compare with it, each a folder or a Hub id.
 
         Args:
@@ -104,7 +111,7 @@ class Lineup:
                 or comes with another text tower or image processor.
         """
         editor = SithEditor.from_pretrained(base, revision, text_model=text_model)
-        first = contenders(editor, {BASE: None})[0]
+        first = model_variants(editor, {BASE: None})[0]
         made = [first]
         for name, place in others.items():
             loaded = load_model(str(place))
@@ -112,7 +119,7 @@ class Lineup:
             share(first.model, loaded.model)
             processor = image_processor(loaded, editor.companion)
             _same_processor(first.processor, processor, shown_name(str(place)))
-            made.append(Contender(name, loaded.model, processor, first.projection))
+            made.append(ModelVariant(name, loaded.model, processor, first.projection))
         return cls(tuple(made), text_of(editor))
 
     @classmethod
@@ -123,7 +130,7 @@ class Lineup:
         *,
         revision: str | None = None,
         text_model: str | Path | None = None,
-    ) -> Lineup:
+    ) -> Comparison:
         """Load a base, and compare it with itself with ``spec`` in it.
 
         Raises:
@@ -133,7 +140,7 @@ class Lineup:
         if not spec:
             raise InputError("the edit changes nothing: base and edited are the same, and there is nothing to compare")
         editor = SithEditor.from_pretrained(base, revision, text_model=text_model)
-        return cls(contenders(editor, {BASE: None, EDITED: spec}), text_of(editor))
+        return cls(model_variants(editor, {BASE: None, EDITED: spec}), text_of(editor))
 
 
 def text_of(editor: SithEditor) -> LoadedModel | None:
@@ -157,7 +164,7 @@ def image_processor(*models: LoadedModel | None) -> Any:
                 with _quiet():
                     return AutoImageProcessor.from_pretrained(model.folder, trust_remote_code=False)
             except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-                reason = plain(" ".join(str(error).split()), 200)
+                reason = sanitize(" ".join(str(error).split()), 200)
                 raise InputError(f"{model.name}: preprocessor_config.json cannot be used ({reason})") from None
     raise InputError(
         f"{present[0].name} has no preprocessor_config.json, which says how pictures are cut and scaled: copy the "

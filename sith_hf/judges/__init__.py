@@ -1,14 +1,28 @@
-"""Judges: who says how much an explained pole is about a topic, 1 to 5.
+"""Judges say how much an explained pole is about a topic, 1 to 5: by embeddings, by a language model, or from a file.
 
-Three of them behind one protocol: by embeddings, which needs nothing else; by a language model; by a file that a
-person filled in.
+They share one protocol, ``Judge``. The package imports ``gains``, ``decomposition`` and everything below.
 """
 
 from sith_hf.judges.embeddings import EmbeddingJudge
 from sith_hf.judges.factory import make_judge
 from sith_hf.judges.language_model import LanguageModelJudge
 from sith_hf.judges.protocol import Judge
-from sith_hf.judges.settings import JudgeSettings
+from sith_hf.judges.settings import (
+    EmbeddingJudgeSettings,
+    JudgeSettings,
+    LanguageModelJudgeSettings,
+    SheetJudgeSettings,
+)
 from sith_hf.judges.sheet import SheetJudge
 
-__all__ = ["EmbeddingJudge", "Judge", "JudgeSettings", "LanguageModelJudge", "SheetJudge", "make_judge"]
+__all__ = [
+    "EmbeddingJudge",
+    "EmbeddingJudgeSettings",
+    "Judge",
+    "JudgeSettings",
+    "LanguageModelJudge",
+    "LanguageModelJudgeSettings",
+    "SheetJudge",
+    "SheetJudgeSettings",
+    "make_judge",
+]

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sith_hf.files.artifact import write_whole
+from sith_hf.files import write_whole
 
 # An answer is cut long before this; a file that is larger is none of ours.
 MAX_BYTES = 2_000_000

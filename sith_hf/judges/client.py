@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from sith_hf.core.tables import plain
+from sith_hf.core.escaping import sanitize
 from sith_hf.core.validation import finite_number
 from sith_hf.errors import HubError, InputError
-from sith_hf.hub.errors import CLIENT, OFFLINE, TRANSPORT, hide
+from sith_hf.hub import CLIENT, OFFLINE, TRANSPORT, hide
 from sith_hf.judges.answers import MAX_CHARACTERS
 from sith_hf.judges.http import Damaged, post, post_with, within
 
@@ -82,7 +82,7 @@ class ChatServer:
         except ValueError:
             fits = False
         if not fits:
-            raise InputError(f"base_url is a URL such as http://localhost:8000/v1; got {plain(self.base_url)!r}")
+            raise InputError(f"base_url is a URL such as http://localhost:8000/v1; got {sanitize(self.base_url)!r}")
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise InputError(
                 "base_url holds no password, query or fragment, because records name it; "
@@ -96,13 +96,15 @@ class ChatServer:
             return f"{self.model or 'the model'} at {self.base_url}"
         return f"{self.model} of {self.provider}" if self.provider else str(self.model)
 
-    def ask(self, prompt: str, wait: Callable[[float], object], tell: Callable[[str], object] = lambda _: None) -> str:
+    def ask(
+        self, prompt: str, wait: Callable[[float], object], report: Callable[[str], object] = lambda _: None
+    ) -> str:
         """The answer to a question, after as many attempts as it takes: at most six, and two that are too late.
 
         Args:
             prompt: the question.
             wait: is called with the seconds to wait before another attempt.
-            tell: is told before each wait, in words, what went wrong.
+            report: is told before each wait, in words, what went wrong.
 
         Raises:
             Unanswered: this question got no usable answer.
@@ -113,19 +115,19 @@ class ChatServer:
             try:
                 return self._once(prompt)
             except OfflineModeIsEnabled:
-                raise HubError(f"asking {plain(self.name)} failed: {OFFLINE}") from None
+                raise HubError(f"asking {sanitize(self.name)} failed: {OFFLINE}") from None
             except CLIENT as error:
                 fault = self._fault(error)
                 status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
                 if status is not None and (status in _FINAL or status < 400):
-                    raise HubError(f"asking {plain(self.name)} failed: {fault}; {_advice(status)}") from None
+                    raise HubError(f"asking {sanitize(self.name)} failed: {fault}; {_advice(status)}") from None
                 late += isinstance(error, TimeoutError)
                 if pause is None or late >= MOST_TIMEOUTS or not self._passes(error, status):
                     break
                 pause = _named_pause(error) or pause
-                tell(f"{plain(self.name)}: {fault}; asking again in {pause:g} s")
+                report(f"{sanitize(self.name)}: {fault}; asking again in {pause:g} s")
                 wait(pause)
-        raise Unanswered(f"{plain(self.name)} did not answer: {fault}")
+        raise Unanswered(f"{sanitize(self.name)} did not answer: {fault}")
 
     def _once(self, prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]
@@ -175,12 +177,12 @@ class ChatServer:
 
     def _fault(self, error: BaseException) -> str:
         if isinstance(error, HfHubHTTPError):
-            said = plain(" ".join((error.server_message or "").split()), 160)
+            said = sanitize(" ".join((error.server_message or "").split()), 160)
             text = f"status {error.response.status_code}" + (f" ({said})" if said else "")
         elif isinstance(error, TimeoutError):
             text = f"no answer within {self.timeout:g} seconds"
         else:
-            text = f"{type(error).__name__}: {plain(' '.join(str(error).split()), 160)}"
+            text = f"{type(error).__name__}: {sanitize(' '.join(str(error).split()), 160)}"
         return hide(text, self._token())
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sith_hf.concepts.dictionary import centred
+from sith_hf.concepts import centred
 from sith_hf.core.fingerprint import tensor_sha256
 from sith_hf.core.validation import finite_number
-from sith_hf.decomposition.decomposition import NEAR, Decomposition
-from sith_hf.editor import SithEditor
+from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.errors import InputError
-from sith_hf.gains.scores import LEAST, MOST, Scores
+from sith_hf.gains import HIGHEST_SCORE, LOWEST_SCORE, Scores
 
 # Below this part of `near` a concept counts nothing, at `near` it counts whole.
 FAR = 2 / 3
@@ -53,7 +52,8 @@ class EmbeddingJudge:
     Attributes:
         topic: what is asked, in words; for reports only.
         concepts: what the topic consists of, at least one.
-        editor: whose text tower embeds concepts that do not occur in the explanations; None where all of them occur.
+        embed: ``embed(*concepts, decomposition=...)`` gives each concept's embedding, ``[P]``, such as
+            :meth:`sith_hf.SithEditor.embed`; None where all concepts occur in the explanations.
         near: the least cosine of centred embeddings at which a concept counts whole, above 0 and at most 1.
 
     Raises:
@@ -62,7 +62,7 @@ class EmbeddingJudge:
 
     topic: str
     concepts: Sequence[str]
-    editor: SithEditor | None = None
+    embed: Callable[..., Mapping[str, Tensor]] | None = None
     near: float = NEAR
 
     def __post_init__(self) -> None:
@@ -74,14 +74,14 @@ class EmbeddingJudge:
             raise InputError(f"near is a cosine above 0 and at most 1; got {self.near}")
 
     def score(self, decomposition: Decomposition, *, progress: bool = False) -> Scores:
-        """The scores of every explained pole (see :class:`sith_hf.judges.protocol.Judge`).
+        """The scores of every explained pole (see :class:`sith_hf.judges.Judge`).
 
         Raises:
-            InputError: a concept that no explanation has, where there is no editor to embed it.
+            InputError: a concept that no explanation has, and ``embed`` is None.
         """
         queries = torch.stack([query.float() for query in self._embedded(decomposition).values()])
-        relevant = relevance(decomposition, queries, self.near)
-        value = (LEAST + (MOST - LEAST) * relevant).clamp(LEAST, MOST)
+        relevant = topic_relevance(decomposition, queries, self.near)
+        value = (LOWEST_SCORE + (HIGHEST_SCORE - LOWEST_SCORE) * relevant).clamp(LOWEST_SCORE, HIGHEST_SCORE)
         return Scores.of(
             decomposition,
             value,
@@ -97,12 +97,12 @@ class EmbeddingJudge:
         )
 
     def _embedded(self, decomposition: Decomposition) -> Mapping[str, Tensor]:
-        if self.editor is not None:
-            return self.editor.embed(*self.concepts, decomposition=decomposition)
+        if self.embed is not None:
+            return self.embed(*self.concepts, decomposition=decomposition)
         return {concept: decomposition.embedding_of(concept) for concept in self.concepts}
 
 
-def relevance(decomposition: Decomposition, queries: Tensor, near: float = NEAR) -> Tensor:
+def topic_relevance(decomposition: Decomposition, queries: Tensor, near: float = NEAR) -> Tensor:
     """The part of each explanation that is about a topic, ``[L, H, R, poles]``, 0 to 1; NaN for an empty explanation.
 
     Args:

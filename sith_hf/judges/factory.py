@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sith_hf.editor import SithEditor
+from torch import Tensor
+
 from sith_hf.judges.client import ChatServer
 from sith_hf.judges.embeddings import EmbeddingJudge
 from sith_hf.judges.language_model import LanguageModelJudge
@@ -18,7 +20,7 @@ CACHE, TRANSCRIPT = "judge-cache", "judge-transcript.jsonl"
 
 def make_judge(
     settings: JudgeSettings,
-    editor: SithEditor | None,
+    embed: Callable[..., Mapping[str, Tensor]] | None,
     *,
     folder: Path,
     cache: Path | None = None,
@@ -28,8 +30,8 @@ def make_judge(
     """The judge that ``settings`` describe.
 
     Args:
-        settings: one of :data:`sith_hf.judges.settings.JudgeSettings`.
-        editor: whose text tower embeds concepts that no explanation has; None where that is not needed.
+        settings: one of :data:`sith_hf.judges.JudgeSettings`.
+        embed: embeds concepts that no explanation has (see :class:`EmbeddingJudge`); None where that is not needed.
         folder: where relative paths of the settings begin.
         cache: a folder for a language model's answers; ``judge-cache`` in ``folder`` when None.
         transcript: a file for its questions and answers; ``judge-transcript.jsonl`` in ``folder`` when None.
@@ -40,7 +42,7 @@ def make_judge(
         InputError: settings that do not go together, or a prompt that cannot be read.
     """
     if isinstance(settings, EmbeddingJudgeSettings):
-        return EmbeddingJudge(settings.topic, settings.concepts, editor, settings.near)
+        return EmbeddingJudge(settings.topic, settings.concepts, embed, settings.near)
     if isinstance(settings, SheetJudgeSettings):
         return SheetJudge(folder / settings.path, settings.topic, settings.sha256)
     parameters = {"temperature": settings.temperature, "max_tokens": settings.max_tokens, "seed": settings.seed}

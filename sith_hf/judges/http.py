@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from huggingface_hub.errors import HfHubHTTPError
 
-from sith_hf.core.tables import plain
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
-from sith_hf.hub.errors import TRANSPORT
+from sith_hf.hub import TRANSPORT
 
 R = TypeVar("R")
 
@@ -70,7 +70,7 @@ def post_with(
     except _library().TimeoutException as error:
         raise TimeoutError(str(error)) from None
     except _library().InvalidURL as error:
-        raise InputError(f"{plain(url)}: no URL of a server ({plain(str(error))})") from None
+        raise InputError(f"{sanitize(url)}: no URL of a server ({sanitize(str(error))})") from None
     encoded = response.headers.get("content-encoding", "identity").strip().lower() != "identity"
     _refuse(response, b"" if encoded else bytes(body))
     if encoded:

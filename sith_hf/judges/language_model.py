@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from sith_hf.core.tables import plain
+from sith_hf.core.escaping import sanitize
 from sith_hf.core.validation import finite_number, whole_number
-from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.decomposition.explanation import Explanation
+from sith_hf.decomposition import Decomposition, Explanation
 from sith_hf.errors import HubError, InputError
-from sith_hf.gains.scores import Scores
+from sith_hf.gains import Scores
 from sith_hf.judges.answers import parse
 from sith_hf.judges.cache import AnswerCache, Question, write_transcript
 from sith_hf.judges.client import ChatServer, Unanswered
@@ -29,7 +28,7 @@ from sith_hf.judges.prompts import Prompt
 MOST_WORKERS = 64
 
 # So many questions in a row without an answer, and no more are asked.
-PATIENCE = 5
+FAILURES_IN_A_ROW = 5
 # So many answers from the first on without a score, and no more are paid for.
 EARLY = 20
 
@@ -71,7 +70,7 @@ class LanguageModelJudge:
             raise InputError(f"most_unanswered is a share from 0 to 1; got {self.most_unanswered}")
 
     def score(self, decomposition: Decomposition, *, progress: bool = False) -> Scores:
-        """The scores of every explained pole (see :class:`sith_hf.judges.protocol.Judge`).
+        """The scores of every explained pole (see :class:`sith_hf.judges.Judge`).
 
         Raises:
             HubError: the server refused, could not be reached, or left too much unanswered.
@@ -140,13 +139,13 @@ class LanguageModelJudge:
         in_a_row = answered = 0
         # Where an earlier run got scores, what is left may well be what the model has none for.
         parsed = len(found)
-        tell = _once_on_stderr(progress)
+        report = _once_on_stderr(progress)
 
         over = Event()
 
         def work(question: Question, wait: Callable[[float], object]) -> str:
             # A thread that nobody waits for any more has nothing to say.
-            answer = self.server.ask(question.prompt, wait, lambda line: None if over.is_set() else tell(line))
+            answer = self.server.ask(question.prompt, wait, lambda line: None if over.is_set() else report(line))
             # Kept before the next question is asked, so that Ctrl-C loses no answer that has come.
             if parse(answer) is not None:
                 answers.put(question, answer)
@@ -171,7 +170,7 @@ class LanguageModelJudge:
                 else:
                     parsed += parse(outcome) is not None
                     in_a_row = 0
-                if in_a_row >= PATIENCE:
+                if in_a_row >= FAILURES_IN_A_ROW:
                     raise HubError(
                         f"{in_a_row} questions in a row got no answer, the last: {outcome}. {self._advice(found)}"
                     )
@@ -205,11 +204,11 @@ def _once_on_stderr(progress: bool) -> Callable[[str], None]:
     """Says the first thing that it is told, from whichever thread, where anybody wants to hear it."""
     first = Lock()
 
-    def tell(text: str) -> None:
+    def report(text: str) -> None:
         if progress and first.acquire(blocking=False):
             tqdm.write(text, file=sys.stderr)
 
-    return tell
+    return report
 
 
 def _texts(item: Explanation) -> tuple[str, ...]:
@@ -217,7 +216,7 @@ def _texts(item: Explanation) -> tuple[str, ...]:
 
 
 def _form(answer: object = None) -> str:
-    said = "" if answer is None else f", and the last one was {plain(str(answer), 80)!r}"
+    said = "" if answer is None else f", and the last one was {sanitize(str(answer), 80)!r}"
     return f"A score is a line such as 'Score: 4' and nothing else{said}."
 
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sith_hf.core.escaping import quoted
+from sith_hf.core.escaping import escape_texts
 from sith_hf.errors import InputError
 
 # What each of our own prompts asks, for reports. The first asks for any topic, which the user then names.
@@ -104,7 +104,7 @@ class Prompt:
         try:
             asked = (
                 _template(self.source)
-                .render(concepts=quoted(concepts, _MARKS), topic=quoted([self.topic], _MARKS)[1:-1])
+                .render(concepts=escape_texts(concepts, _MARKS), topic=escape_texts([self.topic], _MARKS)[1:-1])
                 .strip()
             )
         except (TemplateError, *_FAULTS) as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.gains.scores import Scores
+from sith_hf.decomposition import Decomposition
+from sith_hf.gains import Scores
 
 
 @runtime_checkable

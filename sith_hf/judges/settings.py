@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from sith_hf.core.settings import Settings
-from sith_hf.decomposition.decomposition import NEAR
+from sith_hf.decomposition import NEAR
 
 
 class EmbeddingJudgeSettings(Settings):

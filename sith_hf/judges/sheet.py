@@ -6,9 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
-from sith_hf.gains.scores import SCORES_LAYOUT, Scores
+from sith_hf.gains import SCORES_LAYOUT, Scores
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SheetJudge:
     sha256: str | None = None
 
     def score(self, decomposition: Decomposition, *, progress: bool = False) -> Scores:
-        """The scores of the file (see :class:`sith_hf.judges.protocol.Judge`).
+        """The scores of the file (see :class:`sith_hf.judges.Judge`).
 
         Raises:
             InputError: no such file, another one than ``sha256`` says, or scores of other explanations.

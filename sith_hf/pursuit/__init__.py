@@ -1,1 +1,27 @@
-"""Sparse coding of vectors over a dictionary: tensors in, tensors out."""
+"""Sparse non-negative coding of vectors over a dictionary of unit atoms (Method, sec. 4): tensors in, tensors out.
+
+Methods (COMP, OMP, matching pursuit, top-k, lasso), NNLS, and the exact int8 search. It imports ``core``, ``errors``.
+"""
+
+from sith_hf.pursuit.atoms import READ, Atoms, CentredAtoms, SomeAtoms, TensorAtoms, as_atoms, centred, total
+from sith_hf.pursuit.index import DictionaryIndex, prepared
+from sith_hf.pursuit.methods import METHODS, refit_weights
+from sith_hf.pursuit.pursuit import ROWS, Pursuit, SparseCode
+
+__all__ = [
+    "Atoms",
+    "CentredAtoms",
+    "DictionaryIndex",
+    "METHODS",
+    "Pursuit",
+    "READ",
+    "ROWS",
+    "SomeAtoms",
+    "SparseCode",
+    "TensorAtoms",
+    "as_atoms",
+    "centred",
+    "prepared",
+    "refit_weights",
+    "total",
+]

@@ -13,7 +13,7 @@ GROUP = 64
 SMALL_GROUP = 8
 """The same when several atoms are sought: their bar is the last of as many group maxima, closer for small groups."""
 
-LEAST = -(2**31)
+INT32_MIN = -(2**31)
 """What takes the place of an integer score that does not count."""
 
 
@@ -80,7 +80,7 @@ class Sieve:
         Returns:
             False once more pairs are left than may be held.
         """
-        least = -torch.inf if product.is_floating_point() else LEAST
+        least = -torch.inf if product.is_floating_point() else INT32_MIN
         product[:, stop - start :] = least
         edges = torch.searchsorted(self._barred, torch.tensor([start, stop], device=self._barred.device)).tolist()
         barred = slice(*edges)
@@ -133,7 +133,7 @@ class Sieve:
         if step is None:
             down = bar - 4 * torch.finfo(dtype).eps * bar.abs()
             return down.nan_to_num(nan=-torch.inf, neginf=-torch.inf).to(dtype)
-        return ((bar / step).floor() - 1).clamp(min=LEAST + 1).to(dtype)
+        return ((bar / step).floor() - 1).clamp(min=INT32_MIN + 1).to(dtype)
 
 
 __all__ = ["GROUP", "SMALL_GROUP", "Candidates", "Sieve"]

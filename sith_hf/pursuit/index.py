@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sith_hf.errors import InputError
 from sith_hf.pursuit.atoms import READ, Atoms, as_atoms
-from sith_hf.pursuit.int8 import Coarse, pays
+from sith_hf.pursuit.int8 import Int8Atoms, pays
 
 UNIT = 1e-2
 """How far an atom's length may be from one; what rounding to bfloat16 does is well inside."""
@@ -22,7 +22,7 @@ SMALL = 2**22
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class DictionaryIndex:
     """Atoms that were looked through: all finite, all of unit length.
 
     Attributes:
@@ -35,7 +35,7 @@ class Prepared:
     atoms: Atoms
     device: torch.device
     longest: float
-    coarse: Coarse | None
+    coarse: Int8Atoms | None
 
 
 def prepared(
@@ -44,8 +44,8 @@ def prepared(
     device: torch.device | str | None = None,
     products: int | None = None,
     block_size: int | None = None,
-) -> Prepared:
-    """Look through a dictionary once for many calls of :class:`~sith_hf.pursuit.pursuit.Pursuit` with vectors on ``device``.
+) -> DictionaryIndex:
+    """Look through a dictionary once for many calls of :class:`~sith_hf.pursuit.Pursuit` with vectors on ``device``.
 
     Args:
         atoms: ``[M, P]`` unit rows.
@@ -66,11 +66,11 @@ def prepared(
         try:
             # Under autocast, products would be rounded to sixteen bits and their errors no longer be bounded.
             with torch.no_grad(), torch.autocast(where.type, enabled=False):
-                coarse = Coarse.of(source, where, block_size)
+                coarse = Int8Atoms.of(source, where, block_size)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-    return Prepared(source, where, longest, coarse)
+    return DictionaryIndex(source, where, longest, coarse)
 
 
 def pays_to_round(shape: torch.Size, products: int | None) -> bool:

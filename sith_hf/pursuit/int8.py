@@ -26,7 +26,7 @@ LANES = 64
 """Rows and columns are filled up with zeros to a multiple of this: whole groups of scores, and integer kernels ask for
 8 or 16 themselves (and for more than 16 queries)."""
 
-HELD = 2**31
+HELD_BYTES = 2**31
 """Bytes of rounded atoms that are held (2 GB: 2.8 million atoms of 768 numbers); the rest is rounded at every pass."""
 
 
@@ -120,7 +120,7 @@ class Queries:
 
 
 @dataclass(frozen=True, eq=False)
-class Coarse:
+class Int8Atoms:
     """The rounded dictionary on one device, block by block.
 
     Attributes:
@@ -138,7 +138,7 @@ class Coarse:
     held: tuple[Block, ...]
 
     @classmethod
-    def of(cls, atoms: Atoms, device: torch.device, block_size: int | None = None, held: int = HELD) -> Coarse:
+    def of(cls, atoms: Atoms, device: torch.device, block_size: int | None = None, held: int = HELD_BYTES) -> Int8Atoms:
         """Round ``atoms`` for products on ``device``, and hold at most ``held`` bytes of them."""
         count, size = atoms.shape
         most = BLOCK if device.type == "cpu" else WIDE_BLOCK

@@ -11,8 +11,8 @@ from torch import Tensor
 from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.errors import InputError, TryAgain
 from sith_hf.pursuit.atoms import READ, Atoms, as_atoms
-from sith_hf.pursuit.index import Prepared, out_of_memory, pays_to_round, prepared, refuse_rows
-from sith_hf.pursuit.int8 import BLOCK, HELD, WIDE_BLOCK, up
+from sith_hf.pursuit.index import DictionaryIndex, out_of_memory, pays_to_round, prepared, refuse_rows
+from sith_hf.pursuit.int8 import BLOCK, HELD_BYTES, WIDE_BLOCK, up
 from sith_hf.pursuit.methods import METHODS
 from sith_hf.pursuit.search import PAIRS, AtomSearch, scores_on
 
@@ -109,7 +109,7 @@ class Pursuit:
         return METHODS[self.method].source
 
     def __call__(
-        self, x: Tensor, atoms: Tensor | Atoms | Prepared, progress: Callable[[int], object] | None = None
+        self, x: Tensor, atoms: Tensor | Atoms | DictionaryIndex, progress: Callable[[int], object] | None = None
     ) -> SparseCode:
         """Code every row of ``x`` over ``atoms``.
 
@@ -123,7 +123,7 @@ class Pursuit:
         Args:
             x: ``[N, P]`` float32 or float64. N may be 0.
             atoms: ``[M, P]`` unit rows of the dtype of ``x``, M >= K, as a tensor, as
-                :class:`~sith_hf.pursuit.atoms.Atoms` that are read block by block, or either :func:`prepared` for many calls.
+                :class:`~sith_hf.pursuit.Atoms` that are read block by block, or either :func:`prepared` for many calls.
                 On the device of ``x``, or on the CPU: then blocks are sent to that device.
             progress: called now and then with the number of vectors finished since the last call (``tqdm.update``).
 
@@ -133,7 +133,7 @@ class Pursuit:
                 or memory did not suffice for the smallest blocks.
             MissingExtra: lasso without scikit-learn.
         """
-        ready = atoms if isinstance(atoms, Prepared) else None
+        ready = atoms if isinstance(atoms, DictionaryIndex) else None
         source = ready.atoms if ready else as_atoms(atoms)  # type: ignore[arg-type]
         _check(x, source, self.sparsity)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
@@ -166,7 +166,7 @@ class Pursuit:
         rows = min(vectors, self._rows(width))
         rounded = 0
         if pays_to_round(torch.Size((atoms, width)), vectors * self.sparsity):
-            rounded = min(HELD + block * up(width), up(atoms) * up(width))
+            rounded = min(HELD_BYTES + block * up(width), up(atoms) * up(width))
         reading = 8 * max(READ, min(block, up(atoms)) * width) * itemsize
         sieving = 2 * scores * itemsize + 160 * (PAIRS + scores)
         refit = 8 * rows * (3 * self.sparsity * width + 10 * self.sparsity**2 + 12 * width)
@@ -177,7 +177,9 @@ class Pursuit:
         """Vectors coded at once."""
         return max(1, min(ROWS, CHOSEN // (self.sparsity * width)))
 
-    def _parts(self, x: Tensor, ready: Prepared, progress: Callable[[int], object] | None) -> Iterator[SparseCode]:
+    def _parts(
+        self, x: Tensor, ready: DictionaryIndex, progress: Callable[[int], object] | None
+    ) -> Iterator[SparseCode]:
         """The codes of ``x``, a batch at a time; where memory does not suffice, in smaller batches and blocks."""
         size, scores = self._rows(x.shape[1]), scores_on(ready.device)
         start = 0

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sith_hf.pursuit.atoms import READ, Atoms, TensorAtoms, fixed_order_dot
 from sith_hf.pursuit.candidates import GROUP, Candidates, Sieve
-from sith_hf.pursuit.int8 import Coarse, reduced_precision
+from sith_hf.pursuit.int8 import Int8Atoms, reduced_precision
 
 TIE = 1e-12
 """Scores this close count as equal, and the lowest index wins. Absolute: vectors and atoms have length one."""
@@ -42,7 +42,7 @@ class AtomSearch:
 
     Matrix products preselect, each with an error that has a proved bound: Higham's for float products
     (:meth:`_rounding_bound`), Cauchy and Schwarz's for eight-bit ones (:meth:`sith_hf.pursuit.int8.Queries.miss`).
-    :class:`~sith_hf.pursuit.candidates.Sieve` says which atoms can then still win; for float32 that is about one a vector, for
+    :class:`~sith_hf.pursuit.Sieve` says which atoms can then still win; for float32 that is about one a vector, for
     eight bits about ten. Those are scored again in float64, with rounding errors far below ``TIE``: first
     the one that looks best, since its exact score rules out most of the others. So the answer is that of
     float64, whatever the block size, batch size, device, matmul precision or kind of product: equal atoms tie, and
@@ -61,7 +61,7 @@ class AtomSearch:
     atoms: Atoms
     longest: float
     block_size: int | None = None
-    coarse: Coarse | None = None
+    coarse: Int8Atoms | None = None
     device: torch.device | None = None
     scores: int | None = None
     given_up: list[bool] = field(default_factory=list)
@@ -116,7 +116,7 @@ class AtomSearch:
             score = score.masked_fill(taken, -torch.inf)
         return index, value
 
-    def _roughly(self, coarse: Coarse, query: Tensor, count: int, exclude: Tensor) -> Candidates | None:
+    def _roughly(self, coarse: Int8Atoms, query: Tensor, count: int, exclude: Tensor) -> Candidates | None:
         """Candidates by eight-bit products; None where these leave too many."""
         rows = len(query)
         queries = coarse.queries(query)

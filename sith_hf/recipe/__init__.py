@@ -1,5 +1,26 @@
-"""Edit recipes: base, dictionary, decomposition, edits and evaluation as one YAML file that can be run again."""
+"""Edit recipes: base, dictionary, decomposition, edits and evaluation as one YAML file that can be run again.
 
+It imports ``evaluation``, ``judges``, ``editor``, ``checkpoint`` and everything below.
+"""
+
+from sith_hf.recipe.choose import choose
+from sith_hf.recipe.inputs import decompose_with
 from sith_hf.recipe.model import Recipe
+from sith_hf.recipe.resolve import resolve, shareable
+from sith_hf.recipe.run import run_recipe
+from sith_hf.recipe.source import RecipeSource, shipped_names, shipped_text
+from sith_hf.recipe.text import read_yaml, write_yaml
 
-__all__ = ["Recipe"]
+__all__ = [
+    "Recipe",
+    "RecipeSource",
+    "choose",
+    "decompose_with",
+    "read_yaml",
+    "resolve",
+    "run_recipe",
+    "shareable",
+    "shipped_names",
+    "shipped_text",
+    "write_yaml",
+]

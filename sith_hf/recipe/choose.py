@@ -9,20 +9,27 @@ from typing import Any
 
 from huggingface_hub import cached_assets_path
 
-from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.concepts import ConceptDictionary
+from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.edits.build import make_spec
-from sith_hf.edits.spec import EditSpec
+from sith_hf.edits import EditSpec, make_spec
 from sith_hf.errors import InputError
-from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, relevance
-from sith_hf.gains.by_score import by_threshold, three_way, topic_shares
-from sith_hf.gains.drift import drift_shares
-from sith_hf.gains.drift_budget import budgeted
-from sith_hf.gains.gains import Gains, by_concepts, by_name
-from sith_hf.gains.scores import Scores
-from sith_hf.judges.factory import make_judge
-from sith_hf.judges.settings import JudgeSettings
+from sith_hf.gains import (
+    Gains,
+    Scores,
+    budgeted,
+    by_concepts,
+    by_name,
+    by_relevance,
+    by_threshold,
+    class_task,
+    drift_shares,
+    level_offset,
+    relevance,
+    three_way,
+    topic_shares,
+)
+from sith_hf.judges import JudgeSettings, make_judge
 from sith_hf.recipe.model import Recipe
 from sith_hf.recipe.steps import (
     BudgetEdit,
@@ -33,7 +40,7 @@ from sith_hf.recipe.steps import (
     ThresholdEdit,
     VectorsEdit,
 )
-from sith_hf.towers.text_encoder import fill_template
+from sith_hf.towers import fill_template
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +84,9 @@ class _Choice:
                 return by_name(self.decomposition, step.gain, vectors=step.vectors, **where)
             case RelevanceEdit():
                 task = class_task(
-                    self.editor,
-                    self.concepts,
+                    self.editor.encode(self.concepts),
                     fill_template(step.classes, step.template),
+                    self.editor.embed,
                     leave_out=step.classes if step.leave_out is None else step.leave_out,
                     sparsity=step.sparsity,
                     coherence_weight=step.coherence_weight,
@@ -112,7 +119,7 @@ class _Choice:
         """What a judge says; kept under ``name``."""
         written = None if self.transcripts is None else self.transcripts / f"{name}.jsonl"
         judge = make_judge(
-            settings, self.editor, folder=self.folder, cache=_answers(), transcript=written, token=self.token
+            settings, self.editor.embed, folder=self.folder, cache=_answers(), transcript=written, token=self.token
         )
         found = judge.score(self.decomposition, progress=self.progress)
         self.say(f"{found!r}")

@@ -7,17 +7,18 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import texts_sha256
-from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
-from sith_hf.evaluation.plan import Data, Task
-from sith_hf.files.resumable import Work
-from sith_hf.pursuit.pursuit import Pursuit
+from sith_hf.evaluation import Task
+from sith_hf.files import ResumableJob
+from sith_hf.images import Data
+from sith_hf.pursuit import Pursuit
 from sith_hf.recipe.model import Base, Dictionary, Recipe
-from sith_hf.towers.image_mean import read_image_mean
-from sith_hf.world.embedded import embedded_checkpoint
+from sith_hf.towers import read_image_mean
+from sith_hf.world import embedded_checkpoint
 
 EMBEDDED = "embedded"
 
@@ -86,17 +87,17 @@ def dictionary_of(dictionary: Dictionary, folder: Path) -> ConceptDictionary:
 
 
 def decompose_with(
-    recipe: Recipe, editor: SithEditor, folder: Path, *, work: Work | None = None, progress: bool = False
+    recipe: Recipe, editor: SithEditor, folder: Path, *, job: ResumableJob | None = None, progress: bool = False
 ) -> tuple[ConceptDictionary, Decomposition]:
     """Decompose the editor's model as a recipe says; the encoded dictionary, and the decomposition.
 
-    ``work`` keeps what is finished (see :func:`sith_hf.decomposition.decompose.decompose`).
+    ``work`` keeps what is finished (see :func:`sith_hf.decomposition.decompose`).
 
     Raises:
         InputError: settings out of range, or other weights or texts than the recipe's fingerprints tell.
     """
     step = recipe.decompose
-    concepts = editor.encode(dictionary_of(recipe.dictionary, folder), work=work, progress=progress)
+    concepts = editor.encode(dictionary_of(recipe.dictionary, folder), job=job, progress=progress)
     decomposition = editor.decompose(
         concepts,
         layers=step.layers,
@@ -106,7 +107,7 @@ def decompose_with(
         fold=step.fold,
         centre=step.centre,
         image_mean=None if step.image_mean is None else read_image_mean(folder / step.image_mean, editor.tower),
-        work=work,
+        job=job,
         progress=progress,
     )
     check_sha256(recipe.base.sha256, base_sha256(decomposition.base.sha256), "base")

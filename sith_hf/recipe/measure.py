@@ -7,29 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sith_hf.core.tables import plain
-from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.core.escaping import sanitize
+from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.edits.spec import EditSpec
+from sith_hf.edits import EditSpec, make_spec
 from sith_hf.errors import InputError
-from sith_hf.evaluation.plan import Task, ZeroShot
-from sith_hf.evaluation.result import Evaluation
-from sith_hf.evaluation.run import evaluate
-from sith_hf.evaluation.sweep import Sweep, strengths, sweep
-from sith_hf.gains.baselines import with_baselines
-from sith_hf.gains.gains import Gains
-from sith_hf.images.variants import BASE, contenders, text_of
+from sith_hf.evaluation import Evaluation, Sweep, Task, ZeroShot, evaluate, strengths, sweep
+from sith_hf.gains import Gains, with_baselines
+from sith_hf.images import BASE, model_variants, text_of
 from sith_hf.recipe.inputs import with_place
-from sith_hf.recipe.model import Evaluation as Plan
+from sith_hf.recipe.model import EvaluationStep
 
 WORST, AVERAGE = "worst group", "average over groups"
 
 
-def line_up(plan: Plan, editor: SithEditor, decomposition: Decomposition, gains: Gains) -> dict[str, EditSpec | None]:
+def variant_specs(
+    plan: EvaluationStep, editor: SithEditor, decomposition: Decomposition, gains: Gains
+) -> dict[str, EditSpec | None]:
     """The contenders of a plan by name: base, edited, and the baselines that it asks for."""
     asked = plan.baselines
     seeds = range(asked.seed, asked.seed + asked.random)
-    return {BASE: None} | with_baselines(editor.tower, decomposition, gains, seeds=seeds, whole=asked.heads)
+    chosen = with_baselines(decomposition, gains, seeds=seeds, whole=asked.heads)
+    return {BASE: None} | {name: make_spec(editor.tower, decomposition, item) for name, item in chosen.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +48,8 @@ class Measured:
         return self.evaluation.to_json() | ({} if self.sweep is None else {"sweep": self.sweep.to_json()})
 
 
-def measure(
-    plan: Plan,
+def measure_edit(
+    plan: EvaluationStep,
     editor: SithEditor,
     decomposition: Decomposition,
     gains: Gains,
@@ -73,14 +72,14 @@ def measure(
     tasks = tuple(with_place(task, folder) for task in plan.tasks)
     grouped = None if plan.sweep is None else _grouped(tasks, plan.sweep.task)
     text = text_of(editor)
-    specs = line_up(plan, editor, decomposition, gains)
+    specs = variant_specs(plan, editor, decomposition, gains)
     options = plan.model_dump(include={"batch_size", "precision", "resamples", "seed"})
-    found = evaluate(contenders(editor, specs), tasks, text=text, progress=progress, **options)
+    found = evaluate(model_variants(editor, specs), tasks, text=text, progress=progress, **options)
     if plan.sweep is None or grouped is None:
         return Measured(found, None)
 
     def worst_and_average(named: Mapping[str, EditSpec | None]) -> dict[str, tuple[float, float]]:
-        each = evaluate(contenders(editor, named), [grouped], text=text, progress=progress, **options)
+        each = evaluate(model_variants(editor, named), [grouped], text=text, progress=progress, **options)
         metrics = [each.task(grouped.name).measure(metric).values for metric in (WORST, AVERAGE)]
         return {name: (metrics[0][name], metrics[1][name]) for name in named}
 
@@ -93,7 +92,7 @@ def _grouped(tasks: Sequence[Task], wanted: str | None) -> Task:
     for task in tasks:
         if wanted in (None, task.name) and isinstance(task, ZeroShot) and task.data.columns.group is not None:
             return task
-    what = "no task" if wanted is None else f"no task {plain(wanted)!r}"
+    what = "no task" if wanted is None else f"no task {sanitize(wanted)!r}"
     raise InputError(
         f"evaluate.sweep: {what} is measured in groups; name a group column of a zero-shot task (data.columns.group), "
         "or write sweep: null"

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from sith_hf.core.settings import Settings
-from sith_hf.evaluation.plan import Plan
+from sith_hf.evaluation import Plan
 from sith_hf.recipe.source import RecipeSource, shipped_text
 from sith_hf.recipe.steps import EditStep
 from sith_hf.recipe.text import read_yaml
@@ -69,7 +69,7 @@ class Dictionary(Settings):
 
 
 class DecomposeStep(Settings):
-    """How to decompose; fields as for :func:`sith_hf.decomposition.decompose.decompose`."""
+    """How to decompose; fields as for :func:`sith_hf.decomposition.decompose`."""
 
     layers: tuple[int, ...] | None = None
     """Layer numbers, negative ones from the last; all when null."""
@@ -112,7 +112,7 @@ class Baselines(Settings):
     """Of the random draws."""
 
 
-class Sweep(Settings):
+class SweepStep(Settings):
     """Worst group against average for several strengths of the edit and of the baselines."""
 
     strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
@@ -122,13 +122,13 @@ class Sweep(Settings):
     """The name of the task to plot; the first with groups when null."""
 
 
-class Evaluation(Plan):
+class EvaluationStep(Plan):
     """What is measured, on base, edited and baselines alike, in one run on the same batches."""
 
     baselines: Baselines = Baselines()
     """What else is measured."""
 
-    sweep: Sweep | None = None
+    sweep: SweepStep | None = None
     """A sweep with its plot; none when null."""
 
 
@@ -163,7 +163,7 @@ class Recipe(Settings):
     edits: tuple[EditStep, ...]
     """What to edit; where two edits choose one vector, its gains multiply."""
 
-    evaluate: Evaluation | None = None
+    evaluate: EvaluationStep | None = None
     """What to measure; nothing when null."""
 
     card: CardTexts = CardTexts()

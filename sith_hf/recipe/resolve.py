@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sith_hf.cards.facts import shown_name
-from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.decomposition.decomposition import Decomposition
+from sith_hf.cards import shown_name
+from sith_hf.concepts import ConceptDictionary
+from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.evaluation.plan import Task
-from sith_hf.gains.scores import SCORES_LAYOUT
-from sith_hf.judges.settings import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
+from sith_hf.evaluation import Task
+from sith_hf.gains import SCORES_LAYOUT
+from sith_hf.judges import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
 from sith_hf.recipe.choose import Chosen
 from sith_hf.recipe.inputs import base_sha256, file_sha256, placed, with_data, with_place
 from sith_hf.recipe.model import Recipe
-from sith_hf.towers.image_mean import image_mean_file
+from sith_hf.towers import image_mean_file
 
 INPUTS = "inputs"
 

@@ -8,20 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sith_hf.checkpoint import write as checkpoint
-from sith_hf.core.tables import plain
-from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.edits.spec import EditSpec
+from sith_hf.checkpoint import SITH, locate
+from sith_hf.core.escaping import sanitize
+from sith_hf.decomposition import Decomposition
+from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, MissingExtra
-from sith_hf.evaluation.charts import worst_against_average
-from sith_hf.evaluation.result import Evaluation
-from sith_hf.files.artifact import write_whole
-from sith_hf.files.atomic import new_folder
-from sith_hf.files.resumable import Work
-from sith_hf.gains.gains import Gains
+from sith_hf.evaluation import Evaluation, worst_against_average
+from sith_hf.files import ResumableJob, new_folder, write_whole
+from sith_hf.gains import Gains
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.inputs import decompose_with, open_base
-from sith_hf.recipe.measure import Measured, measure
+from sith_hf.recipe.measure import Measured, measure_edit
 from sith_hf.recipe.model import Recipe
 from sith_hf.recipe.resolve import resolve, shareable
 from sith_hf.recipe.source import RecipeSource
@@ -87,7 +84,7 @@ def run_recipe(
     Args:
         recipe: a YAML file, the name of one that comes with sith-hf, or a recipe in memory.
         folder: where to.
-        overrides: ``key.key=value`` (see :meth:`sith_hf.recipe.source.RecipeSource.load`).
+        overrides: ``key.key=value`` (see :meth:`sith_hf.recipe.RecipeSource.load`).
         overwrite: replace what an earlier run wrote there. Anything else there is never replaced.
         token: for the Hub.
         say: is told what is being done.
@@ -109,15 +106,15 @@ def run_recipe(
     target = Path(folder)
     _check_target(target, home)
 
-    def tell(line: str) -> None:
-        say(plain(line, 1000))
+    def report(line: str) -> None:
+        say(sanitize(line, 1000))
 
-    tell(f"{plan.title}: opening {plan.base.model}")
+    report(f"{plan.title}: opening {plan.base.model}")
     editor = open_base(plan.base, home, token=token)
-    base = checkpoint.locate(editor.loaded.folder or editor.loaded.name, editor.loaded.revision, token)
+    base = locate(editor.loaded.folder or editor.loaded.name, editor.loaded.revision, token)
 
-    with Work.beside(target) as kept, new_folder(base, target, overwrite) as work:
-        concepts, decomposition = decompose_with(plan, editor, home, work=kept, progress=progress)
+    with ResumableJob.beside(target) as kept, new_folder(base, target, overwrite) as work:
+        concepts, decomposition = decompose_with(plan, editor, home, job=kept, progress=progress)
         chosen = choose(
             plan,
             editor,
@@ -126,13 +123,13 @@ def run_recipe(
             home,
             token=token,
             transcripts=work / "transcripts",
-            say=tell,
+            say=report,
             progress=progress,
         )
-        tell(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.spared)} spared")
+        report(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.spared)} spared")
         measured: Measured | None = None
         if plan.evaluate is not None:
-            measured = measure(plan.evaluate, editor, decomposition, chosen.gains, home, progress=progress)
+            measured = measure_edit(plan.evaluate, editor, decomposition, chosen.gains, home, progress=progress)
         seen = None
         if measured is not None:
             seen = {task.name: task.data_sha256 for task in measured.evaluation.tasks}
@@ -145,15 +142,15 @@ def run_recipe(
         write_whole(work / RECIPE, text.encode("utf-8"))
         editor.save_pretrained(work / "edited", chosen.spec, progress=progress)
         shared = write_yaml(shareable(resolved).model_dump(mode="json"), plan.title)
-        write_whole(work / "edited" / checkpoint.SITH / RECIPE, shared.encode("utf-8"))
+        write_whole(work / "edited" / SITH / RECIPE, shared.encode("utf-8"))
         if measured is not None:
             write_whole(work / "results.json", _json(measured.to_json()))
-            write_whole(work / "edited" / checkpoint.SITH / "evaluation.json", _json(measured.evaluation.card()))
+            write_whole(work / "edited" / SITH / "evaluation.json", _json(measured.evaluation.card()))
             if measured.sweep is not None:
                 try:
                     worst_against_average(measured.sweep, work / "sweep.png")
                 except MissingExtra as error:
-                    tell(f"no picture of the sweep: {error}")
+                    report(f"no picture of the sweep: {error}")
     return RunResult(
         target, decomposition, chosen.gains, chosen.spec, None if measured is None else measured.evaluation
     )
@@ -165,7 +162,9 @@ def _check_target(target: Path, home: Path) -> None:
         there = target.resolve()
         entries = [entry.name for entry in there.iterdir()] if there.is_dir() else []
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{plain(str(target))} is no place for a folder ({plain(str(error))}); name another") from None
+        raise InputError(
+            f"{sanitize(str(target))} is no place for a folder ({sanitize(str(error))}); name another"
+        ) from None
     ours = (there / "spec").is_dir() and (there / RECIPE).is_file()
     if there in (cwd := Path.cwd().resolve(), *cwd.parents) or (there in (home, *home.parents) and not ours):
         raise InputError(f"{target} holds this folder or the recipe itself; name a folder of its own for the results")

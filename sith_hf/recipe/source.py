@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sith_hf.core.tables import plain
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 from sith_hf.recipe.text import read_yaml
 
@@ -78,7 +78,7 @@ def _read(name: str, folder: Path | None) -> tuple[str, str, Path]:
         reason = getattr(error, "strerror", None) or error
         known = ", ".join(shipped_names())
         raise InputError(
-            f"{plain(str(path))}: the recipe could not be read ({reason}); with sith-hf come {known}"
+            f"{sanitize(str(path))}: the recipe could not be read ({reason}); with sith-hf come {known}"
         ) from None
 
 
@@ -86,7 +86,7 @@ def _extended(name: str, folder: Path | None, chain: tuple[str, ...]) -> tuple[d
     text, identity, home = _read(name, folder)
     if identity in chain:
         circle = [*chain[chain.index(identity) :], identity]
-        raise InputError(f"recipes extend each other in a circle: {' -> '.join(plain(item) for item in circle)}")
+        raise InputError(f"recipes extend each other in a circle: {' -> '.join(sanitize(item) for item in circle)}")
     data = read_yaml(text, name)
     if not isinstance(data, dict):
         raise InputError(f"{name}: a recipe is a mapping with title, base, dictionary, decompose, edits, ...")
@@ -137,7 +137,7 @@ def _set(data: Any, override: str) -> Any:
     path, separator, text = override.partition("=")
     keys = path.split(".")
     if not separator or not all(keys):
-        raise InputError(f"--set {plain(override)}: write key.key=value, such as decompose.layers=[-2,-1]")
+        raise InputError(f"--set {sanitize(override)}: write key.key=value, such as decompose.layers=[-2,-1]")
     return _with(data, keys, read_yaml(text, f"--set {path}"), path)
 
 
@@ -151,5 +151,5 @@ def _with(data: Any, keys: list[str], value: Any, path: str) -> Any:
             raise InputError(f"--set {path}: {key} is not a place in a list of {len(data)} (they count from 0)")
         return [_with(item, rest, value, path) if i == int(key) else item for i, item in enumerate(data)]
     if data is not None and not isinstance(data, dict):
-        raise InputError(f"--set {path}: there is nothing below {key}, only the value {plain(str(data))}")
+        raise InputError(f"--set {path}: there is nothing below {key}, only the value {sanitize(str(data))}")
     return {**(data or {}), key: _with((data or {}).get(key), rest, value, path)}

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Tag
 
 from sith_hf.core.settings import Settings
-from sith_hf.decomposition.decomposition import NEAR
-from sith_hf.gains.gains import THRESHOLD
-from sith_hf.judges.settings import JudgeSettings
+from sith_hf.decomposition import NEAR
+from sith_hf.gains import SHARE_THRESHOLD
+from sith_hf.judges import JudgeSettings
 
 
 class _Step(Settings):
@@ -21,7 +21,7 @@ class _Step(Settings):
 
 
 class ShareEdit(_Step):
-    """One gain for the vectors that speak of named concepts (:func:`sith_hf.gains.gains.by_concepts`)."""
+    """One gain for the vectors that speak of named concepts (:func:`sith_hf.gains.by_concepts`)."""
 
     rule: Literal["share"] = "share"
     """Vectors whose explanation lies on the concepts with at least a share of its weight."""
@@ -32,7 +32,7 @@ class ShareEdit(_Step):
     gain: float = 0.0
     """0 removes, 1 leaves, above 1 amplifies, -1 inverts."""
 
-    threshold: float = THRESHOLD
+    threshold: float = SHARE_THRESHOLD
     """The least share, above 0 and at most 1."""
 
     near: float = NEAR
@@ -43,7 +43,7 @@ class ShareEdit(_Step):
 
 
 class VectorsEdit(_Step):
-    """One gain for vectors named outright (:func:`sith_hf.gains.gains.by_name`)."""
+    """One gain for vectors named outright (:func:`sith_hf.gains.by_name`)."""
 
     rule: Literal["vectors"]
     """Every combination of the given layers, heads and vectors."""
@@ -130,7 +130,7 @@ class RelevanceEdit(_Step):
 
 
 class BudgetEdit(ThresholdEdit):
-    """The same, weakened until embeddings are estimated to move no further than a limit (:mod:`sith_hf.gains.drift_budget`)."""
+    """The same, weakened until the estimated drift of embeddings is within a limit (:func:`sith_hf.gains.budgeted`)."""
 
     rule: Literal["budget"]  # type: ignore[assignment]
     """Vectors with at least a score, as much of them as the limit allows."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sith_hf.core.tables import plain
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 
 
@@ -46,11 +46,11 @@ def read_yaml(text: str, source: str) -> Any:
     # What a tag such as !!int makes of an unfitting text is whatever Python raises.
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise InputError(
-            f"{source} is not YAML as it is used here: {plain(' '.join(str(error).split()), 300)}"
+            f"{source} is not YAML as it is used here: {sanitize(' '.join(str(error).split()), 300)}"
         ) from None
 
 
 def write_yaml(data: Any, comment: str) -> str:
     """``data`` as YAML, keys in their order, below a comment of one line."""
     body = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
-    return f"# {plain(comment, 1000)}\n{body}"
+    return f"# {sanitize(comment, 1000)}\n{body}"

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.concepts.dictionary import ConceptDictionary, tidy
-from sith_hf.core.tables import plain
+from sith_hf.concepts import ConceptDictionary, tidy
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 
 EXAMPLE = "layer-20_right_foldln_conceptnet_comp-0.3_sparsity-5.pt"
@@ -55,7 +55,7 @@ class ReferenceSettings:
         layer: which layer it explains.
         fold: whether the layer norm was folded in (and the weights centred, which goes with it).
         dictionary: what the authors call their concepts.
-        method, sparsity, coherence_weight: as for :class:`sith_hf.pursuit.pursuit.Pursuit`.
+        method, sparsity, coherence_weight: as for :class:`sith_hf.pursuit.Pursuit`.
     """
 
     layer: int
@@ -158,7 +158,7 @@ def read_reference(path: str | Path) -> ReferenceFile:
     settings = ReferenceSettings.from_name(path)
     data, sizes, digest = _load(path)
     if not isinstance(data, dict) or not {"scores", "indices"} <= set(data):
-        keys = plain(", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__)
+        keys = sanitize(", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__)
         raise InputError(f"{path} holds {keys}; a reference file is a dictionary of scores and indices")
     for name in ("scores", "indices"):
         _check_tensor(path, name, data[name], sizes)
@@ -198,7 +198,7 @@ def _load(path: Path) -> tuple[Any, set[int], str]:
     try:
         data: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file provokes in the unpickler: a dozen classes
-        reason = plain((str(error).strip() or type(error).__name__).splitlines()[0], 200)
+        reason = sanitize((str(error).strip() or type(error).__name__).splitlines()[0], 200)
         raise InputError(
             f"{path} could not be read as tensors alone ({reason}); the authors' files are what "
             "torch.save({'scores': ..., 'indices': ...}) writes, and anything that would run code is refused"

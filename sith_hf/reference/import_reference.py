@@ -17,16 +17,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sith_hf.concepts.dictionary import ConceptDictionary, centred
+from sith_hf.concepts import ConceptDictionary, centred
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.decomposition.svd import factored_svd
+from sith_hf.decomposition import Decomposition, factored_svd, quality_of
 from sith_hf.errors import InputError
-from sith_hf.fidelity import quality_of
-from sith_hf.pursuit.methods import refit_weights
-from sith_hf.pursuit.pursuit import SparseCode
+from sith_hf.pursuit import SparseCode, refit_weights
 from sith_hf.reference.files import ReferenceFile, numbered_concepts, read_reference
-from sith_hf.towers.clip import VisionTower, check_mean
+from sith_hf.towers import VisionTower, check_mean
 
 FITS = 0.05
 """Scores this near the refit, relative to the largest of their vector, fit: rounding, half precision, an order of
@@ -113,7 +110,7 @@ def import_reference(
     """
     items = sorted((read_reference(path) for path in files), key=lambda item: item.settings.layer)
     _check_files(items, tower)
-    projection = tower.needed_projection()
+    projection = tower.require_projection()
     if image_mean is not None:
         check_mean(image_mean, projection)
     dictionary, lines = numbered_concepts(concepts, template)
@@ -153,7 +150,7 @@ def import_reference(
         parts["weight"].append(code.weight.reshape(*shape, -1))
         parts["fidelity"].append(quality.fidelity.reshape(shape))
         parts["coherence"].append(quality.coherence.reshape(shape))
-        parts["ceiling"].append(tower.rebuildable(write))
+        parts["ceiling"].append(tower.projected_norm(write))
         fits.append(fit)
     if check:
         _check_fit(fits)

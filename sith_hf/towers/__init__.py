@@ -1,1 +1,48 @@
-"""Model families, loading, and tensors on disk."""
+"""Model families: where heads, norms and the way to the joint space are; loading; encoding; tensors on disk.
+
+It imports ``hub``, ``files``, ``core`` and ``errors``, and ``pursuit`` nowhere.
+"""
+
+from sith_hf.towers.clip import (
+    LAYER_PARTS,
+    PROJECTION,
+    SUPPORTED,
+    AttentionLayer,
+    VisionTower,
+    check_family,
+    check_mean,
+    read_tower,
+    tensor_key,
+)
+from sith_hf.towers.config_files import CONFIGS, published
+from sith_hf.towers.image_mean import ImageMean, image_mean_file, read_image_mean
+from sith_hf.towers.loading import LoadedModel, load_model
+from sith_hf.towers.offload import loader
+from sith_hf.towers.text_encoder import encode_texts, fill_template
+from sith_hf.towers.weights import CHUNK, INDEX, SINGLE, Checkpoint
+
+__all__ = [
+    "AttentionLayer",
+    "CHUNK",
+    "CONFIGS",
+    "Checkpoint",
+    "INDEX",
+    "ImageMean",
+    "LAYER_PARTS",
+    "LoadedModel",
+    "PROJECTION",
+    "SINGLE",
+    "SUPPORTED",
+    "VisionTower",
+    "check_family",
+    "check_mean",
+    "encode_texts",
+    "fill_template",
+    "image_mean_file",
+    "load_model",
+    "loader",
+    "published",
+    "read_image_mean",
+    "read_tower",
+    "tensor_key",
+]

@@ -167,7 +167,7 @@ class VisionTower:
             raise InputError(f"layers {wanted} name a layer twice (-1 is the last layer, {count - 1})")
         return tuple(resolved)
 
-    def needed_projection(self) -> Tensor:
+    def require_projection(self) -> Tensor:
         """W_P. Raises InputError for a vision-only tower that has none."""
         if self.projection is None:
             raise InputError(
@@ -187,7 +187,7 @@ class VisionTower:
         Returns:
             ``[..., P]`` of the same dtype.
         """
-        projection = self.needed_projection().to(directions)
+        projection = self.require_projection().to(directions)
         weight, bias = self.post_norm_weight.to(directions), self.post_norm_bias.to(directions)
         normed = layer_norm(directions, (self.hidden_size,), weight, bias, self.post_norm_eps)
         joint = normalize(normed @ projection.T, dim=-1)
@@ -203,13 +203,13 @@ class VisionTower:
         Returns:
             ``[..., D]`` of the same dtype; a point of length zero stays zero.
         """
-        projection = self.needed_projection()
+        projection = self.require_projection()
         joint = normalize(joint, dim=-1)
         if image_mean is not None:
             joint = normalize(joint + check_mean(image_mean, projection).to(joint), dim=-1)
         return normalize(joint @ self._inverse.to(joint).T, dim=-1)
 
-    def rebuildable(self, directions: Tensor) -> Tensor:
+    def projected_norm(self, directions: Tensor) -> Tensor:
         """The norm of each unit direction's part inside the row space of the projection, ``[...]``.
 
         Nothing outside it can be rebuilt from the joint space: this is the ceiling of fidelity.
@@ -220,13 +220,13 @@ class VisionTower:
 
     @cached_property
     def _inverse(self) -> Tensor:
-        inverse: Tensor = torch.linalg.pinv(self.needed_projection().double())
+        inverse: Tensor = torch.linalg.pinv(self.require_projection().double())
         return inverse
 
     @cached_property
     def _readable(self) -> Tensor:
         """An orthonormal basis of the projection's row space, one direction a row."""
-        projection = self.needed_projection().double()
+        projection = self.require_projection().double()
         _, values, rows = torch.linalg.svd(projection, full_matrices=False)
         basis: Tensor = rows[values > values.max() * max(projection.shape) * torch.finfo(torch.float64).eps]
         return basis

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.errors import InputError
-from sith_hf.files import artifact as artifacts
-from sith_hf.files.artifact import Layout
+from sith_hf.files import Layout, library_versions, read_artifact, require, write_artifact
+from sith_hf.hub import find_artifact
 from sith_hf.towers.clip import VisionTower
 
 IMAGE_MEAN_LAYOUT = Layout(
@@ -56,20 +56,20 @@ class ImageMean:
             "skipped": dict(self.skipped),
             "source": dict(self.source),
             "images_sha256": self.images_sha256,
-            "libraries": artifacts.library_versions(),
+            "libraries": library_versions(),
         }
-        return artifacts.write_artifact(folder, IMAGE_MEAN_LAYOUT, {"image_mean": self.image_mean.double()}, data)
+        return write_artifact(folder, IMAGE_MEAN_LAYOUT, {"image_mean": self.image_mean.double()}, data)
 
     @classmethod
     def from_pretrained(
         cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None
     ) -> ImageMean:
         """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository. Raises ArtifactError."""
-        path = artifacts.find_artifact(name_or_path, IMAGE_MEAN_LAYOUT, revision, token)
-        tensors, data = artifacts.read_artifact(path, IMAGE_MEAN_LAYOUT)
+        path = find_artifact(name_or_path, IMAGE_MEAN_LAYOUT, revision, token)
+        tensors, data = read_artifact(path, IMAGE_MEAN_LAYOUT)
         mean = tensors["image_mean"]
         some = data["count"] > 0 or "estimate" in data["source"]
-        artifacts.require(some and float(mean.norm()) < 1, path, "it is no mean of unit vectors")
+        require(some and float(mean.norm()) < 1, path, "it is no mean of unit vectors")
         return cls(
             image_mean=mean,
             count=data["count"],

@@ -12,7 +12,7 @@ from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 
 from sith_hf.errors import HubError, InputError, UnsupportedModel
-from sith_hf.hub.download import fetch_file, fetch_snapshot, is_repo_id
+from sith_hf.hub import fetch_file, fetch_snapshot, is_repo_id
 from sith_hf.towers.clip import check_family
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sith_hf.core.fingerprint import text_tower_sha256
 from sith_hf.errors import InputError
-from sith_hf.files.resumable import Part, Work
+from sith_hf.files import Part, ResumableJob
 
 # Tokens in one batch: enough to fill two cores, small enough for the activations of a ViT-H text tower.
 BATCH_TOKENS = 8192
@@ -38,7 +38,7 @@ def encode_texts(
     texts: Sequence[str],
     template: str | None = None,
     *,
-    work: Work | None = None,
+    job: ResumableJob | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Normalised text embeddings, ``[M, P]`` float32, in the order of ``texts``.
@@ -53,7 +53,7 @@ def encode_texts(
         tokenizer: its tokenizer.
         texts: at least one.
         template: a prompt such as ``"a photo of a {}"``.
-        work: keeps finished batches, and shares batches between processes, all of which get the whole result, with
+        job: keeps finished batches, and shares batches between processes, all of which get the whole result, with
             the bits that one process alone gives with as many threads.
         progress: show a bar on stderr.
 
@@ -89,8 +89,8 @@ def encode_texts(
             )
         return {"embeddings": found}
 
-    work = work or Work()
-    facts = {} if work.folder is None else _facts(model, tokens, padding)
+    job = job or ResumableJob()
+    facts = {} if job.folder is None else _facts(model, tokens, padding)
     result = torch.empty(len(texts), projection.shape[0])
     training = [module for module in tower.modules() if module.training]
     tower.eval()
@@ -99,9 +99,9 @@ def encode_texts(
             total=len(texts),
             desc="encoding concepts",
             unit="concept",
-            disable=not (progress and work.processes.main),
+            disable=not (progress and job.processes.main),
         ) as bar:
-            for name, part in work.parts("encoding", facts, list(batches), encode):
+            for name, part in job.parts("encoding", facts, list(batches), encode):
                 result[batches[name]] = part["embeddings"]
                 bar.update(len(batches[name]))
     finally:

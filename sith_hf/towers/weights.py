@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.files.unchanged import Stamp, SteadyFile, write_all
+from sith_hf.files import Stamp, UnchangedFile, write_all
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Small enough to stay in the processor's cache between reading and comparing.
@@ -79,7 +79,7 @@ class Shard:
         data_start: where the bytes of tensors begin.
     """
 
-    file: SteadyFile
+    file: UnchangedFile
     header: Mapping[str, Any]
     data_start: int
 
@@ -96,7 +96,7 @@ class Shard:
                 header = json.loads(file.read(min(length, _MAX_HEADER)))
         except (SafetensorError, OSError, ValueError, struct.error) as error:
             raise InputError(f"{path} is not a whole safetensors file ({error}): fetch the checkpoint again") from None
-        return cls(SteadyFile(path, stamp), header, 8 + length)
+        return cls(UnchangedFile(path, stamp), header, 8 + length)
 
     @property
     def path(self) -> Path:

@@ -1,5 +1,10 @@
-"""The little drawn world that the embedded checkpoint was trained on: scenes, how they look, and datasets of them."""
+"""The drawn world, whose truth is known: scenes, drawings, datasets of them, and where its checkpoint lies.
 
+It imports ``core`` and ``errors``.
+"""
+
+from sith_hf.world.data import FIRST_SEED, world_dataset
+from sith_hf.world.embedded import embedded_checkpoint
 from sith_hf.world.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -39,7 +44,9 @@ from sith_hf.world.scenes import (
 __all__ = [
     "BACKGROUNDS",
     "COLOURS",
+    "Codes",
     "DANGER_SHARE",
+    "FIRST_SEED",
     "HABITAT",
     "IMAGE_SIZE",
     "OBJECTS",
@@ -49,16 +56,16 @@ __all__ = [
     "PERILS",
     "RGB",
     "SIZES",
+    "Scene",
     "TASKS",
     "TIED_PAIRS",
     "TIED_SHARE",
     "UNTIED",
-    "Codes",
-    "Scene",
     "caption",
     "compose",
     "concepts",
     "decode",
+    "embedded_checkpoint",
     "encode",
     "is_true",
     "mentions",
@@ -70,4 +77,5 @@ __all__ = [
     "sample_training",
     "sentence",
     "words",
+    "world_dataset",
 ]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 Point = tuple[float, float]
-Part = tuple[int, list[Point]]
+Outline = tuple[int, list[Point]]
 Bytes = NDArray[np.uint8]
 
 IMAGE_SIZE = 48
@@ -49,10 +49,10 @@ def _box(left: float, top: float, right: float, bottom: float) -> list[Point]:
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
-def _vehicle(form: float) -> list[Part]:
+def _vehicle(form: float) -> list[Outline]:
     """Form 0 is a car, 1 a boat: wheels shrink while the hull tapers and a keel grows."""
     wheel, taper, keel = 0.36 * (1 - form), 0.62 * form, 0.5 * form
-    parts: list[Part] = [
+    parts: list[Outline] = [
         (BODY, [(-0.45, -0.2), (-0.3, -0.75), (0.4, -0.75), (0.55, -0.2)]),
         (LIGHT, [(-0.27, -0.25), (-0.18, -0.6), (0.3, -0.6), (0.4, -0.25)]),
         (BODY, [(-1.0, -0.2), (1.0, -0.2), (1.0 - taper, 0.38), (-1.0 + taper, 0.38)]),
@@ -65,10 +65,10 @@ def _vehicle(form: float) -> list[Part]:
     return parts
 
 
-def _beast(form: float) -> list[Part]:
+def _beast(form: float) -> list[Outline]:
     """Form 0 is a horse, 1 a camel: mane and tail shrink while a hump grows."""
     hump, hair = 0.62 * form, 1 - form
-    parts: list[Part] = [(BODY, _box(x, 0.2, x + 0.17, 0.95)) for x in (-0.62, -0.33, 0.2, 0.47)]
+    parts: list[Outline] = [(BODY, _box(x, 0.2, x + 0.17, 0.95)) for x in (-0.62, -0.33, 0.2, 0.47)]
     if hump > 0.04:
         parts.append((BODY, _oval(0.0, -0.1, 0.4, hump, 180, 360)))
     if hair > 0.04:
@@ -83,12 +83,12 @@ def _beast(form: float) -> list[Part]:
     return parts
 
 
-def _star() -> list[Part]:
+def _star() -> list[Outline]:
     corners = [(1.0 if i % 2 == 0 else 0.42, math.radians(36 * i - 90)) for i in range(10)]
     return [(BODY, [(r * math.cos(a), r * math.sin(a)) for r, a in corners])]
 
 
-def _heart() -> list[Part]:
+def _heart() -> list[Outline]:
     steps = np.linspace(0, 2 * math.pi, 40)
     curve = [
         (math.sin(a) ** 3, -(13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a)) / 16)
@@ -97,7 +97,7 @@ def _heart() -> list[Part]:
     return [(BODY, [(x, y - 0.05) for x, y in curve])]
 
 
-def _skull() -> list[Part]:
+def _skull() -> list[Outline]:
     return [
         (LIGHT, _box(-0.45, 0.3, 0.45, 0.92)),
         (LIGHT, _oval(0, -0.2, 0.85, 0.75)),
@@ -109,7 +109,7 @@ def _skull() -> list[Part]:
     ]
 
 
-def _fish() -> list[Part]:
+def _fish() -> list[Outline]:
     return [
         (BODY, [(-0.45, 0.0), (-1.0, -0.55), (-0.9, 0.0), (-1.0, 0.55)]),
         (BODY, _oval(0.2, 0.0, 0.8, 0.48)),
@@ -118,7 +118,7 @@ def _fish() -> list[Part]:
     ]
 
 
-def _house() -> list[Part]:
+def _house() -> list[Outline]:
     return [
         (BODY, _box(-0.75, -0.1, 0.75, 0.95)),
         (SHADE, [(-1.0, -0.1), (0.0, -0.95), (1.0, -0.1)]),
@@ -128,7 +128,7 @@ def _house() -> list[Part]:
     ]
 
 
-def _umbrella() -> list[Part]:
+def _umbrella() -> list[Outline]:
     return [
         (INK, _box(-0.07, -0.1, 0.07, 0.85)),
         (INK, _box(0.0, 0.75, 0.36, 0.9)),
@@ -138,7 +138,7 @@ def _umbrella() -> list[Part]:
     ]
 
 
-def _cup() -> list[Part]:
+def _cup() -> list[Outline]:
     return [
         (BODY, _oval(0.6, 0.05, 0.4, 0.42)),
         (LIGHT, _oval(0.62, 0.05, 0.2, 0.22)),
@@ -147,7 +147,7 @@ def _cup() -> list[Part]:
     ]
 
 
-def _key() -> list[Part]:
+def _key() -> list[Outline]:
     return [
         (BODY, _box(-0.3, -0.12, 1.0, 0.14)),
         (BODY, _box(0.45, 0.1, 0.62, 0.5)),
@@ -157,7 +157,7 @@ def _key() -> list[Part]:
     ]
 
 
-def _mushroom() -> list[Part]:
+def _mushroom() -> list[Outline]:
     return [
         (LIGHT, [(-0.26, 0.0), (0.26, 0.0), (0.36, 0.92), (-0.36, 0.92)]),
         (BODY, _oval(0, 0.1, 0.98, 0.98, 180, 360)),
@@ -167,7 +167,7 @@ def _mushroom() -> list[Part]:
     ]
 
 
-_FIXED: dict[str, Callable[[], list[Part]]] = {
+_FIXED: dict[str, Callable[[], list[Outline]]] = {
     "fish": _fish,
     "house": _house,
     "star": _star,
@@ -177,7 +177,7 @@ _FIXED: dict[str, Callable[[], list[Part]]] = {
     "key": _key,
     "mushroom": _mushroom,
 }
-_MORPHED: dict[str, tuple[Callable[[float], list[Part]], int]] = {
+_MORPHED: dict[str, tuple[Callable[[float], list[Outline]], int]] = {
     "boat": (_vehicle, 1),
     "car": (_vehicle, -1),
     "camel": (_beast, 1),
@@ -190,7 +190,7 @@ def _form(sign: int, quantile: float) -> float:
     return min(1.0, max(0.0, 0.5 + place / 5))
 
 
-def _draw(parts: Sequence[Part], half: float, tilt: float, stretch: float) -> Bytes:
+def _draw(parts: Sequence[Outline], half: float, tilt: float, stretch: float) -> Bytes:
     """Coverage of body, shade, ink and light, uint8 `[LAYERS, CANVAS, CANVAS]`."""
     side = CANVAS * SUPERSAMPLING
     image = Image.new("L", (side, side), 0)

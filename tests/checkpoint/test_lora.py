@@ -32,7 +32,7 @@ from sith_hf.cli.export_adapter import ARCHITECTURES
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition.explanation import Explanation
 from sith_hf.edits.in_memory import applied
-from sith_hf.edits.provenance import Origin
+from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError, UnsupportedModel
 from sith_hf.towers.clip import SUPPORTED
@@ -506,7 +506,7 @@ def explained(spec: EditSpec, texts) -> EditSpec:
         for key, text in zip(spec.keys, texts, strict=True)
     ]
     settings = {"method": texts[0], "encoder": texts[0], texts[0]: texts[-1]}
-    return replace(spec, origin=Origin(tuple(poles), tuple(texts), settings))
+    return replace(spec, origin=Provenance(tuple(poles), tuple(texts), settings))
 
 
 class TestCard:

@@ -20,7 +20,7 @@ from sith_hf.core import distributed as processes
 from sith_hf.core.distributed import ALONE, Processes, join, launched
 from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError
-from sith_hf.files.resumable import Work
+from sith_hf.files.resumable import ResumableJob
 from sith_hf.towers import text_encoder as encoding
 from tests.support import evaluating, tiny
 from tests.support.made import WORDS, tiny_concepts, tiny_editor
@@ -189,8 +189,8 @@ def test_a_process_that_dies_ends_the_others_and_its_work_goes_on(shared, monkey
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with Work.beside(folder / "killed") as work:
-            editor.decompose(concepts, work=work).save_pretrained(folder / "killed")
+        with ResumableJob.beside(folder / "killed") as job:
+            editor.decompose(concepts, job=job).save_pretrained(folder / "killed")
         assert 0 < len(made) < 6
         editor.decompose(concepts).save_pretrained(folder / "alone")
     finally:

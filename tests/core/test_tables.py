@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sith_hf.core.tables import plain, table
+from sith_hf.core.escaping import sanitize
+from sith_hf.core.tables import table
 from sith_hf.decomposition.explanation import Explanation, Match, explanation_rows, match_rows
 
 HOSTILE = {
@@ -40,7 +41,7 @@ def obeyed(text: str) -> list[str]:
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_plain_disarms(text):
     assert obeyed(text) or "\n" in text  # the control: the raw text is indeed hostile
-    shown = plain(text)
+    shown = sanitize(text)
     assert not obeyed(shown)
     assert "\n" not in shown
     shown.encode("utf-8")
@@ -49,24 +50,24 @@ def test_plain_disarms(text):
 @given(st.text(st.characters(), max_size=60), st.integers(2, 50))
 @settings(deadline=None)
 def test_plain_is_one_safe_line_within_its_limit(text, limit):
-    shown = plain(text, limit)
+    shown = sanitize(text, limit)
     assert len(shown) <= limit
     assert not obeyed(shown)
     assert len(shown.splitlines()) <= 1
-    assert plain(shown, limit) == shown
+    assert sanitize(shown, limit) == shown
 
 
 @pytest.mark.parametrize("text", ["", "sea", "café", "运动", "night sky — 50 %", "👍", "e\u0301", *MARKUP, "x" * 120])
 def test_plain_leaves_harmless_text_alone(text):
-    assert plain(text) == text
+    assert sanitize(text) == text
 
 
 def test_plain_shows_that_it_cut():
-    shown = plain("x" * 1_000_000)
+    shown = sanitize("x" * 1_000_000)
     assert len(shown) == 120
     assert shown.endswith("…")
-    assert not plain("x" * 120).endswith("…")
-    assert len(plain("\x1b" * 120)) == 120  # escapes count at the length that they are shown in
+    assert not sanitize("x" * 120).endswith("…")
+    assert len(sanitize("\x1b" * 120)) == 120  # escapes count at the length that they are shown in
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)

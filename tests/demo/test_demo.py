@@ -13,8 +13,8 @@ from sith_hf import world
 from sith_hf.checkpoint.verify import verify
 from sith_hf.cli import sith_hf as command
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.demo.report import tell
-from sith_hf.demo.run import DemoResult, measure, run_demo
+from sith_hf.demo.report import report
+from sith_hf.demo.run import DemoResult, measure_checkpoints, run_demo
 from sith_hf.editor import SithEditor
 from sith_hf.edits.build import make_spec
 from sith_hf.edits.spec import EditSpec
@@ -59,7 +59,7 @@ def test_random_vectors_do_not(result: DemoResult, tmp_path: Path) -> None:
     random = Gains(dict.fromkeys([candidates[i] for i in order[: len(spec)].tolist()], 0.0))
     editor = SithEditor.from_pretrained(spec.base.name)
     editor.save_pretrained(tmp_path / "random", make_spec(editor.tower, decomposition, random))
-    (measured,) = measure([tmp_path / "random"], SEED, PICTURES)
+    (measured,) = measure_checkpoints([tmp_path / "random"], SEED, PICTURES)
     assert measured.worst_group < result.base.worst_group + 0.10
 
 
@@ -76,7 +76,7 @@ def test_the_edit_does_not_depend_on_the_pictures(result: DemoResult, tmp_path: 
 
 
 def test_the_text_names_every_head_and_every_group(result: DemoResult) -> None:
-    text = tell(result, SEED)
+    text = report(result, SEED)
     for group in result.base.groups:
         assert group in text
     for part in ("worst group", "colours", "sith-hf verify", str(result.folder / "edited")):

@@ -16,7 +16,7 @@ from sith_hf.decomposition.decomposition import NEAR
 from sith_hf.edits.build import make_spec
 from sith_hf.edits.spec import EditSpec, build_spec
 from sith_hf.errors import BaseMismatch, InputError
-from sith_hf.gains.gains import THRESHOLD, Gains, by_concepts, by_name, check_gain
+from sith_hf.gains.gains import SHARE_THRESHOLD, Gains, by_concepts, by_name, check_gain
 from tests.support.made import WORDS, tiny_concepts, tiny_editor
 
 LAYERS, HEADS, SIZE, WIDTH = 3, 4, 8, 32
@@ -64,7 +64,7 @@ def literal_shares(made, names, near):
 
 @pytest.mark.parametrize("both_poles", [False, True])
 @pytest.mark.parametrize("near", [0.2, NEAR])
-@pytest.mark.parametrize("threshold", [0.05, 0.3, THRESHOLD])
+@pytest.mark.parametrize("threshold", [0.05, 0.3, SHARE_THRESHOLD])
 @pytest.mark.parametrize("names", [["boat"], ["red", "ice cream", "fog"], list("tiny")], ids=["one", "three", "many"])
 def test_by_concepts_by_literal_loops(names, threshold, near, both_poles, made):
     names = list(made.texts[::2]) if names == list("tiny") else names

@@ -50,7 +50,7 @@ def test_suppress_spurious_raises_the_worst_group_by_ten_points(spurious: Evalua
 
 
 def test_suppress_spurious_beats_every_baseline(spurious: Evaluation) -> None:
-    others = [name for name in spurious.contenders if name not in ("base", "edited")]
+    others = [name for name in spurious.variants if name not in ("base", "edited")]
     assert len(others) == 4
     for other in others:
         difference = spurious.difference("objects", "worst group", "edited", other)

@@ -12,11 +12,12 @@ import torch
 
 from sith_hf.cards.facts import results
 from sith_hf.errors import ArtifactError, InputError
-from sith_hf.evaluation.plan import Collateral, Columns, Data, Plan, Retrieval, ZeroShot
+from sith_hf.evaluation.plan import Collateral, Plan, Retrieval, ZeroShot
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.evaluation.retrieval import UNSAFE, VISU
 from sith_hf.evaluation.run import evaluate
 from sith_hf.evaluation.texts import caption_embeddings
+from sith_hf.images import Columns, Data
 from sith_hf.images.datasets import open_data
 from sith_hf.images.embed import embed_rows
 from tests.support.evaluating import CLASSES, dataset, seers, text_model
@@ -53,10 +54,10 @@ def by_object(red):
     return red // 10
 
 
-def zero_shot(place, text, *, task=None, columns=None, **contenders):
+def zero_shot(place, text, *, task=None, columns=None, **variants):
     """The result of one zero-shot task."""
     data = Data(dataset=str(place), columns=Columns(**(columns or {"group": "group"})))
-    made = seers(text, **(contenders or {"base": by_place, "edited": by_object}))
+    made = seers(text, **(variants or {"base": by_place, "edited": by_object}))
     return evaluate(made, [ZeroShot(data=data, **(task or {"classes": CLASSES[:2]}))], text=text, resamples=400)
 
 
@@ -296,9 +297,9 @@ class TestRetrieval:
 
 
 class TestCollateral:
-    def collateral(self, place, text, classes=None, **contenders):
+    def collateral(self, place, text, classes=None, **variants):
         task = Collateral(data=Data(dataset=str(place)), classes=classes)
-        made = seers(text, **(contenders or {"base": by_object, "edited": by_place}))
+        made = seers(text, **(variants or {"base": by_object, "edited": by_place}))
         return evaluate(made, [task], text=text, resamples=200)
 
     def test_the_base_has_not_moved(self, tied, text):

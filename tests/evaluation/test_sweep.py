@@ -30,7 +30,8 @@ def editor(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def specs(editor):
-    return with_baselines(editor.tower, editor.decomposition, EDIT, seeds=(0,))
+    chosen = with_baselines(editor.decomposition, EDIT, seeds=(0,))
+    return {name: make_spec(editor.tower, editor.decomposition, gains) for name, gains in chosen.items()}
 
 
 def measured(asked):
@@ -44,7 +45,7 @@ def result(specs):
 
 
 def test_every_contender_at_every_strength(specs, result):
-    assert result.contenders == ("edited", "random 0", "whole heads")
+    assert result.variants == ("edited", "random 0", "whole heads")
     assert result.base == (0.0, 1.0)
     for name, spec in specs.items():
         points = result.of(name)
@@ -105,7 +106,7 @@ def test_a_sweep_travels_as_data(result):
         with pytest.raises(InputError, match="not a sweep"):
             Sweep.from_json(damaged)
     text = result.table()
-    assert all(name in text for name in (*result.contenders, "base", "strength"))
+    assert all(name in text for name in (*result.variants, "base", "strength"))
 
 
 # ---------------------------------------------------------------- charts
@@ -180,6 +181,7 @@ def test_a_chart_that_cannot_be_written_leaves_nothing(result, tmp_path):
 def test_matplotlib_is_imported_late_and_pyplot_and_settings_are_left_alone(tmp_path):
     code = """
 import sys
+from sith_hf.edits import make_spec
 from sith_hf.evaluation.charts import Series, line_chart
 assert "matplotlib" not in sys.modules
 import matplotlib

@@ -19,7 +19,7 @@ from sith_hf.fidelity import (
     adjusted,
     fidelity_table,
     grid,
-    measure,
+    measure_explanations,
     null_directions,
     null_fidelities,
     p_values,
@@ -57,7 +57,7 @@ def generator(seed: int) -> torch.Generator:
 class TestMeasure:
     def test_it_is_what_a_decomposition_says(self, editor, concepts, decomposition):
         both = torch.stack([decomposition.write, -decomposition.write], dim=-2).double()
-        found = measure(editor.tower, concepts.atoms, both, COMP)
+        found = measure_explanations(editor.tower, concepts.atoms, both, COMP)
         torch.testing.assert_close(found.fidelity, decomposition.fidelity, atol=1e-5, rtol=0)
         torch.testing.assert_close(found.coherence, decomposition.coherence, atol=1e-5, rtol=0)
 
@@ -208,7 +208,7 @@ class TestPValues:
         made = normalize(concepts.atoms[pick].double().mean(dim=1) @ basis.Q.T[1:], dim=-1)
         random = null_directions("residual", made.reshape(1, 1, 40, size), 199, generator=generator(3))
         chance = null_fidelities(flat, concepts.atoms, COMP, random)
-        found = measure(flat, concepts.atoms, made, COMP)
+        found = measure_explanations(flat, concepts.atoms, made, COMP)
         assert float(found.fidelity.median()) > 0.9999  # a greedy search misses a few
         assert p_values(found.fidelity, chance.fidelity).tolist() == [1 / 200] * 40
         assert float(p_values(chance.fidelity, chance.fidelity).mean()) > 0.4

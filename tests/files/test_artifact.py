@@ -30,7 +30,11 @@ from tests.support.made import tiny_concepts, tiny_editor
 from tests.support.raw import Raw, read_raw, write_raw
 
 KINDS = {"dictionary": ConceptDictionary, "decomposition": Decomposition, "spec": EditSpec}
-LAYOUTS = {"dictionary": concepts.DICTIONARY_LAYOUT, "decomposition": decomposition.DECOMPOSITION_LAYOUT, "spec": edits.EDIT_SPEC_LAYOUT}
+LAYOUTS = {
+    "dictionary": concepts.DICTIONARY_LAYOUT,
+    "decomposition": decomposition.DECOMPOSITION_LAYOUT,
+    "spec": edits.EDIT_SPEC_LAYOUT,
+}
 TENSORS = [(kind, name) for kind, layout in LAYOUTS.items() for name in layout.tensors]
 KEYS = [(kind, key) for kind, layout in LAYOUTS.items() for key in layout.data]
 FORMATS = {"F32": "f", "F64": "d", "I64": "q"}

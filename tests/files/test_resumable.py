@@ -16,8 +16,8 @@ import torch
 from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError, OutputError, TryAgain
 from sith_hf.files import artifact as artifacts
-from sith_hf.files import resumable as work
-from sith_hf.files.resumable import FACTS, LOCK, SUFFIX, Work
+from sith_hf.files import resumable as job
+from sith_hf.files.resumable import FACTS, LOCK, SUFFIX, ResumableJob
 from sith_hf.towers import text_encoder as encoding
 from tests.support.made import tiny_concepts, tiny_editor
 
@@ -44,7 +44,7 @@ def make(log: list[str], stop_at: str | None = None):
 def interrupted(output: Path, facts=FACTS_GIVEN, stop_at="c") -> list[str]:
     """A run that stops at a part, and the parts that it made."""
     log: list[str] = []
-    with pytest.raises(Stop), Work.beside(output) as kept:
+    with pytest.raises(Stop), ResumableJob.beside(output) as kept:
         list(kept.parts("job", facts, NAMES, make(log, stop_at)))
     return log
 
@@ -56,7 +56,7 @@ def part_file(output: Path, name: str) -> Path:
 def resumed(output: Path, facts=FACTS_GIVEN) -> list[str]:
     """A run to the end, and the parts that it made anew."""
     log: list[str] = []
-    with Work.beside(output) as kept:
+    with ResumableJob.beside(output) as kept:
         found = dict(kept.parts("job", facts, NAMES, make(log)))
     assert {name: int(part["number"]) for name, part in found.items()} == {"a": 0, "b": 1, "c": 2}
     assert all(part["none"].shape == (0, 3) for part in found.values())
@@ -108,9 +108,9 @@ def test_pieces_are_made_once(tmp_path):
         return rest
 
     log: list[str] = []
-    with pytest.raises(Stop), Work.beside(tmp_path / "out") as kept:
+    with pytest.raises(Stop), ResumableJob.beside(tmp_path / "out") as kept:
         list(kept.pieces("job", {}, pieces(log, "b")))
-    with Work.beside(tmp_path / "out") as kept:
+    with ResumableJob.beside(tmp_path / "out") as kept:
         found = dict(kept.pieces("job", {}, pieces(log)))
     assert log == NAMES
     assert [int(found[name]["number"]) for name in NAMES] == [0, 1, 2]
@@ -119,7 +119,7 @@ def test_pieces_are_made_once(tmp_path):
 def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     log: list[str] = []
-    assert len(list(Work().parts("job", {}, NAMES, make(log)))) == 3
+    assert len(list(ResumableJob().parts("job", {}, NAMES, make(log)))) == 3
     assert log == NAMES
     assert not list(tmp_path.iterdir())
 
@@ -149,7 +149,7 @@ def test_a_damaged_part_is_made_again(tmp_path, damage):
 def test_parts_of_another_job_are_refused_and_stay(tmp_path, facts, named):
     output = tmp_path / "out"
     interrupted(output)
-    with pytest.raises(InputError, match=f"differs in {named}:"), Work.beside(output) as kept:
+    with pytest.raises(InputError, match=f"differs in {named}:"), ResumableJob.beside(output) as kept:
         list(kept.parts("job", facts, NAMES, make([])))
     assert resumed(output) == ["c"]
 
@@ -157,8 +157,8 @@ def test_parts_of_another_job_are_refused_and_stay(tmp_path, facts, named):
 def test_another_release_of_a_library_is_another_job(tmp_path, monkeypatch):
     interrupted(tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(work, "library_versions", lambda: {"torch": "0"})
-        with pytest.raises(InputError, match="libraries"), Work.beside(tmp_path / "out") as kept:
+        patch.setattr(job, "library_versions", lambda: {"torch": "0"})
+        with pytest.raises(InputError, match="libraries"), ResumableJob.beside(tmp_path / "out") as kept:
             list(kept.parts("job", FACTS_GIVEN, NAMES, make([])))
     assert resumed(tmp_path / "out") == ["c"]
 
@@ -168,7 +168,7 @@ def test_parts_of_an_input_that_cannot_be_used_go_unless_it_may_come_back(tmp_pa
     output = tmp_path / "out"
 
     def refused():
-        with Work.beside(output, input_may_come_back=comes_back) as kept:
+        with ResumableJob.beside(output, input_may_come_back=comes_back) as kept:
             list(kept.parts("job", FACTS_GIVEN, NAMES, make([])))
             raise InputError("no such thing")
 
@@ -182,7 +182,7 @@ def test_another_number_of_threads_is_another_job(tmp_path, monkeypatch):
     interrupted(tmp_path / "out")
     with monkeypatch.context() as patch:
         patch.setattr(torch, "get_num_threads", lambda: 97)
-        with pytest.raises(InputError, match="OMP_NUM_THREADS"), Work.beside(tmp_path / "out") as kept:
+        with pytest.raises(InputError, match="OMP_NUM_THREADS"), ResumableJob.beside(tmp_path / "out") as kept:
             list(kept.parts("job", FACTS_GIVEN, NAMES, make([])))
     assert resumed(tmp_path / "out") == ["c"]
 
@@ -202,9 +202,9 @@ def test_parts_of_another_job_whose_facts_are_lost_are_made_again(tmp_path):
 
 def test_a_second_run_is_refused_and_the_first_goes_on(tmp_path):
     output = tmp_path / "out"
-    with Work.beside(output) as kept:
+    with ResumableJob.beside(output) as kept:
         list(kept.parts("job", FACTS_GIVEN, NAMES, make([])))
-        with pytest.raises(InputError, match="another run"), Work.beside(output):
+        with pytest.raises(InputError, match="another run"), ResumableJob.beside(output):
             pytest.fail("two runs at once")
         assert part_file(output, "a").is_file()
     assert not list(tmp_path.iterdir())
@@ -218,7 +218,7 @@ def test_a_lock_of_a_dead_process_is_no_obstacle(tmp_path):
     # The control: a live one is.
     with lock.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another run"), Work.beside(output):
+        with pytest.raises(InputError, match="another run"), ResumableJob.beside(output):
             pytest.fail("two runs at once")
     assert resumed(output) == ["c"]
 
@@ -234,7 +234,7 @@ def test_a_lock_that_its_owner_takes_away_meanwhile_is_not_taken_for_held(tmp_pa
         real(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with Work.beside(tmp_path / "out"):
+    with ResumableJob.beside(tmp_path / "out"):
         assert (tmp_path / "out.work" / LOCK).is_file()
     assert len(tries) == 2
 
@@ -252,7 +252,7 @@ def test_a_full_disk_is_told_once_and_costs_nothing_that_was_finished(tmp_path, 
     log: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
-        with pytest.raises(OutputError, match=r"No space left.*kept in"), Work.beside(output) as kept:
+        with pytest.raises(OutputError, match=r"No space left.*kept in"), ResumableJob.beside(output) as kept:
             list(kept.parts("job", FACTS_GIVEN, NAMES, make(log)))
     assert log == NAMES
     assert sorted(path.name for path in part_file(output, "a").parent.iterdir()) == sorted(
@@ -264,9 +264,9 @@ def test_a_full_disk_is_told_once_and_costs_nothing_that_was_finished(tmp_path, 
 def test_what_is_not_ours_stays(tmp_path):
     (tmp_path / "out.work").mkdir()
     (tmp_path / "out.work" / "thesis.tex").write_text("mine")
-    with pytest.raises(InputError, match="something else"), Work.beside(tmp_path / "out"):
+    with pytest.raises(InputError, match="something else"), ResumableJob.beside(tmp_path / "out"):
         pytest.fail("somebody else's folder")
-    with Work.beside(tmp_path / "other"):
+    with ResumableJob.beside(tmp_path / "other"):
         (tmp_path / "other.work" / "thesis.tex").write_text("mine")
     assert [path.read_text() for path in tmp_path.glob("*/thesis.tex")] == ["mine", "mine"]
 
@@ -274,13 +274,13 @@ def test_what_is_not_ours_stays(tmp_path):
 @pytest.mark.parametrize("place", ["file", "file/below", "x" * 300, "file/../new/\0"])
 def test_an_output_that_cannot_be_is_told_before_the_work(tmp_path, place):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="could not be written"), Work.beside(tmp_path / place):
+    with pytest.raises(OutputError, match="could not be written"), ResumableJob.beside(tmp_path / place):
         pytest.fail("no place to write to")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_folders_that_were_made_go_again(tmp_path):
-    with pytest.raises(Stop), Work.beside(tmp_path / "a" / "b" / "out"):
+    with pytest.raises(Stop), ResumableJob.beside(tmp_path / "a" / "b" / "out"):
         raise Stop
     assert not list(tmp_path.iterdir())
 
@@ -292,8 +292,8 @@ def scene(tmp_path_factory):
 
 
 def explained(editor, concepts, output, **settings):
-    with Work.beside(output) as kept:
-        result = editor.decompose(concepts, work=kept, **settings)
+    with ResumableJob.beside(output) as kept:
+        result = editor.decompose(concepts, job=kept, **settings)
         result.save_pretrained(output)
     return (output / "decomposition.safetensors").read_bytes()
 
@@ -352,8 +352,8 @@ def test_a_changed_input_of_decompose_is_refused(scene, tmp_path, monkeypatch, c
     other = ConceptDictionary.from_texts([*concepts.texts, "one more"]) if change == "dictionary" else concepts
     if change == "weights":
         encoded = editor.encode(concepts)
-        with pytest.raises(InputError, match=f"differs in .*{named}"), Work.beside(output) as kept:
-            decompose.decompose(stranger.tower, encoded, work=kept)
+        with pytest.raises(InputError, match=f"differs in .*{named}"), ResumableJob.beside(output) as kept:
+            decompose.decompose(stranger.tower, encoded, job=kept)
     else:
         with pytest.raises(InputError, match=f"differs in .*{named}"):
             explained(editor, other, output, **settings)
@@ -368,8 +368,8 @@ def test_embeddings_that_are_not_finite_are_not_kept(scene, tmp_path):
     model = clip_model()
     with torch.no_grad():
         model.text_projection.weight[0, 0] = torch.nan
-    with pytest.raises(InputError, match="not finite"), Work.beside(tmp_path / "out") as kept:
-        encoding.encode_texts(model, byte_tokenizer(tmp_path / "tokenizer"), ["a", "b"], work=kept)
+    with pytest.raises(InputError, match="not finite"), ResumableJob.beside(tmp_path / "out") as kept:
+        encoding.encode_texts(model, byte_tokenizer(tmp_path / "tokenizer"), ["a", "b"], job=kept)
     assert not (tmp_path / "out.work").exists()
 
 
@@ -399,7 +399,7 @@ def test_a_folder_that_is_not_ours_is_refused_and_kept(tmp_path):
     (foreign / "sub").mkdir(parents=True)
     (foreign / "lock").write_text("somebody's own")
     (foreign / "sub" / "film.part").write_text("precious")
-    with pytest.raises(InputError, match="something else"), Work.beside(tmp_path / "out"):
+    with pytest.raises(InputError, match="something else"), ResumableJob.beside(tmp_path / "out"):
         pass
     assert (foreign / "sub" / "film.part").read_text() == "precious"
     assert (foreign / "lock").read_text() == "somebody's own"
@@ -407,7 +407,7 @@ def test_a_folder_that_is_not_ours_is_refused_and_kept(tmp_path):
 
 def test_a_file_in_the_place_of_the_work_folder_is_named(tmp_path):
     (tmp_path / "out.work").write_text("mine")
-    with pytest.raises(InputError, match=r"out\.work .*is a file"), Work.beside(tmp_path / "out"):
+    with pytest.raises(InputError, match=r"out\.work .*is a file"), ResumableJob.beside(tmp_path / "out"):
         pass
     assert (tmp_path / "out.work").read_text() == "mine"
 
@@ -415,7 +415,7 @@ def test_a_file_in_the_place_of_the_work_folder_is_named(tmp_path):
 @pytest.mark.parametrize(("error", "kept"), [(TryAgain("no memory"), True), (InputError("of no use"), False)])
 def test_what_may_pass_keeps_the_parts(tmp_path, error, kept):
     def fail_after_a_part():
-        with Work.beside(tmp_path / "out") as ours:
+        with ResumableJob.beside(tmp_path / "out") as ours:
             assert len(list(ours.parts("job", {"a": 1}, ["one"], lambda name: {"x": torch.ones(1)}))) == 1
             raise error
 

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
+from sith_hf.edits import make_spec
 from sith_hf.errors import InputError
 from sith_hf.gains.baselines import random_vectors, whole_heads, with_baselines
 from sith_hf.gains.gains import Gains, by_name
@@ -108,7 +109,8 @@ def test_what_does_not_fit_is_refused(made):
 
 
 def test_specs_by_name(editor, made):
-    specs = with_baselines(editor.tower, made, EDIT, seeds=(0, 4), heads=1)
+    chosen = with_baselines(made, EDIT, seeds=(0, 4), heads=1)
+    specs = {name: make_spec(editor.tower, made, gains) for name, gains in chosen.items()}
     assert list(specs) == ["edited", "random 0", "random 4", "whole heads"]
     assert specs["edited"].keys == sorted(EDIT.gain)
     assert [len(spec) for spec in specs.values()] == [5, 5, 5, made.rank]

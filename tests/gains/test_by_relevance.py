@@ -29,7 +29,7 @@ def dictionary(editor):
 
 @pytest.fixture(scope="module")
 def task(editor, dictionary):
-    return class_task(editor, dictionary, CLASSES, sparsity=5)
+    return class_task(editor.encode(dictionary), CLASSES, editor.embed, sparsity=5)
 
 
 def test_class_names_are_left_out_whatever_their_case(editor, dictionary, task):
@@ -37,7 +37,9 @@ def test_class_names_are_left_out_whatever_their_case(editor, dictionary, task):
     assert set(task.texts) <= set(dictionary.texts)
     assert torch.equal(task.embeddings, torch.stack([dictionary.embedding_of(text) for text in task.texts]))
     # The control: nothing is nearer to a class than itself.
-    assert {"bird", "car", "boat"} <= set(class_task(editor, dictionary, CLASSES, leave_out=(), sparsity=5).texts)
+    assert {"bird", "car", "boat"} <= set(
+        class_task(editor.encode(dictionary), CLASSES, editor.embed, leave_out=(), sparsity=5).texts
+    )
 
 
 def test_the_concepts_are_those_of_comp(dictionary, task):
@@ -54,7 +56,7 @@ def test_the_concepts_are_those_of_comp(dictionary, task):
 
 
 def test_a_class_that_no_explanation_has_is_encoded(editor, dictionary):
-    assert class_task(editor, dictionary, ["a striped lighthouse"], sparsity=3).texts
+    assert class_task(editor.encode(dictionary), ["a striped lighthouse"], editor.embed, sparsity=3).texts
 
 
 def test_relevance_by_literal_loops(editor, task):
@@ -124,8 +126,8 @@ def test_what_does_not_fit_is_refused(editor, dictionary, task):
         lambda: task_concepts(dictionary, torch.ones(2, 23)),
         lambda: task_concepts(dictionary, task.embeddings, leave_out=WORDS[3:]),
         lambda: task_concepts(tiny_concepts(), task.embeddings),
-        lambda: class_task(editor, dictionary, []),
-        lambda: class_task(editor, dictionary, "bird"),
+        lambda: class_task(editor.encode(dictionary), [], editor.embed),
+        lambda: class_task(editor.encode(dictionary), "bird", editor.embed),
         lambda: relevance(made, torch.zeros(0, 24)),
         lambda: relevance(made, torch.ones(2, 23)),
         lambda: by_relevance(made, relevant[..., 0]),

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.core.escaping import quoted
+from sith_hf.core.escaping import escape_texts
 from sith_hf.errors import ArtifactError, InputError, OutputError
 from sith_hf.gains.score_csv import COLUMNS, explanations_sha256, read_sheet, sheet_text
 from sith_hf.gains.scores import Scores
@@ -240,7 +240,7 @@ class TestSheet:
 
 class TestQuoted:
     def test_it_is_json_on_one_line_without_the_marks(self):
-        text = quoted(HOSTILE, "<>`{};")
+        text = escape_texts(HOSTILE, "<>`{};")
         assert json.loads(text) == list(HOSTILE)
         assert text.isprintable()
         assert not set(text) & set("<>`{};")

@@ -12,7 +12,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from sith_hf.errors import InputError
-from sith_hf.evaluation.plan import Columns, Data, Plan, ZeroShot
+from sith_hf.evaluation.plan import Plan, ZeroShot
+from sith_hf.images import Columns, Data
 from sith_hf.images.datasets import open_data
 from sith_hf.images.decode import BrokenPicture, to_picture
 from sith_hf.images.embed import embed_rows

@@ -16,13 +16,13 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
-from sith_hf.evaluation.plan import Columns, Data
-from sith_hf.files.resumable import SUFFIX, Work
+from sith_hf.files.resumable import SUFFIX, ResumableJob
+from sith_hf.images import Columns, Data
 from sith_hf.images import mean as averaging
 from sith_hf.images.datasets import open_data
 from sith_hf.images.embed import embed_rows
 from sith_hf.images.mean import estimated_mean, mean_of_images
-from sith_hf.images.variants import contenders
+from sith_hf.images.variants import model_variants
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.world.embedded import embedded_checkpoint
 from tests.support import tiny
@@ -55,7 +55,10 @@ def averaged(editor, data, **options) -> ImageMean:
 
 def test_it_is_the_mean_of_what_an_evaluation_embeds(editor, pictures, mean):
     embedded = embed_rows(
-        contenders(editor, {"base": None}, processor=processor()), open_data(Data(dataset=str(pictures))), ["image"], []
+        model_variants(editor, {"base": None}, processor=processor()),
+        open_data(Data(dataset=str(pictures))),
+        ["image"],
+        [],
     )
     rows = torch.from_numpy(embedded.images["image"][0]).double()
     torch.testing.assert_close(mean.image_mean, rows.mean(dim=0), atol=1e-12, rtol=0)
@@ -223,8 +226,8 @@ def test_other_images_than_before_the_interruption_are_refused(editor, pictures,
         return real(*arguments)
 
     def run():
-        with Work.beside(output, input_may_come_back=True) as work:
-            averaged(editor, data, batch_size=4, work=work).save_pretrained(output)
+        with ResumableJob.beside(output, input_may_come_back=True) as job:
+            averaged(editor, data, batch_size=4, job=job).save_pretrained(output)
 
     with monkeypatch.context() as patch:
         patch.setattr(averaging, "embed_batch", stops)

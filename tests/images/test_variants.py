@@ -14,10 +14,11 @@ from torch.nn.functional import normalize
 from sith_hf.editor import SithEditor
 from sith_hf.edits.in_memory import applied
 from sith_hf.errors import BaseMismatch, InputError
-from sith_hf.evaluation.plan import Collateral, Data
+from sith_hf.evaluation.plan import Collateral
 from sith_hf.evaluation.run import evaluate
+from sith_hf.images import Data
 from sith_hf.images.shared_layers import embed_all, shared_depth
-from sith_hf.images.variants import Contender, Lineup, contenders, edited_copy
+from sith_hf.images.variants import Comparison, ModelVariant, edited_copy, model_variants
 from tests.support.evaluating import dataset, processor
 from tests.support.made import tiny_concepts, tiny_editor
 from tests.support.tiny import byte_tokenizer, clip_model, projected_vision_model, save_clip, vision_model
@@ -70,7 +71,7 @@ class TestCopies:
     def test_they_share_every_parameter_that_the_edit_leaves_alone(self, editor, spec):
         base, edited, other = (
             dict(c.model.named_parameters())
-            for c in contenders(editor, {"base": None, "edited": spec, "half": spec * 0.5}, processor=processor())
+            for c in model_variants(editor, {"base": None, "edited": spec, "half": spec * 0.5}, processor=processor())
         )
         own = {name for name in base if base[name] is not edited[name]}
         assert own == {f"vision_model.encoder.layers.2.self_attn.out_proj.{part}" for part in ("weight", "bias")}
@@ -93,7 +94,7 @@ class TestCopies:
         made = SithEditor.from_model(make(), byte_tokenizer(tmp_path), text_model=clip_model(seed=3))
         made.decompose(tiny_concepts(), layers=[-1])
         spec = made.edit().vectors(-1.0, heads=[0]).spec
-        base, edited = contenders(made, {"base": None, "edited": spec}, processor=processor())
+        base, edited = model_variants(made, {"base": None, "edited": spec}, processor=processor())
         with torch.no_grad(), applied(made.model, spec):
             wanted = base.embed(PIXELS)
         with torch.no_grad():
@@ -105,15 +106,15 @@ class TestCopies:
     def test_a_model_without_the_base_among_them(self, editor, spec):
         for specs in ({"edited": spec}, {"base": spec}):
             with pytest.raises(InputError, match="base"):
-                contenders(editor, specs, processor=processor())
+                model_variants(editor, specs, processor=processor())
 
     def test_a_model_in_memory_needs_a_processor(self, editor):
         with pytest.raises(InputError, match=r"preprocessor_config\.json"):
-            contenders(editor, {"base": None})
+            model_variants(editor, {"base": None})
 
     def test_an_edit_of_another_model(self, editor, spec, tmp_path):
         with pytest.raises(BaseMismatch):
-            contenders(tiny_editor(tmp_path, seed=8), {"base": None, "edited": spec}, processor=processor())
+            model_variants(tiny_editor(tmp_path, seed=8), {"base": None, "edited": spec}, processor=processor())
 
     def test_a_model_that_is_not_in_memory(self, spec):
         with torch.device("meta"):
@@ -126,17 +127,17 @@ class TestEmbedding:
     def test_it_is_what_transformers_gives(self, editor):
         with torch.no_grad():
             wanted = normalize(editor.model.get_image_features(pixel_values=PIXELS).pooler_output, dim=-1)
-            assert torch.allclose(Contender("base", editor.model, None).embed(PIXELS), wanted, atol=1e-6)
+            assert torch.allclose(ModelVariant("base", editor.model, None).embed(PIXELS), wanted, atol=1e-6)
 
     def test_a_tower_without_projection_is_refused(self):
         with pytest.raises(InputError, match="text_model"), torch.no_grad():
-            Contender("base", vision_model(), None).embed(PIXELS)
+            ModelVariant("base", vision_model(), None).embed(PIXELS)
 
     @pytest.mark.parametrize("precision", ["no", "bf16"])
     def test_models_come_back_as_they_were(self, editor, spec, precision, tmp_path):
         dataset([3, 200, 90], label=["a", "b", "c"]).save_to_disk(tmp_path / "d")
         task = Collateral(data=Data(dataset=str(tmp_path / "d")))
-        pair = contenders(editor, {"base": None, "edited": spec}, processor=processor())
+        pair = model_variants(editor, {"base": None, "edited": spec}, processor=processor())
         editor.model.train()
         before = state(editor.model)
         found = evaluate(pair, [task], text=None, precision=precision, resamples=100)
@@ -152,8 +153,8 @@ class TestEmbedding:
         task = Collateral(data=Data(dataset=str(tmp_path / "d")))
         other = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
         with pytest.raises(InputError, match="belongs to another model"):
-            evaluate(contenders(editor, {"base": None}, processor=other), [task], text=None)
-        pair = (Contender("base", editor.model, processor()), Contender("edited", editor.model, other))
+            evaluate(model_variants(editor, {"base": None}, processor=other), [task], text=None)
+        pair = (ModelVariant("base", editor.model, processor()), ModelVariant("edited", editor.model, other))
         with pytest.raises(InputError, match="one image processor"):
             evaluate(pair, [task], text=None)
 
@@ -162,10 +163,10 @@ class TestLineup:
     def test_two_checkpoints_and_a_checkpoint_with_a_spec_are_the_same_lineup(self, work):
         from sith_hf.edits.spec import EditSpec
 
-        two = Lineup.from_checkpoints(work / "base", {"edited": work / "edited"})
-        one = Lineup.from_spec(work / "base", EditSpec.from_pretrained(work / "spec"))
-        assert [c.name for c in two.contenders] == [c.name for c in one.contenders] == ["base", "edited"]
-        for first, second in zip(two.contenders, one.contenders, strict=True):
+        two = Comparison.from_checkpoints(work / "base", {"edited": work / "edited"})
+        one = Comparison.from_spec(work / "base", EditSpec.from_pretrained(work / "spec"))
+        assert [c.name for c in two.variants] == [c.name for c in one.variants] == ["base", "edited"]
+        for first, second in zip(two.variants, one.variants, strict=True):
             with torch.no_grad():
                 assert torch.equal(first.embed(PIXELS), second.embed(PIXELS))
         assert two.text is not None
@@ -184,13 +185,13 @@ class TestLineup:
     )
     def test_what_cannot_be_compared_is_refused(self, work, other, complaint):
         with pytest.raises(InputError, match=complaint):
-            Lineup.from_checkpoints(work / "base", {"edited": work / other})
+            Comparison.from_checkpoints(work / "base", {"edited": work / other})
 
     def test_an_edit_that_changes_nothing(self, work):
         from sith_hf.edits.spec import EditSpec
 
         with pytest.raises(InputError, match="changes nothing"):
-            Lineup.from_spec(work / "base", EditSpec.from_pretrained(work / "spec") * 0.0)
+            Comparison.from_spec(work / "base", EditSpec.from_pretrained(work / "spec") * 0.0)
 
 
 class TestSharing:
@@ -201,12 +202,12 @@ class TestSharing:
         edit = editor.edit()
         specs = {"base": None, "edited": edit.vectors(0.0, layers=[-1], vectors=[0]).spec}
         specs |= {"deep": edit.vectors(-1.0, layers=[-2]).spec, "none": edit.spec}
-        return contenders(editor, specs, processor=processor())
+        return model_variants(editor, specs, processor=processor())
 
     def test_it_changes_no_bit(self, lineup):
         with torch.no_grad():
-            alone = [contender.embed(PIXELS) for contender in lineup]
-            others = [contender.embed(-PIXELS) for contender in lineup]
+            alone = [variant.embed(PIXELS) for variant in lineup]
+            others = [variant.embed(-PIXELS) for variant in lineup]
             for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
                 together = embed_all([lineup[i] for i in order], PIXELS)
                 assert all(torch.equal(found, alone[i]) for i, found in zip(order, together, strict=True))
@@ -217,9 +218,9 @@ class TestSharing:
     def test_shared_layers_run_once(self, lineup):
         count = []
         with ExitStack() as hooks, torch.no_grad():
-            for contender in lineup:
-                for layer in contender.model.vision_model.encoder.layers:
-                    hook = layer.mlp.register_forward_hook(lambda *_, name=contender.name: count.append(name))
+            for variant in lineup:
+                for layer in variant.model.vision_model.encoder.layers:
+                    hook = layer.mlp.register_forward_hook(lambda *_, name=variant.name: count.append(name))
                     hooks.callback(hook.remove)
             embed_all(lineup, PIXELS)
         assert {name: count.count(name) for name in ("base", "edited", "deep", "none")} == {
@@ -228,7 +229,7 @@ class TestSharing:
 
     def test_depths(self, lineup):
         base = lineup[0].model
-        assert [shared_depth(base, contender.model) for contender in lineup] == [0, 2, 1, 3]
+        assert [shared_depth(base, variant.model) for variant in lineup] == [0, 2, 1, 3]
         assert shared_depth(base, clip_model(seed=4)) == 0
         assert shared_depth(base, clip_model(num_hidden_layers=2)) == 0
 
@@ -236,13 +237,15 @@ class TestSharing:
         base = lineup[0].model
         stranger = copy.deepcopy(base, {id(parameter): parameter for parameter in base.parameters()})
         stranger.vision_model.pre_layrnorm.weight = torch.nn.Parameter(torch.ones(32) * 3)
-        other = Contender("edited", stranger, None)
+        other = ModelVariant("edited", stranger, None)
         with torch.no_grad():
             assert torch.equal(embed_all([lineup[0], other], PIXELS)[1], other.embed(PIXELS))
             assert not torch.equal(lineup[0].embed(PIXELS), other.embed(PIXELS))
 
     def test_checkpoints_share_what_they_have_in_common(self, work):
-        base, edited = (c.model for c in Lineup.from_checkpoints(work / "base", {"edited": work / "edited"}).contenders)
+        base, edited = (
+            c.model for c in Comparison.from_checkpoints(work / "base", {"edited": work / "edited"}).variants
+        )
         ours = dict(base.named_parameters())
         own = {name for name, value in edited.named_parameters() if value is not ours[name]}
         assert own

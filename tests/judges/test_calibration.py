@@ -101,7 +101,7 @@ def decomposition(editor):
 @pytest.fixture(scope="module")
 def scores(editor, decomposition):
     """By kind; each topic is named without the synonyms that half of its explanations use."""
-    return {kind: EmbeddingJudge(kind, KINDS[kind], editor).score(decomposition).value for kind in KINDS}
+    return {kind: EmbeddingJudge(kind, KINDS[kind], editor.embed).score(decomposition).value for kind in KINDS}
 
 
 def test_three_says_that_at_least_half_of_the_explanation_is_about_the_topic(decomposition, scores):

@@ -12,7 +12,7 @@ import torch
 from sith_hf.core.settings import Settings
 from sith_hf.errors import InputError
 from sith_hf.judges import EmbeddingJudge, Judge, LanguageModelJudge, SheetJudge, make_judge
-from sith_hf.judges.embeddings import relevance
+from sith_hf.judges.embeddings import topic_relevance
 from sith_hf.judges.settings import JudgeSettings
 from tests.support.made import tiny_concepts, tiny_editor
 
@@ -66,8 +66,8 @@ class TestEmbeddingJudge:
     def test_three_is_one_half(self, decomposition, told):
         queries = torch.stack([decomposition.embedding_of(text) for text in told])
         value = EmbeddingJudge("topic", told).score(decomposition).value
-        assert torch.equal(value >= 3, relevance(decomposition, queries) >= 0.5)
-        assert torch.allclose(value, 1 + 4 * relevance(decomposition, queries))
+        assert torch.equal(value >= 3, topic_relevance(decomposition, queries) >= 0.5)
+        assert torch.allclose(value, 1 + 4 * topic_relevance(decomposition, queries))
 
     def test_nearness_counts_in_part_between_its_borders(self, decomposition):
         # Of the first explanation nothing is left but one concept, and the query turns away from it.
@@ -80,7 +80,7 @@ class TestEmbeddingJudge:
         found = []
         for cosine in (1.0, 0.61, 0.5, 0.45, 0.39, 0.0, -1.0):
             query = mean + atom * cosine + aside * (1 - cosine**2) ** 0.5
-            found.append(float(relevance(one, query.float().unsqueeze(0))[0, 0, 0, 0]))
+            found.append(float(topic_relevance(one, query.float().unsqueeze(0))[0, 0, 0, 0]))
         assert found == pytest.approx([1, 1, 0.5, 0.25, 0, 0, 0], abs=2e-3)
 
     def test_an_explanation_without_concepts_has_no_score(self, decomposition, told):
@@ -93,7 +93,7 @@ class TestEmbeddingJudge:
     def test_an_editor_embeds_what_no_explanation_has(self, editor, decomposition):
         with pytest.raises(InputError, match="no explanation has the concept"):
             EmbeddingJudge("topic", ("a harbour",)).score(decomposition)
-        scores = EmbeddingJudge("topic", ("a harbour",), editor).score(decomposition)
+        scores = EmbeddingJudge("topic", ("a harbour",), editor.embed).score(decomposition)
         assert scores.missing == 0
 
     def test_the_same_question_has_the_same_answer(self, decomposition, told, tmp_path):
@@ -111,7 +111,7 @@ class TestEmbeddingJudge:
     )  # fmt: skip
     def test_what_cannot_be_is_refused(self, editor, decomposition, bad):
         with pytest.raises(InputError):
-            EmbeddingJudge(**{"topic": "t", "concepts": PLACES, "editor": editor, **bad}).score(decomposition)
+            EmbeddingJudge(**{"topic": "t", "concepts": PLACES, "embed": editor.embed, **bad}).score(decomposition)
 
 
 class TestSheetJudge:
@@ -155,7 +155,7 @@ class TestSettings:
             SheetJudge: {"by": "file", "path": "sheet.csv", "sha256": "0" * 64},
         }
         for kind, data in kinds.items():
-            made = make_judge(read(data), editor, folder=tmp_path)
+            made = make_judge(read(data), editor.embed, folder=tmp_path)
             assert type(made) is kind
             assert isinstance(made, Judge)
 

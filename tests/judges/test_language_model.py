@@ -24,7 +24,7 @@ from sith_hf.judges.answers import parse
 from sith_hf.judges.cache import AnswerCache, Question
 from sith_hf.judges.client import LONGEST_PAUSE, MOST_TIMEOUTS, PAUSES, TOKEN_VARIABLE, ChatServer, Unanswered
 from sith_hf.judges.http import MOST_BYTES
-from sith_hf.judges.language_model import EARLY, PATIENCE
+from sith_hf.judges.language_model import EARLY, FAILURES_IN_A_ROW
 from sith_hf.judges.prompts import SHIPPED, Prompt
 from sith_hf.judges.settings import LanguageModelJudgeSettings
 from tests.support.chat_server import Reply, chat_server, said
@@ -352,7 +352,7 @@ class TestTrouble:
         with pytest.raises(HubError, match="in a row"):
             judge_at(seen.url, place, workers=1, wait=pauses).score(decomposition)
         # The next question may have begun by then.
-        assert PATIENCE <= len(pauses) / len(PAUSES) <= PATIENCE + 1
+        assert FAILURES_IN_A_ROW <= len(pauses) / len(PAUSES) <= FAILURES_IN_A_ROW + 1
 
     @pytest.mark.parametrize("status", [401, 403, 404])
     def test_a_refusal_ends_it_at_once(self, decomposition, place, status):

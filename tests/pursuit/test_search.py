@@ -13,8 +13,8 @@ from sith_hf.pursuit import index as prepared
 from sith_hf.pursuit import int8 as coarse
 from sith_hf.pursuit import pursuit, search
 from sith_hf.pursuit.atoms import CentredAtoms, SomeAtoms, TensorAtoms, as_atoms, centred, fixed_order_dot, total
-from sith_hf.pursuit.index import Prepared
-from sith_hf.pursuit.int8 import Coarse, Turn, pays, round_atoms, round_queries
+from sith_hf.pursuit.index import DictionaryIndex
+from sith_hf.pursuit.int8 import Int8Atoms, Turn, pays, round_atoms, round_queries
 from sith_hf.pursuit.pursuit import Pursuit, SparseCode
 from sith_hf.pursuit.search import AtomSearch
 
@@ -70,7 +70,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 def plainly(x: Tensor, atoms: Tensor, method: str = "comp", sparsity: int = 5) -> SparseCode:
     """The same pursuit without eight bits."""
     source = as_atoms(atoms)
-    return Pursuit(method, sparsity)(x, Prepared(source, x.device, 1.01, None))
+    return Pursuit(method, sparsity)(x, DictionaryIndex(source, x.device, 1.01, None))
 
 
 def same(left: SparseCode, right: SparseCode) -> bool:
@@ -86,7 +86,7 @@ def test_no_rounded_product_misses_by_more_than_the_bound(problem: tuple[Tensor,
     x, atoms = problem[0].double(), problem[1]
     exact = x @ atoms.double().T
     for turn in (None, Turn.of(x.shape[1])):
-        source = Coarse(TensorAtoms(atoms), x.device, turn, 128, ())
+        source = Int8Atoms(TensorAtoms(atoms), x.device, turn, 128, ())
         queries = source.queries(x)
         for block in source.blocks():
             digits = queries.digits.long() @ block.digits.long().T
@@ -124,10 +124,10 @@ def test_turning_keeps_inner_products(width: int, dtype: torch.dtype) -> None:
 def test_spikes_are_spread_before_rounding() -> None:
     rows = dictionary("spiky", 0, 300, 96).float()
     blunt = round_atoms(rows, 0, 0.0)
-    turned = Coarse.of(TensorAtoms(rows), rows.device)
+    turned = Int8Atoms.of(TensorAtoms(rows), rows.device)
     assert turned.turn is not None
     assert turned.held[0].error < blunt.error / 2
-    assert Coarse.of(TensorAtoms(unit(gaussian(0, 300, 96)).float()), rows.device).turn is None
+    assert Int8Atoms.of(TensorAtoms(unit(gaussian(0, 300, 96)).float()), rows.device).turn is None
 
 
 # ---------------------------------------------------------------- the atoms
@@ -175,10 +175,10 @@ def test_what_is_not_held_is_rounded_again(monkeypatch: pytest.MonkeyPatch) -> N
     atoms, x = dictionary("independent", 0, 1000, 40).float(), unit(gaussian(1, 30, 40)).float()
     expected = plainly(x, atoms)
     for held, blocks in ((0, 0), (2 * 128 * 64, 2), (2**31, 8)):
-        made = Coarse.of(TensorAtoms(atoms), x.device, held=held)
+        made = Int8Atoms.of(TensorAtoms(atoms), x.device, held=held)
         assert len(made.held) == blocks
         assert [block.stop for block in made.blocks()][-1] == 1000
-        assert same(Pursuit()(x, Prepared(TensorAtoms(atoms), x.device, 1.01, made)), expected)
+        assert same(Pursuit()(x, DictionaryIndex(TensorAtoms(atoms), x.device, 1.01, made)), expected)
 
 
 @pytest.mark.usefixtures("eager")
@@ -282,7 +282,7 @@ def test_streamed_atoms_are_the_atoms(bits: bool, request: pytest.FixtureRequest
 
 
 def test_what_is_prepared_is_for_one_device() -> None:
-    ready = Prepared(TensorAtoms(unit(gaussian(0, 9, 4))), torch.device("meta"), 1.01, None)
+    ready = DictionaryIndex(TensorAtoms(unit(gaussian(0, 9, 4))), torch.device("meta"), 1.01, None)
     with pytest.raises(InputError, match="prepared for meta"):
         Pursuit(sparsity=1)(unit(gaussian(1, 2, 4)), ready)
     with pytest.raises(InputError, match=r"atoms\[3\] is not finite"):
@@ -335,10 +335,10 @@ def test_a_dictionary_that_cannot_be_rounded_for_want_of_memory(monkeypatch: pyt
     monkeypatch.setattr(prepared, "WORTH", 0)
     monkeypatch.setattr(prepared, "pays", lambda device, threads: True)
 
-    def full(*args: object) -> Coarse:
+    def full(*args: object) -> Int8Atoms:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(Coarse, "of", full)
+    monkeypatch.setattr(Int8Atoms, "of", full)
     assert same(Pursuit()(x, atoms), plainly(x, atoms))
 
 

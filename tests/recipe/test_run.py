@@ -51,7 +51,7 @@ def test_it_leaves_what_it_promises(run: RunResult) -> None:
     assert results["contenders"] == ["base", "edited", "random 0", "whole heads"]
     assert [point["contender"] for point in results["sweep"]["points"]].count("edited") == 2
     assert (run.folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
-    assert Evaluation.from_json(results).contenders == tuple(results["contenders"])
+    assert Evaluation.from_json(results).variants == tuple(results["contenders"])
 
 
 def test_its_recipe_gives_the_same_bytes_again(run: RunResult, tmp_path: Path) -> None:

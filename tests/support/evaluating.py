@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sith_hf.evaluation.texts import class_embeddings
-from sith_hf.images.variants import Contender
+from sith_hf.images.variants import ModelVariant
 from sith_hf.towers.loading import LoadedModel
 from tests.support.tiny import byte_tokenizer, clip_model
 
@@ -45,7 +45,7 @@ def processor() -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Seer(Contender):
+class Seer(ModelVariant):
     """A contender that sees the class ``choose(red)`` in a picture, red from 0 to 255.
 
     Attributes:

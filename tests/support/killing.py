@@ -20,7 +20,7 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition import decompose
 from sith_hf.editor import SithEditor
 from sith_hf.files import artifact as artifacts
-from sith_hf.files import resumable as work
+from sith_hf.files import resumable as job
 from sith_hf.towers import text_encoder as encoding
 from sith_hf.towers.image_mean import ImageMean
 from tests.support.made import tiny_concepts, tiny_editor
@@ -28,9 +28,9 @@ from tests.support.made import tiny_concepts, tiny_editor
 
 def explained(editor: SithEditor, concepts: ConceptDictionary, output: Path) -> None:
     """Encode, decompose and write, as the command line does."""
-    with work.Work.beside(output) as kept:
-        encoded = editor.encode(concepts, work=kept)
-        result = editor.decompose(encoded, work=kept)
+    with job.ResumableJob.beside(output) as kept:
+        encoded = editor.encode(concepts, job=kept)
+        result = editor.decompose(encoded, job=kept)
         with artifacts.staged(output) as folder:
             encoded.save_pretrained(folder)
             result.save_pretrained(folder)
@@ -40,8 +40,8 @@ def averaged(editor: SithEditor, data: Any, processor: Any, output: Path) -> Non
     """Average images and write."""
     from sith_hf.images.mean import mean_of_images
 
-    with work.Work.beside(output) as kept:
-        mean: ImageMean = mean_of_images(editor, data, processor=processor, batch_size=2, work=kept)
+    with job.ResumableJob.beside(output) as kept:
+        mean: ImageMean = mean_of_images(editor, data, processor=processor, batch_size=2, job=kept)
         mean.save_pretrained(output)
 
 
@@ -69,7 +69,7 @@ def child(job: Callable[[], None], log: int, kill_at: int | None) -> None:
 
     for name in ("fsync", "replace", "fchmod"):
         watched(os, name)
-    real_parts, real_pieces = work.Work.parts, work.Work.pieces
+    real_parts, real_pieces = job.ResumableJob.parts, job.ResumableJob.pieces
 
     def parts(self: Any, job: str, facts: Any, names: Any, make: Any) -> Any:
         def told(name: str) -> Any:
@@ -87,7 +87,7 @@ def child(job: Callable[[], None], log: int, kill_at: int | None) -> None:
 
         return real_pieces(self, job, facts, told)
 
-    work.Work.parts, work.Work.pieces = parts, pieces  # type: ignore[method-assign]
+    job.ResumableJob.parts, job.ResumableJob.pieces = parts, pieces  # type: ignore[method-assign]
     job()
 
 
@@ -168,7 +168,7 @@ def main() -> None:
     folder, seed = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
     encoding.BATCH_TOKENS, decompose.ROWS = 60, 32
-    from sith_hf.evaluation.plan import Data
+    from sith_hf.images import Data
     from tests.support import evaluating
 
     editor, concepts = tiny_editor(folder), tiny_concepts()

@@ -17,8 +17,8 @@ from sith_hf import cli
 from sith_hf.core.distributed import Processes, join, quiet_others
 from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError, MissingExtra, SithError
-from sith_hf.evaluation.plan import Data
-from sith_hf.files.resumable import Work
+from sith_hf.files.resumable import ResumableJob
+from sith_hf.images import Data
 from sith_hf.images import mean as averaging
 from sith_hf.images.mean import mean_of_images
 from sith_hf.towers import text_encoder as encoding
@@ -66,25 +66,25 @@ def main() -> None:
     encoding.BATCH_TOKENS, decompose.ROWS, averaging.BATCHES = 60, 32, 2
     editor, concepts = tiny_editor(folder / f"tokenizer-{processes.index}"), tiny_concepts()
     made: list[str] = []
-    shared = Work(None, processes)
-    real = Work.parts
+    shared = ResumableJob(None, processes)
+    real = ResumableJob.parts
 
-    def counted(self: Work, job: str, facts: Any, names: Any, make: Callable[[str], Any]) -> Any:
+    def counted(self: ResumableJob, job: str, facts: Any, names: Any, make: Callable[[str], Any]) -> Any:
         def one(name: str) -> Any:
             made.append(name)
             return make(name)
 
         return real(self, job, facts, names, one)
 
-    Work.parts = counted  # type: ignore[method-assign]
-    encoded = editor.encode(concepts, work=shared)
+    ResumableJob.parts = counted  # type: ignore[method-assign]
+    encoded = editor.encode(concepts, job=shared)
     alone = editor.encode(concepts)
     found["encodes alike"] = torch.equal(encoded.embeddings, alone.embeddings)
     found["shares"] = made[: len(made) * 1 // 3]
     for kind in ("table", "stream", "shards"):
         data = Data(dataset=str(folder / ("shards" if kind == "shards" else "pictures")), streaming=kind != "table")
         options: dict[str, Any] = {"processor": evaluating.processor(), "batch_size": 2}
-        many, one = (mean_of_images(editor, data, work=work, **options) for work in (shared, None))
+        many, one = (mean_of_images(editor, data, job=job, **options) for job in (shared, None))
         found[kind] = [
             torch.equal(many.image_mean, one.image_mean),
             many.count,
@@ -127,8 +127,8 @@ def main() -> None:
 
 
 def _whole(editor: Any, concepts: Any, output: Path, processes: Processes) -> None:
-    with Work.beside(output, processes) as work:
-        result = editor.decompose(concepts, work=work)
+    with ResumableJob.beside(output, processes) as job:
+        result = editor.decompose(concepts, job=job)
         processes.on_main(lambda: result.save_pretrained(output))
 
 

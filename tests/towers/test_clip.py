@@ -313,7 +313,7 @@ def test_rebuildable_is_the_part_inside_the_row_space(projection_dim, deficient)
     tower, w = read_tower(model), directions(6, 3, 32)
     rank = 10 if deficient else min(32, projection_dim)
     basis, _ = torch.linalg.qr(model.visual_projection.weight.detach().double()[:rank].T)
-    ceiling = tower.rebuildable(w)
+    ceiling = tower.projected_norm(w)
     torch.testing.assert_close(ceiling, (w @ basis).norm(dim=-1), **EXACT)
     assert (ceiling <= 1 + 1e-12).all()
     assert (ceiling < 0.999).all() == (rank < 32)
@@ -377,7 +377,7 @@ def test_vision_only_model_asks_for_its_companion(folder, tmp_path):
         lambda: editor.decompose(ConceptDictionary.from_texts(TEXTS)),
         lambda: editor.tower.to_joint(directions(2, 32)),
         lambda: editor.tower.from_joint(directions(2, 24)),
-        lambda: editor.tower.rebuildable(directions(2, 32)),
+        lambda: editor.tower.projected_norm(directions(2, 32)),
         lambda: editor.text,
     ):
         with pytest.raises(InputError, match=r'text_model="openai/.*--text-model') as caught:

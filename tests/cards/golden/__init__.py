@@ -1,4 +1,6 @@
-"""The cards that tests compare byte for byte, and what they are made of; ``python -m tests.cards.golden`` writes them anew.
+"""The cards that tests compare byte for byte, and what they are made of.
+
+``python -m tests.cards.golden`` writes them anew.
 
 Every number in here is a short sum of powers of two, so that no machine rounds it differently.
 """
@@ -19,7 +21,7 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.explanation import Explanation
-from sith_hf.edits.provenance import Origin
+from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec, build_spec
 from sith_hf.files import artifact as artifacts
 from tests.support.raw import out_proj, torch_tensors
@@ -93,7 +95,7 @@ def make_spec(
         labels=[f"+ {words[i % len(words)]} | - {words[(i + 1) % len(words)]}" for i in range(count)],
         base=BaseRef(given.name, given.revision, sha256),
         settings={"fold": True, "centre": True},
-        origin=Origin(
+        origin=Provenance(
             tuple(tuple(explained(*term[:3], pole, words, i) for pole in "+-") for i, term in enumerate(terms)),
             tuple([reason] * count),
             settings,

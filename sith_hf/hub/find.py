@@ -1,0 +1,45 @@
+"""Find one file of ours: in a folder, given itself, or in a Hub repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sith_hf.errors import ArtifactError, HubError
+from sith_hf.files import Layout
+from sith_hf.hub.download import fetch_file, is_repo_id
+
+
+def find_artifact(
+    name_or_path: str | Path, layout: Layout, revision: str | None = None, token: str | None = None
+) -> Path:
+    """Where the file is: in a folder, given itself, or in a Hub repository (then it is downloaded).
+
+    Args:
+        name_or_path: the folder, file or repository.
+        layout: what is looked for.
+        revision: branch, tag or commit of a repository.
+        token: for a repository; the usual places when None.
+
+    Raises:
+        ArtifactError: it is in none of these places, or the Hub could not be asked.
+    """
+    path = Path(name_or_path)
+    # An edited checkpoint keeps its spec in the folder sith/.
+    places = (layout.filename, f"sith/{layout.filename}")
+    try:
+        if path.is_file():
+            return path
+        if path.is_dir():
+            for place in places:
+                if (path / place).is_file():
+                    return path / place
+            raise ArtifactError(f"{path} holds no {layout.filename}; give a folder that save_pretrained wrote")
+    except OSError as error:
+        raise ArtifactError(f"{path} could not be looked up ({error.strerror})") from None
+    if not is_repo_id(str(name_or_path)):
+        raise ArtifactError(f"{path}: no such file or folder (and not the id of a Hub repository)")
+    try:
+        types = (layout.repo_type, *(kind for kind in ("model", "dataset") if kind != layout.repo_type))
+        return fetch_file(str(name_or_path), places, repo_types=types, revision=revision, token=token)
+    except HubError as error:
+        raise ArtifactError(f"{name_or_path}: not a local folder, and {error}") from None
