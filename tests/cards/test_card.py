@@ -166,7 +166,7 @@ class TestHostileTexts:
         assert not {"license", "license_name", "license_link", "language", "base_model"} & set(metadata)
         if name == "model":
             (result, *_) = metadata["model-index"][0]["results"]
-            assert result["dataset"]["name"] == templates.plain(impersonal(text))
+            assert result["dataset"]["name"] == templates.sanitize(impersonal(text))
 
     def test_they_are_still_there_to_read(self, base, tmp_path, quick):
         for name, card in every_card(base, tmp_path / "edited", "a|b<i>*c*_[d](e)").items():
@@ -174,7 +174,7 @@ class TestHostileTexts:
 
     @pytest.mark.parametrize("text", HARMFUL.values(), ids=HARMFUL)
     def test_without_the_filter_they_would_do_harm(self, base, tmp_path, quick, harmless, monkeypatch, text):
-        monkeypatch.setitem(templates.environment().filters, "cell", lambda value: templates.plain(str(value), 200))
+        monkeypatch.setitem(templates.environment().filters, "cell", lambda value: templates.sanitize(str(value), 200))
         found = every_card(base, tmp_path / "edited", text)
         assert all(skeleton(card) != harmless[name] for name, card in found.items())
 

@@ -817,7 +817,7 @@ class TestCommand:
         assert tree(tmp_path / "adapter") == tree(export_adapter(spec, tmp_path / "other"))
 
     def test_nor_does_any_module_import_it(self):
-        sources = [path.read_text(encoding="utf-8") for path in Path(adapter.__file__).parent.rglob("*.py")]
+        sources = [path.read_text(encoding="utf-8") for path in Path(adapter.__file__).parents[1].rglob("*.py")]
         assert len(sources) > 30
         assert not [source for source in sources if re.search(r"^\s*(import|from) peft\b", source, re.MULTILINE)]
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -504,7 +505,7 @@ class TestInterrupted:
         }
 
     def test_while_decomposing(self, commands, tmp_path, monkeypatch):
-        from sith_hf.decomposition import decompose
+        decompose = import_module("sith_hf.decomposition.decompose")
 
         calls = []
 

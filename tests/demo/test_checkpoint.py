@@ -151,7 +151,7 @@ def test_pipeline_works_without_network(tmp_path: Path) -> None:
 
 
 def test_training_repeats_with_its_seed_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    settings = train.Settings(seed=1, steps=3, batch=8, captions=4, warmup=1, layers=2)
+    settings = train.TrainingSettings(seed=1, steps=3, batch=8, captions=4, warmup=1, layers=2)
 
     def weights(name: str, resume: bool = False) -> dict[str, torch.Tensor]:
         return train.train(tmp_path / name, settings, resume, keep_every=2).state_dict()
@@ -172,7 +172,7 @@ def test_training_repeats_with_its_seed_and_goes_on_where_it_stopped(tmp_path: P
 
 
 def test_saved_folder_has_the_files_of_the_embedded_one(tmp_path: Path) -> None:
-    settings = train.Settings(layers=1)
+    settings = train.TrainingSettings(layers=1)
     train.save(train.build_model(build_tokenizer(world.words()), settings), tmp_path / "new")
     made = {path.name for path in (tmp_path / "new").iterdir()}
     assert made | {"evaluation.json"} == {path.name for path in FOLDER.iterdir()}

@@ -14,16 +14,10 @@ from scipy.stats import false_discovery_control, kstest
 from torch.nn.functional import normalize
 
 from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.decomposition import measure_explanations
 from sith_hf.errors import InputError, MissingExtra
-from sith_hf.fidelity import (
-    adjusted,
-    fidelity_table,
-    grid,
-    measure_explanations,
-    null_directions,
-    null_fidelities,
-    p_values,
-)
+from sith_hf.fidelity import fidelity_table, grid
+from sith_hf.fidelity.null import adjusted, null_directions, null_fidelities, p_values
 from sith_hf.pursuit.pursuit import Pursuit
 from tests.support.made import tiny_concepts, tiny_editor
 

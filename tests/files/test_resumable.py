@@ -8,18 +8,20 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
-from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError, OutputError, TryAgain
 from sith_hf.files import artifact as artifacts
 from sith_hf.files import resumable as job
 from sith_hf.files.resumable import FACTS, LOCK, SUFFIX, ResumableJob
 from sith_hf.towers import text_encoder as encoding
 from tests.support.made import tiny_concepts, tiny_editor
+
+decompose = import_module("sith_hf.decomposition.decompose")
 
 NAMES = ["a", "b", "c"]
 FACTS_GIVEN = {"weights": "w", "layers": [1, 2]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,9 @@ def test_files_that_a_recipe_names_travel_with_its_results(tmp_path: Path) -> No
 def test_a_language_model_is_asked_once_and_its_answers_are_pinned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sith_hf.recipe.choose.cached_assets_path", lambda *_, **__: tmp_path / "answers")
+    monkeypatch.setattr(
+        import_module("sith_hf.recipe.choose"), "cached_assets_path", lambda *_, **__: tmp_path / "answers"
+    )
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 20)
     text = Recipe.shipped("demo").model_dump_json(include={"dictionary"})
     with chat_server(lambda prompt, _: "5" if '"sea"' in prompt or '"desert"' in prompt else "1") as server:

@@ -35,7 +35,7 @@ def card(folder, spec, *, repo_id, base_id=None, base_card=None, evaluation=None
     base = f"base_model: {base_id}\\n" if base_id else ""
     return f"---\\nlibrary_name: transformers\\n{meta}{base}---\\n# {repo_id}\\n{len(spec)} vectors\\n{recipe or ''}\\n"
 
-real_card, cards.model_card = cards.model_card, card
+real_card, hub.model_card = hub.model_card, card
 
 def cli(*arguments):
     out, err = io.StringIO(), io.StringIO()

@@ -11,24 +11,26 @@ import random
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.decomposition import decompose
 from sith_hf.editor import SithEditor
 from sith_hf.files import artifact as artifacts
-from sith_hf.files import resumable as job
+from sith_hf.files import resumable
 from sith_hf.towers import text_encoder as encoding
 from sith_hf.towers.image_mean import ImageMean
 from tests.support.made import tiny_concepts, tiny_editor
 
+decompose = import_module("sith_hf.decomposition.decompose")
+
 
 def explained(editor: SithEditor, concepts: ConceptDictionary, output: Path) -> None:
     """Encode, decompose and write, as the command line does."""
-    with job.ResumableJob.beside(output) as kept:
+    with resumable.ResumableJob.beside(output) as kept:
         encoded = editor.encode(concepts, job=kept)
         result = editor.decompose(encoded, job=kept)
         with artifacts.staged(output) as folder:
@@ -40,7 +42,7 @@ def averaged(editor: SithEditor, data: Any, processor: Any, output: Path) -> Non
     """Average images and write."""
     from sith_hf.images.mean import mean_of_images
 
-    with job.ResumableJob.beside(output) as kept:
+    with resumable.ResumableJob.beside(output) as kept:
         mean: ImageMean = mean_of_images(editor, data, processor=processor, batch_size=2, job=kept)
         mean.save_pretrained(output)
 
@@ -69,7 +71,7 @@ def child(job: Callable[[], None], log: int, kill_at: int | None) -> None:
 
     for name in ("fsync", "replace", "fchmod"):
         watched(os, name)
-    real_parts, real_pieces = job.ResumableJob.parts, job.ResumableJob.pieces
+    real_parts, real_pieces = resumable.ResumableJob.parts, resumable.ResumableJob.pieces
 
     def parts(self: Any, job: str, facts: Any, names: Any, make: Any) -> Any:
         def told(name: str) -> Any:
@@ -87,7 +89,7 @@ def child(job: Callable[[], None], log: int, kill_at: int | None) -> None:
 
         return real_pieces(self, job, facts, told)
 
-    job.ResumableJob.parts, job.ResumableJob.pieces = parts, pieces  # type: ignore[method-assign]
+    resumable.ResumableJob.parts, resumable.ResumableJob.pieces = parts, pieces  # type: ignore[method-assign]
     job()
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import torch
 
 from sith_hf import cli
 from sith_hf.core.distributed import Processes, join, quiet_others
-from sith_hf.decomposition import decompose
 from sith_hf.errors import InputError, MissingExtra, SithError
 from sith_hf.files.resumable import ResumableJob
 from sith_hf.images import Data
@@ -24,6 +24,8 @@ from sith_hf.images.mean import mean_of_images
 from sith_hf.towers import text_encoder as encoding
 from tests.support import evaluating
 from tests.support.made import tiny_concepts, tiny_editor
+
+decompose = import_module("sith_hf.decomposition.decompose")
 
 
 class Cut(Exception):

@@ -23,7 +23,6 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.explanation import Explanation
 from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec, build_spec
-from sith_hf.files import artifact as artifacts
 from tests.support.raw import out_proj, torch_tensors
 from tests.support.tiny import clip_model, vision_model
 
@@ -151,7 +150,10 @@ def write_golden(folder: Path, work: Path) -> None:
         folder: where to.
         work: an empty folder for checkpoints.
     """
-    with patch.object(artifacts, "library_versions", return_value=VERSIONS):
+    with (
+        patch("sith_hf.cards.card.library_versions", return_value=VERSIONS),
+        patch("sith_hf.edits.spec.library_versions", return_value=VERSIONS),
+    ):
         base = save_base(work / "tiny-clip")
         spec = make_spec(base)
         save_edited(base, spec, work / "edited")
