@@ -9,8 +9,6 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, NamedTuple
 
-import pytest
-
 from sith_hf.cli import main
 
 # Terminal codes, text that turns direction, markup for Markdown, HTML and rich.
@@ -32,16 +30,18 @@ class Ran(NamedTuple):
 
 def sith(*arguments: object) -> Ran:
     """Run ``sith-hf`` as the console script does."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err, code = io.StringIO(), io.StringIO(), 0
     before, terminate = sys.argv, signal.getsignal(signal.SIGTERM)
     sys.argv = ["sith-hf", *map(str, arguments)]
     try:
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stopped:
+        with redirect_stdout(out), redirect_stderr(err):
             main()
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
     finally:
         sys.argv = before
         signal.signal(signal.SIGTERM, terminate)
-    return Ran(stopped.value.code or 0, out.getvalue(), err.getvalue())
+    return Ran(code, out.getvalue(), err.getvalue())
 
 
 def succeeded(ran: Ran) -> Ran:
