@@ -17,9 +17,10 @@ from sith_hf.edits import EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch
 from sith_hf.gains import Scores
 from sith_hf.towers import ImageMean
+from tests.support.made import tiny_editor
 from tests.support.old_artifacts.make import JUDGE, TOPIC, TOWER
 from tests.support.raw import torch_tensors
-from tests.support.tiny import byte_tokenizer, clip_model, vision_model
+from tests.support.tiny import clip_model, vision_model
 
 OLD = Path(__file__).resolve().parents[1] / "support" / "old_artifacts"
 KINDS = {
@@ -40,7 +41,7 @@ def recorded():
 @pytest.fixture(scope="module")
 def editor(tmp_path_factory):
     """An editor of the model that they belong to."""
-    return SithEditor.from_model(clip_model(0), byte_tokenizer(tmp_path_factory.mktemp("bytes")), name="tiny")
+    return tiny_editor(tmp_path_factory.mktemp("editor"))
 
 
 @pytest.fixture
