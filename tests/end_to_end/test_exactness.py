@@ -11,13 +11,12 @@ from scipy.optimize import nnls
 from torch import nn
 from transformers import CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection
 
-from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.concepts import ConceptDictionary
 from sith_hf.editor import SithEditor
-from sith_hf.edits.build import make_spec
-from sith_hf.edits.spec import EditSpec
+from sith_hf.edits import EditSpec, make_spec
 from sith_hf.errors import InputError
-from sith_hf.gains.gains import Gains
-from sith_hf.pursuit.pursuit import Pursuit
+from sith_hf.gains import Gains
+from sith_hf.pursuit import Pursuit
 from tests.support import tiny
 
 CLOSE = 1e-4
@@ -493,8 +492,8 @@ CASES = {
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_explanations_equal_a_literal_comp(name):
-    from sith_hf.decomposition.decompose import decompose
-    from sith_hf.towers.clip import read_tower
+    from sith_hf.decomposition import decompose
+    from sith_hf.towers import read_tower
 
     sizes, options, atoms = CASES[name]
     model = tiny.clip_model(seed=30, **sizes)
@@ -567,7 +566,7 @@ def test_singular_vectors_are_those_of_the_explicit_matrices(folder):
 
 
 def decompose_with(editor, dictionary, **options):
-    from sith_hf.decomposition.decompose import decompose
+    from sith_hf.decomposition import decompose
 
     return decompose(editor.tower, dictionary, **options)
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sith_hf.evaluation.result import Evaluation
-from sith_hf.recipe import Recipe
-from sith_hf.recipe.run import run_recipe
-from sith_hf.world.data import FIRST_SEED
+from sith_hf.evaluation import Evaluation
+from sith_hf.recipe import Recipe, run_recipe
+from sith_hf.world import FIRST_SEED
 
 SEED = 7100
 

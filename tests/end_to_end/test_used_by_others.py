@@ -27,9 +27,8 @@ from transformers import (
     pipeline,
 )
 
-from sith_hf.checkpoint.write import save_edited
-from sith_hf.edits.in_memory import applied
-from sith_hf.edits.spec import EditSpec
+from sith_hf.checkpoint import save_edited
+from sith_hf.edits import EditSpec, applied
 from tests.support.checkpoints import MAKERS, Edited
 from tests.support.raw import random_spec
 from tests.support.tiny import VISION, image_processor, randomise
