@@ -15,6 +15,7 @@ os.environ["HF_HOME"] = os.path.join(tempfile.gettempdir(), f"sith-hf-tests-{os.
 os.environ.pop("HF_TOKEN", None)
 
 if TYPE_CHECKING:
+    from sith_hf.editor import SithEditor
     from tests.support.checkpoints import Checkpoints
 
 
@@ -26,3 +27,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkpoint
     made = Checkpoints(tmp_path_factory.mktemp("checkpoints"))
     yield made
     assert made.changed() == []
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> SithEditor:
+    """An editor of a tiny random CLIPModel. One for each file, since an editor remembers its latest decomposition."""
+    from tests.support.made import tiny_editor
+
+    return tiny_editor(tmp_path_factory.mktemp("editor"))

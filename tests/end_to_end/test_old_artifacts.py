@@ -17,7 +17,6 @@ from sith_hf.edits import EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch
 from sith_hf.gains import Scores
 from sith_hf.towers import ImageMean
-from tests.support.made import tiny_editor
 from tests.support.old_artifacts.make import JUDGE, TOPIC, TOWER
 from tests.support.raw import torch_tensors
 from tests.support.tiny import clip_model, vision_model
@@ -36,12 +35,6 @@ KINDS = {
 def recorded():
     """What the code that wrote them read from them."""
     return json.loads((OLD / "recorded.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    """An editor of the model that they belong to."""
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
 
 
 @pytest.fixture
