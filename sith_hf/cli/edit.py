@@ -28,7 +28,7 @@ from sith_hf.errors import InputError
 @click.option("--layers", type=Numbers(), help="Edit only these layers; with --gain, all their vectors.")
 @click.option("--heads", type=Numbers(), help="Edit only these heads; with --gain, all their vectors.")
 @click.option("--vectors", type=Numbers(), help="With --gain: edit only these vectors.")
-@click.option("--gain", type=float, help="Gain of the given layers, heads and vectors; excludes concepts.")
+@click.option("--gain", type=float, help="Gain of the given layers, heads and vectors, in place of concepts.")
 @click.option("--strength", type=float, help="Scale the edit: 0.5 moves every gain halfway to 1.")
 @rule_options
 @model_options

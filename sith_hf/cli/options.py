@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,34 +49,29 @@ class ConceptGain(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"'{sanitize(gain)}' is not a number; write a gain such as {sanitize(concept)}=0.5", param, ctx)
 
 
-def model_options(command: F) -> F:
-    """Add ``--revision`` and ``--text-model``."""
-    command = click.option("--revision", help="Branch, tag or commit of MODEL on the Hub.")(command)
-    return click.option("--text-model", help="The CLIPModel that a vision-only MODEL belongs to: folder or Hub id.")(
-        command
-    )
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, listed in --help in this order."""
+    return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
-def rule_options(command: F) -> F:
-    """Add ``--threshold``, ``--near`` and ``--both-poles``."""
-    command = click.option(
-        "--both-poles", is_flag=True, help="Choose a vector by the mean of its poles, not by its stronger pole."
-    )(command)
-    command = click.option(
-        "--near",
-        type=float,
-        help="Minimum cosine of centred embeddings for a concept to count as near.  [default: 0.6]",
-    )(command)
-    return click.option(
-        "--threshold", type=float, help="Minimum share of an explanation that the concepts must have.  [default: 0.5]"
-    )(command)
+model_options = together(
+    click.option("--text-model", help="The CLIPModel that a vision-only MODEL belongs to: folder or Hub id."),
+    click.option("--revision", help="Branch, tag or commit of MODEL on the Hub."),
+)
+_THRESHOLD = "Minimum share of an explanation that the concepts must have.  [default: 0.5]"
+_NEAR = "Minimum cosine of centred embeddings for a concept to count as near.  [default: 0.6]"
+_POLES = "Choose a vector by the mean of its poles, not by its stronger pole."
+rule_options = together(
+    click.option("--threshold", type=float, help=_THRESHOLD),
+    click.option("--near", type=float, help=_NEAR),
+    click.option("--both-poles", is_flag=True, help=_POLES),
+)
 
 
 def output_option(what: str) -> Callable[[F], F]:
     """Add ``-o/--output``, a folder for ``what``."""
-    return click.option(
-        "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"Folder for {what}; created if missing."
-    )
+    text = f"Folder for {what}; created if missing."
+    return click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=text)
 
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an output folder that is not empty.")
