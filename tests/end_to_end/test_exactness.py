@@ -12,6 +12,7 @@ from torch import nn
 from transformers import CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection
 
 from sith_hf.concepts import ConceptDictionary
+from sith_hf.core.fingerprint import text_tower_sha256
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec, make_spec
 from sith_hf.errors import InputError
@@ -471,6 +472,12 @@ def encoded(count, size, seed=0):
     return ConceptDictionary(texts, embeddings=nn.functional.normalize(embeddings, dim=1), encoder_sha256="0")
 
 
+def decompose_with(editor, dictionary, **options):
+    """The decomposition over embeddings that the editor takes for those of its own text tower."""
+    own = text_tower_sha256(editor.model)
+    return editor.decompose(replace(dictionary, encoder_sha256=own), **options)
+
+
 CASES = {
     "default": ({"num_hidden_layers": 2}, {}, 60),
     "paper": ({"hidden_size": 20, "num_attention_heads": 4, "num_hidden_layers": 2}, {}, 200),
@@ -492,9 +499,6 @@ CASES = {
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_explanations_equal_a_literal_comp(name):
-    from sith_hf.decomposition import decompose
-    from sith_hf.towers import read_tower
-
     sizes, options, atoms = CASES[name]
     model = tiny.clip_model(seed=30, **sizes)
     options = dict(options)
@@ -503,7 +507,8 @@ def test_explanations_equal_a_literal_comp(name):
     pursuit = Pursuit(sparsity=options.pop("sparsity", 5), coherence_weight=options.pop("coherence_weight", 0.3))
     fold, centre = options.get("fold", True), options.get("centre")
     dictionary = encoded(atoms, size)
-    decomposition = decompose(read_tower(model), dictionary, pursuit=pursuit, image_mean=mean, **options)
+    editor = SithEditor.from_model(model)
+    decomposition = decompose_with(editor, dictionary, pursuit=pursuit, image_mean=mean, **options)
     literal = literal_explanations(
         model, model.visual_projection.weight, dictionary.embeddings, pursuit.sparsity, pursuit.coherence_weight,
         fold, fold if centre is None else centre, as_array(mean),
@@ -515,7 +520,7 @@ def test_explanations_equal_a_literal_comp(name):
     assert clear >= 0.95 * len(literal)
     # Control: another lambda gives other explanations.
     other = replace(pursuit, coherence_weight=pursuit.coherence_weight + 0.5)
-    changed = decompose(read_tower(model), dictionary, pursuit=other, image_mean=mean, **options)
+    changed = decompose_with(editor, dictionary, pursuit=other, image_mean=mean, **options)
     assert disagreements(changed, literal, dictionary.texts)[0]
 
 
@@ -563,12 +568,6 @@ def test_singular_vectors_are_those_of_the_explicit_matrices(folder):
                 assert np.allclose(as_array(found.singular_values[layer, head]), values, atol=1e-6)
                 assert np.allclose(as_array(found.write[layer, head]), writes, atol=1e-6)
                 assert np.isclose(float(found.energy[layer, head]), (values**2).sum())
-
-
-def decompose_with(editor, dictionary, **options):
-    from sith_hf.decomposition import decompose
-
-    return decompose(editor.tower, dictionary, **options)
 
 
 def test_fidelity_and_coherence_literally(folder):
