@@ -1,11 +1,37 @@
-"""What holds for every test: nothing leaves this machine, and nobody's own cache or token is touched."""
+"""What holds for every test: nothing leaves this machine, and no cache or token of the user is touched."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
 
 # Read by huggingface_hub and datasets when they are imported, so before anything else.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 os.environ["HF_HOME"] = os.path.join(tempfile.gettempdir(), f"sith-hf-tests-{os.getuid()}")
 os.environ.pop("HF_TOKEN", None)
+
+if TYPE_CHECKING:
+    from sith_hf.editor import SithEditor
+    from tests.support.checkpoints import Checkpoints
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkpoints]:
+    """Tiny checkpoints and edits of them (:mod:`tests.support.checkpoints`), to read and not to change."""
+    from tests.support.checkpoints import Checkpoints
+
+    made = Checkpoints(tmp_path_factory.mktemp("checkpoints"))
+    yield made
+    assert made.changed() == []
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> SithEditor:
+    """An editor of a tiny random CLIPModel. One for each file, since an editor remembers its latest decomposition."""
+    from tests.support.made import tiny_editor
+
+    return tiny_editor(tmp_path_factory.mktemp("editor"))

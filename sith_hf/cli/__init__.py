@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from importlib import import_module
@@ -13,30 +12,30 @@ import click
 from sith_hf.core.distributed import quiet_others
 from sith_hf.errors import SithError
 
-# Subcommand -> (module and function, one line for --help). The line stands here so that help imports nothing.
+# Subcommand -> (name of its module and function, line in --help). Kept here so that --help imports no subcommand.
 COMMANDS = {
     "decompose": ("decompose", "Explain the attention heads of a CLIP vision tower."),
     "image-mean": ("image_mean", "Average image embeddings, for decompose --image-mean."),
-    "show": ("show", "Show what heads speak of, or what an edit spec holds."),
-    "find": ("find", "Find the singular vectors that speak of a concept."),
-    "judge": ("judge", "Score explanations on a topic; read a sheet back."),
+    "show": ("show", "Show a decomposition or an edit spec."),
+    "find": ("find", "Find the singular vectors that carry a concept."),
+    "judge": ("judge", "Score explanations on a topic, or read scores from CSV."),
     "edit": ("edit", "Choose gains for concepts; save them as an edit spec."),
     "save-edited": ("save_edited", "Write an edit into a copy of a checkpoint."),
     "push-edited": ("push_edited", "Publish an edited checkpoint on the Hub."),
     "verify": ("verify", "Check an edited checkpoint against its base."),
-    "revert": ("revert", "Take the edit out of an edited checkpoint."),
+    "revert": ("revert", "Remove the edit from an edited checkpoint."),
     "export-adapter": ("export_adapter", "Write an edit as a LoRA adapter for peft."),
-    "evaluate": ("evaluate", "Measure an edited model beside its base."),
-    "fidelity": ("fidelity", "Measure explanations by method, and against chance."),
-    "import-reference": ("import_reference", "Read decompositions of the paper's authors."),
+    "evaluate": ("evaluate", "Compare an edited model with its base."),
+    "fidelity": ("fidelity", "Compare methods of explanation, and with chance."),
+    "import-reference": ("import_reference", "Import decompositions published with the paper."),
     "run": ("run", "Run a recipe, from base to evaluated edit."),
-    "recipes": ("recipes", "List the recipes that come with sith-hf, or show one."),
-    "demo": ("demo", "Run the whole job on the embedded checkpoint."),
+    "recipes": ("recipes", "List the shipped recipes, or show one."),
+    "demo": ("demo", "Explain and edit the embedded checkpoint."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group that imports a subcommand when it is called, so that help costs nothing."""
+    """A group that imports a subcommand only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -56,16 +55,17 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version=version("sith-hf"), prog_name="sith-hf")
 def sith_hf() -> None:
-    """Look inside the attention heads of a CLIP vision tower, and turn named concepts down or up.
+    """Explain the attention heads of a CLIP vision tower, and suppress or amplify named concepts.
 
-    Results go to stdout, progress and messages to stderr. Exit code 2 means that something given cannot be used.
+    Results go to stdout, progress and messages to stderr. Exit codes: 0 success, 1 a failed verification, 2 unusable
+    input, 130 interrupted.
     """
 
 
 def main() -> None:
-    """Run the command line; what sith-hf raises on purpose becomes one message and exit code 2."""
+    """Run the command line. A :class:`SithError` becomes one message and exit code 2."""
     quiet_others()
-    # Told to end, it cleans up as on Ctrl-C.
+    # SIGTERM cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = sith_hf.main(standalone_mode=False)
@@ -78,10 +78,6 @@ def main() -> None:
         click.echo(f"Error: {sanitize(str(error), 2000)}", err=True)
         code = 2
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Stopped. Nothing was left half-written.", err=True)
+        click.echo("Stopped. No incomplete file was left behind.", err=True)
         code = 130
-    except BrokenPipeError:
-        # The reader of our output went away (such as `head`); Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
     sys.exit(code)

@@ -22,16 +22,14 @@ from sith_hf.errors import InputError
 @click.command()
 @click.argument("model")
 @click.option("--decomposition", required=True, help="The decomposition of MODEL: folder or Hub id.")
-@click.option("--suppress", type=ConceptGain(0.0), multiple=True, help="Turn a concept down (gain 0).")
-@click.option("--amplify", type=ConceptGain(1.5), multiple=True, help="Turn a concept up (gain 1.5).")
-@click.option("--invert", multiple=True, metavar="CONCEPT", help="Turn a concept into its opposite (gain -1).")
-@click.option("--layers", type=Numbers(), help="Only these layers; with --gain, all vectors there.")
-@click.option("--heads", type=Numbers(), help="Only these heads; with --gain, all vectors there.")
-@click.option("--vectors", type=Numbers(), help="Vectors named outright, with --gain.")
-@click.option(
-    "--gain", type=float, help="The gain of layers, heads and vectors that are named outright, without concepts."
-)
-@click.option("--strength", type=float, help="Scale the whole edit: 0.5 goes half of the way.")
+@click.option("--suppress", type=ConceptGain(0.0), multiple=True, help="Suppress a concept (gain 0).")
+@click.option("--amplify", type=ConceptGain(1.5), multiple=True, help="Amplify a concept (gain 1.5).")
+@click.option("--invert", multiple=True, metavar="CONCEPT", help="Invert a concept (gain -1).")
+@click.option("--layers", type=Numbers(), help="Edit only these layers; with --gain, all their vectors.")
+@click.option("--heads", type=Numbers(), help="Edit only these heads; with --gain, all their vectors.")
+@click.option("--vectors", type=Numbers(), help="With --gain: edit only these vectors.")
+@click.option("--gain", type=float, help="Gain of the given layers, heads and vectors, in place of concepts.")
+@click.option("--strength", type=float, help="Scale the edit: 0.5 moves every gain halfway to 1.")
 @rule_options
 @model_options
 @output_option("edit_spec.safetensors")
@@ -55,35 +53,35 @@ def edit(
     output: Path,
     as_json: bool,
 ) -> None:
-    """Choose gains for singular vectors of MODEL and save them as an edit spec.
+    """Choose gains for singular vectors of MODEL, a folder or Hub id, and save them as an edit spec.
 
-    Concepts of one gain are taken together: with --both-poles, name a whole topic
-    (--suppress sea --suppress road --both-poles).
+    Concepts with the same gain are one topic: a vector is chosen by the share of all of them in its explanation.
     """
     by_concept = bool(suppress or amplify or invert)
     if by_concept == (gain is not None):
         raise InputError(
-            "name what to edit: --suppress, --amplify or --invert, or else --gain with --layers, --heads or --vectors"
+            "nothing to edit, or two ways at once: give --suppress, --amplify or --invert; "
+            "or --gain with --layers, --heads or --vectors"
         )
     if by_concept and vectors is not None:
-        raise InputError("--vectors goes with --gain; concepts choose the vectors by themselves")
+        raise InputError("--vectors does not combine with concepts, which choose the vectors; use it with --gain")
 
     from sith_hf.decomposition import Decomposition
     from sith_hf.editor import SithEditor
 
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
     draft = editor.with_decomposition(Decomposition.from_pretrained(decomposition)).edit()
-    together: dict[float, list[str]] = {}
+    topics: dict[float, list[str]] = {}
     for concept, amount in (*suppress, *amplify, *((item, -1.0) for item in invert)):
-        together.setdefault(amount, []).append(concept)
-    for amount, concepts in together.items():
+        topics.setdefault(amount, []).append(concept)
+    for amount, concepts in topics.items():
         rule = given(threshold=threshold, near=near, layers=layers, heads=heads)
         draft = draft.set_gain(*concepts, gain=amount, both_poles=both_poles, **rule)
     if gain is not None:
         draft = draft.vectors(gain, layers=layers, heads=heads, vectors=vectors)
     spec = draft.spec if strength is None else draft.spec * strength
     if not spec:
-        raise InputError("the edit changes nothing: every gain is 1")
+        raise InputError("the edit changes nothing: every gain is 1; give another gain or strength")
     path = spec.save_pretrained(output)
     if as_json:
         echo_json({"spec": str(path), "vectors": spec.rows()})

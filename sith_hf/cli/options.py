@@ -1,9 +1,10 @@
-"""Options that several subcommands share, and how their values are read."""
+"""Options that several subcommands share, and the types of their values."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only in new
         try:
             return tuple(int(item) for item in str(value).split(","))
         except ValueError:
-            self.fail(f"{sanitize(str(value))!r} is not a list of whole numbers such as 0,1 or -2,-1", param, ctx)
+            self.fail(f"'{sanitize(str(value))}' is not a list of whole numbers such as 0,1 or -2,-1", param, ctx)
 
 
 class ConceptGain(click.ParamType):  # type: ignore[type-arg]
@@ -45,46 +46,43 @@ class ConceptGain(click.ParamType):  # type: ignore[type-arg]
         try:
             return concept, float(gain)
         except ValueError:
-            self.fail(f"{sanitize(gain)!r} is not a gain; write {sanitize(concept)}=0.5", param, ctx)
+            self.fail(f"'{sanitize(gain)}' is not a number; write a gain such as {sanitize(concept)}=0.5", param, ctx)
 
 
-def model_options(command: F) -> F:
-    """``--revision`` and ``--text-model``."""
-    command = click.option("--revision", help="Branch, tag or commit of MODEL on the Hub.")(command)
-    return click.option("--text-model", help="The CLIPModel that a vision-only MODEL belongs to: a folder or Hub id.")(
-        command
-    )
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, listed in --help in this order."""
+    return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
-def rule_options(command: F) -> F:
-    """``--threshold``, ``--near`` and ``--both-poles``."""
-    command = click.option(
-        "--both-poles", is_flag=True, help="Judge a vector by the mean over its poles, not by the stronger one."
-    )(command)
-    command = click.option(
-        "--near", type=float, help="Least cosine of centred embeddings that counts as near a concept.  [default: 0.6]"
-    )(command)
-    return click.option(
-        "--threshold", type=float, help="Least share of an explanation that must be about the concepts.  [default: 0.5]"
-    )(command)
+model_options = together(
+    click.option("--text-model", help="The CLIPModel that a vision-only MODEL belongs to: folder or Hub id."),
+    click.option("--revision", help="Branch, tag or commit of MODEL on the Hub."),
+)
+_THRESHOLD = "Minimum share of an explanation that the concepts must have.  [default: 0.5]"
+_NEAR = "Minimum cosine of centred embeddings for a concept to count as near.  [default: 0.6]"
+_POLES = "Choose a vector by the mean of its poles, not by its stronger pole."
+rule_options = together(
+    click.option("--threshold", type=float, help=_THRESHOLD),
+    click.option("--near", type=float, help=_NEAR),
+    click.option("--both-poles", is_flag=True, help=_POLES),
+)
 
 
 def output_option(what: str) -> Callable[[F], F]:
-    """``-o/--output``, a folder for ``what``."""
-    return click.option(
-        "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"Folder for {what}; made if missing."
-    )
+    """Add ``-o/--output``, a folder for ``what``."""
+    text = f"Folder for {what}; created if missing."
+    return click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=text)
 
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an output folder that is not empty.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Answer with JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that were given, so that defaults stand in one place: the function that is called."""
+    """Drop the options that were not given: their defaults are those of the function that is called."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def echo_json(value: Any) -> None:
-    """``value`` as JSON on stdout."""
+    """Print ``value`` as JSON."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))

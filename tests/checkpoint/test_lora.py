@@ -36,8 +36,8 @@ from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError, UnsupportedModel
 from sith_hf.towers.clip import SUPPORTED
-from tests.cli.test_cli import refused, sith
 from tests.support import tiny
+from tests.support.cli import refused, sith
 from tests.support.raw import TERMS, by_hand, out_proj, random_spec, torch_tensors, tree
 
 MAKERS = {

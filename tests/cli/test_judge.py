@@ -12,9 +12,9 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.gains.scores import Scores
-from tests.cli.test_cli import HOSTILE, refused, sith
 from tests.support import tiny
 from tests.support.chat_server import chat_server
+from tests.support.cli import HOSTILE, refused, sith
 
 WORDS = ("sea", "ocean", "beach", "forest", "road", "bird", "boat", "red", *HOSTILE)
 

@@ -1,8 +1,7 @@
-"""The two names of the command: ``sith-hf``, and ``hf-sith``, by which ``hf`` finds its extensions."""
+"""The two names of the command: ``sith-hf``, and ``hf-sith``, the name of an extension of ``hf``."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import tomllib
@@ -30,21 +29,13 @@ def test_both_are_declared_and_installed_as_one_function():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_help_speaks_of_itself_by_the_name_that_was_called(name):
+def test_messages_use_the_name_that_was_called(name):
     done = run(name, "--help")
-    assert done.returncode == 0
+    assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"Usage: {name} [OPTIONS] COMMAND")
-    assert "save-edited" in done.stdout
-    assert done.stderr == ""
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_help_of_a_subcommand_and_a_wrong_use_do_too(name):
     done = run(name, "verify", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"Usage: {name} verify ")
-    other = next(one for one in NAMES if one != name)
-    assert not re.search(rf"^Usage: {other}", done.stdout, re.MULTILINE)
     done = run(name, "verfy")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"Usage: {name} [OPTIONS]")
@@ -53,5 +44,4 @@ def test_help_of_a_subcommand_and_a_wrong_use_do_too(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_both_are_the_same_version(name):
-    done = run(name, "--version")
-    assert done.stdout == f"sith-hf, version {version('sith-hf')}\n"
+    assert run(name, "--version").stdout == f"sith-hf, version {version('sith-hf')}\n"

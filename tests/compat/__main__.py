@@ -18,7 +18,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from sith_hf.checkpoint.write import revert, save_edited
+from sith_hf.checkpoint import revert, save_edited
 from tests.compat.older import outputs, read
 from tests.support.raw import random_spec, read_raw, weight_files
 from tests.support.tiny import clip_model, projected_vision_model, vision_model

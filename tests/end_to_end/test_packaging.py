@@ -1,4 +1,4 @@
-"""The wheel, built outside git and installed into a bare folder, holds all that the tree holds and nothing else."""
+"""The wheel, built outside git and installed into an empty folder, holds the files of the tree and no others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def packaged(root: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """A copy of the repository that knows neither git nor the virtual environment."""
+    """A copy of the repository without git and the virtual environment."""
     folder = tmp_path_factory.mktemp("outside") / "sith"
     ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "sith-demo")
     shutil.copytree(REPOSITORY, folder, ignore=ignored)
@@ -87,7 +87,7 @@ def test_the_wheel_is_the_tree(wheel, expected):
             if ".dist-info/" not in name
         }
     assert found == expected
-    # The controls: it is not empty of what is easily forgotten.
+    # Controls: data files that are easily forgotten.
     names = set(found)
     assert {"sith_hf/py.typed", "sith_hf/concepts/builtin.yaml", "sith_hf/cli/__init__.py"} <= names
     assert {"sith_hf/recipes/demo.yaml", "sith_hf/hub_cards/edited_checkpoint.md.j2"} <= names
@@ -115,8 +115,7 @@ import json, sys
 from importlib.metadata import entry_points, version
 from importlib.resources import files
 import sith_hf
-from sith_hf.cards.card import edited_card
-from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.concepts import ConceptDictionary
 names = lambda package, ending: sorted(f.name for f in files(package).iterdir() if f.name.endswith(ending))
 print(json.dumps({
     "home": sith_hf.__file__,

@@ -6,27 +6,18 @@ import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionImageVariationPipeline,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
 from PIL import Image
 from transformers import (
     AutoModel,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
-    CLIPImageProcessorPil,
     CLIPModel,
-    CLIPProcessor,
     CLIPVisionConfig,
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
@@ -36,59 +27,24 @@ from transformers import (
     pipeline,
 )
 
-from sith_hf.checkpoint.write import save_edited
-from sith_hf.edits.in_memory import applied
-from sith_hf.edits.spec import EditSpec
+from sith_hf.checkpoint import save_edited
+from sith_hf.edits import EditSpec, applied
+from tests.support.checkpoints import MAKERS, Edited
 from tests.support.raw import random_spec
-from tests.support.tiny import VISION, byte_tokenizer, clip_model, projected_vision_model, randomise, vision_model
+from tests.support.tiny import VISION, image_processor, randomise
 
 LABELS = ["a boat", "a red door", "zebra"]
-SIZE = 16
-PIXELS = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-MAKERS = {
-    "CLIPModel": clip_model,
-    "CLIPVisionModel": vision_model,
-    "CLIPVisionModelWithProjection": projected_vision_model,
-}
+PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 CLOSE, FAR = 1e-5, 1e-3
 
 
-class Case(NamedTuple):
-    """A checkpoint with all that users expect beside it, an edit of it, and the edited checkpoint."""
-
-    base: Path
-    spec: EditSpec
-    edited: Path
+@pytest.fixture(scope="module")
+def case(checkpoints):
+    """Checkpoints with their edits, by class; the CLIPModel lies in several files."""
+    return lambda kind: checkpoints.edited(kind, shards=kind == "CLIPModel")
 
 
-def image_processor() -> CLIPImageProcessorPil:
-    return CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
-
-
-@pytest.fixture(scope="session")
-def case(tmp_path_factory):
-    """Cases by class, each made once."""
-    made: dict[str, Case] = {}
-
-    def make(kind: str) -> Case:
-        if kind not in made:
-            folder = tmp_path_factory.mktemp("used")
-            MAKERS[kind]().save_pretrained(
-                folder / "base", **({"max_shard_size": "40KB"} if kind == "CLIPModel" else {})
-            )
-            if kind == "CLIPModel":
-                CLIPProcessor(image_processor(), byte_tokenizer(folder / "bytes")).save_pretrained(folder / "base")
-            else:
-                image_processor().save_pretrained(folder / "base")
-            spec = random_spec(folder / "base")
-            save_edited(folder / "base", spec, folder / "edited")
-            made[kind] = Case(folder / "base", spec, folder / "edited")
-        return made[kind]
-
-    return make
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def image() -> Image.Image:
     """A picture of noise, larger than the model takes."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
@@ -205,7 +161,7 @@ class TestPipelines:
         check(lambda user: torch.tensor(user(image)), *users, users[1].model, spec)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def llava(case, tmp_path_factory):
     """A tiny LLaVA that is built upon the vision tower of the base."""
     text = LlamaConfig(
@@ -265,6 +221,8 @@ class TestLlava:
 
 def diffusion_parts() -> dict[str, Any]:
     """A tiny U-Net, autoencoder and scheduler."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+
     torch.manual_seed(5)
     blocks = {"block_out_channels": (32, 32), "norm_num_groups": 8}
     return {
@@ -288,21 +246,28 @@ def diffusion_parts() -> dict[str, Any]:
 
 class TestDiffusers:
     @pytest.fixture(scope="class")
-    def saved(self, case, tmp_path_factory):
+    def diffusers(self):
+        """Imported late: every process that collects this file would wait for it."""
+        import diffusers
+
+        return diffusers
+
+    @pytest.fixture(scope="class")
+    def saved(self, diffusers, case, tmp_path_factory):
         """An image variation pipeline on disk, and a copy of it with its image encoder edited where it lies."""
         folder = tmp_path_factory.mktemp("diffusers")
         encoder = CLIPVisionModelWithProjection.from_pretrained(case("CLIPVisionModelWithProjection").base)
-        made = StableDiffusionImageVariationPipeline(
+        made = diffusers.StableDiffusionImageVariationPipeline(
             image_encoder=encoder, requires_safety_checker=False, **diffusion_parts()
         )
         made.save_pretrained(folder / "base")
         spec = random_spec(folder / "base" / "image_encoder")
         shutil.copytree(folder / "base", folder / "edited", ignore=shutil.ignore_patterns("image_encoder"))
         save_edited(folder / "base" / "image_encoder", spec, folder / "edited" / "image_encoder")
-        return Case(folder / "base", spec, folder / "edited")
+        return Edited(folder / "base", spec, folder / "edited")
 
-    def test_a_pipeline_whose_image_encoder_was_edited(self, saved, image):
-        users = [StableDiffusionImageVariationPipeline.from_pretrained(f) for f in (saved.edited, saved.base)]
+    def test_a_pipeline_whose_image_encoder_was_edited(self, diffusers, saved, image):
+        users = [diffusers.StableDiffusionImageVariationPipeline.from_pretrained(f) for f in (saved.edited, saved.base)]
 
         def run(user: Any) -> torch.Tensor:
             user.set_progress_bar_config(disable=True)
@@ -315,14 +280,14 @@ class TestDiffusers:
         check(run, *users, users[1].image_encoder, saved.spec)
 
     @pytest.mark.parametrize("hidden", [False, True], ids=["IP-Adapter", "IP-Adapter Plus"])
-    def test_as_the_image_encoder_of_an_ip_adapter(self, saved, image, hidden):
+    def test_as_the_image_encoder_of_an_ip_adapter(self, diffusers, saved, image, hidden):
         # As `from_pretrained("h94/IP-Adapter", subfolder="models/image_encoder")`, handed to a text-to-image pipeline.
         def user(folder: Path) -> Any:
             encoder, report = CLIPVisionModelWithProjection.from_pretrained(
                 folder, subfolder="image_encoder", output_loading_info=True
             )
             assert not report["missing_keys"]
-            return StableDiffusionPipeline(
+            return diffusers.StableDiffusionPipeline(
                 image_encoder=encoder,
                 text_encoder=None,
                 tokenizer=None,

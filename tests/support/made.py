@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.concepts import ConceptDictionary
 from sith_hf.editor import SithEditor
 from tests.support.tiny import byte_tokenizer, clip_model
 

@@ -1,4 +1,4 @@
-"""One of two processes of a run: started by test_processes.py, as a launcher starts them. Writes what it found."""
+"""One of two processes of a run, started by tests/core/test_distributed.py as a launcher does. Reports by a file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ import torch
 from sith_hf import cli
 from sith_hf.core.distributed import Processes, join, quiet_others
 from sith_hf.errors import InputError, MissingExtra, SithError
-from sith_hf.files.resumable import ResumableJob
-from sith_hf.images import Data
+from sith_hf.files import ResumableJob
+from sith_hf.images import Data, mean_of_images
 from sith_hf.images import mean as averaging
-from sith_hf.images.mean import mean_of_images
 from sith_hf.towers import text_encoder as encoding
 from tests.support import evaluating
 from tests.support.made import tiny_concepts, tiny_editor

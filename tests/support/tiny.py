@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import (
     CLIPConfig,
+    CLIPImageProcessorPil,
     CLIPModel,
     CLIPTokenizer,
     CLIPVisionConfig,
@@ -30,6 +31,12 @@ def byte_tokenizer(folder: Path) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
+
+
+def image_processor() -> CLIPImageProcessorPil:
+    """The image processor of the tiny models."""
+    size = VISION["image_size"]
+    return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
 def randomise(model: Any, seed: int) -> Any:

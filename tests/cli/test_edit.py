@@ -1,0 +1,73 @@
+"""``sith-hf edit``: gains by concept and by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from sith_hf.edits import EditSpec
+from tests.support.cli import sith, succeeded
+
+EDIT = ("edit", "{work}/clip", "--decomposition", "{work}/d", "-o", "{out}")
+SEA = ("--suppress", "sea", "--threshold", "0.1")
+
+
+def test_by_concept(scene, work):
+    spec = EditSpec.from_pretrained(work / "spec")
+    assert spec.rows() == scene.edit.data["vectors"]
+    # Gains multiply where one vector carries two concepts.
+    assert {0.0, 2.5, -1.0} & set(spec.gain.tolist())
+    assert set(spec.gain.tolist()) <= {0.0, 2.5, -1.0, -2.5}
+
+
+def test_by_name(work, tmp_path):
+    named = ("--layers", "2", "--heads", "1", "--vectors", "0,1", "--gain", "3", "--strength", "0.5")
+    succeeded(sith("edit", work / "clip", "--decomposition", work / "d", *named, "-o", tmp_path / "spec"))
+    spec = EditSpec.from_pretrained(tmp_path / "spec")
+    assert spec.keys == [(2, 1, 0), (2, 1, 1)]
+    assert spec.gain.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), "--suppress"),
+        (("--layers", "0"), "--suppress"),
+        ((*SEA, "--gain", "0"), "--gain"),
+        ((*SEA, "--vectors", "0"), "--vectors"),
+        (("--gain", "0"), "layers"),
+        (("--suppress", "sea=nan"), "nan"),
+        (("--amplify", "sea=1e999"), "inf"),
+        (("--suppress", " =0"), "blank"),
+        (("--invert", " "), "blank"),
+        (("--suppress", "sea=1", "--threshold", "0.1"), "1"),
+        (("--suppress", "qqq", "--near", "1"), "qqq"),
+        (("--suppress", "sea", "--threshold", "2"), "2"),
+        (("--suppress", "sea", "--near", "-1"), "-1"),
+        ((*SEA, "--strength", "nan"), "nan"),
+        ((*SEA, "--strength", "0"), "1"),
+        (("--layers", "0", "--gain", "nan"), "nan"),
+        (("--layers", "3", "--gain", "0"), "3"),
+        (("--heads", "4", "--gain", "0"), "4"),
+        (("--vectors", "-1", "--gain", "0"), "-1"),
+    ],
+)
+def test_refused(refuses, words, named):
+    refuses((*EDIT, *words), named)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("{work}/other", "--decomposition", "{work}/d", "--layers", "0", "--gain", "0"), "other"),
+        (("{work}/clip", "--suppress", "sea"), "--decomposition"),
+        (("{work}/clip", "--decomposition", "{work}/spec", "--suppress", "sea"), "spec"),
+    ],
+)
+def test_refused_inputs(refuses, words, named):
+    refuses(("edit", *words, "-o", "{out}"), named)
+
+
+def test_the_command_that_the_refused_ones_are_made_from_is_not(work, tmp_path):
+    words = (word.replace("{work}", str(work)).replace("{out}", str(tmp_path / "out")) for word in EDIT)
+    succeeded(sith(*words, "--layers", "0", "--gain", "0"))
+    assert (tmp_path / "out").is_dir()

@@ -1,0 +1,44 @@
+"""``sith-hf show``: a decomposition or an edit spec, for people and as JSON."""
+
+from __future__ import annotations
+
+import pytest
+
+from sith_hf.edits import EditSpec
+from tests.support.cli import sith, succeeded
+
+
+def test_a_decomposition(work):
+    ran = succeeded(sith("show", work / "d", "--json"))
+    assert len(ran.data) == 3 * 4 * 3 * 2
+    assert set(ran.data[0]) >= {"layer", "head", "vector", "pole", "concepts", "fidelity"}
+    assert ran.err == ""
+    some = sith("show", work / "d", "--layers", "-1", "--heads", "0,3", "--top", "2", "--json").data
+    assert {(row["layer"], row["head"], row["vector"]) for row in some} == {(2, h, v) for h in (0, 3) for v in (0, 1)}
+    assert "concepts" in succeeded(sith("show", work / "d", "--top", "8")).out
+
+
+def test_an_edit_spec(work):
+    spec = EditSpec.from_pretrained(work / "spec")
+    assert sith("show", work / "spec", "--json").data == spec.rows()
+    assert str(len(spec)) in succeeded(sith("show", work / "spec")).out
+    assert sith("show", work / "edited", "--json").data == spec.rows()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), "ARTIFACT"),
+        (("{work}/none",), "none"),
+        (("{work}/clip",), "clip"),
+        (("{work}/concepts.txt",), "concepts.txt"),
+        (("x" * 5000,), "x" * 100),
+        (("{work}/d/dictionary.safetensors",), "sith-hf/dictionary"),
+        (("{work}/d", "--layers", "9"), "9"),
+        (("{work}/d", "--heads", "4"), "4"),
+        (("{work}/d", "--heads", "-1"), "-1"),
+        (("{work}/d", "--top", "0"), "--top"),
+    ],
+)
+def test_refused(refuses, words, named):
+    refuses(("show", *words), named)
