@@ -129,7 +129,7 @@ def _command(command: click.Command, parent: click.Context | None, path: str) ->
     yield from [f"    {path} {usage}", "", inspect.cleandoc(command.help or "").replace("\b\n", ""), ""]
     options = [item.get_help_record(context) for item in command.get_params(context)]
     yield from ["| option | meaning |", "|---|---|"]
-    yield from (f"| {_code(left)} | {_cell(right)} |" for left, right in filter(None, options))
+    yield from (f"| {_code(left)} | {_cell(right)} |" for left, right in filter(None, options) if right)
     yield ""
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
