@@ -93,7 +93,8 @@ def _link(obj: griffe.Object, target: str, short: bool) -> str:
     for depth in (0, *range(len(here), 0, -1)):
         place = documented().get(".".join([*here[:depth], target]))
         if place is not None:
-            return f"[`{title}`][{place}]"
+            # Optional: members without a docstring have no place on the site.
+            return f'<autoref identifier="{place}" optional><code>{title}</code></autoref>'
     return f"`{title}`"
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -66,6 +68,38 @@ def missing(path: Path) -> list[str]:
     return found
 
 
+def exists(place: str) -> bool:
+    """Whether a dotted name is a module, or an attribute or dataclass field of what a module holds."""
+    parts = place.split(".")
+    for size in range(len(parts), 0, -1):
+        try:
+            found: object = import_module(".".join(parts[:size]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[size:]:
+            if not hasattr(found, part) and part not in getattr(found, "__annotations__", {}):
+                return False
+            found = getattr(found, part, None)
+        return True
+    return False
+
+
+def stale_references(module: str, source: str) -> list[str]:
+    """The Sphinx roles in the docstrings of a module that name nothing."""
+
+    def visit(node: ast.AST, place: str) -> Iterator[str]:
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            scope = place.rpartition(".")[0] if isinstance(node, ast.FunctionDef) else place
+            for target in re.findall(r":(?:class|func|meth|data|mod|attr):`~?([\w.]+)`", ast.get_docstring(node) or ""):
+                if not any(exists(f"{start}{target}") for start in ("", f"{scope}.", f"{module}.", f"{room}.")):
+                    yield f"{place}: {target}"
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, f"{place}.{child.name}" if hasattr(child, "name") else place)
+
+    room = module.rpartition(".")[0]
+    return [*visit(ast.parse(source), module)]
+
+
 def calls(path: Path) -> list[str]:
     """The calls of sith-hf on a page."""
     return [piece for piece in code(path) if re.search(r"(?:^|\s)(?:sith-hf|-m sith_hf) [a-z]", piece)]
@@ -123,6 +157,28 @@ def test_links_commands_options_targets_and_files_exist(path):
     assert broken_links(path) == []
     assert [(call, found) for call in calls(path) if (found := unknown_in_command(call))] == []
     assert missing(path) == []
+
+
+def test_docstrings_refer_to_what_exists():
+    stale = []
+    for path in sorted((ROOT / "sith_hf").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if name != "sith_hf.__main__":
+            stale += stale_references(name, path.read_text(encoding="utf-8"))
+    assert stale == []
+
+
+def test_a_stale_reference_is_found():
+    source = (
+        '""":func:`nothing`, :class:`sith_hf.gains.Gains`."""\n'
+        'class Gains:\n    """:attr:`gain`, :meth:`lose`."""\n'
+        '    def then(self):\n        """:attr:`reason`, :attr:`x`."""\n'
+    )
+    assert stale_references("sith_hf.gains.gains", source) == [
+        "sith_hf.gains.gains: nothing",
+        "sith_hf.gains.gains.Gains: lose",
+        "sith_hf.gains.gains.Gains.then: x",
+    ]
 
 
 def test_what_does_not_exist_is_found(tmp_path):
