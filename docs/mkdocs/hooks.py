@@ -39,6 +39,9 @@ def rooms() -> dict[str, tuple[str, ...]]:
         names = getattr(import_module(module.name), "__all__", None)
         if names is not None:
             found[module.name] = tuple(names)
+            # What a room does not import itself, because it is slow to import, its docstring names.
+            by_file = re.findall(rf"``({re.escape(module.name)}\.\w+)``", import_module(module.name).__doc__ or "")
+            found |= {name: _own(name) for name in by_file}
         elif module.ispkg:
             for part in iter_modules(import_module(module.name).__path__, f"{module.name}."):
                 found[part.name] = _own(part.name)
@@ -77,30 +80,35 @@ def _own(name: str) -> tuple[str, ...]:
 
 
 class References(griffe.Extension):
-    """Sphinx roles in docstrings become links, or plain code where the site has no place for the name."""
+    """Every docstring as Markdown, as it is loaded."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        """Rewrite one docstring as it is loaded."""
+        """Rewrite one docstring."""
         if obj.docstring is not None:
-            text = ROLE.sub(lambda role: _link(obj, role["target"], bool(role["short"])), obj.docstring.value)
-            obj.docstring.value = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+            obj.docstring.value = markdown(obj.docstring.value, obj.path)
 
 
-def _link(obj: griffe.Object, target: str, short: bool) -> str:
+def markdown(text: str, path: str) -> str:
+    """The docstring of ``path`` with links for Sphinx roles, and one colon for two before a block of code."""
+    text = ROLE.sub(lambda role: _link(path, role["target"], bool(role["short"])), text)
+    return re.sub(r"::$", ":", text, flags=re.MULTILINE)
+
+
+def _link(path: str, target: str, short: bool) -> str:
     title = target.rpartition(".")[2] if short else target
-    here = obj.path.split(".")
+    here = path.split(".")
     # The full name, or a name in the class, module or package of the docstring.
     for depth in (0, *range(len(here), 0, -1)):
-        place = documented().get(".".join([*here[:depth], target]))
-        if place is not None:
+        found = documented().get(".".join([*here[:depth], target]))
+        if found is not None:
             # Optional: members without a docstring have no place on the site.
-            return f'<autoref identifier="{place}" optional><code>{title}</code></autoref>'
+            return f'<autoref identifier="{found}" optional><code>{title}</code></autoref>'
     return f"`{title}`"
 
 
 def api_page(room: str) -> str:
     """The Markdown of one module's page: classes and functions, then constants."""
-    head = f"# {room}\n\n{inspect.getdoc(import_module(room))}\n\n"
+    head = f"# {room}\n\n{markdown(inspect.getdoc(import_module(room)) or '', room)}\n\n"
     places = {name: place(room, name) for name in rooms()[room]}
     if room == "sith_hf":
         return head + "".join(f"- [`{name}`][{path}]\n" for name, path in places.items())
