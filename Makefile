@@ -6,7 +6,7 @@ COMPAT := .venv-compat
 # The tests never leave this machine.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
-.PHONY: demo test test-compat lint format bench clean
+.PHONY: demo test test-compat lint format docs bench clean
 
 demo: $(VENV)/ready
 	$(OFFLINE) $(BIN)/sith-hf demo
@@ -27,6 +27,10 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site, in build/site. A warning is an error, and so is a page that loads anything from another host.
+docs: $(VENV)/docs-ready
+	$(OFFLINE) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -f docs/mkdocs/mkdocs.yml
+
 bench: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(OFFLINE) $(BIN)/python benchmarks/svd.py
@@ -43,6 +47,10 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/docs-ready: $(VENV)/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	touch $@
 
 $(COMPAT)/ready: constraints.txt
