@@ -1,4 +1,4 @@
-"""``Origin``: why the vectors of an edit were chosen, so that an edit spec can explain itself."""
+"""``Provenance``: why the vectors of an edit were chosen."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sith_hf.errors import ArtifactError
 
 @dataclass(frozen=True)
 class Provenance:
-    """What the decomposition said of each vector of an edit, and what chose it.
+    """The explanation of each edited vector, and the reason why it was chosen.
 
     Attributes:
         explanations: for each term, the poles that were explained.
-        reasons: for each term, a few words on why it was chosen.
+        reasons: for each term, why it was chosen, in a few words.
         decomposition: the settings of the decomposition, as plain data.
     """
 
@@ -26,20 +26,20 @@ class Provenance:
     decomposition: Mapping[str, Any]
 
     def select(self, terms: Sequence[int]) -> Provenance:
-        """The same for some of the terms, in this order."""
+        """Return the provenance of some of the terms, in this order."""
         return Provenance(
             tuple(self.explanations[i] for i in terms), tuple(self.reasons[i] for i in terms), self.decomposition
         )
 
     def join(self, other: Provenance) -> Provenance | None:
-        """Both, one after the other; None where they come from decompositions of different settings."""
+        """Concatenate two; None where their decompositions had different settings."""
         if dict(self.decomposition) != dict(other.decomposition):
             return None
         explanations = (*self.explanations, *other.explanations)
         return Provenance(explanations, (*self.reasons, *other.reasons), self.decomposition)
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """Return a JSON object."""
         poles = [
             [{**vars(pole), "concepts": [list(c) for c in pole.concepts]} for pole in p] for p in self.explanations
         ]
@@ -47,14 +47,16 @@ class Provenance:
 
     @classmethod
     def from_json(cls, value: Any) -> Provenance:
-        """The inverse of :meth:`to_json`. Raises ArtifactError for anything else."""
+        """Read what :meth:`to_json` returned. Raises ArtifactError for anything else."""
         try:
             poles = tuple(tuple(_explanation(pole) for pole in term) for term in value["explanations"])
             reasons, settings = tuple(value["reasons"]), dict(value["decomposition"])
         except (TypeError, KeyError, ValueError):
-            raise ArtifactError("the record of why vectors were chosen is damaged; make the file again") from None
+            raise ArtifactError("the provenance is damaged; make the file again") from None
         if len(poles) != len(reasons) or not all(isinstance(reason, str) for reason in reasons):
-            raise ArtifactError("the record of why vectors were chosen does not fit the terms; make the file again")
+            raise ArtifactError(
+                "the provenance is damaged: explanations and reasons differ in number; make the file again"
+            )
         return cls(poles, reasons, settings)
 
 

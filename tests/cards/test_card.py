@@ -131,7 +131,7 @@ def every_card(base: Path, folder: Path, text: str) -> dict[str, str]:
             recipe=text,
         ),
         "spec": spec_card(extra, repo_id="me/x"),
-        "bare": spec_card(replace(extra, origin=None), repo_id="me/x"),
+        "bare": spec_card(replace(extra, provenance=None), repo_id="me/x"),
         "inside": edited_card(extra),
         "decomposition": decomposition_card(decomposition, repo_id="me/x"),
         "dictionary": dictionary_card(make_dictionary(words, text), repo_id="me/x"),
@@ -346,7 +346,7 @@ class TestWhatCardsSay:
     def test_topics_weigh_the_change(self, base):
         spec = make_spec(base, [(0, 0, 0, 0.99), (0, 0, 4, 3.0)], words=["a", "b", "c", "d", "e"])
         assert card_facts.topics(spec, 1) == ["b"]  # 0.75 on both poles' side of the larger change
-        assert card_facts.topics(make_spec(base, origin=False)) == []
+        assert card_facts.topics(make_spec(base, provenance=False)) == []
 
     def test_not_evaluated(self, base, edited, quick):
         card = model_card(edited, make_spec(base), repo_id="me/x")
@@ -393,9 +393,9 @@ class TestWhatCardsSay:
 
     def test_one_pole_alone(self, base):
         spec = make_spec(base)
-        assert spec.origin is not None
-        half = replace(spec.origin, explanations=tuple(poles[:1] for poles in spec.origin.explanations))
-        assert "| \N{EN DASH} | \N{EN DASH} |" in spec_card(replace(spec, origin=half), repo_id="me/x")
+        assert spec.provenance is not None
+        half = replace(spec.provenance, explanations=tuple(poles[:1] for poles in spec.provenance.explanations))
+        assert "| \N{EN DASH} | \N{EN DASH} |" in spec_card(replace(spec, provenance=half), repo_id="me/x")
 
     def test_an_edit_upon_an_edit(self, base, edited, tmp_path, quick):
         again = make_spec(edited, [(1, 1, 1, 0.0)])

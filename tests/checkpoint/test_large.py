@@ -146,7 +146,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from sith_hf.checkpoint.write import revert, save_edited
-from sith_hf.edits.spec import build_spec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.towers.weights import Checkpoint
 from sith_hf.checkpoint.verify import verify
@@ -176,7 +176,7 @@ with open(root / "base" / "model.safetensors", "wb") as file:
         file.write(row)
 checkpoint = Checkpoint.read(root / "base")
 index = torch.arange(layers)
-spec = build_spec(
+spec = EditSpec.from_terms(
     layer=index, head=torch.zeros_like(index), vector=torch.zeros_like(index),
     gain=torch.zeros(layers, dtype=torch.float64), write=torch.eye(layers, size),
     row=torch.ones(layers, 64), constant=torch.ones(layers), labels=["sea"] * layers,

@@ -506,18 +506,18 @@ def explained(spec: EditSpec, texts) -> EditSpec:
         for key, text in zip(spec.keys, texts, strict=True)
     ]
     settings = {"method": texts[0], "encoder": texts[0], texts[0]: texts[-1]}
-    return replace(spec, origin=Provenance(tuple(poles), tuple(texts), settings))
+    return replace(spec, provenance=Provenance(tuple(poles), tuple(texts), settings))
 
 
 class TestCard:
-    @pytest.mark.parametrize("with_origin", [False, True], ids=["labels", "explanations"])
+    @pytest.mark.parametrize("with_provenance", [False, True], ids=["labels", "explanations"])
     @pytest.mark.parametrize("times", [1, 3], ids=["open", "folded"])
-    def test_hostile_texts_break_nothing(self, plain, tmp_path, times, with_origin):
+    def test_hostile_texts_break_nothing(self, plain, tmp_path, times, with_provenance):
         count = len(HOSTILE) * times
         keys = [(i // 24, i % 4, i % 24 // 4, 0.0) for i in range(count)]
         tame = random_spec(plain, keys, labels=["sea"] * count)
         wild = replace(tame, labels=HOSTILE * times)
-        if with_origin:
+        if with_provenance:
             tame, wild = explained(tame, ["sea"] * count), explained(wild, HOSTILE * times)
         cards = []
         for name, one in (("tame", tame), ("wild", wild)):
@@ -534,7 +534,7 @@ class TestCard:
         inner = [[(t.type, t.attrs) for t in inline(body) if t.type not in ("text", "text_special")] for body in tokens]
         assert inner[0] == inner[1]
         rows = sum(token.type == "tr_open" for token in tokens[1])
-        assert rows == (2 * (count + 1) + 4 if with_origin else count + 1 + 3) + 2 * len(wild.layers) + 1
+        assert rows == (2 * (count + 1) + 4 if with_provenance else count + 1 + 3) + 2 * len(wild.layers) + 1
         assert cards[0].data.to_dict() == cards[1].data.to_dict()
         assert cards[1].data.to_dict() == {
             "library_name": "peft",

@@ -18,8 +18,6 @@ warnings.simplefilter("ignore")
 channel, sys.stdout = sys.stdout, sys.stderr
 import huggingface_hub
 from huggingface_hub import constants
-from sith_hf.hub import package as parcel
-from sith_hf.cards import card as cards
 from sith_hf import publish as hub
 from sith_hf.checkpoint.write import locate, revert
 from sith_hf.concepts.dictionary import ConceptDictionary
@@ -29,13 +27,6 @@ from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import SithError
 from sith_hf.cli import main
 constants.DOWNLOAD_CHUNK_SIZE = 1024
-
-def card(folder, spec, *, repo_id, base_id=None, base_card=None, evaluation=None, recipe=None):
-    meta = "".join(f"{key}: {value}\\n" for key, value in (base_card or {}).items() if key == "license")
-    base = f"base_model: {base_id}\\n" if base_id else ""
-    return f"---\\nlibrary_name: transformers\\n{meta}{base}---\\n# {repo_id}\\n{len(spec)} vectors\\n{recipe or ''}\\n"
-
-real_card, hub.model_card = hub.model_card, card
 
 def cli(*arguments):
     out, err = io.StringIO(), io.StringIO()
