@@ -96,7 +96,8 @@ def summary(spec: EditSpec) -> str:
     where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {_listed([str(n) for n in layers])}"
     changes = Counter(_verb(gain) for gain in spec.gain.tolist())
     how = _listed([f"{count} {verb}" for verb, count in changes.items()])
-    return f"{vectors} in {heads} attention {head} of {where} {'has a new gain' if len(spec) == 1 else 'have new gains'}: {how}"
+    change = "has a new gain" if len(spec) == 1 else "have new gains"
+    return f"{vectors} in {heads} attention {head} of {where} {change}: {how}"
 
 
 def _verb(gain: float) -> str:

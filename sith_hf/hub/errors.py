@@ -65,11 +65,10 @@ def hub_errors(doing: str, place: str, token: str | None = None) -> Iterator[Non
 
 
 def _raised_by_client(error: BaseException) -> bool:
-    """Whether the last of our frames on the way to the error called the client, which failed."""
+    """Whether the client raised this, or code that it called: its frames follow the last of ours."""
     frames = traceback.walk_tb(error.__traceback__)
     packages = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in frames]
-    below = packages[len(packages) - packages[::-1].index("sith_hf") :]
-    return below[:1] == ["huggingface_hub"]
+    return "huggingface_hub" in packages[len(packages) - packages[::-1].index("sith_hf") :]
 
 
 def hide(text: str, token: str | None) -> str:

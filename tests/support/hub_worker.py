@@ -14,6 +14,7 @@ from tests.support.hub.client import IMPATIENT
 
 LOOP = """
 import contextlib, io, json, os, sys, traceback, warnings
+from pathlib import Path
 warnings.simplefilter("ignore")
 channel, sys.stdout = sys.stdout, sys.stderr
 import huggingface_hub
