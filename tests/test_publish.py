@@ -516,7 +516,9 @@ def test_the_code_on_the_cards_of_an_edit_runs(hub, worker, push, tmp_path, make
     assert worker.do(RUN, hub.token, shown=code_of(cards["spec"]))["written"]["edited/model.safetensors"] == edited
     assert worker.do(RUN, hub.token, shown=code_of(cards["revert"]))["edit"] == str(spec)
     # The control: the code does fail where it cannot do what it says.
-    message = refused(lambda: worker.do(RUN, hub.token, shown=code.replace(place, json.dumps(str(tmp_path / "edited")))))
+    message = refused(
+        lambda: worker.do(RUN, hub.token, shown=code.replace(place, json.dumps(str(tmp_path / "edited"))))
+    )
     assert "other values" in message
 
 

@@ -23,6 +23,7 @@ from sith_hf.cards import markdown as templates
 from sith_hf.cards.card import decomposition_card, dictionary_card, edited_card, model_card, spec_card
 from sith_hf.cards.edit_map import EMPTY, SCALE, colour, edit_map
 from sith_hf.cards.markdown import fenced, impersonal, markdown_text
+from sith_hf.checkpoint.lora import adapter_card, adapter_config
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.edits.spec import EditSpec
@@ -127,6 +128,7 @@ def every_card(base: Path, folder: Path, text: str) -> dict[str, str]:
         "inside": edited_card(extra),
         "decomposition": decomposition_card(decomposition, repo_id="me/x"),
         "dictionary": dictionary_card(make_dictionary(words, text), repo_id="me/x"),
+        "adapter": adapter_card(extra, adapter_config(extra)),
     }
 
 

@@ -15,6 +15,7 @@ from unittest.mock import patch
 import torch
 
 from sith_hf.cards import card as cards
+from sith_hf.checkpoint.lora import adapter_card, adapter_config
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
@@ -152,6 +153,7 @@ def write_golden(folder: Path, work: Path) -> None:
     with (
         patch("sith_hf.cards.card.library_versions", return_value=VERSIONS),
         patch("sith_hf.edits.spec.library_versions", return_value=VERSIONS),
+        patch("sith_hf.checkpoint.lora.library_versions", return_value=VERSIONS),
     ):
         base = save_base(work / "tiny-clip")
         spec = make_spec(base)
@@ -174,6 +176,7 @@ def write_golden(folder: Path, work: Path) -> None:
         write(folder / "edit_spec.md", cards.spec_card(pinned, repo_id="me/less-sea-spec"))
         bare = make_spec(base, provenance=False).inverse()
         write(folder / "no_provenance.md", cards.spec_card(bare, repo_id="me/more-sea"))
+        write(folder / "adapter.md", adapter_card(pinned, adapter_config(pinned, "CLIPVisionModel")))
         write(folder / "decomposition.md", cards.decomposition_card(make_decomposition(), repo_id="me/heads"))
         write(folder / "dictionary.md", cards.dictionary_card(make_dictionary(), repo_id="me/words"))
 
