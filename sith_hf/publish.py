@@ -78,7 +78,7 @@ def push_edited(
     Args:
         folder: the edited checkpoint.
         repo_id: ``namespace/name``; a name alone belongs to the user of the token.
-        evaluation: measured results for the card (see :func:`sith_hf.cards.facts.results`), published as
+        evaluation: measured results for the card (see :class:`sith_hf.cards.facts.Results`), published as
             ``sith/evaluation.json``; read from that file of the folder when None.
         options: ``private``, ``revision``, ``create_pr``, ``commit_message``, ``token``, ``overwrite_card``,
             ``dry_run`` (see :class:`sith_hf.hub.PushOptions`).

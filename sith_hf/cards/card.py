@@ -56,7 +56,7 @@ def model_card(
         spec: the edit in it.
         repo_id: the repository of the card.
         base_card: the metadata of the base's card, the source of license and languages.
-        evaluation: measured results (see :func:`sith_hf.cards.facts.results`).
+        evaluation: measured results (see :class:`sith_hf.cards.facts.Results`).
         recipe: the text of the recipe of the edit.
         base_id: the Hub id in the configuration of a base read from a folder; used in the metadata, and the card says
             that the two were not compared.
@@ -72,7 +72,7 @@ def model_card(
     recorded, (_, data) = EditSpec.from_pretrained(path), read_artifact(path, EDIT_SPEC_LAYOUT)
     if recorded != spec:
         raise InputError(f"{folder} holds another edit than the card describes: save the checkpoint again")
-    measured = {part: card_facts.results(evaluation, part) for part in ("results", "collateral")}
+    measured = card_facts.measured_rows(evaluation)
     body = render(
         "model_card.md.j2",
         **_about(spec, repo_id),

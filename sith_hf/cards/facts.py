@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
+from pydantic import Field
 
 from sith_hf.cards.markdown import impersonal
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
+from sith_hf.core.settings import Settings
 from sith_hf.decomposition import Explanation
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
+from sith_hf.hub import is_repo_id
 from sith_hf.pursuit import METHODS
 from sith_hf.towers import check_family
 
@@ -38,11 +38,7 @@ def hub_base(base: BaseRef) -> str | None:
 
 def repo_name(repo_id: str) -> str | None:
     """Return ``repo_id`` if it can be the id of a repository on the Hub, else None."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError:
-        return None
-    return repo_id if repo_id.isascii() else None
+    return repo_id if is_repo_id(repo_id) and repo_id.isascii() else None
 
 
 def shown_name(name: str) -> str:
@@ -177,57 +173,43 @@ def setting_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def results(evaluation: Mapping[str, Any] | None, part: str) -> list[dict[str, Any]]:
-    """Check and return the measured results of one part of an evaluation.
+class MeasuredResult(Settings):
+    """One measured result."""
+
+    dataset: str = Field(min_length=1)
+    metric: str = Field(min_length=1)
+    base: float
+    edited: float
+    split: str | None = None
+    samples: int | None = Field(default=None, ge=0)
+    interval: tuple[float, float] | None = None
+    """The 95 % interval of ``edited - base``, lower end first."""
+
+
+class Results(Settings):
+    """What an evaluation measured: on the task of the edit, and beside it."""
+
+    results: tuple[MeasuredResult, ...] | None = None
+    collateral: tuple[MeasuredResult, ...] | None = None
+
+
+def measured_rows(evaluation: Mapping[str, Any] | None) -> dict[str, list[dict[str, Any]]]:
+    """Return the table rows of ``results`` and ``collateral``; their texts are sanitized.
 
     Args:
-        evaluation: ``{"results": [...], "collateral": [...]}``, both optional. An entry has ``dataset`` and
-            ``metric`` (texts), ``base`` and ``edited`` (finite numbers), and may have ``split`` (text),
-            ``samples`` (a count) and ``interval`` (two numbers, the 95 % interval of ``edited - base``).
-            None if nothing was measured.
-        part: ``"results"`` or ``"collateral"``.
-
-    Returns:
-        the entries, each with all seven keys; texts are shortened to one line, without tokens and local folders.
+        evaluation: plain data of the form of :class:`Results`; None if nothing was measured.
 
     Raises:
         InputError: the evaluation has another form.
     """
-    known = {"dataset", "metric", "base", "edited", "split", "samples", "interval"}
-    if evaluation is None:
-        return []
-    if not isinstance(evaluation, Mapping) or not set(evaluation) <= {"results", "collateral"}:
-        raise InputError('the evaluation has another form; expected {"results": [...], "collateral": [...]}')
-    found = []
-    for item in evaluation.get(part) or []:
-        if not isinstance(item, Mapping) or not {"dataset", "metric", "base", "edited"} <= set(item) <= known:
-            raise InputError(
-                f"a result is {item!r}; expected dataset, metric, base, edited, and optionally split, samples, interval"
-            )
-        texts = [item["dataset"], item["metric"], item.get("split") or ""]
-        samples = item.get("samples")
-        count = samples is None or (isinstance(samples, int) and not isinstance(samples, bool) and samples >= 0)
-        if not all(isinstance(text, str) for text in texts) or not texts[0] or not texts[1] or not count:
-            raise InputError(f"a result is {item!r}; dataset, metric and split must be texts, and samples a count")
-        dataset, metric, split = (sanitize(impersonal(text)) for text in texts)
-        base, edited = (_measured(item[key]) for key in ("base", "edited"))
-        interval = item.get("interval")
-        if interval is not None:
-            if not isinstance(interval, (list, tuple)) or len(interval) != 2:
-                raise InputError(f"an interval is {interval!r}; expected two numbers, the lower first")
-            interval = tuple(_measured(value) for value in interval)
-        found.append(
-            {
-                "dataset": dataset,
-                "metric": metric,
-                "split": split,
-                "base": base,
-                "edited": edited,
-                "samples": samples,
-                "interval": interval,
-            }
-        )
-    return found
+    found = Results() if evaluation is None else Results.from_data(evaluation, "the evaluation for the card")
+    parts = {"results": found.results or (), "collateral": found.collateral or ()}
+    return {name: [_row(item) for item in items] for name, items in parts.items()}
+
+
+def _row(item: MeasuredResult) -> dict[str, Any]:
+    texts = {name: sanitize(impersonal(getattr(item, name) or "")) for name in ("dataset", "metric", "split")}
+    return {**item.model_dump(), **texts}
 
 
 def card_texts(recipe: str | None) -> dict[str, str]:
@@ -239,12 +221,6 @@ def card_texts(recipe: str | None) -> dict[str, str]:
     section = data.get("card") if isinstance(data, dict) else None
     found = section if isinstance(section, dict) else {}
     return {key: found[key] for key in ("intended_use", "limitations") if isinstance(found.get(key), str)}
-
-
-def _measured(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"a measured value is {value!r}; expected a finite number")
-    return float(value)
 
 
 def inherited(base_card: Mapping[str, Any] | None) -> dict[str, Any]:
