@@ -1,4 +1,4 @@
-"""Pushing to the test Hub with the real client: what arrives, what is left alone, and what is refused."""
+"""Publishing on the test Hub with the real client: the files that arrive, the files that stay, and refusals."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_a_name_alone_goes_to_the_user_of_the_token(hub, push):
     assert set(hub.repo("me/alone").files()) == SENT == set(hub.repo("team/ours").files())
 
 
-def test_a_dry_run_tells_everything_and_writes_nothing(hub, push, made):
+def test_a_dry_run_reports_everything_and_writes_nothing(hub, push, made):
     done = push("me/dry", dry_run=True)
     assert set(done["sent"]) == SENT
     assert (done["creates"], done["commit"], done["dry_run"]) == (True, None, True)
@@ -217,7 +217,7 @@ def test_without_a_token_nothing_is_asked(hub, worker, made):
     assert hub.requests == []
 
 
-def test_offline_is_told_before_anything(hub, worker, made):
+def test_offline_mode_is_reported_first(hub, worker, made):
     code = f"""
     constants.HF_HUB_OFFLINE = True
     try:
@@ -515,7 +515,7 @@ def test_the_code_on_the_cards_of_an_edit_runs(hub, worker, push, tmp_path, make
     assert list(ran["written"]) == ["reverted/model.safetensors"]
     assert worker.do(RUN, hub.token, shown=code_of(cards["spec"]))["written"]["edited/model.safetensors"] == edited
     assert worker.do(RUN, hub.token, shown=code_of(cards["revert"]))["edit"] == str(spec)
-    # The control: the code does fail where it cannot do what it says.
+    # The control: the code fails on another base.
     message = refused(
         lambda: worker.do(RUN, hub.token, shown=code.replace(place, json.dumps(str(tmp_path / "edited"))))
     )

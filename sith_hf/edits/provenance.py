@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
+from sith_hf.core.settings import Settings
 from sith_hf.decomposition import Explanation
-from sith_hf.errors import ArtifactError
+from sith_hf.errors import ArtifactError, InputError
 
 
 @dataclass(frozen=True)
@@ -49,34 +49,18 @@ class Provenance:
     def from_json(cls, value: Any) -> Provenance:
         """Read what :meth:`to_json` returned. Raises ArtifactError for anything else."""
         try:
-            poles = tuple(tuple(_explanation(pole) for pole in term) for term in value["explanations"])
-            reasons, settings = tuple(value["reasons"]), dict(value["decomposition"])
-        except (TypeError, KeyError, ValueError):
-            raise ArtifactError("the provenance is damaged; make the file again") from None
-        if len(poles) != len(reasons) or not all(isinstance(reason, str) for reason in reasons):
-            raise ArtifactError(
-                "the provenance is damaged: explanations and reasons differ in number; make the file again"
-            )
-        return cls(poles, reasons, settings)
+            found = _Stored.from_data(value, "the provenance")
+        except InputError as error:
+            raise ArtifactError(f"{error}; make the file again") from None
+        poles = {pole.pole for term in found.explanations for pole in term}
+        if len(found.explanations) != len(found.reasons) or not poles <= {"+", "-"}:
+            raise ArtifactError("the provenance does not fit the terms of the edit; make the file again")
+        return cls(found.explanations, found.reasons, found.decomposition)
 
 
-_KINDS = {"layer": int, "head": int, "vector": int, "pole": str}
+class _Stored(Settings):
+    """The JSON form."""
 
-
-def _explanation(value: Mapping[str, Any]) -> Explanation:
-    if set(value) != {field.name for field in fields(Explanation)} or value["pole"] not in ("+", "-"):
-        raise ValueError
-    concepts = tuple((text, float(weight)) for text, weight in value["concepts"])
-    numbers: dict[str, Any] = {}
-    for name, item in value.items():
-        if name != "concepts":
-            kind = _KINDS.get(name, float)
-            numbers[name] = item if kind is not float else float(item)
-            if isinstance(item, bool) or not isinstance(numbers[name], kind):
-                raise ValueError
-    finite = all(
-        math.isfinite(x) for x in (*(w for _, w in concepts), *(v for v in numbers.values() if v not in ("+", "-")))
-    )
-    if not finite or not all(isinstance(text, str) for text, _ in concepts):
-        raise ValueError
-    return Explanation(concepts=concepts, **numbers)
+    explanations: tuple[tuple[Explanation, ...], ...]
+    reasons: tuple[str, ...]
+    decomposition: dict[str, Any]

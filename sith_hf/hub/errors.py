@@ -130,26 +130,23 @@ def _reason(error: BaseException, place: str) -> str:
 def _status(error: HfHubHTTPError, place: str) -> str:
     status, message = error.response.status_code, sanitize(error.server_message or "", 200)
     quoted = f" ({message})" if message else ""
-    if status == 401:
-        return f"the Hub rejects the token{quoted}: log in with `hf auth login`, or create a new token at {_TOKENS}"
-    if status == 403 and error.response.request.method in ("GET", "HEAD"):
-        return f"this token may not read the {place}{quoted}: use another token, or ask the owner for access"
-    if status == 403:
-        return (
-            f"this token may not change the {place}{quoted}: check the namespace, use a token with write access "
-            f"to it ({_TOKENS}), or propose the change with --create-pr"
-        )
-    if status == 404:
-        return f"the Hub finds no {place}{quoted}: check its name and the access of the token"
-    if status == 409:
-        return f"it conflicts with the {place} on the Hub{quoted}: look at it and try again, or choose another name"
-    if status == 412:
-        return f"the {place} changed meanwhile: look at the change, and try again to put yours on top"
-    if status == 429:
-        return "the Hub limits the rate of requests (429): try again in a few minutes"
     if status >= 500:
         return f"the Hub has an internal error ({status}): try again later; see https://status.huggingface.co"
-    return f"the Hub refused the request with status {status}{quoted}: look at the {place}"
+    if status == 403 and error.response.request.method in ("GET", "HEAD"):
+        return f"this token may not read the {place}{quoted}: use another token, or ask the owner for access"
+    other = "the Hub refused the request with status {status}{quoted}: look at the {place}"
+    return _ADVICE.get(status, other).format(status=status, place=place, quoted=quoted)
+
+
+_ADVICE = {
+    401: f"the Hub rejects the token{{quoted}}: log in with `hf auth login`, or create a new token at {_TOKENS}",
+    403: "this token may not change the {place}{quoted}: check the namespace, use a token with write access to it "
+    f"({_TOKENS}), or propose the change with --create-pr",
+    404: "the Hub finds no {place}{quoted}: check its name and the access of the token",
+    409: "it conflicts with the {place} on the Hub{quoted}: look at it and try again, or choose another name",
+    412: "the {place} changed meanwhile: look at the change, and try again to put yours on top",
+    429: "the Hub limits the rate of requests (429): try again in a few minutes",
+}
 
 
 def _short(error: BaseException) -> str:
@@ -157,16 +154,17 @@ def _short(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _unknown_repository(error: BaseException, place: str) -> str:
-    return f"there is no {place}, or this token may not see it: check its name, or log in with `hf auth login`"
-
-
 _REASONS: tuple[tuple[type[BaseException], Callable[[BaseException, str], str]], ...] = (
     (OfflineModeIsEnabled, lambda error, place: OFFLINE),
     (LocalTokenNotFoundError, lambda error, place: f"there is no token: log in with `hf auth login` ({_TOKENS})"),
     (HFValidationError, lambda error, place: f"this is not a repository id ({_short(error)}): use namespace/name"),
     (GatedRepoError, lambda error, place: f"the {place} is gated: request access on its page, with this account"),
-    (RepositoryNotFoundError, _unknown_repository),
+    (
+        RepositoryNotFoundError,
+        lambda error, place: (
+            f"there is no {place}, or this token may not see it: check its name, or log in with `hf auth login`"
+        ),
+    ),
     (RevisionNotFoundError, lambda error, place: f"the {place} has no such branch, tag or commit: check the revision"),
     (RemoteEntryNotFoundError, lambda error, place: f"the {place} has no such file: check its name"),
     (LocalEntryNotFoundError, lambda error, place: f"it is not in the cache, and {OFFLINE}"),

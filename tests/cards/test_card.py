@@ -221,7 +221,7 @@ class TestImpersonal:
             assert str(base.parent) not in text
             assert TOKEN not in text
             assert "tiny-clip" in text
-        assert str(base.parent) in str(spec.base.name)  # and it was there to be told
+        assert str(base.parent) in str(spec.base.name)  # the control
 
 
 class TestMetadata:

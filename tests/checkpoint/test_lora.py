@@ -85,7 +85,7 @@ def load(folder: Path, kind: str = "CLIPModel", dtype: torch.dtype = torch.float
 def peft_model(base: Path, folder: Path, kind: str = "CLIPModel", dtype: torch.dtype = torch.float32) -> PeftModel:
     """The base with the adapter, and without a word of complaint."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # what peft says of keys that are missing
+        warnings.simplefilter("error", UserWarning)  # peft's warning about missing keys
         return PeftModel.from_pretrained(load(base, kind, dtype), folder).eval()
 
 
@@ -288,7 +288,7 @@ class TestFiles:
         export_adapter(spec, tmp_path / "adapter")
         written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # an unknown key would be told in a warning
+            warnings.simplefilter("error")  # peft warns of unknown keys
             config = LoraConfig.from_pretrained(tmp_path / "adapter")
         assert {key: getattr(config, key) for key in written} == written
         name = output_projection("CLIPModel")

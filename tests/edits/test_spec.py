@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition.decomposition import NEAR
 from sith_hf.edits.build import make_spec
+from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec
-from sith_hf.errors import BaseMismatch, InputError
+from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from sith_hf.gains.gains import SHARE_THRESHOLD, Gains, by_concepts, by_name, check_gain
 from tests.support.made import WORDS, tiny_concepts, tiny_editor
 
@@ -628,7 +629,7 @@ def test_a_base_goes_through_json():
 
 
 def test_provenance_travels_with_the_terms(tmp_path):
-    """What the decomposition said of a vector stays beside it through normal form, scaling, composing and saving."""
+    """The explanation of a vector stays with it through normal form, scaling, composing and saving."""
     editor = tiny_editor(tmp_path)
     editor.decompose(tiny_concepts())
     spec = editor.suppress(WORDS[0], threshold=0.2).vectors(2.0, layers=[-1], heads=[0]).spec
@@ -644,3 +645,29 @@ def test_provenance_travels_with_the_terms(tmp_path):
     joined = last.compose(first)
     assert joined.provenance == first.provenance.join(last.provenance)
     assert joined.provenance != last.provenance.join(first.provenance)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("explanations", 0, 0, "pole"), "~"),
+        (("explanations", 0, 0, "fidelity"), math.nan),
+        (("explanations", 0, 0, "layer"), True),
+        (("explanations", 0, 0, "concepts"), [["sea"]]),
+        (("explanations", 0, 0, "concepts"), [[1, 0.5]]),
+        (("explanations", 0, 0, "more"), 1),
+        (("reasons",), []),
+        (("reasons", 0), None),
+        (("decomposition",), []),
+    ],
+)
+def test_a_damaged_provenance_is_refused(spec, place, value):
+    assert spec.provenance is not None
+    data = json.loads(json.dumps(spec.provenance.to_json()))
+    assert Provenance.from_json(data) == spec.provenance
+    inner = data
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    with pytest.raises(ArtifactError, match="the provenance"):
+        Provenance.from_json(data)

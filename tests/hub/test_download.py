@@ -1,4 +1,4 @@
-"""Pulling from the test Hub: what arrives is what was pushed, or one sentence says why not."""
+"""Downloads from the test Hub: the files arrive as they were pushed, or one sentence explains why not."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def same(one, other, rounding=0.0):
 # ---------------------------------------------------------------- what comes back
 
 
-def test_an_edited_repository_tells_its_history_and_is_reverted(hub, worker, made, published, tmp_path):
+def test_an_edited_repository_has_a_history_and_is_reverted(hub, worker, made, published, tmp_path):
     code = """
     editor = SithEditor.from_pretrained("me/edited")
     [newest] = editor.history
@@ -113,14 +113,14 @@ def test_an_edited_repository_is_edited_again(hub, worker, made, published, tmp_
     assert "sith/base/edit_spec.safetensors" in hub.repo("me/twice").files()
 
 
-def test_a_folder_tells_its_history_as_well(made):
+def test_a_folder_has_a_history_as_well(made):
     from sith_hf.editor import SithEditor
 
     assert SithEditor.from_pretrained(made.edited).history == (made.spec,)
     assert SithEditor.from_pretrained(made.base).history == () == made.editor.history
 
 
-def test_a_damaged_record_is_told(made, tmp_path):
+def test_a_damaged_record_is_reported(made, tmp_path):
     import shutil
 
     from sith_hf.editor import SithEditor

@@ -1,4 +1,4 @@
-"""Pushing while the Hub misbehaves: the old state or the new one stands there, and one sentence says which."""
+"""Uploads to a faulty Hub: the repository has its old state or the new one, and one sentence names it."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ FAULTS = {
 WAYS = {"again": {}, "new": {}, "branch": {"revision": "next"}, "pull": {"create_pr": True}}
 
 
-# Steps that only some ways pass.
+# The ways differ in what must be cleaned up; a branch and a pull request differ from the others in few steps.
 ONLY = {"create": ("new",), "branch": ("branch",), "refs": ("pull",), "whoami": ("new",)}
-CASES = [(step, way) for step in STEPS for way in WAYS if way in ONLY.get(step, WAYS)]
+EVERY = {"lfs_put": tuple(WAYS), "commit": tuple(WAYS)}
+CASES = [(step, way) for step in STEPS for way in (ONLY | EVERY).get(step, ("again", "new"))]
 
 
 @pytest.mark.parametrize(("step", "way"), CASES)
@@ -48,7 +49,7 @@ def test_every_fault_at_every_step_leaves_the_old_or_the_new_state(hub, push, ma
     weights = (made.edited / "model.safetensors").read_bytes()
     struck = 0
     for kind, fault in FAULTS.items():
-        # What lasts hinders the taking back as well; where nothing was made, that makes no difference.
+        # A lasting fault also hinders cleaning up; without anything to clean up it makes no difference.
         for times in (1, None) if way == "new" else (None,):
             # The token's user alone is asked for where no namespace is given.
             name = f"{'' if step == 'whoami' else 'me/'}x-{step}-{way}-{kind.replace(' ', '')}-{times}"
@@ -110,7 +111,7 @@ def test_a_commit_whose_answer_was_lost_is_recognised(hub, push, made):
     assert set(hub.repo("me/lost-at-birth").files()) == SENT
 
 
-def test_what_stays_unknown_is_said_to_be_unknown(hub, push, made):
+def test_an_unknown_outcome_is_reported_as_unknown(hub, push, made):
     push("me/unknown", made.other)
     hub.fail("commit", drop=True, after=True)
     hub.fail("info", status=500, nth=2, times=None, path="me/unknown")

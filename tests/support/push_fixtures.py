@@ -1,4 +1,4 @@
-"""A test Hub with a client that stays, and edited checkpoints to push. Who uses these has a fixture ``hub``."""
+"""A test Hub with a long-lived client, and edited checkpoints to push. Users of these define a fixture ``hub``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def worker(place, tmp_path_factory):
     home = tmp_path_factory.mktemp("client") / "home"
     with Worker(place, home) as client:
         yield client
-    # Nothing that was said or written by any test of this module holds a token.
+    # No answer and no file of any test of this module contains a token.
     assert [token for token in place.secrets() if token in client.heard] == []
     assert leaks(place, None, home) == []
 
