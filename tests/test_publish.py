@@ -596,8 +596,8 @@ def test_results_travel_with_the_checkpoint(hub, push, made, tmp_path):
 
 
 def test_a_repository_that_may_be_somebody_elses_is_not_taken_back(hub, push, made):
-    hub.fail("create", drop=True, meanwhile=lambda: hub.seed("me/raced", {".gitattributes": ""}))
+    hub.fail("create", drop=True, meanwhile=lambda: hub.seed("me/raced-too", {".gitattributes": ""}))
     hub.fail("lfs_put", status=403, times=None)
-    refused(lambda: push("me/raced"))
+    refused(lambda: push("me/raced-too"))
     hub.heal()
-    assert hub.repo("me/raced").head()
+    assert hub.repo("me/raced-too").head()
