@@ -36,7 +36,7 @@ import torch
 from common import Times, medians, options, ratio, show, started, surroundings
 
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
-from sith_hf.edits.spec import build_spec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.towers.clip import tensor_key
 from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint
 
@@ -119,7 +119,7 @@ def make_spec(folder: Path, layers: list[int], target: Path) -> None:
     columns = torch.tensor(keys).T.contiguous()
     parts = ("norm_weight", "norm_bias", "value_weight", "value_bias", "out_weight", "out_bias")
     names = [tensor_key(layer, part) for layer in layers for part in parts]
-    build_spec(
+    EditSpec.from_terms(
         layer=columns[0],
         head=columns[1],
         vector=columns[2],

@@ -25,7 +25,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition.svd import factored_svd
 from sith_hf.edits.in_memory import applied
-from sith_hf.edits.spec import EditSpec, build_spec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.images.variants import edited_copy
 from sith_hf.towers.clip import VisionTower, read_tower, tensor_key
 
@@ -70,7 +70,7 @@ def random_edit(tower: VisionTower, layers: range, vectors: int, generator: torc
             for name, value in zip(terms, values, strict=True):
                 terms[name].append(value)
     touched = {tensor_key(layer, part) for layer in layers for part in ("out_weight", "out_bias")}
-    return build_spec(
+    return EditSpec.from_terms(
         **{name: torch.tensor(terms[name]) for name in ("layer", "head", "vector")},
         write=torch.stack(terms["write"]),
         row=torch.stack(terms["row"]),

@@ -297,17 +297,6 @@ class SithEditor:
         """Write a copy of the checkpoint with its newest edit taken out (see :func:`sith_hf.checkpoint.revert`)."""
         return revert(self._source(), folder, overwrite=overwrite, progress=progress)
 
-    def with_history(self, spec: EditSpec) -> EditSpec:
-        """The edits of ``history`` and ``spec`` as one edit of the base that the oldest of them was made for.
-
-        Raises:
-            BaseMismatch: they do not compose, as where a later edit changes layers that an earlier one changed.
-        """
-        whole = spec
-        for earlier in self.history:
-            whole = earlier.compose(whole)
-        return whole
-
     def _source(self) -> Path:
         name, folder = self.loaded.name, self.loaded.folder
         if name == "in memory":

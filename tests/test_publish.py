@@ -1,21 +1,26 @@
-"""Pushing to the test Hub with the real client: what arrives, what is left alone, and what is refused."""
+"""Publishing on the test Hub with the real client: the files that arrive, the files that stay, and refusals."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 
+from sith_hf.checkpoint import save_edited
+from sith_hf.core.fingerprint import BaseRef
 from sith_hf.hub.package import Outgoing, UploadPackage, is_generated, with_checksum
-from sith_hf.recipe import Recipe
+from sith_hf.recipe import Recipe, run_recipe
 from tests.support import tiny
 from tests.support.hub import leaks, run_cli
 from tests.support.made import tiny_concepts
 from tests.support.pushing import PUSH, SENT, refused, state, writes
+from tests.support.raw import random_spec
 
 pytest_plugins = ["tests.support.push_fixtures"]
 
@@ -179,7 +184,7 @@ def test_a_name_alone_goes_to_the_user_of_the_token(hub, push):
     assert set(hub.repo("me/alone").files()) == SENT == set(hub.repo("team/ours").files())
 
 
-def test_a_dry_run_tells_everything_and_writes_nothing(hub, push, made):
+def test_a_dry_run_reports_everything_and_writes_nothing(hub, push, made):
     done = push("me/dry", dry_run=True)
     assert set(done["sent"]) == SENT
     assert (done["creates"], done["commit"], done["dry_run"]) == (True, None, True)
@@ -212,7 +217,7 @@ def test_without_a_token_nothing_is_asked(hub, worker, made):
     assert hub.requests == []
 
 
-def test_offline_is_told_before_anything(hub, worker, made):
+def test_offline_mode_is_reported_first(hub, worker, made):
     code = f"""
     constants.HF_HUB_OFFLINE = True
     try:
@@ -231,8 +236,8 @@ def test_offline_is_told_before_anything(hub, worker, made):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"create_pr": True, "revision": "next"}, "create_pr or revision"),
-        ({"privat": True}, "no privat"),
+        ({"create_pr": True, "revision": "next"}, "exclude each other"),
+        ({"privat": True}, "no option privat"),
         ({"token": "hf_ümlaut"}, "characters"),
         ({"token": "hf_abc\nX-Other: 1"}, "characters"),
     ],
@@ -256,7 +261,7 @@ def test_tokens_that_may_not(hub, push, made):
     push("me/guarded", made.other)
     before = state(hub, "me/guarded")
     for token, words in (
-        (hub.wrong_token, "does not know the token"),
+        (hub.wrong_token, "rejects the token"),
         (hub.read_token, "write access"),
         (hub.useless_token, "write access"),
         (hub.other_token, "write access"),
@@ -336,12 +341,13 @@ def test_the_command_line_answers(hub, worker, made):
     assert dry["code"] == 0
     assert "a new repository" in dry["out"]
     assert "186532" in dry["out"]
-    assert "# me/answers" in dry["out"]
+    assert "# answers" in dry["out"]
     assert all(name in dry["out"] for name in SENT)
     assert state(hub, "me/answers") is None
     as_json = json.loads(cli(str(made.edited), "--json", "--token", hub.token, token=None)["out"])
     assert set(as_json["sent"]) == SENT
     assert "nothing to do" in cli(str(made.edited))["out"]
+    assert cli(str(made.edited), "--dry-run")["out"].startswith("nothing would be sent")
     hub.seed("me/answers", {"README.md": "mine"})
     again = cli(str(made.other))
     assert "kept" in again["err"]
@@ -350,13 +356,13 @@ def test_the_command_line_answers(hub, worker, made):
     assert "sent README.md" in replaced["out"]
     assert "discussions/1" in cli(str(made.edited), "--create-pr")["out"]
     for wrong, words in (
-        ((), "give FOLDER"),
-        ((str(made.edited), "--base", "b"), "give FOLDER"),
+        ((), "give either FOLDER"),
+        ((str(made.edited), "--base", "b"), "give either FOLDER"),
         (("--base", "b"), "--spec and --recipe"),
         (("--base", "b", "--spec", "s", "--recipe", "r"), "--spec and --recipe"),
         ((str(made.edited), "--spec", "s"), "--spec and --recipe"),
         ((str(made.edited), "--create-pr", "--revision", "x"), "leave out"),
-        ((str(made.edited), "--token", hub.wrong_token), "does not know the token"),
+        ((str(made.edited), "--token", hub.wrong_token), "rejects the token"),
     ):
         done = cli(*wrong)
         assert done["code"] == 2
@@ -378,13 +384,15 @@ def test_an_edited_checkpoint_is_made_on_the_way(hub, worker, made, tmp_path):
         f"title: test\ndictionary: {{texts: [{words}]}}\ndecompose: {{layers: [1], rank: 2}}\n"
         "edits:\n- {concepts: [beach], threshold: 0.01, near: 0.1}\n"
     )
-    values = {"arguments": [*options[:2], "--recipe", str(recipe), "--repo-id", "me/r"]}
-    done = worker.do(code, hub.token, **values)
+    done = worker.do(code, hub.token, arguments=[*options[:2], "--recipe", str(recipe), "--repo-id", "me/r"])
     assert done["code"] == 0, done["err"]
     pushed = hub.repo("me/r").files()
     resolved = Recipe.from_text(pushed["sith/recipe.yaml"].decode(), "pushed")
     assert (resolved.title, resolved.decompose.layers, resolved.decompose.rank) == ("test", (1,), 2)
     assert resolved.base.sha256
+    ran = run_recipe(recipe, tmp_path / "run", overrides=[f"base.model={made.base}"])
+    assert pushed["model.safetensors"] == (ran.folder / "edited" / "model.safetensors").read_bytes()
+    assert pushed["model.safetensors"] != files["model.safetensors"]
     assert str(made.base.parent) not in pushed["sith/recipe.yaml"].decode()
     assert "title: test" in pushed["README.md"].decode()
 
@@ -456,10 +464,80 @@ def test_results_do_not_overwrite_each_other(hub, worker, made):
     assert "dictionary.safetensors" not in hub.repo("me/both", "dataset").files()
 
 
+# ---------------------------------------------------------------- the code that cards show
+
+RUN = """
+import tempfile
+printed, space = io.StringIO(), {}
+with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+    exec(shown, space)
+    written = {str(path): path.read_bytes().hex() for path in Path().rglob("*.safetensors")}
+out = {"printed": printed.getvalue().splitlines(), "written": written}
+out |= {"edit": str(space.get("edit")), "texts": getattr(space.get("concepts"), "texts", None)}
+"""
+
+
+def code_of(card):
+    """The Python code that a card shows."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
+
+
+@pytest.mark.parametrize("make", [tiny.clip_model, tiny.vision_model, tiny.projected_vision_model])
+def test_the_code_on_the_cards_of_an_edit_runs(hub, worker, push, tmp_path, make):
+    model = make()
+    name = f"me/{type(model).__name__.lower()}"
+    model.save_pretrained(tmp_path / "base")
+    commit = hub.seed(f"{name}-base", {path.name: path.read_bytes() for path in (tmp_path / "base").iterdir()})
+    local = random_spec(tmp_path / "base")
+    spec = replace(local, base=BaseRef(f"{name}-base", commit, local.base.sha256))
+    code = "out = EditSpec.from_pretrained(folder).push_to_hub(repo).repo_id"
+    for one, kind in ((spec, "spec"), (spec.inverse(), "revert")):
+        one.save_pretrained(tmp_path / kind)
+        worker.do(code, hub.token, folder=str(tmp_path / kind), repo=f"{name}-{kind}")
+    for one, kind in ((spec, "edited"), (local, "local")):
+        save_edited(tmp_path / "base", one, tmp_path / kind)
+        push(f"{name}-{kind}", tmp_path / kind)
+    cards = {k: hub.repo(f"{name}-{k}").files()["README.md"].decode() for k in ("spec", "revert", "edited", "local")}
+
+    count = len(model.state_dict())
+    expected = [
+        f"4 tensors hold the edit, {count - 4} equal the base",
+        f"4 of {count} tensors differ from the base",
+        "4 tensors restored in reverted",
+    ]
+    edited = (tmp_path / "edited" / "model.safetensors").read_bytes().hex()
+    assert f'revision="{commit}"' in cards["edited"]
+    assert worker.do(RUN, hub.token, shown=code_of(cards["edited"]))["printed"] == expected
+    place = json.dumps(str(tmp_path / "base"))
+    code = code_of(cards["local"]).replace('"path/to/the/base"', place)
+    ran = worker.do(RUN, hub.token, shown=code)
+    assert ran["printed"] == expected
+    assert list(ran["written"]) == ["reverted/model.safetensors"]
+    assert worker.do(RUN, hub.token, shown=code_of(cards["spec"]))["written"]["edited/model.safetensors"] == edited
+    assert worker.do(RUN, hub.token, shown=code_of(cards["revert"]))["edit"] == str(spec)
+    # The control: the code fails on another base.
+    message = refused(
+        lambda: worker.do(RUN, hub.token, shown=code.replace(place, json.dumps(str(tmp_path / "edited"))))
+    )
+    assert "other values" in message
+
+
+def test_the_code_on_the_cards_of_datasets_runs(hub, worker, made):
+    code = """
+    Decomposition.from_pretrained(d).push_to_hub("me/code-d")
+    ConceptDictionary.from_pretrained(c).push_to_hub("me/code-c")
+    """
+    worker.do(code, hub.token, d=str(made.root / "decomposition"), c=str(made.root / "dictionary"))
+    cards = [hub.repo(f"me/code-{kind}", "dataset").files()["README.md"].decode() for kind in "dc"]
+    shown, words = (worker.do(RUN, hub.token, shown=code_of(card)) for card in cards)
+    assert shown["printed"] == str(made.editor.decomposition.explain(1, 0, 0)).splitlines()
+    assert words["texts"] == list(tiny_concepts().texts)
+
+
 # ---------------------------------------------------------------- the parts
 
 
-def test_the_seal_breaks_with_any_change():
+def test_the_checksum_breaks_with_any_change():
     card = with_checksum("---\na: b\n---\n# Title\n\nText\n")
     assert is_generated(card)
     assert is_generated(card.replace("\n", "\r\n"))
@@ -479,10 +557,10 @@ def test_hashes_and_stale_names(tmp_path):
         assert item.size == 5
         assert item.hashes[0] == hashlib.sha256(b"hello").hexdigest()
         assert item.hashes[1] == "b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0"  # git hash-object
-    parcel = UploadPackage({"new.safetensors": b""}, lambda name: "", ("*.safetensors", "sith/*"))
+    package = UploadPackage({"new.safetensors": b""}, "", "", {}, stale=("*.safetensors", "sith/*"))
     stale = ["old.safetensors", "sith/a", "sith/base/b.safetensors"]
     assert [
-        name for name in (*stale, "new.safetensors", "x/old.safetensors", "a.txt") if parcel.is_stale(name)
+        name for name in (*stale, "new.safetensors", "x/old.safetensors", "a.txt") if package.is_stale(name)
     ] == stale
 
 
@@ -518,16 +596,8 @@ def test_results_travel_with_the_checkpoint(hub, push, made, tmp_path):
 
 
 def test_a_repository_that_may_be_somebody_elses_is_not_taken_back(hub, push, made):
-    hub.fail("create", drop=True, meanwhile=lambda: hub.seed("me/raced", {".gitattributes": ""}))
+    hub.fail("create", drop=True, meanwhile=lambda: hub.seed("me/raced-too", {".gitattributes": ""}))
     hub.fail("lfs_put", status=403, times=None)
-    refused(lambda: push("me/raced"))
+    refused(lambda: push("me/raced-too"))
     hub.heal()
-    assert hub.repo("me/raced").head()
-
-
-def test_a_dry_run_of_what_is_there_already_says_so(hub, made, tmp_path):
-    arguments = ("push-edited", str(made.edited), "--repo-id", "me/there-already")
-    assert run_cli(hub, *arguments, token=hub.token, home=tmp_path).returncode == 0
-    again = run_cli(hub, *arguments, "--dry-run", token=hub.token, home=tmp_path)
-    assert again.returncode == 0
-    assert again.stdout.startswith("nothing would be sent")
+    assert hub.repo("me/raced-too").head()

@@ -1,4 +1,4 @@
-"""Model cards: the facts they state, the code and the picture they show, and text made harmless in Markdown.
+"""Model cards: the facts they state, the picture they show, and escaping for Markdown.
 
 It imports ``edits`` and everything below.
 """
@@ -14,7 +14,7 @@ from sith_hf.cards.card import (
     picture,
     spec_card,
 )
-from sith_hf.cards.facts import CUT, FOLD, hub_base, setting_rows, shown_name, summary, vector_rows
+from sith_hf.cards.facts import CUT, FOLD, edit_setting_rows, hub_base, shown_name, summary, vector_rows
 from sith_hf.cards.markdown import TOKEN, impersonal, render
 
 __all__ = [
@@ -26,13 +26,13 @@ __all__ = [
     "TOKEN",
     "decomposition_card",
     "dictionary_card",
+    "edit_setting_rows",
     "edited_card",
     "hub_base",
     "impersonal",
     "model_card",
     "picture",
     "render",
-    "setting_rows",
     "shown_name",
     "spec_card",
     "summary",

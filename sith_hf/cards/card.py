@@ -1,4 +1,4 @@
-"""Cards: what a repository on the Hub says of an edit, a decomposition or a dictionary (README.md)."""
+"""The README.md of a repository on the Hub that holds an edit, a decomposition or a dictionary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard,
 from sith_hf.cards import facts as card_facts
 from sith_hf.cards.edit_map import edit_map
 from sith_hf.cards.markdown import render
-from sith_hf.cards.snippets import executed_parts
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
@@ -21,20 +20,20 @@ from sith_hf.files import library_versions, read_artifact
 
 TAGS = ["sith-hf", "clip", "model-editing"]
 
-# The pipeline of transformers that works with each architecture.
+# Architecture to the transformers pipeline that loads it.
 PIPELINES: Mapping[str, str] = {
     "CLIPModel": "zero-shot-image-classification",
     "CLIPVisionModel": "image-feature-extraction",
     "CLIPVisionModelWithProjection": "image-feature-extraction",
 }
 
-# Where the picture lies in the repository of an edited checkpoint, and of an edit alone.
+# Where repositories keep the picture of an edit, and the rows of a dataset.
 MAP_FILE = "sith/edit_map.png"
 DATA_FILE = "data/train.parquet"
 
 
 def edited_card(spec: EditSpec) -> str:
-    """A short account of an edit in Markdown: what was changed, and how to check and revert it."""
+    """Return a short Markdown summary of an edit: what changed, and how to verify and revert it."""
     return render("edited_checkpoint.md.j2", spec=spec, rows=spec.rows(), base=card_facts.base_name(spec.base))
 
 
@@ -48,25 +47,22 @@ def model_card(
     recipe: str | None = None,
     base_id: str | None = None,
 ) -> str:
-    """The README.md of an edited checkpoint: metadata of the Hub, and an account for people.
+    """Return the README.md of an edited checkpoint. The same arguments give the same bytes.
 
-    The code in it is run on ``folder`` while the card is made (see :func:`sith_hf.cards.snippets.executed_parts`): one
-    process, offline, a few seconds, and a copy of the checkpoint in a temporary folder. The same arguments give the
-    same bytes. The picture that it shows is :func:`sith_hf.cards.edit_map.edit_map`, at ``MAP_FILE``.
+    It shows the picture of :func:`picture`, at ``MAP_FILE``.
 
     Args:
-        folder: what :func:`sith_hf.checkpoint.save_edited` wrote.
+        folder: an edited checkpoint that :func:`sith_hf.checkpoint.save_edited` wrote.
         spec: the edit in it.
-        repo_id: the repository that the card is for.
-        base_card: the metadata of the base's card, which the license and languages are taken from.
-        evaluation: measured results, as :func:`sith_hf.cards.facts.results` describes; None where none were measured.
-        recipe: the recipe that the edit was made by, in full.
-        base_id: the Hub id that a base read from a folder records as its origin: it goes into the metadata, and
-            the card says that it was not compared with.
+        repo_id: the repository of the card.
+        base_card: the metadata of the base's card, the source of license and languages.
+        evaluation: measured results (see :class:`sith_hf.cards.facts.Results`).
+        recipe: the text of the recipe of the edit.
+        base_id: the Hub id in the configuration of a base read from a folder; used in the metadata, and the card says
+            that the two were not compared.
 
     Raises:
-        InputError: no edited checkpoint there, or another edit; an id or an evaluation that is none; or a
-            checkpoint on which the card's code does not run.
+        InputError: ``folder`` is no edited checkpoint or has another edit, or an id or the evaluation is invalid.
     """
     repo_id, folder = _checked(repo_id), Path(folder)
     pinned = card_facts.hub_base(spec.base)
@@ -75,18 +71,16 @@ def model_card(
     path = folder / "sith" / EDIT_SPEC_LAYOUT.filename
     recorded, (_, data) = EditSpec.from_pretrained(path), read_artifact(path, EDIT_SPEC_LAYOUT)
     if recorded != spec:
-        raise InputError(f"{folder} holds another edit than the card is to describe; save the checkpoint again")
-    measured = {part: card_facts.results(evaluation, part) for part in ("results", "collateral")}
-    parts = executed_parts(architecture, folder, repo_id, spec.base)
+        raise InputError(f"{folder} holds another edit than the card describes: save the checkpoint again")
+    measured = card_facts.measured_rows(evaluation)
     body = render(
         "model_card.md.j2",
         **_about(spec, repo_id),
-        recorded_origin=None if pinned else base_id,
+        recorded_base=None if pinned else base_id,
         architecture=architecture,
         map_file=MAP_FILE,
         measured=measured,
         evaluated=evaluation is not None and any(measured.values()),
-        parts=parts,
         recipe=recipe,
         texts=card_facts.card_texts(recipe),
         after=recorded.edited_sha256 or {},
@@ -106,16 +100,16 @@ def model_card(
 
 
 def picture(folder: Path, spec: EditSpec) -> bytes:
-    """The PNG that :func:`model_card` shows, for ``MAP_FILE`` of the repository. Raises InputError as it does."""
+    """Return the PNG that :func:`model_card` shows. Raises InputError for a folder that is no CLIP checkpoint."""
     _, layers = card_facts.config_of(Path(folder))
     return edit_map(spec, layers, card_facts.number_of_heads(spec))
 
 
 def spec_card(spec: EditSpec, *, repo_id: str) -> str:
-    """The README.md of an edit that is published alone, as a model repository.
+    """Return the README.md of an edit that is published without the model.
 
     Raises:
-        InputError: ``repo_id`` is none.
+        InputError: ``repo_id`` is not the id of a repository.
     """
     repo_id = _checked(repo_id)
     base_id = card_facts.hub_base(spec.base)
@@ -125,10 +119,10 @@ def spec_card(spec: EditSpec, *, repo_id: str) -> str:
 
 
 def decomposition_card(decomposition: Decomposition, *, repo_id: str) -> str:
-    """The README.md of a decomposition published as a dataset, its rows in ``DATA_FILE``.
+    """Return the README.md of a decomposition published as a dataset, with its rows in ``DATA_FILE``.
 
     Raises:
-        InputError: ``repo_id`` is none.
+        InputError: ``repo_id`` is not the id of a repository.
     """
     repo_id = _checked(repo_id)
     _, heads, rank = decomposition.singular_values.shape
@@ -155,10 +149,10 @@ def decomposition_card(decomposition: Decomposition, *, repo_id: str) -> str:
 
 
 def dictionary_card(dictionary: ConceptDictionary, *, repo_id: str) -> str:
-    """The README.md of a concept dictionary published as a dataset, its rows in ``DATA_FILE``.
+    """Return the README.md of a dictionary published as a dataset, with its rows in ``DATA_FILE``.
 
     Raises:
-        InputError: ``repo_id`` is none.
+        InputError: ``repo_id`` is not the id of a repository.
     """
     repo_id = _checked(repo_id)
     encoder = dictionary.encoder
@@ -168,11 +162,7 @@ def dictionary_card(dictionary: ConceptDictionary, *, repo_id: str) -> str:
         code_id=f'"{repo_id}"',
         data_file=DATA_FILE,
         dictionary=dictionary,
-        encoder=None
-        if encoder is None
-        else encoder
-        if card_facts.repo_name(encoder)
-        else card_facts.shown_name(encoder),
+        encoder=None if encoder is None else card_facts.encoder_name(encoder),
         size=None if dictionary.embeddings is None else dictionary.embeddings.shape[1],
         sample=dictionary.texts[:: max(1, len(dictionary) // 20)][:20],
         categories=sorted(set(dictionary.categories or ())),
@@ -182,7 +172,7 @@ def dictionary_card(dictionary: ConceptDictionary, *, repo_id: str) -> str:
 
 
 def _about(spec: EditSpec, repo_id: str) -> dict[str, Any]:
-    """What both cards of an edit say."""
+    """Return the data that both cards of an edit use."""
     rows, pinned = card_facts.vector_rows(spec), card_facts.hub_base(spec.base)
     return {
         "repo_id": repo_id,
@@ -197,7 +187,7 @@ def _about(spec: EditSpec, repo_id: str) -> dict[str, Any]:
         "cut": len(rows) - len(rows[: card_facts.CUT]),
         "fold": len(rows) > card_facts.FOLD,
         "heads": card_facts.number_of_heads(spec),
-        "settings": card_facts.setting_rows(spec.settings if spec.origin is None else spec.origin.decomposition),
+        "settings": card_facts.edit_setting_rows(spec),
     }
 
 
@@ -220,7 +210,7 @@ def _model_index(repo_id: str, task: str, measured: list[dict[str, Any]]) -> dic
 
 
 def _slug(text: str) -> str:
-    """``text`` as an identifier: a Hub id stays what it is."""
+    """Return ``text`` as an identifier; a Hub id is unchanged."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "other" if not card_facts.repo_name(text) else text
 
 
@@ -234,11 +224,11 @@ def _dataset_metadata(title: str, config: str) -> DatasetCardData:
 
 def _checked(repo_id: str) -> str:
     if not isinstance(repo_id, str) or card_facts.repo_name(repo_id) is None:
-        raise InputError(f"{repo_id!r} cannot be the id of a repository on the Hub; name it like me/name")
+        raise InputError(f"{repo_id!r} cannot be the id of a repository on the Hub: use namespace/name")
     return repo_id
 
 
 def _assembled(kind: type[ModelCard] | type[DatasetCard], metadata: Any, body: str) -> str:
-    # The body comes in as a value: nothing in it is a template any more.
+    # The body is a value, so that Jinja does not read it as a template.
     card = kind.from_template(metadata, template_str="---\n{{ card_data }}\n---\n\n{{ body }}", body=body)
     return f"{str(card).rstrip()}\n"

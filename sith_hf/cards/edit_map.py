@@ -1,4 +1,4 @@
-"""The picture of a model card: which heads of which layers an edit touches, and with what gains."""
+"""The picture of a model card: the edited heads of each layer, coloured by gain."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import pairwise
 from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
+from sith_hf.core.colours import FAINT, INK
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 Colour = tuple[int, int, int]
 
-# Gain to colour: blue below 1, orange above it, equally dark at equal steps, told apart by every kind of eye.
+# Gain to colour: blue below 1, orange above, darker away from 1; readers with any colour vision can separate them.
 SCALE: tuple[tuple[float, Colour], ...] = (
     (-1.0, (16, 42, 92)),
     (0.0, (44, 123, 190)),
@@ -33,32 +34,32 @@ TICKS = (
     (3.0, "3", "and above"),
 )
 
-PAPER, INK, FAINT = (255, 255, 255), (32, 36, 42), (104, 112, 122)
+PAPER = (255, 255, 255)
 EMPTY, FRAME, EDGE = (243, 244, 246), (214, 218, 223), (66, 72, 80)
 
-# Everything is measured in these pixels; the picture is twice as fine as it is shown on an ordinary screen.
+# In pixels; an ordinary screen shows the picture at half its size.
 LEFT, TOP, RIGHT, BOTTOM = 108, 190, 76, 190
 LEGEND = 640
 
 
 def edit_map(spec: EditSpec, num_layers: int, num_heads: int) -> bytes:
-    """A PNG of layers (rows, the first on top) by heads (columns); each edited vector is a square coloured by its gain.
+    """Draw a PNG of layers (rows, first on top) by heads (columns); a square for each edited vector shows its gain.
 
-    Vectors of one head stand side by side in its cell, by number. Gains beyond the ends of the scale have the colours
-    of its ends. The same spec gives the same bytes, with one version of Pillow.
+    Squares of one head are sorted by vector number. Gains beyond the scale have the colours of its ends. The same spec
+    gives the same bytes, with one version of Pillow.
 
     Args:
         spec: the edit.
-        num_layers: how many layers the tower has.
-        num_heads: how many heads a layer has.
+        num_layers: the number of layers of the tower.
+        num_heads: the number of heads of a layer.
 
     Raises:
-        InputError: the edit touches a layer or head that a tower of this size does not have.
+        InputError: the edit changes a layer or head that the tower does not have.
     """
     from PIL import Image, ImageDraw
 
     if any(layer >= num_layers or head >= num_heads for layer, head, _ in spec.keys):
-        raise InputError(f"the edit is not for a tower of {num_layers} layers of {num_heads} heads")
+        raise InputError(f"the edit does not fit a tower of {num_layers} layers of {num_heads} heads: use its base")
     cell = min(76, max(48, 1160 // max(num_heads, num_layers)))
     width = max(LEFT + num_heads * cell + RIGHT, LEFT + LEGEND + RIGHT)
     height = TOP + num_layers * cell + BOTTOM
@@ -80,7 +81,7 @@ def edit_map(spec: EditSpec, num_layers: int, num_heads: int) -> bytes:
 
 
 def colour(gain: float) -> Colour:
-    """The colour of a gain: between the points of SCALE in a straight line, beyond its ends that of the end."""
+    """Interpolate the colour of a gain between the points of SCALE; beyond its ends the colour is constant."""
     if gain <= SCALE[0][0]:
         return SCALE[0][1]
     for (low, below), (high, above) in pairwise(SCALE):
@@ -100,7 +101,7 @@ def _title(draw: ImageDraw, spec: EditSpec, heads: int) -> None:
 
 def _axes(draw: ImageDraw, cell: int, num_layers: int, num_heads: int) -> None:
     _text(draw, (LEFT, TOP - 68), "head", 23, FAINT)
-    # Two numbers must not run into each other where cells are small.
+    # Small cells have no room for every number.
     across = 1 if cell >= 44 or num_heads <= 10 else 2
     for head in range(0, num_heads, across):
         _text(draw, (LEFT + head * cell + cell // 2, TOP - 12), str(head), 22, INK, "ms")
@@ -110,7 +111,7 @@ def _axes(draw: ImageDraw, cell: int, num_layers: int, num_heads: int) -> None:
 
 
 def _cell(draw: ImageDraw, x: int, y: int, cell: int, gains: list[float]) -> None:
-    """A head: an empty field, or the squares of its edited vectors in it."""
+    """Draw a head: an empty field, or the squares of its edited vectors."""
     draw.rounded_rectangle((x + 2, y + 2, x + cell - 3, y + cell - 3), radius=5, fill=EMPTY, outline=FRAME)
     if not gains:
         return
@@ -118,19 +119,19 @@ def _cell(draw: ImageDraw, x: int, y: int, cell: int, gains: list[float]) -> Non
     pad, gap = 6, 3 if side < 4 else 1
     step = max(2, (cell - 2 * pad + gap) // side)
     size = max(1, step - gap)
-    # The block of squares stands in the middle of the cell.
+    # Centre the block of squares in the cell.
     across, down = min(len(gains), side), ceil(len(gains) / side)
     x, y = (start + (cell - 1 - count * step + gap) // 2 for start, count in ((x, across), (y, down)))
     for number, gain in enumerate(gains):
         left, top = x + (number % side) * step, y + (number // side) * step
-        # Gains near 1 are almost white, and seen by their edge.
+        # Gains near 1 are almost white: their outline shows them.
         draw.rectangle(
             (left, top, left + size - 1, top + size - 1), fill=colour(gain), outline=EDGE if size > 5 else None
         )
 
 
 def _legend(draw: ImageDraw, y: int) -> None:
-    """The colour bar with its ticks."""
+    """Draw the colour bar with its ticks."""
     low, high = SCALE[0][0], SCALE[-1][0]
     _text(draw, (LEFT, y - 8), "gain", 23, FAINT)
     top, bottom = y + 28, y + 56
@@ -144,7 +145,7 @@ def _legend(draw: ImageDraw, y: int) -> None:
         _text(draw, (x, bottom + 42), meaning, 21, FAINT, "ma")
 
 
-def _text(draw: ImageDraw, at: tuple[int, int], text: str, size: int, fill: Colour, anchor: str = "la") -> None:
+def _text(draw: ImageDraw, at: tuple[int, int], text: str, size: int, fill: str, anchor: str = "la") -> None:
     from PIL import ImageFont
 
     draw.text(at, text, fill=fill, font=ImageFont.load_default(size), anchor=anchor)

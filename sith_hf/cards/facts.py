@@ -1,9 +1,8 @@
-"""What a card says of an edit, as plain data and plain sentences: for the templates, which make it harmless."""
+"""The facts that a card states, as plain data and sentences; the templates escape them."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,57 +10,59 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
+from pydantic import Field
 
 from sith_hf.cards.markdown import impersonal
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
+from sith_hf.core.settings import Settings
 from sith_hf.decomposition import Explanation
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
+from sith_hf.hub import is_repo_id
 from sith_hf.pursuit import METHODS
 from sith_hf.towers import check_family
 
-# A longer table is folded, and a much longer one cut: a card is read by people.
+# Rows from which a table is folded, and at which it is cut.
 FOLD, CUT = 20, 1000
 
 
 def hub_base(base: BaseRef) -> str | None:
-    """The Hub id of a base, or None where it is a folder or a model in memory.
+    """Return the Hub id of a base; None for a folder or a model in memory.
 
-    Only a repository has a commit, so a name without one is no Hub id, even if it looks like one.
+    Only a repository has a commit, so that a name without one is no Hub id, even if it looks like one.
     """
     pinned = base.revision is not None and re.fullmatch(r"[0-9a-f]{40}", base.revision)
     return base.name if pinned and "/" in base.name and repo_name(base.name) else None
 
 
 def repo_name(repo_id: str) -> str | None:
-    """``repo_id`` if it can be the id of a repository on the Hub, else None."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError:
-        return None
-    return repo_id if repo_id.isascii() else None
+    """Return ``repo_id`` if it can be the id of a repository on the Hub, else None."""
+    return repo_id if is_repo_id(repo_id) and repo_id.isascii() else None
 
 
 def shown_name(name: str) -> str:
-    """What a card calls weights that are not on the Hub: the last part of their path, so that no folder is told."""
+    """Return the last part of a local path, so that a card reveals no folders."""
     last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
     return "a model in memory" if last in ("", "in memory") else last
 
 
+def encoder_name(name: str) -> str:
+    """Return the name of a text tower in cards: a Hub id, or the last part of a path."""
+    return name if repo_name(name) else shown_name(name)
+
+
 def base_name(base: BaseRef) -> str:
-    """What a card calls the base: its Hub id, or the last part of its path."""
+    """Return the name of a base in cards: its Hub id, or the last part of its path."""
     return hub_base(base) or shown_name(base.name)
 
 
 def config_of(folder: Path) -> tuple[str, int]:
-    """The architecture and the number of layers of a checkpoint's vision tower, from its ``config.json``.
+    """Read the architecture of a checkpoint and the number of layers of its vision tower from ``config.json``.
 
     Raises:
-        UnsupportedModel: an architecture without a vision tower to edit.
-        InputError: no ``config.json``, or one without these facts.
+        UnsupportedModel: another family or architecture.
+        InputError: ``config.json`` is missing or damaged.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -73,17 +74,17 @@ def config_of(folder: Path) -> tuple[str, int]:
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{folder}/config.json does not describe a CLIP model ({type(error).__name__})") from None
     if not isinstance(layers, int) or isinstance(layers, bool) or not 0 < layers <= 1000:
-        raise InputError(f"{folder}/config.json says that the vision tower has {layers!r} layers")
+        raise InputError(f"{folder}/config.json: num_hidden_layers is {layers!r}; expected a number from 1 to 1000")
     return architecture, layers
 
 
 def number_of_heads(spec: EditSpec) -> int:
-    """The heads of a layer of the tower that the spec was made for."""
+    """Return the number of heads in a layer of the spec's tower."""
     return int(spec.write.shape[1]) // int(spec.row.shape[1])
 
 
 def summary(spec: EditSpec) -> str:
-    """What was changed, in one sentence, without any text from outside."""
+    """Return what changed, in one sentence, without any text from outside."""
     heads = len({key[:2] for key in spec.keys})
     layers = spec.layers
     vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
@@ -91,7 +92,8 @@ def summary(spec: EditSpec) -> str:
     where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {_listed([str(n) for n in layers])}"
     changes = Counter(_verb(gain) for gain in spec.gain.tolist())
     how = _listed([f"{count} {verb}" for verb, count in changes.items()])
-    return f"{vectors} in {heads} attention {head} of {where} {'has' if len(spec) == 1 else 'have'} another gain: {how}"
+    change = "has a new gain" if len(spec) == 1 else "have new gains"
+    return f"{vectors} in {heads} attention {head} of {where} {change}: {how}"
 
 
 def _verb(gain: float) -> str:
@@ -107,40 +109,40 @@ def _listed(items: Sequence[str]) -> str:
 
 
 def topics(spec: EditSpec, limit: int = 5) -> list[str]:
-    """The concepts that the edited vectors speak of most, by weight times the size of the change; texts from outside.
+    """Return the main concepts of the edited vectors, by weight times change of gain; texts from outside.
 
-    Empty where the spec does not record explanations.
+    Empty if the spec does not record explanations.
     """
     total: dict[str, float] = {}
-    if spec.origin is not None:
-        for gain, poles in zip(spec.gain.tolist(), spec.origin.explanations, strict=True):
+    if spec.provenance is not None:
+        for gain, poles in zip(spec.gain.tolist(), spec.provenance.explanations, strict=True):
             for text, weight in (pair for pole in poles for pair in pole.concepts):
                 total[text] = total.get(text, 0.0) + weight * abs(gain - 1)
     return sorted(total, key=lambda text: (-total[text], text))[:limit]
 
 
 def vector_rows(spec: EditSpec) -> list[dict[str, Any]]:
-    """The edited vectors for a table: ``layer, head, vector, gain, label, reason, plus, minus``.
+    """Return table rows of the edited vectors: ``layer, head, vector, gain, label, reason, plus, minus``.
 
-    ``plus`` and ``minus`` are the explanations of the poles, None where they are not recorded.
+    ``plus`` and ``minus`` are the explanations of the poles, None if not recorded.
     """
     rows = []
     for i, row in enumerate(spec.rows()):
         poles: dict[str, Explanation] = {}
-        if spec.origin is not None:
-            poles = {pole.pole: pole for pole in spec.origin.explanations[i]}
-        reason = "" if spec.origin is None else spec.origin.reasons[i]
+        if spec.provenance is not None:
+            poles = {pole.pole: pole for pole in spec.provenance.explanations[i]}
+        reason = "" if spec.provenance is None else spec.provenance.reasons[i]
         rows.append({**row, "reason": reason, "plus": poles.get("+"), "minus": poles.get("-")})
     return rows
 
 
 _SETTINGS = {
     "method": "method",
-    "sparsity": "concepts for each pole, at most",
+    "sparsity": "maximum number of concepts per pole",
     "coherence_weight": "coherence weight (lambda)",
-    "fold": "layer norm folded in",
-    "centre": "all-ones direction dropped",
-    "image_mean": "mean of images given",
+    "fold": "layer norm folded into the weights",
+    "centre": "all-ones direction removed",
+    "image_mean": "image mean used",
     "dictionary_size": "concepts in the dictionary",
     "dictionary_sha256": "sha256 of the dictionary",
     "template": "prompt of the dictionary",
@@ -149,14 +151,18 @@ _SETTINGS = {
 }
 
 
+def edit_setting_rows(spec: EditSpec) -> list[tuple[str, str]]:
+    """Return :func:`setting_rows` of the decomposition of an edit, as far as the spec records them."""
+    return setting_rows(spec.settings if spec.provenance is None else spec.provenance.decomposition)
+
+
 def setting_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The settings of a decomposition as (name, value) for a table, the known ones first; texts from outside."""
+    """Return the settings of a decomposition as (name, value), the known ones first; texts from outside."""
     rows = []
     for key in [*(k for k in _SETTINGS if k in settings), *sorted(k for k in settings if k not in _SETTINGS)]:
         value = settings[key]
         if key == "encoder" and isinstance(value, str):
-            # A Hub id or a folder: nothing says which.
-            value = value if repo_name(value) else shown_name(value)
+            value = encoder_name(value)
         elif key == "method" and isinstance(value, str) and value in METHODS:
             value = f"{METHODS[value].title} ({METHODS[value].source})"
         elif isinstance(value, bool) or value is None:
@@ -167,84 +173,60 @@ def setting_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def results(evaluation: Mapping[str, Any] | None, part: str) -> list[dict[str, Any]]:
-    """The measured results of one part of an evaluation, checked.
+class MeasuredResult(Settings):
+    """One measured result."""
+
+    dataset: str = Field(min_length=1)
+    metric: str = Field(min_length=1)
+    base: float
+    edited: float
+    split: str | None = None
+    samples: int | None = Field(default=None, ge=0)
+    interval: tuple[float, float] | None = None
+    """The 95 % interval of ``edited - base``, lower end first."""
+
+
+class Results(Settings):
+    """What an evaluation measured: on the task of the edit, and beside it."""
+
+    results: tuple[MeasuredResult, ...] | None = None
+    collateral: tuple[MeasuredResult, ...] | None = None
+
+
+def measured_rows(evaluation: Mapping[str, Any] | None) -> dict[str, list[dict[str, Any]]]:
+    """Return the table rows of ``results`` and ``collateral``; their texts are sanitized.
 
     Args:
-        evaluation: ``{"results": [...], "collateral": [...]}``, both optional. An entry has ``dataset`` and
-            ``metric`` (texts), ``base`` and ``edited`` (finite numbers), and may have ``split`` (text),
-            ``samples`` (a count) and ``interval`` (two numbers, between which ``edited - base`` lies with 95 %).
-            None is an evaluation that was not made.
-        part: ``"results"`` or ``"collateral"``.
-
-    Returns:
-        the entries, each with all seven keys; texts are on one line, cut, without tokens and local folders.
+        evaluation: plain data of the form of :class:`Results`; None if nothing was measured.
 
     Raises:
-        InputError: the evaluation is anything else.
+        InputError: the evaluation has another form.
     """
-    known = {"dataset", "metric", "base", "edited", "split", "samples", "interval"}
-    if evaluation is None:
-        return []
-    if not isinstance(evaluation, Mapping) or not set(evaluation) <= {"results", "collateral"}:
-        raise InputError('an evaluation is {"results": [...], "collateral": [...]}')
-    found = []
-    for item in evaluation.get(part) or []:
-        if not isinstance(item, Mapping) or not {"dataset", "metric", "base", "edited"} <= set(item) <= known:
-            raise InputError(
-                f"a result has dataset, metric, base, edited, and perhaps split, samples and interval; got {item!r}"
-            )
-        texts = [item["dataset"], item["metric"], item.get("split") or ""]
-        samples = item.get("samples")
-        count = samples is None or (isinstance(samples, int) and not isinstance(samples, bool) and samples >= 0)
-        if not all(isinstance(text, str) for text in texts) or not texts[0] or not texts[1] or not count:
-            raise InputError(f"dataset, metric and split of a result are texts, samples is a count; got {item!r}")
-        dataset, metric, split = (sanitize(impersonal(text)) for text in texts)
-        base, edited = (_measured(item[key]) for key in ("base", "edited"))
-        interval = item.get("interval")
-        if interval is not None:
-            if not isinstance(interval, (list, tuple)) or len(interval) != 2:
-                raise InputError(f"an interval is two numbers, the lower first; got {interval!r}")
-            interval = tuple(_measured(value) for value in interval)
-        found.append(
-            {
-                "dataset": dataset,
-                "metric": metric,
-                "split": split,
-                "base": base,
-                "edited": edited,
-                "samples": samples,
-                "interval": interval,
-            }
-        )
-    return found
+    found = Results() if evaluation is None else Results.from_data(evaluation, "the evaluation for the card")
+    parts = {"results": found.results or (), "collateral": found.collateral or ()}
+    return {name: [_row(item) for item in items] for name, items in parts.items()}
+
+
+def _row(item: MeasuredResult) -> dict[str, Any]:
+    texts = {name: sanitize(impersonal(getattr(item, name) or "")) for name in ("dataset", "metric", "split")}
+    return {**item.model_dump(), **texts}
 
 
 def card_texts(recipe: str | None) -> dict[str, str]:
-    """What a recipe says for the card: ``intended_use`` and ``limitations``, where they are; texts from outside.
-
-    Args:
-        recipe: its YAML. Anything that is no recipe says nothing.
-    """
+    """Return ``intended_use`` and ``limitations`` of a recipe's YAML, where present; texts from outside."""
     try:
         data = yaml.safe_load(recipe or "")
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}
-    said = data.get("card") if isinstance(data, dict) else None
-    found = said if isinstance(said, dict) else {}
+    section = data.get("card") if isinstance(data, dict) else None
+    found = section if isinstance(section, dict) else {}
     return {key: found[key] for key in ("intended_use", "limitations") if isinstance(found.get(key), str)}
 
 
-def _measured(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"a measured value is a finite number; got {value!r}")
-    return float(value)
-
-
 def inherited(base_card: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a card takes over from the metadata of its base's card: the license and the languages.
+    """Return the license and the languages in the metadata of the base's card.
 
-    A value that is not of the form that the Hub knows is left out, so that nothing else comes in by this way.
+    A value of a form that the Hub does not know is dropped, so that nothing else gets into the card.
     """
     card = base_card if isinstance(base_card, Mapping) else {}
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The Jinja templates in ``hub_cards/``: rendering them, and making text from outside harmless in them."""
+"""Render the Jinja templates in ``hub_cards/``, and escape text from outside in them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from sith_hf.core.escaping import sanitize
 
-# What Markdown, its table, mathematics and autolink extensions, and emoji codes give a meaning to.
+# Characters with a meaning in Markdown, its extensions (tables, mathematics, autolinks) and emoji codes.
 _MARKS = "\\`*_{}[]()#+!|~$:@^="
 
 TOKEN = re.compile(r"(?<![A-Za-z0-9_])(hf_|api_org_)[A-Za-z0-9]{16,}")
@@ -19,18 +19,18 @@ _PATH = re.compile(
 
 
 def render(name: str, **data: Any) -> str:
-    """A template of ``hub_cards/`` filled in. Every text from outside passes the filter ``cell`` or ``fenced`` in it.
+    """Render a template of ``hub_cards/``, in which the filters ``cell`` and ``fenced`` escape every text from outside.
 
     Args:
-        name: the template's file name.
-        data: what it is filled with; a name that the template uses and that is missing here is an error.
+        name: the file name of the template.
+        data: its variables; a missing one is an error.
     """
     return str(environment().get_template(name).render(**data))
 
 
 @cache
 def environment() -> Any:
-    """The ``jinja2.Environment`` of the templates, with the filters ``cell``, ``fenced`` and ``number``."""
+    """Return the Jinja environment of the templates, with the filters ``cell``, ``fenced`` and ``number``."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     folder = files("sith_hf.hub_cards")
@@ -46,10 +46,10 @@ def environment() -> Any:
 
 
 def markdown_text(value: object, limit: int = 200) -> str:
-    """Text that means nothing to Markdown, to a Markdown table, or to the HTML that they become.
+    """Escape text for Markdown, Markdown tables and HTML, anywhere in a line.
 
-    It stands on one line, is cut at ``limit`` characters, and names neither a token nor a local folder
-    (:func:`impersonal`). It may stand anywhere in a line, the beginning included.
+    The result is one line of at most ``limit`` characters before escaping, without tokens and local folders
+    (:func:`impersonal`).
     """
     text = sanitize(impersonal(str(value)), limit)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -61,7 +61,7 @@ def markdown_text(value: object, limit: int = 200) -> str:
 
 
 def fenced(value: object, language: str = "") -> str:
-    """Text of any length as a Markdown code block, line by line, that nothing in it can close."""
+    """Return text of any length as a Markdown code block that no line of it can close."""
     lines = [sanitize(line, len(line)) for line in impersonal(str(value)).replace("\t", "    ").split("\n")]
     while lines and not lines[-1].strip():
         lines.pop()
@@ -71,10 +71,10 @@ def fenced(value: object, language: str = "") -> str:
 
 
 def impersonal(text: str) -> str:
-    """``text`` without tokens of the Hub, and with absolute local paths cut down to their last part."""
+    """Remove tokens of the Hub from ``text``, and shorten absolute local paths to their last part."""
     return _PATH.sub("…/", TOKEN.sub(r"\1…", text))
 
 
 def number(value: float) -> str:
-    """A number with three significant digits."""
+    """Format a number with three significant digits."""
     return f"{value:.3g}"

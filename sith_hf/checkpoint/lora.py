@@ -1,8 +1,8 @@
-"""Write an edit as a LoRA adapter that ``peft`` loads beside the base, instead of as a copy of the whole checkpoint.
+"""Export an edit as a LoRA adapter that ``peft`` loads beside the base.
 
-An edit adds to the output projection of a layer a matrix of the rank of its terms, and a constant: that is what a LoRA
-adapter with a bias holds. Both files are in the layout that peft documents
-(https://huggingface.co/docs/peft/developer_guides/checkpoint), so writing them needs no peft; loading them does.
+An edit adds a low-rank matrix and a constant to the output projection of a layer, exactly what a LoRA adapter with a
+bias holds. The files have the layout that peft documents
+(https://huggingface.co/docs/peft/developer_guides/checkpoint), so that only loading them needs peft.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from huggingface_hub import ModelCardData
 from safetensors.torch import save
 from torch import Tensor
 
-from sith_hf.cards import CUT, FOLD, TAGS, hub_base, render, setting_rows, summary, vector_rows
+from sith_hf.cards import CUT, FOLD, TAGS, edit_setting_rows, hub_base, render, summary, vector_rows
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import library_versions, new_folder
 from sith_hf.hub import CARD
 from sith_hf.towers import SUPPORTED, tensor_key
 
-# The names by which peft looks for its two files, and the prefix that it puts before every module's name.
+# The names of peft's two files, and the prefix of every module's name in a peft model.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _WRAPPED = "base_model.model."
 
 
 @dataclass(frozen=True, eq=False)
 class LoraFactors:
-    """The edit of one layer as LoRA has it: ``out_proj(x) + up @ (down @ x) + bias``, one row of ``down`` a term.
+    """The edit of one layer in LoRA's form: ``out_proj(x) + up @ (down @ x) + bias``, a row of ``down`` per term.
 
     Attributes:
         down: lora_A, ``[r, D]`` float32; a term's row is zero outside its head's columns.
@@ -50,10 +50,10 @@ class LoraFactors:
 
 
 def lora_factors(spec: EditSpec) -> dict[int, LoraFactors]:
-    """The edit of each layer as a product of two factors, terms in the order of the spec (METHOD.md sec. 6).
+    """Write the edit of each layer as a product of two factors, terms in the order of the spec (Method, sec. 6).
 
-    The largest entries of a term's two factors are brought to within a factor of two of each other, so that neither
-    factor is lost in half precision; by a power of two, which rounds nothing.
+    The largest entries of a term's two factors are balanced to within a factor of two, so that both survive half
+    precision. The scale is a power of two, which rounds nothing.
 
     Raises:
         InputError: a change beyond float32.
@@ -80,7 +80,7 @@ def lora_factors(spec: EditSpec) -> dict[int, LoraFactors]:
 
 
 def _balance(one: float, other: float) -> float:
-    """A power of two by which to multiply something of size ``one``, and to divide something of size ``other``."""
+    """Return the power of two that balances sizes ``one``, to be multiplied, and ``other``, to be divided by it."""
     if not one or not other:
         return 1.0
     return 2.0 ** round((math.log2(other) - math.log2(one)) / 2)
@@ -88,17 +88,17 @@ def _balance(one: float, other: float) -> float:
 
 @cache
 def output_projection(architecture: str) -> str:
-    """The name that the output projections have in a model of this class, with ``{layer}`` for the layer's number.
+    """Return the name of the output projections in a model of this class, with ``{layer}`` for the layer's number.
 
-    It is read off the class in the ``transformers`` at hand: an adapter for another name would edit nothing, and
-    from transformers 5.6 on a ``CLIPVisionModel`` has other names than the two classes that contain one.
+    It is read from the installed ``transformers``: an adapter with another name would edit nothing, and since
+    transformers 5.6 a ``CLIPVisionModel`` has other names than the two classes that contain one.
 
     Raises:
-        UnsupportedModel: not a class whose vision tower can be edited.
+        UnsupportedModel: another class than the supported ones.
     """
     known = [name for names in SUPPORTED.values() for name in names]
     if architecture not in known:
-        raise UnsupportedModel(f"{architecture!r} is no class to write an adapter for; there are {', '.join(known)}")
+        raise UnsupportedModel(f"{architecture!r} is not a supported class; use one of {', '.join(known)}")
     import transformers
 
     vision = {"hidden_size": 4, "intermediate_size": 4, "num_attention_heads": 1, "num_hidden_layers": 1}
@@ -116,7 +116,7 @@ def output_projection(architecture: str) -> str:
 
 
 def adapter_config(spec: EditSpec, architecture: str = "CLIPModel") -> dict[str, Any]:
-    """The contents of ``adapter_config.json``: only what every release of peft that runs with transformers 5 knows.
+    """Return the content of ``adapter_config.json``, with keys that every peft for transformers 5 knows.
 
     Raises:
         UnsupportedModel: as for :func:`output_projection`.
@@ -136,10 +136,10 @@ def adapter_config(spec: EditSpec, architecture: str = "CLIPModel") -> dict[str,
         "base_model_name_or_path": base,
         "revision": None if base is None else spec.base.revision,
         "inference_mode": True,
-        # One pattern, not a list of names: peft takes a listed name for the end of a longer one, and would find
-        # encoder.layers.0 in a CLIPModel, twice, load nothing there, and say no word.
+        # One pattern, not a list: peft matches a listed name as a suffix, and would find encoder.layers.0 twice in a
+        # CLIPModel, load nothing there, and not report it.
         "target_modules": "|".join(re.escape(module) for module in ranks),
-        # Scale 1 everywhere, also for a reader that knows nothing of patterns.
+        # Scale 1 everywhere, also for readers that ignore the patterns.
         "r": max(ranks.values()),
         "lora_alpha": max(ranks.values()),
         "rank_pattern": ranks,
@@ -160,33 +160,33 @@ def export_adapter(
 ) -> Path:
     """Write the edit as a LoRA adapter: ``adapter_config.json``, ``adapter_model.safetensors`` and a card.
 
-    ``PeftModel.from_pretrained(base, folder)`` is then the base with the edit, where ``base`` is a model of the class
-    ``architecture`` with the weights that the edit was made for; peft does not check that it has them.
-    The adapter's scale is the strength of the edit, bias included. peft need not be installed.
+    ``PeftModel.from_pretrained(base, folder)`` is the edited model, for a ``base`` of the class ``architecture`` with
+    the weights that the edit was made for; peft does not check these. The adapter's scale is the strength of the
+    edit, bias included. The export does not need peft.
 
     Args:
         spec: the edit.
         folder: a folder that does not exist or is empty.
-        architecture: the class that will be loaded: ``CLIPModel``, ``CLIPVisionModel`` or
-            ``CLIPVisionModelWithProjection``. The first and the last share their names; the second needs its own.
-        overwrite: replace a ``folder`` that is not empty; the old one goes when the new one is whole.
+        architecture: the class of the base: ``CLIPModel``, ``CLIPVisionModel`` or ``CLIPVisionModelWithProjection``.
+            An adapter for the first also fits the last; the second needs its own.
+        overwrite: replace a ``folder`` that is not empty, after the new one is complete.
 
     Returns:
         the folder.
 
     Raises:
-        InputError: a spec that changes nothing, or that takes an edit away; a folder in use; a change beyond float32.
+        InputError: a spec that changes nothing, or a revert; a folder in use; a change beyond float32.
         UnsupportedModel: another class.
-        OutputError: the folder could not be written; nothing stands under its name.
+        OutputError: the folder could not be written; it is as it was.
     """
     if not spec:
-        raise InputError("the edit changes nothing: no vector has a gain other than 1")
+        raise InputError("the edit changes nothing: every gain is 1")
     if spec.reverts:
-        raise InputError("this spec takes an edit away: export the edit itself; without its adapter, the base is back")
+        raise InputError("this spec removes an edit: export the edit itself, and unload its adapter to get the base")
     config, factors = adapter_config(spec, architecture), lora_factors(spec)
     content = save(_tensors(factors, output_projection(architecture)), {"format": "pt"})
     card = adapter_card(spec, config)
-    # What must not be overwritten: the base where it is a folder here, else at least this program.
+    # Protect a local base from being overwritten, else at least this program.
     local = os.path.isfile(os.path.join(spec.base.name, "config.json"))
     source = Path(spec.base.name) if local else Path(__file__)
     with new_folder(source, Path(folder), overwrite) as work:
@@ -205,7 +205,7 @@ def _tensors(factors: Mapping[int, LoraFactors], name: str) -> dict[str, Tensor]
 
 
 def adapter_card(spec: EditSpec, config: Mapping[str, Any]) -> str:
-    """The card of an adapter with this ``adapter_config.json``: Markdown after a head of YAML."""
+    """Return the README.md of an adapter with this ``adapter_config.json``."""
     base = config["base_model_name_or_path"]
     metadata = ModelCardData(
         base_model=base,
@@ -224,8 +224,8 @@ def adapter_card(spec: EditSpec, config: Mapping[str, Any]) -> str:
         rows=rows[:CUT],
         cut=max(0, len(rows) - CUT),
         fold=len(rows) > FOLD,
-        explained=spec.origin is not None,
-        settings=setting_rows(spec.settings if spec.origin is None else spec.origin.decomposition),
+        explained=spec.provenance is not None,
+        settings=edit_setting_rows(spec),
         fingerprints={key: spec.base.sha256.get(key, "not recorded") for key in keys},
         versions=library_versions(),
     )

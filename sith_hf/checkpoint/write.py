@@ -72,7 +72,13 @@ def history(folder: Path) -> tuple[EditSpec, ...]:
 
 
 def save_edited(
-    source: str | Path, spec: EditSpec, target: str | Path, *, overwrite: bool = False, progress: bool = False
+    source: str | Path,
+    spec: EditSpec,
+    target: str | Path,
+    *,
+    overwrite: bool = False,
+    token: str | None = None,
+    progress: bool = False,
 ) -> SavedCheckpoint:
     """Write a copy of the checkpoint ``source`` with ``spec`` written in (METHOD.md sec. 6).
 
@@ -86,6 +92,7 @@ def save_edited(
         spec: what to write in.
         target: a folder that does not exist or is empty.
         overwrite: replace a ``target`` that is not empty; the old one goes when the new one is whole.
+        token: for the Hub; the usual places when None.
         progress: show a bar on stderr.
 
     Raises:
@@ -99,7 +106,7 @@ def save_edited(
         raise InputError("this spec takes an edit away: use revert on the edited checkpoint")
     # The revision belongs to the base that the spec names, and means nothing elsewhere.
     revision = spec.base.revision if str(source) == spec.base.name else None
-    checkpoint = Checkpoint.read(locate(source, revision))
+    checkpoint = Checkpoint.read(locate(source, revision, token))
     check_base(checkpoint, spec)
     edited = EditedTensors(checkpoint, spec)
     changed, sha256 = edited.survey()

@@ -8,7 +8,7 @@ import click
 
 from sith_hf.cli.options import echo_json, json_option, output_option, overwrite_option
 
-# As in sith_hf.towers.clip, which help must not import.
+# As in sith_hf.towers, which --help must not import.
 ARCHITECTURES = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection")
 
 
@@ -19,13 +19,13 @@ ARCHITECTURES = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection"
     type=click.Choice(ARCHITECTURES),
     default=ARCHITECTURES[0],
     show_default=True,
-    help="The class that the adapter will be loaded into.",
+    help="The class of the base.",
 )
 @output_option("the adapter")
 @overwrite_option
 @json_option
 def export_adapter(spec_path: str, architecture: str, output: Path, overwrite: bool, as_json: bool) -> None:
-    """Write an edit as a LoRA adapter for peft, a small folder to load beside the base.
+    """Export an edit as a LoRA adapter, a small folder that peft loads beside the base.
 
     SPEC is an edit spec or an edited checkpoint: a folder or Hub id.
     """
@@ -38,7 +38,7 @@ def export_adapter(spec_path: str, architecture: str, output: Path, overwrite: b
     spec = EditSpec.from_pretrained(spec_path)
     given, target = Path(spec_path).resolve(), output.resolve()
     if given.exists() and (given == target or target in given.parents):
-        raise InputError(f"{output} holds the edit spec; write the adapter into another folder")
+        raise InputError(f"{output} holds the edit spec: write the adapter to another folder")
     folder = export_adapter_(spec, output, architecture, overwrite=overwrite)
     base = hub_base(spec.base)
     ranks = {layer: spec.layer.tolist().count(layer) for layer in spec.layers}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,17 +18,17 @@ if TYPE_CHECKING:
 
 @click.command("push-edited")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option("--base", help="The base to edit on the way, instead of FOLDER: folder or Hub id.")
+@click.option("--base", help="Instead of FOLDER: the base to edit and publish, a folder or Hub id.")
 @click.option("--spec", "spec_path", help="The edit spec for --base: folder or Hub id.")
-@click.option("--recipe", help="A recipe for --base: a YAML file, or the name of one that comes with sith-hf.")
-@click.option("--text-model", help="With --recipe: the CLIPModel that a vision-only --base belongs to.")
-@click.option("--repo-id", required=True, help="Where to push to: namespace/name.")
+@click.option("--recipe", help="The recipe to run on --base: a YAML file, or the name of a recipe of sith-hf.")
+@click.option("--text-model", help="With --recipe: the CLIPModel of a vision-only --base.")
+@click.option("--repo-id", required=True, help="The repository: namespace/name.")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
-@click.option("--revision", help="The branch to push to, made where it is missing.  [default: main]")
+@click.option("--revision", help="The branch, created if missing.  [default: main]")
 @click.option("--create-pr", is_flag=True, help="Open a pull request against main instead.")
 @click.option("--commit-message", help="The title of the commit.")
 @click.option("--token", help="A token with write access.  [default: HF_TOKEN, or the one of `hf auth login`]")
-@click.option("--dry-run", is_flag=True, help="Send nothing; list what would be sent, and show the card.")
+@click.option("--dry-run", is_flag=True, help="Send nothing; list the files, and show the card.")
 @click.option("--overwrite-card", is_flag=True, help="Replace a README.md that was written or changed by hand.")
 @json_option
 def push_edited(
@@ -46,14 +47,14 @@ def push_edited(
     overwrite_card: bool,
     as_json: bool,
 ) -> None:
-    """Publish FOLDER, an edited checkpoint, on the Hub with its card; or make one on the way from --base.
+    """Publish FOLDER, an edited checkpoint, with its card on the Hub; or edit --base and publish the result.
 
-    Everything goes in one commit, and is compared with what the Hub then has. Pushing the same again does nothing.
+    Everything goes into one commit, which is then verified. Pushing the same again does nothing.
     """
     if (folder is None) == (base is None):
-        raise InputError("give FOLDER, an edited checkpoint, or else --base with --spec or --recipe")
+        raise InputError("give either FOLDER, an edited checkpoint, or --base with --spec or --recipe")
     if (base is not None) != ((spec_path is None) != (recipe is None)):
-        raise InputError("--base goes with one of --spec and --recipe, and FOLDER with neither")
+        raise InputError("give one of --spec and --recipe with --base, and none of them with FOLDER")
 
     from sith_hf.hub import PushOptions, check_options
 
@@ -72,46 +73,36 @@ def push_edited(
     from sith_hf.publish import scratch_folder
 
     if folder is not None:
-        report(push_edited_(folder, repo_id, **options), as_json)
-        return
-    with scratch_folder() as scratch:
-        _make(scratch / "edited", str(base), spec_path, recipe, text_model, token)
-        pushed = push_edited_(scratch / "edited", repo_id, **options)
+        pushed = push_edited_(folder, repo_id, **options)
+    else:
+        with scratch_folder() as scratch:
+            made = _edit_base(str(base), spec_path, recipe, text_model, token, scratch / "made")
+            pushed = push_edited_(made, repo_id, **options)
     report(pushed, as_json)
 
 
-def _make(
-    target: Path, base: str, spec_path: str | None, recipe: str | None, text_model: str | None, token: str | None
-) -> None:
-    """Write the edited checkpoint, and the recipe where there is one."""
-    from sith_hf.checkpoint import SITH, locate, save_edited
-    from sith_hf.edits import EditSpec
-
+def _edit_base(
+    base: str, spec_path: str | None, recipe: str | None, text_model: str | None, token: str | None, target: Path
+) -> Path:
+    """Write the edited checkpoint as ``save-edited`` or ``run`` does; return its folder."""
     if spec_path is not None:
+        from sith_hf.checkpoint import save_edited
+        from sith_hf.edits import EditSpec
+
         spec = EditSpec.from_pretrained(spec_path, token=token)
-        revision = spec.base.revision if base == spec.base.name else None
-        save_edited(locate(base, revision, token), spec, target, progress=True)
-        return
+        return save_edited(base, spec, target, token=token, progress=True).folder
 
-    from sith_hf.editor import SithEditor
-    from sith_hf.files import write_whole
-    from sith_hf.recipe import Recipe, RecipeSource, choose, decompose_with, resolve, shareable, write_yaml
+    from sith_hf.recipe import run_recipe
 
-    source = RecipeSource.load(str(recipe), [f"base.model={json.dumps(base)}"])
-    plan = Recipe.from_data(source.data, source.name)
-    editor = SithEditor.from_pretrained(base, text_model=text_model, token=token)
-    concepts, decomposition = decompose_with(plan, editor, source.folder, progress=True)
-    chosen = choose(plan, editor, decomposition, concepts, source.folder, token=token, progress=True)
-    editor.save_pretrained(target, chosen.spec, progress=True)
-    for name, scores in chosen.scores.items():
-        scores.save_pretrained(target.parent / "scores" / name)
-    whole = resolve(plan, editor, decomposition, concepts, chosen, source.folder, target.parent)
-    text = write_yaml(shareable(whole).model_dump(mode="json"), plan.title)
-    write_whole(target / SITH / "recipe.yaml", text.encode("utf-8"))
+    # A recipe's own paths start at its folder, those of the command line here. In YAML, null is no revision.
+    place = {"model": base, "text_model": text_model}
+    found = {name: os.path.abspath(path) if path and os.path.isdir(path) else path for name, path in place.items()}
+    overrides = [f"base.{name}={json.dumps(value)}" for name, value in {**found, "revision": None}.items()]
+    return run_recipe(str(recipe), target, overrides=overrides, token=token, progress=True).folder / "edited"
 
 
 def report(pushed: PushResult, as_json: bool) -> None:
-    """Print what was sent, or would be."""
+    """Print what was sent, or would be sent."""
     from sith_hf.core.escaping import sanitize
     from sith_hf.core.tables import table
 
@@ -121,7 +112,7 @@ def report(pushed: PushResult, as_json: bool) -> None:
     if pushed.card_kept is not None:
         click.echo(f"README.md on the Hub was kept: {pushed.card_kept} (--overwrite-card replaces it)", err=True)
     if pushed.dry_run and not (pushed.sent or pushed.deleted):
-        click.echo(f"nothing would be sent: {sanitize(pushed.url)} has everything already")
+        click.echo(f"nothing would be sent: {sanitize(pushed.url)} already has everything")
         return
     if pushed.dry_run:
         where = f"a new repository, {pushed.url}" if pushed.creates else pushed.url
@@ -130,12 +121,12 @@ def report(pushed: PushResult, as_json: bool) -> None:
         for name in pushed.deleted:
             click.echo(f"would be deleted: {sanitize(name)}")
         for name in pushed.unchanged:
-            click.echo(f"there already: {sanitize(name)}")
+            click.echo(f"unchanged: {sanitize(name)}")
         click.echo(f"\nREADME.md:\n\n{pushed.card}")
         return
     if pushed.nothing_to_do:
         click.echo(
-            f"nothing to do: {sanitize(pushed.url)} has everything already (commit {sanitize(str(pushed.commit))})"
+            f"nothing to do: {sanitize(pushed.url)} already has everything (commit {sanitize(str(pushed.commit))})"
         )
         return
     for name, size in pushed.sent.items():

@@ -16,7 +16,7 @@ from sith_hf.cli.save_edited import report
 @overwrite_option
 @json_option
 def revert(edited: str, output: Path, overwrite: bool, as_json: bool) -> None:
-    """Write a copy of EDITED, a folder or Hub id, with its edit taken out: the base, to within rounding."""
+    """Revert the edit in a copy of EDITED, a folder or Hub id: the base, to within rounding."""
     from sith_hf.checkpoint import revert as revert_
 
     report(revert_(edited, output, overwrite=overwrite, progress=True), as_json)

@@ -16,7 +16,7 @@ from sith_hf.cli.options import echo_json, json_option, output_option, overwrite
 @overwrite_option
 @json_option
 def save_edited(base: str, spec_path: str, output: Path, overwrite: bool, as_json: bool) -> None:
-    """Write an edit into a copy of BASE, a folder or Hub id: a checkpoint that plain from_pretrained loads."""
+    """Write an edit into a copy of BASE, a folder or Hub id; from_pretrained of transformers loads the result."""
     from sith_hf.checkpoint import save_edited as save_edited_
     from sith_hf.edits import EditSpec
 
@@ -36,5 +36,5 @@ def report(saved: object, as_json: bool) -> None:
     for key, change in saved.changed.items():
         click.echo(f"{key}: largest change {change:.3g}")
     for name in saved.left_out:
-        click.echo(f"left out {sanitize(name)}: it holds the weights without the change", err=True)
+        click.echo(f"left out {sanitize(name)}: it holds the unedited weights", err=True)
     click.echo(f"{saved.folder}")

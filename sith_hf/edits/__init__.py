@@ -1,4 +1,4 @@
-"""``EditSpec``: an edit as a sum of rank-one terms, how it is built, its provenance, and applying it in memory.
+"""``EditSpec``: an edit as a sum of rank-one terms; building it from gains, its provenance, applying it in memory.
 
 It imports ``gains``, ``decomposition``, ``towers`` and what those import.
 """

@@ -1,4 +1,4 @@
-"""From gains to an ``EditSpec``: the rank-one terms that change a head by its singular vectors (METHOD.md sec. 6)."""
+"""From gains to an ``EditSpec``: the rank-one terms of the changed singular vectors (Method, sec. 6)."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import torch
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits.provenance import Provenance
-from sith_hf.edits.spec import EditSpec, build_spec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains, check_gain
 from sith_hf.towers import PROJECTION, VisionTower
 
 
 def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) -> EditSpec:
-    """The edit that gives the singular vectors of ``decomposition`` these gains.
+    """Build the edit that gives singular vectors of ``decomposition`` these gains.
 
     Args:
         tower: the tower that was decomposed.
         decomposition: its singular vectors.
-        gains: which of them get another gain.
+        gains: the vectors to change, with their new gains.
 
     Raises:
-        BaseMismatch: the tower's weights are not the ones that were decomposed.
+        BaseMismatch: other weights were decomposed.
         InputError: a vector that is not in the decomposition, or a gain that is not finite.
     """
     layers = sorted({layer for layer, _, _ in gains.gain})
     numbers = tower.resolve_layers(layers) if layers else ()
-    # The projection may be a companion's, and is then not in the checkpoint that is edited.
+    # The projection may belong to a companion model, outside the checkpoint that is edited.
     sha256 = {key: value for key, value in tower.sha256(numbers).items() if key != PROJECTION}
     decomposition.base.only(sha256).check(sha256, "this model")
 
     fold, centre = decomposition.settings.get("fold"), decomposition.settings.get("centre")
     if not isinstance(fold, bool) or not isinstance(centre, bool):
-        raise InputError("the decomposition does not say whether it was folded and centred; make it again")
+        raise InputError("the decomposition does not record fold and centre: decompose again")
     size, head_size = tower.hidden_size, tower.hidden_size // tower.num_heads
     keys = sorted(gains.gain)
     write, row = torch.zeros(len(keys), size), torch.zeros(len(keys), head_size)
@@ -48,7 +48,7 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
         write[i], row[i] = direction, term
         constant[i] = term @ factors[layer].constant[head].cpu()
         explained.append(tuple(poles))
-    return build_spec(
+    return EditSpec.from_terms(
         layer=torch.tensor([k[0] for k in keys], dtype=torch.int64),
         head=torch.tensor([k[1] for k in keys], dtype=torch.int64),
         vector=torch.tensor([k[2] for k in keys], dtype=torch.int64),
@@ -59,7 +59,7 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
         labels=[
             " | ".join(f"{p.pole} {', '.join(text for text, _ in p.concepts)}" for p in poles) for poles in explained
         ],
-        origin=Provenance(
+        provenance=Provenance(
             tuple(explained), tuple(gains.reason.get(key, "") for key in keys), dict(decomposition.settings)
         ),
         base=BaseRef(decomposition.base.name, decomposition.base.revision, sha256),

@@ -1,4 +1,4 @@
-"""An edit in a model in memory, for as long as a ``with`` block lasts."""
+"""Apply an edit to a model in memory, inside a ``with`` block."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @contextmanager
 def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
-    """Edit the tower of ``model`` in place, and put every byte back on leaving, exceptions included.
+    """Edit the tower of ``model`` in place, and restore every byte on leaving, also after an exception.
 
-    Parameters stay the same objects at the same addresses. What ``accelerate`` offloaded, to memory or to disk, is
-    edited in the map that it is loaded from. Gradients are for use inside the block: autograd refuses to go back
-    through a weight that has changed since.
+    Parameters stay the same objects at the same addresses. Weights that ``accelerate`` offloaded, to memory or to
+    disk, are edited in the map that they are loaded from. Call ``backward`` inside the block: autograd refuses
+    weights that have changed since the forward pass.
 
     Args:
         model: a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel``, on any device, in any float
-            dtype to which its checkpoint's values can be cast exactly; compiled or in ``DataParallel`` likewise.
+            dtype that holds its checkpoint's values exactly; it may be compiled or in ``DataParallel``.
         spec: an edit of this model.
 
     Yields:
@@ -38,13 +38,13 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
     Raises:
         BaseMismatch: the model's tensors are not the ones that the edit was made for.
         UnsupportedModel: no CLIP vision tower.
-        InputError: the spec takes an edit away, overflows the dtype, or meets weights that cannot be changed in
+        InputError: the spec is a revert, overflows the dtype, or meets weights that cannot be changed in
             place: quantized, sharded, shared between layers, or not in memory.
     """
     if spec.reverts:
-        raise InputError("this spec takes an edit away; apply the edit itself")
+        raise InputError("this spec removes an edit: apply the edit itself")
     if not spec.touched_keys <= set(spec.base.sha256):
-        raise BaseMismatch("the edit does not say what weights it was made for; make it again")
+        raise BaseMismatch("the edit lacks fingerprints of the weights that it changes: make it again")
     root = _unwrapped(model)
     stem = "vision_model." if hasattr(root, "vision_model") else ""
     try:
@@ -56,7 +56,9 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
             for part in ("weight", "bias")
         }
     except (AttributeError, TypeError):
-        raise UnsupportedModel(f"a {type(root).__name__} has no CLIP vision tower of its own; give its tower") from None
+        raise UnsupportedModel(
+            f"a {type(root).__name__} has no CLIP vision tower; pass a CLIPModel or a CLIP vision model"
+        ) from None
     base = {key: place.read() for key, place in places.items()}
     dtype = next(root.parameters()).dtype
     where = f"this model, loaded as {dtype} (it must be the checkpoint's own dtype, or a wider one)"
@@ -73,7 +75,7 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
 
 
 def _unwrapped(model: Any) -> Any:
-    """The model inside what torch.compile, DataParallel and their like put around it."""
+    """Return the model inside wrappers such as torch.compile and DataParallel."""
     while isinstance(inner := getattr(model, "_orig_mod", getattr(model, "module", None)), torch.nn.Module):
         model = inner
     return model
@@ -81,11 +83,11 @@ def _unwrapped(model: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor of a model is kept.
+    """The storage of one parameter.
 
     Attributes:
         parameter: the model's parameter.
-        hook: what loads it before it is used, from its ``weights_map``; None where the parameter holds the values.
+        hook: the hook that loads it from its ``weights_map`` before use; None where the parameter holds the values.
         name: its name in that map.
     """
 
@@ -94,12 +96,12 @@ class _Place:
     name: str
 
     def read(self) -> Tensor:
-        """The values, in CPU memory: on every device the sums are then rounded as they are in a checkpoint."""
+        """Return the values on the CPU, so that sums round as they do in a checkpoint."""
         tensor: Tensor = self.parameter if self.hook is None else self.hook.weights_map[self.name]
         return tensor.detach().cpu()
 
     def write(self, new: Tensor, undo: ExitStack) -> None:
-        """Put ``new`` there; ``undo`` learns first how to put the old bytes back."""
+        """Store ``new``, after registering with ``undo`` how to restore the old bytes."""
         if self.hook is None:
             undo.callback(_copy, self.parameter, self.parameter.detach().clone())
             _copy(self.parameter, new)
@@ -109,13 +111,13 @@ class _Place:
 
 
 def _copy(parameter: Tensor, values: Tensor) -> None:
-    # A model that was made in inference mode can be written to in that mode only.
+    # A model made in inference mode can be changed in that mode only.
     with torch.inference_mode(parameter.is_inference()), torch.no_grad():
         parameter.copy_(values)
 
 
 def _find(root: Any, path: str, name: str) -> _Place:
-    """The place of the parameter ``name`` of the module at ``path``."""
+    """Find the storage of parameter ``name`` of the module at ``path``."""
     parameter = getattr(root.get_submodule(path), name)
     if not isinstance(parameter, torch.nn.Parameter) or not _plain(parameter) or parameter.dtype not in _FLOATS:
         kind = f"{type(parameter).__name__} of {getattr(parameter, 'dtype', 'no dtype')}"
@@ -123,11 +125,13 @@ def _find(root: Any, path: str, name: str) -> _Place:
     if not parameter.is_meta:
         everywhere = [p for module in root.modules() for p in module.parameters(recurse=False)]
         if sum(_plain(p) and p.data_ptr() == parameter.data_ptr() for p in everywhere) > 1:
-            raise InputError(f"{path}.{name} is shared with another layer, which the edit would change too")
+            raise InputError(
+                f"{path}.{name} is shared with another layer, which the edit would also change: load the model anew"
+            )
         return _Place(parameter, None, name)
     return _Place(parameter, *loader(root, f"{path}.{name}"))
 
 
 def _plain(tensor: Tensor) -> bool:
-    # Quantized and sharded parameters are subclasses, with values that are not entries of the matrix.
+    # Quantized and sharded parameters are subclasses whose values are not entries of the matrix.
     return type(tensor.data) is Tensor

@@ -1,4 +1,4 @@
-"""What rank-one terms add to the output projection of a layer (METHOD.md sec. 6)."""
+"""The sum of the rank-one terms of one layer (Method, sec. 6)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class LayerChange:
-    """What an edit adds to the tensors of one layer.
+    """The change of the output projection of one layer.
 
     Attributes:
         heads: head number to the change of its columns of ``out_proj.weight``, ``[D, d]`` float64.
@@ -21,7 +21,7 @@ class LayerChange:
     bias: Tensor
 
     def added_to(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Fresh tensors with the change in them, rounded once from float64; other heads' columns keep their bytes.
+        """Return fresh tensors with the change, rounded once from float64; columns of other heads keep their bytes.
 
         Args:
             weight: ``[D, D]``, any float dtype.
@@ -35,7 +35,7 @@ class LayerChange:
 
 
 def layer_change(amount: Tensor, head: Tensor, write: Tensor, row: Tensor, constant: Tensor) -> LayerChange:
-    """The sum of a layer's terms.
+    """Sum the terms of a layer.
 
     Args:
         amount: ``[n]`` float64, gain - 1 of each term.

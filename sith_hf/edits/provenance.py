@@ -1,23 +1,23 @@
-"""``Origin``: why the vectors of an edit were chosen, so that an edit spec can explain itself."""
+"""``Provenance``: why the vectors of an edit were chosen."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
+from sith_hf.core.settings import Settings
 from sith_hf.decomposition import Explanation
-from sith_hf.errors import ArtifactError
+from sith_hf.errors import ArtifactError, InputError
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What the decomposition said of each vector of an edit, and what chose it.
+    """The explanation of each edited vector, and the reason why it was chosen.
 
     Attributes:
         explanations: for each term, the poles that were explained.
-        reasons: for each term, a few words on why it was chosen.
+        reasons: for each term, why it was chosen, in a few words.
         decomposition: the settings of the decomposition, as plain data.
     """
 
@@ -26,20 +26,20 @@ class Provenance:
     decomposition: Mapping[str, Any]
 
     def select(self, terms: Sequence[int]) -> Provenance:
-        """The same for some of the terms, in this order."""
+        """Return the provenance of some of the terms, in this order."""
         return Provenance(
             tuple(self.explanations[i] for i in terms), tuple(self.reasons[i] for i in terms), self.decomposition
         )
 
     def join(self, other: Provenance) -> Provenance | None:
-        """Both, one after the other; None where they come from decompositions of different settings."""
+        """Concatenate two; None where their decompositions had different settings."""
         if dict(self.decomposition) != dict(other.decomposition):
             return None
         explanations = (*self.explanations, *other.explanations)
         return Provenance(explanations, (*self.reasons, *other.reasons), self.decomposition)
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """Return a JSON object."""
         poles = [
             [{**vars(pole), "concepts": [list(c) for c in pole.concepts]} for pole in p] for p in self.explanations
         ]
@@ -47,34 +47,20 @@ class Provenance:
 
     @classmethod
     def from_json(cls, value: Any) -> Provenance:
-        """The inverse of :meth:`to_json`. Raises ArtifactError for anything else."""
+        """Read what :meth:`to_json` returned. Raises ArtifactError for anything else."""
         try:
-            poles = tuple(tuple(_explanation(pole) for pole in term) for term in value["explanations"])
-            reasons, settings = tuple(value["reasons"]), dict(value["decomposition"])
-        except (TypeError, KeyError, ValueError):
-            raise ArtifactError("the record of why vectors were chosen is damaged; make the file again") from None
-        if len(poles) != len(reasons) or not all(isinstance(reason, str) for reason in reasons):
-            raise ArtifactError("the record of why vectors were chosen does not fit the terms; make the file again")
-        return cls(poles, reasons, settings)
+            found = _Stored.from_data(value, "the provenance")
+        except InputError as error:
+            raise ArtifactError(f"{error}; make the file again") from None
+        poles = {pole.pole for term in found.explanations for pole in term}
+        if len(found.explanations) != len(found.reasons) or not poles <= {"+", "-"}:
+            raise ArtifactError("the provenance does not fit the terms of the edit; make the file again")
+        return cls(found.explanations, found.reasons, found.decomposition)
 
 
-_KINDS = {"layer": int, "head": int, "vector": int, "pole": str}
+class _Stored(Settings):
+    """The JSON form."""
 
-
-def _explanation(value: Mapping[str, Any]) -> Explanation:
-    if set(value) != {field.name for field in fields(Explanation)} or value["pole"] not in ("+", "-"):
-        raise ValueError
-    concepts = tuple((text, float(weight)) for text, weight in value["concepts"])
-    numbers: dict[str, Any] = {}
-    for name, item in value.items():
-        if name != "concepts":
-            kind = _KINDS.get(name, float)
-            numbers[name] = item if kind is not float else float(item)
-            if isinstance(item, bool) or not isinstance(numbers[name], kind):
-                raise ValueError
-    finite = all(
-        math.isfinite(x) for x in (*(w for _, w in concepts), *(v for v in numbers.values() if v not in ("+", "-")))
-    )
-    if not finite or not all(isinstance(text, str) for text, _ in concepts):
-        raise ValueError
-    return Explanation(concepts=concepts, **numbers)
+    explanations: tuple[tuple[Explanation, ...], ...]
+    reasons: tuple[str, ...]
+    decomposition: dict[str, Any]

@@ -1,4 +1,4 @@
-"""``EditSpec``: an edit as a sum of rank-one terms, complete in itself."""
+"""``EditSpec``: a self-contained edit, as a sum of rank-one terms."""
 
 from __future__ import annotations
 
@@ -47,28 +47,28 @@ EDIT_SPEC_LAYOUT = Layout(
 
 @dataclass(frozen=True, eq=False)
 class EditSpec(Pushable):
-    """N singular vectors with new gains, and all that it takes to write them into a checkpoint (METHOD.md sec. 6).
+    """New gains for N singular vectors, with everything needed to write them into a checkpoint (Method, sec. 6).
 
     With d the head size, each term changes two tensors of its layer by::
 
         out_proj.weight[:, head*d : (head+1)*d] += (gain - 1) * outer(write, row)
         out_proj.bias                           -= (gain - 1) * constant * write
 
-    and with ``reverts`` the same is subtracted: the spec then leads from the edited weights back to the base.
-    Terms are sorted by layer, head and vector, each of them occurs once, and none has a gain of 1.
+    With ``reverts`` the same is subtracted: the spec then leads from the edited weights back to the base.
+    Terms are sorted by layer, head and vector; each occurs once, and none has a gain of 1.
 
     Attributes:
         layer, head, vector: ``[N]`` int64, which singular vectors.
-        gain: ``[N]`` float64; 0 removes, 1 would leave, above 1 amplifies, -1 inverts.
+        gain: ``[N]`` float64; 0 removes, above 1 amplifies, -1 inverts.
         write: ``[N, D]`` float32, the write directions.
-        row: ``[N, d]`` float32, w^T C B_h: how the head's values are read out along each write direction.
-        constant: ``[N]`` float32, the part of that which does not depend on the input.
-        labels: N texts that say what each vector speaks of.
+        row: ``[N, d]`` float32, w^T C B_h: what each write direction reads from the head's values.
+        constant: ``[N]`` float32, the part of that reading that does not depend on the input.
+        labels: for each vector, the concepts that explain it.
         base: the weights that the edit was made for.
-        settings: fold and centre, as the decomposition had them.
-        reverts: whether this spec takes the edit away.
-        origin: why each vector was chosen, where that is known.
-        edited_sha256: fingerprints of the changed tensors after the edit, where it is known that it was written.
+        settings: ``fold`` and ``centre`` of the decomposition.
+        reverts: whether this spec removes the edit.
+        provenance: why each vector was chosen, None where unknown.
+        edited_sha256: fingerprints of the changed tensors after the edit; None for an edit that was not written.
     """
 
     layer: Tensor
@@ -82,12 +82,45 @@ class EditSpec(Pushable):
     base: BaseRef
     settings: Mapping[str, Any]
     reverts: bool = False
-    origin: Provenance | None = None
+    provenance: Provenance | None = None
     edited_sha256: Mapping[str, str] | None = None
+
+    @classmethod
+    def from_terms(
+        cls,
+        *,
+        gain: Tensor,
+        labels: Sequence[str],
+        base: BaseRef,
+        settings: Mapping[str, Any],
+        reverts: bool = False,
+        provenance: Provenance | None = None,
+        **tensors: Tensor,
+    ) -> EditSpec:
+        """Bring terms in any order into normal form: sorted, without those whose gain is 1. Arguments are the fields.
+
+        Raises:
+            InputError: a gain that is not finite, or a vector that is named twice.
+        """
+        keys = list(zip(*(tensors[name].tolist() for name in ("layer", "head", "vector")), strict=True))
+        if len(set(keys)) != len(keys):
+            raise InputError("an edit names a singular vector twice; give each vector one gain")
+        order = [i for i in sorted(range(len(keys)), key=keys.__getitem__) if float(gain[i]) != 1.0]
+        index = torch.tensor(order, dtype=torch.int64)
+        fields: dict[str, Any] = {name: tensor[index] for name, tensor in tensors.items()}
+        return cls(
+            gain=gain[index],
+            **fields,
+            labels=tuple(labels[i] for i in order),
+            provenance=None if provenance is None else provenance.select(order),
+            base=base,
+            settings=settings,
+            reverts=reverts,
+        )
 
     def __post_init__(self) -> None:
         if not torch.isfinite(self.gain).all():
-            raise InputError("a gain is a finite number; got NaN or infinity")
+            raise InputError("a gain is NaN or infinite; give finite numbers")
 
     def __len__(self) -> int:
         return len(self.gain)
@@ -110,7 +143,7 @@ class EditSpec(Pushable):
 
     @property
     def layers(self) -> list[int]:
-        """The layers that the edit touches, ascending."""
+        """The layers that the edit changes, ascending."""
         return sorted(set(self.layer.tolist()))
 
     @property
@@ -119,13 +152,13 @@ class EditSpec(Pushable):
         return {tensor_key(layer, part) for layer in self.layers for part in ("out_weight", "out_bias")}
 
     def change(self, layer: int) -> LayerChange:
-        """What the edit adds to one layer, in float64 (METHOD.md sec. 6); nothing to one that it does not touch."""
+        """Return what the edit adds to one layer, in float64 (Method, sec. 6); zero for other layers."""
         here = self.layer == layer
         amount = (self.gain[here] - 1) * (-1 if self.reverts else 1)
         return layer_change(amount, self.head[here], self.write[here], self.row[here], self.constant[here])
 
     def apply(self, layer: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """New ``out_proj`` weight and bias of one layer; columns of untouched heads keep their bytes.
+        """Return the edited ``out_proj`` weight and bias of one layer; columns of untouched heads keep their bytes.
 
         Args:
             layer: the layer's number.
@@ -136,38 +169,42 @@ class EditSpec(Pushable):
             fresh tensors of the same dtypes, rounded once from float64.
 
         Raises:
-            BaseMismatch: the tensors have another shape than the spec was made for.
+            BaseMismatch: the tensors have another width than the spec.
         """
         size = self.write.shape[1]
         if weight.shape != (size, size) or bias.shape != (size,):
             raise BaseMismatch(
-                f"the edit is for width {size}; out_proj of layer {layer} has shape {list(weight.shape)}"
+                f"out_proj of layer {layer} has shape {list(weight.shape)}, and the edit is for width {size}: "
+                "apply it to the base that it was made for"
             )
         change = self.change(layer)
         return change.added_to(weight, bias) if change.heads else (weight.clone(), bias.clone())
 
     def inverse(self) -> EditSpec:
-        """The revert: what this spec adds, it subtracts. ``spec.compose(spec.inverse())`` is empty."""
+        """Return the revert, which subtracts what this spec adds; ``spec.compose(spec.inverse())`` is empty."""
         return replace(self, reverts=not self.reverts, edited_sha256=None)
 
     def compose(self, other: EditSpec) -> EditSpec:
-        """Both edits of one base in one.
+        """Combine two edits of one base.
 
-        Vectors that only one of them names keep its gain. Where both name one, gains multiply, so that
-        suppressing twice suppresses. An edit composed with a revert adds up instead: equal gains cancel, and
-        ``new.compose(old.inverse())`` leads from the base edited by ``old`` to the base edited by ``new``.
+        A vector that only one of them names keeps its gain. Where both name it, gains multiply. An edit composed with
+        a revert adds up instead: equal gains cancel, and ``new.compose(old.inverse())`` leads from the base edited by
+        ``old`` to the base edited by ``new``.
 
         Raises:
             BaseMismatch: the two were made for different weights or with different settings.
         """
         if dict(self.settings) != dict(other.settings):
-            raise BaseMismatch(f"edits of different settings do not compose: {self.settings} and {other.settings}")
+            raise BaseMismatch(
+                f"the two edits have different settings, {self.settings} and {other.settings}: "
+                "make both from one decomposition"
+            )
         shared = self.base.only(other.base.sha256)
         if not shared.sha256:
-            raise BaseMismatch("nothing shows that the two edits are of one base: make both from one decomposition")
+            raise BaseMismatch("the two edits have no fingerprint in common: make both from one decomposition")
         shared.check(other.base.sha256, f"the base of the other edit, {other.base.name}")
         if self.write.shape[1] != other.write.shape[1] or self.row.shape[1] != other.row.shape[1]:
-            raise BaseMismatch("edits of towers of different sizes do not compose")
+            raise BaseMismatch("the two edits are for towers of different sizes: make both from one decomposition")
         mixed = self.reverts != other.reverts
         theirs = {key: i for i, key in enumerate(other.keys)}
         gains = self.gain.clone()
@@ -177,32 +214,32 @@ class EditSpec(Pushable):
                 continue
             if not torch.allclose(self.write[i], other.write[j], atol=1e-3):
                 raise BaseMismatch(
-                    f"vector {key} is another direction in the other edit: make both from one decomposition"
+                    f"vector {key} has different directions in the two edits: make both from one decomposition"
                 )
             gains[i] = 1 + (gains[i] - other.gain[j]) if mixed else gains[i] * other.gain[j]
         rest = torch.tensor(sorted(theirs.values()), dtype=torch.int64)
-        # In a spec of this one's direction, the other's gain g of a revert is the edit 2 - g.
+        # A revert with gain g equals an edit with gain 2 - g.
         others = 2 - other.gain[rest] if mixed else other.gain[rest]
         merged = {
             name: torch.cat([getattr(self, name), getattr(other, name)[rest]])
             for name in EDIT_SPEC_LAYOUT.tensors
             if name != "gain"
         }
-        origin = None
-        if self.origin is not None and other.origin is not None:
-            origin = self.origin.join(other.origin.select(rest.tolist()))
-        return build_spec(
+        provenance = None
+        if self.provenance is not None and other.provenance is not None:
+            provenance = self.provenance.join(other.provenance.select(rest.tolist()))
+        return EditSpec.from_terms(
             **merged,
             gain=torch.cat([gains, others]),
             labels=[*self.labels, *(other.labels[i] for i in rest.tolist())],
             base=BaseRef(self.base.name, self.base.revision, {**self.base.sha256, **other.base.sha256}),
             settings=self.settings,
             reverts=self.reverts,
-            origin=origin,
+            provenance=provenance,
         )
 
     def __mul__(self, strength: float) -> EditSpec:
-        """The edit at another strength: 0 nothing, 0.5 half of the way from gain 1, 1 the edit itself.
+        """Scale the edit: strength 0 changes nothing, 0.5 goes halfway from gain 1, 1 is the edit itself.
 
         Raises:
             InputError: a strength that is not a finite number.
@@ -211,19 +248,19 @@ class EditSpec(Pushable):
         fields = {name: getattr(self, name) for name in EDIT_SPEC_LAYOUT.tensors}
         # Not 1 + strength * (gain - 1), whose rounding would change gains at strength 1.
         fields["gain"] = torch.lerp(torch.ones_like(self.gain), self.gain, amount)
-        return build_spec(
+        return EditSpec.from_terms(
             **fields,
             labels=self.labels,
             base=self.base,
             settings=self.settings,
             reverts=self.reverts,
-            origin=self.origin,
+            provenance=self.provenance,
         )
 
     __rmul__ = __mul__
 
     def rows(self) -> list[dict[str, Any]]:
-        """The terms as plain data: layer, head, vector, gain, label."""
+        """Return the terms as plain data: layer, head, vector, gain, label."""
         return [
             {"layer": layer, "head": head, "vector": vector, "gain": gain, "label": label}
             for (layer, head, vector), gain, label in zip(self.keys, self.gain.tolist(), self.labels, strict=True)
@@ -232,7 +269,7 @@ class EditSpec(Pushable):
     def __str__(self) -> str:
         verb = "Revert of an edit" if self.reverts else "Edit"
         lines = [f"{verb} of {sanitize(self.base.name)}: {len(self)} singular vectors in layers {self.layers}"]
-        lines.append(f"{'layer':>5} {'head':>4} {'vector':>6} {'gain':>7}  speaks of")
+        lines.append(f"{'layer':>5} {'head':>4} {'vector':>6} {'gain':>7}  concepts")
         for row in self.rows():
             label = sanitize(row["label"])
             lines.append(f"{row['layer']:>5} {row['head']:>4} {row['vector']:>6} {row['gain']:>7.3g}  {label}")
@@ -248,7 +285,7 @@ class EditSpec(Pushable):
             "base": self.base.to_json(),
             "settings": dict(self.settings),
             "labels": list(self.labels),
-            "origin": None if self.origin is None else self.origin.to_json(),
+            "origin": None if self.provenance is None else self.provenance.to_json(),
             "reverts": self.reverts,
             "edited_sha256": dict(self.edited_sha256 or {}),
             "libraries": library_versions(),
@@ -262,7 +299,7 @@ class EditSpec(Pushable):
         """Read what :meth:`save_pretrained` wrote, from a folder, an edited checkpoint or a Hub repository.
 
         Raises:
-            ArtifactError: missing, damaged or of another version.
+            ArtifactError: the file is missing, damaged or of another version.
         """
         path = find_artifact(name_or_path, EDIT_SPEC_LAYOUT, revision, token)
         tensors, data = read_artifact(path, EDIT_SPEC_LAYOUT)
@@ -277,15 +314,15 @@ class EditSpec(Pushable):
         require(unit, path, "a write direction is not of unit length")
         try:
             base = BaseRef.from_json(data["base"])
-            origin = None if data["origin"] is None else Provenance.from_json(data["origin"])
+            provenance = None if data["origin"] is None else Provenance.from_json(data["origin"])
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from None
         touched = {tensor_key(n, part) for n in tensors["layer"].tolist() for part in ("out_weight", "out_bias")}
         require(touched <= set(base.sha256), path, "a tensor that the edit changes has no fingerprint")
         after = data["edited_sha256"].values()
         require(all(isinstance(v, str) for v in after), path, "its metadata has no valid 'edited_sha256'")
-        fitting = origin is None or len(origin.reasons) == len(labels)
-        require(fitting, path, "the record of why vectors were chosen does not fit the terms")
+        fitting = provenance is None or len(provenance.reasons) == len(labels)
+        require(fitting, path, "its provenance and its terms differ in number")
         fields: dict[str, Any] = dict(tensors)
         spec = cls(
             **fields,
@@ -293,44 +330,8 @@ class EditSpec(Pushable):
             base=base,
             settings=data["settings"],
             reverts=data["reverts"],
-            origin=origin,
+            provenance=provenance,
             edited_sha256=data["edited_sha256"] or None,
         )
         require(spec.keys == sorted(set(spec.keys)), path, "its terms are not sorted, each occurring once")
         return spec
-
-
-def build_spec(
-    *,
-    gain: Tensor,
-    labels: Sequence[str],
-    base: BaseRef,
-    settings: Mapping[str, Any],
-    reverts: bool = False,
-    origin: Provenance | None = None,
-    **tensors: Tensor,
-) -> EditSpec:
-    """An EditSpec in its normal form: terms sorted, those with a gain of 1 left out.
-
-    Args:
-        gain, tensors: the fields of EditSpec, in any order of terms.
-        labels, base, settings, reverts, origin: likewise.
-
-    Raises:
-        InputError: a gain that is not finite, or a vector that is named twice.
-    """
-    keys = list(zip(*(tensors[name].tolist() for name in ("layer", "head", "vector")), strict=True))
-    if len(set(keys)) != len(keys):
-        raise InputError("an edit names a singular vector twice")
-    order = [i for i in sorted(range(len(keys)), key=keys.__getitem__) if float(gain[i]) != 1.0]
-    index = torch.tensor(order, dtype=torch.int64)
-    fields: dict[str, Any] = {name: tensor[index] for name, tensor in tensors.items()}
-    return EditSpec(
-        gain=gain[index],
-        **fields,
-        labels=tuple(labels[i] for i in order),
-        origin=None if origin is None else origin.select(order),
-        base=base,
-        settings=settings,
-        reverts=reverts,
-    )

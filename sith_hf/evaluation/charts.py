@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sith_hf.core.colours import FAINT, GRID, INK, SERIES
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.evaluation.sweep import BASE, Sweep
 from sith_hf.files import write_whole
 
-INK, FAINT, GRID = "#20242a", "#68707a", "#dde1e6"
-# Told apart by every kind of eye; the edit comes first.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 WIDTH, HEIGHT, DPI = 7.0, 4.6, 150
 
@@ -78,7 +76,7 @@ def line_chart(
                 [mark[0]], [mark[1]], marker="*", markersize=14, linestyle="none", color=INK, label=_word(mark[2])
             )
         for i, item in enumerate(series):
-            colour = COLOURS[i % len(COLOURS)]
+            colour = SERIES[i % len(SERIES)]
             style = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "linestyle": "--" if item.dashed else "-"}
             axes.plot(item.x, item.y, label=_word(item.name), markersize=5, linewidth=1.6, zorder=4 + i / 100, **style)
             if item.low is not None and item.high is not None:

@@ -241,7 +241,7 @@ class Evaluation:
         return "\n".join(parts).rstrip()
 
     def card(self) -> dict[str, list[dict[str, Any]]]:
-        """As :func:`sith_hf.cards.facts.results` takes it: the headlines and few groups, base and edited, as fractions.
+        """As :class:`sith_hf.cards.facts.Results`: the headlines and few groups, base and edited, as fractions.
 
         Raises:
             InputError: no contender called ``"edited"``.

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sith_hf.core.colours import SERIES
 from sith_hf.errors import InputError
 from sith_hf.evaluation import blank_figure, write_figure
 from sith_hf.fidelity.table import FidelityTable
 
-# Told apart by every kind of eye, and in grey (Okabe and Ito, 2008); no more methods than these stay readable.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 
 SIZE = (10.0, 4.4)
@@ -57,7 +56,7 @@ def _draw(figure: Any, table: FidelityTable) -> None:
         for number, (name, points) in enumerate(lines.items()):
             ordered = sorted(points, key=lambda point: point["sparsity"])
             across = [point["sparsity"] for point in ordered]
-            style = {"color": COLOURS[number % len(COLOURS)], "linewidth": 1.4}
+            style = {"color": SERIES[number % len(SERIES)], "linewidth": 1.4}
             marker = MARKERS[number % len(MARKERS)]
             panel.plot(across, [p[key] for p in ordered], marker=marker, markersize=4, label=name, **style)
             if table.null is not None:

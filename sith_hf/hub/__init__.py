@@ -1,7 +1,7 @@
-"""Talk to the Hugging Face Hub: download, upload in one commit, errors, and the ``push_to_hub`` mixin.
+"""Talk to the Hugging Face Hub: download, upload in one commit, translate errors, and the ``push_to_hub`` mixin.
 
-It imports ``files``, ``core`` and ``errors``, and knows no type of this project, with one exception: the mixin imports
-``publish`` when it is called.
+It imports ``files``, ``core`` and ``errors``, and none of the project's types; only the mixin imports ``publish``, when
+it is called.
 """
 
 from sith_hf.hub.download import OTHER_WEIGHTS, fetch_file, fetch_snapshot, is_repo_id
@@ -9,7 +9,7 @@ from sith_hf.hub.errors import CLIENT, OFFLINE, TRANSPORT, hide
 from sith_hf.hub.find import find_artifact
 from sith_hf.hub.mixin import Pushable
 from sith_hf.hub.package import CARD, PushOptions, PushResult, UploadPackage, check_options, is_generated
-from sith_hf.hub.upload import push
+from sith_hf.hub.upload import full_repo_id, upload_package
 
 __all__ = [
     "CARD",
@@ -25,8 +25,9 @@ __all__ = [
     "fetch_file",
     "fetch_snapshot",
     "find_artifact",
+    "full_repo_id",
     "hide",
     "is_generated",
     "is_repo_id",
-    "push",
+    "upload_package",
 ]

@@ -1,4 +1,4 @@
-"""Fetch files from the Hub into its client's cache, and check what came against the hashes that the Hub names."""
+"""Download files from the Hub into the cache of its client, and check them against the hashes that the Hub names."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import HubError, NotOnHub
-from sith_hf.hub.errors import CLIENT, hub_errors
+from sith_hf.hub.errors import hub_errors
 
-# The same weights in other formats: edited, they would not be.
+# The same weights in other formats, which an edit does not change.
 OTHER_WEIGHTS = (
     "*pytorch_model*.bin",
     "*pytorch_model*.bin.index.json",
@@ -29,9 +29,9 @@ OTHER_WEIGHTS = (
 )
 
 _CHUNK = 16 * 2**20
-_DAMAGED = "arrived damaged (the hash is not the one that the Hub names); do it again"
+_DAMAGED = "arrived damaged (another hash than the Hub names); try again"
 _TYPES = ("model", "dataset", "space")
-# The clock of a file system may lag behind that of the process.
+# Seconds by which the clock of a file system may lag behind that of the process.
 _LAG = 2.0
 
 
@@ -52,18 +52,18 @@ def fetch_file(
     revision: str | None = None,
     token: str | None = None,
 ) -> Path:
-    """The first of some files that a repository has, downloaded and checked.
+    """Download the first of ``filenames`` that the repository has, and check it.
 
     Args:
         repo_id: the repository.
-        filenames: where the file may lie.
-        repo_types: what the repository may be.
+        filenames: the names to try, in order.
+        repo_types: the types of repository to try, in order.
         revision: branch, tag or commit; ``main`` when None.
         token: the usual places when None.
 
     Raises:
         NotOnHub: no such repository, revision or file.
-        HubError: the Hub could not be reached, or what came is damaged.
+        HubError: the Hub could not be reached, or the download is damaged.
     """
     first: NotOnHub | None = None
     for repo_type in repo_types:
@@ -84,13 +84,13 @@ def fetch_file(
 
 
 def fetch_snapshot(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:
-    """The folder of a model repository at a revision, named by its commit, without weights in other formats.
+    """Download a model repository, without weights in other formats; return its folder, named by the commit.
 
-    What is downloaded now is checked; what was in the cache before is taken as it is.
+    Fresh downloads are checked; files that were in the cache are trusted.
 
     Raises:
         NotOnHub: no such repository or revision.
-        HubError: the Hub could not be reached, or what came is damaged.
+        HubError: the Hub could not be reached, or the download is damaged.
     """
     started = time.time() - _LAG
     ignored = list(OTHER_WEIGHTS)
@@ -100,7 +100,7 @@ def fetch_snapshot(repo_id: str, *, revision: str | None = None, token: str | No
             try:
                 folder = Path(snapshot_download(repo_id, revision=revision, token=token, ignore_patterns=ignored))
             finally:
-                # Also where it broke off: the next attempt would take for good what had come until then.
+                # After a failure too: the next attempt would trust what has arrived until now.
                 damaged = _drop_damaged(repo_id, started)
     except NotOnHub as error:
         raise NotOnHub(f"{error}{_elsewhere(repo_id, ('model',), token)}") from None
@@ -110,7 +110,7 @@ def fetch_snapshot(repo_id: str, *, revision: str | None = None, token: str | No
 
 
 def _drop_damaged(repo_id: str, started: float) -> list[str]:
-    """Remove what came since a time and is not what the Hub says it is from the cache; the names of the blobs."""
+    """Remove blobs newer than ``started`` with a wrong hash from the cache; return their names."""
     place = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / "blobs"
     fresh = [blob for blob in sorted(place.glob("*")) if blob.is_file() and blob.stat().st_mtime >= started]
     damaged = [blob for blob in fresh if not _whole(blob)]
@@ -120,10 +120,10 @@ def _drop_damaged(repo_id: str, started: float) -> list[str]:
 
 
 def _check(path: Path) -> None:
-    """Compare a file in the cache with the hash that its blob is named by. Raises HubError.
+    """Compare a file in the cache with the hash in the name of its blob. Raises HubError.
 
-    A damaged file is removed from the cache, so that the next attempt fetches it anew. Where the cache has no links
-    (on Windows, for one), there is no such name, and nothing to compare with.
+    A damaged file is removed, so that the next attempt downloads it again. A cache without links (as on Windows) has
+    no such names, and the file is not checked.
     """
     blob = path.resolve()
     if blob != path and not _whole(blob):
@@ -133,7 +133,7 @@ def _check(path: Path) -> None:
 
 
 def _whole(blob: Path) -> bool:
-    """Whether a blob of the cache has the hash that is its name: a sha256, or the id of a git object."""
+    """Whether a blob of the cache has the hash in its name: a sha256, or a git object id."""
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
         return True
     head = b"blob %d\0" % blob.stat().st_size
@@ -145,11 +145,12 @@ def _whole(blob: Path) -> bool:
 
 
 def _elsewhere(repo_id: str, repo_types: Sequence[str], token: str | None) -> str:
-    """A hint where a repository of this name is of another type."""
+    """Return a hint if a repository of this name has another type."""
     if not constants.HF_HUB_OFFLINE:
         for repo_type in _TYPES:
             if repo_type not in repo_types:
-                with suppress(*CLIENT):
+                place = f"{repo_type} repository"
+                with suppress(HubError), hub_errors(f"looking for {sanitize(repo_id)}", place, token):
                     if HfApi(token=token).repo_exists(repo_id, repo_type=repo_type):
                         return f" (there is a {repo_type} repository of this name)"
     return ""

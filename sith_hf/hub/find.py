@@ -1,4 +1,4 @@
-"""Find one file of ours: in a folder, given itself, or in a Hub repository."""
+"""Find an artifact: a file, a file in a folder, or one in a Hub repository."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sith_hf.hub.download import fetch_file, is_repo_id
 def find_artifact(
     name_or_path: str | Path, layout: Layout, revision: str | None = None, token: str | None = None
 ) -> Path:
-    """Where the file is: in a folder, given itself, or in a Hub repository (then it is downloaded).
+    """Return the path of an artifact, downloading it from a Hub repository if needed.
 
     Args:
         name_or_path: the folder, file or repository.
-        layout: what is looked for.
+        layout: the kind of artifact.
         revision: branch, tag or commit of a repository.
         token: for a repository; the usual places when None.
 
     Raises:
-        ArtifactError: it is in none of these places, or the Hub could not be asked.
+        ArtifactError: it is in none of these places, or the Hub could not be reached.
     """
     path = Path(name_or_path)
     # An edited checkpoint keeps its spec in the folder sith/.

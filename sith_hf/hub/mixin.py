@@ -1,4 +1,4 @@
-"""``push_to_hub`` for what is published by its own class: edit specs, decompositions, dictionaries."""
+"""The method ``push_to_hub`` of edit specs, decompositions and dictionaries."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from sith_hf.hub.package import PushOptions, PushResult
 
 
 class Pushable:
-    """A result that knows its way to the Hub, beside ``save_pretrained`` and ``from_pretrained``."""
+    """An artifact that can be pushed to the Hub."""
 
     __slots__ = ()
 
     def push_to_hub(self, repo_id: str, **options: Unpack[PushOptions]) -> PushResult:
-        """Publish this in a repository of its own, with a card, in one commit.
+        """Push this to a repository of its own, with a card, in one commit.
 
         An edit spec goes into a model repository; a decomposition or a dictionary into a dataset repository, with a
         table that the Hub's viewer shows and ``datasets.load_dataset`` reads. ``from_pretrained`` reads them all.
@@ -27,7 +27,7 @@ class Pushable:
             InputError: options that exclude each other, or a repository that holds something else.
             HubError: the Hub refused, failed or could not be reached.
         """
-        # The one import against the order of modules: what is published needs its card, and a card what it is about.
+        # The one import against the order of rooms: publishing needs the card, and the card needs these classes.
         from sith_hf.publish import push_artifact
 
         return push_artifact(self, repo_id, **options)

@@ -1,4 +1,4 @@
-"""What is pushed and what came of it: the files, the options, the result, and the seal on a card of ours."""
+"""What an upload takes and returns: the options, the package of files, the result, and the checksum of a card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,20 +19,20 @@ from sith_hf.hub.errors import OFFLINE
 
 CARD = "README.md"
 _CHUNK = 16 * 2**20
-_SEAL = re.compile(r"\n<!-- sith-hf card ([0-9a-f]{64}) -->\n\Z")
+_CHECKSUM = re.compile(r"\n<!-- sith-hf card ([0-9a-f]{64}) -->\n\Z")
 
 
 class PushOptions(TypedDict, total=False):
-    """What every ``push_to_hub`` takes.
+    """The options of every ``push_to_hub``.
 
     Attributes:
         private: make a new repository private. An existing public one is then refused.
-        revision: the branch to commit to, made from ``main`` where it is missing. ``main`` when None.
+        revision: the branch to commit to, created from ``main`` if missing. ``main`` when None.
         create_pr: open a pull request against ``main`` instead of committing.
         commit_message: the title of the commit.
         token: a token with write access; the usual places (``HF_TOKEN``, ``hf auth login``) when None.
-        overwrite_card: replace a README.md that somebody wrote or changed by hand.
-        dry_run: send nothing; the result says what would be sent.
+        overwrite_card: replace a README.md that was written or changed by hand.
+        dry_run: send nothing; the result lists what would be sent.
     """
 
     private: bool | None
@@ -63,7 +63,7 @@ class Outgoing:
 
     @cached_property
     def hashes(self) -> tuple[str, str]:
-        """Its sha256, by which the Hub knows large files, and its git object id, by which it knows small ones."""
+        """The sha256, by which the Hub knows large files, and the git object id, by which it knows small ones."""
         large, small = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
         if isinstance(self.source, bytes):
             large.update(self.source)
@@ -76,7 +76,7 @@ class Outgoing:
         return large.hexdigest(), small.hexdigest()
 
     def header(self) -> dict[str, Any]:
-        """The header of a safetensors file."""
+        """Read the header of a safetensors file."""
         if isinstance(self.source, bytes):
             content = self.source
         else:
@@ -89,26 +89,44 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class UploadPackage:
-    """What belongs together in a repository.
+    """The complete content of a repository, and what may be replaced there.
 
     Attributes:
         files: name in the repository to local file or content, without the card.
-        card: the text of the card, given the full id of the repository.
-        stale: patterns of names; files of an earlier push that match and are not in ``files`` are deleted. One
-            without a slash means files at the top alone.
-        clash: given the names in the repository, why this must not go there; None where it may.
-        marks: what a card names that describes just these files, such as their fingerprints; empty where none does.
+        card: the text of the card.
+        kind: the file by which a repository of this kind is known; one of ``kinds``.
+        kinds: for each such file, what the repository then holds ("an edit spec").
+        repo_type: ``model`` or ``dataset``.
+        stale: patterns of names; files on the Hub that match and are not in ``files`` are deleted. A pattern without
+            a slash matches only files at the top level.
     """
 
     files: Mapping[str, Path | bytes] = field(repr=False)
-    card: Callable[[str], str] = field(repr=False)
+    card: str = field(repr=False)
+    kind: str
+    kinds: Mapping[str, str]
+    repo_type: str = "model"
     stale: tuple[str, ...] = ()
-    clash: Callable[[Collection[str]], str | None] = lambda names: None
-    marks: Collection[str] = ()
 
-    def described_by(self, card: str) -> bool:
-        """Whether a card of ours on the Hub is about these very files."""
-        return bool(self.marks) and all(mark in card for mark in self.marks)
+    @property
+    def title(self) -> str:
+        """The default title of the commit."""
+        return f"Upload {self.kinds[self.kind]} with sith-hf"
+
+    def clash(self, names: Collection[str]) -> str | None:
+        """Return why a repository with these files must not be overwritten; None if it may be."""
+        if self.kind in names:
+            return None
+        for name, what in self.kinds.items():
+            if name in names:
+                return f"holds {what} already: choose another repository"
+        for name in names:
+            if re.fullmatch(r"[^/]+\.(bin|h5|msgpack|safetensors)", name):
+                return (
+                    f"holds weights that sith-hf did not write ({name}): choose another repository, or propose the "
+                    "change with --create-pr"
+                )
+        return None
 
     def is_stale(self, path: str) -> bool:
         """Whether a file on the Hub is left over from an earlier push."""
@@ -119,20 +137,20 @@ class UploadPackage:
 
 @dataclass(frozen=True)
 class PushResult:
-    """What was sent, or would be.
+    """What a push sent, or would send.
 
     Attributes:
-        repo_id, repo_type, url: where to.
+        repo_id, repo_type, url: the repository.
         revision: the branch.
-        commit: the commit, the present one where nothing had to be sent; None for a dry run and a pull request.
-        pull_request: the address of the pull request, where one was opened.
-        sent: name to size in bytes of the files that were new or other than on the Hub.
-        unchanged: the files that are on the Hub already.
-        deleted: stale files that went.
-        card: the text of our card.
-        card_kept: why the README.md on the Hub was left as it is, None where it is ours.
-        creates: whether the repository had to be made.
-        dry_run: whether nothing was sent because none was to be.
+        commit: the new commit, or the present one if nothing had to be sent; None for a dry run and a pull request.
+        pull_request: the URL of the pull request, if one was opened.
+        sent: name to size in bytes, of the files that differ from the Hub's.
+        unchanged: the files that the Hub already has.
+        deleted: the stale files that were deleted.
+        card: the text of the generated card.
+        card_kept: why the README.md on the Hub was kept; None if the card replaced it.
+        creates: whether the repository is new.
+        dry_run: whether this was a dry run.
     """
 
     repo_id: str
@@ -151,25 +169,25 @@ class PushResult:
 
     @property
     def nothing_to_do(self) -> bool:
-        """Whether the Hub had everything already."""
+        """Whether the Hub already had everything."""
         return not self.sent and not self.deleted
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data."""
         lists = {"unchanged": list(self.unchanged), "deleted": list(self.deleted), "sent": dict(self.sent)}
         return {**vars(self), **lists, "nothing_to_do": self.nothing_to_do}
 
 
 def with_checksum(card: str) -> str:
-    """The card with a mark at its end by which :func:`is_generated` knows it, as long as nobody changes it."""
-    text = _SEAL.sub("\n", card).rstrip("\n") + "\n"
+    """Append the checksum by which :func:`is_generated` recognises an unchanged card."""
+    text = _CHECKSUM.sub("\n", card).rstrip("\n") + "\n"
     return f"{text}\n<!-- sith-hf card {hashlib.sha256(text.encode()).hexdigest()} -->\n"
 
 
 def is_generated(card: str) -> bool:
-    """Whether :func:`with_checksum` made this card, and nobody changed it since (but for the ends of its lines)."""
+    """Whether the card ends with the right checksum: generated here, and unchanged since (except line endings)."""
     text = card.replace("\r\n", "\n").rstrip("\n") + "\n"
-    found = _SEAL.search(text)
+    found = _CHECKSUM.search(text)
     return found is not None and with_checksum(text[: found.start()]) == text
 
 
@@ -182,7 +200,7 @@ def same_bytes(item: Outgoing, there: Any) -> bool:
 
 
 def check_options(options: PushOptions) -> None:
-    """Refuse what cannot work, before anything is made or asked for it.
+    """Fail early on options that cannot work.
 
     Raises:
         InputError: unknown options, or options that exclude each other.
@@ -190,8 +208,12 @@ def check_options(options: PushOptions) -> None:
     """
     unknown = set(options) - set(PushOptions.__annotations__)
     if unknown:
-        raise InputError(f"push_to_hub takes no {', '.join(sorted(unknown))}")
+        raise InputError(
+            f"push_to_hub has no option {', '.join(sorted(unknown))}; it has {', '.join(PushOptions.__annotations__)}"
+        )
     if options.get("create_pr") and options.get("revision") not in (None, "main"):
-        raise InputError("a pull request goes against main: leave out either create_pr or revision")
+        raise InputError(
+            "create_pr and revision exclude each other, since a pull request goes to main: leave out one of them"
+        )
     if constants.HF_HUB_OFFLINE:
         raise HubError(OFFLINE)

@@ -18,17 +18,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from sith_hf.cards import snippets as card_code
-from sith_hf.cards.snippets import executed_parts
 from sith_hf.checkpoint.verify import verify
 from sith_hf.checkpoint.write import revert, save_edited
-from sith_hf.core.fingerprint import BaseRef
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError
 from sith_hf.files import unchanged as steady
 from sith_hf.files.atomic import new_folder
 from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint, Shard
-from tests.cards import golden
 from tests.support import tiny
 from tests.support.raw import Raw, out_proj, random_spec, raw_tensors, read_raw, tree, write_raw
 
@@ -146,7 +142,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from sith_hf.checkpoint.write import revert, save_edited
-from sith_hf.edits.spec import build_spec
+from sith_hf.edits.spec import EditSpec
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.towers.weights import Checkpoint
 from sith_hf.checkpoint.verify import verify
@@ -176,7 +172,7 @@ with open(root / "base" / "model.safetensors", "wb") as file:
         file.write(row)
 checkpoint = Checkpoint.read(root / "base")
 index = torch.arange(layers)
-spec = build_spec(
+spec = EditSpec.from_terms(
     layer=index, head=torch.zeros_like(index), vector=torch.zeros_like(index),
     gain=torch.zeros(layers, dtype=torch.float64), write=torch.eye(layers, size),
     row=torch.ones(layers, 64), constant=torch.ones(layers), labels=["sea"] * layers,
@@ -545,25 +541,3 @@ class TestNaN:
         # Elsewhere it is none of our business, and kept.
         save_edited(tmp_path / "base", random_spec(tmp_path / "base", [(1, 0, 0, 0.0)]), tmp_path / "out")
         assert raw_tensors(tmp_path / "out")[key].content.endswith(value)
-
-
-class TestCard:
-    def test_of_a_large_checkpoint_no_code_is_run_and_it_says_so(self, base, edited, monkeypatch):
-        ran = []
-
-        def run_parts(parts):
-            ran.append(parts)
-            return golden.pretended(parts)
-
-        monkeypatch.setattr(card_code, "run_parts", run_parts)
-        size = sum(path.stat().st_size for path in edited.glob("*.safetensors"))
-        known = BaseRef(str(base), None, {})
-        monkeypatch.setattr(card_code, "LARGE", size + 1)
-        small = executed_parts("CLIPModel", edited, "me/x", known)
-        assert len(ran) == 1
-        monkeypatch.setattr(card_code, "LARGE", size)
-        large = executed_parts("CLIPModel", edited, "me/x", known)
-        assert len(ran) == 1
-        assert [part.code for part in large.values()] == [part.code for part in small.values()]
-        assert all(part.printed is None and "GB" in part.reason for part in large.values())
-        assert all(part.printed is not None for part in small.values())

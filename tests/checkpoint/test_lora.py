@@ -10,35 +10,29 @@ import shutil
 import sys
 import warnings
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-import yaml
 from huggingface_hub import ModelCard
-from markdown_it import MarkdownIt
 from peft import AutoPeftModel, LoraConfig, PeftModel
 from peft.helpers import rescale_adapter_scale
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 from sith_hf.cards.facts import CUT, hub_base
-from sith_hf.checkpoint import lora as adapter
 from sith_hf.checkpoint.lora import export_adapter, lora_factors, output_projection
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.cli.export_adapter import ARCHITECTURES
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.decomposition.explanation import Explanation
 from sith_hf.edits.in_memory import applied
-from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError, UnsupportedModel
 from sith_hf.towers.clip import SUPPORTED
 from tests.support import tiny
 from tests.support.cli import refused, sith
-from tests.support.raw import TERMS, by_hand, out_proj, random_spec, torch_tensors, tree
+from tests.support.raw import by_hand, out_proj, random_spec, torch_tensors, tree
 
 MAKERS = {
     "CLIPModel": tiny.clip_model,
@@ -91,7 +85,7 @@ def load(folder: Path, kind: str = "CLIPModel", dtype: torch.dtype = torch.float
 def peft_model(base: Path, folder: Path, kind: str = "CLIPModel", dtype: torch.dtype = torch.float32) -> PeftModel:
     """The base with the adapter, and without a word of complaint."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # what peft says of keys that are missing
+        warnings.simplefilter("error", UserWarning)  # peft's warning about missing keys
         return PeftModel.from_pretrained(load(base, kind, dtype), folder).eval()
 
 
@@ -114,22 +108,31 @@ def lora_layers(model) -> list[LoraLayer]:
 
 
 class TestLoading:
-    @pytest.mark.parametrize("terms", [TERMS, MANY], ids=["few", "many"])
     @pytest.mark.parametrize("kind", list(MAKERS))
-    def test_the_outputs_are_those_of_the_edited_checkpoint(self, bases, tmp_path, pixels, kind, terms):
-        spec = random_spec(bases[kind], terms)
+    def test_the_outputs_are_those_of_the_edited_checkpoint(self, bases, tmp_path, pixels, kind):
+        spec, adapter = random_spec(bases[kind], MANY), tmp_path / "adapter"
         save_edited(bases[kind], spec, tmp_path / "edited")
-        assert export_adapter(spec, tmp_path / "adapter", kind) == tmp_path / "adapter"
-        assert {path.name for path in (tmp_path / "adapter").iterdir()} == FILES
-
+        assert export_adapter(spec, adapter, kind) == adapter
+        assert {path.name for path in adapter.iterdir()} == FILES
         base, edited = (states(load(folder, kind), pixels) for folder in (bases[kind], tmp_path / "edited"))
-        model = peft_model(bases[kind], tmp_path / "adapter", kind)
+        assert far(base, edited) > 0.3  # the control
+
+        model = peft_model(bases[kind], adapter, kind)
         assert len(lora_layers(model)) == len(spec.layers)
         assert all(layer.scaling == {"default": 1.0} for layer in lora_layers(model))
         assert far(states(model, pixels), edited) < 1e-5
-        assert far(base, edited) > 0.3  # the control
         with model.disable_adapter():
             assert torch.equal(states(model, pixels), base)
+
+        plain = load(bases[kind], kind)
+        plain.load_adapter(str(adapter))  # transformers' own loading
+        assert far(states(plain, pixels), edited) < 1e-5
+
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = str(bases[kind])  # as if the base were on the Hub
+        (adapter / "adapter_config.json").write_text(json.dumps(config))
+        model = AutoPeftModel.from_pretrained(adapter).eval()
+        assert type(model.get_base_model()).__name__ == kind
         assert far(states(model, pixels), edited) < 1e-5
 
     @pytest.mark.parametrize("kind", list(MAKERS))
@@ -168,51 +171,24 @@ class TestLoading:
 
     def test_one_for_a_clip_model_serves_the_class_with_projection(self, plain, spec, tmp_path, pixels):
         export_adapter(spec, tmp_path / "adapter")
-        kind = "CLIPVisionModelWithProjection"
-        model = peft_model(plain, tmp_path / "adapter", kind)
-        with applied(load(plain, kind), spec) as edited:
+        model = peft_model(plain, tmp_path / "adapter", "CLIPVisionModelWithProjection")
+        with applied(load(plain), spec) as edited:
             assert far(states(model, pixels), states(edited, pixels)) < 1e-5
 
-    @pytest.mark.parametrize("kind", list(MAKERS))
-    def test_transformers_loads_it_itself(self, bases, tmp_path, pixels, kind):
-        spec = random_spec(bases[kind])
-        export_adapter(spec, tmp_path / "adapter", kind)
-        model = load(bases[kind], kind)
-        model.load_adapter(str(tmp_path / "adapter"))
-        with applied(load(bases[kind], kind), spec) as edited:
-            assert far(states(model, pixels), states(edited, pixels)) < 1e-5
-
-    @pytest.mark.parametrize("kind", list(MAKERS))
-    def test_peft_finds_the_class_of_the_base_by_itself(self, bases, tmp_path, pixels, kind):
-        spec = random_spec(bases[kind])
-        export_adapter(spec, tmp_path / "adapter", kind)
-        config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-        config["base_model_name_or_path"] = str(bases[kind])  # as if this were on the Hub
-        (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
-        model = AutoPeftModel.from_pretrained(tmp_path / "adapter").eval()
-        assert type(model.get_base_model()).__name__ == kind
-        with applied(load(bases[kind], kind), spec) as edited:
-            assert far(states(model, pixels), states(edited, pixels)) < 1e-5
-
-    def test_one_gain_changed_is_seen(self, plain, spec, tmp_path, pixels):
+    def test_a_changed_gain_and_a_missing_bias_are_seen(self, plain, spec, tmp_path, pixels):
+        with applied(load(plain), spec) as edited:
+            wanted = states(edited, pixels)
         gains = spec.gain.clone()
         gains[1] += 0.05
-        export_adapter(replace(spec, gain=gains), tmp_path / "adapter")
-        with applied(load(plain), spec) as edited:
-            wanted = states(edited, pixels)
-        assert far(states(peft_model(plain, tmp_path / "adapter"), pixels), wanted) > 1e-3
-
-    def test_an_adapter_without_its_bias_is_seen(self, plain, spec, tmp_path, pixels):
-        export_adapter(spec, tmp_path / "adapter")
-        path = tmp_path / "adapter" / "adapter_model.safetensors"
+        export_adapter(replace(spec, gain=gains), tmp_path / "gain")
+        assert far(states(peft_model(plain, tmp_path / "gain"), pixels), wanted) > 1e-3
+        path = export_adapter(spec, tmp_path / "bias") / "adapter_model.safetensors"
         save_file({k: t * (not k.endswith("bias")) for k, t in load_file(path).items()}, path)
-        with applied(load(plain), spec) as edited:
-            wanted = states(edited, pixels)
-        assert far(states(peft_model(plain, tmp_path / "adapter"), pixels), wanted) > 1e-2
+        assert far(states(peft_model(plain, tmp_path / "bias"), pixels), wanted) > 1e-2
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-    @pytest.mark.parametrize("kind", list(MAKERS))
-    def test_a_base_in_half_precision(self, bases, tmp_path, pixels, kind, dtype):
+    def test_a_base_in_half_precision(self, bases, tmp_path, pixels, dtype):
+        kind = "CLIPModel"
         load(bases[kind], kind, dtype).save_pretrained(tmp_path / "base")
         spec = random_spec(tmp_path / "base")
         save_edited(tmp_path / "base", spec, tmp_path / "edited")
@@ -231,39 +207,23 @@ class TestLoading:
         assert {layer.lora_A["default"].weight.dtype for layer in lora_layers(half)} == {dtype}
         assert far(states(half, pixels), truth) <= allowed
 
-        # Merged, the change is rounded to the dtype, and once more when it is added.
-        merged, edited = model.merge_and_unload().state_dict(), load(tmp_path / "edited", kind, dtype).state_dict()
-        before = load(tmp_path / "base", kind, dtype).state_dict()
-        for key in edited:
-            if torch.equal(edited[key], before[key]):
-                assert torch.equal(merged[key], before[key])
-                continue
-            delta = edited[key].double() - before[key].double()
-            bound = torch.finfo(dtype).eps * (delta.abs() + 1.5 * edited[key].double().abs() + 1e-6)
-            assert ((merged[key].double() - edited[key].double()).abs() <= bound).all()
-
 
 class TestStrength:
     @pytest.mark.parametrize("strength", [0.0, 0.3, 2.0])
-    @pytest.mark.parametrize("way", ["set_scale", "scale_layer", "rescale_adapter_scale", "merged"])
-    def test_the_scale_is_the_strength(self, plain, spec, tmp_path, pixels, way, strength):
+    def test_the_scale_is_the_strength(self, plain, spec, tmp_path, pixels, strength):
         export_adapter(spec, tmp_path / "adapter")
-        model = peft_model(plain, tmp_path / "adapter")
+        export_adapter(strength * spec, tmp_path / "scaled") if strength else None
         with applied(load(plain), strength * spec) as edited:
             wanted = states(edited, pixels)
-        if way == "rescale_adapter_scale":
-            with rescale_adapter_scale(model, strength):
-                found = states(model, pixels)
-        else:
-            for layer in lora_layers(model):
-                if way == "scale_layer":
-                    layer.scale_layer(strength)
-                else:
-                    layer.set_scale("default", strength)
-            found = states(model.merge_and_unload() if way == "merged" else model, pixels)
-        assert far(found, wanted) < 1e-5
-        if not strength:
-            assert torch.equal(found, states(load(plain), pixels))
+        model = peft_model(plain, tmp_path / "adapter")
+        with rescale_adapter_scale(model, strength):
+            found = [states(model, pixels)]
+        for layer in lora_layers(model):
+            layer.set_scale("default", strength)
+        found += [states(model, pixels), states(model.merge_and_unload(), pixels)]
+        if strength:
+            found.append(states(peft_model(plain, tmp_path / "scaled"), pixels))
+        assert all(far(one, wanted) < 1e-5 for one in found)
 
     def test_the_bias_counts(self, plain, spec, tmp_path, pixels):
         # The control: were the bias not scaled along, the test above would see it.
@@ -279,11 +239,6 @@ class TestStrength:
                 projection.bias += change.bias
         assert far(states(model, pixels), wanted) > 0.1
 
-    def test_exported_at_another_strength(self, plain, spec, tmp_path, pixels):
-        export_adapter(0.3 * spec, tmp_path / "adapter")
-        with applied(load(plain), 0.3 * spec) as edited:
-            assert far(states(peft_model(plain, tmp_path / "adapter"), pixels), states(edited, pixels)) < 1e-5
-
     def test_add_weighted_adapter_drops_the_bias_as_the_card_says(self, plain, spec, tmp_path):
         export_adapter(spec, tmp_path / "adapter")
         assert "`add_weighted_adapter` drops the bias" in (tmp_path / "adapter" / "README.md").read_text()
@@ -296,34 +251,6 @@ class TestStrength:
 
 
 class TestNames:
-    @pytest.mark.parametrize("kind", list(MAKERS))
-    def test_they_are_the_names_in_the_model(self, bases, kind):
-        model = load(bases[kind], kind)
-        modules = dict(model.named_modules())
-        tower = getattr(model, "vision_model", model)
-        for layer in range(3):
-            found = modules[output_projection(kind).format(layer=layer)]
-            assert found is tower.encoder.layers[layer].self_attn.out_proj
-
-    def test_reading_them_off_draws_no_random_numbers(self):
-        before = torch.random.get_rng_state()
-        output_projection("CLIPModel")
-        assert torch.equal(torch.random.get_rng_state(), before)
-
-    def test_the_wrong_ones_would_edit_nothing(self, plain, spec, tmp_path, pixels, monkeypatch):
-        # The trap itself, with a list of names as peft's own adapters have it: nothing raised, and nothing edited.
-        name = output_projection("CLIPVisionModel")
-        monkeypatch.setattr(adapter, "output_projection", lambda architecture: name)
-        export_adapter(spec, tmp_path / "adapter", "CLIPModel")
-        path = tmp_path / "adapter" / "adapter_config.json"
-        config = json.loads(path.read_text())
-        path.write_text(json.dumps({**config, "target_modules": [name.format(layer=n) for n in spec.layers]}))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = PeftModel.from_pretrained(load(plain), tmp_path / "adapter").eval()
-        assert len(lora_layers(model)) == 2 + 1  # layer 0 of the text tower has such a name too
-        assert torch.equal(states(model, pixels), states(load(plain), pixels))
-
     @pytest.mark.parametrize(
         ("written", "loaded"),
         [
@@ -349,7 +276,7 @@ class TestNames:
         stem = "base_model.model.encoder.layers.{}.self_attn.out_proj"
         assert found == {stem.format(1): 2, stem.format(10): 1}
 
-    @pytest.mark.parametrize("name", ["CLIPTextModel", "clipmodel", "", "SiglipVisionModel", "os"])
+    @pytest.mark.parametrize("name", ["CLIPTextModel", "clipmodel", "os"])
     def test_another_class_is_refused(self, spec, tmp_path, name):
         with pytest.raises(UnsupportedModel, match="CLIPVisionModelWithProjection"):
             export_adapter(spec, tmp_path / "adapter", name)
@@ -361,7 +288,7 @@ class TestFiles:
         export_adapter(spec, tmp_path / "adapter")
         written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # an unknown key would be told in a warning
+            warnings.simplefilter("error")  # peft warns of unknown keys
             config = LoraConfig.from_pretrained(tmp_path / "adapter")
         assert {key: getattr(config, key) for key in written} == written
         name = output_projection("CLIPModel")
@@ -373,9 +300,8 @@ class TestFiles:
             key for key in (name.format(layer=n) for n in range(3)) if re.fullmatch(config.target_modules, key)
         ] == [*ranks]
 
-    @pytest.mark.parametrize("terms", [TERMS, MANY], ids=["few", "many"])
-    def test_the_factors_are_the_terms(self, plain, tmp_path, terms):
-        spec = random_spec(plain, terms)
+    def test_the_factors_are_the_terms(self, plain, tmp_path):
+        spec = random_spec(plain, MANY)
         export_adapter(spec, tmp_path / "adapter")
         tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
         stem = "base_model.model." + output_projection("CLIPModel")
@@ -407,6 +333,31 @@ class TestFiles:
             assert far(up.double() @ down.double(), edited[weight] - base[weight].double()) < 1e-5
             assert far(bias, edited[offset] - base[offset].double()) < 1e-5
 
+    @pytest.mark.parametrize(
+        ("name", "revision", "known"),
+        [
+            ("openai/clip-vit-base-patch32", COMMIT, True),
+            ("openai/clip-vit-base-patch32", "main", False),
+            ("openai/clip-vit-base-patch32", None, False),
+            ('openai/clip")', COMMIT, False),
+            ("/data/me/clip", COMMIT, False),
+            (None, None, False),  # the very folder
+        ],
+    )
+    def test_only_a_base_on_the_hub_is_named_and_no_local_path(self, plain, spec, tmp_path, name, revision, known):
+        settings = {**spec.settings, "from": str(plain)}
+        base = BaseRef(name or str(plain), revision, spec.base.sha256)
+        assert hub_base(base) == (name if known else None)
+        folder = export_adapter(replace(spec, base=base, settings=settings), tmp_path / "adapter")
+        config = json.loads((folder / "adapter_config.json").read_text())
+        data = ModelCard.load(folder / "README.md").data.to_dict()
+        assert config["base_model_name_or_path"] == data.get("base_model") == (name if known else None)
+        assert config["revision"] == (revision if known else None)
+        assert data.get("base_model_relation") == ("adapter" if known else None)
+        written = b"".join(path.read_bytes() for path in folder.iterdir())
+        secrets = [str(tmp_path), "secret-place", str(Path.home()), *([] if known or name is None else [name])]
+        assert [secret for secret in secrets if secret.encode() in written] == []
+
     def test_a_row_of_zeros_and_lopsided_ones(self, spec):
         row = spec.row * torch.tensor([[0.0], [1e-12], [1e12], [1.0]])
         odd = replace(spec, row=row)
@@ -419,173 +370,22 @@ class TestFiles:
             assert factors.down.abs().max() < 1e7
             assert factors.up.abs().max() < 1e7
 
-    def test_the_same_edit_gives_the_same_bytes(self, spec, tmp_path):
-        for name in ("one", "two"):
-            export_adapter(spec, tmp_path / name)
-        assert tree(tmp_path / "one") == tree(tmp_path / "two")
-
-    @pytest.mark.parametrize("kind", list(MAKERS))
-    def test_no_local_path_gets_out(self, bases, tmp_path, monkeypatch, kind):
-        monkeypatch.chdir(bases[kind].parent)
-        for name in (str(bases[kind]), kind, f"./{kind}", f"../{bases[kind].parent.name}/{kind}"):
-            spec = replace(random_spec(bases[kind]), settings={"fold": True, "centre": True, "from": str(bases[kind])})
-            spec = replace(spec, base=replace(spec.base, name=name))
-            folder = export_adapter(spec, tmp_path / f"adapter{len(name)}", kind)
-            config = json.loads((folder / "adapter_config.json").read_text())
-            assert config["base_model_name_or_path"] is None
-            assert config["revision"] is None
-            assert "base_model" not in ModelCard.load(folder / "README.md").data.to_dict()
-            for path in folder.iterdir():
-                content = path.read_bytes()
-                for secret in (str(tmp_path), "secret-place", str(Path.home()), str(Path.cwd()), str(adapter.__file__)):
-                    assert secret.encode() not in content
-
-    @pytest.mark.parametrize(
-        ("name", "revision", "known"),
-        [
-            ("openai/clip-vit-base-patch32", COMMIT, True),
-            ("clip-vit-base-patch32", COMMIT, False),
-            ("openai/clip-vit-base-patch32", None, False),
-            ("openai/clip-vit-base-patch32", "main", False),
-            ("openai/clip-vit-base-patch32", COMMIT + "\n", False),
-            ("openai/clip\n", COMMIT, False),
-            ('openai/clip")', COMMIT, False),
-            ("/data/me/clip", COMMIT, False),
-            ("./clip", COMMIT, False),
-            ("../clip", COMMIT, False),
-            ("a/b/c", COMMIT, False),
-            ("C:\\clip", COMMIT, False),
-            ("~/clip", COMMIT, False),
-            ("in memory", COMMIT, False),
-            ("", COMMIT, False),
-        ],
-    )
-    def test_the_base_is_named_where_it_is_on_the_hub(self, spec, tmp_path, name, revision, known):
-        base = BaseRef(name, revision, spec.base.sha256)
-        assert hub_base(base) == (name if known else None)
-        folder = export_adapter(replace(spec, base=base), tmp_path / "adapter")
-        config = json.loads((folder / "adapter_config.json").read_text())
-        data = ModelCard.load(folder / "README.md").data.to_dict()
-        assert config["base_model_name_or_path"] == data.get("base_model") == (name if known else None)
-        assert config["revision"] == (revision if known else None)
-        assert data.get("base_model_relation") == ("adapter" if known else None)
-        if not known and len(name) > 3:
-            assert name not in "".join(path.read_text(errors="replace") for path in folder.iterdir())
-
-
-HOSTILE = (
-    "---\nlicense: mit\n---",
-    "| a | b |\n|---|---|",
-    "<script>alert(1)</script><img src=x onerror=y>",
-    "</details><h1>gone</h1>",
-    "[click](javascript:alert(1)) ![x](http://evil/x.png)",
-    "`code` ```\nfence\n```",
-    "# heading\n\n- list",
-    "{{ config }} {% raw %} {# no #}",
-    "\x1b[31mred\x1b[0m \u202eright",
-    "*bold* _it_ ~~x~~ <!-- hidden",
-    "http://evil.example/x www.evil.example",
-    "&lt;b&gt; &#60;",
-)
-
-
-def rendered(text: str):
-    """The tokens of a card's body, as a Markdown reader with tables sees them."""
-    return MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(text)
-
-
-def inline(tokens):
-    """All inline tokens below these."""
-    return [child for token in tokens for child in (token.children or [])]
-
-
-def explained(spec: EditSpec, texts) -> EditSpec:
-    """The same edit, with explanations and reasons of these texts."""
-    poles = [
-        tuple(Explanation(*key, pole, ((text, 0.5), (text, 0.25)), 1.0, 0.5, 0.8, 0.9, 0.7) for pole in "+-")
-        for key, text in zip(spec.keys, texts, strict=True)
-    ]
-    settings = {"method": texts[0], "encoder": texts[0], texts[0]: texts[-1]}
-    return replace(spec, origin=Provenance(tuple(poles), tuple(texts), settings))
-
 
 class TestCard:
-    @pytest.mark.parametrize("with_origin", [False, True], ids=["labels", "explanations"])
-    @pytest.mark.parametrize("times", [1, 3], ids=["open", "folded"])
-    def test_hostile_texts_break_nothing(self, plain, tmp_path, times, with_origin):
-        count = len(HOSTILE) * times
-        keys = [(i // 24, i % 4, i % 24 // 4, 0.0) for i in range(count)]
-        tame = random_spec(plain, keys, labels=["sea"] * count)
-        wild = replace(tame, labels=HOSTILE * times)
-        if with_origin:
-            tame, wild = explained(tame, ["sea"] * count), explained(wild, HOSTILE * times)
-        cards = []
-        for name, one in (("tame", tame), ("wild", wild)):
-            card = (export_adapter(one, tmp_path / name) / "README.md").read_text(encoding="utf-8")
-            assert not any(ord(character) < 32 and character != "\n" for character in card)
-            assert "\u202e" not in card
-            cards.append(ModelCard(card))
-        # The same blocks, cells, links and pieces of HTML, whatever the texts say.
-        tokens = [rendered(card.text) for card in cards]
-        assert [token.type for token in tokens[0]] == [token.type for token in tokens[1]]
-        for kind in ("html_block", "fence"):
-            one, two = ([token.content for token in body if token.type == kind] for body in tokens)
-            assert one == two
-        inner = [[(t.type, t.attrs) for t in inline(body) if t.type not in ("text", "text_special")] for body in tokens]
-        assert inner[0] == inner[1]
-        rows = sum(token.type == "tr_open" for token in tokens[1])
-        assert rows == (2 * (count + 1) + 4 if with_origin else count + 1 + 3) + 2 * len(wild.layers) + 1
-        assert cards[0].data.to_dict() == cards[1].data.to_dict()
-        assert cards[1].data.to_dict() == {
-            "library_name": "peft",
-            "tags": ["sith-hf", "clip", "model-editing", "lora"],
-        }
-        assert str(cards[1]).startswith("---\nlibrary_name: peft\n")
-        assert yaml.safe_load(str(cards[1]).split("\n---\n")[0][4:]) == cards[1].data.to_dict()
-
-    def test_the_hostile_texts_are_hostile(self, spec, tmp_path):
-        # The control: put into the card as they are, nearly all of them make another card of it.
-        card = ModelCard.load(export_adapter(spec, tmp_path / "adapter") / "README.md").text
-        cell = "\\+ sea 1 \\| - road 1"
-        assert card.count(cell) == 1
-
-        def structure(text: str) -> list[str]:
-            tokens = rendered(text)
-            return [token.type for token in tokens] + [token.type for token in inline(tokens)]
-
-        breaking = [text for text in HOSTILE if structure(card.replace(cell, text)) != structure(card)]
-        assert len(breaking) >= 8
-
-    def test_hostile_fingerprints_and_settings_break_nothing(self, spec, tmp_path):
-        sha256 = dict.fromkeys(spec.base.sha256, "|\n---\n<script>")
-        settings = {"fold": "<script>", "centre": ["|\n"], "</details>": "```"}
-        wild = replace(spec, base=replace(spec.base, sha256=sha256), settings=settings)
-        card = (export_adapter(wild, tmp_path / "adapter") / "README.md").read_text()
-        assert "<script>" not in card
-        assert card.count("</details>") == card.count("<details>") == 1
-        assert sum(token.type == "tr_open" for token in rendered(ModelCard(card).text)) == 5 + 4 + 5
-
     def test_it_says_what_was_done(self, spec, tmp_path):
         named = replace(spec, base=replace(spec.base, name="me/base", revision=COMMIT))
-        card = (export_adapter(named, tmp_path / "adapter") / "README.md").read_text()
-        data = ModelCard(card).data
-        assert data.base_model == "me/base"
-        assert data["base_model_relation"] == "adapter"
-        assert data.library_name == "peft"
-        assert {"sith-hf", "clip", "model-editing"} <= set(data.tags)
-        text = " ".join(ModelCard(card).text.split())
-        assert "4 singular vectors in 3 attention heads of layers 0 and 2 have another gain" in text
+        card = ModelCard.load(export_adapter(named, tmp_path / "adapter") / "README.md")
+        assert (card.data.base_model, card.data["base_model_relation"], card.data.library_name) == (
+            "me/base",
+            "adapter",
+            "peft",
+        )
+        text = " ".join(card.text.split())
+        assert "4 singular vectors in 3 attention heads of layers 0 and 2 have new gains" in text
         assert "| 2 | 3 | 0 | 3 | \\+ sea 2 \\| - road 2 |" in text
         assert "not evaluated" in text
         assert f"me/base at revision {COMMIT}." in text
         assert all(spec.base.sha256[key] in text for layer in (0, 2) for key in out_proj(layer))
-
-    def test_it_shows_explanations_where_there_are_any(self, spec, tmp_path):
-        card = (
-            export_adapter(explained(spec, ["sea", "road", "bird", "sky"]), tmp_path / "a") / "README.md"
-        ).read_text()
-        assert "| 2 | 0 | 1 | -1 | road 0.50, road 0.25 | 0.80 of 0.90 | road 0.50, road 0.25 | 0.80 of 0.90 |" in card
-        assert "| 2 | 0 | 1 | road |" in card
 
     def test_a_very_long_table_is_cut(self, tmp_path):
         tiny.vision_model(hidden_size=128, num_hidden_layers=9).save_pretrained(tmp_path / "base")
@@ -593,7 +393,7 @@ class TestCard:
         spec = random_spec(tmp_path / "base", keys, head_size=32)
         card = (export_adapter(spec, tmp_path / "adapter", "CLIPVisionModel") / "README.md").read_text()
         assert f"{len(keys) - CUT} more vectors are not listed here." in card
-        assert sum(token.type == "tr_open" for token in rendered(ModelCard(card).text)) == CUT + 1 + 3 + 2 * 9 + 1
+        assert card.count("sea") == CUT
 
     @pytest.mark.parametrize("named", [True, False], ids=["named", "nameless"])
     @pytest.mark.parametrize("kind", list(MAKERS))
@@ -620,27 +420,20 @@ class TestCard:
 
 
 class TestRefused:
-    def test_an_edit_that_changes_nothing(self, spec, tmp_path):
-        with pytest.raises(InputError, match="changes nothing"):
-            export_adapter(spec.compose(spec.inverse()), tmp_path / "adapter")
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda spec: spec.compose(spec.inverse()), "changes nothing"),
+            (lambda spec: spec.inverse(), "removes an edit"),
+            (lambda spec: replace(spec, gain=torch.full_like(spec.gain, -1e300)), "overflows"),
+            # The factors fit, and their product does not.
+            (lambda spec: replace(spec, gain=torch.full_like(spec.gain, 1e25), row=spec.row * 1e25), "overflows"),
+        ],
+    )
+    def test_a_spec_that_is_no_adapter(self, spec, tmp_path, change, message):
+        with pytest.raises(InputError, match=message):
+            export_adapter(change(spec), tmp_path / "adapter")
         assert not any(tmp_path.iterdir())
-
-    def test_a_revert(self, spec, tmp_path):
-        with pytest.raises(InputError, match="takes an edit away"):
-            export_adapter(spec.inverse(), tmp_path / "adapter")
-        assert not any(tmp_path.iterdir())
-
-    @pytest.mark.parametrize("gain", [1e39, -1e300])
-    def test_a_change_beyond_float32(self, spec, tmp_path, gain):
-        with pytest.raises(InputError, match="overflows"):
-            export_adapter(replace(spec, gain=torch.full_like(spec.gain, gain)), tmp_path / "adapter")
-        assert not any(tmp_path.iterdir())
-
-    def test_factors_that_fit_and_a_product_that_does_not(self, spec, tmp_path):
-        lopsided = replace(spec, gain=torch.full_like(spec.gain, 1e25), row=spec.row * 1e25)
-        with pytest.raises(InputError, match="overflows"):
-            export_adapter(lopsided, tmp_path / "adapter")
-        export_adapter(replace(lopsided, row=spec.row), tmp_path / "adapter")
 
     def test_a_folder_in_use(self, spec, tmp_path):
         (tmp_path / "adapter").mkdir()
@@ -653,17 +446,6 @@ class TestRefused:
         assert {path.name for path in (tmp_path / "adapter").iterdir()} == FILES
         assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
-    def test_an_empty_folder_will_do(self, spec, tmp_path):
-        (tmp_path / "adapter").mkdir()
-        export_adapter(spec, str(tmp_path / "adapter"))
-        assert {path.name for path in (tmp_path / "adapter").iterdir()} == FILES
-
-    def test_a_file(self, spec, tmp_path):
-        (tmp_path / "adapter").write_text("mine")
-        with pytest.raises(InputError, match="not a folder"):
-            export_adapter(spec, tmp_path / "adapter", overwrite=True)
-        assert (tmp_path / "adapter").read_text() == "mine"
-
     def test_the_base_itself(self, plain, tmp_path):
         shutil.copytree(plain, tmp_path / "base")
         spec, before = random_spec(tmp_path / "base"), tree(tmp_path)
@@ -672,76 +454,24 @@ class TestRefused:
                 export_adapter(spec, folder, overwrite=True)
         assert tree(tmp_path) == before
 
-    def test_this_program(self, spec, tmp_path, monkeypatch):
-        # A stand-in for the program, since a test that failed would otherwise take the real one with it.
-        (tmp_path / "program").mkdir()
-        (tmp_path / "program" / "adapter.py").write_text("code")
-        monkeypatch.setattr(adapter, "__file__", str(tmp_path / "program" / "adapter.py"))
-        spec = replace(spec, base=replace(spec.base, name="in memory"))
-        for folder in (tmp_path / "program", tmp_path):
-            with pytest.raises(InputError, match="overlap"):
-                export_adapter(spec, folder, overwrite=True)
-        assert (tmp_path / "program" / "adapter.py").read_text() == "code"
 
-
-def breaking(monkeypatch, at: int, error: BaseException, half: bool):
-    """Make the ``at``-th file that is written fail, with half of it on disk or none."""
-    calls = []
-    for name in ("write_text", "write_bytes"):
-        real = getattr(Path, name)
-
-        def write(self, content, *args, real=real, **kwargs):
-            calls.append(self.name)
-            if len(calls) == at:
-                if half:
-                    real(self, content[: len(content) // 2], *args, **kwargs)
-                raise error
-            return real(self, content, *args, **kwargs)
-
-        monkeypatch.setattr(Path, name, write)
-    return calls
-
-
-FAULTS = {
-    "full disk": (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), OutputError),
-    "Ctrl-C": (KeyboardInterrupt(), KeyboardInterrupt),
-}
-
-
-class TestFaults:
-    @pytest.mark.parametrize("old", [False, True], ids=["new", "overwrite"])
-    @pytest.mark.parametrize("half", [False, True], ids=["none", "half"])
-    @pytest.mark.parametrize("at", [1, 2, 3])
-    @pytest.mark.parametrize("fault", list(FAULTS))
-    def test_nothing_is_left_half_written(self, spec, tmp_path, monkeypatch, fault, at, half, old):
-        if old:
-            export_adapter(0.5 * spec, tmp_path / "adapter")
-        before = tree(tmp_path)
-        error, wanted = FAULTS[fault]
-        with monkeypatch.context() as patch:
-            calls = breaking(patch, at, error, half)
-            with pytest.raises(wanted) as caught:
-                export_adapter(spec, tmp_path / "adapter", overwrite=old)
-        assert len(calls) == at
-        assert tree(tmp_path) == before
-        assert [path.name for path in tmp_path.iterdir()] == (["adapter"] if old else [])
-        if fault == "full disk":
-            assert "No space left" in str(caught.value)
-        export_adapter(spec, tmp_path / "adapter", overwrite=old)
-
-    def test_a_rename_that_fails(self, spec, tmp_path, monkeypatch):
+@pytest.mark.parametrize("old", [False, True], ids=["new", "overwrite"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()], ids=repr)
+def test_a_failed_export_leaves_everything_as_it_was(spec, tmp_path, monkeypatch, error, old):
+    if old:
         export_adapter(0.5 * spec, tmp_path / "adapter")
-        before = tree(tmp_path)
+    before = tree(tmp_path)
 
-        def rename(source, target, real=os.rename):
-            if Path(source).name == "new":
-                raise OSError(errno.EIO, "Input/output error")
-            real(source, target)
+    def fail(self, content, real=Path.write_text, **options):
+        real(self, content[:10], **options)
+        raise error
 
-        monkeypatch.setattr(os, "rename", rename)
-        with pytest.raises(OutputError, match="Input/output error"):
-            export_adapter(spec, tmp_path / "adapter", overwrite=True)
-        assert tree(tmp_path) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", fail)
+        with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
+            export_adapter(spec, tmp_path / "adapter", overwrite=old)
+    assert tree(tmp_path) == before
+    export_adapter(spec, tmp_path / "adapter", overwrite=old)
 
 
 class TestCommand:
@@ -785,13 +515,13 @@ class TestCommand:
         assert tree(tmp_path) == before
         assert EditSpec.from_pretrained(tmp_path / "work" / "spec") == spec
 
-    def test_what_cannot_be_used_is_told_in_one_line(self, spec, tmp_path):
+    def test_an_error_is_one_line(self, spec, tmp_path):
         spec.save_pretrained(tmp_path / "spec")
         spec.inverse().save_pretrained(tmp_path / "revert")
         export_adapter(spec, tmp_path / "used")
         for arguments, message in {
             (tmp_path / "nothing", "-o", tmp_path / "new"): "no such file or folder",
-            (tmp_path / "revert", "-o", tmp_path / "new"): "takes an edit away",
+            (tmp_path / "revert", "-o", tmp_path / "new"): "removes an edit",
             (tmp_path / "spec", "-o", tmp_path / "used"): "--overwrite",
             (tmp_path / "used", "-o", tmp_path / "new"): "edit_spec.safetensors",
         }.items():
@@ -815,13 +545,3 @@ class TestCommand:
             ran = sith("export-adapter", tmp_path / "spec", "-o", tmp_path / "adapter")
         assert ran.code == 0, ran.err
         assert tree(tmp_path / "adapter") == tree(export_adapter(spec, tmp_path / "other"))
-
-    def test_nor_does_any_module_import_it(self):
-        sources = [path.read_text(encoding="utf-8") for path in Path(adapter.__file__).parents[1].rglob("*.py")]
-        assert len(sources) > 30
-        assert not [source for source in sources if re.search(r"^\s*(import|from) peft\b", source, re.MULTILINE)]
-
-
-def test_a_spec_keeps_its_terms_in_order(spec):
-    """What the construction of the factors stands on: terms of one layer are neighbours, sorted by head."""
-    assert all(one < two for one, two in pairwise(spec.keys))

@@ -215,8 +215,8 @@ class TestInMemory:
         refused(CLIPModel.from_pretrained(base, dtype=torch.float16), huge, InputError, "overflow torch.float16")
 
     def test_a_spec_that_does_not_know_its_base_is_refused(self, model, spec):
-        refused(model, replace(spec, base=BaseRef("x", None, {})), BaseMismatch, "does not say what weights")
-        refused(model, spec.inverse(), InputError, "takes an edit away")
+        refused(model, replace(spec, base=BaseRef("x", None, {})), BaseMismatch, "lacks fingerprints")
+        refused(model, spec.inverse(), InputError, "removes an edit")
 
 
 class TestLeaving:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition.decomposition import NEAR
 from sith_hf.edits.build import make_spec
-from sith_hf.edits.spec import EditSpec, build_spec
-from sith_hf.errors import BaseMismatch, InputError
+from sith_hf.edits.provenance import Provenance
+from sith_hf.edits.spec import EditSpec
+from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from sith_hf.gains.gains import SHARE_THRESHOLD, Gains, by_concepts, by_name, check_gain
 from tests.support.made import WORDS, tiny_concepts, tiny_editor
 
@@ -332,7 +333,7 @@ def spec(editor, made):
 
 
 def fields_of(spec, order):
-    """The arguments of build_spec, terms in another order."""
+    """The arguments of from_terms, terms in another order."""
     names = ("layer", "head", "vector", "gain", "write", "row", "constant")
     return {name: getattr(spec, name)[order] for name in names} | {
         "labels": [spec.labels[i] for i in order], "base": spec.base, "settings": spec.settings,
@@ -341,7 +342,7 @@ def fields_of(spec, order):
 
 def test_the_order_of_terms_does_not_matter(spec):
     order = torch.randperm(len(spec), generator=torch.Generator().manual_seed(0)).tolist()
-    again = build_spec(**fields_of(spec, order))
+    again = EditSpec.from_terms(**fields_of(spec, order))
     assert again == spec
     assert again.labels == spec.labels
     assert again.rows() == spec.rows()
@@ -362,7 +363,7 @@ def test_gains_of_one_are_left_out(editor, made, weights):
 def test_a_vector_named_twice_is_refused(spec):
     order = [*range(len(spec)), 0]
     with pytest.raises(InputError, match="twice"):
-        build_spec(**fields_of(spec, order))
+        EditSpec.from_terms(**fields_of(spec, order))
 
 
 @pytest.mark.parametrize("gain", [math.nan, math.inf])
@@ -372,7 +373,7 @@ def test_a_spec_takes_no_gain_that_is_not_finite(gain, spec):
     with pytest.raises(InputError, match="finite"):
         replace(spec, gain=broken)
     with pytest.raises(InputError, match="finite"):
-        build_spec(**fields_of(spec, list(range(len(spec)))) | {"gain": broken})
+        EditSpec.from_terms(**fields_of(spec, list(range(len(spec)))) | {"gain": broken})
 
 
 # ---------------------------------------------------------------- applying
@@ -536,7 +537,7 @@ def test_edits_of_other_settings_do_not_compose(spec, editor):
 
 def test_another_direction_under_the_same_name_does_not_compose(spec):
     turned = replace(spec, write=spec.write.flip(0))
-    with pytest.raises(BaseMismatch, match="another direction"):
+    with pytest.raises(BaseMismatch, match="different directions"):
         spec.compose(turned)
 
 
@@ -627,20 +628,46 @@ def test_a_base_goes_through_json():
     assert base.only(["a", "c"]).sha256 == {"a": "2"}
 
 
-def test_origin_travels_with_the_terms(tmp_path):
-    """What the decomposition said of a vector stays beside it through normal form, scaling, composing and saving."""
+def test_provenance_travels_with_the_terms(tmp_path):
+    """The explanation of a vector stays with it through normal form, scaling, composing and saving."""
     editor = tiny_editor(tmp_path)
     editor.decompose(tiny_concepts())
     spec = editor.suppress(WORDS[0], threshold=0.2).vectors(2.0, layers=[-1], heads=[0]).spec
-    assert spec.origin is not None
-    for key, poles, label in zip(spec.keys, spec.origin.explanations, spec.labels, strict=True):
+    assert spec.provenance is not None
+    for key, poles, label in zip(spec.keys, spec.provenance.explanations, spec.labels, strict=True):
         assert {(pole.layer, pole.head, pole.vector) for pole in poles} == {key}
         assert poles == tuple(editor.decomposition.explain(*key, pole) for pole in editor.decomposition.poles)
         assert all(text in label for pole in poles for text, _ in pole.concepts)
-    assert (spec * 0.5).origin == spec.origin
+    assert (spec * 0.5).provenance == spec.provenance
     spec.save_pretrained(tmp_path)
-    assert EditSpec.from_pretrained(tmp_path).origin == spec.origin
+    assert EditSpec.from_pretrained(tmp_path).provenance == spec.provenance
     first, last = (editor.edit().vectors(0.0, layers=[layer]).spec for layer in (0, -1))
     joined = last.compose(first)
-    assert joined.origin == first.origin.join(last.origin)
-    assert joined.origin != last.origin.join(first.origin)
+    assert joined.provenance == first.provenance.join(last.provenance)
+    assert joined.provenance != last.provenance.join(first.provenance)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("explanations", 0, 0, "pole"), "~"),
+        (("explanations", 0, 0, "fidelity"), math.nan),
+        (("explanations", 0, 0, "layer"), True),
+        (("explanations", 0, 0, "concepts"), [["sea"]]),
+        (("explanations", 0, 0, "concepts"), [[1, 0.5]]),
+        (("explanations", 0, 0, "more"), 1),
+        (("reasons",), []),
+        (("reasons", 0), None),
+        (("decomposition",), []),
+    ],
+)
+def test_a_damaged_provenance_is_refused(spec, place, value):
+    assert spec.provenance is not None
+    data = json.loads(json.dumps(spec.provenance.to_json()))
+    assert Provenance.from_json(data) == spec.provenance
+    inner = data
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    with pytest.raises(ArtifactError, match="the provenance"):
+        Provenance.from_json(data)

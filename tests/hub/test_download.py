@@ -1,4 +1,4 @@
-"""Pulling from the test Hub: what arrives is what was pushed, or one sentence says why not."""
+"""Downloads from the test Hub: the files arrive as they were pushed, or one sentence explains why not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.hub import run_cli
 from tests.support.pushing import outcome, refused
 
 pytest_plugins = ["tests.support.push_fixtures"]
@@ -59,7 +58,7 @@ def same(one, other, rounding=0.0):
 # ---------------------------------------------------------------- what comes back
 
 
-def test_an_edited_repository_tells_its_history_and_is_reverted(hub, worker, made, published, tmp_path):
+def test_an_edited_repository_has_a_history_and_is_reverted(hub, worker, made, published, tmp_path):
     code = """
     editor = SithEditor.from_pretrained("me/edited")
     [newest] = editor.history
@@ -87,36 +86,26 @@ def test_an_edited_repository_tells_its_history_and_is_reverted(hub, worker, mad
 
 def test_an_edited_repository_is_edited_again(hub, worker, made, published, tmp_path):
     code = """
-    from sith_hf.checkpoint.write import save_edited
     editor = SithEditor.from_pretrained("me/edited")
     words = ConceptDictionary.from_texts(["beach", "ocean", "forest", "snow", "red", "blue", "car", "boat"])
     editor.decompose(words, layers=[1, 2])
     more = editor.edit().vectors(0.5, layers=[2], heads=[0, 2], vectors=[0]).spec
-    clash = editor.edit().vectors(0.5, layers=[1], heads=[3], vectors=[0]).spec
     commit = editor.push_to_hub("me/twice", more, private=True).commit
     twice = SithEditor.from_pretrained("me/twice")
-    whole = editor.with_history(more)
-    save_edited(base, whole, folder + "/at-once")
     twice.save_pretrained(folder + "/thrice", EditSpec.from_pretrained(other))
     third = SithEditor.from_pretrained(folder + "/thrice")
     twice.revert(folder + "/once")
     once = SithEditor.from_pretrained(folder + "/once")
     once.revert(folder + "/never")
-    try:
-        editor.with_history(clash)
-        refusal = None
-    except SithError as error:
-        refusal = type(error).__name__
-    out = [len(twice.history), twice.history[0] == more, twice.history[1] == editor.history[0], len(whole), refusal,
+    out = [len(twice.history), twice.history[0] == more, twice.history[1] == editor.history[0],
            once.history == editor.history, more.base.name, more.base.revision, len(third.history)]
     """
     other = made.root / "other-spec"
     made.editor.edit().vectors(2.0, layers=[0], heads=[3], vectors=[2]).spec.save_pretrained(other)
     out = worker.do(code, hub.token, base=str(made.base), folder=str(tmp_path), other=str(other))
-    assert out == [2, True, True, 4, "BaseMismatch", True, "me/edited", published, 3]
+    assert out == [2, True, True, True, "me/edited", published, 3]
     twice = tmp_path / "twice.safetensors"
     twice.write_bytes(hub.repo("me/twice").files()["model.safetensors"])
-    assert same(weights(tmp_path / "at-once"), load_file(twice))
     assert not same(load_file(twice), weights(made.edited), 1e-4)
     assert same(weights(tmp_path / "once"), weights(made.edited), 1e-6)
     assert same(weights(tmp_path / "never"), weights(made.base), 1e-6)
@@ -124,14 +113,14 @@ def test_an_edited_repository_is_edited_again(hub, worker, made, published, tmp_
     assert "sith/base/edit_spec.safetensors" in hub.repo("me/twice").files()
 
 
-def test_a_folder_tells_its_history_as_well(made):
+def test_a_folder_has_a_history_as_well(made):
     from sith_hf.editor import SithEditor
 
     assert SithEditor.from_pretrained(made.edited).history == (made.spec,)
     assert SithEditor.from_pretrained(made.base).history == () == made.editor.history
 
 
-def test_a_damaged_record_is_told(made, tmp_path):
+def test_a_damaged_record_is_reported(made, tmp_path):
     import shutil
 
     from sith_hf.editor import SithEditor
@@ -161,7 +150,7 @@ def test_what_is_private_needs_a_token(hub, read, worker):
             cache = f"{worker.home}/none-{kind}-{i}"
             assert "may not see it" in refused(lambda k=kind, t=token, c=cache: read(k, token=t, cache=c))
         wrong = f"{worker.home}/wrong-{kind}"
-        assert "does not know the token" in refused(lambda k=kind, c=wrong: read(k, outright=hub.wrong_token, cache=c))
+        assert "rejects the token" in refused(lambda k=kind, c=wrong: read(k, outright=hub.wrong_token, cache=c))
 
 
 def test_what_is_not_there(hub, read, worker):
@@ -193,7 +182,7 @@ def test_no_clip_model_is_downloaded_in_vain(hub, read):
 # ---------------------------------------------------------------- what goes wrong on the way
 
 FAULTS = {
-    **{str(status): {"status": status} for status in (401, 403, 404, 409, 412, 500)},
+    **{str(status): {"status": status} for status in (401, 403, 404, 500)},
     "429": {"status": 429, "retry_after": 0},
     "drop": {"drop": True},
     "cut": {"cut_download": 5},
@@ -314,7 +303,3 @@ def test_the_command_line_pulls(hub, worker, made, published, tmp_path):
     assert done["code"] == 2
     assert done["err"].count("\n") == 1
     assert not (tmp_path / "none").exists()
-    (tmp_path / "home").mkdir()
-    offline = run_cli(hub, "verify", "me/nowhere", env={"HF_HUB_OFFLINE": "1"}, home=tmp_path / "home")
-    assert offline.returncode == 2
-    assert "HF_HUB_OFFLINE" in offline.stderr

@@ -1,4 +1,4 @@
-"""One client of the test Hub that stays: imports are paid once, and a test gives it code to run."""
+"""A long-lived client process of the test Hub, which imports once and runs code for many tests."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from tests.support.hub.client import IMPATIENT
 
 LOOP = """
 import contextlib, io, json, os, sys, traceback, warnings
+from pathlib import Path
 warnings.simplefilter("ignore")
 channel, sys.stdout = sys.stdout, sys.stderr
 import huggingface_hub
 from huggingface_hub import constants
-from sith_hf.hub import package as parcel
-from sith_hf.cards import card as cards
 from sith_hf import publish as hub
 from sith_hf.checkpoint.write import locate, revert
 from sith_hf.concepts.dictionary import ConceptDictionary
@@ -29,13 +28,6 @@ from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import SithError
 from sith_hf.cli import main
 constants.DOWNLOAD_CHUNK_SIZE = 1024
-
-def card(folder, spec, *, repo_id, base_id=None, base_card=None, evaluation=None, recipe=None):
-    meta = "".join(f"{key}: {value}\\n" for key, value in (base_card or {}).items() if key == "license")
-    base = f"base_model: {base_id}\\n" if base_id else ""
-    return f"---\\nlibrary_name: transformers\\n{meta}{base}---\\n# {repo_id}\\n{len(spec)} vectors\\n{recipe or ''}\\n"
-
-real_card, hub.model_card = hub.model_card, card
 
 def cli(*arguments):
     out, err = io.StringIO(), io.StringIO()
@@ -55,27 +47,27 @@ for line in sys.stdin:
     names = {**globals(), **asked["values"], "out": None}
     try:
         exec(asked["code"], names)
-        said = {"out": names["out"]}
+        answer = {"out": names["out"]}
     except SithError as error:
         kinds = [kind.__name__ for kind in type(error).__mro__]
-        said = {"error": str(error), "kinds": kinds, "chained": error.__cause__ is not None}
+        answer = {"error": str(error), "kinds": kinds, "chained": error.__cause__ is not None}
     except BaseException:
-        said = {"crash": traceback.format_exc()}
-    print(json.dumps(said, default=str), file=channel, flush=True)
+        answer = {"crash": traceback.format_exc()}
+    print(json.dumps(answer, default=str), file=channel, flush=True)
 """
 
 
 class Refused(Exception):
-    """What sith-hf raised over there: its message, and the names of its classes."""
+    """An error of sith-hf in the client: its message, and the names of its classes."""
 
-    def __init__(self, said: dict[str, Any]) -> None:
-        super().__init__(said["error"])
-        self.kinds: list[str] = said["kinds"]
-        self.chained: bool = said["chained"]
+    def __init__(self, answer: dict[str, Any]) -> None:
+        super().__init__(answer["error"])
+        self.kinds: list[str] = answer["kinds"]
+        self.chained: bool = answer["chained"]
 
 
 class Worker:
-    """The client. A context manager; ``heard`` is everything that it ever said."""
+    """The client. A context manager; ``heard`` is everything that it ever answered."""
 
     def __init__(self, hub: Hub, home: Path, **env: str) -> None:
         home.mkdir(parents=True, exist_ok=True)
@@ -105,7 +97,7 @@ class Worker:
         self._log.close()
 
     def do(self, code: str, token: str | None = None, **values: Any) -> Any:
-        """Run code there; what it put into ``out``. Raises Refused for errors of sith-hf, fails for all others."""
+        """Run code in the client and return its ``out``. Raises Refused for errors of sith-hf, fails for all others."""
         asked = {"code": textwrap.dedent(code), "token": token, "values": values}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -114,8 +106,8 @@ class Worker:
         line = self._process.stdout.readline()
         assert line, "the client died"
         self.heard += line
-        said = json.loads(line)
-        assert "crash" not in said, said["crash"]
-        if "error" in said:
-            raise Refused(said)
-        return said["out"]
+        answer = json.loads(line)
+        assert "crash" not in answer, answer["crash"]
+        if "error" in answer:
+            raise Refused(answer)
+        return answer["out"]

@@ -1,4 +1,4 @@
-"""A test Hub with a client that stays, and edited checkpoints to push. Who uses these has a fixture ``hub``."""
+"""A test Hub with a long-lived client, and edited checkpoints to push. Users of these define a fixture ``hub``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.made import tiny_concepts
 from tests.support.pushing import PUSH
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """A base with a card, its decomposition, an edit, and two edited folders: by the edit, and by another."""
     from sith_hf.editor import SithEditor
@@ -36,19 +36,19 @@ def made(tmp_path_factory):
     return SimpleNamespace(root=root, base=base, edited=root / "edited", other=root / "other", spec=spec, editor=editor)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def place():
     with Hub() as hub:
         yield hub
     assert not hub.errors, "\n".join(hub.errors)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def worker(place, tmp_path_factory):
     home = tmp_path_factory.mktemp("client") / "home"
     with Worker(place, home) as client:
         yield client
-    # Nothing that was said or written by any test of this module holds a token.
+    # No answer and no file of any test of the session contains a token.
     assert [token for token in place.secrets() if token in client.heard] == []
     assert leaks(place, None, home) == []
 

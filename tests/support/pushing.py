@@ -1,4 +1,4 @@
-"""What the tests of pushing and pulling share."""
+"""Helpers for tests of uploads and downloads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SENT = {
 
 
 def refused(call):
-    """The message of the one error of ours that a call ends with."""
+    """Return the message of the error of sith-hf that the call raises."""
     with pytest.raises(Refused) as caught:
         call()
     message = str(caught.value)
@@ -26,7 +26,7 @@ def refused(call):
 
 
 def outcome(call):
-    """The message of the error that a call ended with, and the names of its classes; twice None for a good end."""
+    """Return the message and the class names of the error that a call raises; None and None if it succeeds."""
     try:
         call()
     except Refused as error:
@@ -39,7 +39,7 @@ def outcome(call):
 
 
 def state(hub, repo, kind="model"):
-    """Everything that a repository is; None where there is none."""
+    """Return the whole state of a repository; None without one."""
     found = hub.store.repos.get((kind, repo))
     return None if found is None else (dict(found.branches), dict(found.tags), len(found.pulls), found.private)
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
-from sith_hf.edits.spec import EditSpec, build_spec
+from sith_hf.edits.spec import EditSpec
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -109,7 +109,7 @@ def random_spec(
     keys = [key for layer in {term[0] for term in listed} for key in out_proj(layer)]
     columns = torch.tensor([term[:3] for term in listed], dtype=torch.int64).reshape(-1, 3).T.contiguous()
     write = torch.randn(len(listed), size, generator=generator)
-    return build_spec(
+    return EditSpec.from_terms(
         layer=columns[0],
         head=columns[1],
         vector=columns[2],

@@ -15,14 +15,14 @@ from unittest.mock import patch
 import torch
 
 from sith_hf.cards import card as cards
-from sith_hf.cards import snippets as card_code
+from sith_hf.checkpoint.lora import adapter_card, adapter_config
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.explanation import Explanation
 from sith_hf.edits.provenance import Provenance
-from sith_hf.edits.spec import EditSpec, build_spec
+from sith_hf.edits.spec import EditSpec
 from tests.support.raw import out_proj, torch_tensors
 from tests.support.tiny import clip_model, vision_model
 
@@ -72,7 +72,7 @@ def make_spec(
     terms: Sequence[tuple[int, int, int, float]] = FEW,
     *,
     words: Sequence[str] = WORDS,
-    origin: bool = True,
+    provenance: bool = True,
     base: BaseRef | None = None,
     reason: str = "sea: share 0.75",
     settings: Mapping[str, Any] = SETTINGS,
@@ -83,7 +83,7 @@ def make_spec(
     columns = torch.tensor([term[:3] for term in terms], dtype=torch.int64).T.contiguous()
     sha256 = {key: tensor_sha256(tensors[key]) for key in keys}
     given = base or BaseRef(str(folder), None, {})
-    return build_spec(
+    return EditSpec.from_terms(
         layer=columns[0],
         head=columns[1],
         vector=columns[2],
@@ -94,12 +94,12 @@ def make_spec(
         labels=[f"+ {words[i % len(words)]} | - {words[(i + 1) % len(words)]}" for i in range(count)],
         base=BaseRef(given.name, given.revision, sha256),
         settings={"fold": True, "centre": True},
-        origin=Provenance(
+        provenance=Provenance(
             tuple(tuple(explained(*term[:3], pole, words, i) for pole in "+-") for i, term in enumerate(terms)),
             tuple([reason] * count),
             settings,
         )
-        if origin
+        if provenance
         else None,
     )
 
@@ -153,6 +153,7 @@ def write_golden(folder: Path, work: Path) -> None:
     with (
         patch("sith_hf.cards.card.library_versions", return_value=VERSIONS),
         patch("sith_hf.edits.spec.library_versions", return_value=VERSIONS),
+        patch("sith_hf.checkpoint.lora.library_versions", return_value=VERSIONS),
     ):
         base = save_base(work / "tiny-clip")
         spec = make_spec(base)
@@ -163,26 +164,21 @@ def write_golden(folder: Path, work: Path) -> None:
         tower = save_base(work / "tower", vision_only=True)
         pinned = make_spec(tower, MANY, base=BaseRef("nobody/clip-on-the-hub", REVISION, {}))
         save_edited(tower, pinned, work / "edited-tower")
-        # The code of the first card was run in earnest; a second run would show nothing new.
-        with patch.object(card_code, "run_parts", pretended):
-            full = cards.model_card(
-                work / "edited-tower",
-                pinned,
-                repo_id="me/less-sea-tower",
-                base_card=BASE_CARD,
-                evaluation=EVALUATION,
-                recipe=RECIPE,
-            )
+        full = cards.model_card(
+            work / "edited-tower",
+            pinned,
+            repo_id="me/less-sea-tower",
+            base_card=BASE_CARD,
+            evaluation=EVALUATION,
+            recipe=RECIPE,
+        )
         write(folder / "hub_base.md", full)
         write(folder / "edit_spec.md", cards.spec_card(pinned, repo_id="me/less-sea-spec"))
-        write(folder / "no_origin.md", cards.spec_card(make_spec(base, origin=False).inverse(), repo_id="me/more-sea"))
+        bare = make_spec(base, provenance=False).inverse()
+        write(folder / "no_provenance.md", cards.spec_card(bare, repo_id="me/more-sea"))
+        write(folder / "adapter.md", adapter_card(pinned, adapter_config(pinned, "CLIPVisionModel")))
         write(folder / "decomposition.md", cards.decomposition_card(make_decomposition(), repo_id="me/heads"))
         write(folder / "dictionary.md", cards.dictionary_card(make_dictionary(), repo_id="me/words"))
-
-
-def pretended(parts: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """In place of :func:`sith_hf.cards.snippets.run_parts`, which takes seconds."""
-    return {name: f"what {name} printed" for name in parts}, ""
 
 
 def write(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""How the test Hub is told to misbehave."""
+"""The faults that a test can put into the test Hub."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Fault:
         return self.calls >= self.nth and (self.times is None or self.calls < self.nth + self.times)
 
     def change(self, body: bytes) -> bytes:
-        """The body of an answer (or of an upload), spoiled as this fault says."""
+        """The body of an answer (or of an upload), changed as this fault demands."""
         if self.edit is not None:
             body = self.edit(body)
         if self.corrupt is not None and body:

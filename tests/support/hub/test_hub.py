@@ -258,66 +258,6 @@ def test_downloads_are_revisions_ranges_and_a_cache(hub: Hub, tmp_path: Path) ->
     assert hub.count("info") == 1
 
 
-def test_transformers_pushes_and_loads_a_model_and_its_card(hub: Hub) -> None:
-    code = """
-    import torch
-    from huggingface_hub import ModelCard
-    from transformers import CLIPModel
-    from tests.support import tiny
-    model = tiny.clip_model(3)
-    pushed = model.push_to_hub("me/tiny", private=True)
-    tiny.byte_tokenizer(__import__("pathlib").Path("bytes")).push_to_hub("me/tiny")
-    loaded = CLIPModel.from_pretrained("me/tiny")
-    same = lambda a, b: all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
-    first = api.model_info("me/tiny").sha
-    seen["same"] = same(model, loaded)
-    tiny.clip_model(4).push_to_hub("me/tiny", commit_message="another")
-    seen["head"] = same(model, CLIPModel.from_pretrained("me/tiny"))
-    seen["pinned"] = same(model, CLIPModel.from_pretrained("me/tiny", revision=first))
-    tiny.clip_model(5).push_to_hub("me/tiny", create_pr=True)
-    seen["proposed"] = same(tiny.clip_model(5), CLIPModel.from_pretrained("me/tiny", revision="refs/pr/1"))
-    seen["stranger"] = attempt(CLIPModel.from_pretrained, "me/tiny", token=False, cache_dir="elsewhere")[0]
-    from transformers import AutoTokenizer
-    seen["ids"] = AutoTokenizer.from_pretrained("me/tiny")("hi")["input_ids"]
-    card = ModelCard("---\\nlicense: mit\\npipeline_tag: zero-shot-image-classification\\n---\\n# Tiny <b>äöü</b>\\n")
-    card.push_to_hub("me/tiny")
-    back = ModelCard.load("me/tiny")
-    seen["card"] = [back.data.license, back.text == card.text, api.model_info("me/tiny").pipeline_tag]
-    """
-    seen = ask(hub, client(code), token=hub.token)
-    assert (seen["same"], seen["head"], seen["pinned"], seen["proposed"]) == (True, False, True, True)
-    assert seen["stranger"] == "OSError"
-    assert len(seen["ids"]) == 4
-    assert seen["card"] == ["mit", True, "zero-shot-image-classification"]
-    assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= set(hub.repo("me/tiny").files())
-    assert hub.repo("me/tiny").private
-
-
-def test_datasets_loads_parquet_from_a_dataset_repository(hub: Hub, tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    table = pyarrow.table({"text": ["a", "b", "c"], "score": [0.5, 1.5, 2.5]})
-    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
-    hub.seed("me/closed", {"a.csv": "x\n1\n"}, kind="dataset", private=True)
-    hub.seed("me/d", {"data/train-00000-of-00001.parquet": (tmp_path / "t.parquet").read_bytes()}, kind="dataset")
-    code = """
-    from datasets import Dataset, load_dataset
-    seen["all"] = load_dataset("me/d", split="train").to_dict()
-    seen["streamed"] = list(load_dataset("me/d", split="train", streaming=True))
-    Dataset.from_dict({"n": [1, 2]}).push_to_hub("me/pushed", private=True)
-    seen["pushed"] = load_dataset("me/pushed", split="train", revision="main")["n"][:]
-    seen["stranger"] = attempt(load_dataset, "me/closed", token=False)[0]
-    """
-    seen = ask(hub, client(code), token=hub.token)
-    assert seen["all"] == table.to_pydict()
-    assert seen["streamed"] == table.to_pylist()
-    assert seen["pushed"] == [1, 2]
-    assert seen["stranger"] == "DatasetNotFoundError"
-    assert hub.repo("me/pushed", "dataset").private
-    assert "README.md" in hub.repo("me/pushed", "dataset").files()
-
-
 def test_faults_of_an_upload_reach_the_client(hub: Hub) -> None:
     names = ("f401", "f403", "f404", "f409", "f412", "f429", "f500", "once", "cutonce", "cut", "flip", "late", "lost")
     before = {name: hub.seed(f"me/{name}", {"a.txt": "old"}) for name in (*names, "race", "third", "spoiled")}
