@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import click
 
-from sith_hf.core.distributed import quiet_others
+from sith_hf.core.distributed import silence_other_ranks
 from sith_hf.errors import SithError
 
 # Subcommand -> (module and function, one line for --help). The line stands here so that help imports nothing.
@@ -64,7 +64,7 @@ def sith_hf() -> None:
 
 def main() -> None:
     """Run the command line; what sith-hf raises on purpose becomes one message and exit code 2."""
-    quiet_others()
+    silence_other_ranks()
     # Told to end, it cleans up as on Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

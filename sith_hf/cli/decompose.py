@@ -69,10 +69,10 @@ def decompose(
     Finished parts are kept in OUTPUT.work until the end: after an interruption, the same command goes on from there.
     Several processes share the work: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf decompose ...
     """
-    from sith_hf.core.distributed import device_of_this_process, join
+    from sith_hf.core.distributed import device_of_this_process, join_processes
 
     # First of all, so that whatever happens from here on ends every process.
-    processes = join()
+    processes = join_processes()
     source = _concepts(concepts, dictionary, dataset, column, template)
 
     from sith_hf.decomposition import check_settings
@@ -87,7 +87,7 @@ def decompose(
     # What does not fit is told before hours of work.
     chosen = {name: settings[name] for name in ("layers", "rank", "poles")}
     check_settings(editor.tower, pursuit=pursuit, image_mean=mean, concepts=len(source), **given(**chosen))
-    if processes.main and len(source) >= LARGE:
+    if processes.is_main and len(source) >= LARGE:
         most = pursuit.memory(ROWS, len(source), editor.tower.require_projection().shape[0])
         click.echo(f"explaining takes at most {most / 1e9:.1f} GB beside the model and the dictionary", err=True)
     with ResumableJob.beside(output, processes) as job:
@@ -108,7 +108,7 @@ def decompose(
                 return str(output / result.save_pretrained(folder).name)
 
         path = processes.on_main(write)
-    if not processes.main:
+    if not processes.is_main:
         return
     if as_json:
         echo_json(
@@ -123,7 +123,7 @@ def decompose(
                 "duplicates": source.duplicates,
                 "fidelity": float(result.fidelity.mean()),
                 "settings": dict(result.settings),
-                "processes": processes.number,
+                "processes": processes.world_size,
             }
         )
         return

@@ -203,7 +203,7 @@ class ConceptDictionary(Pushable):
 
     @cached_property
     def streamed_atoms(self) -> Atoms:
-        """What pursuit works over (METHOD.md sec. 3): centred embeddings of unit length, ``[M, P]`` float32.
+        """What pursuit works over (Method, sec. 3): centred embeddings of unit length, ``[M, P]`` float32.
 
         Made a block at a time where the dictionary stays in its file or is large: no second copy of it is held.
         """

@@ -40,7 +40,7 @@ def decompose(
     job: ResumableJob | None = None,
     progress: bool = False,
 ) -> Decomposition:
-    """Factor and explain the heads of some layers (SITH; METHOD.md sec. 1 to 5).
+    """Factor and explain the heads of some layers (SITH; Method, sec. 1 to 5).
 
     The algebra of directions runs in float64, whatever the dtype of the checkpoint, and results are stored in
     float32: so a bfloat16 tower and its float32 cast decompose alike.
@@ -86,7 +86,7 @@ def decompose(
 
     @cache
     def ready() -> DictionaryIndex:
-        share = len(heads) * ROWS / job.processes.number
+        share = len(heads) * ROWS / job.processes.world_size
         return prepared(atoms, device=where, products=int(share * pursuit.sparsity), block_size=pursuit.block_size)
 
     def explain(group: str) -> Part:
@@ -135,7 +135,7 @@ def decompose(
         total=len(numbers) * tower.num_heads,
         desc="decomposing",
         unit="head",
-        disable=not (progress and job.processes.main),
+        disable=not (progress and job.processes.is_main),
     ) as bar:
         for group, part in job.parts("decomposition", facts, list(heads), explain):
             done[group] = part

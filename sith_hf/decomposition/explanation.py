@@ -16,7 +16,7 @@ class Explanation:
         concepts: (concept, weight), by descending weight; concepts of weight zero are left out.
         singular_value: s.
         energy_share: s^2 over the sum of all squared singular values of the head.
-        fidelity: cosine between the direction and what its explanation rebuilds (METHOD.md sec. 5).
+        fidelity: cosine between the direction and what its explanation rebuilds (Method, sec. 5).
         ceiling: the most that fidelity can reach.
         coherence: the mean pairwise cosine of the concepts' centred embeddings; 1 for a single concept.
     """

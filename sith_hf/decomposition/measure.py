@@ -15,7 +15,7 @@ from sith_hf.towers import VisionTower
 
 @dataclass(frozen=True, eq=False)
 class Quality:
-    """How good the explanations of some directions are (METHOD.md sec. 5).
+    """How good the explanations of some directions are (Method, sec. 5).
 
     Attributes:
         fidelity: ``[...]`` float32, -1 to 1: the cosine between each direction and what its explanation rebuilds.

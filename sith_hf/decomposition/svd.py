@@ -13,7 +13,7 @@ from sith_hf.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class HeadSVD:
-    """The leading singular triples of the value-output matrices of H heads (SITH; METHOD.md sec. 2).
+    """The leading singular triples of the value-output matrices of H heads (SITH; Method, sec. 2).
 
     For each head h, with ``M[h]`` its value-output matrix and R = d, up to rounding::
 
@@ -42,7 +42,7 @@ def factored_svd(write_factor: Tensor, read_factor: Tensor, rank: int | None = N
     """Decompose ``M[h] = write_factor[h] @ read_factor[h]`` without forming a D x D matrix.
 
     Both factors are reduced by QR, and only the d x d core between the two bases is decomposed
-    (METHOD.md sec. 2). Directions of a singular value of zero are an arbitrary orthonormal completion.
+    (Method, sec. 2). Directions of a singular value of zero are an arbitrary orthonormal completion.
 
     Args:
         write_factor: B, ``[H, D, d]``, float32 or float64: what each head writes.
@@ -75,7 +75,7 @@ def factored_svd(write_factor: Tensor, read_factor: Tensor, rank: int | None = N
     write = (write_basis @ left).mT[:, :rank]
     read = (read_basis @ right.mT).mT[:, :rank]
 
-    # A pair is only defined up to a common sign: this choice makes results repeat (METHOD.md sec. 2).
+    # A pair is only defined up to a common sign: this choice makes results repeat (Method, sec. 2).
     largest = read.gather(-1, read.abs().argmax(dim=-1, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0).to(read.dtype)
     return HeadSVD(

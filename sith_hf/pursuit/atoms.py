@@ -87,7 +87,7 @@ class TensorAtoms:
 
 @dataclass(frozen=True, eq=False)
 class CentredAtoms:
-    """Rows of other atoms less a mean, of unit length again, float32 (METHOD.md sec. 3): made as they are asked for.
+    """Rows of other atoms less a mean, of unit length again, float32 (Method, sec. 3): made as they are asked for.
 
     ``rows`` are those of :func:`centred`. ``block`` computes in float32 throughout, for speed. Its error, with u the
     unit roundoff of float32: the subtraction is off by u relative to each entry, so by u of the difference's
@@ -179,7 +179,7 @@ def as_atoms(atoms: Tensor | Atoms) -> Atoms:
 
 
 def centred(embeddings: Tensor, mean: Tensor) -> Tensor:
-    """Embeddings ``[..., P]`` less the dictionary's mean, unit length again, float32 (METHOD.md sec. 3).
+    """Embeddings ``[..., P]`` less the dictionary's mean, unit length again, float32 (Method, sec. 3).
 
     A row comes out the same to the last bit whichever rows come with it: its length is summed in a fixed order.
 

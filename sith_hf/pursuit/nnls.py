@@ -14,7 +14,7 @@ TINY = torch.finfo(torch.float64).tiny
 def nnls(gram: Tensor, rhs: Tensor, start: Tensor | None = None, *, noise: float = 0.0) -> Tensor:
     """Minimise ``c @ gram @ c / 2 - rhs @ c`` over c >= 0, for every problem of the batch.
 
-    With ``gram = A A^T`` and ``rhs = A x`` this is ``min ||x - c A||``, the refit of METHOD.md sec. 4 (atoms are the
+    With ``gram = A A^T`` and ``rhs = A x`` this is ``min ||x - c A||``, the refit of Method, sec. 4 (atoms are the
     rows of A). The solver is the active-set method of Lawson and Hanson ("Solving Least Squares Problems", 1974,
     ch. 23), run in step over the batch. It ends after finitely many exact solves, so the result satisfies
     the optimality conditions up to rounding, with ``g = rhs - gram @ c``::

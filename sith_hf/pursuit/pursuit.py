@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.validation import finite_number, whole_number
-from sith_hf.errors import InputError, TryAgain
+from sith_hf.errors import InputError, TemporaryError
 from sith_hf.pursuit.atoms import READ, Atoms, as_atoms
 from sith_hf.pursuit.index import DictionaryIndex, out_of_memory, pays_to_round, prepared, refuse_rows
 from sith_hf.pursuit.int8 import BLOCK, HELD_BYTES, WIDE_BLOCK, up
@@ -191,7 +191,7 @@ class Pursuit:
                 if not out_of_memory(error):
                     raise
                 if size <= LEAST_ROWS and scores <= LEAST_SCORES and ready.coarse is None:
-                    raise TryAgain(
+                    raise TemporaryError(
                         f"{ready.device} has too little memory for pursuit over {ready.atoms.shape[0]} atoms, even "
                         f"{LEAST_ROWS} vectors at a time: free some, or use another device"
                     ) from None

@@ -38,7 +38,7 @@ REDUCED = 2**-7 + 2**-16
 
 @dataclass(frozen=True, eq=False)
 class AtomSearch:
-    """Exact search for ``argmax_m <query, atom_m>`` over blocks of the dictionary (METHOD.md sec. 4, steps 1 and 2).
+    """Exact search for ``argmax_m <query, atom_m>`` over blocks of the dictionary (Method, sec. 4, steps 1 and 2).
 
     Matrix products preselect, each with an error that has a proved bound: Higham's for float products
     (:meth:`_rounding_bound`), Cauchy and Schwarz's for eight-bit ones (:meth:`sith_hf.pursuit.int8.Queries.miss`).

@@ -59,7 +59,7 @@ def check_family(model_type: object, architectures: Iterable[str] | None) -> str
 
 @dataclass(frozen=True, eq=False)
 class HeadFactors:
-    """The value-output matrices of a layer's H heads as thin products ``write[h] @ read[h]`` (METHOD.md sec. 1).
+    """The value-output matrices of a layer's H heads as thin products ``write[h] @ read[h]`` (Method, sec. 1).
 
     Attributes:
         write: B, ``[H, D, d]``.
@@ -93,7 +93,7 @@ class AttentionLayer:
     def factors(
         self, num_heads: int, *, fold: bool = True, centre: bool = True, dtype: torch.dtype = torch.float64
     ) -> HeadFactors:
-        """The heads' factors in fresh tensors (METHOD.md sec. 1).
+        """The heads' factors in fresh tensors (Method, sec. 1).
 
         Args:
             num_heads: H.
@@ -178,7 +178,7 @@ class VisionTower:
         return self.projection
 
     def to_joint(self, directions: Tensor, image_mean: Tensor | None = None) -> Tensor:
-        """Directions of the residual stream in the joint space, unit length (METHOD.md sec. 3).
+        """Directions of the residual stream in the joint space, unit length (Method, sec. 3).
 
         Args:
             directions: ``[..., D]``, float32 or float64.
@@ -194,7 +194,7 @@ class VisionTower:
         return joint if image_mean is None else normalize(joint - check_mean(image_mean, projection).to(joint), dim=-1)
 
     def from_joint(self, joint: Tensor, image_mean: Tensor | None = None) -> Tensor:
-        """Points of the joint space rebuilt in the residual stream, unit length (METHOD.md sec. 5).
+        """Points of the joint space rebuilt in the residual stream, unit length (Method, sec. 5).
 
         Args:
             joint: ``[..., P]``, float32 or float64.

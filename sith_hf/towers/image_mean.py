@@ -1,4 +1,4 @@
-"""The mean image embedding: one vector that closes the gap between images and texts (METHOD.md sec. 3)."""
+"""The mean image embedding: one vector that closes the gap between images and texts (Method, sec. 3)."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def encode_texts(
     """Normalised text embeddings, ``[M, P]`` float32, in the order of ``texts``.
 
     Texts are sorted by length and every batch is padded to its own longest only. In CLIP's text tower attention
-    is causal and the embedding is read at the end token, so nothing behind that token matters (METHOD.md sec. 3).
+    is causal and the embedding is read at the end token, so nothing behind that token matters (Method, sec. 3).
     A text tower in half precision is computed with in float32.
     Texts longer than the tower takes are cut at the end, as ``CLIPProcessor`` cuts them.
 
@@ -99,7 +99,7 @@ def encode_texts(
             total=len(texts),
             desc="encoding concepts",
             unit="concept",
-            disable=not (progress and job.processes.main),
+            disable=not (progress and job.processes.is_main),
         ) as bar:
             for name, part in job.parts("encoding", facts, list(batches), encode):
                 result[batches[name]] = part["embeddings"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sith_hf.concepts import dictionary as concepts
 from sith_hf.concepts.dictionary import ConceptDictionary, centred, tidy
 from sith_hf.concepts.texts import MAX_CHARACTERS
-from sith_hf.errors import ArtifactError, InputError, TryAgain
+from sith_hf.errors import ArtifactError, InputError, TemporaryError
 from sith_hf.files import tensor_file as stored
 from sith_hf.pursuit.pursuit import Pursuit
 from sith_hf.towers.text_encoder import encode_texts
@@ -448,7 +448,7 @@ def test_encoding_again_leaves_the_file(tower, tmp_path):
     assert inside.stored is None
     path.unlink()
     assert len(inside.atoms) == len(WORDS)
-    with pytest.raises(TryAgain, match="could not be read"):
+    with pytest.raises(TemporaryError, match="could not be read"):
         outside.embeddings_of([0])
 
 
@@ -476,12 +476,12 @@ def test_a_file_that_changes_under_a_run_is_refused(change, tmp_path):
         change(path)
 
     Pursuit()(x, atoms)  # the control
-    with pytest.raises((TryAgain, ArtifactError), match=r"changed while it was in use|could not be read"):
+    with pytest.raises((TemporaryError, ArtifactError), match=r"changed while it was in use|could not be read"):
         Pursuit()(x, atoms, progress=last)
     assert finished == [20]  # noticed at the end, when nothing was read any more
-    with pytest.raises((TryAgain, ArtifactError), match=r"changed while it was in use|could not be read"):
+    with pytest.raises((TemporaryError, ArtifactError), match=r"changed while it was in use|could not be read"):
         atoms.rows(torch.tensor([0]))
-    with pytest.raises((TryAgain, ArtifactError), match=r"changed while it was in use|could not be read"):
+    with pytest.raises((TemporaryError, ArtifactError), match=r"changed while it was in use|could not be read"):
         atoms.block(0, 5)
 
 

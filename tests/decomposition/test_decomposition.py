@@ -57,7 +57,7 @@ def unit(x):
 
 
 def literal_matrix(model, layer, head, fold=True, centre=True):
-    """The explicit D x D value-output matrix of one head, from METHOD.md sec. 1."""
+    """The explicit D x D value-output matrix of one head, from Method, sec. 1."""
     block = model.vision_model.encoder.layers[layer]
     columns = slice(head * SIZE, (head + 1) * SIZE)
     read = double(block.self_attn.v_proj.weight)[columns]
@@ -72,7 +72,7 @@ def literal_matrix(model, layer, head, fold=True, centre=True):
 
 
 def literal_joint(model, x, mean=None):
-    """A direction of the residual stream in the joint space, from METHOD.md sec. 3."""
+    """A direction of the residual stream in the joint space, from Method, sec. 3."""
     norm = model.vision_model.post_layernorm
     normed = (x - x.mean()) / np.sqrt(x.var() + norm.eps) * double(norm.weight) + double(norm.bias)
     joint = unit(double(model.visual_projection.weight) @ normed)
@@ -85,7 +85,7 @@ def literal_atoms(concepts):
 
 
 def literal_comp(x, atoms, sparsity=5, coherence=0.3):
-    """COMP by the four steps of METHOD.md sec. 4; also the smallest lead of a chosen atom over the next best."""
+    """COMP by the four steps of Method, sec. 4; also the smallest lead of a chosen atom over the next best."""
     chosen, residual, lead = [], x, math.inf
     for _ in range(sparsity):
         score = atoms @ residual
@@ -101,7 +101,7 @@ def literal_comp(x, atoms, sparsity=5, coherence=0.3):
 
 
 def literal_fidelity(model, x, code, atoms, mean=None):
-    """Rebuild a direction from its explanation, from METHOD.md sec. 5."""
+    """Rebuild a direction from its explanation, from Method, sec. 5."""
     y = unit(sum(weight * atoms[index] for index, weight in code.items()))
     if mean is not None:
         y = unit(y + double(mean))
@@ -568,7 +568,7 @@ def test_find_refuses_what_it_cannot_answer(made):
     with pytest.raises(InputError, match=r"no explanation has the concept 'volcano'.*SithEditor\.find"):
         made.find("volcano")
     for limit in (0, -1):
-        with pytest.raises(InputError, match="limit is at least 1"):
+        with pytest.raises(InputError, match="limit must be at least 1"):
             made.find("boat", limit=limit)
 
 

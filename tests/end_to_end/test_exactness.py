@@ -355,7 +355,7 @@ def test_inverse_and_strength(editor, seed):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), "1", None])
 def test_refused_strength(editor, bad):
-    with pytest.raises(InputError, match="strength is a finite number"):
+    with pytest.raises(InputError, match="strength must be a finite number"):
         spec_of(editor, {(0, 0, 0): 0.0}) * bad
 
 
@@ -366,7 +366,7 @@ def test_refused_gain(editor, bad):
         lambda: editor.edit().vectors(bad, layers=[0]),
         lambda: editor.suppress("dog", gain=bad, threshold=0.01, near=0.01),
     ):
-        with pytest.raises(InputError, match=r"gain .*is a finite number"):
+        with pytest.raises(InputError, match=r"gain .*must be a finite number"):
             call()
 
 

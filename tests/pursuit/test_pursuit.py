@@ -1,4 +1,4 @@
-"""Sparse coding: what holds for every input, and equality with METHOD.md sec. 4 written down literally."""
+"""Sparse coding: what holds for every input, and equality with Method, sec. 4 written down literally."""
 
 import dataclasses
 import sys

@@ -244,7 +244,7 @@ def test_an_edit_within_an_edit_is_refused_and_both_come_off(clip, tokenizer):
     assert changed(before, snapshot(clip)) == []
 
 
-# --- the joint space, against METHOD.md sec. 3 and 5 written out in float64
+# --- the joint space, against Method, sec. 3 and 5 written out in float64
 
 
 def literal_to_joint(model, directions, mean):
@@ -494,11 +494,11 @@ def test_layers_resolve(clip, layers, resolved):
         ([3], "layer 3 is not in this tower: it has layers 0 to 2"),
         ([-4], "layer -4 is not"),
         ([10**30], "is not in this tower"),
-        ([True], "whole number; got True"),
-        ([1.0], r"whole number; got 1\.0"),
-        (["1"], "whole number; got '1'"),
-        ([None], "whole number; got None"),
-        (3, "a list of whole numbers; got 3"),
+        ([True], "integer; got True"),
+        ([1.0], r"integer; got 1\.0"),
+        (["1"], "integer; got '1'"),
+        ([None], "integer; got None"),
+        (3, "a list of integers; got 3"),
         ([1, 1], "name a layer twice"),
         ([2, -1], "name a layer twice"),
         ([], "no layer is named"),
