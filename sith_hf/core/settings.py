@@ -40,9 +40,7 @@ class Settings(BaseModel):
             ]
             raise InputError(f"{source}: {'; '.join(dict.fromkeys(complaints))}") from None
         except (TypeError, ValueError, RecursionError):
-            raise InputError(
-                f"{source} may hold only texts, numbers, booleans, lists and mappings"
-            ) from None
+            raise InputError(f"{source} may hold only texts, numbers, booleans, lists and mappings") from None
 
 
 def _below(place: tuple[Any, ...], other: tuple[Any, ...]) -> bool:

@@ -62,7 +62,7 @@ class ResumableJob:
     ) -> Iterator[ResumableJob]:
         """Work beside the folder ``output``, in ``OUTPUT.work``, which goes when the block ends well.
 
-        When it is interrupted, its results cannot be written, or something went wrong that may pass (TemporaryError), the
+        When it is interrupted, its results cannot be written, or a failure was temporary (TemporaryError), the
         finished parts stay for the next run. What
         cannot be used (InputError) will not be given again, and the parts go, unless they are those of another run.
 

@@ -124,7 +124,7 @@ class TestMainJob:
         assert "GB beside" not in sith(*arguments, tmp_path / "small").err
         monkeypatch.setattr("sith_hf.cli.decompose.LARGE", 2)
         ran = sith(*arguments, tmp_path / "large")
-        assert re.search(r"explaining takes at most \d+\.\d GB beside", ran.err)
+        assert re.search(r"explaining needs at most \d+\.\d GB beside", ran.err)
 
     def test_decompose_with_everything(self, work, decomposed, tmp_path):
         options = ("--layers", "-1,0", "--rank", "3", "--poles", "+", "--method", "omp", "--sparsity", "2")
@@ -172,7 +172,7 @@ class TestMainJob:
         assert isinstance(ran.data, list)
         nothing = sith("find", work / "d", "xyzzy \x1b[31m", "--model", work / "clip", "--near", "1")
         assert nothing.code == 0
-        assert nothing.out.startswith("No vector speaks of xyzzy")
+        assert nothing.out.startswith("No vector mentions xyzzy")
         harmless(nothing)
 
     def test_edit(self, work, drafted):

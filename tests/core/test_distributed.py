@@ -210,7 +210,8 @@ def test_alone_nothing_is_imported_and_errors_are_what_they_are(monkeypatch):
     assert SINGLE.all_gather(lambda: 3) == [3]
     with pytest.raises(ZeroDivisionError):
         SINGLE.on_main(lambda: 1 // 0)
-    script = "import sys; from sith_hf.core.distributed import join; join_processes(); print('accelerate' in sys.modules)"
+    script = "import sys; from sith_hf.core.distributed import join_processes; join_processes()"
+    script += "; print('accelerate' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
 

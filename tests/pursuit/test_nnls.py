@@ -145,9 +145,9 @@ def test_refuses(gram: Tensor, rhs: Tensor, start: Tensor | None, says: str) -> 
         nnls(gram, rhs, start)
 
 
-def test_says_so_when_it_does_not_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_no_convergence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "sith_hf.pursuit.nnls._State.admit", lambda state: torch.zeros(len(state.rhs), dtype=torch.bool)
     )
-    with pytest.raises(SithError, match="did not settle for 3 of 3 problems"):
+    with pytest.raises(SithError, match="did not converge for 3 of 3 problems"):
         nnls(GOOD, RHS)

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sith_hf.errors import InputError
-from sith_hf.pursuit import index as prepared
-from sith_hf.pursuit import int8 as coarse
-from sith_hf.pursuit import pursuit, search
+from sith_hf.pursuit import build_index, int8, pursuit, search
+from sith_hf.pursuit import index as index_module
 from sith_hf.pursuit.atoms import CentredAtoms, SomeAtoms, TensorAtoms, as_atoms, centred, fixed_order_dot, total
 from sith_hf.pursuit.index import DictionaryIndex
-from sith_hf.pursuit.int8 import Int8Atoms, Turn, pays, round_atoms, round_queries
+from sith_hf.pursuit.int8 import Int8Atoms, Rotation, int8_is_faster, round_atoms, round_queries
 from sith_hf.pursuit.pursuit import Pursuit, SparseCode
 from sith_hf.pursuit.search import AtomSearch
 
@@ -60,11 +59,11 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight bits for every dictionary, however small, in small blocks, whatever they leave."""
-    monkeypatch.setattr(prepared, "SMALL", 0)
-    monkeypatch.setattr(prepared, "WORTH", 0)
-    monkeypatch.setattr(prepared, "pays", lambda device, threads: True)
-    monkeypatch.setattr(coarse, "BLOCK", 128)
-    monkeypatch.setattr(search, "ROUGH", 1)
+    monkeypatch.setattr(index_module, "MIN_NUMBERS", 0)
+    monkeypatch.setattr(index_module, "MIN_PRODUCTS", 0)
+    monkeypatch.setattr(index_module, "int8_is_faster", lambda device, threads: True)
+    monkeypatch.setattr(int8, "BLOCK", 128)
+    monkeypatch.setattr(search, "MAX_LEFT", 1)
 
 
 def plainly(x: Tensor, atoms: Tensor, method: str = "comp", sparsity: int = 5) -> SparseCode:
@@ -85,14 +84,14 @@ def same(left: SparseCode, right: SparseCode) -> bool:
 def test_no_rounded_product_misses_by_more_than_the_bound(problem: tuple[Tensor, Tensor]) -> None:
     x, atoms = problem[0].double(), problem[1]
     exact = x @ atoms.double().T
-    for turn in (None, Turn.of(x.shape[1])):
-        source = Int8Atoms(TensorAtoms(atoms), x.device, turn, 128, ())
+    for rotation in (None, Rotation.of(x.shape[1])):
+        source = Int8Atoms(TensorAtoms(atoms), x.device, rotation, 128, ())
         queries = source.queries(x)
         for block in source.blocks():
             digits = queries.digits.long() @ block.digits.long().T
             rough = digits[: len(x), : block.stop - block.start] * (queries.scale * block.scale).unsqueeze(1)
             gap = (rough - exact[:, block.start : block.stop]).abs().amax(1)
-            assert (gap <= queries.miss(block)).all()
+            assert (gap <= queries.error_bound(block)).all()
 
 
 def test_the_bound_is_nearly_reached() -> None:
@@ -105,18 +104,18 @@ def test_the_bound_is_nearly_reached() -> None:
     product = queries.digits.long() @ block.digits.long().T
     rough = product[0, worst] * queries.scale[0] * block.scale
     gap = float((rough - unit(left[[worst]])[0] @ atoms[worst].double()).abs())
-    assert 0.5 * float(queries.miss(block)[0]) < gap <= float(queries.miss(block)[0])
+    assert 0.5 * float(queries.error_bound(block)[0]) < gap <= float(queries.error_bound(block)[0])
     assert gap > float(queries.length[0]) * block.error * 0.9
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 64, 97, 768])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_turning_keeps_inner_products(width: int, dtype: torch.dtype) -> None:
-    turn, rows = Turn.of(width), unit(gaussian(0, 40, width))
-    exact = turn(rows)
+    rotation, rows = Rotation.of(width), unit(gaussian(0, 40, width))
+    exact = rotation(rows)
     torch.testing.assert_close(exact @ exact.T, rows @ rows.T, atol=1e-12, rtol=0)
-    gap = (turn(rows.to(dtype)).double() - turn(rows.to(dtype).double())).norm(dim=1).max()
-    assert gap <= turn.error(dtype) < (2e-4 if dtype == torch.float32 else 1e-12)
+    gap = (rotation(rows.to(dtype)).double() - rotation(rows.to(dtype).double())).norm(dim=1).max()
+    assert gap <= rotation.error(dtype) < (2e-4 if dtype == torch.float32 else 1e-12)
     if width > 2:
         assert float((exact - rows).abs().max()) > 0.1  # the control: something turned
 
@@ -125,9 +124,9 @@ def test_spikes_are_spread_before_rounding() -> None:
     rows = dictionary("spiky", 0, 300, 96).float()
     blunt = round_atoms(rows, 0, 0.0)
     turned = Int8Atoms.of(TensorAtoms(rows), rows.device)
-    assert turned.turn is not None
+    assert turned.rotation is not None
     assert turned.held[0].error < blunt.error / 2
-    assert Int8Atoms.of(TensorAtoms(unit(gaussian(0, 300, 96)).float()), rows.device).turn is None
+    assert Int8Atoms.of(TensorAtoms(unit(gaussian(0, 300, 96)).float()), rows.device).rotation is None
 
 
 # ---------------------------------------------------------------- the atoms
@@ -166,7 +165,7 @@ def test_eight_bits_are_really_used_and_their_bound_is_needed(monkeypatch: pytes
     # Negative control for all of these: with the error taken for nothing, other atoms are chosen.
     atoms, x = dictionary("clusters", 0, 3000, 64).float(), unit(gaussian(1, 200, 64)).float()
     assert same(Pursuit()(x, atoms), plainly(x, atoms))
-    monkeypatch.setattr(coarse.Queries, "miss", lambda self, block: 0 * self.error)
+    monkeypatch.setattr(int8.Queries, "error_bound", lambda self, block: 0 * self.error)
     assert not same(Pursuit()(x, atoms), plainly(x, atoms))
 
 
@@ -185,7 +184,7 @@ def test_what_is_not_held_is_rounded_again(monkeypatch: pytest.MonkeyPatch) -> N
 def test_where_eight_bits_tell_nothing_floats_do(monkeypatch: pytest.MonkeyPatch) -> None:
     atoms, x = dictionary("near ties", 0, 2000, 64).float(), unit(gaussian(1, 30, 64)).float()
     expected = plainly(x, atoms)
-    monkeypatch.setattr(search, "ROUGH", 64)
+    monkeypatch.setattr(search, "MAX_LEFT", 64)
     asked = []
     floats = AtomSearch._preselect
     monkeypatch.setattr(AtomSearch, "_preselect", lambda *given: asked.append(1) or floats(*given))
@@ -202,7 +201,7 @@ def test_precision_settings_change_nothing() -> None:
     expected = plainly(x, atoms)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert same(Pursuit()(x, atoms), expected)
-        assert same(Pursuit()(x, prepared.prepared(atoms)), expected)
+        assert same(Pursuit()(x, build_index(atoms)), expected)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
@@ -213,9 +212,9 @@ def test_precision_settings_change_nothing() -> None:
 
 def test_small_dictionaries_are_not_rounded_and_large_ones_are() -> None:
     small, large = unit(gaussian(0, 500, 64)).float(), unit(gaussian(0, 9000, 600)).float()
-    assert prepared.prepared(small).coarse is None
-    assert prepared.prepared(large, products=10).coarse is None
-    assert (prepared.prepared(large).coarse is not None) == pays(torch.device("cpu"), torch.get_num_threads())
+    assert build_index(small).int8 is None
+    assert build_index(large, products=10).int8 is None
+    assert (build_index(large).int8 is not None) == int8_is_faster(torch.device("cpu"), torch.get_num_threads())
     x = unit(gaussian(1, 120, 600)).float()
     assert same(Pursuit()(x, large), plainly(x, large))
 
@@ -233,10 +232,10 @@ def test_a_device_without_exact_integers_is_told(fault: str, monkeypatch: pytest
         found = product(left, right)
         return found.clamp(-(2**15), 2**15) if fault == "saturates" else found
 
-    monkeypatch.setattr(coarse.time, "perf_counter", lambda: next(wall))
-    assert pays.__wrapped__(torch.device("cpu"), 1) is False  # both take one tick: not faster
+    monkeypatch.setattr(int8.time, "perf_counter", lambda: next(wall))
+    assert int8_is_faster.__wrapped__(torch.device("cpu"), 1) is False  # both take one tick: not faster
     monkeypatch.setattr(torch, "_int_mm", broken)
-    assert pays.__wrapped__(torch.device("cpu"), 1) is False
+    assert int8_is_faster.__wrapped__(torch.device("cpu"), 1) is False
 
 
 # ---------------------------------------------------------------- where atoms are kept
@@ -278,15 +277,15 @@ def test_streamed_atoms_are_the_atoms(bits: bool, request: pytest.FixtureRequest
     some = torch.tensor([5, 699, 3, *range(100, 300)])
     chosen = Pursuit()(x, SomeAtoms(streamed, some))
     assert same(chosen, Pursuit()(x, tensor[some]))
-    assert same(Pursuit()(x, prepared.prepared(streamed)), code)
+    assert same(Pursuit()(x, build_index(streamed)), code)
 
 
 def test_what_is_prepared_is_for_one_device() -> None:
     ready = DictionaryIndex(TensorAtoms(unit(gaussian(0, 9, 4))), torch.device("meta"), 1.01, None)
-    with pytest.raises(InputError, match="prepared for meta"):
+    with pytest.raises(InputError, match="built for meta"):
         Pursuit(sparsity=1)(unit(gaussian(1, 2, 4)), ready)
     with pytest.raises(InputError, match=r"atoms\[3\] is not finite"):
-        prepared.prepared(unit(gaussian(0, 9, 4)).index_fill(0, torch.tensor(3), torch.nan))
+        build_index(unit(gaussian(0, 9, 4)).index_fill(0, torch.tensor(3), torch.nan))
 
 
 # ---------------------------------------------------------------- memory
@@ -331,9 +330,9 @@ def test_smaller_blocks_are_tried_when_memory_is_short(
 
 def test_a_dictionary_that_cannot_be_rounded_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     atoms, x = unit(gaussian(0, 400, 24)).float(), unit(gaussian(1, 30, 24)).float()
-    monkeypatch.setattr(prepared, "SMALL", 0)
-    monkeypatch.setattr(prepared, "WORTH", 0)
-    monkeypatch.setattr(prepared, "pays", lambda device, threads: True)
+    monkeypatch.setattr(index_module, "MIN_NUMBERS", 0)
+    monkeypatch.setattr(index_module, "MIN_PRODUCTS", 0)
+    monkeypatch.setattr(index_module, "int8_is_faster", lambda device, threads: True)
 
     def full(*args: object) -> Int8Atoms:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
