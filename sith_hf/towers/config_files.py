@@ -1,4 +1,4 @@
-"""Configurations without the place on disk that releases of transformers before 5 noted in them."""
+"""Configuration files without the local paths that transformers before 5 saved in them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PLACES = ("_name_or_path", "name_or_path")
 
 
 def without_places(path: Path) -> dict[str, Any] | None:
-    """A configuration without the local folder that is noted in it; None where none is, or it is no JSON object."""
+    """Return a configuration without its local paths; None if it has none or is no JSON object."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         places = [key for key in PLACES if str(data.get(key, "")).startswith(("/", "~", ".", "\\"))]
@@ -21,6 +21,6 @@ def without_places(path: Path) -> dict[str, Any] | None:
 
 
 def published(path: Path) -> bytes | None:
-    """What of such a file may be published; None where that is the file itself."""
+    """Return the publishable content of a configuration file; None if the file itself is."""
     data = without_places(path)
     return None if data is None else (json.dumps(data, indent=2) + "\n").encode("utf-8")

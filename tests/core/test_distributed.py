@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from sith_hf.cli import main
-from sith_hf.core import distributed as processes
+from sith_hf.core import distributed
 from sith_hf.core.distributed import SINGLE, Processes, join_processes, launched_world_size
 from sith_hf.errors import InputError
 from sith_hf.files.resumable import ResumableJob
@@ -202,11 +202,11 @@ def test_a_process_that_dies_ends_the_others_and_its_work_goes_on(shared, monkey
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_alone_nothing_is_imported_and_errors_are_what_they_are(monkeypatch):
+def test_a_single_process_imports_nothing_and_raises_the_original_error(monkeypatch):
     for name in ("WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
     assert join_processes() is SINGLE
-    assert SINGLE.main
+    assert SINGLE.is_main
     assert SINGLE.all_gather(lambda: 3) == [3]
     with pytest.raises(ZeroDivisionError):
         SINGLE.on_main(lambda: 1 // 0)
@@ -237,5 +237,5 @@ def test_fewer_processes_than_were_started_are_refused(monkeypatch):
     with pytest.raises(InputError, match="started 2 processes"):
         join_processes()
     monkeypatch.setattr(Lonely, "num_processes", 2)
-    monkeypatch.setattr(processes, "_wait_for_main_at_exit", lambda main: None)
+    monkeypatch.setattr(distributed, "_wait_for_main_at_exit", lambda main: None)
     assert join_processes() == Processes(2, 0)  # the control
