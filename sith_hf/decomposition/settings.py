@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.validation import whole_number, whole_numbers
-from sith_hf.decomposition.svd import check_rank
 from sith_hf.errors import InputError
 from sith_hf.pursuit import Pursuit
 from sith_hf.towers import VisionTower, check_mean
@@ -77,7 +76,9 @@ class DecomposeSettings:
         """
         numbers = tower.resolve_layers(self.layers)
         projection = tower.require_projection()
-        check_rank(self.rank, tower.hidden_size // tower.num_heads)
+        head_size = tower.hidden_size // tower.num_heads
+        if self.rank is not None and self.rank > head_size:
+            raise InputError(f"rank must be between 1 and the head size {head_size}; got {self.rank}")
         if self.image_mean is not None:
             check_mean(self.image_mean, projection)
         sparsity = self.pursuit.sparsity

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 
 
@@ -38,7 +37,7 @@ class HeadSVD:
         return self.write.mT @ (self.values.unsqueeze(-1) * self.read)
 
 
-def factored_svd(write_factor: Tensor, read_factor: Tensor, rank: int | None = None) -> HeadSVD:
+def factored_svd(write_factor: Tensor, read_factor: Tensor) -> HeadSVD:
     """Decompose ``M[h] = write_factor[h] @ read_factor[h]`` without forming a D x D matrix.
 
     Both factors are reduced by QR, and only the d x d core between the two bases is decomposed (Method, sec. 2).
@@ -47,10 +46,9 @@ def factored_svd(write_factor: Tensor, read_factor: Tensor, rank: int | None = N
     Args:
         write_factor: B, ``[H, D, d]``, float32 or float64: what each head writes.
         read_factor: A, ``[H, d, D]``, same dtype: what each head reads.
-        rank: how many triples to keep, at most d; all d when None.
 
     Raises:
-        InputError: mismatched shapes, another dtype, a rank out of range, or entries that are not finite.
+        InputError: mismatched shapes, another dtype, or entries that are not finite.
     """
     if write_factor.ndim != 3 or read_factor.shape != write_factor.mT.shape:
         raise InputError(
@@ -67,25 +65,15 @@ def factored_svd(write_factor: Tensor, read_factor: Tensor, rank: int | None = N
         raise InputError(
             f"a head of size {head_size} is wider than the residual stream of size {size}: were the factors swapped?"
         )
-    check_rank(rank, head_size)
     if not (torch.isfinite(write_factor).all() and torch.isfinite(read_factor).all()):
         raise InputError("a value or output projection holds NaN or infinity; the checkpoint is damaged")
 
     write_basis, write_core = torch.linalg.qr(write_factor)
     read_basis, read_core = torch.linalg.qr(read_factor.mT)
     left, values, right = torch.linalg.svd(write_core @ read_core.mT)
-    write = (write_basis @ left).mT[:, :rank]
-    read = (read_basis @ right.mT).mT[:, :rank]
+    write, read = (write_basis @ left).mT, (read_basis @ right.mT).mT
 
     # A pair is defined up to a common sign; a fixed choice makes results reproducible (Method, sec. 2).
     largest = read.gather(-1, read.abs().argmax(dim=-1, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0).to(read.dtype)
-    return HeadSVD(
-        write=(write * sign).contiguous(), values=values[:, :rank].contiguous(), read=(read * sign).contiguous()
-    )
-
-
-def check_rank(rank: int | None, head_size: int) -> None:
-    """Raise InputError unless ``rank`` is None or an integer from 1 to ``head_size``."""
-    if rank is not None and not 1 <= whole_number(rank, "rank") <= head_size:
-        raise InputError(f"rank must be between 1 and the head size {head_size}; got {rank}")
+    return HeadSVD(write=(write * sign).contiguous(), values=values, read=(read * sign).contiguous())

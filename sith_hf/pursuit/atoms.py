@@ -59,6 +59,8 @@ class TensorAtoms:
     """The rows of a tensor ``[M, P]``."""
 
     tensor: Tensor
+    slack = 0.0
+    longest = None
 
     @property
     def shape(self) -> torch.Size:
@@ -71,9 +73,6 @@ class TensorAtoms:
     @property
     def device(self) -> torch.device:
         return self.tensor.device
-
-    slack = 0.0
-    longest = None
 
     def block(self, start: int, stop: int) -> Tensor:
         return self.tensor[start:stop]
@@ -101,14 +100,12 @@ class CentredAtoms:
 
     embeddings: Atoms
     mean: Tensor
+    dtype = torch.float32
+    longest = 1 + 2**-20
 
     @property
     def shape(self) -> torch.Size:
         return self.embeddings.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
 
     @property
     def device(self) -> torch.device:
@@ -117,8 +114,6 @@ class CentredAtoms:
     @property
     def slack(self) -> float:
         return (self.shape[1] + 16) * torch.finfo(torch.float32).eps / 2
-
-    longest = 1 + 2**-20
 
     def block(self, start: int, stop: int) -> Tensor:
         difference = self.embeddings.block(start, stop) - self.mean
@@ -144,6 +139,7 @@ class SomeAtoms:
 
     all: Atoms
     index: Tensor
+    slack = 0.0
 
     @property
     def shape(self) -> torch.Size:
@@ -160,8 +156,6 @@ class SomeAtoms:
     @property
     def longest(self) -> float | None:
         return self.all.longest
-
-    slack = 0.0
 
     def block(self, start: int, stop: int) -> Tensor:
         return self.all.rows(self.index[start:stop])

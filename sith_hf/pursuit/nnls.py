@@ -36,10 +36,11 @@ def nnls(gram: Tensor, rhs: Tensor, start: Tensor | None = None, *, noise: float
         ``[N, K]`` float64, non-negative.
 
     Raises:
-        InputError: mismatched shapes or dtypes, entries that are not finite, or a negative ``start``.
+        InputError: an entry that is not finite.
         SithError: no minimiser within 20 (K + 1) solves; not known to happen for a Gram matrix.
     """
-    _check(gram, rhs, start)
+    if not bool(torch.isfinite(gram).all() & torch.isfinite(rhs).all()):
+        raise InputError("gram and rhs must be finite; got NaN or infinity")
     count, width = rhs.shape
     # With columns of length one, the same thresholds apply to the pivots and gradients of every problem.
     length = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
@@ -142,16 +143,3 @@ class _State:
         self.barred[row, column] = True
         # Without the column that entered, the weights are at their previous minimum.
         self.settled[row] = self.entering[row] >= 0
-
-
-def _check(gram: Tensor, rhs: Tensor, start: Tensor | None) -> None:
-    if rhs.ndim != 2 or gram.shape != (*rhs.shape, rhs.shape[-1]):
-        raise InputError(f"expected gram [N, K, K] and rhs [N, K], got {list(gram.shape)} and {list(rhs.shape)}")
-    if start is not None and start.shape != rhs.shape:
-        raise InputError(f"start must have the shape of rhs, {list(rhs.shape)}; got {list(start.shape)}")
-    if any(part is not None and part.dtype != torch.float64 for part in (gram, rhs, start)):
-        raise InputError("non-negative least squares works in float64: convert gram, rhs and start")
-    if not all(part is None or bool(torch.isfinite(part).all()) for part in (gram, rhs, start)):
-        raise InputError("gram, rhs and start must be finite")
-    if start is not None and bool((start < 0).any()):
-        raise InputError("start must not be negative")
