@@ -31,20 +31,16 @@ class Settings(BaseModel):
             # Validated as JSON, which converts lists to tuples and nothing else.
             return cls.model_validate_json(json.dumps(data, allow_nan=True))
         except ValidationError as error:
-            places = [item["loc"] for item in error.errors()]
+            parents = {item["loc"][:length] for item in error.errors() for length in range(len(item["loc"]))}
             complaints = [
                 _complaint(cls, dict(item))
                 for item in error.errors()
                 # A list whose only item is invalid is also reported as too short; skip that.
-                if item["type"] != "too_short" or not any(_below(place, item["loc"]) for place in places)
+                if item["type"] != "too_short" or item["loc"] not in parents
             ]
             raise InputError(f"{source}: {'; '.join(dict.fromkeys(complaints))}") from None
         except (TypeError, ValueError, RecursionError):
             raise InputError(f"{source} may hold only texts, numbers, booleans, lists and mappings") from None
-
-
-def _below(place: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    return len(place) > len(other) and place[: len(other)] == other
 
 
 def _complaint(root: type[Settings], item: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Search in eight bits: its bound holds for every input, and the atoms are those of float64, wherever they are kept."""
+"""The int8 search: its bound holds for every input, and it chooses the atoms of a float64 search."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight bits for every dictionary, however small, in small blocks, whatever they leave."""
+    """int8 for every dictionary, however small, in small blocks, however many candidates it keeps."""
     monkeypatch.setattr(index_module, "MIN_NUMBERS", 0)
     monkeypatch.setattr(index_module, "MIN_PRODUCTS", 0)
     monkeypatch.setattr(index_module, "int8_is_faster", lambda device, threads: True)
@@ -66,7 +66,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plainly(x: Tensor, atoms: Tensor, method: str = "comp", sparsity: int = 5) -> SparseCode:
-    """The same pursuit without eight bits."""
+    """The same pursuit without int8."""
     source = as_atoms(atoms)
     return Pursuit(method, sparsity)(x, DictionaryIndex(source, x.device, 1.01, None))
 
@@ -107,16 +107,16 @@ def test_the_bound_is_nearly_reached() -> None:
     assert gap > float(queries.length[0]) * block.error * 0.9
 
 
-@pytest.mark.parametrize("width", [1, 2, 7, 64, 97, 768])
+@pytest.mark.parametrize("width", [1, 2, 64, 97])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_turning_keeps_inner_products(width: int, dtype: torch.dtype) -> None:
+def test_rotation_keeps_inner_products(width: int, dtype: torch.dtype) -> None:
     rotation, rows = Rotation.of(width), unit(gaussian(0, 40, width))
     exact = rotation(rows)
     torch.testing.assert_close(exact @ exact.T, rows @ rows.T, atol=1e-12, rtol=0)
     gap = (rotation(rows.to(dtype)).double() - rotation(rows.to(dtype).double())).norm(dim=1).max()
     assert gap <= rotation.error(dtype) < (2e-4 if dtype == torch.float32 else 1e-12)
     if width > 2:
-        assert float((exact - rows).abs().max()) > 0.1  # the control: something turned
+        assert float((exact - rows).abs().max()) > 0.1  # the control: something was rotated
 
 
 def test_spikes_are_spread_before_rounding() -> None:
@@ -132,10 +132,11 @@ def test_spikes_are_spread_before_rounding() -> None:
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("method", GREEDY)
+@pytest.mark.parametrize(
+    ("method", "dtype"), [("comp", torch.float32), ("mp", torch.float32), ("top-k", torch.float64)]
+)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_eight_bits_choose_the_same_atoms(kind: str, method: str, dtype: torch.dtype) -> None:
+def test_int8_chooses_the_same_atoms(kind: str, method: str, dtype: torch.dtype) -> None:
     for seed, count, width in ((0, 700, 48), (1, 129, 13)):
         atoms, x = dictionary(kind, seed, count, width).to(dtype), unit(gaussian(seed + 5, 40, width)).to(dtype)
         x[:5] = unit(atoms[:5] + 0.1 * x[:5])
@@ -160,7 +161,7 @@ def test_one_step_is_the_argmax_in_float64() -> None:
 
 
 @pytest.mark.usefixtures("eager")
-def test_eight_bits_are_really_used_and_their_bound_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_is_used_and_its_bound_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     # Negative control for all of these: with the error taken for nothing, other atoms are chosen.
     atoms, x = dictionary("clusters", 0, 3000, 64).float(), unit(gaussian(1, 200, 64)).float()
     assert same(Pursuit()(x, atoms), plainly(x, atoms))
@@ -180,7 +181,7 @@ def test_what_is_not_held_is_rounded_again(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("eager")
-def test_where_eight_bits_tell_nothing_floats_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_floats_take_over_where_int8_keeps_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     atoms, x = dictionary("near ties", 0, 2000, 64).float(), unit(gaussian(1, 30, 64)).float()
     expected = plainly(x, atoms)
     monkeypatch.setattr(search, "MAX_LEFT", 64)
@@ -218,7 +219,7 @@ def test_small_dictionaries_are_not_rounded_and_large_ones_are() -> None:
 
 
 @pytest.mark.parametrize("fault", ["raises", "saturates", "slow"])
-def test_a_device_without_exact_integers_is_told(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_exact_integers_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     product, wall = torch._int_mm, iter(range(10**6))
 
     def broken(left: Tensor, right: Tensor) -> Tensor:
@@ -339,7 +340,7 @@ def test_a_dictionary_that_cannot_be_rounded_for_want_of_memory(monkeypatch: pyt
     assert same(Pursuit()(x, atoms), plainly(x, atoms))
 
 
-def test_memory_is_told_beforehand() -> None:
+def test_memory_is_bounded_beforehand() -> None:
     comp = Pursuit()
     million = comp.memory(1024, 10**6, 768)
     assert 10**6 * 768 < million < 2**31
@@ -349,7 +350,7 @@ def test_memory_is_told_beforehand() -> None:
     assert comp.memory(10**6, 10**5, 768) < 2 * comp.memory(1024, 10**5, 768)
 
 
-def test_no_more_is_allocated_than_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_allocated_than_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.profiler import ProfilerActivity, profile
 
     for module in (search, pursuit):

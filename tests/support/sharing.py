@@ -1,4 +1,4 @@
-"""One of two processes of a run: started by test_processes.py, as a launcher starts them. Writes what it found."""
+"""One of two processes of a run, started by tests/core/test_distributed.py as a launcher does. Writes what it found."""
 
 from __future__ import annotations
 

@@ -382,7 +382,7 @@ def test_refused_companions(clip, folder, tokenizer, tmp_path):
         SithEditor.from_pretrained(tmp_path / "vision", text_model=tmp_path / "wide")
     with pytest.raises(UnsupportedModel, match="without a text tower"):
         SithEditor.from_pretrained(tmp_path / "vision", text_model=tmp_path / "vision")
-    # A joint space of another size is told when the dictionary meets it.
+    # A joint space of another size is found when the dictionary is used.
     other = tiny.clip_model(seed=8, projection_dim=20)
     editor = SithEditor.from_model(tiny.projected_vision_model(), tokenizer, text_model=other)
     with pytest.raises(InputError, match="size 20, this model's joint space has size 24"):
