@@ -34,7 +34,7 @@ from sith_hf.files import (
     write_beside,
 )
 from sith_hf.hub import Pushable, find_artifact
-from sith_hf.pursuit import READ, Atoms, CentredAtoms, TensorAtoms, centred, total
+from sith_hf.pursuit import Atoms, CentredAtoms, TensorAtoms, blocks, centred, total
 from sith_hf.towers import encode_texts, fill_template
 
 IN_MEMORY = 2**28
@@ -211,13 +211,10 @@ class ConceptDictionary(Pushable):
     @cached_property
     def atoms(self) -> Tensor:
         """The same rows as ``streamed_atoms``, bit for bit, in memory: ``[M, P]`` float32."""
-        source = CentredAtoms(self.rows, self.mean)
-        count, width = source.shape
-        atoms = torch.empty(count, width)
-        size = max(1, READ // width)
-        for start in range(0, count, size):
-            stop = min(start + size, count)
-            atoms[start:stop] = centred(self.rows.block(start, stop), self.mean)
+        atoms, filled = torch.empty(self.rows.shape), 0
+        for block in blocks(self.rows):
+            atoms[filled : filled + len(block)] = centred(block, self.mean)
+            filled += len(block)
         return atoms
 
     def embeddings_of(self, index: Sequence[int] | Tensor) -> Tensor:
@@ -325,10 +322,8 @@ def _layout(dtype: torch.dtype) -> Layout:
 
 
 def _check_rows(embeddings: Atoms, tolerance: float, path: Path) -> None:
-    count, width = embeddings.shape
-    size = max(1, READ // max(width, 1))
-    for start in range(0, count, size):
-        length = embeddings.block(start, min(start + size, count)).float().norm(dim=-1)
+    for block in blocks(embeddings):
+        length = block.float().norm(dim=-1)
         require(bool(length.isfinite().all()), path, "embeddings holds NaN or infinity; make the file again")
         unit = bool(((length - 1).abs() <= tolerance).all())
         require(unit, path, "the embeddings are not of unit length; make the file again")

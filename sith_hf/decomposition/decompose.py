@@ -20,7 +20,7 @@ from sith_hf.decomposition.settings import DecomposeSettings
 from sith_hf.decomposition.svd import factored_svd
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
-from sith_hf.pursuit import READ, ROWS, Atoms, DictionaryIndex, SparseCode, build_index
+from sith_hf.pursuit import ROWS, Atoms, DictionaryIndex, SparseCode, blocks, build_index
 from sith_hf.towers import VisionTower
 
 
@@ -171,8 +171,6 @@ def _groups(layers: Sequence[int], heads: int, vectors: int) -> dict[str, tuple[
 def _rows_sha256(rows: Atoms) -> str:
     """The sha256 of float32 rows, read block by block."""
     digest = hashlib.sha256(f"{list(rows.shape)}".encode())
-    size = max(1, READ // rows.shape[1])
-    for start in range(0, rows.shape[0], size):
-        block = rows.block(start, min(start + size, rows.shape[0])).detach().cpu().contiguous()
-        digest.update(block.view(torch.uint8).numpy().data)
+    for block in blocks(rows):
+        digest.update(block.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -4,7 +4,7 @@ Methods (COMP, OMP, matching pursuit, top-k, lasso), NNLS, and an exact search t
 this file says why. It imports ``core`` and ``errors``.
 """
 
-from sith_hf.pursuit.atoms import READ, Atoms, CentredAtoms, SomeAtoms, TensorAtoms, as_atoms, centred, total
+from sith_hf.pursuit.atoms import Atoms, CentredAtoms, SomeAtoms, TensorAtoms, as_atoms, blocks, centred, total
 from sith_hf.pursuit.index import DictionaryIndex, build_index
 from sith_hf.pursuit.methods import METHODS, refit_weights
 from sith_hf.pursuit.pursuit import ROWS, Pursuit, SparseCode
@@ -15,12 +15,12 @@ __all__ = [
     "DictionaryIndex",
     "METHODS",
     "Pursuit",
-    "READ",
     "ROWS",
     "SomeAtoms",
     "SparseCode",
     "TensorAtoms",
     "as_atoms",
+    "blocks",
     "centred",
     "build_index",
     "refit_weights",

@@ -7,6 +7,7 @@ few single rows for exact ones. A tensor, centred embeddings, a selection and a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -172,6 +173,14 @@ def as_atoms(atoms: Tensor | Atoms) -> Atoms:
     return TensorAtoms(atoms) if isinstance(atoms, Tensor) else atoms
 
 
+def blocks(atoms: Atoms) -> Iterator[Tensor]:
+    """Yield all rows in order, in blocks of at most ``READ`` numbers."""
+    count, width = atoms.shape
+    size = max(1, READ // max(width, 1))
+    for start in range(0, count, size):
+        yield atoms.block(start, min(start + size, count))
+
+
 def centred(embeddings: Tensor, mean: Tensor) -> Tensor:
     """Subtract the dictionary's mean from embeddings ``[..., P]`` and normalise, float32 (Method, sec. 3).
 
@@ -200,11 +209,9 @@ def fixed_order_dot(left: Tensor, right: Tensor) -> Tensor:
 
 def total(atoms: Atoms) -> Tensor:
     """Return the sum of all rows, ``[P]`` float64 on the CPU, in an order that does not depend on their storage."""
-    count, width = atoms.shape
-    result = torch.zeros(width, dtype=torch.float64)
-    size = max(1, READ // width)
-    for start in range(0, count, size):
-        result += atoms.block(start, min(start + size, count)).double().sum(dim=0).cpu()
+    result = torch.zeros(atoms.shape[1], dtype=torch.float64)
+    for block in blocks(atoms):
+        result += block.double().sum(dim=0).cpu()
     return result
 
 

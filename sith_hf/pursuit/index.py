@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.errors import InputError
-from sith_hf.pursuit.atoms import READ, Atoms, as_atoms
+from sith_hf.pursuit.atoms import Atoms, as_atoms, blocks
 from sith_hf.pursuit.int8 import Int8Atoms, int8_is_faster
 
 UNIT = 1e-2
@@ -91,10 +91,7 @@ def refuse_rows(name: str, bad: Tensor, what: str) -> None:
 
 
 def _longest(atoms: Atoms) -> float:
-    size = max(1, READ // max(atoms.shape[1], 1))
-    starts = range(0, atoms.shape[0], size)
-    blocks = (atoms.block(start, min(start + size, atoms.shape[0])).detach() for start in starts)
-    length = torch.cat([torch.linalg.vector_norm(block, dim=1).cpu() for block in blocks])
+    length = torch.cat([torch.linalg.vector_norm(block.detach(), dim=1).cpu() for block in blocks(atoms)])
     refuse_rows("atoms", ~torch.isfinite(length), "is not finite")
     refuse_rows("atoms", (length - 1).abs() > UNIT, "does not have unit length; normalise the dictionary first")
     return float(length.max())

@@ -99,16 +99,6 @@ class Pursuit:
         if finite_number(self.coherence_weight, "coherence_weight") < 0:
             raise InputError(f"coherence_weight must be at least 0; got {self.coherence_weight}")
 
-    @property
-    def title(self) -> str:
-        """The method's full name, for cards and tables."""
-        return METHODS[self.method].title
-
-    @property
-    def source(self) -> str:
-        """The publication that describes the method."""
-        return METHODS[self.method].source
-
     def __call__(
         self, x: Tensor, atoms: Tensor | Atoms | DictionaryIndex, progress: Callable[[int], object] | None = None
     ) -> SparseCode:
