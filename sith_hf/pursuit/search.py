@@ -29,7 +29,7 @@ PAIRED = 2**17
 MAX_LEFT = 64
 """Fall back to float32 when int8 keeps more than one in this many atoms."""
 
-BATCHED = 16
+PAIR_COST = 16
 """Scoring one candidate by itself takes as long as this many scores in a float64 matrix product."""
 
 REDUCED = 2**-7 + 2**-16
@@ -172,7 +172,7 @@ class AtomSearch:
     def _scores(self, query: Tensor, row: Tensor, atom: Tensor) -> Tensor:
         """``<query[row], atom>`` for each pair, ``[C]``, computed in the query's dtype."""
         used, place = torch.unique(atom, return_inverse=True)
-        if BATCHED * len(row) > len(used) * len(query) and len(row) > 0:
+        if PAIR_COST * len(row) > len(used) * len(query) and len(row) > 0:
             size = max(1, SCORES // query.shape[1])
             score = query.new_empty(len(row))
             for start in range(0, len(used), size):

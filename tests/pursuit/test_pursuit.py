@@ -314,8 +314,8 @@ def test_more_ties_than_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     expected = [Pursuit(method)(x, atoms) for method in GREEDY]
     monkeypatch.setattr("sith_hf.pursuit.search.PAIRS", 150)
     monkeypatch.setattr("sith_hf.pursuit.search.SCORES", 320)
-    for crowd in (0, 10**9):
-        monkeypatch.setattr("sith_hf.pursuit.search.BATCHED", crowd)
+    for cost in (0, 10**9):
+        monkeypatch.setattr("sith_hf.pursuit.search.PAIR_COST", cost)
         for method, before in zip(GREEDY, expected, strict=True):
             assert torch.equal(Pursuit(method)(x, atoms).index, before.index)
 
