@@ -512,7 +512,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_explanations_equal_a_literal_comp(name):
-    from sith_hf.decomposition.decompose import decompose
+    from sith_hf.decomposition import DecomposeSettings, decompose
     from sith_hf.towers.clip import read_tower
 
     sizes, options, atoms = CASES[name]
@@ -523,7 +523,8 @@ def test_explanations_equal_a_literal_comp(name):
     pursuit = Pursuit(sparsity=options.pop("sparsity", 5), coherence_weight=options.pop("coherence_weight", 0.3))
     fold, centre = options.get("fold", True), options.get("centre")
     dictionary = encoded(atoms, size)
-    decomposition = decompose(read_tower(model), dictionary, pursuit=pursuit, image_mean=mean, **options)
+    settings = DecomposeSettings(pursuit=pursuit, image_mean=mean, **options)
+    decomposition = decompose(read_tower(model), dictionary, settings)
     literal = literal_explanations(
         model, model.visual_projection.weight, dictionary.embeddings, pursuit.sparsity, pursuit.coherence_weight,
         fold, fold if centre is None else centre, as_array(mean),
@@ -535,7 +536,7 @@ def test_explanations_equal_a_literal_comp(name):
     assert clear >= 0.95 * len(literal)
     # Control: another lambda gives other explanations.
     other = replace(pursuit, coherence_weight=pursuit.coherence_weight + 0.5)
-    changed = decompose(read_tower(model), dictionary, pursuit=other, image_mean=mean, **options)
+    changed = decompose(read_tower(model), dictionary, replace(settings, pursuit=other))
     assert disagreements(changed, literal, dictionary.texts)[0]
 
 
@@ -586,9 +587,9 @@ def test_singular_vectors_are_those_of_the_explicit_matrices(folder):
 
 
 def decompose_with(editor, dictionary, **options):
-    from sith_hf.decomposition.decompose import decompose
+    from sith_hf.decomposition import DecomposeSettings, decompose
 
-    return decompose(editor.tower, dictionary, **options)
+    return decompose(editor.tower, dictionary, DecomposeSettings(**options))
 
 
 def test_fidelity_and_coherence_literally(folder):
