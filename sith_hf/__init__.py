@@ -1,6 +1,6 @@
-"""Look inside the attention heads of a CLIP vision tower, and turn named concepts down or up.
+"""Explain the attention heads of CLIP vision towers, and suppress or amplify concepts in them.
 
-The public names are loaded on first use, so that ``sith-hf --help`` does not pay for importing torch.
+Public names are imported on first use, so that ``sith-hf --help`` does not import torch.
 """
 
 from importlib import import_module
@@ -26,22 +26,23 @@ __all__ = [
     "run_recipe",
 ]
 
-_HOMES = {
-    "ConceptDictionary": "concepts.dictionary",
-    "Decomposition": "decomposition.decomposition",
-    "EditSpec": "edits.spec",
-    "EmbeddingJudge": "judges.embeddings",
-    "Evaluation": "evaluation.result",
-    "HeadSVD": "decomposition.svd",
-    "LanguageModelJudge": "judges.language_model",
-    "Pursuit": "pursuit.pursuit",
-    "Recipe": "recipe.model",
-    "Scores": "gains.scores",
-    "SheetJudge": "judges.sheet",
+# Each name and the room that exports it.
+_ROOMS = {
+    "ConceptDictionary": "concepts",
+    "Decomposition": "decomposition",
+    "EditSpec": "edits",
+    "EmbeddingJudge": "judges",
+    "Evaluation": "evaluation",
+    "HeadSVD": "decomposition",
+    "LanguageModelJudge": "judges",
+    "Pursuit": "pursuit",
+    "Recipe": "recipe",
+    "Scores": "gains",
+    "SheetJudge": "judges",
     "SithEditor": "editor",
     "SithError": "errors",
-    "evaluate": "evaluation.run",
-    "run_recipe": "recipe.run",
+    "evaluate": "evaluation",
+    "run_recipe": "recipe",
 }
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _ROOMS:
         raise AttributeError(f"module 'sith_hf' has no attribute {name!r}")
-    return getattr(import_module(f"sith_hf.{_HOMES[name]}"), name)
+    return getattr(import_module(f"sith_hf.{_ROOMS[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""``python -m sith_hf`` is ``sith-hf``; under ``torchrun`` and ``accelerate launch`` the main process alone prints."""
+"""``python -m sith_hf`` runs ``sith-hf``, also under ``torchrun`` and ``accelerate launch``."""
 
 from sith_hf.cli import main
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,21 +17,22 @@ from sith_hf.checkpoint import SavedCheckpoint, locate, revert, save_edited
 from sith_hf.checkpoint import history as history_
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import text_tower_sha256
-from sith_hf.decomposition import NEAR, Decomposition, Match, decompose
+from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match, decompose
 from sith_hf.edits import EditSpec, applied, make_spec
 from sith_hf.errors import InputError
 from sith_hf.files import ResumableJob
 from sith_hf.gains import SHARE_THRESHOLD, Gains, by_concepts, by_name, share_of
 from sith_hf.hub import PushOptions, PushResult, check_options
 from sith_hf.publish import push_edited, scratch_folder
-from sith_hf.pursuit import Pursuit
 from sith_hf.towers import LoadedModel, VisionTower, encode_texts, load_model, read_tower
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SithEditor:
-    """A CLIP checkpoint to look into and to edit. Results are new objects, and its weights never change but inside
-    :meth:`applied`. What it remembers is its latest decomposition, which :meth:`find` and the edits ask.
+    """A CLIP checkpoint to explain and to edit.
+
+    An editor remembers its latest decomposition: :meth:`decompose` sets it, :meth:`find` and the edits read it. Nothing
+    else about it changes: results are new objects, and the weights differ only inside :meth:`applied`.
 
     Example::
 
@@ -40,15 +42,15 @@ class SithEditor:
         editor.save_pretrained("edited/", spec)
 
     Attributes:
-        loaded: the model and where it came from.
+        loaded: the model and its source.
         companion: for a vision-only model, the CLIPModel that it belongs to.
-        history: the edits that are in the checkpoint already, the newest first; empty for a model in memory.
+        history: the edits that the checkpoint already has, newest first; empty for a model in memory.
     """
 
     loaded: LoadedModel
     companion: LoadedModel | None = None
     history: tuple[EditSpec, ...] = ()
-    _latest: list[Decomposition] = field(default_factory=list, repr=False)
+    _decomposition: Decomposition | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def from_pretrained(
@@ -61,37 +63,37 @@ class SithEditor:
     ) -> SithEditor:
         """Load a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel``.
 
-        An edited checkpoint is one of these like any other, and can be edited again; ``history`` tells its edits.
+        An edited checkpoint can be edited again; ``history`` lists its edits.
 
         Args:
             name: a Hub id or a folder.
             revision: branch, tag or commit on the Hub.
-            text_model: for the last two, the ``CLIPModel`` that they belong to: the text tower, and for a
-                ``CLIPVisionModel`` the projection, come from there.
-            token: for the Hub; the usual places when None.
+            text_model: for the last two, the ``CLIPModel`` that they belong to. It provides the text tower and, for a
+                ``CLIPVisionModel``, the projection.
+            token: a Hub token; the one of the environment or login when None.
 
         Raises:
             UnsupportedModel: another family, or no safetensors.
             ArtifactError: the record of an earlier edit is damaged.
-            InputError: nothing there, a damaged checkpoint, or a companion that does not fit.
+            InputError: no checkpoint, a damaged one, or a companion of another width.
         """
         loaded = load_model(str(name), revision, token=token)
         companion = None if text_model is None else load_model(str(text_model), want_text=True, token=token)
         editor = cls(loaded, companion, () if loaded.folder is None else history_(loaded.folder))
-        editor.tower  # noqa: B018  - what does not fit is told now, not at the first question
+        editor.tower  # noqa: B018  - fail early on mismatched weights
         return editor
 
     @classmethod
     def from_model(
         cls, model: Any, tokenizer: Any | None = None, *, text_model: Any | None = None, name: str | None = None
     ) -> SithEditor:
-        """An editor of a model in memory.
+        """Make an editor of a model in memory.
 
         Args:
             model: as for :meth:`from_pretrained`, as an object.
             tokenizer: the tokenizer of the text tower in use.
             text_model: the companion ``CLIPModel``, as an object.
-            name: what to call the model in provenance; the name it was loaded by when None.
+            name: the model's name in provenance; the name it was loaded by when None.
         """
         title = name or getattr(model.config, "_name_or_path", "") or "in memory"
         loaded = LoadedModel(model, tokenizer, title, getattr(model.config, "_commit_hash", None))
@@ -119,7 +121,7 @@ class SithEditor:
         if self._text is not None:
             return self._text
         raise InputError(
-            f"{self.loaded.name} has no text tower; name the CLIP model that it belongs to: "
+            f"{self.loaded.name} has no text tower: name its CLIP model with "
             'text_model="openai/clip-vit-base-patch32" (--text-model on the command line)'
         )
 
@@ -135,25 +137,27 @@ class SithEditor:
     @property
     def decomposition(self) -> Decomposition:
         """The latest decomposition. Raises InputError when there is none yet."""
-        if not self._latest:
-            raise InputError("nothing is decomposed yet: call decompose first, or with_decomposition")
-        return self._latest[0]
+        if self._decomposition is None:
+            raise InputError("this editor has no decomposition yet: call decompose first, or with_decomposition")
+        return self._decomposition
 
     def with_decomposition(self, decomposition: Decomposition) -> SithEditor:
-        """An editor of the same model that asks ``decomposition``.
+        """Return an editor of the same model with another decomposition.
 
         Raises:
-            BaseMismatch: it was made from other weights.
+            BaseMismatch: the decomposition was made from other weights.
         """
         decomposition.base.check(self.tower.sha256(self.tower.resolve_layers(decomposition.layers)), self.loaded.name)
-        return replace(self, _latest=[decomposition])
+        other = copy(self)
+        other._decomposition = decomposition
+        return other
 
     def encode(
         self, concepts: ConceptDictionary, *, job: ResumableJob | None = None, progress: bool = False
     ) -> ConceptDictionary:
-        """``concepts`` with embeddings by this model's text tower; as it is if that encoded it already.
+        """Return ``concepts`` with embeddings of this model's text tower; unchanged if it already has them.
 
-        ``work`` as for :func:`sith_hf.towers.encode_texts`.
+        ``job`` and ``progress`` as for :func:`sith_hf.towers.encode_texts`.
 
         Raises:
             InputError: no text tower, or a dictionary that another text tower encoded.
@@ -162,80 +166,76 @@ class SithEditor:
             text = self.text
             return concepts.encode(text.model, text.tokenizer, text.name, job=job, progress=progress)
         if self._text is None:
-            # A tower with its own projection needs no text tower once the dictionary is encoded.
+            # A tower with its own projection needs no text tower for an encoded dictionary.
             return concepts
         if concepts.encoder_sha256 != self._text_sha256:
             raise InputError(
                 f"the dictionary was encoded by {concepts.encoder}, not by {self.text.name}: "
-                "make it from its texts again, and this model will encode it"
+                "make it again from its texts, without embeddings"
             )
         return concepts
 
     def decompose(
         self,
         concepts: ConceptDictionary,
+        settings: DecomposeSettings | None = None,
         *,
-        layers: Iterable[int] | None = None,
-        rank: int | None = None,
-        poles: str = "+-",
-        pursuit: Pursuit | None = None,
-        fold: bool = True,
-        centre: bool | None = None,
-        image_mean: Tensor | None = None,
         device: torch.device | str | None = None,
         job: ResumableJob | None = None,
         progress: bool = False,
+        **fields: Any,
     ) -> Decomposition:
-        """Factor and explain heads; arguments as for :func:`sith_hf.decomposition.decompose`.
+        """Factor and explain heads, and remember the result for :meth:`find` and the edits.
 
-        The result is what :meth:`find`, :meth:`suppress` and the like ask from now on.
+        Args:
+            concepts: the dictionary; it is encoded first if necessary.
+            settings: which vectors, and how they are explained.
+            device, job, progress: as for :func:`sith_hf.decomposition.decompose`.
+            fields: fields of ``settings`` by name, such as ``layers=[-2, -1]``
+                (see :class:`sith_hf.decomposition.DecomposeSettings`).
+
+        Raises:
+            InputError: an unknown field, a value out of range, or a dictionary of another text tower.
         """
-        self.tower.require_projection()
+        settings = (settings or DecomposeSettings()).override(**fields)
+        settings.check(self.tower, len(concepts))
         result = decompose(
             self.tower,
             self.encode(concepts, job=job, progress=progress),
+            settings,
             name=self.loaded.name,
             revision=self.loaded.revision,
-            layers=layers,
-            rank=rank,
-            poles=poles,
-            pursuit=pursuit,
-            fold=fold,
-            centre=centre,
-            image_mean=image_mean,
             device=device,
             job=job,
             progress=progress,
         )
-        self._latest[:] = [result]
+        self._decomposition = result
         return result
 
     def embed(self, *concepts: str, decomposition: Decomposition | None = None) -> dict[str, Tensor]:
-        """Each concept's text embedding, ``[P]``, from the decomposition where it occurs, else from the text tower."""
+        """Return each concept's text embedding, ``[P]``, from the decomposition if it occurs there, else encoded."""
         decomposition = decomposition or self.decomposition
         found: dict[str, Tensor] = {}
         for concept in concepts:
-            if not isinstance(concept, str) or not concept.strip():
-                raise InputError("a concept is a text that is not blank")
-            try:
+            if decomposition.has(concept):
                 found[concept] = decomposition.embedding_of(concept)
-            except InputError:
-                settings = decomposition.settings
-                if settings.get("encoder_sha256") != self._text_sha256:
-                    raise InputError(
-                        f"no explanation has the concept {concept!r}, and {self.text.name} cannot encode it for this "
-                        f"decomposition, whose dictionary was encoded by {settings.get('encoder')}"
-                    ) from None
-                template = settings.get("template")
-                found[concept] = encode_texts(self.text.model, self.text.tokenizer, [concept], template)[0]
+                continue
+            settings = decomposition.settings
+            if settings.get("encoder_sha256") != self._text_sha256:
+                raise InputError(
+                    f"no explanation has the concept {concept!r}, and {self.text.name} cannot encode it: this "
+                    f"decomposition's dictionary was encoded by {settings.get('encoder')}, so use that text model"
+                )
+            template = settings.get("template")
+            found[concept] = encode_texts(self.text.model, self.text.tokenizer, [concept], template)[0]
         return found
 
     def find(self, concept: str, *, near: float = NEAR, limit: int | None = 20) -> list[Match]:
-        """The poles that speak of a concept, in the dictionary or not (see :meth:`Decomposition.find`)."""
+        """Find the poles that mention a concept or a similar one (see :meth:`Decomposition.find`)."""
         return self.decomposition.find(concept, embedding=self.embed(concept)[concept], near=near, limit=limit)
 
     def edit(self) -> Edit:
-        """An edit with nothing in it yet."""
+        """Start an empty edit."""
         return Edit(self, self.decomposition)
 
     def suppress(self, *concepts: str, gain: float = 0.0, **rule: Any) -> Edit:
@@ -262,7 +262,7 @@ class SithEditor:
         Arguments and results are those of :func:`sith_hf.checkpoint.save_edited`.
 
         Raises:
-            InputError: also when the model was made in memory, so that there is no checkpoint to copy.
+            InputError: also for a model in memory, which has no checkpoint to copy.
         """
         return save_edited(self._source(), spec, folder, overwrite=overwrite, progress=progress)
 
@@ -286,7 +286,7 @@ class SithEditor:
         Raises:
             InputError, BaseMismatch, OutputError: as for :meth:`save_pretrained`, and options or a repository that
                 do not go together with this.
-            HubError: the Hub refused, failed or could not be reached; the message says what stands there.
+            HubError: the Hub refused, failed or could not be reached; the message gives the repository's state.
         """
         check_options(options)
         with scratch_folder() as scratch:
@@ -294,13 +294,13 @@ class SithEditor:
             return push_edited(scratch / "edited", repo_id, evaluation=evaluation, **options)
 
     def revert(self, folder: str | Path, *, overwrite: bool = False, progress: bool = False) -> SavedCheckpoint:
-        """Write a copy of the checkpoint with its newest edit taken out (see :func:`sith_hf.checkpoint.revert`)."""
+        """Write a copy of the checkpoint without its newest edit (see :func:`sith_hf.checkpoint.revert`)."""
         return revert(self._source(), folder, overwrite=overwrite, progress=progress)
 
     def _source(self) -> Path:
         name, folder = self.loaded.name, self.loaded.folder
         if name == "in memory":
-            raise InputError("this model has no checkpoint to copy: save it with save_pretrained, and open that folder")
+            raise InputError("this model has no checkpoint to copy: save it with save_pretrained and load that folder")
         return folder or locate(name, self.loaded.revision)
 
 

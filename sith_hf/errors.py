@@ -1,62 +1,62 @@
-"""The exceptions of sith-hf. Every one says what was wrong, what was expected and what to do.
+"""The exceptions of sith-hf. Each message says what was wrong, what was expected and what to do next.
 
     SithError
     ├── InputError (ValueError)        what the user passed cannot be used
-    │   ├── UnsupportedModel           a model family, or a checkpoint format, that sith-hf does not read
-    │   ├── ArtifactError              a file of ours is missing, damaged, of another version, or not ours
-    │   ├── BaseMismatch               an edit spec meets a base that it was not made for
-    │   └── TryAgain                   what went wrong may pass: the same command may go on where it stopped
-    ├── OutputError (OSError)          a result could not be written; nothing was left half-written
+    │   ├── UnsupportedModel           an unsupported model family or checkpoint format
+    │   ├── ArtifactError              an artifact is missing, damaged, of another version, or not ours
+    │   ├── BaseMismatch               a result was made for other weights than these
+    │   └── TemporaryError             a temporary failure: retrying may succeed
+    ├── OutputError (OSError)          a result could not be written; no file is half-written
     ├── HubError (OSError)             the Hub refused, failed or could not be reached
-    │   └── NotOnHub                   no such repository, revision or file, or none that this token may see
-    └── MissingExtra (ImportError)     an optional package is absent; the message names the extra
+    │   └── NotOnHub                   the repository, revision or file does not exist or is private
+    └── MissingExtra (ImportError)     an optional package is not installed; the message names its extra
 
-On the command line each of them ends with exit code 2 and its message on stderr.
+The command line prints the message on stderr and exits with code 2.
 """
 
 
 class SithError(Exception):
-    """The root: ``except SithError`` catches everything that sith-hf raises on purpose."""
+    """The base class: ``except SithError`` catches every error that sith-hf raises itself."""
 
 
 class InputError(SithError, ValueError):
-    """What the user passed cannot be used as it is."""
+    """An argument, option or file from the user cannot be used."""
 
 
 class UnsupportedModel(InputError):
-    """A model family or checkpoint format that sith-hf does not read."""
+    """An unsupported model family or checkpoint format."""
 
 
 class ArtifactError(InputError):
-    """A dictionary, decomposition or edit spec on disk cannot be trusted."""
+    """An artifact on disk is missing, damaged, of another version, or not ours."""
 
 
 class BaseMismatch(InputError):
-    """An edit spec was made for other weights than the ones at hand."""
+    """An edit spec, decomposition or image mean was made for other weights than these."""
 
 
-class TryAgain(InputError):
-    """What went wrong may pass, such as a lack of memory: what is finished is kept for the next run."""
+class TemporaryError(InputError):
+    """A temporary failure, such as too little memory. Finished parts are kept: retrying may succeed."""
 
 
 class OutputError(SithError, OSError):
-    """A result could not be written. Nothing stands under the requested name."""
+    """A result could not be written. No file is half-written."""
 
 
 class HubError(SithError, OSError):
-    """The Hub refused, failed or could not be reached. The message says what stands on the Hub now."""
+    """The Hub refused, failed or could not be reached. The message gives the state of the repository."""
 
 
 class NotOnHub(HubError):
-    """No such repository, revision or file on the Hub, or none that this token may see."""
+    """The repository, revision or file does not exist, or this token may not read it."""
 
 
 class MissingExtra(SithError, ImportError):
-    """An optional dependency is absent.
+    """An optional dependency is not installed.
 
     Args:
-        package: the import name that failed.
-        extra: the extra of sith-hf that brings it.
+        package: the package that could not be imported.
+        extra: the extra of sith-hf that installs it.
     """
 
     def __init__(self, package: str, extra: str) -> None:

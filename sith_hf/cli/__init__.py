@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import click
 
-from sith_hf.core.distributed import quiet_others
+from sith_hf.core.distributed import silence_other_ranks
 from sith_hf.errors import SithError
 
 # Subcommand -> (name of its module and function, line in --help). Kept here so that --help imports no subcommand.
@@ -64,7 +64,7 @@ def sith_hf() -> None:
 
 def main() -> None:
     """Run the command line. A :class:`SithError` becomes one message and exit code 2."""
-    quiet_others()
+    silence_other_ranks()
     # SIGTERM cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

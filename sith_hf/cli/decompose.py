@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sith_hf.concepts import ConceptDictionary
 
 
-# From so many concepts on it is told beforehand how much memory is needed.
+# For dictionaries of this size or more the required memory is printed first.
 LARGE = 100_000
 
 
@@ -22,27 +22,27 @@ LARGE = 100_000
 @click.argument("model")
 @output_option("decomposition.safetensors and dictionary.safetensors")
 @model_options
-@click.option("--concepts", type=click.Path(path_type=Path), help="Text file, UTF-8, one concept a line.")
+@click.option("--concepts", type=click.Path(path_type=Path), help="A text file of concepts: UTF-8, one per line.")
 @click.option("--dictionary", help="An encoded dictionary: folder or Hub id.")
 @click.option("--dataset", help="A dataset with a column of concepts: folder or Hub id (with --column).")
 @click.option("--column", help="The column of --dataset.")
 @click.option("--template", help='Prompt for each concept, such as "a photo of a {}".')
 @click.option(
-    "--layers", type=Numbers(), help="Layers, negative ones from the last, such as -4,-3,-2,-1.  [default: all]"
+    "--layers", type=Numbers(), help="Layer numbers, negative ones from the last, such as -4,-3,-2,-1.  [default: all]"
 )
 @click.option("--rank", type=int, help="Singular vectors kept per head.  [default: all]")
 @click.option(
-    "--poles", type=click.Choice(["+-", "+"]), help="Explain both poles, or one as the paper does.  [default: +-]"
+    "--poles", type=click.Choice(["+-", "+"]), help="Explain both poles, or + only as in the paper.  [default: +-]"
 )
-@click.option("--method", help="comp, omp, mp, top-k or lasso.  [default: comp]")
+@click.option("--method", help="Sparse coder: comp, omp, mp, top-k or lasso.  [default: comp]")
 @click.option("--sparsity", type=int, help="Concepts per explanation.  [default: 5]")
-@click.option("--coherence-weight", type=float, help="The coherence weight lambda of comp.  [default: 0.3]")
-@click.option("--fold/--no-fold", default=None, help="Fold the layer norm into what heads read.  [default: fold]")
+@click.option("--coherence-weight", type=float, help="Coherence weight lambda, for comp only.  [default: 0.3]")
+@click.option("--fold/--no-fold", default=None, help="Fold the layer norm into the read directions.  [default: fold]")
 @click.option("--centre/--no-centre", default=None, help="Drop the all-ones direction.  [default: as --fold]")
 @click.option(
     "--image-mean",
     type=click.Path(path_type=Path),
-    help="What sith-hf image-mean wrote, or a safetensors file with one vector, image_mean.",
+    help="Output of sith-hf image-mean, or a safetensors file with a vector image_mean.",
 )
 @json_option
 def decompose(
@@ -64,18 +64,18 @@ def decompose(
 ) -> None:
     """Explain the attention heads of MODEL, a folder or Hub id of a CLIP checkpoint.
 
-    The dictionary is our own list of everyday concepts, unless --concepts, --dictionary or --dataset names another.
+    The concepts come from --concepts, --dictionary or --dataset, or else from a built-in list of everyday concepts.
 
-    Finished parts are kept in OUTPUT.work until the end: after an interruption, the same command goes on from there.
-    Several processes share the work: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf decompose ...
+    Finished parts are stored in OUTPUT.work until the end: run the same command again to resume after an interruption.
+    To use several processes: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf decompose ...
     """
-    from sith_hf.core.distributed import device_of_this_process, join
+    from sith_hf.core.distributed import device_of_this_process, join_processes
 
-    # First of all, so that whatever happens from here on ends every process.
-    processes = join()
+    # First, so that any later error ends every process.
+    processes = join_processes()
     source = _concepts(concepts, dictionary, dataset, column, template)
 
-    from sith_hf.decomposition import check_settings
+    from sith_hf.decomposition import DecomposeSettings
     from sith_hf.editor import SithEditor
     from sith_hf.files import ResumableJob, staged
     from sith_hf.pursuit import ROWS, Pursuit
@@ -84,23 +84,14 @@ def decompose(
     pursuit = Pursuit(**given(method=method, sparsity=sparsity, coherence_weight=coherence_weight))
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
     mean = None if image_mean is None else read_image_mean(image_mean, editor.tower)
-    # What does not fit is told before hours of work.
-    chosen = {name: settings[name] for name in ("layers", "rank", "poles")}
-    check_settings(editor.tower, pursuit=pursuit, image_mean=mean, concepts=len(source), **given(**chosen))
-    if processes.main and len(source) >= LARGE:
+    chosen = DecomposeSettings(pursuit=pursuit, image_mean=mean, **given(**settings))
+    chosen.check(editor.tower, len(source))  # before hours of work
+    if processes.is_main and len(source) >= LARGE:
         most = pursuit.memory(ROWS, len(source), editor.tower.require_projection().shape[0])
-        click.echo(f"explaining takes at most {most / 1e9:.1f} GB beside the model and the dictionary", err=True)
+        click.echo(f"explaining needs at most {most / 1e9:.1f} GB beside the model and the dictionary", err=True)
     with ResumableJob.beside(output, processes) as job:
         encoded = editor.encode(source, job=job, progress=True)
-        result = editor.decompose(
-            encoded,
-            pursuit=pursuit,
-            image_mean=mean,
-            device=device_of_this_process(),
-            job=job,
-            progress=True,
-            **given(**settings),
-        )
+        result = editor.decompose(encoded, chosen, device=device_of_this_process(), job=job, progress=True)
 
         def write() -> str:
             with staged(output) as folder:
@@ -108,7 +99,7 @@ def decompose(
                 return str(output / result.save_pretrained(folder).name)
 
         path = processes.on_main(write)
-    if not processes.main:
+    if not processes.is_main:
         return
     if as_json:
         echo_json(
@@ -123,7 +114,7 @@ def decompose(
                 "duplicates": source.duplicates,
                 "fidelity": float(result.fidelity.mean()),
                 "settings": dict(result.settings),
-                "processes": processes.number,
+                "processes": processes.world_size,
             }
         )
         return
@@ -137,11 +128,11 @@ def _concepts(
     path: Path | None, dictionary: str | None, dataset: str | None, column: str | None, template: str | None
 ) -> ConceptDictionary:
     if sum(item is not None for item in (path, dictionary, dataset)) > 1:
-        raise InputError("give one of --concepts, --dictionary and --dataset")
+        raise InputError("--concepts, --dictionary and --dataset exclude each other: give only one")
     if (dataset is None) != (column is None):
-        raise InputError("--dataset and --column go together")
+        raise InputError("--dataset and --column need each other: give both")
     if dictionary is not None and template is not None:
-        raise InputError("--dictionary is encoded already; --template cannot change it")
+        raise InputError("--template has no effect on --dictionary, which is already encoded: leave one out")
 
     from sith_hf.concepts import ConceptDictionary
 

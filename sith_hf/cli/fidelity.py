@@ -84,6 +84,11 @@ def fidelity(
     methods: tuple[str, ...] | None,
     sparsities: tuple[int, ...] | None,
     coherence_weights: tuple[float, ...] | None,
+    layers: tuple[int, ...] | None,
+    rank: int | None,
+    poles: str | None,
+    fold: bool | None,
+    centre: bool | None,
     image_mean: Path | None,
     null: str,
     plot: Path | None,
@@ -103,6 +108,7 @@ def fidelity(
     source = _concepts(concepts, dictionary, dataset, column, template)
 
     from sith_hf.core.tables import table
+    from sith_hf.decomposition import DecomposeSettings
     from sith_hf.editor import SithEditor
     from sith_hf.fidelity import fidelity_table, grid
     from sith_hf.towers import read_image_mean
@@ -115,12 +121,16 @@ def fidelity(
         methods = _installed()
     pursuits = grid(**given(methods=methods, sparsities=sparsities, coherence_weights=coherence_weights))
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
-    editor.tower.require_projection()
+    mean = None if image_mean is None else read_image_mean(image_mean, editor.tower)
+    vectors = DecomposeSettings(
+        image_mean=mean, **given(layers=layers, rank=rank, poles=poles, fold=fold, centre=centre)
+    )
+    vectors.check(editor.tower)
     result = fidelity_table(
         editor.tower,
         editor.encode(source, progress=True),
         pursuits,
-        image_mean=None if image_mean is None else read_image_mean(image_mean),
+        vectors,
         null=None if null == "none" else null,
         progress=True,
         **given(**settings),

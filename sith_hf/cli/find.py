@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("decomposition")
 @click.argument("concept")
-@click.option("--model", help="The decomposed model: a concept that no explanation has is encoded by it.")
+@click.option("--model", help="The decomposed model. Needed for concepts that are not in the dictionary.")
 @model_options
-@click.option("--near", type=float, help="Least cosine of centred embeddings that counts as near.  [default: 0.6]")
-@click.option("--limit", type=int, default=20, show_default=True, help="How many at most.")
+@click.option("--near", type=float, help="Lowest cosine of centred embeddings that counts as similar.  [default: 0.6]")
+@click.option("--limit", type=int, default=20, show_default=True, help="Largest number of results.")
 @json_option
 def find(
     decomposition: str,
@@ -32,7 +32,7 @@ def find(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Find the singular vectors in DECOMPOSITION, a folder or Hub id, that speak of CONCEPT or of anything near it."""
+    """Find the singular vectors in DECOMPOSITION, a folder or Hub id, that mention CONCEPT or a similar concept."""
     from sith_hf.core.escaping import sanitize
     from sith_hf.core.tables import table
     from sith_hf.decomposition import Decomposition, match_rows
@@ -52,11 +52,11 @@ def find(
     elif matches:
         click.echo(table(*match_rows(matches)))
     else:
-        click.echo(f"No vector speaks of {sanitize(concept)}, or of anything near it.")
+        click.echo(f"No vector mentions {sanitize(concept)} or a similar concept.")
 
 
 def _embedding(folder: str, decomposition: Decomposition, concept: str) -> Tensor | None:
-    """From the dictionary beside the decomposition, where no explanation has the concept."""
+    """The embedding in the dictionary beside the decomposition, for a concept that no explanation has."""
     from pathlib import Path
 
     from sith_hf.concepts import DICTIONARY_LAYOUT, ConceptDictionary

@@ -47,10 +47,10 @@ def image_mean(
     Finished pieces are kept in OUTPUT.work until the end: after an interruption, the same command goes on from there.
     Several processes share the work: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf image-mean ...
     """
-    from sith_hf.core.distributed import join
+    from sith_hf.core.distributed import join_processes
 
     # First of all, so that whatever happens from here on ends every process.
-    processes = join()
+    processes = join_processes()
     options = given(name=config, split=split, revision=data_revision, limit=limit, column=column)
     if (data is None) != estimate:
         raise InputError("name the images with --data, or guess the mean without any with --estimate: one of the two")
@@ -71,7 +71,7 @@ def image_mean(
         else:
             mean = mean_of_images(editor, plan, job=job, progress=True, **given(batch_size=batch_size))
         path = processes.on_main(lambda: str(output / mean.save_pretrained(output).name))
-    if not processes.main:
+    if not processes.is_main:
         return
     if as_json:
         echo_json(
@@ -82,7 +82,7 @@ def image_mean(
                 "length": float(mean.image_mean.norm()),
                 "images_sha256": mean.images_sha256,
                 "source": dict(mean.source),
-                "processes": processes.number,
+                "processes": processes.world_size,
             }
         )
         return

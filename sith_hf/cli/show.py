@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 @click.argument("artifact")
 @click.option("--layers", type=Numbers(), help="Only these layers.  [default: all]")
 @click.option("--heads", type=Numbers(), help="Only these heads.  [default: all]")
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Strongest vectors of each head.")
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Strongest vectors per head.")
 @json_option
 def show(artifact: str, layers: tuple[int, ...] | None, heads: tuple[int, ...] | None, top: int, as_json: bool) -> None:
-    """Show ARTIFACT, a folder or Hub id with a decomposition or an edit spec.
+    """Print ARTIFACT, a decomposition or an edit spec: a folder or Hub id.
 
-    A decomposition is shown head by head: the strongest vectors, both poles, each with its concepts.
+    For a decomposition, print the strongest vectors of each head: both poles, each with its concepts.
     """
     import os
     from pathlib import Path
@@ -41,7 +41,7 @@ def show(artifact: str, layers: tuple[int, ...] | None, heads: tuple[int, ...] |
     except ArtifactError:
         if os.path.exists(artifact):
             raise
-        # A repository may hold either.
+        # A repository may contain either.
         show_spec(EditSpec.from_pretrained(artifact), as_json)
         return
     found = [

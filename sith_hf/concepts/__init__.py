@@ -1,8 +1,10 @@
-"""``ConceptDictionary``: the texts that explanations are made of, their embeddings, and the built-in list.
+"""``ConceptDictionary``: the concepts of explanations, their embeddings, and the built-in list.
 
-It imports ``pursuit`` (for atoms), ``towers`` (for encoding) and what those import.
+It imports ``towers`` (to encode), ``pursuit`` (for atoms), ``hub``, ``files``, ``core`` and ``errors``.
 """
 
-from sith_hf.concepts.dictionary import DICTIONARY_LAYOUT, ConceptDictionary, centred, position, tidy
+from sith_hf.concepts.dictionary import DICTIONARY_LAYOUT, ConceptDictionary
+from sith_hf.concepts.texts import position, tidy
+from sith_hf.pursuit import centred
 
 __all__ = ["ConceptDictionary", "DICTIONARY_LAYOUT", "centred", "position", "tidy"]

@@ -1,4 +1,4 @@
-"""``ConceptDictionary``: the texts that explanations are made of, and their embeddings."""
+"""``ConceptDictionary``: the concepts that explanations consist of, and their embeddings."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from sith_hf.concepts.texts import column_of, distinct, lines_of
-from sith_hf.concepts.texts import position as position
-from sith_hf.concepts.texts import tidy as tidy
+from sith_hf.concepts.texts import column_of, distinct, lines_of, position
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import text_tower_sha256, texts_sha256
 from sith_hf.errors import ArtifactError, InputError
@@ -36,15 +34,14 @@ from sith_hf.files import (
     write_beside,
 )
 from sith_hf.hub import Pushable, find_artifact
-from sith_hf.pursuit import READ, Atoms, CentredAtoms, TensorAtoms, total
-from sith_hf.pursuit import centred as centred
+from sith_hf.pursuit import Atoms, CentredAtoms, TensorAtoms, blocks, centred, total
 from sith_hf.towers import encode_texts, fill_template
 
 IN_MEMORY = 2**28
-"""Bytes of embeddings (256 MB) up to which they are read whole; larger ones stay in their file."""
+"""Bytes of embeddings (256 MB) up to which they are read into memory; larger ones stay in their file."""
 
 ROUNDED = {torch.float32: 1e-3, torch.float16: 1e-3, torch.bfloat16: 5e-3}
-"""How far the length of an embedding that is stored in a dtype may be from one."""
+"""How far the length of an embedding may be from one, by the dtype on disk."""
 
 DICTIONARY_LAYOUT = Layout(
     format="sith-hf/dictionary",
@@ -75,16 +72,16 @@ class ConceptDictionary(Pushable):
     :meth:`encode` it (``SithEditor.decompose`` does so by itself).
 
     Attributes:
-        texts: the M concepts: trimmed, no two alike but for case.
-        categories: the category of each, where the source has categories.
-        template: the prompt that concepts are put into before encoding.
-        embeddings: ``[M, P]`` float32, unit rows, not centred; None until encoded. Of a dictionary that stays in its
-            file, a map of it in the dtype that is stored there; ``embeddings_of`` gives float32 rows of either.
+        texts: the M concepts: trimmed, unique ignoring case.
+        categories: the category of each concept; None if the source has none.
+        template: the prompt template for encoding.
+        embeddings: ``[M, P]`` float32, unit rows, not centred; None until encoded. If they stay in their file, a memory
+            map in the dtype on disk; ``embeddings_of`` returns float32 rows in both cases.
         encoder: the name of the model whose text tower encoded them.
         encoder_sha256: the fingerprint of that text tower.
-        blank: how many blank lines the source had.
-        duplicates: how many repeated concepts the source had.
-        stored: the file that the embeddings stay in, where they do.
+        blank: the number of blank lines in the source.
+        duplicates: the number of repeated concepts in the source.
+        stored: the file of the embeddings; None if they are in memory.
     """
 
     texts: tuple[str, ...]
@@ -109,20 +106,20 @@ class ConceptDictionary(Pushable):
     def from_texts(
         cls, texts: Iterable[str], *, template: str | None = None, categories: Sequence[str] | None = None
     ) -> ConceptDictionary:
-        """A dictionary of ``texts``; blank and repeated ones are left out and counted.
+        """Make a dictionary of ``texts``; blank and repeated ones are left out and counted.
 
-        CLIP's tokenizers lower the case, so "Beach" and "beach" are one concept; the first spelling is kept.
+        CLIP's tokenizers ignore case, so "Beach" and "beach" are one concept; the first spelling is kept.
 
         Raises:
-            InputError: fewer than two concepts, one that is no text or longer than 1000 characters, categories
-                that do not pair with the texts, or a template without its place.
+            InputError: fewer than two concepts, one that is no text or longer than 1000 characters, another number of
+                categories than texts, or a template without exactly one ``{}``.
         """
         if isinstance(texts, str):
-            raise InputError("texts is a list of concepts, not one text")
+            raise InputError("texts must be a list of concepts; got one text")
         fill_template([], template)
         given = list(texts)
         if categories is not None and len(categories) != len(given):
-            raise InputError(f"{len(given)} texts but {len(categories)} categories; give one category for each text")
+            raise InputError(f"{len(given)} texts but {len(categories)} categories: give one category for each text")
         kept, numbers, blank = distinct(given)
         return cls(
             texts=kept,
@@ -134,7 +131,7 @@ class ConceptDictionary(Pushable):
 
     @classmethod
     def from_file(cls, path: str | Path, *, template: str | None = None) -> ConceptDictionary:
-        """A dictionary of a text file: UTF-8, one concept a line. Raises InputError as :meth:`from_texts` does."""
+        """Read a text file: UTF-8, one concept per line. Raises InputError as :meth:`from_texts` does."""
         lines = lines_of(path)
         try:
             return cls.from_texts(lines, template=template)
@@ -151,22 +148,22 @@ class ConceptDictionary(Pushable):
         revision: str | None = None,
         template: str | None = None,
     ) -> ConceptDictionary:
-        """A dictionary of one text column of a dataset.
+        """Read a text column of a dataset.
 
         Args:
             dataset: a ``datasets.Dataset``, or a name or folder for ``datasets.load_dataset``.
             column: the column of texts.
-            split, revision: as for ``load_dataset``; not used for a ``Dataset``.
+            split, revision: as for ``load_dataset``; ignored for a ``Dataset``.
             template: a prompt template.
 
         Raises:
-            InputError: no such dataset or column, or texts that :meth:`from_texts` refuses.
+            InputError: no such dataset or column, or invalid texts (see :meth:`from_texts`).
         """
         return cls.from_texts(column_of(dataset, column, split, revision), template=template)
 
     @classmethod
     def builtin(cls, *, template: str | None = None) -> ConceptDictionary:
-        """Our own list of more than 2,000 everyday visual concepts, with categories."""
+        """Read the built-in list of more than 2,000 everyday visual concepts, with categories."""
         source = (files("sith_hf.concepts") / "builtin.yaml").read_text(encoding="utf-8")
         pairs = [(text, name) for name, texts in yaml.safe_load(source).items() for text in texts]
         return cls.from_texts([text for text, _ in pairs], categories=[name for _, name in pairs], template=template)
@@ -174,13 +171,13 @@ class ConceptDictionary(Pushable):
     def encode(
         self, model: Any, tokenizer: Any, name: str, *, job: ResumableJob | None = None, progress: bool = False
     ) -> ConceptDictionary:
-        """This dictionary with embeddings by ``model``'s text tower (see :func:`sith_hf.towers.encode_texts`).
+        """Return this dictionary with embeddings of ``model``'s text tower (see :func:`sith_hf.towers.encode_texts`).
 
         Args:
             model: a ``CLIPModel``.
             tokenizer: its tokenizer.
-            name: what to call the model in the dictionary's provenance.
-            job: keeps finished batches, and shares batches between processes.
+            name: the model's name in the dictionary's provenance.
+            job: stores finished batches and distributes batches over its processes.
             progress: show a bar on stderr.
         """
         return replace(
@@ -193,7 +190,7 @@ class ConceptDictionary(Pushable):
 
     @cached_property
     def rows(self) -> Atoms:
-        """The embeddings as float32 rows, read a block or a few at a time. Raises InputError before encoding."""
+        """The embeddings as float32 rows, read block by block. Raises InputError before encoding."""
         return self.stored or TensorAtoms(self._encoded())
 
     @cached_property
@@ -203,9 +200,9 @@ class ConceptDictionary(Pushable):
 
     @cached_property
     def streamed_atoms(self) -> Atoms:
-        """What pursuit works over (METHOD.md sec. 3): centred embeddings of unit length, ``[M, P]`` float32.
+        """Centred embeddings of unit length, ``[M, P]`` float32, for pursuit (Method, sec. 3).
 
-        Made a block at a time where the dictionary stays in its file or is large: no second copy of it is held.
+        For large dictionaries and those in a file, computed block by block, without a second copy in memory.
         """
         if self.stored is None and self._encoded().nbytes <= IN_MEMORY:
             return TensorAtoms(self.atoms)
@@ -213,18 +210,15 @@ class ConceptDictionary(Pushable):
 
     @cached_property
     def atoms(self) -> Tensor:
-        """The same rows as ``streamed_atoms``, bit for bit, all of them in memory: ``[M, P]`` float32."""
-        source = CentredAtoms(self.rows, self.mean)
-        count, width = source.shape
-        atoms = torch.empty(count, width)
-        size = max(1, READ // width)
-        for start in range(0, count, size):
-            stop = min(start + size, count)
-            atoms[start:stop] = centred(self.rows.block(start, stop), self.mean)
+        """The same rows as ``streamed_atoms``, bit for bit, in memory: ``[M, P]`` float32."""
+        atoms, filled = torch.empty(self.rows.shape), 0
+        for block in blocks(self.rows):
+            atoms[filled : filled + len(block)] = centred(block, self.mean)
+            filled += len(block)
         return atoms
 
     def embeddings_of(self, index: Sequence[int] | Tensor) -> Tensor:
-        """The embeddings of some concepts by their places, ``[S, P]`` float32. Raises InputError before encoding."""
+        """Return the embeddings of some concepts by index, ``[S, P]`` float32. Raises InputError before encoding."""
         return self.rows.rows(torch.as_tensor(index, dtype=torch.long))
 
     @cached_property
@@ -233,17 +227,17 @@ class ConceptDictionary(Pushable):
         return texts_sha256([*self.texts, self.template or ""])
 
     def embedding_of(self, concept: str) -> Tensor | None:
-        """The embedding of one of the concepts, ``[P]``, whatever its case; None if it is not among them."""
+        """Return the embedding of a concept, ``[P]``, ignoring case; None if it is not in the dictionary."""
         index = position(self.texts, concept)
         return None if index is None else self.embeddings_of([index])[0]
 
     def _encoded(self) -> Tensor:
         if self.embeddings is None:
-            raise InputError("this dictionary has no embeddings yet: encode it first")
+            raise InputError("this dictionary has no embeddings: encode it first")
         return self.embeddings
 
     def to_dataset(self) -> Any:
-        """A ``datasets.Dataset`` with one row for each concept: ``concept`` and, where there are any, ``category``."""
+        """Return a ``datasets.Dataset`` with a row per concept: ``concept`` and, if known, ``category``."""
         from datasets import Dataset
 
         columns = {"concept": list(self.texts)}
@@ -253,15 +247,15 @@ class ConceptDictionary(Pushable):
         """Write ``dictionary.safetensors`` into ``folder``.
 
         Args:
-            folder: where to; made if it is missing.
-            dtype: float32, or float16 or bfloat16 for half the size: the embeddings are then those rounded numbers.
+            folder: the target; created if missing.
+            dtype: float32, or float16 or bfloat16 for half the size and rounded embeddings.
 
         Raises:
             InputError: another dtype, or a dictionary that is not encoded.
             OutputError: the file could not be written.
         """
         if dtype not in DTYPES.values():
-            raise InputError(f"a dictionary is stored as float32, float16 or bfloat16; got {dtype}")
+            raise InputError(f"the dtype of a dictionary must be float32, float16 or bfloat16; got {dtype}")
         data = {
             "encoder": self.encoder,
             "encoder_sha256": self.encoder_sha256,
@@ -287,12 +281,12 @@ class ConceptDictionary(Pushable):
         """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository.
 
         Args:
-            name_or_path, revision, token: where.
-            in_memory: whether the embeddings are read whole; when None, a file of up to 256 MB is. Otherwise they stay
-                in the file, which must not change as long as the dictionary is in use.
+            name_or_path, revision, token: the folder or repository.
+            in_memory: whether to read the embeddings into memory; when None, for files of up to 256 MB. Otherwise they
+                stay in the file, which must not change while the dictionary is in use.
 
         Raises:
-            ArtifactError: the file is missing, damaged or not ours; embeddings that are not finite or of unit length.
+            ArtifactError: the file is missing, damaged or not ours, or an embedding is not finite or of unit length.
         """
         path = find_artifact(name_or_path, DICTIONARY_LAYOUT, revision, token)
         dtype = stored_dtype(path, "embeddings") or torch.float32
@@ -305,7 +299,7 @@ class ConceptDictionary(Pushable):
         categories = None if data["categories"] is None else json_texts(data["categories"], f"{path}: categories")
         require(len(texts) == len(embeddings) >= 2, path, "texts and embeddings differ in number")
         require(categories is None or len(categories) == len(texts), path, "texts and categories differ in number")
-        _look_through(stored or TensorAtoms(embeddings), ROUNDED[dtype], path)
+        _check_rows(stored or TensorAtoms(embeddings), ROUNDED[dtype], path)
         try:
             fill_template([], data["template"])
         except InputError as error:
@@ -319,7 +313,7 @@ class ConceptDictionary(Pushable):
             encoder_sha256=data["encoder_sha256"],
             stored=stored,
         )
-        require(result.sha256 == data["texts_sha256"], path, "the texts are not the ones that were saved")
+        require(result.sha256 == data["texts_sha256"], path, "the texts differ from the saved ones")
         return result
 
 
@@ -327,11 +321,9 @@ def _layout(dtype: torch.dtype) -> Layout:
     return replace(DICTIONARY_LAYOUT, tensors={**DICTIONARY_LAYOUT.tensors, "embeddings": (dtype, "M P")})
 
 
-def _look_through(embeddings: Atoms, tolerance: float, path: Path) -> None:
-    count, width = embeddings.shape
-    size = max(1, READ // max(width, 1))
-    for start in range(0, count, size):
-        length = embeddings.block(start, min(start + size, count)).float().norm(dim=-1)
+def _check_rows(embeddings: Atoms, tolerance: float, path: Path) -> None:
+    for block in blocks(embeddings):
+        length = block.float().norm(dim=-1)
         require(bool(length.isfinite().all()), path, "embeddings holds NaN or infinity; make the file again")
         unit = bool(((length - 1).abs() <= tolerance).all())
         require(unit, path, "the embeddings are not of unit length; make the file again")

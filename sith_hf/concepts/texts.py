@@ -1,4 +1,4 @@
-"""The texts of concepts: read from files and datasets, tidied, each kept once."""
+"""Texts of concepts: reading files and datasets, normalising, removing duplicates."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ MAX_CHARACTERS = 1000
 
 
 def distinct(given: Iterable[object]) -> tuple[tuple[str, ...], tuple[int, ...], int]:
-    """Texts tidied, each kept once whatever its case.
+    """Normalise texts and remove blank and repeated ones, ignoring case.
 
     Returns:
-        the texts that are kept, the place of each among those given, and how many were blank.
+        The remaining texts, their indices in ``given``, and the number of blank texts.
 
     Raises:
-        InputError: one is no text, or longer than 1000 characters, or fewer than two are left.
+        InputError: an item that is no text or longer than 1000 characters, or fewer than two texts left.
     """
     seen: dict[str, int] = {}
     kept: list[str] = []
     blank = 0
     for number, text in enumerate(given):
         if not isinstance(text, str):
-            raise InputError(f"concept {number + 1} is {type(text).__name__}, not a text")
+            raise InputError(f"concept {number + 1} must be a text; got {type(text).__name__}")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
             raise InputError(
-                f"concept {number + 1} cannot be written as UTF-8 (it holds half of a surrogate pair)"
+                f"concept {number + 1} cannot be written as UTF-8: it has half of a surrogate pair"
             ) from None
         if len(text) > MAX_CHARACTERS:
-            raise InputError(f"concept {number + 1} has {len(text)} characters; a concept has at most {MAX_CHARACTERS}")
+            raise InputError(f"concept {number + 1} has {len(text)} characters; the limit is {MAX_CHARACTERS}")
         clean = tidy(text)
         if not clean:
             blank += 1
@@ -43,12 +43,12 @@ def distinct(given: Iterable[object]) -> tuple[tuple[str, ...], tuple[int, ...],
             seen[clean.casefold()] = number
             kept.append(clean)
     if len(kept) < 2:
-        raise InputError(f"a dictionary needs at least two different concepts; this one has {len(kept)}")
+        raise InputError(f"a dictionary needs at least two different concepts; got {len(kept)}")
     return tuple(kept), tuple(seen.values()), blank
 
 
 def lines_of(path: str | Path) -> list[str]:
-    """The lines of a text file in UTF-8. Raises InputError where it cannot be read as that."""
+    """Return the lines of a UTF-8 text file. Raises InputError for a file that cannot be read."""
     try:
         raw = Path(path).read_bytes()
     except (OSError, ValueError) as error:
@@ -59,14 +59,14 @@ def lines_of(path: str | Path) -> list[str]:
         lines = raw.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}, line {line}: not UTF-8; save the file as UTF-8, one concept a line") from None
+        raise InputError(f"{path}, line {line}: not UTF-8: save the file as UTF-8, one concept per line") from None
     if lines[-1] == "":
         lines.pop()
     return lines
 
 
 def column_of(dataset: Any, column: str, split: str, revision: str | None) -> list[Any]:
-    """One column of a ``datasets.Dataset``, or of a name or folder for ``load_dataset``.
+    """Return a column of a ``datasets.Dataset``, or of a name or folder for ``load_dataset``.
 
     Raises:
         InputError: no such dataset or column.
@@ -81,24 +81,26 @@ def column_of(dataset: Any, column: str, split: str, revision: str | None) -> li
             raise InputError(f"dataset {dataset}: could not be loaded ({reason})") from None
     columns = getattr(dataset, "column_names", None)
     if not isinstance(columns, list):
-        raise InputError("dataset is a datasets.Dataset or a name for load_dataset; choose one split of a DatasetDict")
+        raise InputError(
+            "dataset must be a datasets.Dataset or a name for load_dataset. Of a DatasetDict, choose one split"
+        )
     if column not in columns:
-        raise InputError(f"the dataset has no column {column!r}; it has {', '.join(columns)}")
+        raise InputError(f"the dataset has no column {column!r}: its columns are {', '.join(columns)}")
     return list(dataset[column])
 
 
 def tidy(text: str) -> str:
-    """A concept as a dictionary keeps it: no white space around it, single blanks inside, composed accents (NFC)."""
+    """Normalise a concept: trimmed, single spaces, composed accents (NFC)."""
     return unicodedata.normalize("NFC", " ".join(text.split()))
 
 
 def position(texts: Sequence[str], concept: str) -> int | None:
-    """Where ``concept`` stands among ``texts``, whatever its case; None if it does not.
+    """Return the index of ``concept`` in ``texts``, ignoring case, or None.
 
     Raises:
         InputError: the concept is no text, or blank.
     """
     if not isinstance(concept, str) or not tidy(concept):
-        raise InputError(f"a concept is a text that is not blank; got {concept!r}")
+        raise InputError(f"a concept must be a text that is not blank; got {concept!r}")
     wanted = tidy(concept).casefold()
     return next((index for index, text in enumerate(texts) if text.casefold() == wanted), None)

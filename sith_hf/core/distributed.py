@@ -1,4 +1,8 @@
-"""Several processes on one job, as ``accelerate launch`` and ``torchrun`` start them, or this one alone."""
+"""Several processes on one job, as ``torchrun`` and ``accelerate launch`` start them, or a single one.
+
+The words are those of ``torch.distributed``: the world size is the number of processes, the rank of a process is its
+number from 0, and rank 0 is the main process.
+"""
 
 from __future__ import annotations
 
@@ -23,39 +27,40 @@ T = TypeVar("T")
 
 # The longest that one part of a job may take in one process while the others wait for it.
 PART_TIMEOUT = timedelta(hours=1)
-# The longest that a process with nothing left to do waits for the main one to say how it ended.
-FAREWELL = timedelta(seconds=10)
+# The longest that a finished process waits for the main one to end.
+EXIT_TIMEOUT = timedelta(seconds=10)
 
-# How launchers tell the number of processes; PartialState reads the same.
-_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+# Environment variables of the launchers; accelerate's PartialState reads the same.
+_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that share a job. Every one of them must come to each call of :meth:`together` and
-    :meth:`on_main`, in the same order.
+    """The processes that share a job. All ranks must make the same calls of :meth:`all_gather` and :meth:`on_main`,
+    in the same order.
 
     Attributes:
-        number: how many there are.
-        index: which of them this is, from 0, the main one, which alone prints and writes.
+        world_size: the number of processes.
+        rank: the number of this process, from 0.
     """
 
-    number: int = 1
-    index: int = 0
+    world_size: int = 1
+    rank: int = 0
 
     @property
-    def main(self) -> bool:
-        """Whether this is the one that prints and writes."""
-        return self.index == 0
+    def is_main(self) -> bool:
+        """Whether this is rank 0, the only process that prints and writes."""
+        return self.rank == 0
 
-    def together(self, do: Callable[[], T]) -> list[T]:
-        """What ``do`` gives in each process, by process, in all of them. What it gives must be picklable.
+    def all_gather(self, do: Callable[[], T]) -> list[T]:
+        """Call ``do`` in every process and return all results, by rank. Results must be picklable.
 
         Raises:
-            SithError: in every process, where ``do`` failed in one or one is gone. What failed here is raised as it is.
+            SithError: in every process, if ``do`` failed in one or a process is gone. The rank where ``do`` failed
+                raises the original exception.
         """
-        if self.number == 1:
+        if self.world_size == 1:
             return [do()]
         failure: Exception | None = None
         result: Any = None
@@ -63,82 +68,81 @@ class Processes:
             result = do()
         except Exception as error:
             failure = error
-        told = None if failure is None else _told(failure)
-        found = self._gathered((told, result))
+        found = self._gather_objects((None if failure is None else _serialize(failure), result))
         if failure is not None:
             raise failure
-        for index, (told, _) in enumerate(found):
-            if told is not None:
-                raise _as_told(index, *told)
+        for rank, (serialized, _) in enumerate(found):
+            if serialized is not None:
+                raise _deserialize(rank, *serialized)
         return [result for _, result in found]
 
     def on_main(self, do: Callable[[], T]) -> T:
-        """What ``do`` gives in the main process, in all of them; the others do not call it. Raises as together."""
-        results: list[Any] = self.together(lambda: do() if self.main else None)
+        """Call ``do`` on rank 0 only and return its result in every process. Raises as :meth:`all_gather` does."""
+        results: list[Any] = self.all_gather(lambda: do() if self.is_main else None)
         return results[0]  # type: ignore[no-any-return]
 
-    def _gathered(self, item: tuple[Any, Any]) -> list[tuple[Any, Any]]:
+    def _gather_objects(self, item: tuple[Any, Any]) -> list[tuple[Any, Any]]:
         from accelerate.utils import gather_object
 
         try:
             found: list[tuple[Any, Any]] = gather_object([item])
         except RuntimeError as error:
-            # That is how torch.distributed tells that a connection broke, or that nobody came in time.
+            # torch.distributed raises this for a broken connection and for a timeout.
             reason = str(error).strip().splitlines()
             raise SithError(
-                f"another of the {self.number} processes of this run ended, or did not answer for {PART_TIMEOUT} "
-                f"({reason[-1][:200] if reason else type(error).__name__}): see what it said, free memory if it was "
-                "killed, and start the same command again; nothing was left half-written"
+                f"another of the {self.world_size} processes of this run ended or did not answer for {PART_TIMEOUT} "
+                f"({reason[-1][:200] if reason else type(error).__name__}). Read its output, free memory if it was "
+                "killed, and start the same command again; no file is half-written"
             ) from None
         return found
 
 
-ALONE = Processes()
+SINGLE = Processes()
 
 
-def launched() -> int:
-    """How many processes a launcher says that it started; 1 without one."""
-    return max(_from_environment(_SIZES, 1), 1)
+def launched_world_size() -> int:
+    """Return the world size that a launcher set in the environment; 1 without one."""
+    return max(_from_environment(_WORLD_SIZES, 1), 1)
 
 
-def join() -> Processes:
-    """The processes that this one was started with, once all of them have met. Alone, nothing is imported.
+def join_processes() -> Processes:
+    """Connect to the other processes of the launcher, if any. A single process imports nothing.
 
     Raises:
-        InputError: they are fewer than the launcher says.
-        SithError: they do not find each other.
+        InputError: fewer processes than the launcher started.
+        SithError: the processes cannot connect.
     """
-    wanted = launched()
+    wanted = launched_world_size()
     if wanted == 1:
-        return ALONE
+        return SINGLE
     import torch
     from accelerate import PartialState
 
     try:
-        # Without an accelerator, processes find each other only when told that they are on the CPU.
+        # Without an accelerator, cpu=True selects a backend that works there.
         state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PART_TIMEOUT)
     except (RuntimeError, ValueError) as error:
-        raise SithError(f"the {wanted} processes of this run do not find each other ({error})") from None
+        raise SithError(f"the {wanted} processes of this run cannot connect to each other ({error})") from None
     if state.num_processes != wanted:
         raise InputError(
-            f"the launcher started {wanted} processes, and accelerate sees {state.num_processes}: use torchrun "
+            f"the launcher started {wanted} processes, but accelerate sees {state.num_processes}: use torchrun "
             f"--nproc_per_node {wanted}"
         )
-    _leave_together(state.is_main_process)
+    _wait_for_main_at_exit(state.is_main_process)
     return Processes(state.num_processes, state.process_index)
 
 
 def device_of_this_process() -> torch.device:
-    """A GPU that can compute in float64, where there is one (that which :func:`join` has given it); else the CPU."""
+    """Return the current CUDA device, as :func:`join_processes` has set it, or the CPU without CUDA."""
     import torch
 
-    # What MPS lacks is float64.
+    # MPS has no float64.
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def quiet_others() -> None:
-    """In every process but the main one, print nothing from now on, but for the traceback of what nobody expected."""
-    if launched() == 1 or _from_environment(_RANKS, 0) == 0:
+def silence_other_ranks() -> None:
+    """Silence stdout and stderr on every rank but 0; only tracebacks of unexpected errors still appear."""
+    if launched_world_size() == 1 or _from_environment(_RANKS, 0) == 0:
         return
     kept = os.fdopen(os.dup(2), "w")
     silence = os.open(os.devnull, os.O_WRONLY)
@@ -154,22 +158,22 @@ def quiet_others() -> None:
 
 
 @cache
-def _leave_together(main: bool) -> None:
-    """Let no process end before the main one has said how it ended: a launcher kills the rest when one fails."""
+def _wait_for_main_at_exit(is_main: bool) -> None:
+    """Keep every process alive until rank 0 has ended: a launcher kills the rest when one of them fails."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     try:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(host, port, is_master=False, timeout=FAREWELL)
+        store = TCPStore(host, port, is_master=False, timeout=EXIT_TIMEOUT)
     except (RuntimeError, KeyError, ValueError):
         return
 
     def leave() -> None:
         with suppress(RuntimeError):
-            if main:
+            if is_main:
                 store.set("sith-hf/main-has-ended", "1")
             else:
-                store.wait(["sith-hf/main-has-ended"], FAREWELL)
+                store.wait(["sith-hf/main-has-ended"], EXIT_TIMEOUT)
 
     atexit.register(leave)
 
@@ -181,16 +185,16 @@ def _from_environment(names: tuple[str, ...], default: int) -> int:
     return default
 
 
-def _told(error: Exception) -> tuple[str | None, str]:
-    """An error as another process can raise it: its class, where it is one of ours, and its message."""
+def _serialize(error: Exception) -> tuple[str | None, str]:
+    """An error for another process: the name of its class if it is ours, and its message."""
     if isinstance(error, SithError):
         return type(error).__name__, str(error)
     return None, "".join(traceback.format_exception(error)).strip()
 
 
-def _as_told(index: int, name: str | None, message: str) -> Exception:
+def _deserialize(rank: int, name: str | None, message: str) -> Exception:
     if name is None:
-        return RuntimeError(f"process {index} failed:\n{message}")
+        return RuntimeError(f"rank {rank} failed:\n{message}")
     kind = getattr(errors, name, SithError)
-    # A missing extra makes its message itself.
+    # MissingExtra composes its message from other arguments.
     return SithError(message) if kind is errors.MissingExtra else kind(message)

@@ -1,4 +1,4 @@
-"""Text from outside is hostile until it is escaped: for a terminal, or as JSON inside another text."""
+"""Escaping of untrusted text, for a terminal and as JSON inside another text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def sanitize(text: str, limit: int = 120) -> str:
-    """``text`` on one line, with characters that a terminal would obey shown as ``\\xNN``, cut at ``limit``."""
+    """Return ``text`` on one line, cut at ``limit``, with control characters shown as ``\\xNN``."""
     safe = "".join(
         character.encode("unicode_escape").decode("ascii") if unicodedata.category(character) in _HIDDEN else character
         for character in text[: limit + 1]
@@ -20,20 +20,19 @@ def sanitize(text: str, limit: int = 120) -> str:
 
 
 def escape_texts(texts: Sequence[str], marks: str = "") -> str:
-    """``texts`` as a JSON list on one line; :func:`json.loads` gives back the very same texts.
+    """Return ``texts`` as a JSON list on one line; :func:`json.loads` restores them exactly.
 
-    Letters of every script stay as they are, so that people and language models can read them. Characters that
-    are hidden, and those of ``marks``, are written as ``\\uXXXX``.
+    Letters of every script stay readable. Hidden characters and those of ``marks`` are written as ``\\uXXXX``.
 
     Args:
         texts: any texts.
-        marks: what has a meaning where the list will stand, such as ``"<>"``. None of JSON's own marks.
+        marks: characters with a meaning in the surrounding text, such as ``"<>"``; none of JSON's own syntax.
     """
     text = json.dumps(list(texts), ensure_ascii=False)
     return "".join(_escaped(c) if c in marks or unicodedata.category(c) in _HIDDEN else c for c in text)
 
 
 def _escaped(character: str) -> str:
-    # json writes what lies beyond the first 65536 characters as a pair.
+    # json writes characters above U+FFFF as a surrogate pair.
     escaped = json.dumps(character, ensure_ascii=True)[1:-1]
     return escaped if escaped != character else f"\\u{ord(character):04x}"

@@ -1,4 +1,4 @@
-"""Fingerprints: the sha256 by which a result recognises the weights that it was made from."""
+"""Fingerprints: sha256 sums that identify the weights and texts that a result was made from."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 
 
 def tensor_sha256(tensor: Tensor) -> str:
-    """The sha256 of a tensor's shape and values, the same for copies of one tensor in wider float dtypes.
+    """Return the sha256 of a tensor's shape and values, equal for copies of it in wider float dtypes.
 
-    Values are hashed as float32, or as float64 where float32 cannot hold them: casting up is exact, so a checkpoint
-    in half precision and its float32 cast have one fingerprint, and any change of a value gives another.
+    Values are hashed as float32, or as float64 if float32 cannot hold them. Casting up is exact, so a half-precision
+    checkpoint and its float32 cast have the same fingerprint.
 
     Raises:
-        InputError: a tensor without values.
+        InputError: the tensor is on the meta device.
     """
     if tensor.is_meta:
         raise InputError("a weight is on the meta device, without values: load the model whole, without offloading")
@@ -34,7 +34,7 @@ def tensor_sha256(tensor: Tensor) -> str:
 
 
 def texts_sha256(texts: Sequence[str]) -> str:
-    """The sha256 of a sequence of texts in order, each with its length before it."""
+    """Return the sha256 of a sequence of texts in order, each preceded by its length."""
     digest = hashlib.sha256()
     for text in texts:
         encoded = text.encode("utf-8")
@@ -43,14 +43,14 @@ def texts_sha256(texts: Sequence[str]) -> str:
 
 
 def text_tower_sha256(model: Any) -> str:
-    """The sha256 of the text tower and text projection of a ``CLIPModel``: what encodes a dictionary."""
+    """Return the sha256 of the text tower and text projection of a ``CLIPModel``."""
     weights = {**model.text_model.state_dict(), "projection": model.text_projection.weight}
     return texts_sha256([part for name in sorted(weights) for part in (name, tensor_sha256(weights[name]))])
 
 
 @dataclass(frozen=True)
 class BaseRef:
-    """Which weights a result was made from.
+    """The weights that a result was made from.
 
     Attributes:
         name: the Hub id or folder, as the user gave it.
@@ -63,27 +63,27 @@ class BaseRef:
     sha256: Mapping[str, str]
 
     def check(self, sha256: Mapping[str, str], where: str) -> None:
-        """Raise BaseMismatch unless ``sha256`` agrees on every tensor of this base; ``where`` names the other side."""
+        """Raise BaseMismatch unless ``sha256`` has every tensor of this base; ``where`` names the other weights."""
         for key, wanted in self.sha256.items():
             found = sha256.get(key)
             if found != wanted:
-                state = "is not there" if found is None else "has other values there"
+                state = "is not there" if found is None else "has other values"
                 raise BaseMismatch(
-                    f"made for {self.name}, but {key} {state} in {where}: use the base that it was made for, "
-                    "or make it again for this one"
+                    f"made for {self.name}, but {key} {state} in {where}: "
+                    "use the original base, or make it again for this one"
                 )
 
     def only(self, keys: Collection[str]) -> BaseRef:
-        """The same base, with the fingerprints of ``keys`` alone."""
+        """Return the same base with only the fingerprints of ``keys``."""
         return BaseRef(self.name, self.revision, {key: self.sha256[key] for key in self.sha256 if key in keys})
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """Return a JSON object."""
         return {"name": self.name, "revision": self.revision, "sha256": dict(sorted(self.sha256.items()))}
 
     @classmethod
     def from_json(cls, value: Any) -> BaseRef:
-        """The inverse of :meth:`to_json`. Raises ArtifactError for anything else."""
+        """Read what :meth:`to_json` returns. Raises ArtifactError for anything else."""
         match value:
             case {"name": str(name), "revision": None | str() as revision, "sha256": dict(sha256)} if all(
                 isinstance(item, str) for item in sha256.values()

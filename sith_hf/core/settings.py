@@ -1,4 +1,4 @@
-"""Settings that come from YAML or JSON: frozen pydantic models, and one clear complaint for what does not fit."""
+"""Settings from YAML or JSON: frozen pydantic models with readable error messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sith_hf.errors import InputError
 
 
 class Settings(BaseModel):
-    """A frozen group of settings that refuses unknown keys, wrong types, NaN and infinity."""
+    """A frozen group of settings. Unknown keys, wrong types, NaN and infinity are errors."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -22,37 +22,30 @@ class Settings(BaseModel):
 
     @classmethod
     def from_data(cls, data: Any, source: str) -> Self:
-        """Settings of plain data, as YAML or JSON gives it.
+        """Validate plain data, as YAML or JSON gives it.
 
         Raises:
-            InputError: naming ``source`` and the place of everything that does not fit; an unknown key comes with the
-                nearest one that is known there.
+            InputError: names ``source`` and the place of every mistake; for an unknown key, also the nearest known one.
         """
         try:
-            # Through JSON, so that a list becomes a tuple, and nothing else becomes anything else.
+            # Validated as JSON, which converts lists to tuples and nothing else.
             return cls.model_validate_json(json.dumps(data, allow_nan=True))
         except ValidationError as error:
-            places = [item["loc"] for item in error.errors()]
+            parents = {item["loc"][:length] for item in error.errors() for length in range(len(item["loc"]))}
             complaints = [
                 _complaint(cls, dict(item))
                 for item in error.errors()
-                # A list whose only item is refused is then too short, too.
-                if item["type"] != "too_short" or not any(_below(place, item["loc"]) for place in places)
+                # A list whose only item is invalid is also reported as too short; skip that.
+                if item["type"] != "too_short" or item["loc"] not in parents
             ]
             raise InputError(f"{source}: {'; '.join(dict.fromkeys(complaints))}") from None
         except (TypeError, ValueError, RecursionError):
-            raise InputError(
-                f"{source} holds values that are neither text, number, truth value, list nor mapping"
-            ) from None
-
-
-def _below(place: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    return len(place) > len(other) and place[: len(other)] == other
+            raise InputError(f"{source} may hold only texts, numbers, booleans, lists and mappings") from None
 
 
 def _complaint(root: type[Settings], item: Mapping[str, Any]) -> str:
     loc = item["loc"]
-    # Tags of unions stand in a location like keys; a user never wrote them there.
+    # A location contains the tags of unions, which no user wrote.
     shown = ".".join(sanitize(str(part)) for part in loc if not (isinstance(part, str) and part.startswith("tag:")))
     if item["type"] != "extra_forbidden":
         said = item["msg"].removeprefix("Value error, ")
@@ -64,20 +57,20 @@ def _complaint(root: type[Settings], item: Mapping[str, Any]) -> str:
 
 
 def _keys_at(root: type[Settings], loc: tuple[Any, ...]) -> set[str]:
-    """The keys that some settings below ``root`` know at a location."""
+    """The keys that are valid at a location below ``root``."""
     here: list[type[Settings]] = [root]
     for part in loc:
         if isinstance(part, str) and part.startswith("tag:"):
             here = [model for model in here if part.removeprefix("tag:") in _tags(model)] or here
             continue
         fields = [model.model_fields[part] for model in here if part in model.model_fields]
-        # An index of a list, or the tag of a union, names no field: the settings stay the same.
+        # An index of a list or the tag of a union names no field: stay at the same settings.
         here = [inside for field in fields for inside in _inside(field.annotation)] or here
     return {name for model in here for name in model.model_fields}
 
 
 def _tags(model: type[Settings]) -> set[Any]:
-    """The values by which a model is told apart from others."""
+    """The values of a model's discriminator fields."""
     kinds = (field.annotation for field in model.model_fields.values())
     return {value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)}
 

@@ -9,12 +9,12 @@ from sith_hf.core.escaping import sanitize
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> str:
-    """A table as text: numbers to the right, the last column folded, no terminal codes.
+    """Format a table as text: numbers right-aligned, long cells folded, no terminal codes.
 
     Args:
         columns: the headings.
-        rows: cells in the same order; floats are shown with three digits.
-        title: a line above.
+        rows: cells in the same order; floats get three decimals.
+        title: a line above the table.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -32,6 +32,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str |
     console = Console(file=io.StringIO(), width=120, color_system=None, force_terminal=False, legacy_windows=False)
     with console.capture() as capture:
         console.print(grid)
-    # rich would fold a title to the width of the table.
+    # rich would fold a title at the width of the table.
     above = [] if title is None else [sanitize(title)]
     return "\n".join([*above, *(line.rstrip() for line in capture.get().splitlines())])

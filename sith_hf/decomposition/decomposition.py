@@ -1,11 +1,11 @@
-"""``Decomposition``: the explained singular vectors of a tower, and the questions one asks of them."""
+"""``Decomposition``: the explained singular vectors of a tower, with search and storage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from sith_hf.files import (
 from sith_hf.hub import Pushable, find_artifact
 from sith_hf.towers import LAYER_PARTS, tensor_key
 
-# Centred text embeddings of unrelated concepts have a cosine around 0, of synonyms well above this.
+# The cosine of centred text embeddings is about 0 for unrelated concepts and well above this for synonyms.
 NEAR = 0.6
 
 DECOMPOSITION_LAYOUT = Layout(
@@ -61,24 +61,24 @@ DECOMPOSITION_LAYOUT = Layout(
 
 @dataclass(frozen=True, eq=False)
 class Decomposition(Pushable):
-    """L layers of H heads, R singular vectors each, every pole of them explained by at most K of U concepts.
+    """R singular vectors of H heads in L layers, each pole explained by at most K of U concepts.
 
     Attributes:
         layers: the L layer numbers, ascending.
         singular_values: ``[L, H, R]``, descending.
-        energy: ``[L, H]``, the sum of all squared singular values of each head, those beyond R included.
+        energy: ``[L, H]``, the sum of all squared singular values of each head, including those beyond R.
         write, read: ``[L, H, R, D]``, unit directions (see :class:`sith_hf.decomposition.HeadSVD`).
         concept: ``[L, H, R, poles, K]``, indices into ``texts``, -1 where fewer than K.
-        weight: the same shape, non-negative, descending.
-        fidelity, coherence: ``[L, H, R, poles]``.
-        ceiling: ``[L, H, R]``.
+        weight: ``[L, H, R, poles, K]``, non-negative, descending.
+        fidelity, coherence: ``[L, H, R, poles]`` (see :class:`sith_hf.decomposition.Quality`).
+        ceiling: ``[L, H, R]``, the highest possible fidelity.
         texts: the U concepts that occur, sorted.
         embeddings: ``[U, P]``, their text embeddings, not centred.
         dictionary_mean: ``[P]``, the mean over the whole dictionary.
-        image_mean: ``[P]``, zero where none was given.
+        image_mean: ``[P]``, zero if none was given.
         poles: ``("+", "-")`` or ``("+",)``.
-        base: the weights that were read.
-        settings: how it was made, as plain data: fold, centre, the pursuit's settings, the dictionary's fingerprint.
+        base: the decomposed weights.
+        settings: fold, centre, the pursuit's settings and the dictionary's fingerprint, as JSON values.
     """
 
     layers: tuple[int, ...]
@@ -127,103 +127,110 @@ class Decomposition(Pushable):
         return self.singular_values**2 / self.energy.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)
 
     def position(self, layer: int) -> int:
-        """Where ``layer`` stands on axis L. Raises InputError when it was not decomposed."""
+        """Return the index of ``layer`` on axis L. Raises InputError if it was not decomposed."""
         if whole_number(layer, "a layer") not in self.layers:
-            raise InputError(f"layer {layer} was not decomposed; this decomposition has layers {list(self.layers)}")
+            raise InputError(f"layer {layer} was not decomposed: this decomposition has layers {list(self.layers)}")
         return self.layers.index(layer)
 
     def resolve_layers(self, layers: Iterable[int]) -> tuple[int, ...]:
-        """Layer numbers; negative ones count from the last decomposed layer. Raises InputError for others."""
+        """Return layer numbers; negative ones count from the last decomposed layer. Raises InputError for others."""
         numbers = whole_numbers(layers, "layers")
         known = {**{n: n for n in self.layers}, **{i - len(self.layers): n for i, n in enumerate(self.layers)}}
         return tuple(known[n] if n in known else self.layers[self.position(n)] for n in numbers)
 
     def resolve_head(self, head: int) -> int:
-        """``head`` itself. Raises InputError when there is no such head."""
+        """Return ``head``. Raises InputError if there is no such head."""
         if not 0 <= whole_number(head, "a head") < self.num_heads:
-            raise InputError(f"head {head} is not in this decomposition: it has heads 0 to {self.num_heads - 1}")
+            raise InputError(f"head {head} does not exist: this decomposition has heads 0-{self.num_heads - 1}")
         return head
 
     def explain(self, layer: int, head: int, vector: int, pole: str = "+") -> Explanation:
-        """One pole in words. Raises InputError for a layer, head, vector or pole that is not here."""
-        at = self.position(layer)
-        self.resolve_head(head)
+        """Return the explanation of one pole. Raises InputError for a layer, head, vector or pole out of range."""
+        place = self.position(layer) * self.num_heads + self.resolve_head(head)
         if not 0 <= whole_number(vector, "a vector") < self.rank:
-            raise InputError(f"vector {vector} is not in this decomposition: it has vectors 0 to {self.rank - 1}")
+            raise InputError(f"vector {vector} does not exist: this decomposition has vectors 0-{self.rank - 1}")
         if pole not in self.poles:
-            raise InputError(f"pole {pole!r} was not explained; this decomposition has {', '.join(self.poles)}")
-        where = (at, head, vector)
-        side = (*where, self.poles.index(pole))
-        pairs = zip(self.concept[side].tolist(), self.weight[side].tolist(), strict=True)
-        return Explanation(
-            layer=layer,
-            head=head,
-            vector=vector,
-            pole=pole,
-            concepts=tuple((self.texts[index], weight) for index, weight in pairs if index >= 0 and weight > 0),
-            singular_value=float(self.singular_values[where]),
-            energy_share=float(self.energy_share[where]),
-            fidelity=float(self.fidelity[side]),
-            ceiling=float(self.ceiling[where]),
-            coherence=float(self.coherence[side]),
+            raise InputError(f"pole {pole!r} was not explained: this decomposition has {', '.join(self.poles)}")
+        return self._explanations[(place * self.rank + vector) * len(self.poles) + self.poles.index(pole)]
+
+    @cached_property
+    def _explanations(self) -> tuple[Explanation, ...]:
+        """Every explained pole, by layer, head, vector, pole."""
+        shape = self.fidelity.shape
+        places = product(self.layers, range(self.num_heads), range(self.rank), self.poles)
+        concepts = zip(self.concept.flatten(0, 3).tolist(), self.weight.flatten(0, 3).tolist(), strict=True)
+        numbers = (
+            tensor.reshape(*shape[:3], -1).expand(shape).flatten().tolist()
+            for tensor in (self.singular_values, self.energy_share, self.fidelity, self.ceiling, self.coherence)
+        )
+        return tuple(
+            Explanation(
+                layer,
+                head,
+                vector,
+                pole,
+                tuple((self.texts[i], w) for i, w in zip(index, weight, strict=True) if i >= 0 and w > 0),
+                *values,
+            )
+            for (layer, head, vector, pole), (index, weight), *values in zip(places, concepts, *numbers, strict=True)
         )
 
     def has(self, concept: str) -> bool:
-        """Whether a concept occurs in the explanations; the case does not matter."""
+        """Whether a concept occurs in the explanations, ignoring case. Raises InputError for a blank text."""
         return position(self.texts, concept) is not None
 
     def embedding_of(self, concept: str) -> Tensor:
-        """The embedding of a concept that occurs in the explanations, ``[P]``, not centred; the case does not matter.
+        """Return the embedding of a concept in the explanations, ``[P]``, not centred, ignoring case.
 
         Raises:
-            InputError: it does not occur; an editor can encode it.
+            InputError: the concept does not occur.
         """
         index = position(self.texts, concept)
         if index is None:
             raise InputError(
-                f"no explanation has the concept {concept!r}; ask the editor, which can encode it (SithEditor.find, or "
-                "--model on the command line), or pass its text embedding"
+                f"no explanation has the concept {concept!r}: use SithEditor.find, which can encode it (--model on the "
+                "command line), or pass its text embedding"
             )
         return self.embeddings[index]
 
     def nearness(self, queries: Tensor, near: float = NEAR) -> Tensor:
-        """How near each of ``texts`` is to the nearest of some queries, ``[U]``: its cosine, or 0 below ``near``.
+        """Return the cosine of each of ``texts`` to the nearest query, ``[U]``; 0 if it is below ``near``.
 
         Args:
-            queries: ``[Q, P]`` text embeddings, not centred. Cosines are taken between centred embeddings.
-            near: the least cosine that counts, above 0 and at most 1.
+            queries: ``[Q, P]`` text embeddings, not centred; they are centred for the cosine.
+            near: the lowest cosine that counts, above 0 and at most 1.
 
         Raises:
             InputError: ``near`` out of range, or queries of another size.
         """
-        if not 0 < finite_number(near, "near, a cosine above 0 and at most 1,") <= 1:
-            raise InputError(f"near is a cosine above 0 and at most 1; got {near}")
+        if not 0 < finite_number(near, "near") <= 1:
+            raise InputError(f"near must be a cosine above 0 and at most 1; got {near}")
         if queries.ndim != 2 or queries.shape[1] != self.embeddings.shape[1]:
-            raise InputError(f"queries have shape [Q, {self.embeddings.shape[1]}]; got {list(queries.shape)}")
+            raise InputError(f"queries must have shape [Q, {self.embeddings.shape[1]}]; got {list(queries.shape)}")
         cosine = (self.atoms @ centred(queries, self.dictionary_mean).T).amax(dim=1).clamp(max=1)
-        # Rounding must not take a concept out of its own neighbourhood.
+        # With near = 1, rounding must not exclude the concept itself.
         return torch.where(cosine >= near - 1e-4, cosine, 0.0)
 
     def strength(self, queries: Tensor, near: float = NEAR) -> Tensor:
-        """The weights of concepts near any query, each times its nearness, summed over K: ``[L, H, R, poles]``."""
+        """Return the weights of concepts near any query, times their cosine, summed over K: ``[L, H, R, poles]``."""
         nearness = torch.cat([self.nearness(queries, near), torch.zeros(1)])
         return (self.weight * nearness[self.concept]).sum(dim=-1)
 
     def share(self, queries: Tensor, near: float = NEAR) -> Tensor:
-        """:meth:`strength` over the sum of all weights of the explanation, 0 to 1: ``[L, H, R, poles]``."""
+        """Return :meth:`strength` divided by the sum of the explanation's weights, 0 to 1: ``[L, H, R, poles]``."""
         total = self.weight.sum(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
         return self.strength(queries, near) / total
 
     def find(
         self, concept: str, *, embedding: Tensor | None = None, near: float = NEAR, limit: int | None = 20
     ) -> list[Match]:
-        """The poles that speak of a concept or of anything near it, the strongest first.
+        """Find the poles that mention a concept or a similar one, strongest first.
 
         Args:
             concept: a concept of the explanations; any text if ``embedding`` is given.
-            embedding: its text embedding, ``[P]``, where it does not occur in the explanations.
-            near: the least cosine of centred embeddings that counts as near.
-            limit: how many at most; all when None.
+            embedding: its text embedding, ``[P]``, for a concept that does not occur in the explanations.
+            near: the lowest cosine of centred embeddings that counts as similar.
+            limit: the largest number of results; all when None.
 
         Raises:
             InputError: an unknown concept without an embedding, or values out of range.
@@ -231,30 +238,23 @@ class Decomposition(Pushable):
         if limit is not None:
             limit = whole_number(limit, "limit", least=1)
         queries = (self.embedding_of(concept) if embedding is None else embedding).reshape(1, -1).float()
-        strength, share = self.strength(queries, near), self.share(queries, near)
-        flat = strength.flatten()
-        order = torch.argsort(flat, descending=True, stable=True)[:limit]
-        found = []
-        for index in order[flat[order] > 0].tolist():
-            at, head, vector, side = (int(i) for i in torch.unravel_index(torch.tensor(index), strength.shape))
-            explanation = self.explain(self.layers[at], head, vector, self.poles[side])
-            found.append(
-                Match(explanation, float(strength[at, head, vector, side]), float(share[at, head, vector, side]))
-            )
-        return found
+        strength, share = self.strength(queries, near).flatten(), self.share(queries, near).flatten()
+        order = torch.argsort(strength, descending=True, stable=True)[:limit]
+        return [
+            Match(self._explanations[index], float(strength[index]), float(share[index]))
+            for index in order[strength[order] > 0].tolist()
+        ]
 
     def theme(self, layer: int, head: int, vectors: int = 3) -> list[Explanation]:
-        """The strongest vectors of one head, every pole of them, in order."""
+        """Return the explanations of the strongest vectors of one head, every pole, in order."""
         return [self.explain(layer, head, v, p) for v in range(min(vectors, self.rank)) for p in self.poles]
 
     def explanations(self) -> list[Explanation]:
-        """Every explained pole, by layer, head, vector, pole."""
-        return [
-            e for layer in self.layers for head in range(self.num_heads) for e in self.theme(layer, head, self.rank)
-        ]
+        """Return every explained pole, by layer, head, vector, pole. Computed once."""
+        return list(self._explanations)
 
     def to_dataset(self) -> Any:
-        """A ``datasets.Dataset`` with one row for each explained pole (the fields of :class:`Explanation`)."""
+        """Return a ``datasets.Dataset`` with one row per explained pole (the fields of :class:`Explanation`)."""
         from datasets import Dataset
 
         rows = []
@@ -309,17 +309,17 @@ def _check(
     path: Path, layers: Sequence[int], poles: tuple[Any, ...], texts: tuple[str, ...], fields: Mapping[str, Tensor]
 ) -> None:
     concept, weight = fields["concept"], fields["weight"]
-    require(poles in [("+", "-"), ("+",)], path, "the poles are neither + nor + and -")
-    require(concept.shape[3] == len(poles), path, "the explanations do not fit the poles")
+    require(poles in [("+", "-"), ("+",)], path, "the poles are neither + nor +-")
+    require(concept.shape[3] == len(poles), path, "the explanations and the poles differ in number")
     require(len(texts) == len(fields["embeddings"]) > 0, path, "texts and embeddings differ in number")
     ascending = all(a < b for a, b in pairwise(layers))
     require(bool(layers) and min(layers) >= 0 and ascending, path, "the layers are not ascending numbers")
     in_range = bool(((concept >= -1) & (concept < len(texts))).all())
-    require(in_range, path, "an explanation names a concept that is not there")
+    require(in_range, path, "an explanation has a concept beyond the last text")
     require(bool((weight >= 0).all()), path, "an explanation has a negative weight")
     values, energy = fields["singular_values"], fields["energy"]
     descending = bool((values >= 0).all()) and bool((values[..., 1:] <= values[..., :-1]).all())
-    require(descending, path, "the singular values are not descending from positive to zero")
+    require(descending, path, "the singular values are not descending and non-negative")
     enough = bool((energy * (1 + 1e-3) >= (values**2).sum(dim=-1)).all())
     require(enough, path, "a head has less energy than its singular values")
     cosines = all(bool((fields[name].abs() <= 1 + 1e-3).all()) for name in ("fidelity", "coherence", "ceiling"))

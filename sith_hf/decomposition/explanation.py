@@ -1,4 +1,4 @@
-"""``Explanation`` and ``Match``: one pole of one singular vector in words, and rows of them for a table."""
+"""``Explanation`` and ``Match``: the concepts of one pole of one singular vector, and table rows of them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Explanation:
-    """One pole of one singular vector in words.
+    """The concepts of one pole of one singular vector.
 
     Attributes:
-        layer, head, vector: where it is; vector 0 is the strongest of its head.
+        layer, head, vector: the singular vector; vector 0 is the strongest of its head.
         pole: ``"+"`` for the write direction, ``"-"`` for its opposite.
         concepts: (concept, weight), by descending weight; concepts of weight zero are left out.
         singular_value: s.
         energy_share: s^2 over the sum of all squared singular values of the head.
-        fidelity: cosine between the direction and what its explanation rebuilds (METHOD.md sec. 5).
-        ceiling: the most that fidelity can reach.
+        fidelity: cosine between the direction and its reconstruction from the concepts (Method, sec. 5).
+        ceiling: the highest possible fidelity.
         coherence: the mean pairwise cosine of the concepts' centred embeddings; 1 for a single concept.
     """
 
@@ -35,12 +35,12 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Match:
-    """One answer of :meth:`Decomposition.find`.
+    """A result of :meth:`Decomposition.find`.
 
     Attributes:
-        explanation: the pole that speaks of the concept.
-        strength: the weights of the concept and of those near it, each times its nearness, summed.
-        share: strength over the sum of all weights of the explanation, 0 to 1.
+        explanation: the pole that mentions the concept.
+        strength: the weights of the concept and similar ones, each times its cosine, summed.
+        share: strength divided by the sum of the explanation's weights, 0 to 1.
     """
 
     explanation: Explanation
@@ -49,7 +49,7 @@ class Match:
 
 
 def explanation_rows(explanations: Sequence[Explanation]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows for :func:`sith_hf.core.tables.table`."""
+    """Return columns and rows for :func:`sith_hf.core.tables.table`."""
     columns = ["layer", "head", "vector", "pole", "energy", "fidelity", "concepts (weight)"]
     rows: list[list[object]] = [
         [e.layer, e.head, e.vector, e.pole, e.energy_share, e.fidelity, concepts_text(e)] for e in explanations
@@ -58,7 +58,7 @@ def explanation_rows(explanations: Sequence[Explanation]) -> tuple[list[str], li
 
 
 def match_rows(matches: Sequence[Match]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows for :func:`sith_hf.core.tables.table`."""
+    """Return columns and rows for :func:`sith_hf.core.tables.table`."""
     columns, rows = explanation_rows([match.explanation for match in matches])
     return (
         [*columns[:4], "strength", "share", *columns[4:]],
@@ -67,5 +67,5 @@ def match_rows(matches: Sequence[Match]) -> tuple[list[str], list[list[object]]]
 
 
 def concepts_text(explanation: Explanation) -> str:
-    """``sea 0.61, ocean 0.40``."""
+    """Return the concepts and weights as text, such as ``sea 0.61, ocean 0.40``."""
     return ", ".join(f"{text} {weight:.2f}" for text, weight in explanation.concepts)

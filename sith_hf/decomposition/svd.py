@@ -1,4 +1,4 @@
-"""``HeadSVD``: the singular value decomposition of every head's value-output matrix, from its two thin factors."""
+"""``HeadSVD``: the singular value decomposition of each head's value-output matrix, from its two thin factors."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
 class HeadSVD:
-    """The leading singular triples of the value-output matrices of H heads (SITH; METHOD.md sec. 2).
+    """The leading singular triples of the value-output matrices of H heads (SITH; Method, sec. 2).
 
     For each head h, with ``M[h]`` its value-output matrix and R = d, up to rounding::
 
         M[h] == write[h].T @ torch.diag(values[h]) @ read[h]
         write[h] @ write[h].T == read[h] @ read[h].T == I
 
-    Rows are directions: ``write[h, i]`` is written to the residual stream when the input has ``read[h, i]`` in it.
+    Rows are directions: ``write[h, i]`` is written to the residual stream when the input contains ``read[h, i]``.
     The entry of largest magnitude of every read direction is positive.
 
     Attributes:
@@ -34,56 +33,47 @@ class HeadSVD:
     read: Tensor
 
     def matrix(self) -> Tensor:
-        """The product that the identity above speaks of, ``[H, D, D]``. Large: for tests and small towers."""
+        """Return the value-output matrices, ``[H, D, D]``. Large: for tests and small towers."""
         return self.write.mT @ (self.values.unsqueeze(-1) * self.read)
 
 
-def factored_svd(write_factor: Tensor, read_factor: Tensor, rank: int | None = None) -> HeadSVD:
+def factored_svd(write_factor: Tensor, read_factor: Tensor) -> HeadSVD:
     """Decompose ``M[h] = write_factor[h] @ read_factor[h]`` without forming a D x D matrix.
 
-    Both factors are reduced by QR, and only the d x d core between the two bases is decomposed
-    (METHOD.md sec. 2). Directions of a singular value of zero are an arbitrary orthonormal completion.
+    Both factors are reduced by QR, and only the d x d core between the two bases is decomposed (Method, sec. 2).
+    Directions of zero singular values are an arbitrary orthonormal completion.
 
     Args:
         write_factor: B, ``[H, D, d]``, float32 or float64: what each head writes.
-        read_factor: A, ``[H, d, D]``, of the same dtype: what each head reads.
-        rank: how many triples to keep, at most d; all d when None.
+        read_factor: A, ``[H, d, D]``, same dtype: what each head reads.
 
     Raises:
-        InputError: shapes that do not fit, another dtype, a rank out of range, or entries that are not finite.
+        InputError: mismatched shapes, another dtype, or entries that are not finite.
     """
     if write_factor.ndim != 3 or read_factor.shape != write_factor.mT.shape:
         raise InputError(
-            f"the factors of a value-output matrix have shapes [H, D, d] and [H, d, D]; "
+            f"the factors of a value-output matrix must have shapes [H, D, d] and [H, d, D]; "
             f"got {list(write_factor.shape)} and {list(read_factor.shape)}"
         )
     if write_factor.dtype != read_factor.dtype or write_factor.dtype not in (torch.float32, torch.float64):
         raise InputError(
-            f"the SVD works in float32 or float64, both factors alike; "
+            f"the factors must both be float32 or both float64; "
             f"got {write_factor.dtype} and {read_factor.dtype}: cast them first"
         )
     size, head_size = write_factor.shape[1:]
     if head_size > size:
-        raise InputError(f"a head of size {head_size} is wider than the residual stream of size {size}")
-    check_rank(rank, head_size)
+        raise InputError(
+            f"a head of size {head_size} is wider than the residual stream of size {size}: were the factors swapped?"
+        )
     if not (torch.isfinite(write_factor).all() and torch.isfinite(read_factor).all()):
         raise InputError("a value or output projection holds NaN or infinity; the checkpoint is damaged")
 
     write_basis, write_core = torch.linalg.qr(write_factor)
     read_basis, read_core = torch.linalg.qr(read_factor.mT)
     left, values, right = torch.linalg.svd(write_core @ read_core.mT)
-    write = (write_basis @ left).mT[:, :rank]
-    read = (read_basis @ right.mT).mT[:, :rank]
+    write, read = (write_basis @ left).mT, (read_basis @ right.mT).mT
 
-    # A pair is only defined up to a common sign: this choice makes results repeat (METHOD.md sec. 2).
+    # A pair is defined up to a common sign; a fixed choice makes results reproducible (Method, sec. 2).
     largest = read.gather(-1, read.abs().argmax(dim=-1, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0).to(read.dtype)
-    return HeadSVD(
-        write=(write * sign).contiguous(), values=values[:, :rank].contiguous(), read=(read * sign).contiguous()
-    )
-
-
-def check_rank(rank: int | None, head_size: int) -> None:
-    """Raise InputError unless ``rank`` is None or a whole number from 1 to ``head_size``."""
-    if rank is not None and not 1 <= whole_number(rank, "rank") <= head_size:
-        raise InputError(f"rank is between 1 and the head size {head_size}; got {rank}")
+    return HeadSVD(write=(write * sign).contiguous(), values=values, read=(read * sign).contiguous())

@@ -10,12 +10,12 @@ from tqdm import tqdm
 
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.validation import finite_number, whole_number
-from sith_hf.decomposition import check_rank, factored_svd, measure_explanations
+from sith_hf.decomposition import DecomposeSettings, check_joint_size, factored_svd, measure_explanations
 from sith_hf.errors import InputError
 from sith_hf.fidelity.null import NULLS, adjusted, null_directions, null_fidelities, p_values
 from sith_hf.fidelity.table import WEIGHTS, FidelityTable, MethodQuality
 from sith_hf.pursuit import METHODS, Pursuit
-from sith_hf.towers import VisionTower, check_mean
+from sith_hf.towers import VisionTower
 
 SPARSITIES = (5, 10, 20, 50)
 COHERENCE_WEIGHTS = (0.1, 0.3, 0.5)
@@ -40,13 +40,8 @@ def fidelity_table(
     tower: VisionTower,
     dictionary: ConceptDictionary,
     pursuits: Sequence[Pursuit] | None = None,
+    settings: DecomposeSettings | None = None,
     *,
-    layers: Iterable[int] | None = None,
-    rank: int | None = None,
-    poles: str = "+-",
-    fold: bool = True,
-    centre: bool | None = None,
-    image_mean: Tensor | None = None,
     weight: str = "equal",
     null: str | None = "residual",
     draws: int | None = None,
@@ -62,7 +57,7 @@ def fidelity_table(
         tower: whose heads; it needs a projection.
         dictionary: M encoded concepts.
         pursuits: methods and settings, as :func:`grid` makes them; every one at 5, 10, 20 and 50 concepts when None.
-        layers, rank, poles, fold, centre, image_mean: as for :func:`sith_hf.decomposition.decompose`.
+        settings: which vectors; ``pursuits`` take the place of its pursuit.
         weight: how vectors count in means, ``"equal"`` or ``"energy"`` (see :class:`FidelityTable`).
         null: ``"residual"``, ``"head"``, or None for no random directions (see :mod:`sith_hf.fidelity.null`).
         draws: how many random directions; 999, or 199 for each head, when None.
@@ -75,30 +70,27 @@ def fidelity_table(
             the largest sparsity.
         MissingExtra: lasso without scikit-learn.
     """
-    numbers = tower.resolve_layers(layers)
-    projection = tower.require_projection()
-    centre = fold if centre is None else centre
+    settings = settings or DecomposeSettings()
+    numbers, rank, image_mean = settings.check(tower), settings.rank, settings.image_mean
     pursuits = grid() if pursuits is None else tuple(pursuits)
     atoms = dictionary.atoms
-    _check(pursuits, atoms, projection, poles, weight, null, level)
-    check_rank(rank, tower.hidden_size // tower.num_heads)
+    _check(pursuits, atoms, weight, null, level)
+    check_joint_size(atoms, tower.require_projection())
     whole_number(seed, "seed", least=0, most=2**63 - 1)
-    if image_mean is not None:
-        check_mean(image_mean, projection)
 
     parts = []
     for number in tqdm(numbers, desc="factoring", unit="layer", disable=not progress):
-        factors = tower.layers[number].factors(tower.num_heads, fold=fold, centre=centre)
+        factors = tower.layers[number].factors(tower.num_heads, fold=settings.fold, centre=settings.centred)
         svd = factored_svd(factors.write.cpu(), factors.read.cpu())
         parts.append((svd.write, svd.values**2))
     write, energy = (torch.stack(part) for part in zip(*parts, strict=True))
-    sign = torch.tensor([1.0 if pole == "+" else -1.0 for pole in poles], dtype=torch.float64)
-    directions = write[:, :, :rank].unsqueeze(-2) * sign.unsqueeze(-1)
+    directions = write[:, :, :rank].unsqueeze(-2) * settings.signs.unsqueeze(-1)
     share = energy[..., :rank] / energy.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     count, random = 0, None
     if null is not None:
         count = whole_number(DRAWS[null] if draws is None else draws, "draws", least=1)
-        random = null_directions(null, write, count, centre=centre, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        random = null_directions(null, write, count, centre=settings.centred, generator=generator)
 
     results = []
     total = directions.shape[:-1].numel() + (0 if random is None else random.shape[:-1].numel())
@@ -114,7 +106,7 @@ def fidelity_table(
     return FidelityTable(
         results=tuple(results),
         layers=numbers,
-        poles=tuple(poles),
+        poles=tuple(settings.poles),
         ceiling=tower.projected_norm(write[:, :, :rank]).float(),
         share=share.float(),
         weight=weight,
@@ -127,30 +119,15 @@ def fidelity_table(
     )
 
 
-def _check(
-    pursuits: Sequence[Pursuit],
-    atoms: Tensor,
-    projection: Tensor,
-    poles: str,
-    weight: str,
-    null: str | None,
-    level: float,
-) -> None:
+def _check(pursuits: Sequence[Pursuit], atoms: Tensor, weight: str, null: str | None, level: float) -> None:
     if not pursuits:
         raise InputError("nothing to compare: give at least one pursuit")
-    if poles not in ("+-", "+"):
-        raise InputError(f'poles is "+-" or "+"; got {poles!r}')
     if weight not in WEIGHTS:
         raise InputError(f"unknown weight {weight!r}; the weights are {', '.join(WEIGHTS)}")
     if null is not None and null not in NULLS:
         raise InputError(f"unknown null {null!r}; the nulls are {', '.join(NULLS)}, or None for no null")
     if not 0 < finite_number(level, "level, a false discovery rate,") < 1:
         raise InputError(f"level is a false discovery rate above 0 and below 1; got {level}")
-    if atoms.shape[1] != projection.shape[0]:
-        raise InputError(
-            f"the dictionary has embeddings of size {atoms.shape[1]}, this model's joint space has size "
-            f"{projection.shape[0]}: encode the dictionary with this model's own text tower"
-        )
     most = max(pursuit.sparsity for pursuit in pursuits)
     if most > len(atoms):
         raise InputError(

@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from sith_hf.core.distributed import ALONE, Processes
-from sith_hf.errors import InputError, OutputError, TryAgain
+from sith_hf.core.distributed import SINGLE, Processes
+from sith_hf.errors import InputError, OutputError, TemporaryError
 from sith_hf.files.artifact import library_versions, write_whole
 
 Part = dict[str, Tensor]
@@ -53,16 +53,16 @@ class ResumableJob:
     """
 
     folder: Path | None = None
-    processes: Processes = ALONE
+    processes: Processes = SINGLE
 
     @classmethod
     @contextmanager
     def beside(
-        cls, output: str | Path, processes: Processes = ALONE, *, input_may_come_back: bool = False
+        cls, output: str | Path, processes: Processes = SINGLE, *, input_may_come_back: bool = False
     ) -> Iterator[ResumableJob]:
         """Work beside the folder ``output``, in ``OUTPUT.work``, which goes when the block ends well.
 
-        When it is interrupted, its results cannot be written, or something went wrong that may pass (TryAgain), the
+        When it is interrupted, its results cannot be written, or a failure was temporary (TemporaryError), the
         finished parts stay for the next run. What
         cannot be used (InputError) will not be given again, and the parts go, unless they are those of another run.
 
@@ -80,10 +80,10 @@ class ResumableJob:
             folder = processes.on_main(lambda: held.enter_context(_held(Path(output))))
             try:
                 yield cls(folder, processes)
-            except (_OtherRun, TryAgain):
+            except (_OtherRun, TemporaryError):
                 raise
             except InputError:
-                if processes.main and not input_may_come_back:
+                if processes.is_main and not input_may_come_back:
                     _removed(folder)
                 raise
             processes.on_main(lambda: _removed(folder))
@@ -115,10 +115,10 @@ class ResumableJob:
                 missing.append(name)
             else:
                 yield name, found
-        for start in range(0, len(missing), processes.number):
-            share = missing[start : start + processes.number]
-            mine = share[processes.index] if processes.index < len(share) else None
-            made = processes.together(lambda mine=mine: None if mine is None else make(mine))  # type: ignore[misc]
+        for start in range(0, len(missing), processes.world_size):
+            share = missing[start : start + processes.world_size]
+            mine = share[processes.rank] if processes.rank < len(share) else None
+            made = processes.all_gather(lambda mine=mine: None if mine is None else make(mine))  # type: ignore[misc]
             for name, part in zip(share, made, strict=False):
                 assert part is not None
                 if shelf is not None:
@@ -141,7 +141,7 @@ class ResumableJob:
         found: dict[str, Part] = {} if shelf is None else processes.on_main(shelf.all)
         yield from found.items()
         mine = make(found)
-        while any(items := processes.together(lambda: next(mine, None))):
+        while any(items := processes.all_gather(lambda: next(mine, None))):
             for item in items:
                 if item is not None:
                     if shelf is not None:

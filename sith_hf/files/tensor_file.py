@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sith_hf.errors import ArtifactError, TryAgain
+from sith_hf.errors import ArtifactError, TemporaryError
 from sith_hf.files import artifact as artifacts
 from sith_hf.files.artifact import Layout
 
@@ -82,12 +82,12 @@ class FileBackedRows:
         return cls(path, torch.Size(entry["shape"]), DTYPES[entry["dtype"]], offset, _state(path))
 
     def block(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop``, float32. Raises TryAgain where the file has changed."""
+        """Rows ``start`` to ``stop``, float32. Raises TemporaryError where the file has changed."""
         with self._opened() as file:
             return self._read(file, start, stop).float()
 
     def rows(self, index: Tensor) -> Tensor:
-        """The rows ``index`` int64 of any shape, ``[..., P]`` float32. Raises TryAgain where the file changed."""
+        """The rows ``index`` int64 of any shape, ``[..., P]`` float32. Raises TemporaryError where the file changed."""
         wanted, place = torch.unique(index.cpu(), return_inverse=True)
         found = torch.empty(len(wanted), self.shape[1], dtype=self.stored)
         # Rows that follow one another are one read.
@@ -99,7 +99,7 @@ class FileBackedRows:
         return found.float()[place]
 
     def check_unchanged(self) -> None:
-        """Raise TryAgain unless the file is what it was when it was first opened, header included."""
+        """Raise TemporaryError unless the file is what it was when it was first opened, header included."""
         if _state(self.path) != self.state:
             raise self._changed()
 
@@ -111,7 +111,7 @@ class FileBackedRows:
                     raise self._changed()
                 yield file
         except OSError as error:
-            raise TryAgain(f"{self.path} could not be read ({error.strerror})") from None
+            raise TemporaryError(f"{self.path} could not be read ({error.strerror})") from None
 
     def _read(self, file: FileIO, start: int, stop: int, into: Tensor | None = None) -> Tensor:
         width = self.shape[1]
@@ -126,8 +126,8 @@ class FileBackedRows:
             place = place[count:]
         return into
 
-    def _changed(self) -> TryAgain:
-        return TryAgain(
+    def _changed(self) -> TemporaryError:
+        return TemporaryError(
             f"{self.path} changed while it was in use: start again, and leave it alone until the run has ended"
         )
 

@@ -66,7 +66,7 @@ def mean_of_images(
     batch_size = whole_number(batch_size, "batch_size", 1)
     job = job or ResumableJob()
     (variant,) = model_variants(editor, {BASE: None}, processor=processor)
-    source, column = open_data(data, progress=progress and job.processes.main), data.columns.image
+    source, column = open_data(data, progress=progress and job.processes.is_main), data.columns.image
     source.check([column])
     base = BaseRef(editor.loaded.name, editor.loaded.revision, _weights(editor))
     described = {**_described(source), "column": column, "limit": data.limit}
@@ -85,7 +85,7 @@ def mean_of_images(
             total=source.known_length,
             desc=f"averaging {source.title}",
             unit="row",
-            disable=not (progress and job.processes.main),
+            disable=not (progress and job.processes.is_main),
         ) as bar,
     ):
 
@@ -174,7 +174,7 @@ def _pieces(
         pieces = -(-len(rows) // size)
         # Every process knows which are missing, and takes every so many of those.
         missing = [number for number in range(pieces) if _name(0, number) not in found]
-        for number in missing[processes.index :: processes.number]:
+        for number in missing[processes.rank :: processes.world_size]:
             # As if there were so many nodes: pieces stay the same for any number of processes.
             part = split_dataset_by_node(rows, rank=number, world_size=pieces)
             yield _name(0, number), list(_whole(source, part).read([], [column]))
@@ -187,7 +187,7 @@ def _pieces(
                     f"{source.title}: row {number * size} and those after it hold other images than before the "
                     "interruption: delete the work folder to begin anew"
                 )
-        elif whose == processes.index:
+        elif whose == processes.rank:
             yield name, piece
 
 
@@ -195,9 +195,9 @@ def _streamed(source: Source, column: str, size: int, processes: Processes) -> I
     """Pieces of a stream: shard, number, whose it is, rows. Shards are dealt out where they come out even."""
     whole = source.data.streaming and source.data.limit is None
     shards = int(getattr(source.rows, "num_shards", 1) or 1) if whole else 1
-    even = shards % processes.number == 0
+    even = shards % processes.world_size == 0
     for shard in range(shards):
-        if even and shard % processes.number != processes.index:
+        if even and shard % processes.world_size != processes.rank:
             continue
         part = source
         if shards > 1:
@@ -206,7 +206,7 @@ def _streamed(source: Source, column: str, size: int, processes: Processes) -> I
             part = _whole(source, split_dataset_by_node(source.rows, rank=shard, world_size=shards))
         read, number = part.read([], [column]), 0
         while piece := list(islice(read, size)):
-            yield shard, number, processes.index if even else (shard + number) % processes.number, piece
+            yield shard, number, processes.rank if even else (shard + number) % processes.world_size, piece
             number += 1
 
 

@@ -1,10 +1,11 @@
 """Sparse non-negative coding of vectors over a dictionary of unit atoms (Method, sec. 4): tensors in, tensors out.
 
-Methods (COMP, OMP, matching pursuit, top-k, lasso), NNLS, and the exact int8 search. It imports ``core``, ``errors``.
+Methods (COMP, OMP, matching pursuit, top-k, lasso), NNLS, and an exact search that may run on int8; the README beside
+this file says why. It imports ``core`` and ``errors``.
 """
 
-from sith_hf.pursuit.atoms import READ, Atoms, CentredAtoms, SomeAtoms, TensorAtoms, as_atoms, centred, total
-from sith_hf.pursuit.index import DictionaryIndex, prepared
+from sith_hf.pursuit.atoms import Atoms, CentredAtoms, SomeAtoms, TensorAtoms, as_atoms, blocks, centred, total
+from sith_hf.pursuit.index import DictionaryIndex, build_index
 from sith_hf.pursuit.methods import METHODS, refit_weights
 from sith_hf.pursuit.pursuit import ROWS, Pursuit, SparseCode
 
@@ -14,14 +15,14 @@ __all__ = [
     "DictionaryIndex",
     "METHODS",
     "Pursuit",
-    "READ",
     "ROWS",
     "SomeAtoms",
     "SparseCode",
     "TensorAtoms",
     "as_atoms",
+    "blocks",
     "centred",
-    "prepared",
+    "build_index",
     "refit_weights",
     "total",
 ]

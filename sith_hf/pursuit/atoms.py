@@ -1,12 +1,13 @@
-"""``Atoms``: the unit rows that pursuit chooses from, wherever they are kept, read a block at a time.
+"""``Atoms``: the unit rows that pursuit chooses from, read block by block.
 
-A dictionary of a million concepts need not be in memory, least of all twice. What pursuit needs of it is narrow:
-blocks to score roughly, in order, and a few single rows to decide exactly. A plain tensor, centred embeddings and a
-selection of either give both; a file of embeddings does too (:mod:`sith_hf.files.tensor_file`).
+A dictionary of a million concepts need not be in memory. Pursuit needs blocks for approximate scores, in order, and a
+few single rows for exact ones. A tensor, centred embeddings, a selection and a file of embeddings
+(:mod:`sith_hf.files.tensor_file`) provide both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,10 +17,10 @@ from torch import Tensor
 from sith_hf.errors import InputError
 
 READ = 2**21
-"""Numbers in one block that is read through: 8 MB in float32, which stays in the processor's cache."""
+"""Numbers in one block of a pass over all rows: 8 MB in float32, which fit the processor's cache."""
 
 SAME = 1e-6
-"""An embedding this close to the dictionary's mean has no direction of its own."""
+"""An embedding this close to the dictionary's mean has no direction left after centring."""
 
 
 class Atoms(Protocol):
@@ -27,10 +28,10 @@ class Atoms(Protocol):
 
     Attributes:
         shape: ``[M, P]``.
-        dtype: float32 or float64, of every row and block handed out.
-        device: where rows and blocks are handed out.
+        dtype: float32 or float64, of rows and blocks.
+        device: of rows and blocks.
         slack: the largest Euclidean distance between a row of :meth:`block` and the same row of :meth:`rows`.
-        longest: a bound on the length of any row where it is known, None where the rows have to be looked at.
+        longest: a bound on the length of any row if known, else None.
     """
 
     @property
@@ -45,20 +46,22 @@ class Atoms(Protocol):
     def longest(self) -> float | None: ...
 
     def block(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop``, ``[stop - start, P]``, each within ``slack`` of what :meth:`rows` gives."""
+        """Return rows ``start`` to ``stop``, ``[stop - start, P]``, each within ``slack`` of :meth:`rows`."""
 
     def rows(self, index: Tensor) -> Tensor:
-        """The rows ``index`` int64 of any shape, ``[..., P]``: bit for bit the same whatever else is asked for."""
+        """Return the rows ``index`` int64 of any shape, ``[..., P]``; the bits of a row do not depend on the others."""
 
     def check_unchanged(self) -> None:
-        """Raise InputError where what the rows are read from is no longer what was opened."""
+        """Raise InputError if the source of the rows has changed since it was opened."""
 
 
 @dataclass(frozen=True, eq=False)
 class TensorAtoms:
-    """Rows of a tensor ``[M, P]``, as they are."""
+    """The rows of a tensor ``[M, P]``."""
 
     tensor: Tensor
+    slack = 0.0
+    longest = None
 
     @property
     def shape(self) -> torch.Size:
@@ -72,9 +75,6 @@ class TensorAtoms:
     def device(self) -> torch.device:
         return self.tensor.device
 
-    slack = 0.0
-    longest = None
-
     def block(self, start: int, stop: int) -> Tensor:
         return self.tensor[start:stop]
 
@@ -82,33 +82,31 @@ class TensorAtoms:
         return self.tensor[index.to(self.tensor.device)]
 
     def check_unchanged(self) -> None:
-        """A tensor in memory is taken to stay what it is."""
+        """Do nothing: a tensor in memory is assumed not to change."""
 
 
 @dataclass(frozen=True, eq=False)
 class CentredAtoms:
-    """Rows of other atoms less a mean, of unit length again, float32 (METHOD.md sec. 3): made as they are asked for.
+    """Rows of other atoms minus a mean, normalised again, float32 (Method, sec. 3), computed when they are read.
 
-    ``rows`` are those of :func:`centred`. ``block`` computes in float32 throughout, for speed. Its error, with u the
-    unit roundoff of float32: the subtraction is off by u relative to each entry, so by u of the difference's
-    length; the length of that by at most (P/2 + 2) u relative in whatever order it is summed; the division by u; and
-    the float32 rows that it is compared with by u. Together less than (P + 8) u; ``slack`` is (P + 16) u.
+    ``rows`` are those of :func:`centred`. ``block`` computes in float32, for speed. Its error, with u the unit roundoff
+    of float32: u for the subtraction, relative to the length of the difference; at most (P/2 + 2) u for that length,
+    summed in any order; u for the division; and u for the float32 rows in comparison. Together less than (P + 8) u;
+    ``slack`` is (P + 16) u.
 
     Attributes:
-        embeddings: what is centred, float32 rows.
+        embeddings: the rows to centre, float32.
         mean: ``[P]`` float32.
     """
 
     embeddings: Atoms
     mean: Tensor
+    dtype = torch.float32
+    longest = 1 + 2**-20
 
     @property
     def shape(self) -> torch.Size:
         return self.embeddings.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
 
     @property
     def device(self) -> torch.device:
@@ -117,8 +115,6 @@ class CentredAtoms:
     @property
     def slack(self) -> float:
         return (self.shape[1] + 16) * torch.finfo(torch.float32).eps / 2
-
-    longest = 1 + 2**-20
 
     def block(self, start: int, stop: int) -> Tensor:
         difference = self.embeddings.block(start, stop) - self.mean
@@ -135,15 +131,16 @@ class CentredAtoms:
 
 @dataclass(frozen=True, eq=False)
 class SomeAtoms:
-    """A selection of other atoms, numbered anew.
+    """A selection of other atoms.
 
     Attributes:
-        all: what is selected from.
+        all: the original atoms.
         index: ``[S]`` int64 on the CPU, rows of ``all``.
     """
 
     all: Atoms
     index: Tensor
+    slack = 0.0
 
     @property
     def shape(self) -> torch.Size:
@@ -161,8 +158,6 @@ class SomeAtoms:
     def longest(self) -> float | None:
         return self.all.longest
 
-    slack = 0.0
-
     def block(self, start: int, stop: int) -> Tensor:
         return self.all.rows(self.index[start:stop])
 
@@ -174,17 +169,25 @@ class SomeAtoms:
 
 
 def as_atoms(atoms: Tensor | Atoms) -> Atoms:
-    """A tensor as :class:`TensorAtoms`; other atoms as they are."""
+    """Wrap a tensor in :class:`TensorAtoms`; return other atoms unchanged."""
     return TensorAtoms(atoms) if isinstance(atoms, Tensor) else atoms
 
 
-def centred(embeddings: Tensor, mean: Tensor) -> Tensor:
-    """Embeddings ``[..., P]`` less the dictionary's mean, unit length again, float32 (METHOD.md sec. 3).
+def blocks(atoms: Atoms) -> Iterator[Tensor]:
+    """Yield all rows in order, in blocks of at most ``READ`` numbers."""
+    count, width = atoms.shape
+    size = max(1, READ // max(width, 1))
+    for start in range(0, count, size):
+        yield atoms.block(start, min(start + size, count))
 
-    A row comes out the same to the last bit whichever rows come with it: its length is summed in a fixed order.
+
+def centred(embeddings: Tensor, mean: Tensor) -> Tensor:
+    """Subtract the dictionary's mean from embeddings ``[..., P]`` and normalise, float32 (Method, sec. 3).
+
+    The bits of a row do not depend on the other rows: its length is summed in a fixed order.
 
     Raises:
-        InputError: an embedding equals the mean, so that nothing is left of it.
+        InputError: an embedding equals the mean.
     """
     difference = embeddings.double() - mean.double()
     length = fixed_order_dot(difference, difference).sqrt().unsqueeze(-1)
@@ -193,7 +196,7 @@ def centred(embeddings: Tensor, mean: Tensor) -> Tensor:
 
 
 def fixed_order_dot(left: Tensor, right: Tensor) -> Tensor:
-    """Inner products ``[...]`` of rows ``[..., P]``, in an order of additions that depends on the width alone."""
+    """Return inner products ``[...]`` of rows ``[..., P]``; the order of additions depends on P only."""
     terms = left * right
     while terms.shape[-1] > 1:
         half = terms.shape[-1] // 2
@@ -205,24 +208,15 @@ def fixed_order_dot(left: Tensor, right: Tensor) -> Tensor:
 
 
 def total(atoms: Atoms) -> Tensor:
-    """The sum of all rows, ``[P]`` float64 on the CPU, in an order that does not depend on where they are kept.
-
-    Raises:
-        InputError: a row is not finite; the message counts them.
-    """
-    count, width = atoms.shape
-    result = torch.zeros(width, dtype=torch.float64)
-    size = max(1, READ // width)
-    for start in range(0, count, size):
-        result += atoms.block(start, min(start + size, count)).double().sum(dim=0).cpu()
+    """Return the sum of all rows, ``[P]`` float64 on the CPU, in an order that does not depend on their storage."""
+    result = torch.zeros(atoms.shape[1], dtype=torch.float64)
+    for block in blocks(atoms):
+        result += block.double().sum(dim=0).cpu()
     return result
 
 
 def _refuse_mean(length: Tensor) -> None:
     if bool((length < SAME).any()):
         raise InputError(
-            "a concept's embedding equals the mean of the dictionary; give more, and more different, concepts"
+            "a concept's embedding equals the mean of the dictionary: give more concepts with different meanings"
         )
-
-
-__all__ = ["Atoms", "CentredAtoms", "SomeAtoms", "TensorAtoms", "as_atoms", "centred", "fixed_order_dot", "total"]

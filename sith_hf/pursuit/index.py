@@ -1,4 +1,4 @@
-"""``prepared``: a dictionary looked through once, and rounded to eight bits where that pays, for many pursuits."""
+"""``DictionaryIndex``: a dictionary checked once and, if that is faster, rounded to int8, for many pursuits."""
 
 from __future__ import annotations
 
@@ -8,93 +8,90 @@ import torch
 from torch import Tensor
 
 from sith_hf.errors import InputError
-from sith_hf.pursuit.atoms import READ, Atoms, as_atoms
-from sith_hf.pursuit.int8 import Int8Atoms, pays
+from sith_hf.pursuit.atoms import Atoms, as_atoms, blocks
+from sith_hf.pursuit.int8 import Int8Atoms, int8_is_faster
 
 UNIT = 1e-2
-"""How far an atom's length may be from one; what rounding to bfloat16 does is well inside."""
+"""How far an atom's length may be from one; rounding to bfloat16 stays well within."""
 
-WORTH = 128
-"""Products with the dictionary (vectors times steps) from which on rounding it first is the shorter way."""
+MIN_PRODUCTS = 128
+"""The fewest products with the dictionary (vectors times steps) for which rounding it pays off."""
 
-SMALL = 2**22
-"""Numbers in a dictionary below which everything is so fast that rounding it is not worth the trouble."""
+MIN_NUMBERS = 2**22
+"""The fewest numbers in a dictionary for which rounding it pays off."""
 
 
 @dataclass(frozen=True, eq=False)
 class DictionaryIndex:
-    """Atoms that were looked through: all finite, all of unit length.
+    """Atoms that were checked: all finite and of unit length.
 
     Attributes:
         atoms: the dictionary.
-        device: where products with it run.
+        device: where products with the dictionary run.
         longest: a bound on the length of its longest atom.
-        coarse: the dictionary in eight bits, where that pays.
+        int8: the rounded dictionary, if that is faster.
     """
 
     atoms: Atoms
     device: torch.device
     longest: float
-    coarse: Int8Atoms | None
+    int8: Int8Atoms | None
 
 
-def prepared(
+def build_index(
     atoms: Tensor | Atoms,
     *,
     device: torch.device | str | None = None,
     products: int | None = None,
     block_size: int | None = None,
 ) -> DictionaryIndex:
-    """Look through a dictionary once for many calls of :class:`~sith_hf.pursuit.Pursuit` with vectors on ``device``.
+    """Check and round a dictionary once, for many calls of :class:`~sith_hf.pursuit.Pursuit`.
 
     Args:
         atoms: ``[M, P]`` unit rows.
-        device: where the vectors will be; that of the atoms when None.
-        products: how many products with the dictionary are to come, vectors times steps; many when None.
+        device: the device of the vectors; that of the atoms when None.
+        products: the expected number of products with the dictionary, vectors times steps; many when None.
         block_size: as for ``Pursuit``.
 
     Raises:
-        InputError: an atom does not have unit length or is not finite.
+        InputError: an atom that is not of unit length or not finite.
     """
     source = as_atoms(atoms)
     where = source.device if device is None else torch.device(device)
     longest = source.longest
     if longest is None:
         longest = _longest(source)
-    coarse = None
-    if pays_to_round(source.shape, products) and pays(where, torch.get_num_threads()):
+    int8 = None
+    if worth_rounding(source.shape, products) and int8_is_faster(where, torch.get_num_threads()):
         try:
-            # Under autocast, products would be rounded to sixteen bits and their errors no longer be bounded.
+            # Autocast would round products to 16 bits, beyond the proved error.
             with torch.no_grad(), torch.autocast(where.type, enabled=False):
-                coarse = Int8Atoms.of(source, where, block_size)
+                int8 = Int8Atoms.of(source, where, block_size)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-    return DictionaryIndex(source, where, longest, coarse)
+    return DictionaryIndex(source, where, longest, int8)
 
 
-def pays_to_round(shape: torch.Size, products: int | None) -> bool:
-    """Whether a dictionary is large enough, and asked often enough, to be rounded to eight bits first."""
-    return shape.numel() >= SMALL and (products is None or products >= WORTH)
+def worth_rounding(shape: torch.Size, products: int | None) -> bool:
+    """Whether a dictionary is large enough and used often enough to be rounded to int8."""
+    return shape.numel() >= MIN_NUMBERS and (products is None or products >= MIN_PRODUCTS)
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that memory, on whatever device, was not to be had."""
+    """Whether an error of torch means too little memory, on any device."""
     said = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
 def refuse_rows(name: str, bad: Tensor, what: str) -> None:
-    """Raise InputError about the first row of ``name`` that is ``bad`` ``[N]``, if any is."""
+    """Raise InputError for the first row of ``name`` where ``bad`` ``[N]`` is true."""
     if bool(bad.any()):
         raise InputError(f"{name}[{int(bad.int().argmax())}] {what} ({int(bad.sum())} of {len(bad)} rows)")
 
 
 def _longest(atoms: Atoms) -> float:
-    size = max(1, READ // max(atoms.shape[1], 1))
-    starts = range(0, atoms.shape[0], size)
-    blocks = (atoms.block(start, min(start + size, atoms.shape[0])).detach() for start in starts)
-    length = torch.cat([torch.linalg.vector_norm(block, dim=1).cpu() for block in blocks])
+    length = torch.cat([torch.linalg.vector_norm(block.detach(), dim=1).cpu() for block in blocks(atoms)])
     refuse_rows("atoms", ~torch.isfinite(length), "is not finite")
     refuse_rows("atoms", (length - 1).abs() > UNIT, "does not have unit length; normalise the dictionary first")
     return float(length.max())

@@ -1,4 +1,4 @@
-"""The methods that choose atoms: COMP, OMP, matching pursuit, top-k, lasso. ``Pursuit`` is their public face."""
+"""The methods that choose atoms: COMP, OMP, matching pursuit, top-k and lasso."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from sith_hf.pursuit.nnls import nnls
 from sith_hf.pursuit.search import TIE, AtomSearch
 
 Coder = Callable[[Tensor, AtomSearch, int, float], tuple[Tensor, Tensor]]
-"""From unit vectors ``[N, P]`` float64, a dictionary, K and lambda to indices ``[N, K]`` int64, different ones in each
-row and -1 for padding, and float64 weights ``[N, K]``, non-negative and 0 for padding. In any order."""
-
+"""From unit vectors ``[N, P]`` float64, a dictionary, K and lambda to indices ``[N, K]`` int64, distinct within a row
+and -1 for padding, and weights ``[N, K]`` float64, non-negative and 0 for padding, in any order."""
 
 NOISE = {torch.float32: 1e-5, torch.float64: 0.0}
-"""How far rounding may take an atom out of the span of atoms that it depends on. All atoms of a centred
-dictionary together do depend on one another, which tells when an explanation takes nearly all of a small one."""
+"""How far rounding may move an atom out of the span of atoms that it depends on. The atoms of a centred dictionary are
+linearly dependent, which matters if an explanation takes nearly all of a small one."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to choose atoms, and what a reader is told about it."""
+    """A way to choose atoms, with its title and source for cards and tables."""
 
     title: str
     source: str
@@ -35,7 +34,7 @@ class Method:
 
 
 def comp(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
-    """Coherent orthogonal matching pursuit (SITH, sec. 4): residual and coherence in one product a step."""
+    """Coherent orthogonal matching pursuit (SITH, sec. 4): one product per step for residual and coherence."""
     return _pursue(x, search, sparsity, coherence_weight)
 
 
@@ -55,11 +54,11 @@ def _pursue(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: floa
 
 
 def matching_pursuit(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
-    """Plain non-negative matching pursuit, K steps, no refit (SITH, sec. 4).
+    """Non-negative matching pursuit, K steps, no refit (SITH, sec. 4).
 
-    A step adds the atom of largest positive correlation with the residual, that correlation being its weight. An
-    atom may be taken again and its weights add up; a vector stops where no correlation is positive. Either way it
-    ends with fewer than K atoms.
+    A step adds the atom of largest positive correlation with the residual, with that correlation as its weight.
+    Weights of repeated atoms add up, and a vector stops when no correlation is positive, so it may get fewer than K
+    atoms.
     """
     index = torch.full((len(x), sparsity), -1, device=x.device)
     weight = x.new_zeros(len(x), sparsity)
@@ -71,7 +70,7 @@ def matching_pursuit(x: Tensor, search: AtomSearch, sparsity: int, coherence_wei
         going, picked, score = going[matched], picked[matched], score[matched]
         if len(going) == 0:
             break
-        # The slot of the same atom where there is one, else the first that is empty.
+        # The slot of the same atom if there is one, else the first empty slot.
         same = index[going] == picked
         slot = torch.where(same.any(1), same.int().argmax(1), (index[going] < 0).int().argmax(1))
         index[going, slot] = picked.squeeze(1)
@@ -89,10 +88,10 @@ def top_k(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float)
 def lasso(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
     """Positive lasso at the smallest penalty that keeps at most K atoms, then one non-negative refit (SITH, sec. 4).
 
-    The penalty is lowered along scikit-learn's ``lars_path_gram`` until one more atom would enter. The path runs over
-    a pool of the most similar atoms; the optimality conditions are then checked over the whole dictionary,
-    and the pool grows by the atoms that break them until none does. The refit takes back the shrinkage of the lasso,
-    so that all methods are compared by their choice of atoms.
+    The penalty decreases along scikit-learn's ``lars_path_gram`` until one more atom would enter. The path runs over a
+    pool of the most similar atoms. Then the optimality conditions are checked over the whole dictionary, and the pool
+    grows by the atoms that violate them until none does. The refit removes the shrinkage of the lasso, so that methods
+    are compared by their choice of atoms.
     """
     try:
         from sklearn.exceptions import ConvergenceWarning
@@ -109,7 +108,7 @@ def lasso(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float)
         for place, row in enumerate(waiting.tolist()):
             atoms = search.rows(pool[place]).double()
             with warnings.catch_warnings():
-                # Equal atoms end a path early or drop out of it; the check below judges what was reached.
+                # Equal atoms end a path early or leave it; the check below covers both.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 penalties, _, path = lars_path_gram(
                     (atoms @ x[row]).cpu().numpy(), (atoms @ atoms.T).cpu().numpy(), n_samples=1,
@@ -133,7 +132,7 @@ def lasso(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float)
 
 
 class _Refit:
-    """The chosen atoms of N vectors, one more a step, with the best non-negative weights and what they leave over."""
+    """The chosen atoms of N vectors, one more per step, with the best non-negative weights and the residuals."""
 
     def __init__(self, x: Tensor, sparsity: int) -> None:
         self.x = self.residual = x
@@ -153,7 +152,7 @@ class _Refit:
         self._gram[:, step, :size] = products
         self._gram[:, :size, step] = products
         self._rhs[:, step] = (self.x * atoms).sum(1)
-        # The weights of the step before are at their minimum already, so one or two solves usually suffice.
+        # The previous weights are at their minimum, so one or two solves usually suffice.
         start = torch.cat([self.weight, self.weight.new_zeros(len(self.x), 1)], 1)
         self.weight = nnls(self._gram[:, :size, :size], self._rhs[:, :size], start, noise=NOISE[search.atoms.dtype])
         self.residual = self.x - (self.weight.unsqueeze(1) @ self._atoms[:, :size]).squeeze(1)
@@ -162,7 +161,7 @@ class _Refit:
 
 
 def refit_weights(x: Tensor, index: Tensor, dictionary: Tensor | Atoms) -> Tensor:
-    """The best non-negative weights ``[N, K]`` of the atoms ``index`` for ``x``; 0 where the index is -1."""
+    """Return the best non-negative weights ``[N, K]`` of the atoms ``index`` for ``x``; 0 where the index is -1."""
     chosen = as_atoms(dictionary).rows(index.clamp(min=0)).to(x.device)
     atoms = chosen.double() * (index >= 0).unsqueeze(2)
     return nnls(atoms @ atoms.mT, (atoms @ x.unsqueeze(2)).squeeze(2), noise=NOISE[dictionary.dtype])
@@ -177,4 +176,4 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "lasso": Method("positive lasso, refit once", "SITH, sec. 4; scikit-learn lars_path_gram", lasso),
     }
 )
-"""The methods by name. A new one is a function and a line here."""
+"""The methods by name. A new method is a function and a line here."""

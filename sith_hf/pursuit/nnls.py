@@ -12,36 +12,37 @@ TINY = torch.finfo(torch.float64).tiny
 
 
 def nnls(gram: Tensor, rhs: Tensor, start: Tensor | None = None, *, noise: float = 0.0) -> Tensor:
-    """Minimise ``c @ gram @ c / 2 - rhs @ c`` over c >= 0, for every problem of the batch.
+    """Minimise ``c @ gram @ c / 2 - rhs @ c`` over c >= 0 for every problem of a batch.
 
-    With ``gram = A A^T`` and ``rhs = A x`` this is ``min ||x - c A||``, the refit of METHOD.md sec. 4 (atoms are the
+    With ``gram = A A^T`` and ``rhs = A x`` this is ``min ||x - c A||``, the refit of Method, sec. 4 (atoms are the
     rows of A). The solver is the active-set method of Lawson and Hanson ("Solving Least Squares Problems", 1974,
-    ch. 23), run in step over the batch. It ends after finitely many exact solves, so the result satisfies
-    the optimality conditions up to rounding, with ``g = rhs - gram @ c``::
+    ch. 23), run in lockstep over the batch. It ends after finitely many exact solves, so the result satisfies the
+    optimality conditions up to rounding, with ``g = rhs - gram @ c``::
 
         c >= 0,    g <= 0,    c * g == 0
 
-    Of columns that depend linearly on others, some keep a weight of exactly zero (of two equal ones, the later); all
-    minimisers have the same residual. A Gram matrix cannot tell a column from the span of the others when it
-    is closer than about 1e-7 of its length, so such a column counts as dependent.
+    Of linearly dependent columns some keep a weight of exactly zero (of two equal ones, the later); all minimisers have
+    the same residual. A column closer than about 1e-7 of its length to the span of the others counts as dependent,
+    which a Gram matrix cannot resolve.
 
     Args:
         gram: ``[N, K, K]`` float64, symmetric positive semidefinite.
         rhs: ``[N, K]`` float64.
-        start: ``[N, K]`` float64, >= 0: where to begin. The minimiser for all but one column is a good place.
-        noise: how far, for columns of length one, a column may be from the span of others and still depend on them.
-            Columns rounded to float32 need it: without, a dependence lost in rounding is fitted with huge weights.
+        start: ``[N, K]`` float64, >= 0, the initial weights; the minimiser for all but one column is a good choice.
+        noise: the distance from the span of the others, for columns of length one, below which a column counts as
+            dependent. Columns rounded to float32 need it: a dependence lost in rounding would get huge weights.
 
     Returns:
         ``[N, K]`` float64, non-negative.
 
     Raises:
-        InputError: shapes or dtypes do not fit, entries are not finite, or ``start`` has negative ones.
-        SithError: no minimiser was reached within 20 (K + 1) solves; not known to happen for a Gram matrix.
+        InputError: an entry that is not finite.
+        SithError: no minimiser within 20 (K + 1) solves; not known to happen for a Gram matrix.
     """
-    _check(gram, rhs, start)
+    if not bool(torch.isfinite(gram).all() & torch.isfinite(rhs).all()):
+        raise InputError("gram and rhs must be finite; got NaN or infinity")
     count, width = rhs.shape
-    # Columns of length one: pivots and gradients of every problem can then be held against the same thresholds.
+    # With columns of length one, the same thresholds apply to the pivots and gradients of every problem.
     length = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
     usable = length > 0
     length = torch.where(usable, length, 1.0)
@@ -61,13 +62,13 @@ def nnls(gram: Tensor, rhs: Tensor, start: Tensor | None = None, *, noise: float
         state.keep(~done)
         state.solve()
     raise SithError(
-        f"non-negative least squares did not settle for {len(live)} of {count} problems of {width} columns "
+        f"non-negative least squares did not converge for {len(live)} of {count} problems of {width} columns "
         f"after {20 * (width + 1)} solves; is every Gram matrix symmetric and positive semidefinite?"
     )
 
 
 class _State:
-    """The unfinished problems: their weights and, for each, the columns that are free to be positive."""
+    """The unfinished problems: their weights, and which columns are free to be positive."""
 
     def __init__(self, gram: Tensor, rhs: Tensor, usable: Tensor, weight: Tensor, least_pivot: float) -> None:
         self.gram, self.rhs, self.weight = gram, rhs, weight
@@ -89,19 +90,19 @@ class _State:
         return self.rhs - product, 4 * self.rhs.shape[1] * EPS * size.amax(1)
 
     def admit(self) -> Tensor:
-        """Free the column of steepest descent wherever the free ones are at their minimum; say who is finished."""
+        """Free the column of steepest descent where the free ones are at their minimum; return who is finished."""
         gradient, noise = self._gradient()
         slope = gradient.masked_fill(self.free | self.barred, -torch.inf)
         steepest = slope.amax(1)
         opening = self.settled & (steepest > noise)
-        # Of columns equally steep the first, where "equal" forgives what rounding does to duplicates.
+        # The first of equally steep columns, up to rounding.
         column = (slope >= (steepest - noise).unsqueeze(1)).int().argmax(1)
         self.entering = torch.where(opening, column, -1)
         self.free[opening, column[opening]] = True
         return self.settled & ~opening
 
     def solve(self) -> None:
-        """Step towards the minimum over the free columns, as far as no weight becomes negative."""
+        """Step towards the minimum over the free columns until a weight would become negative."""
         pair = self.free.unsqueeze(1) & self.free.unsqueeze(2)
         system = torch.where(pair, self.gram, 0.0)
         system.diagonal(dim1=1, dim2=2).add_((~self.free).double())
@@ -127,31 +128,18 @@ class _State:
         self.weight = self.weight.masked_fill(dropped, 0.0).clamp(min=0)
         position = torch.arange(self.rhs.shape[1], device=self.rhs.device)
         returned = dropped & (position == self.entering.unsqueeze(1))
-        # What leaves may end a dependence, so barred columns get another chance; the one just tried does not.
+        # A column that leaves may end a dependence: retry the barred columns, except the one just tried.
         left = (dropped & ~returned).any(1, keepdim=True)
         unusable = self.gram.diagonal(dim1=1, dim2=2) == 0
         self.barred = torch.where(left, unusable, self.barred) | returned
 
     def _bar(self, broken: Tensor, failed: Tensor, dependent: Tensor) -> None:
-        # The free columns depend on one another: on account of the one that entered, or else from the start.
+        # The free columns are dependent: because of the one that entered, or from the start.
         first = torch.where(failed > 0, failed.long() - 1, dependent.int().argmax(1))
         column = torch.where(self.entering >= 0, self.entering, first)[broken]
         row = broken.nonzero().squeeze(1)
         self.free[row, column] = False
         self.weight[row, column] = 0.0
         self.barred[row, column] = True
-        # Without the column that entered, the weights are again at the minimum they had.
+        # Without the column that entered, the weights are at their previous minimum.
         self.settled[row] = self.entering[row] >= 0
-
-
-def _check(gram: Tensor, rhs: Tensor, start: Tensor | None) -> None:
-    if rhs.ndim != 2 or gram.shape != (*rhs.shape, rhs.shape[-1]):
-        raise InputError(f"expected gram [N, K, K] and rhs [N, K], got {list(gram.shape)} and {list(rhs.shape)}")
-    if start is not None and start.shape != rhs.shape:
-        raise InputError(f"start must have the shape of rhs, {list(rhs.shape)}, got {list(start.shape)}")
-    if any(part is not None and part.dtype != torch.float64 for part in (gram, rhs, start)):
-        raise InputError("non-negative least squares works in float64: convert gram, rhs and start")
-    if not all(part is None or bool(torch.isfinite(part).all()) for part in (gram, rhs, start)):
-        raise InputError("gram, rhs and start must be finite")
-    if start is not None and bool((start < 0).any()):
-        raise InputError("start must not be negative")

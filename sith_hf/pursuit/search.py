@@ -1,8 +1,8 @@
-"""``AtomSearch``: the best-scoring atoms of a large dictionary, exactly, without an [N, M] matrix."""
+"""``AtomSearch``: an exact search for the best-scoring atoms of a large dictionary, without an [N, M] matrix."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,67 +12,64 @@ from sith_hf.pursuit.candidates import GROUP, Candidates, Sieve
 from sith_hf.pursuit.int8 import Int8Atoms, reduced_precision
 
 TIE = 1e-12
-"""Scores this close count as equal, and the lowest index wins. Absolute: vectors and atoms have length one."""
+"""Scores this close tie, and the lowest index wins. An absolute number: vectors and atoms have unit length."""
 
 SCORES = 2**21
-"""Scores in one block: 8 MB in float32, so that they are still in the processor's cache when they are compared."""
+"""Scores in one block: 8 MB in float32, which fit the processor's cache."""
 
 WIDE = 16
-"""On devices other than a CPU, blocks are so many times as large: there few large products are what is fast."""
+"""Blocks on other devices than a CPU are this many times as large: there few large products are faster."""
 
 PAIRS = 2**21
-"""Candidates held at once; where a dictionary full of near ties gives more, fewer vectors are treated at a time."""
+"""The largest number of candidates in memory; if near ties give more, the queries are split."""
 
 PAIRED = 2**17
-"""Numbers in the atoms of the candidates that are scored one by one at once: they stay in the cache of one core."""
+"""Numbers in one batch of candidates' atoms that are scored one by one: they fit the cache of one core."""
 
-ROUGH = 64
-"""Eight bits are given up where they leave more than one in so many atoms: a float product is then the shorter way."""
+MAX_LEFT = 64
+"""Fall back to float32 when int8 keeps more than one in this many atoms."""
 
-CROWD = 16
-"""Scoring one candidate by itself takes as long as so many scores of a float64 matrix product."""
+PAIR_COST = 16
+"""Scoring one candidate by itself takes as long as this many scores in a float64 matrix product."""
 
 REDUCED = 2**-7 + 2**-16
-"""Relative error of a product whose factors were rounded to bfloat16; TensorFloat-32 stays below it."""
+"""Relative error of a product with factors rounded to bfloat16; TensorFloat-32 stays below it."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class AtomSearch:
-    """Exact search for ``argmax_m <query, atom_m>`` over blocks of the dictionary (METHOD.md sec. 4, steps 1 and 2).
+    """Exact search for ``argmax_m <query, atom_m>`` over blocks of the dictionary (Method, sec. 4, steps 1 and 2).
 
-    Matrix products preselect, each with an error that has a proved bound: Higham's for float products
-    (:meth:`_rounding_bound`), Cauchy and Schwarz's for eight-bit ones (:meth:`sith_hf.pursuit.int8.Queries.miss`).
-    :class:`~sith_hf.pursuit.Sieve` says which atoms can then still win; for float32 that is about one a vector, for
-    eight bits about ten. Those are scored again in float64, with rounding errors far below ``TIE``: first
-    the one that looks best, since its exact score rules out most of the others. So the answer is that of
-    float64, whatever the block size, batch size, device, matmul precision or kind of product: equal atoms tie, and
-    ties go to the lowest index.
+    Matrix products preselect candidates. Their errors have proved bounds: Higham's for float products
+    (:meth:`_rounding_bound`), Cauchy-Schwarz for int8 (:meth:`sith_hf.pursuit.int8.Queries.error_bound`). The
+    :class:`~sith_hf.pursuit.candidates.Sieve` keeps the atoms that can still win: per vector about one for float32,
+    about ten for int8. They are scored again in float64, with rounding errors far below ``TIE``; the most promising
+    first, because its exact score rules out most others. So the result is that of float64 for every block size, batch
+    size, device, matmul precision and kind of product.
 
     Attributes:
         atoms: the dictionary.
-        longest: the length of the longest atom; the rounding bound is proportional to it.
+        longest: the length of the longest atom; the rounding bound scales with it.
         block_size: atoms in one matrix product; chosen from the number of queries when None.
-        coarse: the dictionary in eight bits, which is tried first where there is one.
+        int8: the rounded dictionary, tried first; the search sets it to None when it keeps too many candidates.
         device: where float products run; that of the atoms when None.
-        scores: float scores held at once; ``scores_on`` the device when None.
-        given_up: not empty once eight bits have left too many candidates: this search does not try them again.
+        scores: float scores in one block; ``scores_on(device)`` when None.
     """
 
     atoms: Atoms
     longest: float
     block_size: int | None = None
-    coarse: Int8Atoms | None = None
+    int8: Int8Atoms | None = None
     device: torch.device | None = None
     scores: int | None = None
-    given_up: list[bool] = field(default_factory=list)
 
     def best(self, query: Tensor, count: int = 1, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The ``count`` best atoms for each query, the same as asking for one and excluding it ``count`` times.
+        """Return the ``count`` best atoms for each query, the same as finding one and excluding it ``count`` times.
 
         Args:
             query: ``[N, P]`` float64.
             count: at most the number of atoms that are not excluded.
-            exclude: ``[N, E]`` int64, atoms that must not be chosen, different ones in each row.
+            exclude: ``[N, E]`` int64, atoms to ignore, distinct within a row.
 
         Returns:
             Indices ``[N, count]`` int64 and float64 scores ``[N, count]``, best first.
@@ -81,28 +78,28 @@ class AtomSearch:
             exclude = torch.empty(len(query), 0, dtype=torch.long, device=query.device)
         index = self._lowest(count, exclude)
         score = query.new_zeros(index.shape)
-        # Where nothing is left to match, every score is a tie; products would only order the rounding errors.
+        # For a zero query every atom ties; products would only rank rounding errors.
         asking = (torch.linalg.vector_norm(query, dim=1) > TIE).nonzero().squeeze(1)
         if len(asking) > 0:
             index[asking], score[asking] = self._best(query[asking], count, exclude[asking])
         return index, score
 
     def rows(self, index: Tensor) -> Tensor:
-        """The atoms ``index`` int64 of any shape, ``[..., P]``, where the index is."""
+        """Return the atoms ``index`` int64 of any shape, ``[..., P]``, on the device of the index."""
         return self.atoms.rows(index).to(index.device)
 
     def _best(self, query: Tensor, count: int, exclude: Tensor) -> tuple[Tensor, Tensor]:
         candidates = None
-        if self.coarse is not None and not self.given_up:
-            candidates = self._roughly(self.coarse, query, count, exclude)
+        if self.int8 is not None:
+            candidates = self._preselect_int8(self.int8, query, count, exclude)
             if candidates is None:
-                self.given_up.append(True)
+                self.int8 = None
         candidates = candidates or self._preselect(query, count, exclude)
         if candidates is None:
             half = len(query) // 2
             parts = [self._best(query[part], count, exclude[part]) for part in (slice(half), slice(half, None))]
             return torch.cat([index for index, _ in parts]), torch.cat([score for _, score in parts])
-        row, atom, score = self._decided(query, candidates, count)
+        row, atom, score = self._rescore(query, candidates, count)
         index = torch.empty(len(query), count, dtype=torch.long, device=query.device)
         value = query.new_empty(len(query), count)
         for place in range(count):
@@ -116,56 +113,58 @@ class AtomSearch:
             score = score.masked_fill(taken, -torch.inf)
         return index, value
 
-    def _roughly(self, coarse: Int8Atoms, query: Tensor, count: int, exclude: Tensor) -> Candidates | None:
-        """Candidates by eight-bit products; None where these leave too many."""
+    def _preselect_int8(self, int8: Int8Atoms, query: Tensor, count: int, exclude: Tensor) -> Candidates | None:
+        """Candidates by int8 products; None for too many."""
         rows = len(query)
-        queries = coarse.queries(query)
+        queries = int8.queries(query)
         sieve = Sieve(
-            rows, count, exclude, coarse.device, TIE, min(PAIRS, rows * max(GROUP, self.atoms.shape[0] // ROUGH))
+            rows, count, exclude, int8.device, TIE, min(PAIRS, rows * max(GROUP, self.atoms.shape[0] // MAX_LEFT))
         )
-        buffer = torch.empty(len(queries.digits), coarse.width, dtype=torch.int32, device=coarse.device)
-        for block in coarse.blocks():
+        buffer = torch.empty(len(queries.digits), int8.width, dtype=torch.int32, device=int8.device)
+        for block in int8.blocks():
             product = buffer[:, : len(block.digits)]
             if not product.is_contiguous():
                 product = torch.empty_like(product, memory_format=torch.contiguous_format)
             torch._int_mm(queries.digits, block.digits.mT, out=product)
-            step, miss = queries.scale * block.scale, queries.miss(block)
-            if not sieve.take(product[:rows], block.start, block.stop, step, miss):
+            step, bound = queries.scale * block.scale, queries.error_bound(block)
+            if not sieve.take(product[:rows], block.start, block.stop, step, bound):
                 return None
         return sieve.candidates(query.device)
 
     def _preselect(self, query: Tensor, count: int, exclude: Tensor) -> Candidates | None:
-        """Candidates by products in the atoms' dtype; None when they are too many to hold."""
+        """Candidates by products in the atoms' dtype; None for too many."""
         total, width = self.atoms.shape[0], self._block(len(query))
         device = self.device or self.atoms.device
         sieve = Sieve(len(query), count, exclude, device, TIE, PAIRS if len(query) > 1 else 2**62)
-        rough, miss = query.to(device, self.atoms.dtype), self._rounding_bound(query).to(device, sieve.real)
+        rough, bound = query.to(device, self.atoms.dtype), self._rounding_bound(query).to(device, sieve.real)
         buffer = rough.new_empty(len(query), -(-width // sieve.group) * sieve.group)
         for start in range(0, total, width):
             stop = min(start + width, total)
             atoms = self.atoms.block(start, stop).to(device)
             torch.matmul(rough, atoms.mT, out=buffer[:, : stop - start])
-            if not sieve.take(buffer, start, stop, None, miss):
+            if not sieve.take(buffer, start, stop, None, bound):
                 return None
         return sieve.candidates(query.device)
 
-    def _decided(self, query: Tensor, found: Candidates, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _rescore(self, query: Tensor, found: Candidates, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, atoms and exact scores of the candidates that float scores do not rule out.
 
-        Those that look best are scored first, since a better lower bound on the best score spares most of the others.
+        The most promising ones come first: a better lower bound on the best score rules out most others.
         """
-        miss = self._rounding_bound(query)
+        bound = self._rounding_bound(query)
         narrow = query.to(self.atoms.dtype)
         ahead = found.leading(count, len(query))
         first = ahead.nonzero().squeeze(1)
         score = self._scores(narrow, found.row[first], found.atom[first]).double()
-        lower = query.new_full((len(query),), torch.inf).scatter_reduce(0, found.row[first], score, "amin") - miss
+        lower = query.new_full((len(query),), torch.inf).scatter_reduce(0, found.row[first], score, "amin") - bound
         rest = (~ahead & (found.upper >= (lower - 2 * TIE)[found.row])).nonzero().squeeze(1)
         others = self._scores(narrow, found.row[rest], found.atom[rest]).double()
         pick, score = torch.cat([first, rest]), torch.cat([score, others])
-        left = Candidates(found.row[pick], found.atom[pick], score + miss[found.row[pick]])
+        left = Candidates(found.row[pick], found.atom[pick], score + bound[found.row[pick]])
         first = left.leading(count, len(query)).nonzero().squeeze(1)
-        lower = query.new_full((len(query),), torch.inf).scatter_reduce(0, left.row[first], score[first], "amin") - miss
+        lower = (
+            query.new_full((len(query),), torch.inf).scatter_reduce(0, left.row[first], score[first], "amin") - bound
+        )
         keep = left.upper >= (lower - 2 * TIE)[left.row]
         row, atom = left.row[keep], left.atom[keep]
         return row, atom, self._scores(query, row, atom)
@@ -173,7 +172,7 @@ class AtomSearch:
     def _scores(self, query: Tensor, row: Tensor, atom: Tensor) -> Tensor:
         """``<query[row], atom>`` for each pair, ``[C]``, computed in the query's dtype."""
         used, place = torch.unique(atom, return_inverse=True)
-        if CROWD * len(row) > len(used) * len(query) and len(row) > 0:
+        if PAIR_COST * len(row) > len(used) * len(query) and len(row) > 0:
             size = max(1, SCORES // query.shape[1])
             score = query.new_empty(len(row))
             for start in range(0, len(used), size):
@@ -187,7 +186,7 @@ class AtomSearch:
         return torch.cat([query.new_empty(0), *found])
 
     def _rounding_bound(self, query: Tensor) -> Tensor:
-        """By how much a float product can miss the exact score, for each query (Higham, 2002, sec. 3.1).
+        """A bound on the error of a float product, for each query (Higham, 2002, sec. 3.1).
 
         A sum of P products is off by ``g = (P + 8) u / (1 - (P + 8) u)`` of the sum of their sizes, which is at most
         ``|q| |t|``, in whatever order they are added; the 8 covers the rounding of the query. Blocks off by
@@ -207,7 +206,7 @@ class AtomSearch:
         scores = self.scores or scores_on(self.device or self.atoms.device)
         size = self.block_size or max(GROUP, scores // rows // GROUP * GROUP)
         if not isinstance(self.atoms, TensorAtoms) or self.device not in (None, self.atoms.device):
-            # A block that is more than a view of what is there anyway is kept small.
+            # A block that is not a view of a tensor in memory stays small.
             size = min(size, max(GROUP, READ // terms))
         return min(size, count)
 
@@ -218,5 +217,5 @@ class AtomSearch:
 
 
 def scores_on(device: torch.device) -> int:
-    """Scores in one block on ``device``."""
+    """Return the number of scores in one block on ``device``."""
     return SCORES if device.type == "cpu" else SCORES * WIDE

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import texts_sha256
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition import DecomposeSettings, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Task
@@ -98,8 +98,7 @@ def decompose_with(
     """
     step = recipe.decompose
     concepts = editor.encode(dictionary_of(recipe.dictionary, folder), job=job, progress=progress)
-    decomposition = editor.decompose(
-        concepts,
+    settings = DecomposeSettings(
         layers=step.layers,
         rank=step.rank,
         poles=step.poles,
@@ -107,9 +106,8 @@ def decompose_with(
         fold=step.fold,
         centre=step.centre,
         image_mean=None if step.image_mean is None else read_image_mean(folder / step.image_mean, editor.tower),
-        job=job,
-        progress=progress,
     )
+    decomposition = editor.decompose(concepts, settings, job=job, progress=progress)
     check_sha256(recipe.base.sha256, base_sha256(decomposition.base.sha256), "base")
     return concepts, decomposition
 

@@ -1,6 +1,6 @@
-"""Model families: where heads, norms and the way to the joint space are; loading; encoding; tensors on disk.
+"""Model families: where heads, norms and projections are; loading checkpoints; encoding texts; tensors on disk.
 
-It imports ``hub``, ``files``, ``core`` and ``errors``, and ``pursuit`` nowhere.
+It imports ``hub``, ``files``, ``core`` and ``errors``.
 """
 
 from sith_hf.towers.clip import (

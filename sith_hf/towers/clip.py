@@ -1,10 +1,11 @@
-"""Where CLIP keeps the parts of a vision tower, and the algebra between its residual stream and the joint space."""
+"""CLIP vision towers: where their tensors are, and the algebra between residual stream and joint space."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from sith_hf.core.validation import whole_numbers
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.offload import values
 
-# model_type of config.json -> the architectures of it that hold a vision tower.
+# model_type of config.json -> its architectures with a vision tower.
 SUPPORTED: Mapping[str, tuple[str, ...]] = {
     "clip": ("CLIPModel",),
     "clip_vision_model": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
@@ -36,15 +37,15 @@ PROJECTION = "visual_projection.weight"
 
 
 def tensor_key(layer: int, part: str) -> str:
-    """The name on disk of one part of one layer, as every CLIP checkpoint on the Hub has it."""
+    """Return the name on disk of one part of one layer, the same in every CLIP checkpoint."""
     return f"vision_model.encoder.layers.{layer}.{LAYER_PARTS[part]}"
 
 
 def check_family(model_type: object, architectures: Iterable[str] | None) -> str:
-    """The architecture to load for a config's ``model_type`` and ``architectures``.
+    """Return the architecture to load for a config's ``model_type`` and ``architectures``.
 
     Raises:
-        UnsupportedModel: the family is not among SUPPORTED; the message lists those that are.
+        UnsupportedModel: the family is not in SUPPORTED.
     """
     known = "; ".join(f"{kind} ({', '.join(names)})" for kind, names in SUPPORTED.items())
     if not isinstance(model_type, str) or model_type not in SUPPORTED:
@@ -54,18 +55,18 @@ def check_family(model_type: object, architectures: Iterable[str] | None) -> str
     for name in wanted:
         if name in names:
             return name
-    raise UnsupportedModel(f"architecture {', '.join(wanted)} holds no vision tower to edit; supported: {known}")
+    raise UnsupportedModel(f"architecture {', '.join(wanted)} has no vision tower to edit; supported: {known}")
 
 
 @dataclass(frozen=True, eq=False)
 class HeadFactors:
-    """The value-output matrices of a layer's H heads as thin products ``write[h] @ read[h]`` (METHOD.md sec. 1).
+    """The value-output matrices of a layer's H heads as thin products ``write[h] @ read[h]`` (Method, sec. 1).
 
     Attributes:
         write: B, ``[H, D, d]``.
         read: A, ``[H, d, D]``.
-        constant: ``[H, d]``, what a head's values hold whatever the input: ``write[h] @ constant[h]`` is its
-            constant output, which an edit keeps.
+        constant: ``[H, d]``, the part of a head's values that does not depend on the input; an edit keeps the
+            constant output ``write[h] @ constant[h]``.
     """
 
     write: Tensor
@@ -75,7 +76,7 @@ class HeadFactors:
 
 @dataclass(frozen=True, eq=False)
 class AttentionLayer:
-    """The tensors of one attention layer that decomposing and editing read; the model's own, never written to.
+    """The tensors of one attention layer that decomposing and editing read: references into the model, read-only.
 
     Attributes:
         norm_weight, norm_bias: ``layer_norm1``, ``[D]`` each.
@@ -93,14 +94,14 @@ class AttentionLayer:
     def factors(
         self, num_heads: int, *, fold: bool = True, centre: bool = True, dtype: torch.dtype = torch.float64
     ) -> HeadFactors:
-        """The heads' factors in fresh tensors (METHOD.md sec. 1).
+        """Return the heads' factors in new tensors (Method, sec. 1).
 
         Args:
             num_heads: H.
             fold: multiply the layer norm's gain into the read side, and its offset into the constant.
-            centre: drop the all-ones direction, which no reader of the residual stream sees: from the write
-                side always, and from the read side when folded, since only then is the input free of it.
-            dtype: of the result; half-precision weights are cast up exactly.
+            centre: drop the all-ones direction, which every layer norm removes: from the write side, and with
+                ``fold`` also from the read side.
+            dtype: of the result.
         """
         size = self.out_weight.shape[0]
         head_size = size // num_heads
@@ -117,13 +118,13 @@ class AttentionLayer:
         return HeadFactors(write=write, read=read, constant=constant)
 
     def sha256(self, layer: int) -> dict[str, str]:
-        """Fingerprints by name on disk, for layer number ``layer``."""
+        """Return fingerprints by name on disk, for layer number ``layer``."""
         return {tensor_key(layer, part): tensor_sha256(getattr(self, part)) for part in LAYER_PARTS}
 
 
 @dataclass(frozen=True, eq=False)
 class VisionTower:
-    """A CLIP vision tower as the method sees it.
+    """A CLIP vision tower as seen by the method.
 
     Attributes:
         num_heads: H, attention heads per layer.
@@ -146,10 +147,10 @@ class VisionTower:
         return int(self.post_norm_weight.shape[0])
 
     def resolve_layers(self, layers: Iterable[int] | None) -> tuple[int, ...]:
-        """Layer numbers, negative ones counted from the last, as sorted non-negative ones; all when None.
+        """Return layer numbers ascending and non-negative; negative ones count from the last, None means all.
 
         Raises:
-            InputError: none named, one out of range, or one named twice.
+            InputError: no layer, one out of range, or one named twice.
         """
         count = len(self.layers)
         if layers is None:
@@ -158,27 +159,26 @@ class VisionTower:
         for layer in wanted:
             if not -count <= layer < count:
                 raise InputError(
-                    f"layer {layer!r} is not in this tower: it has layers 0 to {count - 1} (or -{count} to -1)"
+                    f"layer {layer} does not exist: this tower has layers 0-{count - 1}. Use -1 for the last"
                 )
         resolved = sorted(layer % count for layer in wanted)
         if not resolved:
-            raise InputError("no layer is named; leave layers out to take all")
+            raise InputError("layers is empty: name a layer, or leave layers out for all")
         if len(set(resolved)) != len(resolved):
-            raise InputError(f"layers {wanted} name a layer twice (-1 is the last layer, {count - 1})")
+            raise InputError(f"layers {wanted} contain a layer twice (-1 is layer {count - 1}): name each layer once")
         return tuple(resolved)
 
     def require_projection(self) -> Tensor:
-        """W_P. Raises InputError for a vision-only tower that has none."""
+        """Return W_P ``[P, D]``. Raises InputError for a vision-only tower without one."""
         if self.projection is None:
             raise InputError(
-                "this checkpoint holds a vision tower alone, without a projection into the joint space; "
-                'name the CLIP model that it belongs to: text_model="openai/clip-vit-base-patch32" '
-                "(--text-model on the command line)"
+                "this checkpoint is a vision tower without a projection into the joint space: name its CLIP model with "
+                'text_model="openai/clip-vit-base-patch32" (--text-model on the command line)'
             )
         return self.projection
 
     def to_joint(self, directions: Tensor, image_mean: Tensor | None = None) -> Tensor:
-        """Directions of the residual stream in the joint space, unit length (METHOD.md sec. 3).
+        """Map directions of the residual stream to unit vectors of the joint space (Method, sec. 3).
 
         Args:
             directions: ``[..., D]``, float32 or float64.
@@ -194,14 +194,14 @@ class VisionTower:
         return joint if image_mean is None else normalize(joint - check_mean(image_mean, projection).to(joint), dim=-1)
 
     def from_joint(self, joint: Tensor, image_mean: Tensor | None = None) -> Tensor:
-        """Points of the joint space rebuilt in the residual stream, unit length (METHOD.md sec. 5).
+        """Map points of the joint space back to unit vectors of the residual stream (Method, sec. 5).
 
         Args:
             joint: ``[..., P]``, float32 or float64.
-            image_mean: mu, ``[P]``, as it was given to :meth:`to_joint`.
+            image_mean: mu, ``[P]``, as for :meth:`to_joint`.
 
         Returns:
-            ``[..., D]`` of the same dtype; a point of length zero stays zero.
+            ``[..., D]`` of the same dtype; zero for a zero point.
         """
         projection = self.require_projection()
         joint = normalize(joint, dim=-1)
@@ -210,9 +210,9 @@ class VisionTower:
         return normalize(joint @ self._inverse.to(joint).T, dim=-1)
 
     def projected_norm(self, directions: Tensor) -> Tensor:
-        """The norm of each unit direction's part inside the row space of the projection, ``[...]``.
+        """Return the norm of each unit direction's part in the row space of the projection, ``[...]``.
 
-        Nothing outside it can be rebuilt from the joint space: this is the ceiling of fidelity.
+        This is the highest possible fidelity: the joint space does not contain the rest.
         """
         rows = self._readable.to(directions.device)
         norm: Tensor = torch.linalg.vector_norm(directions.double() @ rows.T, dim=-1)
@@ -225,14 +225,14 @@ class VisionTower:
 
     @cached_property
     def _readable(self) -> Tensor:
-        """An orthonormal basis of the projection's row space, one direction a row."""
+        """An orthonormal basis of the projection's row space, one direction per row."""
         projection = self.require_projection().double()
         _, values, rows = torch.linalg.svd(projection, full_matrices=False)
         basis: Tensor = rows[values > values.max() * max(projection.shape) * torch.finfo(torch.float64).eps]
         return basis
 
     def sha256(self, layers: Iterable[int]) -> dict[str, str]:
-        """Fingerprints of every tensor that the decomposition of ``layers`` reads, by name on disk."""
+        """Return fingerprints of every tensor that a decomposition of ``layers`` reads, by name on disk."""
         prints = {
             "vision_model.post_layernorm.weight": tensor_sha256(self.post_norm_weight),
             "vision_model.post_layernorm.bias": tensor_sha256(self.post_norm_bias),
@@ -245,29 +245,29 @@ class VisionTower:
 
 
 def check_mean(image_mean: Tensor, projection: Tensor) -> Tensor:
-    """``image_mean`` itself. Raises InputError unless it is a finite ``[P]`` shorter than 1."""
+    """Return ``image_mean``. Raises InputError unless it is a finite ``[P]`` shorter than 1."""
     size = projection.shape[0]
     if not isinstance(image_mean, Tensor) or not image_mean.is_floating_point():
-        raise InputError(f"image_mean is a tensor of {size} floating-point numbers; got {type(image_mean).__name__}")
+        raise InputError(f"image_mean must be a floating-point tensor; got {type(image_mean).__name__}")
     if image_mean.shape != (size,):
-        raise InputError(f"image_mean is a finite vector of length {size}; got shape {list(image_mean.shape)}")
+        raise InputError(f"image_mean must be a vector of length {size}; got shape {list(image_mean.shape)}")
     if not torch.isfinite(image_mean).all():
-        raise InputError(f"image_mean is a finite vector of length {size}; got one with NaN or infinity")
+        raise InputError("image_mean must be finite; got NaN or infinity")
     if image_mean.norm() >= 1:
-        raise InputError("image_mean is the mean of unit vectors, so it is shorter than 1; normalise before averaging")
+        raise InputError("image_mean must be shorter than 1, as a mean of unit vectors is: normalise before averaging")
     return image_mean
 
 
 def read_tower(model: Any, companion: Any | None = None) -> VisionTower:
-    """The tower inside a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel`` object.
+    """Read the tower of a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel`` object.
 
     Args:
-        model: the model; its tensors are referred to, not copied, and never changed.
-        companion: a ``CLIPModel`` whose projection serves a vision-only model.
+        model: the model; its tensors are referenced, not copied, and never changed.
+        companion: a ``CLIPModel`` that provides the projection of a vision-only model.
 
     Raises:
         UnsupportedModel: another kind of model.
-        InputError: the companion does not fit the tower, or a weight is not finite.
+        InputError: a companion of another width, or a weight that is not finite.
     """
     check_family(model.config.model_type, [type(model).__name__])
     # CLIPVisionModel itself is the tower from transformers 5.6 on.
@@ -276,47 +276,32 @@ def read_tower(model: Any, companion: Any | None = None) -> VisionTower:
     holder = companion if getattr(model, "visual_projection", None) is None else model
     projection = None
     if holder is not None:
-        projection = values(holder, "visual_projection.weight", holder.visual_projection.weight)
+        projection = values(holder, PROJECTION, holder.visual_projection.weight)
     size = vision.post_layernorm.weight.shape[0]
     if projection is not None and projection.shape[1] != size:
         raise InputError(
             f"the companion projects from width {projection.shape[1]}, this tower has width {size}: "
-            "text_model must be the CLIP model that the tower was trained with"
+            "text_model must be the CLIP model of this tower"
         )
-    layers = []
-    for number, layer in enumerate(vision.encoder.layers):
-        attention, norm = layer.self_attn, layer.layer_norm1
-        parts = {
-            "norm_weight": norm.weight,
-            "norm_bias": norm.bias,
-            "value_weight": attention.v_proj.weight,
-            "value_bias": attention.v_proj.bias,
-            "out_weight": attention.out_proj.weight,
-            "out_bias": attention.out_proj.bias,
-        }
-        within = f"{stem}encoder.layers.{number}."
-        parts = {part: values(model, within + LAYER_PARTS[part], tensor) for part, tensor in parts.items()}
-        for part, tensor in parts.items():
-            _check_finite(tensor, tensor_key(number, part))
-        layers.append(AttentionLayer(**{part: tensor.detach() for part, tensor in parts.items()}))
-    norms = {
-        part: values(model, f"{stem}post_layernorm.{part}", getattr(vision.post_layernorm, part))
-        for part in ("weight", "bias")
-    }
-    _check_finite(norms["weight"], "post_layernorm.weight")
-    _check_finite(norms["bias"], "post_layernorm.bias")
-    if projection is not None:
-        _check_finite(projection, "visual_projection.weight")
+
+    def read(path: str) -> Tensor:
+        return _finite(values(model, stem + path, attrgetter(path)(vision)), path)
+
+    layers = [
+        AttentionLayer(**{part: read(f"encoder.layers.{number}.{path}") for part, path in LAYER_PARTS.items()})
+        for number in range(len(vision.encoder.layers))
+    ]
     return VisionTower(
         num_heads=vision.config.num_attention_heads,
         layers=tuple(layers),
-        post_norm_weight=norms["weight"].detach(),
-        post_norm_bias=norms["bias"].detach(),
+        post_norm_weight=read("post_layernorm.weight"),
+        post_norm_bias=read("post_layernorm.bias"),
         post_norm_eps=vision.post_layernorm.eps,
-        projection=None if projection is None else projection.detach(),
+        projection=None if projection is None else _finite(projection, PROJECTION),
     )
 
 
-def _check_finite(tensor: Tensor, name: str) -> None:
+def _finite(tensor: Tensor, name: str) -> Tensor:
     if not torch.isfinite(tensor).all():
-        raise InputError(f"{name} holds NaN or infinity: the checkpoint is damaged, fetch it again")
+        raise InputError(f"{name} holds NaN or infinity: the checkpoint is damaged, download it again")
+    return tensor.detach()

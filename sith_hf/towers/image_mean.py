@@ -1,4 +1,4 @@
-"""The mean image embedding: one vector that closes the gap between images and texts (METHOD.md sec. 3)."""
+"""``ImageMean``: the mean image embedding, which closes the gap between images and texts (Method, sec. 3)."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ IMAGE_MEAN_LAYOUT = Layout(
 
 @dataclass(frozen=True, eq=False)
 class ImageMean:
-    """The mean of normalised image embeddings, and of what images by which weights.
+    """The mean of normalised image embeddings, with its images and weights.
 
     Attributes:
         image_mean: ``[P]`` float64, shorter than 1.
-        count: how many images it is the mean of; 0 where it was estimated without any.
-        skipped: reason to the number of rows without an image that can be read.
+        count: the number of images; 0 for an estimate without images.
+        skipped: the number of rows without a readable image, by reason.
         base: the weights that embedded them: every tensor of the vision tower, and the projection.
-        source: the dataset as plain data: title, split, revision, column, limit, and its fingerprint in ``datasets``
-            where it has one.
-        images_sha256: the fingerprint of the rows' images as they were read, whatever their order.
+        source: the dataset as JSON values: title, split, revision, column, limit, and its ``datasets`` fingerprint if
+            there is one.
+        images_sha256: the fingerprint of the images, independent of their order.
     """
 
     image_mean: Tensor
@@ -69,7 +69,7 @@ class ImageMean:
         tensors, data = read_artifact(path, IMAGE_MEAN_LAYOUT)
         mean = tensors["image_mean"]
         some = data["count"] > 0 or "estimate" in data["source"]
-        require(some and float(mean.norm()) < 1, path, "it is no mean of unit vectors")
+        require(some and float(mean.norm()) < 1, path, "it is not a mean of unit vectors")
         return cls(
             image_mean=mean,
             count=data["count"],
@@ -80,27 +80,27 @@ class ImageMean:
         )
 
     def check(self, tower: VisionTower) -> None:
-        """Raise BaseMismatch unless these are the weights that embedded the images, as far as ``tower`` holds them."""
+        """Raise BaseMismatch unless ``tower`` has the weights that embedded the images."""
         ours = tower.sha256(range(len(tower.layers)))
-        self.base.only(ours).check(ours, "the model at hand; a mean image embedding goes with the weights it is of")
+        self.base.only(ours).check(ours, "this model; an image mean is valid for its own model only")
 
 
 def image_mean_file(path: str | Path) -> Path:
-    """The file itself, for ``path`` a file or the folder that one is in."""
+    """Return the file of ``path``, which is the file or its folder."""
     path = Path(path)
     return path / IMAGE_MEAN_LAYOUT.filename if path.is_dir() else path
 
 
 def read_image_mean(path: str | Path, tower: VisionTower | None = None) -> Tensor:
-    """The tensor ``image_mean``, ``[P]``, of a file or folder: ours, or any safetensors file with such a tensor.
+    """Read the tensor ``image_mean``, ``[P]``, from an artifact or any safetensors file with such a tensor.
 
     Args:
         path: the file, or the folder with ``image_mean.safetensors``.
-        tower: whose mean it should be; a file of ours tells.
+        tower: the tower that the mean belongs to; checked for artifacts, which have a fingerprint.
 
     Raises:
-        InputError: no such tensor there.
-        BaseMismatch: it is a mean of embeddings by other weights than those of ``tower``.
+        InputError: no such tensor.
+        BaseMismatch: the mean was computed with other weights than those of ``tower``.
     """
     try:
         file = image_mean_file(path)

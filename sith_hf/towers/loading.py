@@ -1,4 +1,4 @@
-"""From the name of a checkpoint, a folder or a Hub id, to a model and its tokenizer; safetensors only."""
+"""Load a model and its tokenizer by folder or Hub id; safetensors only."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sith_hf.towers.clip import check_family
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with where it came from.
+    """A model and its source.
 
     Attributes:
         model: the ``transformers`` model, in evaluation mode, in the dtype of its checkpoint.
-        tokenizer: its tokenizer, or None where it has no text tower.
+        tokenizer: its tokenizer; None without a text tower.
         name: the Hub id or folder it was loaded from.
         revision: the commit on the Hub; None for a folder.
-        folder: where its files are; None for a model in memory.
+        folder: the folder of its files; None for a model in memory.
     """
 
     model: Any = field(repr=False)
@@ -43,12 +43,12 @@ def load_model(
     Args:
         name: a local folder, or a Hub id.
         revision: branch, tag or commit on the Hub.
-        want_text: only a model with a text tower will do (a companion).
-        token: for the Hub; the usual places when None.
+        want_text: require a text tower (for a companion).
+        token: a Hub token; the one of the environment or login when None.
 
     Raises:
         UnsupportedModel: another family or architecture, or a checkpoint without safetensors.
-        InputError: nothing there, or a checkpoint that is damaged or incomplete.
+        InputError: no checkpoint, or one that is damaged or incomplete.
     """
     import transformers
     from transformers import PretrainedConfig
@@ -56,7 +56,7 @@ def load_model(
     name = str(name)
     folder = Path(name)
     if not os.path.isdir(name) and is_repo_id(name):
-        # The configuration first: what is no CLIP model is not downloaded.
+        # The configuration first, so that other models are not downloaded.
         folder = _fetched(name, lambda: fetch_file(name, ["config.json"], revision=revision, token=token)).parent
     try:
         config, _ = PretrainedConfig.get_config_dict(folder)
@@ -65,23 +65,23 @@ def load_model(
         architecture = check_family(config.get("model_type"), config.get("architectures"))
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{name}: {error}") from None
-    # A config.json that holds a list or a number ends in an AttributeError or TypeError.
+    # AttributeError and TypeError: config.json holds a list or a number.
     except (OSError, HFValidationError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{name}: no CLIP checkpoint there ({_one_line(error)})") from None
     if want_text and architecture != "CLIPModel":
-        raise UnsupportedModel(f"{name} is a {architecture} without a text tower; a text model must be a CLIPModel")
+        raise UnsupportedModel(f"{name} is a {architecture} without a text tower: a text model must be a CLIPModel")
     if not os.path.isdir(name):
-        # The very commit that the configuration is of.
+        # The same commit as the configuration.
         folder = _fetched(name, lambda: fetch_snapshot(name, revision=folder.name, token=token))
     if not any(folder.glob("*.safetensors")):
         raise UnsupportedModel(
-            f"{name} has no .safetensors weights; sith-hf unpickles nothing: convert it with save_pretrained"
+            f"{name} has no .safetensors weights and sith-hf unpickles nothing: convert it with save_pretrained"
         )
     try:
         model, report = getattr(transformers, architecture).from_pretrained(
             folder, dtype="auto", use_safetensors=True, output_loading_info=True
         )
-    # Sizes in config.json that make no model end in the last three.
+    # RuntimeError, TypeError and ArithmeticError: impossible sizes in config.json.
     except (
         OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError, TypeError, ArithmeticError
     ) as error:  # fmt: skip
@@ -90,9 +90,9 @@ def load_model(
         missing = sorted(report["missing_keys"])
         raise InputError(
             f"{name}: {len(missing)} tensors of a {architecture} are missing, {missing[0]} first; "
-            "transformers would fill them with random numbers. Fetch the checkpoint again"
+            "transformers would fill them with random numbers. Download the checkpoint again"
         )
-    model.config._name_or_path = name  # not the place in the cache
+    model.config._name_or_path = name  # not the path in the cache
     return LoadedModel(
         model=model.eval(),
         tokenizer=_load_tokenizer(folder) if architecture == "CLIPModel" else None,
@@ -115,9 +115,9 @@ def _load_tokenizer(folder: Path) -> Any | None:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder)
     except (OSError, ValueError, TypeError, KeyError):
-        # A model without one can still be decomposed over a dictionary that is already encoded.
+        # A model without one can be decomposed over an encoded dictionary.
         return None
-    # Where the files are missing, transformers 5 gives a tokenizer that reads every text as unknown tokens.
+    # Without the files, transformers 5 returns a tokenizer that maps every text to unknown tokens.
     return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) else None
 
 

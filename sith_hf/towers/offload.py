@@ -1,4 +1,4 @@
-"""Where the values of a parameter are when ``accelerate`` has offloaded it, to memory or to disk."""
+"""Parameters that ``accelerate`` has offloaded to memory or disk."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from sith_hf.errors import InputError
 
 
 def loader(model: Any, path: str) -> tuple[Any, str]:
-    """What loads an offloaded parameter before it is used: a hook with a ``weights_map``, and the name there.
+    """Return the hook with a ``weights_map`` that loads an offloaded parameter, and the name in that map.
 
     Args:
-        model: the model, or the outermost part of it that is at hand.
+        model: the model or the outermost available module of it.
         path: the parameter's name in it.
 
     Raises:
-        InputError: nothing loads it; it has no values.
+        InputError: no hook loads it, so it has no values.
     """
     parts = path.split(".")
-    # The hook sits on the parameter's own module, or on one around it that is loaded as a whole.
+    # The hook is on the parameter's module, or on a parent that is loaded as a whole.
     for depth in reversed(range(len(parts))):
         hook = getattr(model.get_submodule(".".join(parts[:depth])), "_hf_hook", None)
         for one in getattr(hook, "hooks", (hook,)):
@@ -32,7 +32,7 @@ def loader(model: Any, path: str) -> tuple[Any, str]:
 
 
 def values(model: Any, path: str, parameter: Tensor) -> Tensor:
-    """The parameter at ``path`` itself, or the tensor that stands in for it while the model runs."""
+    """Return the parameter at ``path``, or its offloaded values."""
     if not parameter.is_meta:
         return parameter
     hook, name = loader(model, path)

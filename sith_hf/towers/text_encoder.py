@@ -1,4 +1,4 @@
-"""Texts through a CLIP text tower, at the cost of their own length and not of the longest that the tower takes."""
+"""Encode texts with a CLIP text tower, padded to the longest text in the batch."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ BATCH_TOKENS = 8192
 
 
 def fill_template(texts: Sequence[str], template: str | None) -> list[str]:
-    """Each text put in the place of ``{}`` in ``template``. Raises InputError unless it has just one such place."""
+    """Insert each text into ``template``. Raises InputError unless it has exactly one ``{}``."""
     if template is None:
         return list(texts)
     if template.count("{}") != 1:
         raise InputError(
-            f'a prompt template has one place {{}} for the concept, such as "a photo of a {{}}"; got {template!r}'
+            f'a template must have exactly one {{}} for the concept, such as "a photo of a {{}}"; got {template!r}'
         )
     return [template.replace("{}", text) for text in texts]
 
@@ -41,38 +41,39 @@ def encode_texts(
     job: ResumableJob | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Normalised text embeddings, ``[M, P]`` float32, in the order of ``texts``.
+    """Return normalised text embeddings, ``[M, P]`` float32, in the order of ``texts``.
 
-    Texts are sorted by length and every batch is padded to its own longest only. In CLIP's text tower attention
-    is causal and the embedding is read at the end token, so nothing behind that token matters (METHOD.md sec. 3).
-    A text tower in half precision is computed with in float32.
-    Texts longer than the tower takes are cut at the end, as ``CLIPProcessor`` cuts them.
+    Texts are sorted by length and each batch is padded to its longest text. Attention is causal and the embedding is
+    read at the end token, so padding does not change it (Method, sec. 3). Half-precision text towers run in float32.
+    Longer texts than the tower accepts are truncated, as ``CLIPProcessor`` does.
 
     Args:
         model: a ``CLIPModel``.
         tokenizer: its tokenizer.
         texts: at least one.
         template: a prompt such as ``"a photo of a {}"``.
-        job: keeps finished batches, and shares batches between processes, all of which get the whole result, with
-            the bits that one process alone gives with as many threads.
+        job: stores finished batches and distributes batches over its processes. Every process returns the whole
+            result, with the bits of a single process with as many threads.
         progress: show a bar on stderr.
 
     Raises:
-        InputError: no text, no tokenizer, a template without its place, or an embedding that is not finite.
+        InputError: no text, no tokenizer, a bad template, or an embedding that is not finite.
     """
     if not texts:
-        raise InputError("there is no text to encode; give at least one concept")
+        raise InputError("there is no text to encode: give at least one concept")
     if tokenizer is None:
-        raise InputError("the text model came without a tokenizer; give a folder or Hub id that has one")
+        raise InputError("the text model has no tokenizer: use a folder or Hub id with one")
     longest = model.config.text_config.max_position_embeddings
     tokens = tokenizer(fill_template(texts, template), truncation=True, max_length=longest)["input_ids"]
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     order = sorted(range(len(tokens)), key=lambda i: (len(tokens[i]), i))
     tower, projection = model.text_model, model.text_projection.weight.detach()
     if projection.is_meta:
-        raise InputError("the text tower is offloaded: load the model whole, or name another one with text_model=")
+        raise InputError(
+            "the text tower is offloaded: load the model without offloading, or name another with text_model="
+        )
     if projection.dtype in (torch.bfloat16, torch.float16):
-        # Half precision would blur what tells near concepts apart; the model itself stays as it is.
+        # Half precision would blur the difference of similar concepts. A copy: the model does not change.
         tower, projection = copy.deepcopy(tower).float(), projection.float()
     batches = {f"{number:06d}": batch for number, batch in enumerate(_batches(order, tokens))}
 
@@ -85,7 +86,7 @@ def encode_texts(
             found = normalize(embedding, dim=-1).float().cpu()
         if not torch.isfinite(found).all():
             raise InputError(
-                "the text tower gives embeddings that are not finite: its weights are damaged, fetch them again"
+                "the text tower returns embeddings that are not finite: its weights are damaged, download them again"
             )
         return {"embeddings": found}
 
@@ -99,7 +100,7 @@ def encode_texts(
             total=len(texts),
             desc="encoding concepts",
             unit="concept",
-            disable=not (progress and job.processes.main),
+            disable=not (progress and job.processes.is_main),
         ) as bar:
             for name, part in job.parts("encoding", facts, list(batches), encode):
                 result[batches[name]] = part["embeddings"]
@@ -111,7 +112,7 @@ def encode_texts(
 
 
 def _facts(model: Any, tokens: list[list[int]], padding: int) -> dict[str, Any]:
-    """All that decides what is in the batches."""
+    """Everything that determines the content of the batches."""
     config = json.dumps(model.config.text_config.to_dict(), sort_keys=True, default=str)
     return {
         "texts": hashlib.sha256(json.dumps([padding, tokens]).encode("ascii")).hexdigest(),

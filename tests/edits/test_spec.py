@@ -515,7 +515,7 @@ def test_a_revert_scales_too(spec, weights):
 
 @pytest.mark.parametrize("strength", [math.nan, math.inf, "1", None, 10**400, 1j])
 def test_what_is_no_finite_number_is_no_strength(strength, spec):
-    with pytest.raises(InputError, match="strength is a finite number"):
+    with pytest.raises(InputError, match="strength must be a finite number"):
         spec * strength
     with pytest.raises(InputError, match="finite"):
         spec * 1e308 * 1e308

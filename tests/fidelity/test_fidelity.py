@@ -14,7 +14,7 @@ from scipy.stats import false_discovery_control, kstest
 from torch.nn.functional import normalize
 
 from sith_hf.concepts.dictionary import ConceptDictionary
-from sith_hf.decomposition import measure_explanations
+from sith_hf.decomposition import DecomposeSettings, measure_explanations
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.fidelity import fidelity_table, grid
 from sith_hf.fidelity.null import adjusted, null_directions, null_fidelities, p_values
@@ -82,7 +82,7 @@ class TestTable:
         assert abs(expected - equal) > 1e-4
 
     def test_a_part_of_the_vectors(self, editor, concepts, decomposition):
-        found = fidelity_table(editor.tower, concepts, [COMP], layers=[-1], rank=3, poles="+", draws=9)
+        found = fidelity_table(editor.tower, concepts, [COMP], DecomposeSettings([-1], 3, "+"), draws=9)
         assert (found.layers, found.poles, found.count) == ((2,), ("+",), 12)
         torch.testing.assert_close(
             found.results[0].fidelity[0, ..., 0], decomposition.fidelity[2, :, :3, 0], atol=1e-5, rtol=0
@@ -120,14 +120,14 @@ class TestTable:
             assert all(row["q"] >= row["p"] for row in part)
 
     def test_lasso_is_among_the_methods(self, editor, concepts):
-        found = fidelity_table(editor.tower, concepts, grid(("lasso",), (3,)), layers=[0], rank=2, draws=5)
+        found = fidelity_table(editor.tower, concepts, grid(("lasso",), (3,)), DecomposeSettings([0], 2), draws=5)
         assert 0 < found.summary(found.results[0])["fidelity"] < 1
 
     def test_lasso_without_scikit_learn_names_its_extra(self, editor, concepts, monkeypatch):
         for name in ("sklearn", "sklearn.exceptions", "sklearn.linear_model"):
             monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(MissingExtra, match="lasso"):
-            fidelity_table(editor.tower, concepts, grid(("lasso",), (3,)), layers=[0], rank=1, null=None)
+            fidelity_table(editor.tower, concepts, grid(("lasso",), (3,)), DecomposeSettings([0], 1), null=None)
 
 
 class TestNullDirections:
@@ -248,16 +248,15 @@ class TestBadInput:
         [
             ({"pursuits": grid(("omp",), (5, 50))}, "dictionary of at least as many; this one has 35"),
             ({"pursuits": []}, "nothing to compare"),
-            ({"poles": "-"}, "poles"),
             ({"weight": "loud"}, "equal, energy"),
             ({"null": "nothing"}, "residual, head"),
             ({"draws": 0}, "draws"),
             ({"seed": -1}, "seed"),
             ({"level": 0.0}, "level"),
             ({"level": float("nan")}, "level"),
-            ({"layers": [7]}, "layer 7"),
-            ({"rank": 9}, "rank"),
-            ({"image_mean": torch.ones(24)}, "image_mean"),
+            ({"settings": DecomposeSettings([7])}, "layer 7"),
+            ({"settings": DecomposeSettings(rank=9)}, "rank"),
+            ({"settings": DecomposeSettings(image_mean=torch.ones(24))}, "image_mean"),
         ],
     )
     def test_it_is_refused(self, editor, concepts, options, complaint):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sith_hf.errors import InputError, OutputError, TryAgain
+from sith_hf.errors import InputError, OutputError, TemporaryError
 from sith_hf.files import artifact as artifacts
 from sith_hf.files import resumable as job
 from sith_hf.files.resumable import FACTS, LOCK, SUFFIX, ResumableJob
@@ -414,7 +414,7 @@ def test_a_file_in_the_place_of_the_work_folder_is_named(tmp_path):
     assert (tmp_path / "out.work").read_text() == "mine"
 
 
-@pytest.mark.parametrize(("error", "kept"), [(TryAgain("no memory"), True), (InputError("of no use"), False)])
+@pytest.mark.parametrize(("error", "kept"), [(TemporaryError("no memory"), True), (InputError("of no use"), False)])
 def test_what_may_pass_keeps_the_parts(tmp_path, error, kept):
     def fail_after_a_part():
         with ResumableJob.beside(tmp_path / "out") as ours:

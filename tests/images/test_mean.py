@@ -175,7 +175,7 @@ def test_what_is_no_mean_is_refused(mean, tmp_path):
             read_image_mean(tmp_path / name)
     long = ImageMean(mean.image_mean * 100, mean.count, mean.skipped, mean.base, mean.source, mean.images_sha256)
     long.save_pretrained(tmp_path / "long")
-    with pytest.raises(ArtifactError, match="no mean"):
+    with pytest.raises(ArtifactError, match="not a mean"):
         read_image_mean(tmp_path / "long")
 
 

@@ -65,7 +65,7 @@ def test_a_recipe_is_frozen() -> None:
         ("1: t\n", "a key is a text"),
         ("title: &a [x]\nedits: *a\n", "references"),
         ("title: !!python/object/apply:os.system [id]\nedits: []\n", "not YAML"),
-        ("title: t\nedits: 2020-01-01\n", "neither"),
+        ("title: t\nedits: 2020-01-01\n", "may hold only"),
         ("title: t\ndecompose: {poles: both}\nedits: [{concepts: [a]}]\n", "decompose.poles"),
         ("title: t\ndictionary: {texts: [a], file: b}\nedits: [{concepts: [a]}]\n", "one source"),
         ("title: t\ndictionary: {dataset: a}\nedits: [{concepts: [a]}]\n", "go together"),

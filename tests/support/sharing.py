@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sith_hf import cli
-from sith_hf.core.distributed import Processes, join, quiet_others
+from sith_hf.core.distributed import Processes, join_processes, silence_other_ranks
 from sith_hf.errors import InputError, MissingExtra, SithError
 from sith_hf.files import ResumableJob
 from sith_hf.images import Data, mean_of_images
@@ -35,11 +35,11 @@ def failing(processes: Processes, index: int, error: Exception) -> list[str]:
     """What each process raises when one of them fails."""
 
     def do() -> None:
-        if processes.index == index:
+        if processes.rank == index:
             raise error
 
     try:
-        processes.together(do)
+        processes.all_gather(do)
     except Exception as raised:
         return [type(raised).__name__, str(raised).splitlines()[-1]]
     return []
@@ -48,24 +48,24 @@ def failing(processes: Processes, index: int, error: Exception) -> list[str]:
 def main() -> None:
     """``python -m tests.support.sharing FOLDER``, under a launcher."""
     folder = Path(sys.argv[1])
-    quiet_others()
-    processes = join()
-    found: dict[str, Any] = {"number": processes.number, "joined again": join() == processes}
+    silence_other_ranks()
+    processes = join_processes()
+    found: dict[str, Any] = {"number": processes.world_size, "joined again": join_processes() == processes}
 
     def keep() -> None:
-        (folder / f"found-{processes.index}.json").write_text(json.dumps(found))
+        (folder / f"found-{processes.rank}.json").write_text(json.dumps(found))
 
-    found["together"] = processes.together(lambda: processes.index * 10)
-    found["on main"] = processes.on_main(lambda: f"from {processes.index}")
+    found["together"] = processes.all_gather(lambda: processes.rank * 10)
+    found["on main"] = processes.on_main(lambda: f"from {processes.rank}")
     found["ours"] = failing(processes, 1, InputError("a bad thing"))
     found["extra"] = failing(processes, 1, MissingExtra("sklearn", "lasso"))
     found["unexpected"] = failing(processes, 1, Cut("a bug"))
     found["on main only"] = failing(processes, 0, InputError("a bad thing"))
-    found["after that"] = processes.together(lambda: processes.index)
+    found["after that"] = processes.all_gather(lambda: processes.rank)
 
     torch.set_num_threads(1)
     encoding.BATCH_TOKENS, decompose.ROWS, averaging.BATCHES = 60, 32, 2
-    editor, concepts = tiny_editor(folder / f"tokenizer-{processes.index}"), tiny_concepts()
+    editor, concepts = tiny_editor(folder / f"tokenizer-{processes.rank}"), tiny_concepts()
     made: list[str] = []
     shared = ResumableJob(None, processes)
     real = ResumableJob.parts
@@ -107,13 +107,13 @@ def main() -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
-    if processes.main:
+    if processes.is_main:
         os.fsync = full
     found["full disk"] = _raised(lambda: _whole(editor, concepts, folder / "full", processes))
     os.fsync = fsync
     keep()
 
-    if not processes.main:
+    if not processes.is_main:
         svd, calls = torch.linalg.svd, [0]
 
         def deadly(*arguments: Any, **options: Any) -> Any:

@@ -8,8 +8,7 @@ from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionMod
 
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
-from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
-from sith_hf.pursuit.pursuit import Pursuit
+from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.clip import AttentionLayer, read_tower
 from tests.support import tiny
 
@@ -31,13 +30,6 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tiny.save_clip(tmp_path_factory.mktemp("towers") / "clip", seed=1)
-
-
-def concepts(size=24, seed=0):
-    """A dictionary with embeddings of its own, for models without a text tower."""
-    generator = torch.Generator().manual_seed(seed)
-    embeddings = torch.nn.functional.normalize(torch.randn(len(TEXTS), size, generator=generator), dim=1)
-    return ConceptDictionary(texts=tuple(TEXTS), embeddings=embeddings, encoder="none", encoder_sha256="0")
 
 
 def snapshot(model):
@@ -223,28 +215,7 @@ def test_weights_are_never_changed(clip, tokenizer, folder, tmp_path):
     assert changed(before, snapshot(clip)) == []
 
 
-def test_weights_come_back_after_an_exception(clip, tokenizer):
-    editor = SithEditor.from_model(clip, tokenizer)
-    editor.decompose(ConceptDictionary.from_texts(TEXTS))
-    spec, before = editor.edit().vectors(3.0, layers=[1]).spec, snapshot(clip)
-    with pytest.raises(KeyboardInterrupt), editor.applied(spec):
-        raise KeyboardInterrupt
-    assert changed(before, snapshot(clip)) == []
-
-
-def test_an_edit_within_an_edit_is_refused_and_both_come_off(clip, tokenizer):
-    editor = SithEditor.from_model(clip, tokenizer)
-    editor.decompose(ConceptDictionary.from_texts(TEXTS))
-    spec, before = editor.edit().vectors(3.0, layers=[1]).spec, snapshot(clip)
-    with editor.applied(spec):
-        edited = snapshot(clip)
-        with pytest.raises(BaseMismatch, match="has other values"), editor.applied(spec):
-            pass
-        assert changed(edited, snapshot(clip)) == []
-    assert changed(before, snapshot(clip)) == []
-
-
-# --- the joint space, against METHOD.md sec. 3 and 5 written out in float64
+# --- the joint space, against Method, sec. 3 and 5 written out in float64
 
 
 def literal_to_joint(model, directions, mean):
@@ -305,7 +276,7 @@ def test_joint_space_agrees_with_the_model(clip):
 
 @pytest.mark.parametrize("projection_dim", [24, 48])
 @pytest.mark.parametrize("deficient", [False, True])
-def test_rebuildable_is_the_part_inside_the_row_space(projection_dim, deficient):
+def test_projected_norm_is_the_part_inside_the_row_space(projection_dim, deficient):
     model = tiny.clip_model(seed=5, projection_dim=projection_dim)
     if deficient:
         with torch.no_grad():
@@ -330,41 +301,17 @@ def test_rebuildable_is_the_part_inside_the_row_space(projection_dim, deficient)
     ("mean", "said"),
     [
         (directions(24) * 1.0001, "shorter than 1"),
-        (torch.ones(24), "shorter than 1"),
         (torch.full((24,), float("nan")), "finite"),
-        (torch.full((24,), float("inf")), "finite"),
-        (torch.zeros(23), "length 24"),
         (torch.zeros(32), "length 24"),
         (torch.zeros(1, 24), "length 24"),
-        (torch.tensor(0.1), "length 24"),
+        (torch.zeros(24, dtype=torch.long), "floating-point"),
     ],
 )
 def test_refused_image_mean(clip, mean, said):
-    editor, encoded = SithEditor.from_model(clip), concepts()
-    for call in (
-        lambda: editor.tower.to_joint(directions(2, 32), mean),
-        lambda: editor.tower.from_joint(directions(2, 24), mean),
-        lambda: decomposed(clip, encoded, image_mean=mean),
-    ):
+    tower = read_tower(clip)
+    for call in (lambda: tower.to_joint(directions(2, 32), mean), lambda: tower.from_joint(directions(2, 24), mean)):
         with pytest.raises(InputError, match=said):
             call()
-
-
-def decomposed(model, encoded, companion=None, **options):
-    from sith_hf.decomposition.decompose import decompose
-
-    return decompose(read_tower(model, companion), encoded, **options)
-
-
-def test_image_mean_is_recorded(clip):
-    without = decomposed(clip, concepts())
-    mean = directions(24).float() * 0.5
-    with_mean = decomposed(clip, concepts(), image_mean=mean)
-    assert (without.settings["image_mean"], with_mean.settings["image_mean"]) == (False, True)
-    assert torch.equal(without.image_mean, torch.zeros(24))
-    assert torch.equal(with_mean.image_mean, mean)
-    assert torch.equal(without.write, with_mean.write)
-    assert not torch.equal(without.weight, with_mean.weight)
 
 
 # --- companions
@@ -435,21 +382,11 @@ def test_refused_companions(clip, folder, tokenizer, tmp_path):
         SithEditor.from_pretrained(tmp_path / "vision", text_model=tmp_path / "wide")
     with pytest.raises(UnsupportedModel, match="without a text tower"):
         SithEditor.from_pretrained(tmp_path / "vision", text_model=tmp_path / "vision")
-    # A joint space of another size is told when the dictionary meets it.
+    # A joint space of another size is found when the dictionary is used.
     other = tiny.clip_model(seed=8, projection_dim=20)
     editor = SithEditor.from_model(tiny.projected_vision_model(), tokenizer, text_model=other)
     with pytest.raises(InputError, match="size 20, this model's joint space has size 24"):
         editor.decompose(ConceptDictionary.from_texts(TEXTS))
-
-
-def test_a_dictionary_of_another_text_tower_is_refused(clip, tokenizer):
-    editor = SithEditor.from_model(clip, tokenizer)
-    other = tiny.clip_model(seed=2)
-    foreign = ConceptDictionary.from_texts(TEXTS).encode(other, tokenizer, "other")
-    with pytest.raises(InputError, match="encoded by other"):
-        editor.decompose(foreign)
-    own = ConceptDictionary.from_texts(TEXTS).encode(clip, tokenizer, "own")
-    assert editor.decompose(own).settings["encoder"] == "own"
 
 
 # --- bad models and numbers
@@ -471,11 +408,10 @@ NAN_PLACES = [
 
 
 @pytest.mark.parametrize("key", NAN_PLACES)
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_refused_weights(key, bad):
+def test_refused_weights(key):
     model = tiny.clip_model(seed=1)
     with torch.no_grad():
-        model.get_parameter(key).view(-1)[5] = bad
+        model.get_parameter(key).view(-1)[5] = float("nan") if "bias" in key else float("inf")
     with pytest.raises(InputError, match=key.removeprefix("vision_model.").replace(".", r"\.") + " holds NaN"):
         SithEditor.from_model(model)
 
@@ -491,48 +427,18 @@ def test_layers_resolve(clip, layers, resolved):
 @pytest.mark.parametrize(
     ("layers", "said"),
     [
-        ([3], "layer 3 is not in this tower: it has layers 0 to 2"),
-        ([-4], "layer -4 is not"),
-        ([10**30], "is not in this tower"),
-        ([True], "whole number; got True"),
-        ([1.0], r"whole number; got 1\.0"),
-        (["1"], "whole number; got '1'"),
-        ([None], "whole number; got None"),
-        (3, "a list of whole numbers; got 3"),
-        ([1, 1], "name a layer twice"),
-        ([2, -1], "name a layer twice"),
-        ([], "no layer is named"),
+        ([3], "layer 3 does not exist: this tower has layers 0-2. Use -1"),
+        ([-4], "layer -4 does not exist"),
+        ([True], "integer; got True"),
+        ([1.0], r"integer; got 1\.0"),
+        (["1"], "integer; got '1'"),
+        ([None], "integer; got None"),
+        (3, "a list of integers; got 3"),
+        ([1, 1], "contain a layer twice"),
+        ([2, -1], "contain a layer twice"),
+        ([], "layers is empty"),
     ],
 )
 def test_refused_layers(clip, layers, said):
     with pytest.raises(InputError, match=said):
         read_tower(clip).resolve_layers(layers)
-    with pytest.raises(InputError, match=said):
-        decomposed(clip, concepts(), layers=layers)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"rank": 0}, "between 1 and the head size 8"),
-        ({"rank": 9}, "between 1 and the head size 8"),
-        ({"poles": "-"}, "poles is"),
-        ({"poles": "+-+"}, "poles is"),
-        ({"poles": ""}, "poles is"),
-        ({"pursuit": Pursuit(sparsity=10)}, "10 atoms needs a dictionary of at least as many, got 9"),
-    ],
-)
-def test_refused_settings(clip, options, said):
-    with pytest.raises(InputError, match=said):
-        decomposed(clip, concepts(), **options)
-
-
-def test_rank_and_layers_select(clip):
-    whole = decomposed(clip, concepts())
-    part = decomposed(clip, concepts(), layers=[-1, 0], rank=3, poles="+")
-    assert part.layers == (0, 2)
-    for name in ("singular_values", "write", "read", "ceiling"):
-        assert torch.equal(getattr(part, name), getattr(whole, name)[[0, 2], :, :3]), name
-    assert torch.equal(part.energy, whole.energy[[0, 2]])  # the energy is the head's, not the kept part's
-    assert torch.equal(part.weight, whole.weight[[0, 2], :, :3, :1])
-    assert part.poles == ("+",)

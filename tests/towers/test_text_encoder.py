@@ -46,7 +46,7 @@ def padded_to_the_full_length(model, tokenizer, texts):
 
 @pytest.mark.parametrize("make", [clip_model, legacy_model], ids=["eos 513", "legacy eos 2"])
 @pytest.mark.parametrize("pad", ["<|endoftext|>", "!"], ids=["pad = eos", "pad != eos"])
-@pytest.mark.parametrize("batch_tokens", [60, 500, 8192])
+@pytest.mark.parametrize("batch_tokens", [60, 8192])
 def test_equals_padding_to_the_full_length(make, pad, batch_tokens, tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, "BATCH_TOKENS", batch_tokens)
     model, tokenizer = make(), byte_tokenizer(tmp_path)
@@ -111,30 +111,24 @@ def test_template(model, tokenizer):
     assert not torch.allclose(encode_texts(model, tokenizer, ["bird", "car"]), filled, atol=1e-3)
 
 
-def test_template_takes_texts_as_they_are():
-    assert fill_template(["{}", "{0}", "a{b}", "%s", "\\1"], "x {} y") == [
-        "x {} y",
-        "x {0} y",
-        "x a{b} y",
-        "x %s y",
-        "x \\1 y",
-    ]
+def test_template_takes_texts_literally():
+    assert fill_template(["{}", "a{b}", "%s", "\\1"], "x {} y") == ["x {} y", "x a{b} y", "x %s y", "x \\1 y"]
     assert fill_template(["a"], None) == ["a"]
     assert fill_template(["a"], "{0} {x} {}") == ["{0} {x} a"]
 
 
-@pytest.mark.parametrize("template", ["", "a photo", "{} and {}", "{0}", "{ }"])
+@pytest.mark.parametrize("template", ["a photo", "{} and {}", "{0}"])
 def test_a_template_without_its_one_place_is_refused(template, model, tokenizer):
-    with pytest.raises(InputError, match="one place"):
+    with pytest.raises(InputError, match="exactly one"):
         fill_template(["a"], template)
-    with pytest.raises(InputError, match="one place"):
+    with pytest.raises(InputError, match="exactly one"):
         encode_texts(model, tokenizer, ["a"], template)
 
 
 def test_no_text_and_no_tokenizer_are_refused(model, tokenizer):
     with pytest.raises(InputError, match="no text"):
         encode_texts(model, tokenizer, [])
-    with pytest.raises(InputError, match="without a tokenizer"):
+    with pytest.raises(InputError, match="has no tokenizer"):
         encode_texts(model, None, ["a"])
 
 

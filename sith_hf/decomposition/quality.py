@@ -1,0 +1,76 @@
+"""Fidelity and coherence: how good the explanations of some directions are (Method, sec. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sith_hf.pursuit import Atoms, Pursuit, SparseCode, as_atoms
+from sith_hf.towers import VisionTower
+
+
+@dataclass(frozen=True, eq=False)
+class Quality:
+    """The quality of the explanations of some directions (Method, sec. 5).
+
+    Attributes:
+        fidelity: ``[...]`` float32, -1 to 1: the cosine between each direction and its reconstruction.
+        coherence: ``[...]`` float32: the mean pairwise cosine of the concepts' centred embeddings; 1 for a single one.
+    """
+
+    fidelity: Tensor
+    coherence: Tensor
+
+
+def measure_explanations(
+    tower: VisionTower,
+    atoms: Tensor,
+    directions: Tensor,
+    pursuit: Pursuit,
+    image_mean: Tensor | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Quality:
+    """Explain directions and return the quality of the explanations.
+
+    Args:
+        tower: the tower of the directions.
+        atoms: ``[M, P]`` float32, the dictionary's centred unit rows.
+        directions: ``[..., D]`` float64, unit length.
+        pursuit: the sparse coder.
+        image_mean: mu, ``[P]``; zero when None.
+        progress: called with the number of directions explained since the last call.
+
+    Raises:
+        InputError: as for :class:`sith_hf.pursuit.Pursuit`.
+    """
+    joint = tower.to_joint(directions, image_mean).flatten(0, -2).float()
+    return quality_of(tower, atoms, directions, pursuit(joint, atoms, progress), image_mean)
+
+
+def quality_of(
+    tower: VisionTower, atoms: Tensor | Atoms, directions: Tensor, code: SparseCode, image_mean: Tensor | None = None
+) -> Quality:
+    """Return the quality of given explanations: row n of ``code`` explains the n-th direction.
+
+    Other arguments as for :func:`measure_explanations`.
+    """
+    shape = directions.shape[:-1]
+    rebuilt = tower.from_joint(code.reconstruct(atoms).double(), image_mean).reshape(directions.shape)
+    # Rounding must not push a cosine beyond 1.
+    fidelity = (rebuilt * directions).sum(dim=-1).clamp(-1, 1)
+    coherence = _mean_cosine(as_atoms(atoms), code.index, code.weight).reshape(shape)
+    return Quality(fidelity.to(torch.float32), coherence.to(torch.float32))
+
+
+def _mean_cosine(atoms: Atoms, index: Tensor, weight: Tensor) -> Tensor:
+    """The mean pairwise cosine of each row's concepts of positive weight, ``[N]``; 1 for a single concept."""
+    present = ((index >= 0) & (weight > 0)).to(atoms.dtype)
+    chosen = normalize(atoms.rows(index.clamp(min=0)), dim=-1) * present.unsqueeze(-1)
+    count = present.sum(dim=-1)
+    pairs = count * (count - 1)
+    total = chosen.sum(dim=1).square().sum(dim=-1) - count
+    return torch.where(pairs > 0, total / pairs.clamp(min=1), 1.0)

@@ -1,0 +1,110 @@
+"""``DecomposeSettings``: which singular vectors are explained, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sith_hf.core.validation import whole_number, whole_numbers
+from sith_hf.errors import InputError
+from sith_hf.pursuit import Pursuit
+from sith_hf.towers import VisionTower, check_mean
+
+
+@dataclass(frozen=True, eq=False)
+class DecomposeSettings:
+    """The settings of a decomposition; values that fit no tower are an InputError.
+
+    Example::
+
+        settings = DecomposeSettings(layers=[-4, -3, -2, -1], pursuit=Pursuit(sparsity=10))
+    """
+
+    layers: Iterable[int] | None = None
+    """Layer numbers, negative ones from the last; all layers when None."""
+
+    rank: int | None = None
+    """Singular vectors kept per head; all when None."""
+
+    poles: str = "+-"
+    """The poles to explain: ``"+-"``, or ``"+"`` as in the paper."""
+
+    pursuit: Pursuit = field(default_factory=Pursuit)
+    """The sparse coder."""
+
+    fold: bool = True
+    """Whether to fold the layer norm into the read directions."""
+
+    centre: bool | None = None
+    """Whether to drop the all-ones direction; as ``fold`` when None."""
+
+    image_mean: Tensor | None = None
+    """mu, ``[P]``, the mean of normalised image embeddings; zero when None."""
+
+    def __post_init__(self) -> None:
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(whole_numbers(self.layers, "layers")))
+        if self.rank is not None:
+            whole_number(self.rank, "rank", least=1)
+        if self.poles not in ("+-", "+"):
+            raise InputError(f'poles must be "+-" or "+"; got {self.poles!r}')
+        if not isinstance(self.pursuit, Pursuit):
+            raise InputError(f"pursuit must be a Pursuit; got {self.pursuit!r}")
+
+    def override(self, **changes: Any) -> DecomposeSettings:
+        """Return a copy with some fields changed. Raises InputError for an unknown field."""
+        known = [item.name for item in fields(self)]
+        for name in changes:
+            if name not in known:
+                raise InputError(f"unknown setting {name!r} of decompose; the settings are {', '.join(known)}")
+        return replace(self, **changes)
+
+    def check(self, tower: VisionTower, concepts: int | None = None) -> tuple[int, ...]:
+        """Return the layer numbers, ascending, if these settings fit a tower.
+
+        Args:
+            tower: what to decompose.
+            concepts: M, the size of the dictionary, if known.
+
+        Raises:
+            InputError: a tower without projection, a layer or rank out of range, an image mean of another size, or
+                fewer concepts than an explanation has.
+        """
+        numbers = tower.resolve_layers(self.layers)
+        projection = tower.require_projection()
+        head_size = tower.hidden_size // tower.num_heads
+        if self.rank is not None and self.rank > head_size:
+            raise InputError(f"rank must be between 1 and the head size {head_size}; got {self.rank}")
+        if self.image_mean is not None:
+            check_mean(self.image_mean, projection)
+        sparsity = self.pursuit.sparsity
+        if concepts is not None and concepts < sparsity:
+            raise InputError(
+                f"an explanation of {sparsity} concepts needs at least {sparsity} in the dictionary; got {concepts}"
+            )
+        return numbers
+
+    @property
+    def centred(self) -> bool:
+        """``centre``, or ``fold`` where that is None."""
+        return self.fold if self.centre is None else self.centre
+
+    @property
+    def signs(self) -> Tensor:
+        """The sign of each pole, ``[poles]`` float64."""
+        return torch.tensor([1.0 if pole == "+" else -1.0 for pole in self.poles], dtype=torch.float64)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings that a decomposition stores; of the image mean only whether there is one."""
+        return {
+            "fold": self.fold,
+            "centre": self.centred,
+            "image_mean": self.image_mean is not None,
+            "method": self.pursuit.method,
+            "sparsity": self.pursuit.sparsity,
+            "coherence_weight": self.pursuit.coherence_weight,
+        }
