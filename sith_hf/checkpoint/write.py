@@ -106,7 +106,7 @@ def save_edited(
     if not any(changed.values()):
         raise InputError("the edit changes nothing: every change is lost in the rounding of the checkpoint's dtype")
     record = replace(spec, edited_sha256=sha256)
-    with new_folder(checkpoint.folder, Path(target), overwrite) as folder:
+    with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite) as folder:
         _copy(checkpoint, folder, edited, progress)
         _copy_tree(checkpoint.folder / SITH, folder / SITH / "base")
         record.save_pretrained(folder / SITH)
@@ -142,7 +142,7 @@ def revert(
     restored = EditedTensors(checkpoint, spec.inverse())
     changed, sha256 = restored.survey()
     earlier = _earlier_spec(checkpoint, spec, sha256)
-    with new_folder(checkpoint.folder, Path(target), overwrite) as folder:
+    with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite) as folder:
         _copy(checkpoint, folder, restored, progress)
         _copy_tree(checkpoint.folder / SITH / "base", folder / SITH)
         if earlier is not None:

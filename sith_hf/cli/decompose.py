@@ -77,7 +77,7 @@ def decompose(
 
     from sith_hf.decomposition import check_settings
     from sith_hf.editor import SithEditor
-    from sith_hf.files import ResumableJob, staged
+    from sith_hf.files import ResumableJob, new_folder
     from sith_hf.pursuit import ROWS, Pursuit
     from sith_hf.towers import read_image_mean
 
@@ -103,7 +103,7 @@ def decompose(
         )
 
         def write() -> str:
-            with staged(output) as folder:
+            with new_folder(output, keep_others=True) as folder:
                 encoded.save_pretrained(folder)
                 return str(output / result.save_pretrained(folder).name)
 

@@ -20,20 +20,18 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import text_tower_sha256, texts_sha256
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files import (
-    DTYPES,
     FileBackedRows,
     Layout,
     ResumableJob,
+    RowBlocks,
     json_texts,
     library_versions,
     read_artifact,
-    read_beside,
+    read_file_backed,
     require,
-    stored_dtype,
     text_tensors,
     texts_of,
     write_artifact,
-    write_beside,
 )
 from sith_hf.hub import Pushable, find_artifact
 from sith_hf.pursuit import READ, Atoms, CentredAtoms, TensorAtoms, total
@@ -64,6 +62,7 @@ DICTIONARY_LAYOUT = Layout(
         "libraries": dict,
     },
     repo_type="dataset",
+    rounded=("embeddings",),
 )
 
 
@@ -260,7 +259,7 @@ class ConceptDictionary(Pushable):
             InputError: another dtype, or a dictionary that is not encoded.
             OutputError: the file could not be written.
         """
-        if dtype not in DTYPES.values():
+        if dtype not in ROUNDED:
             raise InputError(f"a dictionary is stored as float32, float16 or bfloat16; got {dtype}")
         data = {
             "encoder": self.encoder,
@@ -270,10 +269,9 @@ class ConceptDictionary(Pushable):
             "categories": None if self.categories is None else list(self.categories),
             "libraries": library_versions(),
         }
-        embeddings, texts = self._encoded(), text_tensors(self.texts)
-        if embeddings.nbytes > IN_MEMORY:
-            return write_beside(folder, _layout(dtype), texts, data, "embeddings", self.rows)
-        return write_artifact(folder, _layout(dtype), {"embeddings": embeddings.to(dtype), **texts}, data)
+        tensors: dict[str, Tensor | RowBlocks] = {"embeddings": RowBlocks(self.rows, dtype)}
+        tensors |= text_tensors(self.texts)
+        return write_artifact(folder, DICTIONARY_LAYOUT, tensors, data)
 
     @classmethod
     def from_pretrained(
@@ -295,17 +293,16 @@ class ConceptDictionary(Pushable):
             ArtifactError: the file is missing, damaged or not ours; embeddings that are not finite or of unit length.
         """
         path = find_artifact(name_or_path, DICTIONARY_LAYOUT, revision, token)
-        dtype = stored_dtype(path, "embeddings") or torch.float32
-        if in_memory is None:
-            in_memory = path.stat().st_size <= IN_MEMORY
-        stored = None if in_memory else FileBackedRows.open(path, "embeddings")
-        read = read_artifact(path, _layout(dtype)) if in_memory else read_beside(path, _layout(dtype), "embeddings")
-        tensors, data = read
+        stored: FileBackedRows | None = None
+        if path.stat().st_size <= IN_MEMORY if in_memory is None else in_memory:
+            tensors, data = read_artifact(path, DICTIONARY_LAYOUT)
+        else:
+            tensors, data, stored = read_file_backed(path, DICTIONARY_LAYOUT, "embeddings")
         texts, embeddings = texts_of(tensors, path), tensors["embeddings"]
         categories = None if data["categories"] is None else json_texts(data["categories"], f"{path}: categories")
         require(len(texts) == len(embeddings) >= 2, path, "texts and embeddings differ in number")
         require(categories is None or len(categories) == len(texts), path, "texts and categories differ in number")
-        _look_through(stored or TensorAtoms(embeddings), ROUNDED[dtype], path)
+        _look_through(stored or TensorAtoms(embeddings), ROUNDED[embeddings.dtype], path)
         try:
             fill_template([], data["template"])
         except InputError as error:
@@ -321,10 +318,6 @@ class ConceptDictionary(Pushable):
         )
         require(result.sha256 == data["texts_sha256"], path, "the texts are not the ones that were saved")
         return result
-
-
-def _layout(dtype: torch.dtype) -> Layout:
-    return replace(DICTIONARY_LAYOUT, tensors={**DICTIONARY_LAYOUT.tensors, "embeddings": (dtype, "M P")})
 
 
 def _look_through(embeddings: Atoms, tolerance: float, path: Path) -> None:

@@ -113,7 +113,7 @@ def run_recipe(
     editor = open_base(plan.base, home, token=token)
     base = locate(editor.loaded.folder or editor.loaded.name, editor.loaded.revision, token)
 
-    with ResumableJob.beside(target) as kept, new_folder(base, target, overwrite) as work:
+    with ResumableJob.beside(target) as kept, new_folder(target, source=base, overwrite=overwrite) as work:
         concepts, decomposition = decompose_with(plan, editor, home, job=kept, progress=progress)
         chosen = choose(
             plan,

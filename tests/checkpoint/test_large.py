@@ -405,7 +405,7 @@ INSIDE = """
 import sys
 from pathlib import Path
 from sith_hf.files.atomic import new_folder
-with new_folder(Path("/no/source"), Path(sys.argv[1]), True) as work:
+with new_folder(Path(sys.argv[1]), overwrite=True) as work:
     (work / "half.txt").write_text("half")
     print("here", flush=True)
     sys.stdin.read()
@@ -420,7 +420,7 @@ def rename(old, new):
     print("here", flush=True)
     sys.stdin.read()
 os.rename = rename
-with new_folder(Path("/no/source"), Path(sys.argv[1]), True) as work:
+with new_folder(Path(sys.argv[1]), overwrite=True) as work:
     (work / "new.txt").write_text("new")
 """
 
