@@ -35,7 +35,8 @@ _NEW, _OLD, _LOCK = "new", "old", "lock"
 _LEFT_OVER = 24 * 3600.0
 # Of renameat2(2).
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-# The answers of a file system that cannot sync a folder.
+# The answers of file systems that have no locks, and that cannot sync a folder.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
@@ -201,11 +202,11 @@ def _working_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
             lock = hold(folder / _LOCK)
         except (Timeout, FileNotFoundError):
             continue  # another process swept it before it was locked
-        except OSError:
-            (folder / _LOCK).unlink(missing_ok=True)  # without locks, its age alone says that it is left over
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        except BaseException as error:
+            if not isinstance(error, OSError) or error.errno not in _NO_LOCKS:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            (folder / _LOCK).unlink(missing_ok=True)  # its age alone then says that it is left over
         break
     try:
         yield folder

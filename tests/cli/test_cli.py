@@ -524,7 +524,7 @@ class TestInterrupted:
         assert ran.err.rstrip().endswith("Stopped. Nothing was left half-written.")
         assert not (tmp_path / "out").exists()
 
-    @pytest.mark.parametrize("place", [(os, "replace"), (os, "fsync"), (os, "fchmod")], ids=lambda place: place[1])
+    @pytest.mark.parametrize("place", [(os, "replace"), (os, "fsync"), (Path, "mkdir")], ids=lambda place: place[1])
     @pytest.mark.parametrize(
         "error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=["stop", "full"]
     )

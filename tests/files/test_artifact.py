@@ -290,7 +290,7 @@ def test_any_flipped_bit_is_refused(kind, contents, tmp_path):
     path = tmp_path / "file.safetensors"
     for at, flipped in flips(content, 500):
         path.write_bytes(flipped)
-        with pytest.raises(ArtifactError, match="file.safetensors"):
+        with pytest.raises(ArtifactError, match=r"file\.safetensors"):
             pytest.fail(f"byte {at} of {len(content)}: {READERS[kind](path)!r}")
 
 

@@ -189,12 +189,15 @@ def test_what_is_refused_later_costs_no_part(tmp_path):
     def refuses(name):
         raise InputError("of no use")
 
-    with pytest.raises(InputError, match="chooses nothing"), ResumableJob.beside(output) as job:
-        list(job.parts("job", FACTS_GIVEN, NAMES, make([])))
-        raise InputError("chooses nothing")
-    with pytest.raises(InputError, match="of no use"), ResumableJob.beside(output) as job:
-        assert len(list(job.parts("job", FACTS_GIVEN, NAMES, make([])))) == 3
-        list(job.parts("next", {}, NAMES, refuses))
+    def run(then):
+        with ResumableJob.beside(output) as job:
+            assert len(list(job.parts("job", FACTS_GIVEN, NAMES, make([])))) == 3
+            list(then(job))
+
+    with pytest.raises(InputError, match="of no use"):
+        run(lambda job: refuses("a rule"))
+    with pytest.raises(InputError, match="of no use"):
+        run(lambda job: job.parts("next", {}, NAMES, refuses))
     assert resumed(output) == []
 
 
