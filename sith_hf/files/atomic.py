@@ -77,13 +77,13 @@ def new_folder(
         InputError: the target is a file, in use without ``overwrite``, or overlaps the source.
         OutputError: writing failed.
     """
-    try:
-        there, here = target.resolve(), None if source is None else source.resolve()
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{target} is no place for a folder ({error}); name another") from None
-    if here is not None and (here == there or here in there.parents or there in here.parents):
-        raise InputError(f"{target} and the source {source} overlap; write into another folder")
     with _output(target):
+        try:
+            there, here = target.resolve(), None if source is None else source.resolve()
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{target} is no place for a folder ({error}); name another") from None
+        if here is not None and (here == there or here in there.parents or there in here.parents):
+            raise InputError(f"{target} and the source {source} overlap; write into another folder")
         if (target.is_symlink() and not keep_others) or (target.exists() and not target.is_dir()):
             raise InputError(f"{target} exists and is not a folder; name a new one")
         sweep(there.parent)  # what a killed run was replacing comes back

@@ -19,8 +19,7 @@ import torch
 
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
-from sith_hf.files import new_folder
-from sith_hf.files import resumable
+from sith_hf.files import new_folder, resumable
 from sith_hf.towers import text_encoder as encoding
 from sith_hf.towers.image_mean import ImageMean
 from tests.support.made import tiny_concepts, tiny_editor
