@@ -74,7 +74,7 @@ def history(folder: Path) -> tuple[EditSpec, ...]:
 def save_edited(
     source: str | Path, spec: EditSpec, target: str | Path, *, overwrite: bool = False, progress: bool = False
 ) -> SavedCheckpoint:
-    """Write a copy of the checkpoint ``source`` with ``spec`` written in (METHOD.md sec. 6).
+    """Write a copy of the checkpoint ``source`` with ``spec`` written in (Method, sec. 6).
 
     Only the ``out_proj`` weights and biases of edited layers differ; every other tensor and every other file has
     the same bytes. The spec and a card go into the folder ``sith/``. A ``sith/`` of the source moves to

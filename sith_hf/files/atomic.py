@@ -130,7 +130,7 @@ def hold(path: Path) -> BaseFileLock:
         lock.acquire()
     except NotImplementedError as error:
         raise OSError(errno.ENOLCK, str(error)) from None
-    if not path.exists():  # whoever had it has removed it meanwhile
+    if not path.exists():  # its last owner has removed it meanwhile
         lock.release()
         raise Timeout(str(path))
     return lock
@@ -196,7 +196,7 @@ def _working_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
     """A fresh folder in ``parent``, locked by this process where there are locks."""
     sweep(parent)
     lock: BaseFileLock | None = None
-    while True:
+    for _ in range(9):
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=_SUFFIX))
         try:
             lock = hold(folder / _LOCK)
@@ -208,6 +208,8 @@ def _working_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
                 raise
             (folder / _LOCK).unlink(missing_ok=True)  # its age alone then says that it is left over
         break
+    else:
+        raise OSError(errno.ENOLCK, f"no lock could be taken in {parent}")
     try:
         yield folder
     finally:
@@ -216,11 +218,12 @@ def _working_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
 
 
 def _remove(folder: Path, lock: BaseFileLock | None, *, keep_old: bool) -> None:
-    shutil.rmtree(folder / _NEW, ignore_errors=True)
+    # The lock goes with the folder: who takes it later finds it without a name. Windows removes no file that is open.
+    if lock is not None and os.name == "nt":
+        lock.release()
+    shutil.rmtree(folder / _NEW if keep_old else folder, ignore_errors=True)
     if lock is not None:
-        lock.release()  # Windows removes no file that is open
-    if not keep_old:
-        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
 
 
 def _kept(work: Path) -> list[Path]:

@@ -543,7 +543,7 @@ class TestInterrupted:
         assert not any(tmp_path.iterdir())
 
     def test_between_two_files(self, commands, tmp_path, monkeypatch):
-        # Either file may be there alone, but never a decomposition without its dictionary.
+        # Both files appear together, or neither does.
         real, calls = os.replace, []
 
         def second(*args, **kwargs):
