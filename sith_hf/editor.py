@@ -20,10 +20,10 @@ from sith_hf.core.fingerprint import text_tower_sha256
 from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match, decompose
 from sith_hf.edits import EditSpec, applied, make_spec
 from sith_hf.errors import InputError
-from sith_hf.files import ResumableJob
+from sith_hf.files import ResumableJob, scratch_folder
 from sith_hf.gains import SHARE_THRESHOLD, Gains, by_concepts, by_name, share_of
 from sith_hf.hub import PushOptions, PushResult, check_options
-from sith_hf.publish import push_edited, scratch_folder
+from sith_hf.publish import push_edited
 from sith_hf.towers import LoadedModel, VisionTower, encode_texts, load_model, read_tower
 
 

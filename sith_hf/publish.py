@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -32,7 +31,7 @@ from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import ArtifactError, InputError, OutputError
-from sith_hf.files import Layout, read_artifact, write_artifact
+from sith_hf.files import Layout, read_artifact, scratch_folder, write_artifact
 from sith_hf.hub import (
     CARD,
     PushOptions,
@@ -144,18 +143,6 @@ def push_artifact(item: object, repo_id: str, **options: Unpack[PushOptions]) ->
                 )
         package = UploadPackage(files, card, layout.filename, KINDS, layout.repo_type)
         return upload_package(package, repo_id, options)
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Make a temporary folder. Raises OutputError if it cannot be made."""
-    try:
-        scratch = tempfile.TemporaryDirectory(prefix="sith-hf-")
-    except OSError as error:
-        place = tempfile.gettempdir()
-        raise OutputError(f"{place}: a temporary folder could not be made ({error.strerror}); make room") from None
-    with scratch as name:
-        yield Path(name)
 
 
 def edited_files(folder: Path) -> dict[str, Path | bytes]:

@@ -189,7 +189,7 @@ def export_adapter(
     # Protect a local base from being overwritten, else at least this program.
     local = os.path.isfile(os.path.join(spec.base.name, "config.json"))
     source = Path(spec.base.name) if local else Path(__file__)
-    with new_folder(source, Path(folder), overwrite) as work:
+    with new_folder(Path(folder), source=source, overwrite=overwrite) as work:
         (work / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (work / WEIGHTS).write_bytes(content)
         (work / CARD).write_text(card, encoding="utf-8")

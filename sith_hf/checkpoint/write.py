@@ -80,7 +80,7 @@ def save_edited(
     token: str | None = None,
     progress: bool = False,
 ) -> SavedCheckpoint:
-    """Write a copy of the checkpoint ``source`` with ``spec`` written in (METHOD.md sec. 6).
+    """Write a copy of the checkpoint ``source`` with ``spec`` written in (Method, sec. 6).
 
     Only the ``out_proj`` weights and biases of edited layers differ; every other tensor and every other file has
     the same bytes. The spec and a card go into the folder ``sith/``. A ``sith/`` of the source moves to
@@ -113,7 +113,7 @@ def save_edited(
     if not any(changed.values()):
         raise InputError("the edit changes nothing: every change is lost in the rounding of the checkpoint's dtype")
     record = replace(spec, edited_sha256=sha256)
-    with new_folder(checkpoint.folder, Path(target), overwrite) as folder:
+    with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite) as folder:
         _copy(checkpoint, folder, edited, progress)
         _copy_tree(checkpoint.folder / SITH, folder / SITH / "base")
         record.save_pretrained(folder / SITH)
@@ -149,7 +149,7 @@ def revert(
     restored = EditedTensors(checkpoint, spec.inverse())
     changed, sha256 = restored.survey()
     earlier = _earlier_spec(checkpoint, spec, sha256)
-    with new_folder(checkpoint.folder, Path(target), overwrite) as folder:
+    with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite) as folder:
         _copy(checkpoint, folder, restored, progress)
         _copy_tree(checkpoint.folder / SITH / "base", folder / SITH)
         if earlier is not None:

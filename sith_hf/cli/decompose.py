@@ -77,7 +77,7 @@ def decompose(
 
     from sith_hf.decomposition import DecomposeSettings
     from sith_hf.editor import SithEditor
-    from sith_hf.files import ResumableJob, staged
+    from sith_hf.files import ResumableJob, new_folder
     from sith_hf.pursuit import ROWS, Pursuit
     from sith_hf.towers import read_image_mean
 
@@ -94,7 +94,7 @@ def decompose(
         result = editor.decompose(encoded, chosen, device=device_of_this_process(), job=job, progress=True)
 
         def write() -> str:
-            with staged(output) as folder:
+            with new_folder(output, keep_others=True) as folder:
                 encoded.save_pretrained(folder)
                 return str(output / result.save_pretrained(folder).name)
 

@@ -65,7 +65,7 @@ def image_mean(
     source = None if data is None else {"dataset": data, "streaming": streaming, **columns, **options}
     plan = None if source is None else Data.from_data(source, "the options")
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
-    with ResumableJob.beside(output, processes, input_may_come_back=True) as job:
+    with ResumableJob.beside(output, processes) as job:
         if plan is None:
             mean = estimated_mean(editor)
         else:

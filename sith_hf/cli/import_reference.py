@@ -47,7 +47,7 @@ def import_reference(
     scores are held against it.
     """
     from sith_hf.editor import SithEditor
-    from sith_hf.files import staged
+    from sith_hf.files import new_folder
     from sith_hf.reference import FITS, numbered_concepts, read_mean, read_reference
     from sith_hf.reference import import_reference as read
     from sith_hf.towers import read_image_mean
@@ -76,7 +76,7 @@ def import_reference(
     for fit in imported.fits:
         if fit.difference > FITS:
             click.echo(f"Warning: {fit}; another image mean, precision or release of the model?", err=True)
-    with staged(output) as folder:
+    with new_folder(output, keep_others=True) as folder:
         imported.dictionary.save_pretrained(folder)
         path = output / result.save_pretrained(folder).name
     if as_json:

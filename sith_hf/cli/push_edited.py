@@ -69,8 +69,8 @@ def push_edited(
     )
     check_options(options)
 
+    from sith_hf.files import scratch_folder
     from sith_hf.publish import push_edited as push_edited_
-    from sith_hf.publish import scratch_folder
 
     if folder is not None:
         pushed = push_edited_(folder, repo_id, **options)

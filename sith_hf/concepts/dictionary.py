@@ -18,20 +18,18 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import text_tower_sha256, texts_sha256
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files import (
-    DTYPES,
     FileBackedRows,
     Layout,
     ResumableJob,
+    RowBlocks,
     json_texts,
     library_versions,
     read_artifact,
-    read_beside,
+    read_file_backed,
     require,
-    stored_dtype,
     text_tensors,
     texts_of,
     write_artifact,
-    write_beside,
 )
 from sith_hf.hub import Pushable, find_artifact
 from sith_hf.pursuit import Atoms, CentredAtoms, TensorAtoms, blocks, centred, total
@@ -61,6 +59,7 @@ DICTIONARY_LAYOUT = Layout(
         "libraries": dict,
     },
     repo_type="dataset",
+    rounded=("embeddings",),
 )
 
 
@@ -254,7 +253,7 @@ class ConceptDictionary(Pushable):
             InputError: another dtype, or a dictionary that is not encoded.
             OutputError: the file could not be written.
         """
-        if dtype not in DTYPES.values():
+        if dtype not in ROUNDED:
             raise InputError(f"the dtype of a dictionary must be float32, float16 or bfloat16; got {dtype}")
         data = {
             "encoder": self.encoder,
@@ -264,10 +263,9 @@ class ConceptDictionary(Pushable):
             "categories": None if self.categories is None else list(self.categories),
             "libraries": library_versions(),
         }
-        embeddings, texts = self._encoded(), text_tensors(self.texts)
-        if embeddings.nbytes > IN_MEMORY:
-            return write_beside(folder, _layout(dtype), texts, data, "embeddings", self.rows)
-        return write_artifact(folder, _layout(dtype), {"embeddings": embeddings.to(dtype), **texts}, data)
+        tensors: dict[str, Tensor | RowBlocks] = {"embeddings": RowBlocks(self.rows, dtype)}
+        tensors |= text_tensors(self.texts)
+        return write_artifact(folder, DICTIONARY_LAYOUT, tensors, data)
 
     @classmethod
     def from_pretrained(
@@ -289,17 +287,16 @@ class ConceptDictionary(Pushable):
             ArtifactError: the file is missing, damaged or not ours, or an embedding is not finite or of unit length.
         """
         path = find_artifact(name_or_path, DICTIONARY_LAYOUT, revision, token)
-        dtype = stored_dtype(path, "embeddings") or torch.float32
-        if in_memory is None:
-            in_memory = path.stat().st_size <= IN_MEMORY
-        stored = None if in_memory else FileBackedRows.open(path, "embeddings")
-        read = read_artifact(path, _layout(dtype)) if in_memory else read_beside(path, _layout(dtype), "embeddings")
-        tensors, data = read
+        stored: FileBackedRows | None = None
+        if path.stat().st_size <= IN_MEMORY if in_memory is None else in_memory:
+            tensors, data = read_artifact(path, DICTIONARY_LAYOUT)
+        else:
+            tensors, data, stored = read_file_backed(path, DICTIONARY_LAYOUT, "embeddings")
         texts, embeddings = texts_of(tensors, path), tensors["embeddings"]
         categories = None if data["categories"] is None else json_texts(data["categories"], f"{path}: categories")
         require(len(texts) == len(embeddings) >= 2, path, "texts and embeddings differ in number")
         require(categories is None or len(categories) == len(texts), path, "texts and categories differ in number")
-        _check_rows(stored or TensorAtoms(embeddings), ROUNDED[dtype], path)
+        _check_rows(stored or TensorAtoms(embeddings), ROUNDED[embeddings.dtype], path)
         try:
             fill_template([], data["template"])
         except InputError as error:
@@ -315,10 +312,6 @@ class ConceptDictionary(Pushable):
         )
         require(result.sha256 == data["texts_sha256"], path, "the texts differ from the saved ones")
         return result
-
-
-def _layout(dtype: torch.dtype) -> Layout:
-    return replace(DICTIONARY_LAYOUT, tensors={**DICTIONARY_LAYOUT.tensors, "embeddings": (dtype, "M P")})
 
 
 def _check_rows(embeddings: Atoms, tolerance: float, path: Path) -> None:

@@ -21,7 +21,7 @@ from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, OutputError
-from sith_hf.files import staged
+from sith_hf.files import new_folder
 from sith_hf.recipe import Recipe, choose, decompose_with
 from sith_hf.world import (
     FIRST_SEED,
@@ -112,7 +112,7 @@ def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: i
     concepts, decomposition = decompose_with(recipe, editor, folder)
     spec = choose(recipe, editor, decomposition, concepts, folder).spec
     say(f"{recipe.title}: {len(spec)} singular vectors, chosen by their explanations alone")
-    with staged(folder) as work:
+    with new_folder(folder, keep_others=True) as work:
         decomposition.save_pretrained(work / "decomposition")
         spec.save_pretrained(work / "spec")
         editor.save_pretrained(target, spec, overwrite=ours)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and are read with suspicion.
+"""Files that appear whole or not at all, and are checked when they are read.
 
 Atomic files and folders, safetensors artifacts with checksums, tensors read from a file in blocks, files that must not
 change while they are read, and resumable jobs. It imports ``core`` and ``errors``.
@@ -9,38 +9,40 @@ from sith_hf.files.artifact import (
     json_texts,
     library_versions,
     read_artifact,
+    read_file_backed,
     require,
-    staged,
     text_tensors,
     texts_of,
     write_artifact,
-    write_whole,
 )
-from sith_hf.files.atomic import new_folder
+from sith_hf.files.atomic import new_folder, scratch_folder, write_whole
 from sith_hf.files.resumable import Part, ResumableJob
-from sith_hf.files.tensor_file import DTYPES, FileBackedRows, read_beside, stored_dtype, write_beside
+from sith_hf.files.tensor_file import DTYPES, Entry, FileBackedRows, Header, RowBlocks, raw_bytes, read_header
 from sith_hf.files.unchanged import Stamp, UnchangedFile, write_all
 
 __all__ = [
     "DTYPES",
+    "Entry",
     "FileBackedRows",
+    "Header",
     "Layout",
     "Part",
     "ResumableJob",
+    "RowBlocks",
     "Stamp",
     "UnchangedFile",
     "json_texts",
     "library_versions",
     "new_folder",
+    "raw_bytes",
     "read_artifact",
-    "read_beside",
+    "read_file_backed",
+    "read_header",
     "require",
-    "staged",
-    "stored_dtype",
+    "scratch_folder",
     "text_tensors",
     "texts_of",
     "write_all",
     "write_artifact",
-    "write_beside",
     "write_whole",
 ]

@@ -1,43 +1,56 @@
-"""Our safetensors files: one way to write them whole or not at all, one way to read them with suspicion.
+"""Our safetensors files: written whole or not at all, and checked in full when they are read.
 
-A file of ours says in its metadata what it is (``format``) and in which version (``version``); everything
-else that is not a tensor is one JSON object under ``sith``. The layouts of DESIGN.md are frozen data beside
-the class that they belong to.
+The metadata says what a file is (``format``) and in which version (``version``), and has a checksum of each tensor;
+everything else that is not a tensor is one JSON object under ``sith``. The layout of each kind stands beside its class.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from sith_hf.errors import ArtifactError, InputError, OutputError, SithError
+from sith_hf.errors import ArtifactError, InputError
+from sith_hf.files.atomic import write_whole
+from sith_hf.files.tensor_file import (
+    CHECKSUMS,
+    DTYPES,
+    FileBackedRows,
+    Header,
+    RowBlocks,
+    read_header,
+    read_tensor,
+    stated_checksums,
+    stored_checksum,
+    tensor_checksum,
+    write_tensors,
+)
+from sith_hf.files.unchanged import Stamp, UnchangedFile
+
+AGAIN = "make it again, or fetch it again"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file of ours must hold.
+    """What a file of one kind holds.
 
     Attributes:
         format: the name in the metadata, such as ``sith-hf/edit-spec``.
         version: the version that this release writes and reads.
         filename: the name that the file has in its folder.
         tensors: name to (dtype, shape). A shape is a string of axis names, such as ``"N D"``; the same name
-            means the same size throughout the file, and a number means just that size.
+            means the same size throughout the file, and a number means that size.
         data: the keys that the JSON object must have, with their types.
         repo_type: the kind of Hub repository that it is published in.
+        rounded: the float32 tensors that a file may hold as float16 or bfloat16.
     """
 
     format: str
@@ -46,10 +59,15 @@ class Layout:
     tensors: Mapping[str, tuple[torch.dtype, str]]
     data: Mapping[str, type | tuple[type, ...]]
     repo_type: str = "model"
+    rounded: tuple[str, ...] = ()
+
+    def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
+        """The dtypes that a tensor may have."""
+        return (self.tensors[name][0], *((torch.float16, torch.bfloat16) if name in self.rounded else ()))
 
 
 def text_tensors(texts: Sequence[str]) -> dict[str, Tensor]:
-    """Texts as safetensors can hold them: their UTF-8 bytes end to end, and the offset of each and of the end."""
+    """Texts as tensors: their UTF-8 bytes end to end, and the offset of each and of the end."""
     encoded = [text.encode("utf-8") for text in texts]
     offsets = torch.zeros(len(encoded) + 1, dtype=torch.int64)
     if encoded:
@@ -73,101 +91,29 @@ def texts_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, ...]:
         raise ArtifactError(f"{path}: the texts are not UTF-8; the file is damaged, make it again") from None
 
 
-def write_artifact(folder: str | Path, layout: Layout, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> Path:
-    """Write one file of ours into ``folder``, which is made if it is missing. Returns the file's path.
-
-    Raises:
-        OutputError: the file could not be written whole; an earlier one under its name is then still there.
-    """
-    path = Path(folder) / layout.filename
-    metadata = {
-        "format": layout.format,
-        "version": str(layout.version),
-        "sith": json.dumps(data, sort_keys=True, ensure_ascii=False, allow_nan=False),
-    }
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    write_whole(path, _sorted_header(content))
-    return path
-
-
-def _sorted_header(content: bytes) -> bytes:
-    """The same file with its header in one order: the library's own order changes from run to run."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode("ascii")
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[8 + length :]
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write ``content`` under ``path`` so that nobody ever sees half of it. Raises OutputError."""
-    temporary: str | None = None
-    made = False
-    try:
-        made = not path.parent.exists()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary, made = None, False
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path} could not be written ({reason}); nothing was left there") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        if made:
-            with suppress(OSError):
-                path.parent.rmdir()
-
-
-@contextmanager
-def staged(folder: str | Path) -> Iterator[Path]:
-    """A folder to write files into, which move into ``folder`` together when the block ends well, or not at all.
-
-    Raises:
-        OutputError: a file could not be written or moved.
-    """
-    target = Path(folder)
-    made = False
-    try:
-        made = not target.exists()
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target, prefix=".sith-hf.", suffix=".partial") as temporary:
-            yield Path(temporary)
-            for path in sorted(p for p in Path(temporary).rglob("*") if p.is_file()):
-                final = target / path.relative_to(temporary)
-                final.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, final)
-        made = False
-    except (OSError, ValueError) as error:
-        # What is wrong with the block's own input is not about this folder.
-        if isinstance(error, SithError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{target} could not be written ({reason}); nothing was changed there") from error
-    finally:
-        if made:
-            with suppress(OSError):
-                target.rmdir()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
 def library_versions() -> dict[str, str]:
     """The versions that a result depends on, for its provenance."""
     return {name: version(name) for name in ("sith-hf", "torch", "transformers")}
 
 
+def write_artifact(
+    folder: str | Path, layout: Layout, tensors: Mapping[str, Tensor | RowBlocks], data: Mapping[str, Any]
+) -> Path:
+    """Write one file into ``folder``, which is made if it is missing. Return the file's path.
+
+    Raises:
+        OutputError: the file could not be written whole; an earlier one under its name is then still there.
+    """
+    path = Path(folder) / layout.filename
+    said = json.dumps(data, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    said.encode("utf-8")  # no reader accepts half of a surrogate pair
+    metadata = {"format": layout.format, "version": str(layout.version), "sith": said}
+    write_whole(path, lambda file: write_tensors(file, tensors, metadata))
+    return path
+
+
 def read_artifact(path: Path, layout: Layout) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read and check one file of ours: format, version, names, dtypes, shapes, finiteness.
+    """Read and check one file: checksums, format, version, names, dtypes, shapes, finiteness.
 
     Returns:
         the tensors by name, and the JSON object of the metadata.
@@ -175,34 +121,62 @@ def read_artifact(path: Path, layout: Layout) -> tuple[dict[str, Tensor], dict[s
     Raises:
         ArtifactError: anything is not as ``layout`` says; the message names the file and the fault.
     """
-    again = "make it again, or fetch it again"
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            check_identity(path, layout, metadata)
-            names = set(file.keys())
-            if names != set(layout.tensors):
-                missing, extra = sorted(set(layout.tensors) - names), sorted(names - set(layout.tensors))
-                raise ArtifactError(f"{path}: tensors missing {missing}, unexpected {extra}; {again}")
-            tensors = {name: file.get_tensor(name) for name in layout.tensors}
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} is not a whole safetensors file ({error}); {again}") from None
-    check_tensors(path, layout, tensors)
-    try:
-        data = json.loads(metadata.get("sith", "null"))
-        # What could not be written again is no JSON of ours: NaN, half of a surrogate pair.
-        json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
-    except (ValueError, RecursionError):  # a number of thousands of digits is a ValueError
-        raise ArtifactError(f"{path}: its metadata is not JSON; {again}") from None
-    if not isinstance(data, dict):
-        raise ArtifactError(f"{path}: its metadata holds no JSON object under 'sith'; {again}")
-    for key, kind in layout.data.items():
-        if key not in data or not isinstance(data[key], kind):
-            raise ArtifactError(f"{path}: its metadata has no valid {key!r}; {again}")
+    tensors, data, _ = _read(path, layout, None)
     return tensors, data
 
 
-def check_identity(path: Path, layout: Layout, metadata: Mapping[str, str]) -> None:
+def read_file_backed(path: Path, layout: Layout, name: str) -> tuple[dict[str, Tensor], dict[str, Any], FileBackedRows]:
+    """As :func:`read_artifact`, but the tensor ``name`` stays in the file.
+
+    Its checksum is compared, a piece at a time. Whether its numbers are finite is the caller's to check: all of a map
+    of three gigabytes at once would take several times that.
+
+    Returns:
+        the tensors by name, of which ``name`` is a map of the file; the JSON object; and the rows of ``name``.
+    """
+    tensors, data, rows = _read(path, layout, name)
+    assert rows is not None
+    return tensors, data, rows
+
+
+def _read(
+    path: Path, layout: Layout, backed: str | None
+) -> tuple[dict[str, Tensor], dict[str, Any], FileBackedRows | None]:
+    # All of it comes from one descriptor: beside a writer, a second one may be another file of the same name.
+    try:
+        with FileIO(path) as file:
+            source = UnchangedFile(path, Stamp.of(file))
+            header = read_header(file)
+            _check_identity(path, layout, header)
+            checksums = stated_checksums(header)
+            _check_shapes(path, layout, header)
+            tensors: dict[str, Tensor] = {}
+            rows = None
+            for name in layout.tensors:
+                entry = header.entries[name]
+                if name == backed:
+                    rows = FileBackedRows.of(source, entry)
+                    found = None if checksums is None else stored_checksum(source, file, entry)
+                    tensors[name] = rows.mapped(file)
+                else:
+                    tensors[name] = read_tensor(source, file, entry)
+                    found = None if checksums is None else tensor_checksum(tensors[name])
+                if checksums is not None and found != checksums[name]:
+                    raise ArtifactError(f"{path}: {name} does not have its checksum, the file is damaged; {AGAIN}")
+                finite = name == backed or not tensors[name].is_floating_point() or tensors[name].isfinite().all()
+                require(bool(finite), path, f"{name} holds NaN or infinity; make the file again")
+            if Stamp.of(file) != source.stamp:
+                raise ArtifactError(f"{path} changed while it was read: read it again")
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"{path} is not a whole safetensors file ({reason}); {AGAIN}") from None
+    return tensors, _data(path, layout, header), rows
+
+
+def _check_identity(path: Path, layout: Layout, header: Header) -> None:
+    metadata = header.metadata
     found = metadata.get("format")
     if found != layout.format:
         raise ArtifactError(f"{path} is not a file of format {layout.format} (its metadata says {found!r})")
@@ -211,23 +185,42 @@ def check_identity(path: Path, layout: Layout, metadata: Mapping[str, str]) -> N
             f"{path}: version {metadata.get('version')!r} of {layout.format}; this sith-hf reads version "
             f"{layout.version}: install the release that wrote it, or make it again"
         )
+    # A damaged name of the checksums must not look like a file of the time before checksums.
+    unknown = sorted(set(metadata) - {"format", "version", "sith", CHECKSUMS})
+    require(not unknown, path, f"its metadata has unknown keys {unknown}; {AGAIN}")
 
 
-def check_tensors(path: Path, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
+def _check_shapes(path: Path, layout: Layout, header: Header) -> None:
+    """Check names, dtypes and shapes before anything is read."""
+    found, wanted = set(header.entries), set(layout.tensors)
+    missing, extra = sorted(wanted - found), sorted(found - wanted)
+    require(not missing and not extra, path, f"tensors missing {missing}, unexpected {extra}; {AGAIN}")
     sizes: dict[str, int] = {}
     for name, (dtype, axes) in layout.tensors.items():
-        tensor, expected = tensors[name], axes.split()
-        if tensor.dtype != dtype or tensor.ndim != len(expected):
+        entry, expected = header.entries[name], axes.split()
+        if DTYPES.get(entry.dtype) not in layout.dtypes(name) or len(entry.shape) != len(expected):
             raise ArtifactError(
                 f"{path}: {name} should be {dtype} with axes [{', '.join(expected)}]; "
-                f"it is {tensor.dtype} of shape {list(tensor.shape)}"
+                f"it is {entry.dtype} of shape {list(entry.shape)}"
             )
-        for axis, size in zip(expected, tensor.shape, strict=True):
-            wanted = int(axis) if axis.isdigit() else sizes.setdefault(axis, size)
-            if size != wanted:
-                raise ArtifactError(f"{path}: axis {axis} of {name} has {size} entries where {wanted} were expected")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ArtifactError(f"{path}: {name} holds NaN or infinity; make the file again")
+        for axis, size in zip(expected, entry.shape, strict=True):
+            right = int(axis) if axis.isdigit() else sizes.setdefault(axis, size)
+            if size != right:
+                raise ArtifactError(f"{path}: axis {axis} of {name} has {size} entries where {right} were expected")
+
+
+def _data(path: Path, layout: Layout, header: Header) -> dict[str, Any]:
+    try:
+        data = json.loads(header.metadata.get("sith", "null"))
+        # What could not be written again is no JSON of ours: NaN, half of a surrogate pair.
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (ValueError, RecursionError):  # a number of thousands of digits is a ValueError
+        raise ArtifactError(f"{path}: its metadata is not JSON; {AGAIN}") from None
+    if not isinstance(data, dict):
+        raise ArtifactError(f"{path}: its metadata holds no JSON object under 'sith'; {AGAIN}")
+    for key, kind in layout.data.items():
+        require(key in data and isinstance(data[key], kind), path, f"its metadata has no valid {key!r}; {AGAIN}")
+    return data
 
 
 def require(condition: bool, path: Path, complaint: str) -> None:

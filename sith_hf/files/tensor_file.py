@@ -1,39 +1,197 @@
-"""``StoredRows``: a table of numbers in a safetensors file, read a block or a few rows at a time.
-
-It is read and not mapped into memory: the memory that reading takes is known beforehand, and a file that is cut short
-under a run is an error that says so, where a map of it would end the process.
-"""
+"""Safetensors files: the one parser of headers, the one writer, and tables that stay in their file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import FileIO
 from itertools import pairwise
-from pathlib import Path
+from math import prod
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sith_hf.errors import ArtifactError, TemporaryError
-from sith_hf.files import artifact as artifacts
-from sith_hf.files.artifact import Layout
+from sith_hf.files.unchanged import UnchangedFile, write_all
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""The dtypes that embeddings are stored in; every number of each of them is a float32 number too."""
+DTYPES: Mapping[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+"""The dtypes that sith-hf reads, by their names in a header."""
 
-HEADER = 10**8
-"""Bytes of a safetensors header at most, as the format has it."""
-
+CHECKSUMS = "checksums"
+"""The key of the metadata that holds a sha256 of each tensor and of the header."""
 
 READ = 2**21
-"""Numbers in one block that is written: 8 MB in float32."""
+"""Numbers in one block of a table that is written: 8 MB in float32."""
+
+# As the format has it.
+_MAX_HEADER = 10**8
+_BLANK = "0" * 64
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor in a file.
+
+    Attributes:
+        key: its name in the file.
+        dtype, shape: as the header has them.
+        start, stop: its bytes, counted from the beginning of the file.
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of a safetensors file.
+
+    Attributes:
+        raw: its bytes, the length before them not included.
+        fields: the JSON object.
+        metadata: its texts; empty where there are none.
+        entries: the tensors by name.
+    """
+
+    raw: bytes
+    fields: Mapping[str, Any]
+    metadata: Mapping[str, str]
+    entries: Mapping[str, Entry]
+
+    @property
+    def data_start(self) -> int:
+        """Where the bytes of tensors begin."""
+        return 8 + len(self.raw)
+
+
+def read_header(file: FileIO) -> Header:
+    """Read and check the header of an open file. Raises ValueError unless it describes every byte of the file."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= min(_MAX_HEADER, size - 8):
+        raise ValueError("the length of its header does not fit")
+    raw = file.read(length)
+    try:
+        fields = json.loads(raw.decode("utf-8"), object_pairs_hook=_distinct)
+    except RecursionError:
+        raise ValueError("its header is nested too deeply") from None
+    metadata = fields.get("__metadata__", {}) if isinstance(fields, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its header is not one of safetensors")
+    for text in (*fields, *metadata, *metadata.values()):
+        text.encode("utf-8")  # half of a surrogate pair is a ValueError
+    start = 8 + length
+    entries = {key: _entry(key, item, start) for key, item in fields.items() if key != "__metadata__"}
+    at = start
+    for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.stop)):
+        if entry.start != at:
+            raise ValueError(f"its tensor {entry.key!r} does not begin where another ends")
+        at = entry.stop
+    if at != size:
+        raise ValueError(f"it has {size} bytes, and its header describes {at}")
+    return Header(raw, fields, metadata, entries)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("its header has a name twice")
+    return found
+
+
+def _entry(key: str, item: Any, data_start: int) -> Entry:
+    try:
+        dtype, shape, (start, stop) = item["dtype"], item["shape"], item["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(f"its header does not say where the tensor {key!r} is") from None
+    numbers = [*shape, start, stop] if isinstance(shape, list) else [None]
+    if not isinstance(dtype, str) or any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError(f"its header does not say what the tensor {key!r} is")
+    # A dtype that torch lacks may be copied, and not read.
+    if dtype in DTYPES and prod(shape) * DTYPES[dtype].itemsize != stop - start:
+        raise ValueError(f"its tensor {key!r} has another number of bytes than its shape")
+    return Entry(key, dtype, tuple(shape), data_start + start, data_start + stop)
+
+
+def raw_bytes(tensor: Tensor) -> Any:
+    """The bytes of a contiguous tensor, as an array that shares its memory."""
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def read_tensor(source: UnchangedFile, file: FileIO, entry: Entry) -> Tensor:
+    """Read a tensor of one of ``DTYPES`` into memory of its own."""
+    tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
+    source.fill_from(file, raw_bytes(tensor), entry.start)
+    return tensor
+
+
+# ---------------------------------------------------------------- checksums
+#
+# One bit of a gain or of a label that flips on the disk gives another file that is as valid. So every tensor has a
+# checksum in the metadata, and the header has one over its own bytes, with 64 zeros in the place of the checksum.
+
+
+def stated_checksums(header: Header) -> Mapping[str, str] | None:
+    """The sha256 of each tensor that the header states; None where it states none, as files of the past do.
+
+    Raises:
+        ValueError: the header is not the one that was written.
+    """
+    if CHECKSUMS not in header.metadata:
+        return None
+    try:
+        stated = json.loads(header.metadata[CHECKSUMS])
+        own, tensors = stated["header"], stated["tensors"]
+        blank = header.raw.replace(own.encode("ascii"), _BLANK.encode(), 1)
+        fits = set(tensors) == set(header.entries) and hashlib.sha256(blank).hexdigest() == own
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        fits = False
+    if not fits:
+        raise ValueError("its header does not have the checksum that it states")
+    return dict(tensors)
+
+
+def tensor_checksum(tensor: Tensor) -> str:
+    """The sha256 of the bytes of a contiguous tensor on the CPU, as a file stores them."""
+    return hashlib.sha256(raw_bytes(tensor).data).hexdigest()
+
+
+def stored_checksum(source: UnchangedFile, file: FileIO, entry: Entry) -> str:
+    """The sha256 of a tensor in an open file, of which a bounded piece is in memory at a time."""
+    digest, buffer, at = hashlib.sha256(), memoryview(bytearray(2**20)), entry.start
+    while at < entry.stop:
+        piece = buffer[: entry.stop - at]
+        source.fill_from(file, piece, at)
+        digest.update(piece)
+        at += len(piece)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- writing
 
 
 class Rows(Protocol):
@@ -45,26 +203,84 @@ class Rows(Protocol):
     def block(self, start: int, stop: int) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class RowBlocks:
+    """A table to write block by block, rounded to ``dtype``."""
+
+    rows: Rows
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        """``[M, P]``."""
+        return self.rows.shape
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Yield the rows in order, in blocks of at most ``READ`` numbers."""
+        count, width = self.shape
+        step = max(1, READ // max(width, 1))
+        for start in range(0, count, step):
+            yield self.rows.block(start, min(start + step, count)).to(self.dtype)
+
+
+def write_tensors(file: FileIO, tensors: Mapping[str, Tensor | RowBlocks], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file with checksums into an empty open file. The same tensors give the same bytes.
+
+    A table may be larger than memory, so that its checksum is known when it is written: the header comes first with
+    blanks for checksums, and again at the end.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    fields: dict[str, Any] = {}
+    at = 0
+    # Wide numbers first: every tensor is then aligned.
+    for name in sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name)):
+        item = tensors[name]
+        stop = at + prod(item.shape) * item.dtype.itemsize
+        fields[name] = {"dtype": names[item.dtype], "shape": list(item.shape), "data_offsets": [at, stop]}
+        at = stop
+
+    def header(checksums: Mapping[str, str]) -> bytes:
+        stated = json.dumps({"header": _BLANK, "tensors": checksums}, sort_keys=True)
+        whole = {**fields, "__metadata__": {**metadata, CHECKSUMS: stated}}
+        raw = json.dumps(whole, sort_keys=True, separators=(",", ":")).encode("ascii")
+        return raw + b" " * (-len(raw) % 8)
+
+    checksums = dict.fromkeys(tensors, _BLANK)
+    raw = header(checksums)
+    write_all(file, len(raw).to_bytes(8, "little") + raw)
+    for name in fields:
+        item, digest = tensors[name], hashlib.sha256()
+        for block in item.blocks() if isinstance(item, RowBlocks) else [item]:
+            content = raw_bytes(block.detach().cpu().contiguous()).data
+            write_all(file, content)
+            digest.update(content)
+        checksums[name] = digest.hexdigest()
+    raw = header(checksums)
+    file.seek(8)
+    write_all(file, raw.replace(_BLANK.encode(), hashlib.sha256(raw).hexdigest().encode(), 1))
+
+
+# ---------------------------------------------------------------- tables that stay in their file
+
+
 @dataclass(frozen=True, eq=False)
 class FileBackedRows:
     """Rows of one two-dimensional tensor in a file, handed out as float32, exactly as they are stored.
 
-    Usable as :class:`sith_hf.pursuit.Atoms`. The file is opened anew for every read and refused once it is another one
-    than at first: by its size, its time of change, its place on the disk and its header.
+    Usable as :class:`sith_hf.pursuit.Atoms`. The file is opened for every read. Every method raises TemporaryError after a
+    change of it.
 
     Attributes:
-        path: the file.
+        file: the file.
         shape: ``[M, P]``.
         stored: the dtype in the file.
-        offset: where in the file the first row begins.
-        state: what the file was when it was first opened.
+        offset: where in the file the first row begins, in bytes.
     """
 
-    path: Path
+    file: UnchangedFile
     shape: torch.Size
     stored: torch.dtype
     offset: int
-    state: tuple[object, ...]
 
     dtype = torch.float32
     device = torch.device("cpu")
@@ -72,181 +288,40 @@ class FileBackedRows:
     longest = None
 
     @classmethod
-    def open(cls, path: Path, name: str) -> FileBackedRows:
-        """The tensor ``name`` of the file. Raises ArtifactError where there is none of two dimensions that we read."""
-        header, length = _header(path)
-        entry = header.get(name)
-        if not isinstance(entry, Mapping) or entry.get("dtype") not in DTYPES or not _two_sizes(entry.get("shape")):
-            raise ArtifactError(f"{path}: {name} is not a table of float32, float16 or bfloat16 numbers")
-        offset = 8 + length + int(entry["data_offsets"][0])
-        return cls(path, torch.Size(entry["shape"]), DTYPES[entry["dtype"]], offset, _state(path))
+    def of(cls, file: UnchangedFile, entry: Entry) -> FileBackedRows:
+        """The rows of one tensor, of two dimensions."""
+        return cls(file, torch.Size(entry.shape), DTYPES[entry.dtype], entry.start)
+
+    def mapped(self, file: FileIO) -> Tensor:
+        """All rows as a map of the open file, in the dtype that is stored; changes of it stay in memory."""
+        count = self.shape.numel()
+        if not count:
+            return torch.empty(self.shape, dtype=self.stored)
+        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return torch.frombuffer(memory, dtype=self.stored, count=count, offset=self.offset).view(self.shape)
 
     def block(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop``, float32. Raises TemporaryError where the file has changed."""
-        with self._opened() as file:
-            return self._read(file, start, stop).float()
+        """Rows ``start`` to ``stop``, float32."""
+        found = torch.empty(stop - start, self.shape[1], dtype=self.stored)
+        with self.file.opened() as file:
+            self._fill(file, found, start)
+        return found.float()
 
     def rows(self, index: Tensor) -> Tensor:
-        """The rows ``index`` int64 of any shape, ``[..., P]`` float32. Raises TemporaryError where the file changed."""
+        """The rows ``index`` int64 of any shape, ``[..., P]`` float32."""
         wanted, place = torch.unique(index.cpu(), return_inverse=True)
         found = torch.empty(len(wanted), self.shape[1], dtype=self.stored)
         # Rows that follow one another are one read.
         edges = [0, *((wanted.diff() != 1).nonzero().squeeze(1) + 1).tolist(), len(wanted)]
-        with self._opened() as file:
+        with self.file.opened() as file:
             for begin, end in pairwise(edges):
                 if begin < end:
-                    self._read(file, int(wanted[begin]), int(wanted[end - 1]) + 1, found[begin:end])
+                    self._fill(file, found[begin:end], int(wanted[begin]))
         return found.float()[place]
 
     def check_unchanged(self) -> None:
-        """Raise TemporaryError unless the file is what it was when it was first opened, header included."""
-        if _state(self.path) != self.state:
-            raise self._changed()
+        """Raise TemporaryError unless the file is what it was when it was first opened."""
+        self.file.check()
 
-    @contextmanager
-    def _opened(self) -> Iterator[FileIO]:
-        try:
-            with FileIO(self.path) as file:
-                if _marks(os.fstat(file.fileno())) != self.state[:-1]:
-                    raise self._changed()
-                yield file
-        except OSError as error:
-            raise TemporaryError(f"{self.path} could not be read ({error.strerror})") from None
-
-    def _read(self, file: FileIO, start: int, stop: int, into: Tensor | None = None) -> Tensor:
-        width = self.shape[1]
-        if into is None:
-            into = torch.empty(stop - start, width, dtype=self.stored)
-        place = memoryview(into.view(torch.uint8).numpy().data).cast("B")
-        file.seek(self.offset + start * width * self.stored.itemsize)
-        while len(place) > 0:
-            count = file.readinto(place)
-            if not count:
-                raise self._changed()
-            place = place[count:]
-        return into
-
-    def _changed(self) -> TemporaryError:
-        return TemporaryError(
-            f"{self.path} changed while it was in use: start again, and leave it alone until the run has ended"
-        )
-
-
-def _two_sizes(shape: object) -> bool:
-    return isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and size >= 0 for size in shape)
-
-
-def write_beside(
-    folder: str | Path, layout: Layout, tensors: Mapping[str, Tensor], data: Mapping[str, Any], name: str, rows: Rows
-) -> Path:
-    """As :func:`sith_hf.files.write_artifact`, to the byte, but the tensor ``name`` is written block by block.
-
-    Args:
-        folder, layout, data: as there.
-        tensors: the others.
-        name: the tensor that is not held in memory.
-        rows: its numbers, rounded to the dtype that ``layout`` has for it.
-
-    Raises:
-        OutputError: the file could not be written whole; an earlier one under its name is then still there.
-    """
-    dtype = layout.tensors[name][0]
-    empty = {**tensors, name: torch.empty(0, rows.shape[1], dtype=dtype)}
-    small = artifacts.write_artifact(folder, replace(layout, filename=f".{layout.filename}.small"), empty, data)
-    try:
-        header, length = _header(small)
-        content = small.read_bytes()[8 + length :]
-    finally:
-        small.unlink()
-    count, size = rows.shape[0], rows.shape.numel() * dtype.itemsize
-    place = header[name]["data_offsets"][0]
-    for key, entry in header.items():
-        # What stands behind the table, itself of no length so far, moves by its length.
-        if key != "__metadata__" and key != name and entry["data_offsets"][0] >= place:
-            entry["data_offsets"] = [offset + size for offset in entry["data_offsets"]]
-    header[name] |= {"shape": list(rows.shape), "data_offsets": [place, place + size]}
-    said = json.dumps(header, sort_keys=True, separators=(",", ":")).encode("ascii")
-    said += b" " * (-len(said) % 8)
-
-    def parts() -> Iterator[bytes | memoryview]:
-        yield len(said).to_bytes(8, "little") + said + content[:place]
-        step = max(1, READ // rows.shape[1])
-        for start in range(0, count, step):
-            block = rows.block(start, min(start + step, count)).detach().cpu().to(dtype).contiguous()
-            yield block.view(torch.uint8).numpy().data
-        yield content[place:]
-
-    path = Path(folder) / layout.filename
-    _write_parts(path, parts())
-    return path
-
-
-def _write_parts(path: Path, parts: Iterator[bytes | memoryview]) -> None:
-    with artifacts.staged(path.parent) as folder, (folder / path.name).open("wb") as file:
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def stored_dtype(path: Path, name: str) -> torch.dtype | None:
-    """The dtype of a tensor of a safetensors file; None where it is none of ``DTYPES``, or there is no such tensor."""
-    try:
-        return DTYPES.get(_header(path)[0].get(name, {}).get("dtype"))
-    except (ArtifactError, AttributeError):
-        return None
-
-
-def read_beside(path: Path, layout: Layout, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """As :func:`sith_hf.files.read_artifact`, but the tensor ``name`` is a map of the file and not looked through.
-
-    What must hold of its numbers is for the caller to see to, a block at a time: looking through a map of three
-    gigabytes at once would take several times that.
-    """
-    rest = replace(layout, tensors={key: value for key, value in layout.tensors.items() if key != name})
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            artifacts.check_identity(path, layout, metadata)
-            names = set(file.keys())
-            artifacts.require(names == set(layout.tensors), path, f"its tensors are {sorted(names)}; make it again")
-            tensors = {key: file.get_tensor(key) for key in layout.tensors}
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} is not a whole safetensors file ({error}); make it again") from None
-    artifacts.check_tensors(path, rest, tensors)
-    artifacts.require(tensors[name].dtype == layout.tensors[name][0], path, f"{name} is {tensors[name].dtype}")
-    try:
-        data = json.loads(metadata.get("sith", "null"))
-        json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
-    except (ValueError, RecursionError):
-        raise ArtifactError(f"{path}: its metadata is not JSON; make it again") from None
-    artifacts.require(isinstance(data, dict), path, "its metadata holds no JSON object under 'sith'; make it again")
-    for key, kind in layout.data.items():
-        artifacts.require(isinstance(data.get(key), kind) and key in data, path, f"its metadata has no valid {key!r}")
-    return tensors, data
-
-
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    try:
-        with FileIO(path) as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if 0 < length <= HEADER else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is not a whole safetensors file ({error})") from None
-    if not isinstance(header, dict):
-        raise ArtifactError(f"{path} is not a whole safetensors file (its header is not one)")
-    return header, length
-
-
-def _marks(found: os.stat_result) -> tuple[object, ...]:
-    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev
-
-
-def _state(path: Path) -> tuple[object, ...]:
-    try:
-        with FileIO(path) as file:
-            length = int.from_bytes(file.read(8), "little")
-            digest = hashlib.sha256(file.read(min(length, HEADER))).hexdigest()
-            return *_marks(os.fstat(file.fileno())), digest
-    except OSError as error:
-        raise ArtifactError(f"{path} could not be read ({error.strerror})") from None
+    def _fill(self, file: FileIO, into: Tensor, start: int) -> None:
+        self.file.fill_from(file, raw_bytes(into), self.offset + start * self.shape[1] * self.stored.itemsize)

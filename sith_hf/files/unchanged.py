@@ -1,7 +1,7 @@
 """Read and copy a file that must not change meanwhile, a bounded piece at a time.
 
 Files are read, not mapped into memory: a page of a map counts as this process's memory until the map goes, and a map
-of a file that somebody cuts short ends the process.
+of a file that another program truncates ends the process.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sith_hf.errors import InputError
+from sith_hf.errors import TemporaryError
 
-# Between two of these stretches of a copy within the kernel, Ctrl-C is heard.
+# Between two of these stretches of a copy within the kernel, Ctrl-C is handled.
 _STRETCH = 256 * 2**20
 # Small enough to be in the processor's cache still when it is written.
 _PIECE = 2**18
-# Where the kernel cannot copy between these two files by itself.
+# The errors of a kernel that cannot copy between these two files.
 _NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
 
 
 class Stamp(NamedTuple):
-    """By what a change of a file is noticed: which file it is, its size, and the time of its last change."""
+    """Which file it is, its size, and the time of its last change: a change of the file changes one of them."""
 
     device: int
     inode: int
@@ -42,19 +42,19 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True)
 class UnchangedFile:
-    """A file as it was when it was first looked at. Every method raises InputError where it is no longer that.
+    """A file as it was when it was first opened. Every method raises TemporaryError after a change.
 
     Attributes:
         path: where it is.
-        stamp: what it was then.
+        stamp: its stamp at that time.
     """
 
     path: Path
     stamp: Stamp
 
-    def pieces(self, start: int, stop: int, size: int) -> Iterator[bytes]:
-        """The bytes from ``start`` to ``stop``, up to ``size`` of them at a time."""
-        with self._opened() as file:
+    def pieces(self, start: int, stop: int, size: int = _PIECE) -> Iterator[bytes]:
+        """Yield the bytes from ``start`` to ``stop``, up to ``size`` of them at a time."""
+        with self.opened() as file:
             file.seek(start)
             while start < stop:
                 piece = file.read(min(size, stop - start))
@@ -63,20 +63,23 @@ class UnchangedFile:
 
     def fill(self, buffer: Any, start: int) -> None:
         """Read from ``start`` on until ``buffer`` is full."""
+        with self.opened() as file:
+            self.fill_from(file, buffer, start)
+
+    def fill_from(self, file: FileIO, buffer: Any, start: int) -> None:
+        """The same from a descriptor of :meth:`opened`, for several reads in a row."""
         left = memoryview(buffer)
-        with self._opened() as file:
-            file.seek(start)
-            while len(left):
-                left = left[self._some(file.readinto(left)) :]
+        file.seek(start)
+        while len(left):
+            left = left[self._some(file.readinto(left)) :]
 
     def copy_into(self, target: FileIO, start: int = 0) -> None:
         """Append the bytes from ``start`` to the end to ``target``.
 
-        They go from file to file inside the kernel where it can do that; file systems that share blocks then share
-        them.
+        The kernel copies them where it can; file systems that share blocks then share them.
         """
         left, fast = self.stamp.size - start, True
-        with self._opened() as source:
+        with self.opened() as source:
             source.seek(start)
             while left:
                 done = _kernel_copy(source, target, min(left, _STRETCH)) if fast else 0
@@ -87,12 +90,18 @@ class UnchangedFile:
                     write_all(target, piece)
                 left -= done
 
+    def check(self) -> None:
+        """Raise TemporaryError unless the file is what it was."""
+        with self.opened():
+            pass
+
     @contextmanager
-    def _opened(self) -> Iterator[FileIO]:
+    def opened(self) -> Iterator[FileIO]:
+        """Open the file, and compare its stamp before and after the block."""
         try:
-            file = self.path.open("rb", buffering=0)
+            file = FileIO(self.path)
         except OSError as error:
-            raise InputError(f"{self.path} cannot be read any more ({error.strerror}): fetch it again") from None
+            raise TemporaryError(f"{self.path} could not be read ({error.strerror}): fetch or make it again") from None
         with file:
             self._check(file)
             yield file
@@ -100,23 +109,25 @@ class UnchangedFile:
 
     def _check(self, file: FileIO) -> None:
         if Stamp.of(file) != self.stamp:
-            raise InputError(f"{self.path} changed while it was being read: start again when nothing writes to it")
+            raise TemporaryError(
+                f"{self.path} changed while it was in use: start again, and leave it alone until the run has ended"
+            )
 
     def _some(self, count: int | None) -> int:
         if not count:
-            raise InputError(f"{self.path} was cut short while it was being read: fetch it again")
+            raise TemporaryError(f"{self.path} changed while it was in use, it ends early: fetch or make it again")
         return count
 
 
 def write_all(file: FileIO, content: Any) -> None:
-    """Write the whole of a buffer, of which an unbuffered file may take a part at a time."""
+    """Write the whole of a buffer; one call of an unbuffered file may write a part of it."""
     left = memoryview(content)
     while len(left):
         left = left[file.write(left) :]
 
 
 def _kernel_copy(source: FileIO, target: FileIO, count: int) -> int:
-    """Up to ``count`` bytes from where one file stands to where the other does; 0 where the kernel cannot."""
+    """Copy up to ``count`` bytes between the positions of two files; 0 where the kernel cannot."""
     if not hasattr(os, "copy_file_range"):
         return 0
     try:

@@ -97,6 +97,7 @@ def decompose_with(
         InputError: settings out of range, or other weights or texts than the recipe's fingerprints tell.
     """
     step = recipe.decompose
+    mean = None if step.image_mean is None else read_image_mean(folder / step.image_mean, editor.tower)
     concepts = editor.encode(dictionary_of(recipe.dictionary, folder), job=job, progress=progress)
     settings = DecomposeSettings(
         layers=step.layers,
@@ -105,7 +106,7 @@ def decompose_with(
         pursuit=Pursuit(method=step.method, sparsity=step.sparsity, coherence_weight=step.coherence_weight),
         fold=step.fold,
         centre=step.centre,
-        image_mean=None if step.image_mean is None else read_image_mean(folder / step.image_mean, editor.tower),
+        image_mean=mean,
     )
     decomposition = editor.decompose(concepts, settings, job=job, progress=progress)
     check_sha256(recipe.base.sha256, base_sha256(decomposition.base.sha256), "base")

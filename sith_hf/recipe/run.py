@@ -35,7 +35,7 @@ class RunResult:
         folder: where it stands: ``edited/``, ``spec/``, ``decomposition/``, ``scores/``, ``results.json``,
             ``sweep.png`` and ``recipe.yaml``, as far as the recipe asks for them.
         decomposition: the explained vectors.
-        gains: what was chosen and what was spared, with reasons.
+        gains: what was chosen and what was left unchanged, with reasons.
         spec: the edit.
         evaluation: what was measured; None where the recipe measures nothing.
     """
@@ -58,7 +58,7 @@ class RunResult:
         }
 
     def __str__(self) -> str:
-        spared = f", {len(self.gains.spared)} spared" if self.gains.spared else ""
+        spared = f", {len(self.gains.spared)} left unchanged" if self.gains.spared else ""
         lines = [f"{len(self.spec)} singular vectors edited in layers {self.spec.layers}{spared}"]
         lines += [] if self.evaluation is None else [self.evaluation.table()]
         return "\n".join([*lines, f"{self.folder / 'edited'} (publish it with sith-hf push-edited)"])
@@ -76,10 +76,10 @@ def run_recipe(
 ) -> RunResult:
     """Decompose, choose, edit, measure and write, as a recipe says.
 
-    The folder appears when everything in it is whole. Its ``recipe.yaml`` has every default written out and every
-    fingerprint filled in, and what judges said pinned: running it gives the same bytes. Until then finished parts of
-    the decomposition are kept in ``FOLDER.work``, and what judges said in their caches: after an interruption, the same
-    run goes on from there.
+    The folder appears when everything in it is whole. Its ``recipe.yaml`` has every default, every fingerprint and
+    every answer of a judge: running it gives the same bytes. Until then finished parts of the decomposition stay in
+    ``FOLDER.work``, and answers of judges in their caches: after an interruption or a mistake in a later step, the
+    next run continues from there.
 
     Args:
         recipe: a YAML file, the name of one that comes with sith-hf, or a recipe in memory.
@@ -87,7 +87,7 @@ def run_recipe(
         overrides: ``key.key=value`` (see :meth:`sith_hf.recipe.RecipeSource.load`).
         overwrite: replace what an earlier run wrote there. Anything else there is never replaced.
         token: for the Hub.
-        say: is told what is being done.
+        say: called with a line for each step.
         progress: show bars on stderr.
 
     Raises:
@@ -113,7 +113,7 @@ def run_recipe(
     editor = open_base(plan.base, home, token=token)
     base = locate(editor.loaded.folder or editor.loaded.name, editor.loaded.revision, token)
 
-    with ResumableJob.beside(target) as kept, new_folder(base, target, overwrite) as work:
+    with ResumableJob.beside(target) as kept, new_folder(target, source=base, overwrite=overwrite) as work:
         concepts, decomposition = decompose_with(plan, editor, home, job=kept, progress=progress)
         chosen = choose(
             plan,
@@ -126,7 +126,7 @@ def run_recipe(
             say=report,
             progress=progress,
         )
-        report(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.spared)} spared")
+        report(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.spared)} left unchanged")
         measured: Measured | None = None
         if plan.evaluate is not None:
             measured = measure_edit(plan.evaluate, editor, decomposition, chosen.gains, home, progress=progress)

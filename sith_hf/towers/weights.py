@@ -12,33 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.files import Stamp, UnchangedFile, write_all
+from sith_hf.files import DTYPES, Entry, Header, Stamp, UnchangedFile, raw_bytes, read_header, write_all
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Small enough to stay in the processor's cache between reading and comparing.
 CHUNK = 2**18
-_MAX_HEADER = 100 * 2**20
-_DTYPES: Mapping[str, torch.dtype] = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
 # What a CLIPVisionModel of transformers 5 consists of. Other names are not ours to change.
 _BARE = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.")
 
@@ -53,50 +34,25 @@ def canonical(key: str) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One tensor in a file.
-
-    Attributes:
-        key: its name in the file.
-        dtype, shape: as the header has them.
-        start, stop: its bytes, counted from the beginning of the file.
-    """
-
-    key: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
 class Shard:
-    """One safetensors file. Whoever reads it gets an InputError where it changed since its header was read.
+    """One safetensors file. Reading it raises TemporaryError, an InputError, where it changed since its header was read.
 
     Attributes:
-        file: which file it was then.
-        header: its header as JSON.
-        data_start: where the bytes of tensors begin.
+        file: the file as it was then.
+        header: its header.
     """
 
     file: UnchangedFile
-    header: Mapping[str, Any]
-    data_start: int
+    header: Header
 
     @classmethod
     def read(cls, path: Path) -> Shard:
         """Read and check the header. Raises InputError for a file that is missing, truncated or no safetensors."""
         try:
-            with path.open("rb", buffering=0) as file:
-                stamp = Stamp.of(file)
-                # The library's own check of offsets, sizes and overlaps; the header is then read for the positions.
-                with safe_open(path, framework="pt"):
-                    pass
-                (length,) = struct.unpack("<Q", file.read(8))
-                header = json.loads(file.read(min(length, _MAX_HEADER)))
-        except (SafetensorError, OSError, ValueError, struct.error) as error:
+            with FileIO(path) as file:
+                return cls(UnchangedFile(path, Stamp.of(file)), read_header(file))
+        except (OSError, ValueError) as error:
             raise InputError(f"{path} is not a whole safetensors file ({error}): fetch the checkpoint again") from None
-        return cls(UnchangedFile(path, stamp), header, 8 + length)
 
     @property
     def path(self) -> Path:
@@ -107,21 +63,19 @@ class Shard:
     def entries(self) -> dict[str, Entry]:
         """The tensors by canonical name. Raises InputError where two have one."""
         found: dict[str, Entry] = {}
-        for key, item in self.header.items():
-            if key != "__metadata__":
-                if canonical(key) in found:
-                    raise InputError(f"{self.path} has the tensor {canonical(key)} twice, with and without the prefix")
-                start, stop = (self.data_start + offset for offset in item["data_offsets"])
-                found[canonical(key)] = Entry(key, item["dtype"], tuple(item["shape"]), start, stop)
+        for key, entry in self.header.entries.items():
+            if canonical(key) in found:
+                raise InputError(f"{self.path} has the tensor {canonical(key)} twice, with and without the prefix")
+            found[canonical(key)] = entry
         return found
 
     def tensor(self, key: str) -> Tensor:
         """The tensor of a canonical name, in memory of its own. Raises InputError for a dtype that torch has not."""
         entry = self.entries[key]
-        if entry.dtype not in _DTYPES:
+        if entry.dtype not in DTYPES:
             raise InputError(f"{key} in {self.path} is {entry.dtype}, which sith-hf does not read: convert it")
-        tensor = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
-        self.file.fill(_raw(tensor), entry.start)
+        tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
+        self.file.fill(raw_bytes(tensor), entry.start)
         return tensor
 
     def chunks(self, key: str) -> Iterator[bytes]:
@@ -144,7 +98,7 @@ class Shard:
             InputError: a tensor of another size, or a file that changes while it is copied.
         """
         head = self._renamed_header()
-        start = self.data_start if head else 0
+        start = self.header.data_start if head else 0
         with target.open("wb", buffering=0) as file:
             write_all(file, head)
             self.file.copy_into(file, start)
@@ -152,7 +106,7 @@ class Shard:
                 self._overwrite(file, key, replaced[key], len(head) - start)
 
     def _overwrite(self, file: FileIO, key: str, tensor: Tensor, shift: int) -> None:
-        entry, raw = self.entries[key], _raw(tensor.detach().cpu().contiguous())
+        entry, raw = self.entries[key], raw_bytes(tensor.detach().cpu().contiguous())
         if len(raw) != entry.stop - entry.start:
             raise InputError(f"{key}: the replacement has another size than the tensor in {self.path}")
         file.seek(entry.start + shift)
@@ -162,15 +116,10 @@ class Shard:
         """The header with canonical names, and its length before it; nothing where all names are canonical."""
         if all(canonical(entry.key) == entry.key for entry in self.entries.values()):
             return b""
-        header = {key if key == "__metadata__" else canonical(key): item for key, item in self.header.items()}
+        header = {key if key == "__metadata__" else canonical(key): item for key, item in self.header.fields.items()}
         encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
         encoded += b" " * (-len(encoded) % 8)
         return struct.pack("<Q", len(encoded)) + encoded
-
-
-def _raw(tensor: Tensor) -> Any:
-    """The bytes of a contiguous tensor, as an array that shares its memory."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from sith_hf.checkpoint.verify import verify
 from sith_hf.checkpoint.write import revert, save_edited
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError
+from sith_hf.files import new_folder
 from sith_hf.files import unchanged as steady
-from sith_hf.files.atomic import new_folder
 from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint, Shard
 from tests.support import tiny
 from tests.support.raw import Raw, out_proj, random_spec, raw_tensors, read_raw, tree, write_raw
@@ -400,23 +400,26 @@ def child(script: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
 INSIDE = """
 import sys
 from pathlib import Path
-from sith_hf.files.atomic import new_folder
-with new_folder(Path("/no/source"), Path(sys.argv[1]), True) as work:
+from sith_hf.files import new_folder
+with new_folder(Path(sys.argv[1]), overwrite=True) as work:
     (work / "half.txt").write_text("half")
     print("here", flush=True)
     sys.stdin.read()
 """
 BETWEEN = """
-import os, sys
+import ctypes, os, sys
 from pathlib import Path
-from sith_hf.files.atomic import new_folder
+from sith_hf.files import new_folder
 real = os.rename
+def none(*args, **kwargs):
+    raise OSError("no C library: two renames instead of an exchange")
+ctypes.CDLL = none
 def rename(old, new):
     real(old, new)
     print("here", flush=True)
     sys.stdin.read()
 os.rename = rename
-with new_folder(Path("/no/source"), Path(sys.argv[1]), True) as work:
+with new_folder(Path(sys.argv[1]), overwrite=True) as work:
     (work / "new.txt").write_text("new")
 """
 
@@ -424,6 +427,12 @@ with new_folder(Path("/no/source"), Path(sys.argv[1]), True) as work:
 def kill(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def dead(parent: Path) -> None:
+    """The working folder of a killed process."""
+    (parent / ".sith-hf-work.dead.partial").mkdir()
+    (parent / ".sith-hf-work.dead.partial" / "lock").touch()
 
 
 def names(folder: Path) -> list[str]:
@@ -486,7 +495,7 @@ class TestKilled:
         save_edited(base, spec, work / "out")
         assert names(work) == sorted([*before, "out"])
         assert (outside / "mine.txt").exists()
-        (work / ".sith-hf-work.dead.partial").mkdir()
+        dead(work)
         save_edited(base, spec, work / "out", overwrite=True)
         assert names(work) == sorted([*before, "out"])
 
@@ -496,7 +505,7 @@ class TestKilled:
         def flock(descriptor, operation):
             raise OSError(errno.ENOLCK, "no locks")
 
-        (tmp_path / ".sith-hf-work.dead.partial").mkdir()
+        dead(tmp_path)
         with monkeypatch.context() as patch:
             patch.setattr(fcntl, "flock", flock)
             save_edited(base, spec, tmp_path / "out")
@@ -513,11 +522,11 @@ class TestKilled:
         def flock(descriptor, operation):
             if not taken:
                 taken.extend(tmp_path.glob("*.partial"))
-                taken[0].rmdir()
+                shutil.rmtree(taken[0])
             real(descriptor, operation)
 
         monkeypatch.setattr(fcntl, "flock", flock)
-        with new_folder(Path("/no/source"), tmp_path / "out", False) as work:
+        with new_folder(tmp_path / "out") as work:
             (work / "x").write_text("x")
         assert len(taken) == 1
         assert names(tmp_path) == ["out"]

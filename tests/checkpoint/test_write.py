@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -438,6 +439,11 @@ class Breaks:
         return result
 
 
+def no_exchange(*args, **kwargs):
+    """No C library: a folder is replaced by two renames."""
+    raise OSError(errno.ENOENT, "no C library")
+
+
 class TestFailures:
     """Whenever it fails, the target is absent, or what it was; and nothing of ours is left beside it."""
 
@@ -480,6 +486,8 @@ class TestFailures:
             raised = None
             with monkeypatch.context() as patch:
                 patch.setattr(owner, name, breaks)
+                if stage == "rename":
+                    patch.setattr(ctypes, "CDLL", no_exchange)
                 try:
                     run(target)
                 except BaseException as error:
@@ -515,6 +523,7 @@ class TestFailures:
         breaks = Breaks(os.rename, FAULTS["full disk"][0], 2, False, forever=True)
         with monkeypatch.context() as patch:
             patch.setattr(os, "rename", breaks)
+            patch.setattr(ctypes, "CDLL", no_exchange)
             with pytest.raises(OutputError) as caught:
                 save_edited(plain, spec, target, overwrite=True)
         (kept,) = work.rglob("mine.txt")

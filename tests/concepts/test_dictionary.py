@@ -403,7 +403,7 @@ def test_a_stored_dictionary_is_the_same_dictionary(dtype, tmp_path):
     path = made().save_pretrained(tmp_path, dtype)
     inside, outside = (ConceptDictionary.from_pretrained(path, in_memory=whole) for whole in (True, False))
     assert inside.stored is None
-    assert outside.stored.path == path
+    assert outside.stored.file.path == path
     assert (inside.embeddings.dtype, outside.embeddings.dtype) == (torch.float32, dtype)
     assert torch.equal(inside.embeddings, made().embeddings.to(dtype).float())
     assert (dtype == torch.float32) == torch.equal(inside.embeddings, made().embeddings)

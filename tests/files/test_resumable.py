@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from sith_hf.errors import InputError, OutputError, TemporaryError
-from sith_hf.files import artifact as artifacts
 from sith_hf.files import resumable as job
+from sith_hf.files import write_whole
 from sith_hf.files.resumable import FACTS, LOCK, SUFFIX, ResumableJob
 from sith_hf.towers import text_encoder as encoding
 from tests.support.made import tiny_concepts, tiny_editor
@@ -165,19 +165,40 @@ def test_another_release_of_a_library_is_another_job(tmp_path, monkeypatch):
     assert resumed(tmp_path / "out") == ["c"]
 
 
-@pytest.mark.parametrize("comes_back", [False, True])
-def test_parts_of_an_input_that_cannot_be_used_go_unless_it_may_come_back(tmp_path, comes_back):
+@pytest.mark.parametrize(
+    ("error", "kept"), [(InputError("of no use"), False), (TemporaryError("no memory"), True), (Stop(), True)], ids=repr
+)
+def test_parts_go_with_an_input_that_their_making_refuses(tmp_path, error, kept):
     output = tmp_path / "out"
 
-    def refused():
-        with ResumableJob.beside(output, input_may_come_back=comes_back) as kept:
-            list(kept.parts("job", FACTS_GIVEN, NAMES, make([])))
-            raise InputError("no such thing")
+    def refuses(name):
+        if name == "c":
+            raise error
+        return make([])(name)
 
-    with pytest.raises(InputError, match="no such thing"):
-        refused()
-    assert bool(list(tmp_path.iterdir())) == comes_back
-    assert resumed(output) == ([] if comes_back else NAMES)
+    with pytest.raises(type(error)), ResumableJob.beside(output) as job:
+        list(job.parts("job", FACTS_GIVEN, NAMES, refuses))
+    assert (tmp_path / "out.work").exists() == kept
+    assert resumed(output) == (["c"] if kept else NAMES)
+
+
+def test_what_is_refused_later_costs_no_part(tmp_path):
+    """A rule that chooses nothing, a misspelt dataset, a next step that refuses its own input."""
+    output = tmp_path / "out"
+
+    def refuses(name):
+        raise InputError("of no use")
+
+    def run(then):
+        with ResumableJob.beside(output) as job:
+            assert len(list(job.parts("job", FACTS_GIVEN, NAMES, make([])))) == 3
+            list(then(job))
+
+    with pytest.raises(InputError, match="of no use"):
+        run(lambda job: refuses("a rule"))
+    with pytest.raises(InputError, match="of no use"):
+        run(lambda job: job.parts("next", {}, NAMES, refuses))
+    assert resumed(output) == []
 
 
 def test_another_number_of_threads_is_another_job(tmp_path, monkeypatch):
@@ -227,31 +248,29 @@ def test_a_lock_of_a_dead_process_is_no_obstacle(tmp_path):
 
 def test_a_lock_that_its_owner_takes_away_meanwhile_is_not_taken_for_held(tmp_path, monkeypatch):
     """The first run ends between the second's opening of the file and its locking of it."""
-    real, tries = fcntl.flock, []
+    lock, real = tmp_path / "out.work" / LOCK, fcntl.flock
 
     def flock(descriptor, how):
-        if not tries:
-            os.unlink(tmp_path / "out.work" / LOCK)
-        tries.append(descriptor)
+        lock.unlink()
         real(descriptor, how)
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", flock)
+        with pytest.raises(InputError, match="another run"), ResumableJob.beside(tmp_path / "out"):
+            pytest.fail("a lock of no name")
     with ResumableJob.beside(tmp_path / "out"):
-        assert (tmp_path / "out.work" / LOCK).is_file()
-    assert len(tries) == 2
+        assert lock.is_file()
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_full_disk_is_told_once_and_costs_nothing_that_was_finished(tmp_path, monkeypatch, call):
-    output, real, count = tmp_path / "out", getattr(os, call), []
+def test_a_full_disk_is_reported_once_and_costs_nothing_that_was_finished(tmp_path, monkeypatch, call):
+    output, real, log = tmp_path / "out", getattr(os, call), []
 
     def full(*arguments):
-        count.append(1)
-        if len(count) > 3:  # the facts and two parts
+        if log == NAMES:
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(*arguments)
 
-    log: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
         with pytest.raises(OutputError, match=r"No space left.*kept in"), ResumableJob.beside(output) as kept:
@@ -375,22 +394,24 @@ def test_embeddings_that_are_not_finite_are_not_kept(scene, tmp_path):
     assert not (tmp_path / "out.work").exists()
 
 
-def test_partial_files_of_a_killed_run_go(tmp_path):
+def test_working_folders_of_a_killed_run_go(tmp_path):
     output = tmp_path / "out"
     interrupted(output)
-    (output.with_name("out.work") / "job" / ".a.part.abcdefgh.partial").write_bytes(b"half")
-    (output / ".sith-hf.abcdefgh.partial").mkdir(parents=True)
-    (output / ".sith-hf.abcdefgh.partial" / "decomposition.safetensors").write_bytes(b"half")
+    for place in (tmp_path, output, output.with_name("out.work") / "job"):
+        (place / ".sith-hf-work.abcdefgh.partial").mkdir(parents=True)
+        (place / ".sith-hf-work.abcdefgh.partial" / "lock").touch()
+        (place / ".sith-hf-work.abcdefgh.partial" / "new").write_bytes(b"half")
     (output / "mine.partial").write_text("mine")
     assert resumed(output) == ["c"]
     assert [path.name for path in output.iterdir()] == ["mine.partial"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_artifacts_know_nothing_of_it(scene, tmp_path):
     """What is in the work folder is swept up, not what stands beside it."""
     editor, _, concepts = scene
     (tmp_path / "out").mkdir()
-    artifacts.write_whole(tmp_path / "out" / "notes.txt", b"mine")
+    write_whole(tmp_path / "out" / "notes.txt", b"mine")
     explained(editor, concepts, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"notes.txt", "decomposition.safetensors"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -412,15 +433,3 @@ def test_a_file_in_the_place_of_the_work_folder_is_named(tmp_path):
     with pytest.raises(InputError, match=r"out\.work .*is a file"), ResumableJob.beside(tmp_path / "out"):
         pass
     assert (tmp_path / "out.work").read_text() == "mine"
-
-
-@pytest.mark.parametrize(("error", "kept"), [(TemporaryError("no memory"), True), (InputError("of no use"), False)])
-def test_what_may_pass_keeps_the_parts(tmp_path, error, kept):
-    def fail_after_a_part():
-        with ResumableJob.beside(tmp_path / "out") as ours:
-            assert len(list(ours.parts("job", {"a": 1}, ["one"], lambda name: {"x": torch.ones(1)}))) == 1
-            raise error
-
-    with pytest.raises(type(error)):
-        fail_after_a_part()
-    assert (tmp_path / "out.work").exists() == kept

@@ -226,7 +226,7 @@ def test_other_images_than_before_the_interruption_are_refused(editor, pictures,
         return real(*arguments)
 
     def run():
-        with ResumableJob.beside(output, input_may_come_back=True) as job:
+        with ResumableJob.beside(output) as job:
             averaged(editor, data, batch_size=4, job=job).save_pretrained(output)
 
     with monkeypatch.context() as patch:

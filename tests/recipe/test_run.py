@@ -22,6 +22,8 @@ from sith_hf.recipe import Recipe
 from sith_hf.recipe.run import RunResult, run_recipe
 from tests.support.chat_server import chat_server
 
+decompose = import_module("sith_hf.decomposition.decompose")
+
 SMALL = [
     "evaluate.tasks.0.data.pictures=6",
     "evaluate.tasks.1.data.pictures=12",
@@ -77,12 +79,7 @@ def test_its_recipe_has_every_fingerprint_and_no_place_of_this_machine(run: RunR
 @pytest.mark.parametrize(
     ("override", "part"),
     [
-        ("evaluate.tasks.0.data.sha256=" + "a" * 64, "use the same data"),
-        ("base.sha256=" + "a" * 64, "base: the recipe was made for"),
         ("dictionary.sha256=" + "a" * 64, "dictionary: the recipe was made for"),
-        ("evaluate.tasks.0.data.columns.label=species", "species"),
-        ("evaluate.sweep.task=nothing", "evaluate.sweep"),
-        ("edits.0.threshold=5.0", "edits.0: no vector"),
         ("base.model=/nowhere/at/all", "/nowhere/at/all"),
         ("dictionary={file: none.txt}", "none.txt"),
         ("decompose.image_mean=none.safetensors", "none.safetensors"),
@@ -93,6 +90,50 @@ def test_what_cannot_be_run_leaves_nothing(tmp_path: Path, override: str, part: 
         run_recipe("suppress-spurious", tmp_path / "out", overrides=[*SMALL, override])
     assert part in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("evaluate.tasks.0.data.sha256=" + "a" * 64, "use the same data"),
+        ("evaluate.tasks.0.data={dataset: ./misspelt, columns: {label: a, group: b}}", "misspelt"),
+        ("edits.0.threshold=5.0", "edits.0: no vector"),
+    ],
+)
+def test_a_late_mistake_costs_no_finished_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, part: str
+) -> None:
+    made: list[object] = []
+    real = decompose.factored_svd
+    monkeypatch.setattr(decompose, "factored_svd", lambda *factors: made.append(1) or real(*factors))
+    with pytest.raises(InputError) as caught:
+        run_recipe("suppress-spurious", tmp_path / "out", overrides=[*SMALL, override])
+    assert part in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.work"]
+    assert made  # the control: they had to be made
+    made.clear()
+    run_recipe("suppress-spurious", tmp_path / "out", overrides=[*SMALL, "evaluate=null"])
+    assert not made
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_refused_input_takes_its_parts_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    real = decompose.factored_svd
+
+    def refuses(*factors: object) -> object:
+        if made:
+            raise InputError("damaged weights")
+        made.append(1)
+        return real(*factors)
+
+    monkeypatch.setattr(decompose, "ROWS", 8)
+    monkeypatch.setattr(decompose, "factored_svd", refuses)
+    with pytest.raises(InputError, match="damaged weights"):
+        run_recipe("suppress-spurious", tmp_path / "out", overrides=SMALL)
+    assert made
+    assert not list((tmp_path / "out.work").glob("decomposition/*"))
+    assert list((tmp_path / "out.work").glob("encoding/*.part"))  # the control: the texts were not refused
 
 
 def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:

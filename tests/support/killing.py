@@ -19,8 +19,7 @@ import torch
 
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
-from sith_hf.files import artifact as artifacts
-from sith_hf.files import resumable
+from sith_hf.files import new_folder, resumable
 from sith_hf.towers import text_encoder as encoding
 from sith_hf.towers.image_mean import ImageMean
 from tests.support.made import tiny_concepts, tiny_editor
@@ -33,7 +32,7 @@ def explained(editor: SithEditor, concepts: ConceptDictionary, output: Path) -> 
     with resumable.ResumableJob.beside(output) as kept:
         encoded = editor.encode(concepts, job=kept)
         result = editor.decompose(encoded, job=kept)
-        with artifacts.staged(output) as folder:
+        with new_folder(output, keep_others=True) as folder:
             encoded.save_pretrained(folder)
             result.save_pretrained(folder)
 
@@ -69,7 +68,7 @@ def child(job: Callable[[], None], log: int, kill_at: int | None) -> None:
 
         setattr(module, name, around)
 
-    for name in ("fsync", "replace", "fchmod"):
+    for name in ("fsync", "rename", "replace"):
         watched(os, name)
     real_parts, real_pieces = resumable.ResumableJob.parts, resumable.ResumableJob.pieces
 

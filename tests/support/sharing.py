@@ -103,7 +103,7 @@ def main() -> None:
 
     def full(descriptor: int) -> None:
         count[0] += 1
-        if count[0] > 4:
+        if count[0] > 8:
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
