@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Lock
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from sith_hf.gains import Scores
 from sith_hf.judges.answers import parse
 from sith_hf.judges.cache import AnswerCache, Question, write_transcript
 from sith_hf.judges.client import ChatServer, Unanswered
-from sith_hf.judges.pool import concurrently
+from sith_hf.judges.event_loop import run
 from sith_hf.judges.prompts import Prompt
 
 MOST_WORKERS = 64
@@ -62,7 +61,7 @@ class LanguageModelJudge:
     transcript: Path | None = None
     workers: int = 4
     most_unanswered: float = 0.2
-    wait: Callable[[float], object] | None = field(default=None, repr=False)
+    wait: Callable[[float], Awaitable[object]] = field(default=asyncio.sleep, repr=False)
 
     def __post_init__(self) -> None:
         whole_number(self.workers, "workers", least=1, most=MOST_WORKERS)
@@ -90,7 +89,8 @@ class LanguageModelJudge:
         known = len(found)
         faults: dict[Question, str] = {}
         try:
-            self._ask(open_questions, answers, found, faults, progress)
+            if open_questions:
+                run(self._ask(open_questions, answers, found, faults, progress))
         finally:
             if self.transcript is not None:
                 write_transcript(self.transcript, _entries(places, found, faults))
@@ -120,12 +120,12 @@ class LanguageModelJudge:
         )
 
     def _questions(self, explanations: Sequence[Explanation]) -> list[Question | None]:
-        """The question about each; one object for all that ask the same, None for an explanation without concepts."""
+        """The question about each explanation, one object for equal questions; None for one without concepts."""
         by_texts = {texts: self.prompt.ask(texts) for texts in map(_texts, explanations) if texts}
         by_prompt = {p: Question(self.server.name, self.server.parameters, p) for p in dict.fromkeys(by_texts.values())}
         return [by_prompt[by_texts[texts]] if texts else None for texts in map(_texts, explanations)]
 
-    def _ask(
+    async def _ask(
         self,
         questions: Sequence[Question],
         answers: AnswerCache,
@@ -133,53 +133,43 @@ class LanguageModelJudge:
         faults: dict[Question, str],
         progress: bool,
     ) -> None:
-        """Ask, filling ``found`` and ``faults``; an answer is kept by the thread that asked for it."""
-        if not questions:
-            return
+        """Ask, filling ``found`` and ``faults``. An answer is kept before the next question is asked."""
+        waiting = iter(questions)
         in_a_row = answered = 0
-        # Where an earlier run got scores, what is left may well be what the model has none for.
+        # If an earlier run got scores, the model may have none for what is left.
         parsed = len(found)
         report = _once_on_stderr(progress)
 
-        over = Event()
-
-        def work(question: Question, wait: Callable[[float], object]) -> str:
-            # A thread that nobody waits for any more has nothing to say.
-            answer = self.server.ask(question.prompt, wait, lambda line: None if over.is_set() else report(line))
-            # Kept before the next question is asked, so that Ctrl-C loses no answer that has come.
-            if parse(answer) is not None:
-                answers.put(question, answer)
-            found[question] = answer
-            return answer
-
-        def final(error: BaseException) -> bool:
-            return not isinstance(error, Unanswered)
-
-        with (
-            ExitStack() as undo,
-            closing(concurrently(work, questions, self.workers, self.wait, final)) as outcomes,
-            tqdm(total=len(questions), desc="asking the judge", unit="question", disable=not progress) as bar,
-        ):
-            undo.callback(over.set)
-            for question, outcome in outcomes:
-                if isinstance(outcome, Unanswered):
-                    faults[question] = str(outcome)
+        async def work(session: Any) -> None:
+            nonlocal in_a_row, answered, parsed
+            for question in waiting:
+                try:
+                    answer = await self.server.ask(question.prompt, session, self.wait, report)
+                except Unanswered as error:
+                    faults[question] = str(error)
                     in_a_row += 1
-                elif isinstance(outcome, BaseException):
-                    raise outcome
+                    if in_a_row >= FAILURES_IN_A_ROW:
+                        raise HubError(
+                            f"{in_a_row} questions in a row got no answer, the last: {error}. {self._advice(found)}"
+                        ) from None
                 else:
-                    parsed += parse(outcome) is not None
-                    in_a_row = 0
-                if in_a_row >= FAILURES_IN_A_ROW:
-                    raise HubError(
-                        f"{in_a_row} questions in a row got no answer, the last: {outcome}. {self._advice(found)}"
-                    )
-                answered += not isinstance(outcome, BaseException)
-                if answered == EARLY < len(questions) and not parsed:
-                    raise InputError(
-                        f"none of the first {EARLY} answers is a score. {_form(outcome)} {self._advice(found)}"
-                    )
+                    found[question] = answer
+                    if scored := parse(answer) is not None:
+                        answers.put(question, answer)
+                    in_a_row, answered, parsed = 0, answered + 1, parsed + scored
+                    if answered == EARLY < len(questions) and not parsed:
+                        raise InputError(
+                            f"none of the first {EARLY} answers is a score. {_form(answer)} {self._advice(found)}"
+                        )
                 bar.update()
+
+        with tqdm(total=len(questions), desc="asking the judge", unit="question", disable=not progress) as bar:
+            try:
+                async with self.server.session() as session, asyncio.TaskGroup() as group:
+                    for _ in range(min(self.workers, len(questions))):
+                        group.create_task(work(session))
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
 
     def _check(self, record: Mapping[str, Any], faults: Mapping[Question, str], advice: str) -> None:
         judged = record["poles"] - record["empty"]
@@ -201,12 +191,13 @@ class LanguageModelJudge:
 
 
 def _once_on_stderr(progress: bool) -> Callable[[str], None]:
-    """Says the first thing that it is told, from whichever thread, where anybody wants to hear it."""
-    first = Lock()
+    """A function that prints the first line it is given, and nothing without ``progress``."""
+    left = [progress]
 
-    def report(text: str) -> None:
-        if progress and first.acquire(blocking=False):
-            tqdm.write(text, file=sys.stderr)
+    def report(line: str) -> None:
+        if left[0]:
+            left[0] = False
+            tqdm.write(line, file=sys.stderr)
 
     return report
 
