@@ -35,7 +35,7 @@ _HOMES = {
     "HeadSVD": "decomposition.svd",
     "LanguageModelJudge": "judges.language_model",
     "Pursuit": "pursuit.pursuit",
-    "Recipe": "recipe.model",
+    "Recipe": "recipe.recipe",
     "Scores": "gains.scores",
     "SheetJudge": "judges.sheet",
     "SithEditor": "editor",

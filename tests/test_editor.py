@@ -13,7 +13,7 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.edits.build import make_spec
 from sith_hf.errors import BaseMismatch, InputError, SithError, UnsupportedModel
-from sith_hf.gains.gains import by_concepts, by_name
+from sith_hf.gains import by_concepts, by_name
 from sith_hf.towers.text_encoder import encode_texts
 from tests.support.made import tiny_concepts, tiny_editor
 from tests.support.tiny import byte_tokenizer, clip_model, projected_vision_model, save_clip, vision_model

@@ -1,4 +1,4 @@
-"""The judge that asks a language model, keeps what it said, and guesses nothing."""
+"""The judge that asks a language model, and keeps its answers."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from sith_hf.judges.prompts import Prompt
 
 MOST_WORKERS = 64
 
-# So many questions in a row without an answer, and no more are asked.
+# Stop after this many questions in a row without an answer.
 FAILURES_IN_A_ROW = 5
-# So many answers from the first on without a score, and no more are paid for.
+# Stop, and pay for no more, if none of this many first answers is a score.
 EARLY = 20
 
 
 @dataclass(frozen=True)
 class LanguageModelJudge:
-    """Scores a pole by what a language model answers to a question about its concepts.
+    """Scores a pole by a language model's answer to a question about its concepts.
 
-    Poles with the same concepts in the same order are one question. An answer counts only in the form that
-    :func:`sith_hf.judges.answers.parse` takes; any other leaves NaN and is counted in ``record`` as ``unparsed``, and
-    a question without an answer, after every attempt, as ``failed``. Answers that hold a score are kept as they come,
-    so that an interrupted run goes on where it stopped; a second run asks only what has no score yet.
+    Poles with the same concepts in the same order are one question. An answer counts only in the form of
+    :func:`sith_hf.judges.answers.parse`. Any other gives NaN and counts in ``record`` as ``unparsed``; a question
+    without an answer after every attempt counts as ``failed``. Answers with a score are kept as they arrive: a run
+    after an interrupted one asks only what has no score yet.
 
     Attributes:
         prompt: the question.
-        server: who is asked.
-        cache: a folder for answers that hold a score; None keeps none.
-        transcript: a file for questions and answers, JSON lines, written whole at the end, an interrupted or failed
-            run included; None writes none. It holds no token.
-        workers: how many questions at once, 1 to 64.
-        most_unanswered: the largest share of poles without a score that is still a result, 0 to 1.
-        wait: waits for some seconds before another attempt; the clock's when None.
+        server: the language model.
+        cache: a folder for answers with a score; None keeps none.
+        transcript: a file for questions and answers, JSON lines, written whole at the end, also of a failed or
+            interrupted run; None writes none. It holds no token.
+        workers: questions at once, 1 to 64.
+        most_unanswered: the largest acceptable share of poles without a score, 0 to 1.
+        wait: waits for some seconds before another attempt.
 
     Raises:
         InputError: a value out of range.
@@ -72,7 +72,7 @@ class LanguageModelJudge:
         """The scores of every explained pole (see :class:`sith_hf.judges.Judge`).
 
         Raises:
-            HubError: the server refused, could not be reached, or left too much unanswered.
+            HubError: the server refused, could not be reached, or left too many questions unanswered.
             InputError: too many answers are no scores.
         """
         explanations = decomposition.explanations()
@@ -83,7 +83,7 @@ class LanguageModelJudge:
                 places.setdefault(question, []).append(item)
 
         answers = AnswerCache(self.cache)
-        # The cache may be of a release that also kept what is no score.
+        # An earlier release also kept answers without a score.
         found = {q: text for q in places if (text := answers.get(q)) is not None and parse(text) is not None}
         open_questions = [q for q in places if q not in found]
         known = len(found)
@@ -186,8 +186,8 @@ class LanguageModelJudge:
     def _advice(self, found: Mapping[Question, str]) -> str:
         parsed = sum(parse(answer) is not None for answer in list(found.values()))
         kept = f" {parsed} answers with a score are kept in {self.cache}; another run asks only the rest."
-        told = "" if self.transcript is None else f" {self.transcript} has what was said."
-        return f"Try again, or take another model.{kept if parsed and self.cache is not None else ''}{told}"
+        said = "" if self.transcript is None else f" {self.transcript} holds the answers."
+        return f"Try again, or use another model.{kept if parsed and self.cache is not None else ''}{said}"
 
 
 def _once_on_stderr(progress: bool) -> Callable[[str], None]:
@@ -214,7 +214,7 @@ def _form(answer: object = None) -> str:
 def _entries(
     places: Mapping[Question, Sequence[Explanation]], found: Mapping[Question, str], faults: Mapping[Question, str]
 ) -> list[dict[str, Any]]:
-    """What the transcript says, in the order of the explanations."""
+    """The lines of the transcript, in the order of the explanations."""
     return [
         {
             **question.data,

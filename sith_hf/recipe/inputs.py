@@ -1,4 +1,4 @@
-"""What a recipe starts from: the opened base, the dictionary, the image mean; each checked by its fingerprint."""
+"""Open what a recipe starts from: base, dictionary, image mean; and check their fingerprints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sith_hf.evaluation import Task
 from sith_hf.files import ResumableJob
 from sith_hf.images import Data
 from sith_hf.pursuit import Pursuit
-from sith_hf.recipe.model import Base, Dictionary, Recipe
+from sith_hf.recipe.recipe import Base, Dictionary, Recipe
 from sith_hf.towers import read_image_mean
 from sith_hf.world import embedded_checkpoint
 
@@ -24,7 +24,7 @@ EMBEDDED = "embedded"
 
 
 def open_base(base: Base, folder: Path, *, token: str | None = None) -> SithEditor:
-    """An editor of the base. Raises InputError and UnsupportedModel as ``SithEditor.from_pretrained`` does."""
+    """Open the base. Raises InputError and UnsupportedModel as ``SithEditor.from_pretrained`` does."""
     if base.model == EMBEDDED and base.revision is not None:
         raise InputError("base.revision: the embedded checkpoint has no revisions")
     name = embedded_checkpoint() if base.model == EMBEDDED else local(base.model, folder)
@@ -33,7 +33,7 @@ def open_base(base: Base, folder: Path, *, token: str | None = None) -> SithEdit
 
 
 def local(name: str, folder: Path) -> str:
-    """``name`` below ``folder`` where there is such a folder, else as it stands: a Hub id or a path from here."""
+    """The path of ``name`` below ``folder`` if that is a folder, else ``name``: a Hub id or a path from here."""
     try:
         below = folder / name
         return str(below) if below.is_dir() else name
@@ -42,13 +42,13 @@ def local(name: str, folder: Path) -> str:
 
 
 def placed(name: str, folder: Path) -> str:
-    """A local folder by its full path, so that it is found from anywhere; anything else as it stands."""
+    """The full path of a local folder; anything else unchanged."""
     found = local(name, folder)
     return os.path.abspath(found) if name != EMBEDDED and os.path.isdir(found) else name
 
 
 def with_place(task: Task, folder: Path) -> Task:
-    """A task whose local dataset, relative to ``folder``, is named by its full path."""
+    """The task with the full path of a local dataset below ``folder``."""
     name = task.data.dataset
     if name is None or not os.path.exists(folder / name):
         return task
@@ -62,10 +62,10 @@ def with_data(task: Task, data: Data) -> Task:
 
 
 def dictionary_of(dictionary: Dictionary, folder: Path) -> ConceptDictionary:
-    """The concepts, not encoded yet.
+    """Read the concepts, without encoding them.
 
     Raises:
-        InputError: a source that cannot be read, or other texts than the recipe's fingerprint tells.
+        InputError: a source that cannot be read, or texts with another fingerprint than the recipe's.
     """
     template = dictionary.template
     if dictionary.texts is not None:
@@ -89,12 +89,12 @@ def dictionary_of(dictionary: Dictionary, folder: Path) -> ConceptDictionary:
 def decompose_with(
     recipe: Recipe, editor: SithEditor, folder: Path, *, job: ResumableJob | None = None, progress: bool = False
 ) -> tuple[ConceptDictionary, Decomposition]:
-    """Decompose the editor's model as a recipe says; the encoded dictionary, and the decomposition.
+    """Decompose the editor's model as a recipe says; returns the encoded dictionary and the decomposition.
 
-    ``work`` keeps what is finished (see :func:`sith_hf.decomposition.decompose`).
+    ``job`` keeps finished parts (see :func:`sith_hf.decomposition.decompose`).
 
     Raises:
-        InputError: settings out of range, or other weights or texts than the recipe's fingerprints tell.
+        InputError: settings out of range, or weights or texts with other fingerprints than the recipe's.
     """
     step = recipe.decompose
     concepts = editor.encode(dictionary_of(recipe.dictionary, folder), job=job, progress=progress)
@@ -115,7 +115,7 @@ def decompose_with(
 
 
 def base_sha256(tensors: Mapping[str, str]) -> str:
-    """One fingerprint for the tensors that a decomposition reads."""
+    """One fingerprint of the tensors that a decomposition reads."""
     return texts_sha256([f"{name} {tensors[name]}" for name in sorted(tensors)])
 
 
@@ -129,9 +129,9 @@ def file_sha256(path: Path) -> str:
 
 
 def check_sha256(expected: str | None, found: str, what: str) -> None:
-    """Raises InputError when ``expected`` is another fingerprint than ``found``; None expects nothing."""
+    """Raise InputError if ``expected`` is not None and not ``found``."""
     if expected is not None and expected != found:
         raise InputError(
-            f"{what}: the recipe was made for sha256 {expected[:12]}..., and this has {found[:12]}...; use the same "
-            f"{what}, or take {what}.sha256 out of the recipe"
+            f"{what}: this has the sha256 {found[:12]}..., the recipe expects {expected[:12]}...; use the same {what}, "
+            f"or remove {what}.sha256 from the recipe"
         )

@@ -1,4 +1,4 @@
-"""The recipe as it was run: defaults written out, fingerprints filled in, answers of judges pinned."""
+"""The recipe that repeats a run: defaults written out, fingerprints filled in, scores of judges pinned."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sith_hf.editor import SithEditor
 from sith_hf.evaluation import Task
 from sith_hf.gains import SCORES_LAYOUT
 from sith_hf.judges import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
-from sith_hf.recipe.choose import Chosen
+from sith_hf.recipe.choose import ChosenEdit
 from sith_hf.recipe.inputs import base_sha256, file_sha256, placed, with_data, with_place
-from sith_hf.recipe.model import Recipe
+from sith_hf.recipe.recipe import Recipe
 from sith_hf.towers import image_mean_file
 
 INPUTS = "inputs"
@@ -28,26 +28,26 @@ def resolve(
     editor: SithEditor,
     decomposition: Decomposition,
     concepts: ConceptDictionary,
-    chosen: Chosen,
+    chosen: ChosenEdit,
     folder: Path,
     work: Path,
     data: Mapping[str, str | None] | None = None,
 ) -> Recipe:
     """The recipe that repeats a run, for a file in ``work``.
 
-    Files that the recipe names are copied to ``inputs/``, and scores of judges that cannot be asked again are read from
-    ``scores/``, so that ``work`` is all that it takes, a local base and local datasets excepted: those are named by
-    their full paths.
+    Files that the recipe names are copied to ``inputs/``, and scores of judges that may answer differently are read
+    from ``scores/``. So ``work`` is complete, except for a local base and local datasets: the recipe names their full
+    paths.
 
     Args:
         recipe: what was run.
-        editor, decomposition, concepts, chosen: what came of it; ``scores/`` in ``work`` holds ``chosen.scores``.
+        editor, decomposition, concepts, chosen: its results; ``scores/`` in ``work`` holds ``chosen.scores``.
         folder: where relative paths of ``recipe`` start.
-        work: where the resolved one will lie.
-        data: the name of each evaluated task to the fingerprint of its data; nothing was evaluated when None.
+        work: the folder of the resolved recipe.
+        data: the name of each evaluated task to the fingerprint of its data; None without an evaluation.
 
     Raises:
-        InputError: a file that the recipe names is gone.
+        InputError: a file that the recipe names does not exist any more.
         OSError: a file could not be copied.
     """
     copies: dict[str, Any] = {}
@@ -95,7 +95,7 @@ def resolve(
 
 
 def shareable(recipe: Recipe) -> Recipe:
-    """The recipe as it travels with the edited checkpoint: without the folders of this machine."""
+    """The recipe for publishing with the edited checkpoint: without the folders of this machine."""
     base = {name: _shown(getattr(recipe.base, name)) for name in ("model", "text_model")}
     plan = recipe.evaluate
     if plan is not None:
@@ -117,7 +117,7 @@ def _seen(task: Task, data: Mapping[str, str | None] | None) -> Task:
     return task if sha256 is None else with_data(task, task.data.model_copy(update={"sha256": sha256}))
 
 
-def _pinned(judge: JudgeSettings, name: str, chosen: Chosen, work: Path) -> JudgeSettings:
+def _pinned(judge: JudgeSettings, name: str, chosen: ChosenEdit, work: Path) -> JudgeSettings:
     if isinstance(judge, EmbeddingJudgeSettings):
         return judge
     path = f"scores/{name}/{SCORES_LAYOUT.filename}"
@@ -125,7 +125,7 @@ def _pinned(judge: JudgeSettings, name: str, chosen: Chosen, work: Path) -> Judg
 
 
 def _copied(source: Path, target: Path) -> str:
-    file_sha256(source)  # tells clearly when it is gone
+    file_sha256(source)  # refuses a file that cannot be read
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     return f"{INPUTS}/{target.name}"

@@ -117,7 +117,7 @@ class TestByAPerson:
 
     def test_a_sheet_that_may_be_filled_in_is_not_overwritten(self, work, tmp_path):
         (tmp_path / "sheet.csv").write_text("mine")
-        assert "there already" in refused(sith("judge", work / "d", "--export", tmp_path / "sheet.csv"))
+        assert "exists" in refused(sith("judge", work / "d", "--export", tmp_path / "sheet.csv"))
         assert (tmp_path / "sheet.csv").read_text() == "mine"
 
     def test_a_wrong_score_is_named_by_its_line(self, work, tmp_path):

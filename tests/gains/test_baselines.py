@@ -7,8 +7,8 @@ import torch
 
 from sith_hf.edits import make_spec
 from sith_hf.errors import InputError
+from sith_hf.gains import Gains, by_name
 from sith_hf.gains.baselines import random_vectors, whole_heads, with_baselines
-from sith_hf.gains.gains import Gains, by_name
 from tests.support.made import tiny_concepts, tiny_editor
 
 
