@@ -190,10 +190,10 @@ def test_a_concept_is_a_text(concept, editor):
         editor.suppress("boat", concept)
 
 
-def test_no_vector_that_speaks_of_a_concept_is_told(editor):
+def test_an_edit_that_chooses_no_vector_is_refused(editor):
     with pytest.raises(
         InputError,
-        match=r"no vector there speaks of boat, red .* at least 1\.0 \(the largest anywhere is 0\.\d\d\): lower",
+        match=r"no vector is about boat, red .* at least 1\.0 \(the largest share in all layers is 0\.\d\d\)",
     ):
         editor.suppress("boat", "red", threshold=1.0, near=1.0)
     assert editor.suppress("boat", "red", threshold=0.2).spec  # the control

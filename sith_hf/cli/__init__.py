@@ -19,7 +19,7 @@ COMMANDS = {
     "image-mean": ("image_mean", "Average image embeddings, for decompose --image-mean."),
     "show": ("show", "Show what heads speak of, or what an edit spec holds."),
     "find": ("find", "Find the singular vectors that speak of a concept."),
-    "judge": ("judge", "Score explanations on a topic; read a sheet back."),
+    "judge": ("judge", "Score explanations on a topic; read a score CSV back."),
     "edit": ("edit", "Choose gains for concepts; save them as an edit spec."),
     "save-edited": ("save_edited", "Write an edit into a copy of a checkpoint."),
     "push-edited": ("push_edited", "Publish an edited checkpoint on the Hub."),

@@ -38,49 +38,6 @@ class TaskConcepts:
     embeddings: Tensor
 
 
-def task_concepts(
-    dictionary: ConceptDictionary,
-    class_embeddings: Tensor,
-    *,
-    leave_out: Iterable[str] = (),
-    sparsity: int = SPARSITY,
-    coherence_weight: float = COHERENCE_WEIGHT,
-) -> TaskConcepts:
-    """The concepts that COMP selects for class-name embeddings (SITH; Method, sec. 6).
-
-    Class embeddings are centred with the mean of the whole dictionary, class names included, and normalised, as the
-    atoms are; then the concepts of ``leave_out`` are taken out of the atoms. The task is every concept selected for any
-    class, each once. A concept with a weight of zero, selected for its coherence alone, does not count.
-
-    Args:
-        dictionary: M encoded concepts.
-        class_embeddings: ``[C, P]``, by the same text tower, unit length, not centred.
-        leave_out: concepts not to select, such as the class names; the case does not matter.
-        sparsity: K, concepts for each class.
-        coherence_weight: lambda.
-
-    Raises:
-        InputError: embeddings of another size, a dictionary that is not encoded, or fewer than K concepts left.
-    """
-    atoms = dictionary.streamed_atoms
-    if class_embeddings.ndim != 2 or len(class_embeddings) == 0 or class_embeddings.shape[1] != atoms.shape[1]:
-        raise InputError(
-            f"class_embeddings have shape [C, {atoms.shape[1]}], at least one; got {list(class_embeddings.shape)}"
-        )
-    hidden = {_folded(name) for name in leave_out}
-    left = [i for i, text in enumerate(dictionary.texts) if _folded(text) not in hidden]
-    if len(left) < sparsity:
-        raise InputError(
-            f"{len(left)} concepts are left beside the class names; {sparsity} for each class need at least as many: "
-            "give a larger dictionary, or a smaller sparsity"
-        )
-    queries = centred(class_embeddings.float().cpu(), dictionary.mean)
-    pursuit = Pursuit(sparsity=sparsity, coherence_weight=coherence_weight)
-    code = pursuit(queries, SomeAtoms(atoms, torch.tensor(left)))
-    chosen = sorted({left[i] for i in code.index[code.weight > 0].tolist()})
-    return TaskConcepts(tuple(dictionary.texts[i] for i in chosen), dictionary.embeddings_of(chosen))
-
-
 def class_task(
     dictionary: ConceptDictionary,
     classes: Sequence[str],
@@ -90,27 +47,42 @@ def class_task(
     sparsity: int = SPARSITY,
     coherence_weight: float = COHERENCE_WEIGHT,
 ) -> TaskConcepts:
-    """:func:`task_concepts` from class names.
+    """The concepts that COMP selects for class names (SITH; Method, sec. 6).
+
+    Class embeddings are centred with the mean of the whole dictionary, class names included, and normalised, as the
+    atoms are; then the concepts of ``leave_out`` are taken out of the atoms. The task is every concept selected for any
+    class, each once. A concept with a weight of zero, selected for its coherence alone, does not count.
 
     Args:
         dictionary: M encoded concepts.
-        classes: the names of the classes.
-        embed: ``embed(*texts)`` gives each text's embedding, ``[P]``, such as :meth:`sith_hf.SithEditor.embed`.
-        leave_out: concepts not to select, such as synonyms; the class names when None.
-        sparsity, coherence_weight: as for :func:`task_concepts`.
+        classes: the names of the C classes.
+        embed: ``embed(*texts)`` gives each text's embedding by the same text tower, ``[P]``, unit length, not centred,
+            such as :meth:`sith_hf.SithEditor.embed`.
+        leave_out: concepts not to select, such as synonyms; the class names when None. The case does not matter.
+        sparsity: K, concepts for each class.
+        coherence_weight: lambda.
 
     Raises:
-        InputError: no class, or what :func:`task_concepts` refuses.
+        InputError: no class, embeddings of another size, a dictionary that is not encoded, or fewer than K concepts
+            left.
     """
     if isinstance(classes, str) or not classes:
         raise InputError("classes is a list of class names, at least one")
-    return task_concepts(
-        dictionary,
-        torch.stack([*embed(*classes).values()]),
-        leave_out=classes if leave_out is None else leave_out,
-        sparsity=sparsity,
-        coherence_weight=coherence_weight,
-    )
+    atoms = dictionary.streamed_atoms
+    queries = torch.stack([*embed(*classes).values()]).float().cpu()
+    if queries.shape[1:] != atoms.shape[1:]:
+        raise InputError(f"embeddings of classes have shape [{atoms.shape[1]}]; got {list(queries.shape[1:])}")
+    hidden = {_folded(name) for name in (classes if leave_out is None else leave_out)}
+    left = [i for i, text in enumerate(dictionary.texts) if _folded(text) not in hidden]
+    if len(left) < sparsity:
+        raise InputError(
+            f"{len(left)} concepts are left beside the class names; {sparsity} for each class need at least as many: "
+            "give a larger dictionary, or a smaller sparsity"
+        )
+    pursuit = Pursuit(sparsity=sparsity, coherence_weight=coherence_weight)
+    code = pursuit(centred(queries, dictionary.mean), SomeAtoms(atoms, torch.tensor(left)))
+    chosen = sorted({left[i] for i in code.index[code.weight > 0].tolist()})
+    return TaskConcepts(tuple(dictionary.texts[i] for i in chosen), dictionary.embeddings_of(chosen))
 
 
 def task_relevance(decomposition: Decomposition, task: Tensor) -> Tensor:

@@ -14,15 +14,16 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sith_hf.core.escaping import escape_texts, sanitize
 from sith_hf.core.fingerprint import texts_sha256
-from sith_hf.decomposition import Decomposition, Explanation
+from sith_hf.core.reading import read_input
+from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 
 COLUMNS = (
@@ -38,23 +39,6 @@ _REPORTED = 3
 
 # An explained pole by its layer, head, vector and the index of the pole.
 PoleKey = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class CsvScores:
-    """What a score CSV holds.
-
-    Attributes:
-        value: ``[L, H, R, poles]`` float32, 1 to 5; NaN where there is no score.
-        empty: how many rows have no score.
-        absent: how many explained poles have no row.
-        sha256: of the file.
-    """
-
-    value: Tensor
-    empty: int
-    absent: int
-    sha256: str
 
 
 def explanations_sha256(decomposition: Decomposition) -> str:
@@ -85,14 +69,15 @@ def score_csv_text(decomposition: Decomposition, value: Tensor | None = None) ->
     for item, score in zip(decomposition.explanations(), scores, strict=True):
         writer.writerow([
             item.layer, item.head, item.vector, _WORDS[item.pole],
-            _concepts_cell(item), json.dumps([round(weight, 3) for _, weight in item.concepts]),
+            escape_texts([text for text, _ in item.concepts], marks=";"),
+            json.dumps([round(weight, 3) for _, weight in item.concepts]),
             f"{item.fidelity:.3f}", f"{item.coherence:.3f}", f"{item.energy_share:.4f}",
             "" if math.isnan(score) else f"{score:.6g}",
         ])  # fmt: skip
     return file.getvalue()
 
 
-def read_score_csv(path: str | Path, decomposition: Decomposition) -> CsvScores:
+def read_score_csv(path: str | Path, decomposition: Decomposition) -> tuple[Tensor, dict[str, Any]]:
     """Read a score CSV that :func:`score_csv_text` wrote and that a person filled in.
 
     A spreadsheet may have saved it with semicolons or tabs between cells. Columns may have any order; only the place,
@@ -102,11 +87,17 @@ def read_score_csv(path: str | Path, decomposition: Decomposition) -> CsvScores:
         path: a CSV file in UTF-8.
         decomposition: the one that it was written for.
 
+    Returns:
+        ``[L, H, R, poles]`` float32 scores, 1 to 5 or NaN, and a record: the file's sha256, the number of rows without
+        a score (``empty``) and of explained poles without a row (``absent``).
+
     Raises:
         InputError: not such a file, a row of another decomposition, a pole that has two rows, a score that is not
             from 1 to 5, or no score at all. The message names the lines.
     """
-    raw = _bytes(Path(path))
+    raw = read_input(
+        Path(path), "the score CSV", "make one with `sith-hf judge DECOMPOSITION --export FILE`", MAX_BYTES
+    )
     places = {
         (item.layer, item.head, item.vector, decomposition.poles.index(item.pole)): item
         for item in decomposition.explanations()
@@ -132,31 +123,8 @@ def read_score_csv(path: str | Path, decomposition: Decomposition) -> CsvScores:
     if not filled:
         raise InputError(f"{path}: no score is filled in; write a number from 1 to 5 into the last column")
     value = torch.tensor([found.get(place, math.nan) for place in places])
-    return CsvScores(
-        value=value.reshape(decomposition.fidelity.shape),
-        empty=len(found) - len(filled),
-        absent=len(places) - len(found),
-        sha256=hashlib.sha256(raw).hexdigest(),
-    )
-
-
-def _concepts_cell(item: Explanation) -> str:
-    return escape_texts([text for text, _ in item.concepts], marks=";")
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; make one with `sith-hf judge DECOMPOSITION --export FILE`")
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} has more than {MAX_BYTES:,} bytes; this is no score CSV")
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path}: the score CSV could not be read ({getattr(error, 'strerror', None) or error})"
-        ) from None
+    record = {"empty": len(found) - len(filled), "absent": len(places) - len(found)}
+    return value.reshape(decomposition.fidelity.shape), {"sha256": hashlib.sha256(raw).hexdigest(), **record}
 
 
 def _rows(path: str | Path, raw: bytes) -> Iterator[tuple[int, dict[str, str]]]:

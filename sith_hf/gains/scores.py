@@ -164,13 +164,13 @@ class Scores:
         Raises:
             InputError: what :func:`sith_hf.gains.score_csv.read_score_csv` refuses.
         """
-        found = read_score_csv(path, decomposition)
+        value, record = read_score_csv(path, decomposition)
         return cls.of(
             decomposition,
-            found.value,
+            value,
             topic=topic,
             judge=judge or f"the score CSV {Path(path).name}",
-            record={"by": "file", "sha256": found.sha256, "empty": found.empty, "absent": found.absent},
+            record={"by": "file", **record},
         )
 
     @classmethod

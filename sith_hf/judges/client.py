@@ -61,7 +61,7 @@ class ChatServer:
 
     Raises:
         InputError: neither a model nor a server, both a provider and a server, a server that is no plain http(s) URL,
-            a timeout out of range, or a token that no HTTP header can hold.
+            or a timeout out of range.
     """
 
     model: str | None = None

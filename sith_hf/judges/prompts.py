@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.core.escaping import escape_texts
+from sith_hf.core.reading import read_input
 from sith_hf.errors import InputError
 
 # The topic of each shipped prompt, for reports. The first asks for any topic, which the user names.
@@ -20,7 +21,7 @@ SHIPPED: dict[str, str | None] = {
     "unsafe": "unsafe content",
     "theme": "one theme",
 }
-MAX_CHARACTERS = 50_000
+MAX_BYTES = 50_000
 
 # Characters that could end the marks around the texts, or begin a template or a block of code.
 _MARKS = "<>`{}"
@@ -73,17 +74,11 @@ class Prompt:
         if name in SHIPPED:
             return cls(name, _part(f"{name}.j2"), topic or SHIPPED[name] or "")
         path = (folder or Path()) / name
+        advice = f"name a template file, or one of {', '.join(SHIPPED)}"
         try:
-            if not path.is_file():
-                raise InputError(f"{path}: no such prompt; name a template file, or one of {', '.join(SHIPPED)}")
-            with path.open(encoding="utf-8") as file:
-                source = file.read(MAX_CHARACTERS + 1)
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path}: the prompt could not be read ({error})") from None
-        if len(source) > MAX_CHARACTERS:
-            raise InputError(f"{path}: a prompt has at most {MAX_CHARACTERS} characters")
+            source = read_input(path, "the prompt", advice, MAX_BYTES).decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: the prompt is not UTF-8; save it as UTF-8") from None
         return cls(path.name, source, topic or "")
 
     @property

@@ -6,9 +6,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from sith_hf.core.reading import read_input
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains import SCORES_LAYOUT, Scores
+
+MAX_BYTES = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -32,18 +35,10 @@ class SheetJudge:
             InputError: no such file, a file with another sha256, or scores of other explanations.
         """
         path = Path(self.path)
-        try:
-            path = path / SCORES_LAYOUT.filename if path.is_dir() else path
-            if not path.is_file():
-                raise InputError(f"{path}: no such file; name a score CSV or scores.safetensors")
-            if self.sha256 is not None:
-                found = hashlib.sha256(path.read_bytes()).hexdigest()
-                if found != self.sha256:
-                    raise InputError(f"{path} is another file: its sha256 is {found}, expected {self.sha256}")
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path}: the scores could not be read ({error})") from None
+        path = path / SCORES_LAYOUT.filename if path.is_dir() else path
+        raw = read_input(path, "the scores", "name a score CSV or scores.safetensors", MAX_BYTES)
+        if self.sha256 is not None and (found := hashlib.sha256(raw).hexdigest()) != self.sha256:
+            raise InputError(f"{path} is another file: its sha256 is {found}, expected {self.sha256}")
         if path.suffix != ".safetensors":
             return Scores.from_csv(path, decomposition, topic=self.topic)
         scores = Scores.from_pretrained(path)

@@ -20,10 +20,8 @@ class Base(Settings):
 
     model: str = "embedded"
     """A Hub id or a folder; "embedded" is the small checkpoint that comes with sith-hf."""
-
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
-
     text_model: str | None = None
     """The CLIPModel that a vision-only checkpoint belongs to."""
 
@@ -36,22 +34,16 @@ class Dictionary(Settings):
 
     texts: tuple[str, ...] | None = None
     """The concepts themselves."""
-
     file: str | None = None
     """A text file, UTF-8, one concept a line."""
-
     dataset: str | None = None
     """A Hub id or folder for datasets.load_dataset."""
-
     column: str | None = None
     """The text column of the dataset."""
-
     split: str = "train"
     """The split of the dataset."""
-
     revision: str | None = None
     """Branch, tag or commit of the dataset."""
-
     template: str | None = None
     """The prompt around each concept, such as "a photo of a {}"."""
 
@@ -73,28 +65,20 @@ class DecomposeStep(Settings):
 
     layers: tuple[int, ...] | None = None
     """Layers to decompose; negative numbers count from the last. All when null."""
-
     rank: int | None = None
     """Singular vectors per head; all when null."""
-
     poles: Literal["+-", "+"] = "+-"
     """Explain both directions of a vector, or only "+" (the paper's setting)."""
-
     method: str = "comp"
     """The sparse coder: comp, omp, mp, top-k or lasso."""
-
     sparsity: int = 5
     """K, the number of concepts of an explanation."""
-
     coherence_weight: float = 0.3
     """lambda, the preference for concepts that resemble those already chosen."""
-
     fold: bool = True
     """Fold the layer norm's gain into the weights of the heads."""
-
     centre: bool | None = None
     """Remove the all-ones direction; the value of fold when null."""
-
     image_mean: str | None = None
     """A folder from sith-hf image-mean, or a safetensors file with a vector image_mean [P]; none when null."""
 
@@ -104,10 +88,8 @@ class Baselines(Settings):
 
     random: int = 0
     """The number of random draws: as many vectors, in the same layers, with the same gains."""
-
     heads: bool = False
     """Add an edit that removes the heads that hold most of the edit."""
-
     seed: int = 0
     """The seed of the random draws."""
 
@@ -117,7 +99,6 @@ class SweepStep(Settings):
 
     strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """0 is no edit, 1 the edit itself."""
-
     task: str | None = None
     """The name of the task to plot; the first with groups when null."""
 
@@ -127,7 +108,6 @@ class EvaluationStep(Plan):
 
     baselines: Baselines = Baselines()
     """What to compare the edit with."""
-
     sweep: SweepStep | None = None
     """A sweep over strengths, with its plot; none when null."""
 
@@ -137,7 +117,6 @@ class CardTexts(Settings):
 
     intended_use: str | None = None
     """What the edited model is for."""
-
     limitations: str | None = None
     """What the model is not for, and what the edit does not do."""
 
@@ -147,25 +126,18 @@ class Recipe(Settings):
 
     title: str
     """The purpose of the edit, in one line."""
-
     description: str = ""
     """More about the edit."""
-
     base: Base = Base()
     """The checkpoint to edit."""
-
     dictionary: Dictionary = Dictionary()
     """The concepts of explanations."""
-
     decompose: DecomposeStep = DecomposeStep()
     """How to decompose."""
-
     edits: tuple[EditStep, ...]
     """What to edit. The gains of a vector that two edits choose multiply."""
-
     evaluate: EvaluationStep | None = None
     """What to measure; nothing when null."""
-
     card: CardTexts = CardTexts()
     """Texts for the model card."""
 

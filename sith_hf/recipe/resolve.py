@@ -50,15 +50,17 @@ def resolve(
         InputError: a file that the recipe names does not exist any more.
         OSError: a file could not be copied.
     """
-    copies: dict[str, Any] = {}
-    if recipe.dictionary.file is not None:
-        copies["file"] = _copied(folder / recipe.dictionary.file, work / INPUTS / "concepts.txt")
-    if recipe.dictionary.dataset is not None:
-        copies["dataset"] = placed(recipe.dictionary.dataset, folder)
+    base, dictionary, plan = recipe.base, recipe.dictionary, recipe.evaluate
+    texts: dict[str, Any] = {"sha256": concepts.sha256}
+    if dictionary.file is not None:
+        texts["file"] = _copied(folder / dictionary.file, work / INPUTS / "concepts.txt")
+    if dictionary.dataset is not None:
+        texts["dataset"] = placed(dictionary.dataset, folder)
     mean = recipe.decompose.image_mean
     if mean is not None:
         mean = _copied(image_mean_file(folder / mean), work / INPUTS / "image_mean.safetensors")
-    plan = recipe.evaluate
+    centre = decomposition.settings["centre"]
+    settings = {"layers": decomposition.layers, "rank": decomposition.rank, "centre": centre, "image_mean": mean}
     edits = []
     for number, step in enumerate(recipe.edits):
         judges = {
@@ -67,31 +69,23 @@ def resolve(
             if (judge := getattr(step, name, None)) is not None
         }
         edits.append(step.model_copy(update=judges))
-    return recipe.model_copy(
-        update={
-            "base": recipe.base.model_copy(
-                update={
-                    "model": placed(recipe.base.model, folder),
-                    "revision": editor.loaded.revision,
-                    "text_model": None if recipe.base.text_model is None else placed(recipe.base.text_model, folder),
-                    "sha256": base_sha256(decomposition.base.sha256),
-                }
-            ),
-            "dictionary": recipe.dictionary.model_copy(update={"sha256": concepts.sha256, **copies}),
-            "decompose": recipe.decompose.model_copy(
-                update={
-                    "layers": decomposition.layers,
-                    "rank": decomposition.rank,
-                    "centre": decomposition.settings["centre"],
-                    "image_mean": mean,
-                }
-            ),
-            "edits": tuple(edits),
-            "evaluate": None
-            if plan is None
-            else plan.model_copy(update={"tasks": tuple(_seen(with_place(task, folder), data) for task in plan.tasks)}),
-        }
-    )
+    if plan is not None:
+        tasks = tuple(_seen(with_place(task, folder), data) for task in plan.tasks)
+        plan = plan.model_copy(update={"tasks": tasks})
+    opened = {
+        "model": placed(base.model, folder),
+        "revision": editor.loaded.revision,
+        "text_model": None if base.text_model is None else placed(base.text_model, folder),
+        "sha256": base_sha256(decomposition.base.sha256),
+    }
+    changed = {
+        "base": base.model_copy(update=opened),
+        "dictionary": dictionary.model_copy(update=texts),
+        "decompose": recipe.decompose.model_copy(update=settings),
+        "edits": tuple(edits),
+        "evaluate": plan,
+    }
+    return recipe.model_copy(update=changed)
 
 
 def shareable(recipe: Recipe) -> Recipe:

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from sith_hf.errors import InputError
 from sith_hf.gains import Selection
-from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, task_concepts, task_relevance
+from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, task_relevance
 from sith_hf.pursuit.pursuit import Pursuit
 from tests.support.made import WORDS, tiny_concepts, tiny_editor
 
@@ -123,10 +123,9 @@ def test_what_does_not_fit_is_refused(editor, dictionary, task):
     made = editor.decomposition
     relevant = task_relevance(made, task.embeddings)
     for use in (
-        lambda: task_concepts(dictionary, torch.zeros(0, 24)),
-        lambda: task_concepts(dictionary, torch.ones(2, 23)),
-        lambda: task_concepts(dictionary, task.embeddings, leave_out=WORDS[3:]),
-        lambda: task_concepts(tiny_concepts(), task.embeddings),
+        lambda: class_task(dictionary, CLASSES, lambda *texts: {text: torch.ones(23) for text in texts}),
+        lambda: class_task(dictionary, CLASSES, editor.embed, leave_out=WORDS[3:]),
+        lambda: class_task(tiny_concepts(), CLASSES, editor.embed),
         lambda: class_task(editor.encode(dictionary), [], editor.embed),
         lambda: class_task(editor.encode(dictionary), "bird", editor.embed),
         lambda: task_relevance(made, torch.zeros(0, 24)),

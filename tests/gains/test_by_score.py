@@ -121,7 +121,7 @@ def places(made):
     return scores_of(made, {ON: [5.0, 1.0], OFF: [1.0, 4.0]})
 
 
-def test_a_vector_whose_other_pole_is_to_be_kept_is_spared(places, made):
+def test_a_vector_whose_other_pole_is_to_be_kept_is_protected(places, made):
     keep = scores_of(made, {ON: [1.0, 3.0], OFF: [2.9, 1.0]}, topic="animals")
     for rule in (by_threshold, three_way):
         chosen = rule(places, made, keep=Keep(keep))
@@ -136,27 +136,27 @@ def test_a_vector_whose_other_pole_is_to_be_kept_is_spared(places, made):
         assert set(damped.protected) == {ON}
 
 
-def test_only_the_other_pole_spares(places, made):
+def test_only_the_other_pole_protects(places, made):
     same = scores_of(made, {ON: [5.0, 1.0]}, topic="animals")
     assert not by_threshold(places, made, keep=Keep(same)).protected
     assert by_threshold(places, made, keep=Keep(scores_of(made, {ON: [1.0, 5.0]}))).protected
 
 
-def test_what_is_not_a_candidate_is_not_called_spared(places, made):
+def test_what_is_not_a_candidate_is_not_called_protected(places, made):
     keep = scores_of(made, {}, topic="animals", rest=5.0)
     chosen = by_threshold(places, made, keep=Keep(keep))
     assert set(chosen.protected) == {ON, OFF}
     assert not chosen.gain
 
 
-def test_a_higher_keep_threshold_spares_no_more(drawn, made):
+def test_a_higher_keep_threshold_protects_no_more(drawn, made):
     keep = replace(drawn, value=drawn.value.flip(0), topic="animals")
     sets = [set(by_threshold(drawn, made, keep=Keep(keep, t)).protected) for t in (2.0, 3.0, 4.0, 5.0)]
     assert all(a >= b for a, b in pairwise(sets))
     assert len(sets[0]) > len(sets[-1])
 
 
-def test_silence_about_what_is_to_be_kept_spares_nothing_and_is_told(places, made):
+def test_silence_about_what_is_to_be_kept_protects_nothing_and_is_reported(places, made):
     chosen = by_threshold(places, made, keep=Keep(scores_of(made, {ON: [1.0, NAN]}, topic="animals")))
     assert set(chosen.gain) == {ON, OFF}
     assert "no score on animals" in chosen.reason[ON]
@@ -217,7 +217,7 @@ def test_shares_are_scores_from_nought_to_one(made):
     assert topic_shares(scores_of(made, {ON: [5.0, 3.0]}), made, Selection(both_poles=True))[ON] == 0.75
 
 
-def test_spared_and_unscored_are_joined():
+def test_protected_and_unscored_are_joined():
     a = Gains({(0, 0, 0): 0.5}, {(0, 0, 0): "a"}, {(0, 0, 1): "kept"}, frozenset({(0, 0, 2)}))
     b = Gains({(0, 0, 1): 0.0}, {(0, 0, 1): "b"}, {(0, 0, 1): "again", (0, 0, 3): "too"}, frozenset({(0, 0, 4)}))
     both = a.then(b)

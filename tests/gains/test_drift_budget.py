@@ -123,7 +123,7 @@ def test_more_budget_takes_more_out(made, wanted, share, drift):
     assert removed[0] == 0 < removed[1] < removed[3]
 
 
-def test_it_repeats_and_carries_what_was_spared(made, wanted, share, drift):
+def test_it_repeats_and_carries_what_was_protected(made, wanted, share, drift):
     noted = wanted.then(Gains(protected={(0, 3, 3): "kept"}, unscored=frozenset({(0, 3, 4)})))
     limit = 0.2 * drift_of(made, drift, wanted)
     one, two = (budgeted(made, noted, share, drift, limit) for _ in range(2))

@@ -173,21 +173,21 @@ class TestSheet:
     @pytest.mark.parametrize(("delimiter", "score"), [(",", "3.5"), (";", "3,5"), ("\t", "3,5"), (";", "3.5")])
     def test_a_spreadsheet_may_save_it_in_its_own_way(self, sheet, decomposition, delimiter, score):
         path = sheet(lambda rows: [dict(row, score=score) for row in rows], delimiter=delimiter)
-        assert (read_score_csv(path, decomposition).value == 3.5).all()
+        assert (read_score_csv(path, decomposition)[0] == 3.5).all()
 
     def test_rows_may_be_sorted_and_blank_lines_and_columns_added(self, decomposition, sheet, tmp_path):
         lines = sheet().read_text(encoding="utf-8-sig").splitlines()
         mixed = [lines[0] + ",note", *(line + ",x" for line in reversed(lines[1:])), "", ",,,,,,,,,,"]
         (tmp_path / "mixed.csv").write_text("\n".join(mixed), encoding="utf-8")
-        assert (read_score_csv(tmp_path / "mixed.csv", decomposition).value == 3).all()
+        assert (read_score_csv(tmp_path / "mixed.csv", decomposition)[0] == 3).all()
 
     def test_what_is_not_filled_in_or_gone_is_counted_and_is_nan(self, sheet, decomposition):
-        found = read_score_csv(sheet(lambda rows: [dict(rows[0], score=" "), *rows[2:]]), decomposition)
-        assert (found.empty, found.absent) == (1, 1)
-        assert torch.isnan(found.value).flatten().nonzero().flatten().tolist() == [0, 1]
+        value, record = read_score_csv(sheet(lambda rows: [dict(rows[0], score=" "), *rows[2:]]), decomposition)
+        assert (record["empty"], record["absent"]) == (1, 1)
+        assert torch.isnan(value).flatten().nonzero().flatten().tolist() == [0, 1]
 
     @pytest.mark.parametrize(
-        ("change", "told"),
+        ("change", "part"),
         [
             (lambda rows: [rows[0], dict(rows[1], score="6"), *rows[2:]], "line 3: .*1 to 5"),
             (lambda rows: [rows[0], dict(rows[1], score="0"), *rows[2:]], "line 3: .*1 to 5"),
@@ -207,8 +207,8 @@ class TestSheet:
             (lambda rows: [dict(row, score="7") for row in rows], "line 2: .*and .* more lines"),
         ],
     )
-    def test_what_cannot_be_right_is_refused(self, sheet, decomposition, change, told):
-        with pytest.raises(InputError, match=told):
+    def test_what_cannot_be_right_is_refused(self, sheet, decomposition, change, part):
+        with pytest.raises(InputError, match=part):
             read_score_csv(sheet(change), decomposition)
 
     def test_a_sheet_of_another_decomposition_is_refused(self, sheet, other):
@@ -216,7 +216,7 @@ class TestSheet:
             read_score_csv(sheet(), other)
 
     @pytest.mark.parametrize(
-        ("content", "told"),
+        ("content", "part"),
         [
             (b"", "line 1: expected the columns"),
             (b"layer,head,vector,pole,score\n0,0,0,plus,3\n", "line 1: expected the columns"),
@@ -227,9 +227,9 @@ class TestSheet:
             (b"PK\x03\x04\x00\x00xlsx", "line 1"),
         ],
     )  # fmt: skip
-    def test_another_file_is_refused(self, decomposition, tmp_path, content, told):
+    def test_another_file_is_refused(self, decomposition, tmp_path, content, part):
         (tmp_path / "sheet.csv").write_bytes(content)
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=part):
             read_score_csv(tmp_path / "sheet.csv", decomposition)
 
     @pytest.mark.parametrize("name", ["nothing.csv", ".", "x\0y", "/dev/zero"])
