@@ -97,7 +97,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def residual_bound(made: Decomposition, gains: Gains) -> float:
-    """sqrt(D) * sum over heads of max |1 - g_i| s_i, for an edit of one layer: see ``sith_hf.gains.drift``."""
+    """sqrt(D) * sum over heads of max |1 - g_i| s_i, for an edit of one layer: see ``tests/gains/test_drift.py``."""
     largest: dict[int, float] = {}
     for (layer, head, vector), gain in gains.gain.items():
         moved = abs(1 - gain) * made.explain(layer, head, vector).singular_value

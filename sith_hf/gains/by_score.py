@@ -39,11 +39,19 @@ class Keep:
         scores: of the topic to keep.
         threshold: the least score of the other pole that protects a vector.
         gain: for a protected vector instead of the rule's; None leaves it unchanged.
+
+    Raises:
+        InputError: a threshold off the scale, or a gain that is not finite.
     """
 
     scores: Scores
     threshold: float = SCORE_THRESHOLD
     gain: float | None = None
+
+    def __post_init__(self) -> None:
+        _on_the_scale(self.threshold, "keep_threshold")
+        if self.gain is not None:
+            check_gain(self.gain)
 
 
 def by_threshold(
@@ -131,7 +139,9 @@ def _chosen(
 ) -> Gains:
     scores.check(decomposition)
     if keep is not None:
-        _check_keep(keep, decomposition)
+        if len(decomposition.poles) < 2:
+            raise InputError('keep reads the other pole, but only one pole was explained: decompose with "+-"')
+        keep.scores.check(decomposition)
     gain: dict[VectorKey, float] = {}
     reason: dict[VectorKey, str] = {}
     protected: dict[VectorKey, str] = {}
@@ -178,17 +188,6 @@ def _vector_scores(scores: Scores, select: Selection) -> Tensor:
         return value.mean(dim=-1)
     highest = torch.nan_to_num(value, nan=-1.0).amax(dim=-1)
     return torch.where(highest < 0, torch.nan, highest)
-
-
-def _check_keep(keep: Keep, decomposition: Decomposition) -> None:
-    if len(decomposition.poles) < 2:
-        raise InputError(
-            'keep looks at the pole that is not about the topic, but only one pole was explained: decompose with "+-"'
-        )
-    keep.scores.check(decomposition)
-    _on_the_scale(keep.threshold, "keep_threshold")
-    if keep.gain is not None:
-        check_gain(keep.gain)
 
 
 def _reaches(score: float, limit: float) -> bool:

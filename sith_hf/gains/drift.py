@@ -1,24 +1,16 @@
 """How far an edit moves image embeddings, estimated from the weights alone.
 
-**What is exact.** In layer l an edit adds to every token's residual stream
+In layer l an edit adds to every token's residual stream
 
     delta = sum over edited i of (g_i - 1) s_i (r_i . x) w_i
 
-where x is what the head attends to: a mean, with attention's weights, of tokens behind the layer norm without its gain
-and offset, since those are folded into r_i (Method, sec. 1). A layer norm's output without gain and offset has length
-sqrt(D) at most, and a weighted mean of such vectors is no longer. Within a head the w_i and the r_i are orthonormal.
-So, for every picture and for heads h (``tests/gains/test_drift.py`` checks it),
-
-    |delta| <= sqrt(D) * sum over h of max over i in h of |1 - g_i| s_i
-
-This bounds the edited layer only. Weights alone give no bound beyond it: the next layer norm divides by the length of
-the residual stream, which depends on the picture and can be arbitrarily small.
-
-**What is estimated.** The direct path into the embedding. With P = W_P diag(gamma) C of the last layer norm and the
-projection, and sigma the residual stream's deviation at the class token, the embedding before normalisation moves by
-P delta / sigma. For an x of length sqrt(D) without a preferred direction E(r_i . x)^2 = 1, and the coefficients of
-different vectors are uncorrelated, so E|P delta|^2 = sum (1 - g_i)^2 s_i^2 |P w_i|^2. For small moves 1 - cos is half
-of the squared relative move. If the length of the whole is what all heads of all layers write there, sigma cancels::
+where x is what the head attends to, behind the layer norm. Its effect beyond the layer has no bound from weights alone:
+the next layer norm divides by the length of the residual stream, which can be arbitrarily small. The estimate follows
+the direct path into the embedding. With P = W_P diag(gamma) C of the last layer norm and the projection, and sigma the
+residual stream's deviation at the class token, the embedding before normalisation moves by P delta / sigma. For an x of
+length sqrt(D) without a preferred direction E(r_i . x)^2 = 1, and the coefficients of different vectors are
+uncorrelated, so E|P delta|^2 = sum (1 - g_i)^2 s_i^2 |P w_i|^2. For small moves 1 - cos is half of the squared relative
+move. If the length of the whole is what all heads of all layers write there, sigma cancels::
 
     e_i = s_i^2 |P w_i|^2        drift = 1/2 * sum over edited i of (1 - g_i)^2 e_i / sum over all i of e_i
 
@@ -39,8 +31,7 @@ with gains 0, 0.5 and -1; measured over estimated drift at three quantiles, and 
 
 So it ranks edits well, is about right for edits of a topic, and mostly too high for others. The formula was chosen on
 another checkpoint of the same world, with similar figures (all edits 0.06, 0.56, 1.21 and 0.973). Both are small:
-elsewhere, measure one edit and scale. In the same run the largest move of any token's residual was 8 to 42 % of its
-bound (5 and 95 % quantiles over edits).
+elsewhere, measure one edit and scale.
 """
 
 from __future__ import annotations

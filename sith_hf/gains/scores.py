@@ -26,14 +26,7 @@ SCORES_LAYOUT = Layout(
     filename="scores.safetensors",
     # The file holds no NaN: a pole without a score has a 0.
     tensors={"layers": (torch.int64, "L"), "score": (torch.float32, "L H R poles")},
-    data={
-        "poles": list,
-        "topic": str,
-        "judge": str,
-        "record": dict,
-        "decomposition_sha256": str,
-        "libraries": dict,
-    },
+    data={"poles": list, "topic": str, "judge": str, "record": dict, "decomposition_sha256": str, "libraries": dict},
     repo_type="dataset",
 )
 

@@ -18,7 +18,7 @@ MAX_BYTES = 2_000_000
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """One question to one model: the same question has the same answer in the cache.
+    """One question to one model.
 
     Attributes:
         model: the model, and the server if it has a URL.

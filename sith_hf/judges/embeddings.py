@@ -78,7 +78,11 @@ class EmbeddingJudge:
         Raises:
             InputError: ``embed`` is None and no explanation has one of the concepts.
         """
-        queries = torch.stack([query.float() for query in self._embedded(decomposition).values()])
+        if self.embed is not None:
+            embedded = [*self.embed(*self.concepts, decomposition=decomposition).values()]
+        else:
+            embedded = [decomposition.embedding_of(concept) for concept in self.concepts]
+        queries = torch.stack([query.float() for query in embedded])
         relevant = topic_relevance(decomposition, queries, self.near)
         value = (LOWEST_SCORE + (HIGHEST_SCORE - LOWEST_SCORE) * relevant).clamp(LOWEST_SCORE, HIGHEST_SCORE)
         return Scores.of(
@@ -94,11 +98,6 @@ class EmbeddingJudge:
                 "empty": int(torch.isnan(value).sum()),
             },
         )
-
-    def _embedded(self, decomposition: Decomposition) -> Mapping[str, Tensor]:
-        if self.embed is not None:
-            return self.embed(*self.concepts, decomposition=decomposition)
-        return {concept: decomposition.embedding_of(concept) for concept in self.concepts}
 
 
 def topic_relevance(decomposition: Decomposition, queries: Tensor, near: float = NEAR) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -76,11 +77,12 @@ class LanguageModelJudge:
             InputError: too many answers are no scores.
         """
         explanations = decomposition.explanations()
-        asked = self._questions(explanations)
-        places: dict[Question, list[Explanation]] = {}
-        for item, question in zip(explanations, asked, strict=True):
-            if question is not None:
-                places.setdefault(question, []).append(item)
+        ask = functools.cache(self.prompt.ask)
+        by_prompt: dict[str, list[int]] = {}
+        for number, item in enumerate(explanations):
+            if item.concepts:
+                by_prompt.setdefault(ask(tuple(text for text, _ in item.concepts)), []).append(number)
+        places = {Question(self.server.name, self.server.parameters, p): numbers for p, numbers in by_prompt.items()}
 
         answers = AnswerCache(self.cache)
         # An earlier release also kept answers without a score.
@@ -93,10 +95,14 @@ class LanguageModelJudge:
                 run(self._ask(open_questions, answers, found, faults, progress))
         finally:
             if self.transcript is not None:
-                write_transcript(self.transcript, _entries(places, found, faults))
+                write_transcript(self.transcript, _entries(explanations, places, found, faults))
 
-        scores = {question: parse(answer) for question, answer in found.items()}
-        values = [math.nan if q is None else (scores.get(q) or math.nan) for q in asked]
+        value = torch.full((len(explanations),), math.nan)
+        unparsed = 0
+        for question, answer in found.items():
+            score = parse(answer)
+            unparsed += len(places[question]) * (score is None)
+            value[places[question]] = math.nan if score is None else score
         record = {
             "by": "language-model",
             "model": self.server.name,
@@ -104,26 +110,20 @@ class LanguageModelJudge:
             "prompt": self.prompt.name,
             "prompt_sha256": self.prompt.sha256,
             "poles": len(explanations),
-            "empty": sum(q is None for q in asked),
+            "empty": sum(not item.concepts for item in explanations),
             "questions": len(places),
-            "unparsed": sum(q is not None and q in scores and scores[q] is None for q in asked),
-            "failed": sum(q is not None and q not in scores for q in asked),
+            "unparsed": unparsed,
+            "failed": sum(len(numbers) for question, numbers in places.items() if question not in found),
         }
         self._check(record, faults, self._advice(found))
         return Scores.of(
             decomposition,
-            torch.tensor(values).reshape(decomposition.fidelity.shape),
+            value.reshape(decomposition.fidelity.shape),
             topic=self.prompt.topic,
             judge=f"{self.server.name}, prompt {self.prompt.name}",
             record=record,
             run={"asked": len(open_questions), "cached": known},
         )
-
-    def _questions(self, explanations: Sequence[Explanation]) -> list[Question | None]:
-        """The question about each explanation, one object for equal questions; None for one without concepts."""
-        by_texts = {texts: self.prompt.ask(texts) for texts in map(_texts, explanations) if texts}
-        by_prompt = {p: Question(self.server.name, self.server.parameters, p) for p in dict.fromkeys(by_texts.values())}
-        return [by_prompt[by_texts[texts]] if texts else None for texts in map(_texts, explanations)]
 
     async def _ask(
         self,
@@ -202,28 +202,27 @@ def _once_on_stderr(progress: bool) -> Callable[[str], None]:
     return report
 
 
-def _texts(item: Explanation) -> tuple[str, ...]:
-    return tuple(text for text, _ in item.concepts)
-
-
 def _form(answer: object = None) -> str:
     said = "" if answer is None else f", and the last one was {sanitize(str(answer), 80)!r}"
     return f"A score is a line such as 'Score: 4' and nothing else{said}."
 
 
 def _entries(
-    places: Mapping[Question, Sequence[Explanation]], found: Mapping[Question, str], faults: Mapping[Question, str]
+    explanations: Sequence[Explanation],
+    places: Mapping[Question, Sequence[int]],
+    found: Mapping[Question, str],
+    faults: Mapping[Question, str],
 ) -> list[dict[str, Any]]:
     """The lines of the transcript, in the order of the explanations."""
     return [
         {
             **question.data,
             "key": question.key,
-            "poles": [[item.layer, item.head, item.vector, item.pole] for item in items],
+            "poles": [[e.layer, e.head, e.vector, e.pole] for e in map(explanations.__getitem__, numbers)],
             "answer": found.get(question),
             "score": parse(found[question]) if question in found else None,
             "fault": faults.get(question),
         }
-        for question, items in places.items()
+        for question, numbers in places.items()
         if question in found or question in faults
     ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import cached_assets_path
 
@@ -34,7 +33,6 @@ from sith_hf.gains import (
 from sith_hf.judges import JudgeSettings, make_judge
 from sith_hf.recipe.edit_rules import (
     BudgetEdit,
-    EditStep,
     RelevanceEdit,
     ShareEdit,
     ThreeWayEdit,
@@ -60,78 +58,6 @@ class ChosenEdit:
     scores: dict[str, Scores]
 
 
-@dataclass(frozen=True, eq=False)
-class _Chooser:
-    """The model, its explanations and the judges' scores so far."""
-
-    editor: SithEditor
-    decomposition: Decomposition
-    concepts: ConceptDictionary
-    folder: Path
-    token: str | None
-    transcripts: Path | None
-    say: Callable[[str], object]
-    progress: bool
-    scores: dict[str, Scores] = field(default_factory=dict)
-
-    def gains(self, number: int, step: EditStep) -> Gains:
-        """The gains of one edit."""
-        select = Selection(step.layers, step.heads, getattr(step, "both_poles", False))
-        match step:
-            case ShareEdit():
-                queries = self.editor.embed(*step.concepts, decomposition=self.decomposition)
-                return by_concepts(
-                    self.decomposition, queries, step.gain, threshold=step.threshold, near=step.near, select=select
-                )
-            case VectorsEdit():
-                return by_name(
-                    self.decomposition, step.gain, layers=step.layers, heads=step.heads, vectors=step.vectors
-                )
-            case RelevanceEdit():
-                task = class_task(
-                    self.editor.encode(self.concepts),
-                    fill_template(step.classes, step.template),
-                    self.editor.embed,
-                    leave_out=step.classes if step.leave_out is None else step.leave_out,
-                    sparsity=step.sparsity,
-                    coherence_weight=step.coherence_weight,
-                )
-                relevant = task_relevance(self.decomposition, task.embeddings)
-                offset = step.offset
-                if isinstance(offset, str):
-                    offset = level_offset(self.decomposition, relevant)
-                limits: dict[str, Any] = {"floor": step.floor, "ceiling": step.ceiling, "offset": offset}
-                return by_relevance(self.decomposition, relevant, **limits, select=select)
-        scores = self.judged(f"{number}-judge", step.judge)
-        keep = None
-        if step.keep is not None:
-            keep = Keep(self.judged(f"{number}-keep", step.keep), step.keep_threshold, step.keep_gain)
-        match step:
-            case ThreeWayEdit():
-                borders = {"invert_from": step.invert_from, "remove_from": step.remove_from}
-                return three_way(scores, self.decomposition, **borders, keep=keep, select=select)
-            case ThresholdEdit():
-                found = by_threshold(
-                    scores, self.decomposition, threshold=step.threshold, gain=step.gain, keep=keep, select=select
-                )
-        if not isinstance(step, BudgetEdit):
-            return found
-        share = topic_shares(scores, self.decomposition, select)
-        drift = drift_shares(self.editor.tower, self.decomposition)
-        return budgeted(self.decomposition, found, share, drift, step.limit, whole=step.whole)
-
-    def judged(self, name: str, settings: JudgeSettings) -> Scores:
-        """The scores of a judge; they are kept under ``name``."""
-        written = None if self.transcripts is None else self.transcripts / f"{name}.jsonl"
-        judge = make_judge(
-            settings, self.editor.embed, folder=self.folder, cache=_answers(), transcript=written, token=self.token
-        )
-        found = judge.score(self.decomposition, progress=self.progress)
-        self.say(repr(found))
-        self.scores[name] = found
-        return found
-
-
 def choose(
     recipe: Recipe,
     editor: SithEditor,
@@ -144,7 +70,7 @@ def choose(
     say: Callable[[str], object] = lambda line: None,
     progress: bool = False,
 ) -> ChosenEdit:
-    """Choose what a recipe edits. Gains of a vector that two edits choose multiply.
+    """Choose what a recipe edits. The gains of a vector that two edits choose multiply.
 
     Args:
         recipe: its edits.
@@ -159,12 +85,24 @@ def choose(
         InputError: an edit that chooses no vector, or values that its rule refuses.
         HubError: a judge on a server refused, failed or could not be reached.
     """
-    chooser = _Chooser(
-        editor.with_decomposition(decomposition), decomposition, concepts, folder, token, transcripts, say, progress
-    )
+    editor = editor.with_decomposition(decomposition)
+    scores: dict[str, Scores] = {}
+
+    def judged(name: str, settings: JudgeSettings) -> Scores:
+        written = None if transcripts is None else transcripts / f"{name}.jsonl"
+        # Beside the Hub's cache, so that no question is paid for twice.
+        cache = cached_assets_path("sith-hf", namespace="judge", subfolder="answers")
+        judge = make_judge(settings, editor.embed, folder=folder, cache=cache, transcript=written, token=token)
+        scores[name] = judge.score(decomposition, progress=progress)
+        say(repr(scores[name]))
+        return scores[name]
+
     gains = Gains()
     for number, step in enumerate(recipe.edits):
-        found = chooser.gains(number, step)
+        if isinstance(step, ThresholdEdit | ThreeWayEdit):
+            found = _by_judge(step, editor, decomposition, str(number), judged)
+        else:
+            found = _by_explanation(step, editor, decomposition, concepts)
         if not found:
             protected = f" ({len(found.protected)} are protected by keep)" if found.protected else ""
             raise InputError(
@@ -172,9 +110,52 @@ def choose(
                 "the threshold"
             )
         gains = gains.then(found)
-    return ChosenEdit(gains, make_spec(editor.tower, decomposition, gains), chooser.scores)
+    return ChosenEdit(gains, make_spec(editor.tower, decomposition, gains), scores)
 
 
-def _answers() -> Path:
-    """Where answers of language models are kept, so that no question is paid for twice: beside the Hub's cache."""
-    return cached_assets_path("sith-hf", namespace="judge", subfolder="answers")
+def _by_explanation(
+    step: ShareEdit | VectorsEdit | RelevanceEdit,
+    editor: SithEditor,
+    decomposition: Decomposition,
+    concepts: ConceptDictionary,
+) -> Gains:
+    if isinstance(step, VectorsEdit):
+        return by_name(decomposition, step.gain, layers=step.layers, heads=step.heads, vectors=step.vectors)
+    if isinstance(step, ShareEdit):
+        queries = editor.embed(*step.concepts, decomposition=decomposition)
+        select = Selection(step.layers, step.heads, step.both_poles)
+        limits = {"threshold": step.threshold, "near": step.near}
+        return by_concepts(decomposition, queries, step.gain, **limits, select=select)
+    task = class_task(
+        editor.encode(concepts),
+        fill_template(step.classes, step.template),
+        editor.embed,
+        leave_out=step.classes if step.leave_out is None else step.leave_out,
+        sparsity=step.sparsity,
+        coherence_weight=step.coherence_weight,
+    )
+    relevant = task_relevance(decomposition, task.embeddings)
+    offset = level_offset(decomposition, relevant) if isinstance(step.offset, str) else step.offset
+    select = Selection(step.layers, step.heads)
+    return by_relevance(decomposition, relevant, floor=step.floor, ceiling=step.ceiling, offset=offset, select=select)
+
+
+def _by_judge(
+    step: ThresholdEdit | ThreeWayEdit,
+    editor: SithEditor,
+    decomposition: Decomposition,
+    number: str,
+    judged: Callable[[str, JudgeSettings], Scores],
+) -> Gains:
+    select = Selection(step.layers, step.heads, step.both_poles)
+    scores, keep = judged(f"{number}-judge", step.judge), None
+    if step.keep is not None:
+        keep = Keep(judged(f"{number}-keep", step.keep), step.keep_threshold, step.keep_gain)
+    if isinstance(step, ThreeWayEdit):
+        borders = {"invert_from": step.invert_from, "remove_from": step.remove_from}
+        return three_way(scores, decomposition, **borders, keep=keep, select=select)
+    found = by_threshold(scores, decomposition, threshold=step.threshold, gain=step.gain, keep=keep, select=select)
+    if not isinstance(step, BudgetEdit):
+        return found
+    share, drift = topic_shares(scores, decomposition, select), drift_shares(editor.tower, decomposition)
+    return budgeted(decomposition, found, share, drift, step.limit, whole=step.whole)

@@ -14,7 +14,6 @@ from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Task
 from sith_hf.files import ResumableJob
-from sith_hf.images import Data
 from sith_hf.pursuit import Pursuit
 from sith_hf.recipe.recipe import Base, Dictionary, Recipe
 from sith_hf.towers import read_image_mean
@@ -34,30 +33,26 @@ def open_base(base: Base, folder: Path, *, token: str | None = None) -> SithEdit
 
 def local(name: str, folder: Path) -> str:
     """The path of ``name`` below ``folder`` if that is a folder, else ``name``: a Hub id or a path from here."""
-    try:
-        below = folder / name
-        return str(below) if below.is_dir() else name
-    except (OSError, ValueError):
-        return name
+    return str(folder / name) if os.path.isdir(folder / name) else name
 
 
-def placed(name: str, folder: Path) -> str:
+def full_path(name: str, folder: Path) -> str:
     """The full path of a local folder; anything else unchanged."""
     found = local(name, folder)
     return os.path.abspath(found) if name != EMBEDDED and os.path.isdir(found) else name
 
 
-def with_place(task: Task, folder: Path) -> Task:
+def with_full_path(task: Task, folder: Path) -> Task:
     """The task with the full path of a local dataset below ``folder``."""
     name = task.data.dataset
     if name is None or not os.path.exists(folder / name):
         return task
-    return with_data(task, task.data.model_copy(update={"dataset": os.path.abspath(folder / name)}))
+    return with_data(task, dataset=os.path.abspath(folder / name))
 
 
-def with_data(task: Task, data: Data) -> Task:
-    """The same task on other data."""
-    changed: Task = task.model_copy(update={"data": data})
+def with_data(task: Task, **changes: str | None) -> Task:
+    """The task with other values for keys of its data."""
+    changed: Task = task.model_copy(update={"data": task.data.model_copy(update=changes)})
     return changed
 
 

@@ -15,20 +15,10 @@ from sith_hf.errors import InputError
 from sith_hf.evaluation import Evaluation, Sweep, Task, ZeroShot, evaluate, strengths, sweep
 from sith_hf.gains import Gains, with_baselines
 from sith_hf.images import BASE, model_variants, text_of
-from sith_hf.recipe.inputs import with_place
+from sith_hf.recipe.inputs import with_full_path
 from sith_hf.recipe.recipe import EvaluationStep
 
 WORST, AVERAGE = "worst group", "average over groups"
-
-
-def variant_specs(
-    plan: EvaluationStep, editor: SithEditor, decomposition: Decomposition, gains: Gains
-) -> dict[str, EditSpec | None]:
-    """The specs of the model variants to compare: base, edited, and the baselines of the plan."""
-    asked = plan.baselines
-    seeds = range(asked.seed, asked.seed + asked.random)
-    chosen = with_baselines(decomposition, gains, seeds=seeds, whole=asked.heads)
-    return {BASE: None} | {name: make_spec(editor.tower, decomposition, item) for name, item in chosen.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +59,16 @@ def measure_edit(
     Raises:
         InputError: data that cannot be used, an edit without baselines, or a sweep without a task that has groups.
     """
-    tasks = tuple(with_place(task, folder) for task in plan.tasks)
+    tasks = tuple(with_full_path(task, folder) for task in plan.tasks)
     grouped = None if plan.sweep is None else _grouped(tasks, plan.sweep.task)
     text = text_of(editor)
-    specs = variant_specs(plan, editor, decomposition, gains)
+    asked = plan.baselines
+    seeds = range(asked.seed, asked.seed + asked.random)
+    chosen = with_baselines(decomposition, gains, seeds=seeds, whole=asked.heads)
+    edits = {name: make_spec(editor.tower, decomposition, item) for name, item in chosen.items()}
+    variants: dict[str, EditSpec | None] = {BASE: None, **edits}
     options = plan.model_dump(include={"batch_size", "precision", "resamples", "seed"})
-    found = evaluate(model_variants(editor, specs), tasks, text=text, progress=progress, **options)
+    found = evaluate(model_variants(editor, variants), tasks, text=text, progress=progress, **options)
     if plan.sweep is None or grouped is None:
         return MeasuredEdit(found, None)
 
@@ -83,7 +77,6 @@ def measure_edit(
         metrics = [each.task(grouped.name).measure(metric).values for metric in (WORST, AVERAGE)]
         return {name: (metrics[0][name], metrics[1][name]) for name in named}
 
-    edits = {name: spec for name, spec in specs.items() if spec is not None}
     return MeasuredEdit(found, sweep(strengths(edits, plan.sweep.strengths), worst_and_average))
 
 

@@ -16,7 +16,7 @@ from sith_hf.evaluation import Task
 from sith_hf.gains import SCORES_LAYOUT
 from sith_hf.judges import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
 from sith_hf.recipe.choose import ChosenEdit
-from sith_hf.recipe.inputs import base_sha256, file_sha256, placed, with_data, with_place
+from sith_hf.recipe.inputs import base_sha256, file_sha256, full_path, with_data, with_full_path
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.towers import image_mean_file
 
@@ -55,7 +55,7 @@ def resolve(
     if dictionary.file is not None:
         texts["file"] = _copied(folder / dictionary.file, work / INPUTS / "concepts.txt")
     if dictionary.dataset is not None:
-        texts["dataset"] = placed(dictionary.dataset, folder)
+        texts["dataset"] = full_path(dictionary.dataset, folder)
     mean = recipe.decompose.image_mean
     if mean is not None:
         mean = _copied(image_mean_file(folder / mean), work / INPUTS / "image_mean.safetensors")
@@ -70,12 +70,12 @@ def resolve(
         }
         edits.append(step.model_copy(update=judges))
     if plan is not None:
-        tasks = tuple(_seen(with_place(task, folder), data) for task in plan.tasks)
+        tasks = tuple(_seen(with_full_path(task, folder), data) for task in plan.tasks)
         plan = plan.model_copy(update={"tasks": tasks})
     opened = {
-        "model": placed(base.model, folder),
+        "model": full_path(base.model, folder),
         "revision": editor.loaded.revision,
-        "text_model": None if base.text_model is None else placed(base.text_model, folder),
+        "text_model": None if base.text_model is None else full_path(base.text_model, folder),
         "sha256": base_sha256(decomposition.base.sha256),
     }
     changed = {
@@ -93,9 +93,7 @@ def shareable(recipe: Recipe) -> Recipe:
     base = {name: _shown(getattr(recipe.base, name)) for name in ("model", "text_model")}
     plan = recipe.evaluate
     if plan is not None:
-        tasks = [
-            with_data(task, task.data.model_copy(update={"dataset": _shown(task.data.dataset)})) for task in plan.tasks
-        ]
+        tasks = [with_data(task, dataset=_shown(task.data.dataset)) for task in plan.tasks]
         plan = plan.model_copy(update={"tasks": tuple(tasks)})
     dictionary = recipe.dictionary.model_copy(update={"dataset": _shown(recipe.dictionary.dataset)})
     changed = {"base": recipe.base.model_copy(update=base), "dictionary": dictionary, "evaluate": plan}
@@ -108,7 +106,7 @@ def _shown(name: str | None) -> str | None:
 
 def _seen(task: Task, data: Mapping[str, str | None] | None) -> Task:
     sha256 = None if data is None else data.get(task.name)
-    return task if sha256 is None else with_data(task, task.data.model_copy(update={"sha256": sha256}))
+    return task if sha256 is None else with_data(task, sha256=sha256)
 
 
 def _pinned(judge: JudgeSettings, name: str, chosen: ChosenEdit, work: Path) -> JudgeSettings:

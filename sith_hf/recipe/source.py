@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -113,16 +114,11 @@ def _rooted(data: Any, folder: Path) -> Any:
     if not isinstance(data, dict):
         return data
     return {
-        key: str((folder / value).absolute()) if key in PLACES and _there(folder, value) else _rooted(value, folder)
+        key: str((folder / value).absolute())
+        if key in PLACES and isinstance(value, str) and os.path.exists(folder / value)
+        else _rooted(value, folder)
         for key, value in data.items()
     }
-
-
-def _there(folder: Path, name: Any) -> bool:
-    try:
-        return isinstance(name, str) and (folder / name).exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -136,7 +136,7 @@ class TestByAPerson:
         (("-o", "x", "--by", "language-model", "--prompt", "place"), "--base-url"),
         (("-o", "x", "--by", "language-model", "--prompt", "place", "--model", "m"), "--model"),
         (("-o", "x", "--by", "language-model", "--llm-model", "m"), "topic"),
-        (("-o", "x", "--by", "language-model", "--llm-model", "m", "--prompt", "nothing.j2"), "no such prompt"),
+        (("-o", "x", "--by", "language-model", "--llm-model", "m", "--prompt", "nothing.j2"), "one of topic, place"),
         (("-o", "x", "--by", "embeddings", "--import", "sheet.csv"), "--by"),
         (("-o", "x", "--import", "nothing.csv"), "no such file"),
         (("-o", "x", "--import", "nothing.csv", "--workers", "2"), "--workers"),

@@ -50,8 +50,8 @@ def moved(editor, made, gains, layer, pixels):
 def residual_bound(tower, decomposition, gains):
     """The most that an edit moves any token's residual stream in a layer, for any picture; by layer number.
 
-    A length in the residual stream, given the layer's input: what an edit of an earlier layer changes in that input is
-    not counted.
+    sqrt(D) * sum over heads of max |1 - g_i| s_i: an attended input is a weighted mean of layer norm outputs, each of
+    length sqrt(D) at most without gain and offset, and the w_i and r_i of a head are orthonormal.
     """
     largest = {}
     for (layer, head, vector), gain in gains.gain.items():
