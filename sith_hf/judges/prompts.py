@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.core.escaping import escape_texts
-from sith_hf.core.reading import read_input
+from sith_hf.core.reading import read_text_input
 from sith_hf.errors import InputError
 
 # The topic of each shipped prompt, for reports. The first asks for any topic, which the user names.
@@ -75,11 +75,7 @@ class Prompt:
             return cls(name, _part(f"{name}.j2"), topic or SHIPPED[name] or "")
         path = (folder or Path()) / name
         advice = f"name a template file, or one of {', '.join(SHIPPED)}"
-        try:
-            source = read_input(path, "the prompt", advice, MAX_BYTES).decode("utf-8")
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: the prompt is not UTF-8; save it as UTF-8") from None
-        return cls(path.name, source, topic or "")
+        return cls(path.name, read_text_input(path, "the prompt", advice, MAX_BYTES), topic or "")
 
     @property
     def sha256(self) -> str:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.reading import read_text_input
 from sith_hf.errors import InputError
 from sith_hf.recipe.overrides import with_override
 from sith_hf.recipe.strict_yaml import read_yaml
 
 EXTENDS = "extends"
+MAX_BYTES = 10_000_000
 
 # The keys of a recipe that can hold a path, and the keys of a dictionary that name the source of its concepts.
 PLACES = frozenset({"file", "image_mean", "path", "prompt", "dataset", "model", "text_model"})
@@ -74,14 +76,8 @@ def _read(name: str, folder: Path | None) -> tuple[str, str, Path]:
     if re.fullmatch(r"[\w/-]+", name) and name in shipped_names():
         return shipped_text(name), f"recipe {name}", Path.cwd()
     path = Path(name) if folder is None else folder / name
-    try:
-        return path.read_text(encoding="utf-8"), str(path.resolve()), path.resolve().parent
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        known = ", ".join(shipped_names())
-        raise InputError(
-            f"{sanitize(str(path))}: the recipe could not be read ({reason}); name a file, or one of {known}"
-        ) from None
+    advice = f"name a file, or one of {', '.join(shipped_names())}"
+    return read_text_input(path, "the recipe", advice, MAX_BYTES), str(path.resolve()), path.resolve().parent
 
 
 def _extended(name: str, folder: Path | None, chain: tuple[str, ...]) -> tuple[dict[str, Any], Path]:
