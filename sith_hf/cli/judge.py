@@ -45,7 +45,7 @@ class Texts(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
 @click.option("--concepts", type=Texts(), help="By embeddings: the members of the topic, such as sea,road,forest.")
 @click.option("--near", type=float, help="By embeddings: least cosine at which a concept counts.  [default: 0.6]")
 @click.option(
-    "--model", "checkpoint", help="By embeddings: the decomposed model; needed for concepts of no explanation."
+    "--model", "checkpoint", help="By embeddings: the decomposed model. Needed for concepts that no explanation has."
 )
 @click.option(
     "--prompt", help="By a language model: topic, place, unsafe, theme, or a template file.  [default: topic]"

@@ -14,11 +14,6 @@ from tests.support.made import tiny_concepts, tiny_editor
 NAN = math.nan
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor")).decompose(tiny_concepts())
-
-
 def scores_of(made, values, topic="places", rest=1.0):
     """Scores of ``rest`` but for the (layer, head, vector) of ``values``, which have one score for each pole."""
     value = torch.full(made.fidelity.shape, rest)

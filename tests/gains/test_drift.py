@@ -22,11 +22,6 @@ from tests.support.tiny import vision_model
 SETTINGS = [{}, {"fold": False}, {"centre": False}, {"fold": False, "centre": True}, {"rank": 3}]
 
 
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
-
-
 @pytest.fixture(scope="module", params=SETTINGS, ids=str)
 def made(request, editor):
     return editor.decompose(tiny_concepts(), **request.param)

@@ -9,17 +9,6 @@ from sith_hf.errors import InputError
 from sith_hf.gains import Gains, by_name
 from sith_hf.gains.drift import drift_of, drift_shares
 from sith_hf.gains.drift_budget import budgeted
-from tests.support.made import tiny_concepts, tiny_editor
-
-
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
-
-
-@pytest.fixture(scope="module")
-def made(editor):
-    return editor.decompose(tiny_concepts())
 
 
 @pytest.fixture(scope="module")

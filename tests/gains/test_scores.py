@@ -17,7 +17,7 @@ from sith_hf.core.escaping import escape_texts
 from sith_hf.errors import ArtifactError, InputError, OutputError
 from sith_hf.gains.score_csv import COLUMNS, explanations_sha256, read_score_csv, score_csv_text
 from sith_hf.gains.scores import Scores
-from tests.support.made import WORDS, tiny_editor
+from tests.support.made import WORDS
 
 # What a spreadsheet would run, what ends a cell or a line, what turns or hides text, what JSON gives a meaning to.
 HOSTILE = (
@@ -25,11 +25,6 @@ HOSTILE = (
     "left\u202eright", "line\u2028break", "zero\u200bwidth", "comma, and\nnewline", "café 运动 🦓", "[1]", "{{ x }}",
     "</texts>",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
 
 
 @pytest.fixture(scope="module")
