@@ -6,7 +6,7 @@
   vectors of topics of the world (backgrounds, colours, objects, sizes, and three single words), at four thresholds.
 - estimated: ``drift_of``. Measured: the mean of 1 - cos between image embeddings before and after, on pictures drawn as
   the checkpoint was trained on.
-- bound: the most that any token's residual stream moved in an edited layer, over ``residual_bound``.
+- bound: the most that any token's residual stream moved in an edited layer, over its bound.
 - budget: backgrounds out of the last two layers within limits, in parts and one by one.
 
 Seeds are below 1000: these pictures may be looked at for choices.
@@ -15,6 +15,7 @@ Seeds are below 1000: these pictures may be looked at for choices.
 from __future__ import annotations
 
 import argparse
+import math
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -29,9 +30,8 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.demo import zeroshot
 from sith_hf.editor import SithEditor
 from sith_hf.edits.build import make_spec
-from sith_hf.gains.drift import drift_of, drift_shares, residual_bound
-from sith_hf.gains.drift_budget import budgeted, topic_removed
-from sith_hf.gains.gains import Gains, by_concepts, share_of
+from sith_hf.gains import Gains, Selection, budgeted, by_concepts, drift_shares, share_of
+from sith_hf.gains.drift import drift_of
 from sith_hf.world.embedded import embedded_checkpoint
 
 SIZES = (2, 4, 8, 16, 32, 64, 128)
@@ -56,7 +56,7 @@ def edits(editor: SithEditor, draws: int, seed: int) -> Iterator[tuple[str, Gain
     for concepts in topics.values():
         for layers in ([-1], [-2, -1], None):
             for threshold in (0.3, 0.5, 0.7, 0.9):
-                chosen = by_concepts(made, editor.embed(*concepts), 0.0, threshold=threshold, layers=layers)
+                chosen = by_concepts(made, editor.embed(*concepts), 0.0, threshold=threshold, select=Selection(layers))
                 if len(chosen):
                     yield "topic", chosen
 
@@ -96,6 +96,24 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def residual_bound(made: Decomposition, gains: Gains) -> float:
+    """sqrt(D) * sum over heads of max |1 - g_i| s_i, for an edit of one layer: see ``tests/gains/test_drift.py``."""
+    largest: dict[int, float] = {}
+    for (layer, head, vector), gain in gains.gain.items():
+        moved = abs(1 - gain) * made.explain(layer, head, vector).singular_value
+        largest[head] = max(moved, largest.get(head, 0.0))
+    return math.sqrt(made.write.shape[-1]) * sum(largest.values())
+
+
+def topic_removed(made: Decomposition, gains: Gains, share: Tensor, drift: Tensor) -> float:
+    """The part of a topic that an edit removes, of what heads write into the joint space: 0 nothing, 1 all of it."""
+    content = (share * drift).double()
+    taken = torch.zeros_like(content)
+    for (layer, head, vector), gain in gains.gain.items():
+        taken[made.position(layer), head, vector] = 1 - min(1.0, max(0.0, gain))
+    return float((taken * content).sum() / content.sum())
+
+
 def largest_moves(editor: SithEditor, images: Any, args: argparse.Namespace) -> list[float]:
     """For edits of one layer: the largest move of any token's residual there, over the bound."""
     found = []
@@ -114,7 +132,7 @@ def largest_moves(editor: SithEditor, images: Any, args: argparse.Namespace) -> 
         handle.remove()
         half = len(outputs) // 2
         moved = (torch.cat(outputs[half:]) - torch.cat(outputs[:half])).norm(dim=-1).max()
-        found.append(float(moved) / residual_bound(editor.tower, editor.decomposition, gains)[layer])
+        found.append(float(moved) / residual_bound(editor.decomposition, gains))
     return found
 
 
@@ -122,8 +140,9 @@ def budgets(editor: SithEditor, drift: Tensor, images: Any, args: argparse.Names
     """Backgrounds within limits: what goes, how far embeddings move, and what that does to the groups."""
     made: Decomposition = editor.decomposition
     queries = editor.embed(*world.BACKGROUNDS)
-    share = share_of(made, queries, both_poles=True)
-    wanted = by_concepts(made, queries, 0.0, threshold=LEAST_SHARE, both_poles=True, layers=[-2, -1])
+    select = Selection([-2, -1], both_poles=True)
+    share = share_of(made, queries, select=select)
+    wanted = by_concepts(made, queries, 0.0, threshold=LEAST_SHARE, select=select)
     before = zeroshot.embed_images(editor.model, images)
     tokenizer = editor.text.tokenizer
     rows = []

@@ -21,7 +21,7 @@ from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match,
 from sith_hf.edits import EditSpec, applied, make_spec
 from sith_hf.errors import InputError
 from sith_hf.files import ResumableJob, scratch_folder
-from sith_hf.gains import SHARE_THRESHOLD, Gains, by_concepts, by_name, share_of
+from sith_hf.gains import SHARE_THRESHOLD, Gains, Selection, by_concepts, by_name, share_of
 from sith_hf.hub import PushOptions, PushResult, check_options
 from sith_hf.publish import push_edited
 from sith_hf.towers import LoadedModel, VisionTower, encode_texts, load_model, read_tower
@@ -328,42 +328,34 @@ class Edit:
         layers: Iterable[int] | None = None,
         heads: Iterable[int] | None = None,
     ) -> Edit:
-        """Give the vectors that speak of any of ``concepts`` a gain; the rule is :func:`sith_hf.gains.by_concepts`.
+        """Give the vectors that are about any of ``concepts`` a gain; the rule is :func:`sith_hf.gains.by_concepts`.
 
-        A vector that this edit has chosen before gets the product of its gains, so that suppressing twice suppresses.
+        The gains of a vector that is chosen again multiply, so that suppressing twice suppresses.
 
         Raises:
-            InputError: no concept, a value out of range, or no vector that speaks of the concepts.
+            InputError: no concept, a value out of range, or no vector that is about the concepts.
         """
         queries = self.editor.embed(*concepts, decomposition=self.decomposition)
-        chosen = by_concepts(
-            self.decomposition,
-            queries,
-            gain,
-            threshold=threshold,
-            near=near,
-            both_poles=both_poles,
-            layers=layers,
-            heads=heads,
-        )
+        select = Selection(layers, heads, both_poles)
+        chosen = by_concepts(self.decomposition, queries, gain, threshold=threshold, near=near, select=select)
         if not chosen:
-            most = float(share_of(self.decomposition, queries, near=near, both_poles=both_poles).max())
+            most = float(share_of(self.decomposition, queries, near=near, select=select).max())
             raise InputError(
-                f"no vector there speaks of {', '.join(concepts)} with a share of at least {threshold} (the largest "
-                f"anywhere is {most:.2f}): lower threshold or near, decompose more layers, or look with find"
+                f"no vector is about {', '.join(concepts)} with a share of at least {threshold} (the largest share in "
+                f"all layers is {most:.2f}): lower threshold or near, decompose more layers, or look with find"
             )
         return replace(self, gains=self.gains.then(chosen))
 
     def suppress(self, *concepts: str, gain: float = 0.0, **rule: Any) -> Edit:
-        """Take the vectors that speak of ``concepts`` out (gain 0), or down. ``rule`` as for :meth:`set_gain`."""
+        """Remove the vectors that are about ``concepts`` (gain 0), or weaken them. ``rule``: see :meth:`set_gain`."""
         return self.set_gain(*concepts, gain=gain, **rule)
 
     def amplify(self, *concepts: str, gain: float = 1.5, **rule: Any) -> Edit:
-        """Turn the vectors that speak of ``concepts`` up. ``rule`` as for :meth:`set_gain`."""
+        """Turn up the vectors that are about ``concepts``. ``rule``: see :meth:`set_gain`."""
         return self.set_gain(*concepts, gain=gain, **rule)
 
     def invert(self, *concepts: str, **rule: Any) -> Edit:
-        """Turn the vectors that speak of ``concepts`` into their opposites (gain -1)."""
+        """Turn the vectors that are about ``concepts`` into their opposites (gain -1)."""
         return self.set_gain(*concepts, gain=-1.0, **rule)
 
     def vectors(
@@ -374,7 +366,7 @@ class Edit:
         heads: Iterable[int] | None = None,
         vectors: Iterable[int] | None = None,
     ) -> Edit:
-        """Give vectors named outright a gain (see :func:`sith_hf.gains.by_name`)."""
+        """Give vectors named by number a gain (see :func:`sith_hf.gains.by_name`)."""
         chosen = by_name(self.decomposition, gain, layers=layers, heads=heads, vectors=vectors)
         return replace(self, gains=self.gains.then(chosen))
 

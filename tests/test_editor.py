@@ -13,7 +13,7 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.edits.build import make_spec
 from sith_hf.errors import BaseMismatch, InputError, SithError, UnsupportedModel
-from sith_hf.gains.gains import by_concepts, by_name
+from sith_hf.gains import by_concepts, by_name
 from sith_hf.towers.text_encoder import encode_texts
 from tests.support.made import tiny_concepts, tiny_editor
 from tests.support.tiny import byte_tokenizer, clip_model, projected_vision_model, save_clip, vision_model
@@ -191,10 +191,10 @@ def test_a_concept_is_a_text(concept, editor):
         editor.suppress("boat", concept)
 
 
-def test_no_vector_that_speaks_of_a_concept_is_told(editor):
+def test_an_edit_that_chooses_no_vector_is_refused(editor):
     with pytest.raises(
         InputError,
-        match=r"no vector there speaks of boat, red .* at least 1\.0 \(the largest anywhere is 0\.\d\d\): lower",
+        match=r"no vector is about boat, red .* at least 1\.0 \(the largest share in all layers is 0\.\d\d\)",
     ):
         editor.suppress("boat", "red", threshold=1.0, near=1.0)
     assert editor.suppress("boat", "red", threshold=0.2).spec  # the control

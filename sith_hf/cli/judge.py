@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sith_hf.editor import SithEditor
     from sith_hf.gains import Scores
 
-# The options of each way to judge, by the names that its settings have.
+# The options of each kind of judge, by the names in its settings.
 _OWN = {
     "embeddings": ("topic", "concepts", "near"),
     "language-model": ("topic", "prompt", "model", "provider", "base_url", "workers"),
@@ -38,20 +38,22 @@ class Texts(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
 @click.command()
 @click.argument("decomposition")
 @click.option("--by", type=click.Choice(["embeddings", "language-model"]), help="The judge.  [default: embeddings]")
-@click.option("--export", type=click.Path(path_type=Path), help="Write the sheet that a person fills in, and stop.")
-@click.option("--import", "path", type=click.Path(path_type=Path), help="Read the sheet that a person filled in.")
+@click.option("--export", type=click.Path(path_type=Path), help="Write a score CSV for a person to fill in, and stop.")
+@click.option("--import", "path", type=click.Path(path_type=Path), help="Read a score CSV that a person filled in.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for scores.safetensors; made if missing.")
 @click.option("--topic", help='What to rate, in words, such as "places and backgrounds".')
-@click.option("--concepts", type=Texts(), help="By embeddings: what the topic consists of, such as sea,road,forest.")
+@click.option("--concepts", type=Texts(), help="By embeddings: the members of the topic, such as sea,road,forest.")
 @click.option("--near", type=float, help="By embeddings: least cosine at which a concept counts.  [default: 0.6]")
-@click.option("--model", "checkpoint", help="By embeddings: the decomposed model; it embeds concepts without a place.")
+@click.option(
+    "--model", "checkpoint", help="By embeddings: the decomposed model. Needed for concepts that no explanation has."
+)
 @click.option(
     "--prompt", help="By a language model: topic, place, unsafe, theme, or a template file.  [default: topic]"
 )
 @click.option("--llm-model", help="By a language model: its Hub id, or its name at --base-url.")
 @click.option("--provider", help="By a language model: one of the Hub's inference providers.")
 @click.option("--base-url", help="By a language model: an OpenAI-compatible server, such as http://localhost:8000/v1.")
-@click.option("--workers", type=int, help="By a language model: how many questions at once.  [default: 4]")
+@click.option("--workers", type=int, help="By a language model: number of questions at once.  [default: 4]")
 @model_options
 @json_option
 def judge(
@@ -67,30 +69,30 @@ def judge(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Score what the vectors in DECOMPOSITION, a folder or Hub id, speak of: 1 to 5, on a topic.
+    """Score how much each vector in DECOMPOSITION, a folder or Hub id, is about a topic: 1 to 5.
 
-    By embeddings with --topic and --concepts, by a language model with --by language-model, or by a person:
-    --export a sheet, fill in its last column, and --import it. A language model's scores are kept in the output
-    folder, where a second run finds them. A token for --base-url goes into SITH_HF_JUDGE_TOKEN.
+    Embeddings need --topic and --concepts; a language model needs --by language-model. For scores of a person,
+    --export a score CSV, fill in its last column, and --import it. A language model's answers are kept in the output
+    folder, where a second run finds them. Put a token for --base-url into SITH_HF_JUDGE_TOKEN.
     """
     asked = given(**options, model=llm_model, path=None if path is None else str(path))
     if export is not None:
         if asked or by or output or checkpoint:
-            raise InputError("--export writes an empty sheet and goes with no other option but --json")
+            raise InputError("--export writes an empty score CSV; it takes no other option but --json")
         _export(decomposition, export, as_json)
         return
     if output is None:
-        raise InputError("name a folder for the scores with -o, or a sheet to write with --export")
+        raise InputError("name a folder for the scores with -o, or a score CSV to write with --export")
     if path is not None and by is not None:
-        raise InputError("--import reads a person's scores; it does not go with --by")
+        raise InputError("--import reads a person's scores; leave out --by")
     kind = "file" if path is not None else (by or "embeddings")
     stray = sorted(_CALLED.get(name, f"--{name.replace('_', '-')}") for name in asked if name not in _OWN[kind])
     if checkpoint is not None and kind != "embeddings":
         stray.append("--model")
     if stray:
-        raise InputError(f"{', '.join(stray)}: not for a judge by {kind.replace('-', ' ')}")
+        raise InputError(f"{', '.join(stray)}: not an option of a judge by {kind.replace('-', ' ')}")
     if kind == "embeddings" and not {"topic", "concepts"} <= set(asked):
-        raise InputError("by embeddings: name the topic with --topic, and what it consists of with --concepts")
+        raise InputError("by embeddings: name the topic with --topic, and its members with --concepts")
 
     from sith_hf.core.settings import Settings
     from sith_hf.decomposition import Decomposition
@@ -112,18 +114,18 @@ def judge(
         transcript=output / "transcript.jsonl",
     )
     scores = made.score(loaded, progress=True)
-    _tell(scores, loaded, scores.save_pretrained(output), as_json)
+    _report(scores, loaded, scores.save_pretrained(output), as_json)
 
 
 def _export(decomposition: str, sheet: Path, as_json: bool) -> None:
     from sith_hf.decomposition import Decomposition
     from sith_hf.files import write_whole
-    from sith_hf.gains import sheet_text
+    from sith_hf.gains import score_csv_text
 
     if sheet.exists():
-        raise InputError(f"{sheet} is there already, and may hold somebody's scores: move it away, or name another")
+        raise InputError(f"{sheet} exists, and may hold a person's scores: move it, or name another file")
     loaded = Decomposition.from_pretrained(decomposition)
-    write_whole(sheet, sheet_text(loaded).encode("utf-8-sig"))
+    write_whole(sheet, score_csv_text(loaded).encode("utf-8-sig"))
     rows = loaded.fidelity.numel()
     echo_json({"sheet": str(sheet), "rows": rows}) if as_json else click.echo(f"{rows} rows\n{sheet}")
 
@@ -134,7 +136,7 @@ def _editor(checkpoint: str, revision: str | None, text_model: str | None, loade
     return SithEditor.from_pretrained(checkpoint, revision, text_model=text_model).with_decomposition(loaded)
 
 
-def _tell(scores: Scores, decomposition: Decomposition, path: Path, as_json: bool) -> None:
+def _report(scores: Scores, decomposition: Decomposition, path: Path, as_json: bool) -> None:
     import torch
 
     borders = [int((scores.value >= least).sum()) for least in (1, 2, 3, 4, 5)]
@@ -171,6 +173,6 @@ def _tell(scores: Scores, decomposition: Decomposition, path: Path, as_json: boo
         f"{sanitize(scores.topic)}, by {sanitize(scores.judge)}: {scores.scored} poles scored, {scores.missing} not"
     )
     click.echo("; ".join(f"from {least}: {count}" for least, count in counts.items()))
-    told = {**{k: v for k, v in scores.record.items() if isinstance(v, int) and not isinstance(v, bool)}, **scores.run}
-    click.echo(", ".join(f"{name} {count}" for name, count in told.items()))
+    numbers = {**scores.record, **scores.run}.items()
+    click.echo(", ".join(f"{k} {v}" for k, v in numbers if isinstance(v, int) and not isinstance(v, bool)))
     click.echo(str(path))

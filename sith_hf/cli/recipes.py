@@ -10,12 +10,12 @@ from sith_hf.errors import InputError
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--schema", is_flag=True, help="Print the JSON schema of recipes, for editors that complete and check.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema of recipes, for editors that check YAML.")
 @json_option
 def recipes(name: str | None, schema: bool, as_json: bool) -> None:
     """List the recipes that come with sith-hf, or show one of them by NAME."""
     if schema and name is not None:
-        raise InputError("--schema describes every recipe; give it without NAME")
+        raise InputError("--schema describes every recipe; leave out NAME")
 
     from sith_hf.core.tables import table
     from sith_hf.recipe import Recipe, shipped_names, shipped_text

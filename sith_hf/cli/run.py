@@ -16,16 +16,16 @@ from sith_hf.cli.options import echo_json, json_option, output_option, overwrite
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Put a value into the recipe, such as decompose.layers=[-2,-1] or base.model=openai/clip-vit-base-patch32.",
+    help="Set a value of the recipe, such as decompose.layers=[-2,-1] or base.model=openai/clip-vit-base-patch32.",
 )
-@output_option("everything that the recipe makes")
+@output_option("all results")
 @overwrite_option
 @json_option
 def run(recipe: str, overrides: tuple[str, ...], output: Path, overwrite: bool, as_json: bool) -> None:
-    """Do all of RECIPE, a YAML file or the name of one that comes with sith-hf (see sith-hf recipes).
+    """Run RECIPE, a YAML file or the name of one that comes with sith-hf (see sith-hf recipes).
 
-    The output folder then holds edited/ (the checkpoint), spec/, decomposition/, the results, and recipe.yaml with
-    every default written out and every fingerprint filled in: running that file again gives the same bytes.
+    The output folder then holds edited/ (the checkpoint), spec/, decomposition/, the results, and recipe.yaml with all
+    defaults and fingerprints: running that file again gives the same bytes.
     """
     from sith_hf.recipe import run_recipe
 

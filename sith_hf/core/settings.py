@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, ValidationError
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
@@ -41,6 +41,22 @@ class Settings(BaseModel):
             raise InputError(f"{source}: {'; '.join(dict.fromkeys(complaints))}") from None
         except (TypeError, ValueError, RecursionError):
             raise InputError(f"{source} may hold only texts, numbers, booleans, lists and mappings") from None
+
+
+def by_key(key: str, values: Sequence[str], default: str | None = None) -> Discriminator:
+    """Tell the settings of a union apart by the value of a key. Annotate each member with ``Tag(f"tag:{value}")``.
+
+    Args:
+        key: the key that each of them has.
+        values: the value of each, for the complaint about another one.
+        default: the value when the key is left out.
+    """
+
+    def tag(data: Any) -> str:
+        return f"tag:{data.get(key, default) if isinstance(data, Mapping) else getattr(data, key, None)}"
+
+    known = f"{', '.join(values[:-1])} or {values[-1]}"
+    return Discriminator(tag, custom_error_type=f"unknown_{key}", custom_error_message=f"{key} is one of {known}")
 
 
 def _complaint(root: type[Settings], item: Mapping[str, Any]) -> str:

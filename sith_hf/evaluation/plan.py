@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, Tag, model_validator
 
-from sith_hf.core.settings import Settings
+from sith_hf.core.settings import Settings, by_key
 from sith_hf.images import Data
 
 # YAML reads a bare no as false.
@@ -100,20 +100,11 @@ class Collateral(Settings):
     """Prompts with {} for the class."""
 
 
-def _kind(value: Any) -> str:
-    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
-    return f"tag:{kind}"
-
-
 Task = Annotated[
     Annotated[ZeroShot, Tag("tag:zero-shot")]
     | Annotated[Retrieval, Tag("tag:retrieval")]
     | Annotated[Collateral, Tag("tag:collateral")],
-    Discriminator(
-        _kind,
-        custom_error_type="unknown_kind",
-        custom_error_message="kind is one of zero-shot, retrieval and collateral",
-    ),
+    by_key("kind", ("zero-shot", "retrieval", "collateral")),
 ]
 
 

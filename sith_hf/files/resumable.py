@@ -90,7 +90,7 @@ class ResumableJob:
             facts: plain data with everything that decides what is in the parts; the versions of libraries and the
                 number of threads are added.
             names: the names of the parts.
-            make: makes the part of a name. Where it raises InputError, but not TemporaryError, the input cannot be used, and
+            make: makes the part of a name. Where it raises InputError, not TemporaryError, the input is unusable, and
                 the parts of this step that were made from it are removed.
 
         Raises:

@@ -267,7 +267,7 @@ def write_tensors(file: FileIO, tensors: Mapping[str, Tensor | RowBlocks], metad
 class FileBackedRows:
     """Rows of one two-dimensional tensor in a file, handed out as float32, exactly as they are stored.
 
-    Usable as :class:`sith_hf.pursuit.Atoms`. The file is opened for every read. Every method raises TemporaryError after a
+    Usable as :class:`sith_hf.pursuit.Atoms`. The file is opened for every read. Methods raise TemporaryError after a
     change of it.
 
     Attributes:

@@ -4,21 +4,26 @@ It imports ``decomposition`` and what that imports. What needs a text tower take
 """
 
 from sith_hf.gains.baselines import with_baselines
-from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, relevance
-from sith_hf.gains.by_score import by_threshold, three_way, topic_shares
+from sith_hf.gains.by_concepts import SHARE_THRESHOLD, by_concepts, share_of
+from sith_hf.gains.by_name import by_name
+from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, task_relevance
+from sith_hf.gains.by_score import Keep, by_threshold, three_way, topic_shares
 from sith_hf.gains.drift import drift_shares
 from sith_hf.gains.drift_budget import budgeted
-from sith_hf.gains.gains import SHARE_THRESHOLD, Gains, by_concepts, by_name, check_gain, share_of
-from sith_hf.gains.score_csv import sheet_text
+from sith_hf.gains.gains import Gains, check_gain
+from sith_hf.gains.score_csv import score_csv_text
 from sith_hf.gains.scores import HIGHEST_SCORE, LOWEST_SCORE, SCORES_LAYOUT, Scores
+from sith_hf.gains.selection import Selection
 
 __all__ = [
     "Gains",
     "HIGHEST_SCORE",
+    "Keep",
     "LOWEST_SCORE",
     "SCORES_LAYOUT",
     "SHARE_THRESHOLD",
     "Scores",
+    "Selection",
     "budgeted",
     "by_concepts",
     "by_name",
@@ -28,9 +33,9 @@ __all__ = [
     "class_task",
     "drift_shares",
     "level_offset",
-    "relevance",
+    "score_csv_text",
     "share_of",
-    "sheet_text",
+    "task_relevance",
     "three_way",
     "topic_shares",
     "with_baselines",

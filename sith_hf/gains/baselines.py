@@ -1,20 +1,19 @@
 """What an edit is compared with: random vectors with the same gains, and whole heads removed.
 
-Both are made from the edit that they stand beside, so that they are as large, and become specs as any edit does
-(:func:`sith_hf.edits.make_spec`).
+Both are made from the edit, so that they are as large.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import MappingProxyType
 
 import torch
 
 from sith_hf.core.validation import whole_number
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
-from sith_hf.gains.gains import Gains, Key
+from sith_hf.gains.gains import Gains
+from sith_hf.gains.selection import VectorKey
 
 SEEDS = (0, 1, 2)
 
@@ -23,23 +22,23 @@ WHOLE_HEADS_SHARE = 0.5
 
 
 def random_vectors(decomposition: Decomposition, gains: Gains, seed: int, *, alike: bool = False) -> Gains:
-    """As many vectors of the same layers with the same gains, drawn at random, so that only the choice differs.
+    """As many vectors of the same layers with the same gains, drawn at random.
 
-    The draw may meet vectors of the edit by chance, but is never the edit itself.
+    The draw may contain vectors of the edit by chance, but is never the edit itself.
 
     Args:
         decomposition: what ``gains`` were chosen from.
         gains: the edit.
         seed: another seed is another draw.
-        alike: keep each vector's number and draw its head only. Vectors are then about as strong as those of
-            the edit, which tend to be among the stronger ones of their heads: the stricter comparison.
+        alike: keep each vector's number and draw its head only. This is stricter: the vectors are about as strong as
+            those of the edit, which tend to be among the stronger ones of their heads.
 
     Raises:
         InputError: no vector is edited, one that is not in the decomposition, or no other choice is possible (every
             vector of these layers has the same gain).
     """
     whole_number(seed, "a seed", least=0)
-    groups: dict[tuple[int, ...], list[Key]] = {}
+    groups: dict[tuple[int, ...], list[VectorKey]] = {}
     for key in sorted(gains.gain):
         decomposition.explain(*key)
         groups.setdefault((key[0], key[2]) if alike else (key[0],), []).append(key)
@@ -51,27 +50,27 @@ def random_vectors(decomposition: Decomposition, gains: Gains, seed: int, *, ali
         )
     generator = torch.Generator().manual_seed(seed)
     while True:
-        drawn: dict[Key, float] = {}
+        drawn: dict[VectorKey, float] = {}
         for group, keys in groups.items():
             order = torch.randperm(len(pools[group]), generator=generator)[: len(keys)].tolist()
             drawn |= {pools[group][i]: gains.gain[key] for i, key in zip(order, keys, strict=True)}
         if drawn != dict(gains.gain):
             break
     drawn = dict(sorted(drawn.items()))
-    return Gains(MappingProxyType(drawn), MappingProxyType(dict.fromkeys(drawn, f"drawn at random, seed {seed}")))
+    return Gains(drawn, dict.fromkeys(drawn, f"drawn at random, seed {seed}"))
 
 
-def _pool(decomposition: Decomposition, group: tuple[int, ...]) -> list[Key]:
+def _pool(decomposition: Decomposition, group: tuple[int, ...]) -> list[VectorKey]:
     vectors = range(decomposition.rank) if len(group) == 1 else (group[1],)
     return [(group[0], head, vector) for head in range(decomposition.num_heads) for vector in vectors]
 
 
 def whole_heads(decomposition: Decomposition, gains: Gains, heads: int | None = None) -> Gains:
-    """The coarse alternative: the heads that hold most of an edit, removed whole.
+    """The heads that hold most of an edit, removed whole.
 
     A head holds ``sum (1 - g_i)^2 s_i^2`` of the edit over its edited vectors: the energy that the edit takes from it.
-    Heads are removed in this order, equals by layer and head. Constant outputs of heads stay, as in any edit; of a
-    decomposition with a rank below the head size the R leading vectors of a head are removed.
+    Heads are removed in this order, equals by layer and head. Constant outputs of heads stay, as in any edit. If the
+    rank is below the head size, the R leading vectors of a head are removed.
 
     Args:
         decomposition: what ``gains`` were chosen from.
@@ -101,7 +100,7 @@ def whole_heads(decomposition: Decomposition, gains: Gains, heads: int | None = 
         for layer, head in sorted(chosen)
         for vector in range(decomposition.rank)
     }
-    return Gains(MappingProxyType(dict.fromkeys(removed, 0.0)), MappingProxyType(removed))
+    return Gains(dict.fromkeys(removed, 0.0), removed)
 
 
 def with_baselines(
@@ -115,12 +114,12 @@ def with_baselines(
     """The edit and its baselines by name: ``edited``, ``random 0``, ``random 1``, ..., ``whole heads``.
 
     Args:
-        decomposition, gains, heads: as for :func:`random_vectors` and :func:`whole_heads`.
+        decomposition, gains, heads: as for :func:`whole_heads`.
         seeds: one draw of random vectors for each.
-        whole: whether whole heads are among the baselines.
+        whole: include whole heads.
 
     Raises:
-        InputError: what the two refuse.
+        InputError: what :func:`random_vectors` and :func:`whole_heads` refuse.
     """
     chosen = {"edited": gains}
     chosen |= {f"random {seed}": random_vectors(decomposition, gains, seed) for seed in seeds}

@@ -1,13 +1,12 @@
-"""Relevance to a task: which concepts a task is about, and a vector's gain from how much it speaks of them.
+"""Relevance to a task: the concepts that a task is about, and gains from how much a vector is about them.
 
-The third rule of METHOD.md sec. 6 (SITH, for classification). It looks at class names only, never at pictures.
+The third rule of Method, sec. 6 (SITH, for classification). It looks at class names only, never at pictures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -17,7 +16,8 @@ from sith_hf.concepts import ConceptDictionary, centred
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
-from sith_hf.gains.gains import Gains, Key, among
+from sith_hf.gains.gains import Gains
+from sith_hf.gains.selection import ALL, Selection
 from sith_hf.pursuit import Pursuit, SomeAtoms
 
 # The paper's settings: ten concepts for each class, a gain never below 0.8, and 0.3 above the relevance.
@@ -38,50 +38,6 @@ class TaskConcepts:
     embeddings: Tensor
 
 
-def task_concepts(
-    dictionary: ConceptDictionary,
-    class_embeddings: Tensor,
-    *,
-    leave_out: Iterable[str] = (),
-    sparsity: int = SPARSITY,
-    coherence_weight: float = COHERENCE_WEIGHT,
-) -> TaskConcepts:
-    """The concepts that COMP selects for class-name embeddings (SITH; METHOD.md sec. 6).
-
-    Class embeddings are centred with the mean of the whole dictionary, class names included, and brought to unit
-    length, just as the atoms are; the concepts of ``leave_out`` are then taken out of the atoms. All the concepts that
-    occur for any class make the task, each once. A concept that was chosen with a weight of zero, for its coherence
-    alone, does not count.
-
-    Args:
-        dictionary: M encoded concepts.
-        class_embeddings: ``[C, P]``, by the same text tower, unit length, not centred.
-        leave_out: concepts not to select, whatever their case: the class names.
-        sparsity: K, concepts for each class.
-        coherence_weight: lambda.
-
-    Raises:
-        InputError: embeddings of another size, a dictionary that is not encoded, or fewer than K concepts left.
-    """
-    atoms = dictionary.streamed_atoms
-    if class_embeddings.ndim != 2 or len(class_embeddings) == 0 or class_embeddings.shape[1] != atoms.shape[1]:
-        raise InputError(
-            f"class_embeddings have shape [C, {atoms.shape[1]}], at least one; got {list(class_embeddings.shape)}"
-        )
-    hidden = {_folded(name) for name in leave_out}
-    left = [i for i, text in enumerate(dictionary.texts) if _folded(text) not in hidden]
-    if len(left) < sparsity:
-        raise InputError(
-            f"{len(left)} concepts are left beside the class names; {sparsity} for each class need at least as many: "
-            "give a larger dictionary, or a smaller sparsity"
-        )
-    queries = centred(class_embeddings.float().cpu(), dictionary.mean)
-    pursuit = Pursuit(sparsity=sparsity, coherence_weight=coherence_weight)
-    code = pursuit(queries, SomeAtoms(atoms, torch.tensor(left)))
-    chosen = sorted({left[i] for i in code.index[code.weight > 0].tolist()})
-    return TaskConcepts(tuple(dictionary.texts[i] for i in chosen), dictionary.embeddings_of(chosen))
-
-
 def class_task(
     dictionary: ConceptDictionary,
     classes: Sequence[str],
@@ -91,34 +47,48 @@ def class_task(
     sparsity: int = SPARSITY,
     coherence_weight: float = COHERENCE_WEIGHT,
 ) -> TaskConcepts:
-    """:func:`task_concepts` from class names.
+    """The concepts that COMP selects for class names (SITH; Method, sec. 6).
+
+    Class embeddings are centred with the mean of the whole dictionary, class names included, and normalised, as the
+    atoms are; then the concepts of ``leave_out`` are taken out of the atoms. The task is every concept selected for any
+    class, each once. A concept with a weight of zero, selected for its coherence alone, does not count.
 
     Args:
         dictionary: M encoded concepts.
-        classes: the names of the classes.
-        embed: ``embed(*texts)`` gives each text's embedding, ``[P]``, such as :meth:`sith_hf.SithEditor.embed`.
-        leave_out: the class names when None; give more to leave out synonyms, too.
-        sparsity, coherence_weight: as for :func:`task_concepts`.
+        classes: the names of the C classes.
+        embed: ``embed(*texts)`` gives each text's embedding by the same text tower, ``[P]``, unit length, not centred,
+            such as :meth:`sith_hf.SithEditor.embed`.
+        leave_out: concepts not to select, such as synonyms; the class names when None. The case does not matter.
+        sparsity: K, concepts for each class.
+        coherence_weight: lambda.
 
     Raises:
-        InputError: no class, nothing decomposed yet, or what :func:`task_concepts` refuses.
+        InputError: no class, embeddings of another size, a dictionary that is not encoded, or fewer than K concepts
+            left.
     """
     if isinstance(classes, str) or not classes:
         raise InputError("classes is a list of class names, at least one")
-    embeddings = torch.stack([*embed(*classes).values()])
-    return task_concepts(
-        dictionary,
-        embeddings,
-        leave_out=classes if leave_out is None else leave_out,
-        sparsity=sparsity,
-        coherence_weight=coherence_weight,
-    )
+    atoms = dictionary.streamed_atoms
+    queries = torch.stack([*embed(*classes).values()]).float().cpu()
+    if queries.shape[1:] != atoms.shape[1:]:
+        raise InputError(f"embeddings of classes have shape [{atoms.shape[1]}]; got {list(queries.shape[1:])}")
+    hidden = {_folded(name) for name in (classes if leave_out is None else leave_out)}
+    left = [i for i, text in enumerate(dictionary.texts) if _folded(text) not in hidden]
+    if len(left) < sparsity:
+        raise InputError(
+            f"{len(left)} concepts are left beside the class names; {sparsity} for each class need at least as many: "
+            "give a larger dictionary, or a smaller sparsity"
+        )
+    pursuit = Pursuit(sparsity=sparsity, coherence_weight=coherence_weight)
+    code = pursuit(centred(queries, dictionary.mean), SomeAtoms(atoms, torch.tensor(left)))
+    chosen = sorted({left[i] for i in code.index[code.weight > 0].tolist()})
+    return TaskConcepts(tuple(dictionary.texts[i] for i in chosen), dictionary.embeddings_of(chosen))
 
 
-def relevance(decomposition: Decomposition, task: Tensor) -> Tensor:
+def task_relevance(decomposition: Decomposition, task: Tensor) -> Tensor:
     """R = sum over k of c_k * max over j of <concept_k, task_j>, for every pole: ``[L, H, R, poles]`` float32.
 
-    Cosines are between embeddings that are normalised but not centred (METHOD.md sec. 6).
+    Cosines are between embeddings that are normalised but not centred (Method, sec. 6).
 
     Args:
         decomposition: weights c_k and concepts.
@@ -142,21 +112,20 @@ def by_relevance(
     floor: float = FLOOR,
     ceiling: float | None = None,
     offset: float = OFFSET,
-    layers: Iterable[int] | None = None,
-    heads: Iterable[int] | None = None,
+    select: Selection = ALL,
 ) -> Gains:
-    """g = R + offset, at least ``floor`` and at most ``ceiling`` (SITH, for classification; METHOD.md sec. 6).
+    """g = R + offset, at least ``floor`` and at most ``ceiling`` (SITH, for classification; Method, sec. 6).
 
-    The paper explains one pole of a vector. With two, a vector has the relevance of its more relevant pole: turning
-    down what one pole brings to the task would cost the task, and the other pole comes along either way.
+    The paper explains one pole of a vector. With two, a vector has the relevance of its more relevant pole unless
+    ``select`` says otherwise: turning down what one pole brings to the task would cost the task.
 
     Args:
         decomposition: what to choose from.
-        relevant: ``[L, H, R, poles]``, as :func:`relevance` gives it.
-        floor: the least gain; vectors that say nothing about the task get it.
+        relevant: ``[L, H, R, poles]``, as :func:`task_relevance` gives it.
+        floor: the least gain, for vectors that are not about the task.
         ceiling: the largest gain; none when None.
-        offset: what is added to the relevance.
-        layers, heads: choose only among these; among all of the decomposition when None.
+        offset: is added to the relevance.
+        select: what to choose among.
 
     Raises:
         InputError: values that are not finite, a floor above the ceiling, or relevance of another shape.
@@ -167,23 +136,20 @@ def by_relevance(
         raise InputError(f"floor is at most ceiling; got {floor} and {ceiling}")
     if relevant.shape != decomposition.fidelity.shape or not torch.isfinite(relevant).all():
         raise InputError(f"relevance is finite, of shape {list(decomposition.fidelity.shape)}")
-    most = relevant.double().amax(dim=-1)
-    gains = (most + shift).clamp(min=low, max=high)
-    gain: dict[Key, float] = {}
-    reason: dict[Key, str] = {}
-    where = among(decomposition, layers, heads)
-    for at, head, vector in torch.nonzero(where.unsqueeze(-1).expand(most.shape)).tolist():
-        key = (decomposition.layers[at], head, vector)
-        gain[key] = float(gains[at, head, vector])
-        reason[key] = f"relevance to the task {float(most[at, head, vector]):.2f}"
-    return Gains(MappingProxyType(gain), MappingProxyType(reason))
+    value = select.of_vectors(relevant.double())
+    gains = (value + shift).clamp(min=low, max=high)
+    chosen = dict(select.vectors(decomposition))
+    return Gains(
+        {key: float(gains[place]) for key, place in chosen.items()},
+        {key: f"relevance to the task {float(value[place]):.2f}" for key, place in chosen.items()},
+    )
 
 
 def level_offset(decomposition: Decomposition, relevant: Tensor) -> float:
-    """The offset with which the median vector keeps its gain of 1, whatever the level of relevance: 1 - median R.
+    """The offset that gives the median vector a gain of 1: 1 - median R.
 
-    The paper's 0.3 suits a large dictionary and ten concepts for each class; relevance has another level over a
-    small dictionary, or for fewer concepts, and most gains would then be far from 1.
+    The paper's 0.3 suits a large dictionary and ten concepts for each class. Over a small dictionary, or for fewer
+    concepts, relevance has another level, and most gains would be far from 1.
 
     Args:
         decomposition, relevant: as for :func:`by_relevance`.

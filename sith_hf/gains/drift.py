@@ -1,32 +1,23 @@
-"""How far an edit moves image embeddings, from the weights alone: a bound inside the layer, an estimate beyond it.
+"""How far an edit moves image embeddings, estimated from the weights alone.
 
-**What is exact.** In layer l an edit adds to every token's residual stream
+In layer l an edit adds to every token's residual stream
 
     delta = sum over edited i of (g_i - 1) s_i (r_i . x) w_i
 
-where x is what the head attends to: a mean, with attention's weights, of tokens behind the layer norm without its gain
-and offset, since those are folded into r_i (METHOD.md sec. 1). A layer norm's output without gain and
-offset has length sqrt(D) at most, and a weighted mean of such vectors is no longer. Within a head the w_i and the r_i
-are orthonormal, so that, whatever the picture, for heads h
-
-    |delta| <= sqrt(D) * sum over h of max over i in h of |1 - g_i| s_i                                (residual_bound)
-
-This bound is about the edited layer. What follows has none from weights alone: the next layer norm divides by
-the length of the residual stream, which depends on the picture and can be arbitrarily small.
-
-**What is estimated.** The direct path into the embedding: with P = W_P diag(gamma) C of the last layer norm and the
-projection, and sigma the residual stream's deviation at the class token, the embedding before normalisation moves by
-P delta / sigma. For an x of length sqrt(D) without a preferred direction E(r_i . x)^2 = 1, and the coefficients of
-different vectors are uncorrelated, so E|P delta|^2 = sum (1 - g_i)^2 s_i^2 |P w_i|^2. For small moves 1 - cos is half
-of the squared relative move. Taking as the length of the whole what all heads of all layers write there, sigma
-cancels::
+where x is what the head attends to, behind the layer norm. Its effect beyond the layer has no bound from weights alone:
+the next layer norm divides by the length of the residual stream, which can be arbitrarily small. The estimate follows
+the direct path into the embedding. With P = W_P diag(gamma) C of the last layer norm and the projection, and sigma the
+residual stream's deviation at the class token, the embedding before normalisation moves by P delta / sigma. For an x of
+length sqrt(D) without a preferred direction E(r_i . x)^2 = 1, and the coefficients of different vectors are
+uncorrelated, so E|P delta|^2 = sum (1 - g_i)^2 s_i^2 |P w_i|^2. For small moves 1 - cos is half of the squared relative
+move. If the length of the whole is what all heads of all layers write there, sigma cancels::
 
     e_i = s_i^2 |P w_i|^2        drift = 1/2 * sum over edited i of (1 - g_i)^2 e_i / sum over all i of e_i
 
-So the drift is half of the edited share of all that heads write into the joint space. Left out are: what MLPs and
-the patch embedding write (which makes the true share smaller), what later layers do with the change (an early
-layer's vectors mostly reach the class token by way of later ones, and arrive weaker), and that a trained head's input
-does have preferred directions (its strong vectors are driven more than its weak ones, those of one topic together).
+So the drift is half of the edited share of all that heads write into the joint space. The estimate leaves out what
+MLPs and the patch embedding write (the true share is smaller), what later layers do with the change (vectors of an
+early layer mostly reach the class token through later ones, and arrive weaker), and that a trained head's input does
+have preferred directions (its strong vectors are driven more than its weak ones, those of one topic together).
 
 Calibration, on the embedded checkpoint by ``python benchmarks/drift.py`` (120 pictures, 161 edits of 1 to 128 vectors
 with gains 0, 0.5 and -1; measured over estimated drift at three quantiles, and Spearman's rank correlation)::
@@ -38,16 +29,12 @@ with gains 0, 0.5 and -1; measured over estimated drift at three quantiles, and 
     random, all four layers  0.04   0.32   0.68         0.983
     vectors of one topic     0.56   0.80   1.32         0.985
 
-So it ranks edits well, is about right for edits of a topic, and mostly on the safe side for others. The formula was
-chosen on another checkpoint of the same world, where the figures were much the same (all edits 0.06, 0.56, 1.21 and
-0.973). Both are small: elsewhere, measure one edit and scale. In the same run the largest move of any token's
-residual was 8 to 42 % of its bound (5 and 95 % quantiles over edits).
+So it ranks edits well, is about right for edits of a topic, and mostly too high for others. The formula was chosen on
+another checkpoint of the same world, with similar figures (all edits 0.06, 0.56, 1.21 and 0.973). Both are small:
+elsewhere, measure one edit and scale.
 """
 
 from __future__ import annotations
-
-import math
-from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -59,9 +46,7 @@ from sith_hf.towers import AttentionLayer, VisionTower
 
 
 def drift_shares(tower: VisionTower, decomposition: Decomposition) -> Tensor:
-    """The estimated drift of removing each singular vector alone, ``[L, H, R]`` float64; see the module.
-
-    It is a mean of 1 - cos between image embeddings before and after, so between 0 and one half.
+    """The estimated drift of removing each singular vector alone, ``[L, H, R]`` float64 from 0 to 1/2; see the module.
 
     Args:
         tower: the tower that was decomposed; it needs a projection.
@@ -91,32 +76,11 @@ def drift_of(decomposition: Decomposition, drift: Tensor, gains: Gains) -> float
         InputError: a vector that is not in the decomposition, or drift of another shape.
     """
     check_drift(decomposition, drift)
-    return float(sum((1 - gain) ** 2 * float(drift[where]) for where, gain in _placed(decomposition, gains)))
-
-
-def residual_bound(tower: VisionTower, decomposition: Decomposition, gains: Gains) -> Mapping[int, float]:
-    """The most by which an edit can move any token's residual stream in a layer, for any picture; by layer number.
-
-    The unit is that of the residual stream (its Euclidean length). It bounds what the edit adds to what the layer
-    would otherwise have added, given the layer's input; that an edit of an earlier layer changes this input, too, is
-    not counted. Nothing is said of layers that are not edited.
-
-    Args:
-        tower, decomposition: as for :func:`drift_shares`; no projection is needed.
-        gains: the edit.
-
-    Raises:
-        InputError: a vector that is not in the decomposition.
-    """
-    most: dict[tuple[int, int], float] = {}
-    for (at, head, vector), gain in _placed(decomposition, gains):
-        moved = abs(1 - gain) * float(decomposition.singular_values[at, head, vector])
-        most[at, head] = max(moved, most.get((at, head), 0.0))
-    bound: dict[int, float] = {}
-    for (at, _), moved in sorted(most.items()):
-        number = decomposition.layers[at]
-        bound[number] = bound.get(number, 0.0) + moved * _longest_input(tower.layers[number], _folded(decomposition))
-    return bound
+    moved = 0.0
+    for (layer, head, vector), gain in sorted(gains.gain.items()):
+        decomposition.explain(layer, head, vector)  # refuses what is not there
+        moved += (1 - check_gain(gain)) ** 2 * float(drift[decomposition.position(layer), head, vector])
+    return moved
 
 
 def check_drift(decomposition: Decomposition, drift: Tensor) -> None:
@@ -124,13 +88,6 @@ def check_drift(decomposition: Decomposition, drift: Tensor) -> None:
     shape = decomposition.singular_values.shape
     if drift.shape != shape or not torch.isfinite(drift).all() or bool((drift < 0).any()):
         raise InputError(f"drift has shape {list(shape)} and is finite and not negative (see drift_shares)")
-
-
-def _placed(decomposition: Decomposition, gains: Gains) -> Iterator[tuple[tuple[int, int, int], float]]:
-    """Every vector of an edit by its place in the decomposition's tensors, with its gain."""
-    for (layer, head, vector), gain in sorted(gains.gain.items()):
-        decomposition.explain(layer, head, vector)  # refuses what is not there
-        yield (decomposition.position(layer), head, vector), check_gain(gain)
 
 
 def _readout(tower: VisionTower) -> Tensor:
@@ -150,7 +107,7 @@ def _written(layer: AttentionLayer, num_heads: int, readout: Tensor) -> float:
 def _folded(decomposition: Decomposition) -> bool:
     fold = decomposition.settings.get("fold")
     if not isinstance(fold, bool):
-        raise InputError("the decomposition does not say whether it was folded; make it again")
+        raise InputError("the decomposition does not record whether the layer norm was folded; decompose again")
     return fold
 
 
@@ -166,11 +123,3 @@ def _driven(tower: VisionTower, decomposition: Decomposition) -> Tensor:
     scaled = read * weight
     scaled = scaled - scaled.mean(dim=-1, keepdim=True)
     return scaled.square().sum(dim=-1) + (read * bias).sum(dim=-1) ** 2
-
-
-def _longest_input(layer: AttentionLayer, fold: bool) -> float:
-    """The most that an attended input of a layer can measure."""
-    longest = math.sqrt(len(layer.norm_weight))
-    if fold:
-        return longest
-    return longest * float(layer.norm_weight.double().abs().max()) + float(layer.norm_bias.double().norm())

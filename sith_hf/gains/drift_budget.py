@@ -1,20 +1,20 @@
-"""The most of a topic within a limit on how far embeddings may move: a rule of our own, without data.
+"""The most of a topic within a limit on how far embeddings may move, without data.
 
-A rule such as :func:`sith_hf.gains.by_threshold` says what should go; here its edit is weakened until the drift
-estimated from the weights (:mod:`sith_hf.gains.drift`) is within a limit, giving up as little of the topic as possible.
+A rule such as :func:`sith_hf.gains.by_threshold` chooses an edit. Here it is weakened until the drift estimated from
+the weights (:mod:`sith_hf.gains.drift`) is within a limit, and as little of the topic as possible stays.
 
-With d_i the drift of carrying out the edit of vector i in full, t_i its share of topic (0 to 1) and u_i how much of
-it is carried out, the edit takes out sum t_i d_i u_i of the topic, in units of drift, and moves embeddings by
-sum d_i u_i^2. The best u within a limit is known in closed form (the problem is convex; set the derivative to zero)::
+Let d_i be the drift of the full edit of vector i, t_i its share of the topic (0 to 1) and u_i the part of its edit that
+is carried out. The edit removes sum t_i d_i u_i of the topic, in units of drift, and moves embeddings by
+sum d_i u_i^2. The best u within a limit has a closed form (the problem is convex; set the derivative to zero)::
 
     u_i = min(1, c * t_i)        with the c that spends the limit
 
-Vectors purely about the topic go first and whole, mixed ones in part. With ``whole=True`` vectors are taken one by one
-instead, the purest first, until the limit is reached; the last one is taken in part. Fewer vectors are then touched,
-and less of the topic goes.
+Vectors purely about the topic are removed first and whole, mixed ones in part. With ``whole=True`` vectors are taken
+one by one, the purest first, until the limit is reached; the last one in part. This edits fewer vectors and removes
+less of the topic.
 
-On the embedded checkpoint, what has a share of backgrounds of at least 0.2 out of the last two layers
-(``python benchmarks/drift.py``; worst and mean of eight groups in %, without an edit 22 and 67; all of it moves
+On the embedded checkpoint, for vectors of the last two layers with a share of backgrounds of at least 0.2
+(``python benchmarks/drift.py``; worst and mean of eight groups in %, without an edit 22 and 67; the full edit moves
 embeddings by 0.120 and gives 54 and 80)::
 
     limit                  0.01   0.02   0.05   0.10
@@ -27,36 +27,35 @@ embeddings by 0.120 and gives 54 and 80)::
 from __future__ import annotations
 
 from itertools import accumulate
-from types import MappingProxyType
 
-import torch
 from torch import Tensor
 
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains.drift import check_drift, drift_of
-from sith_hf.gains.gains import Gains, Key
+from sith_hf.gains.gains import Gains
+from sith_hf.gains.selection import VectorKey
 
-# What is carried out less than this is not worth a term in an edit.
+# A smaller part of an edit is not worth a term.
 SMALLEST_CHANGE = 1e-3
 
 
 def budgeted(
     decomposition: Decomposition, gains: Gains, share: Tensor, drift: Tensor, limit: float, *, whole: bool = False
 ) -> Gains:
-    """``gains``, weakened until embeddings are estimated to move by no more than ``limit``.
+    """``gains``, weakened until the estimated drift of embeddings is at most ``limit``.
 
-    Each gain g becomes 1 + u (g - 1) with u from 0 to 1. An edit that is within the limit stays as it is. What was
-    spared or unscored stays so.
+    Each gain g becomes 1 + u (g - 1) with u from 0 to 1. An edit that is within the limit does not change, and vectors
+    that were protected or unscored stay so.
 
     Args:
         decomposition: what ``gains`` were chosen from.
-        gains: what should go, by any rule.
+        gains: the edit, by any rule.
         share: ``[L, H, R]``, how much each vector is about the topic, 0 to 1: :func:`sith_hf.gains.share_of`, or
-            :func:`sith_hf.gains.topic_shares`. Vectors with a share of 0 are left alone.
+            :func:`sith_hf.gains.topic_shares`. Vectors with a share of 0 stay unchanged.
         drift: ``[L, H, R]``, :func:`sith_hf.gains.drift_shares`.
-        limit: the most that the mean of 1 - cos between embeddings before and after may be, by that estimate.
+        limit: of the estimated mean of 1 - cos between embeddings before and after.
         whole: take vectors one by one rather than in parts.
 
     Raises:
@@ -80,15 +79,15 @@ def budgeted(
     costs = [(1 - gains.gain[key]) ** 2 * float(drift[place]) for key, place in zip(keys, places, strict=True)]
     amounts = (_one_by_one if whole else _in_parts)(shares, costs, most)
 
-    gain: dict[Key, float] = {}
-    reason: dict[Key, str] = {}
+    gain: dict[VectorKey, float] = {}
+    reason: dict[VectorKey, str] = {}
     for key, amount in sorted(zip(keys, amounts, strict=True)):
         if amount < SMALLEST_CHANGE:
             continue
         gain[key] = gains.gain[key] if amount == 1 else 1 + amount * (gains.gain[key] - 1)
         said = f"{amount:.0%} of it within a drift of {most:g}"
         reason[key] = f"{gains.reason[key]}; {said}" if gains.reason.get(key) else said
-    return Gains(MappingProxyType(gain), MappingProxyType(reason), gains.spared, gains.unscored)
+    return Gains(gain, reason, gains.protected, gains.unscored)
 
 
 def _in_parts(shares: list[float], costs: list[float], limit: float) -> list[float]:
@@ -116,17 +115,3 @@ def _one_by_one(shares: list[float], costs: list[float], limit: float) -> list[f
             break
         amounts[k], left = 1.0, left - cost
     return amounts
-
-
-def topic_removed(decomposition: Decomposition, gains: Gains, share: Tensor, drift: Tensor) -> float:
-    """The part of a topic that an edit takes out, in what heads write into the joint space: 0 nothing, 1 all of it.
-
-    Args:
-        decomposition, gains, share, drift: as for :func:`budgeted`; gains above 1 or below 0 count as 1 and 0.
-    """
-    check_drift(decomposition, drift)
-    content = (share * drift).double()
-    taken = torch.zeros_like(content)
-    for (layer, head, vector), gain in gains.gain.items():
-        taken[decomposition.position(layer), head, vector] = 1 - min(1.0, max(0.0, gain))
-    return float((taken * content).sum() / content.sum().clamp(min=torch.finfo(torch.float64).tiny))

@@ -1,10 +1,9 @@
-"""The sheet that a person fills in: one explained pole a row, as CSV that a spreadsheet reads and cannot run.
+"""The score CSV that a person fills in: one explained pole a row, which a spreadsheet reads and cannot run.
 
 Columns: ``layer``, ``head``, ``vector``, ``pole`` (``plus`` or ``minus``), ``concepts`` and ``weights`` (JSON lists,
 the heaviest first), ``fidelity``, ``coherence``, ``energy_share`` and, last, ``score``. Spreadsheets run a cell that
 begins with ``=``, ``+``, ``-``, ``@`` or a control character. Here no cell does: poles are words, numbers are numbers,
-and concepts stand inside a JSON list. Semicolons inside the list are escaped, because a spreadsheet of another
-language takes them for the border of a cell.
+and concepts are in a JSON list. Semicolons in the list are escaped, because in some languages they separate cells.
 """
 
 from __future__ import annotations
@@ -15,15 +14,16 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sith_hf.core.escaping import escape_texts, sanitize
 from sith_hf.core.fingerprint import texts_sha256
-from sith_hf.decomposition import Decomposition, Explanation
+from sith_hf.core.reading import read_input
+from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 
 COLUMNS = (
@@ -33,47 +33,34 @@ _NEEDED = ("layer", "head", "vector", "pole", "concepts", "score")
 _WORDS = {"+": "plus", "-": "minus"}
 _POLES = {**{word: pole for pole, word in _WORDS.items()}, **{pole: pole for pole in _WORDS}}
 
-# A sheet of a ViT-H with 80 vectors a head has 80,000 rows of some 300 bytes.
+# A ViT-H with 80 vectors a head has 80,000 rows of some 300 bytes.
 MAX_BYTES = 200_000_000
-_TOLD = 3
+_REPORTED = 3
 
-Row = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class Sheet:
-    """A sheet that was read.
-
-    Attributes:
-        value: ``[L, H, R, poles]`` float32, 1 to 5; NaN where there is no score.
-        empty: how many rows have no score.
-        absent: how many explained poles have no row.
-        sha256: of the file.
-    """
-
-    value: Tensor
-    empty: int
-    absent: int
-    sha256: str
+# An explained pole by its layer, head, vector and the index of the pole.
+PoleKey = tuple[int, int, int, int]
 
 
 def explanations_sha256(decomposition: Decomposition) -> str:
     """The fingerprint of a decomposition's explanations: its layers, its poles, and the concepts of each pole.
 
-    Weights are left out: given its concepts, they follow from the direction, and their last digits differ from one
-    machine to another, where scores should still be good.
+    Weights do not count: they follow from the concepts and the direction, and their last digits differ between
+    machines.
     """
     parts = [repr((decomposition.layers, decomposition.poles, tuple(decomposition.concept.shape)))]
-    parts += [escape_texts([text for text, _ in item.concepts]) for item in decomposition.explanations()]
+    rows = zip(decomposition.concept.flatten(0, -2).tolist(), decomposition.weight.flatten(0, -2).tolist(), strict=True)
+    for concepts, weights in rows:
+        pairs = zip(concepts, weights, strict=True)
+        parts.append(escape_texts([decomposition.texts[i] for i, weight in pairs if i >= 0 and weight > 0]))
     return texts_sha256(parts)
 
 
-def sheet_text(decomposition: Decomposition, value: Tensor | None = None) -> str:
-    """The sheet as CSV.
+def score_csv_text(decomposition: Decomposition, value: Tensor | None = None) -> str:
+    """The text of a score CSV.
 
     Args:
-        decomposition: whose explanations it lists.
-        value: ``[L, H, R, poles]`` scores to fill in; none when None, and none where it is NaN.
+        decomposition: its explanations are listed.
+        value: ``[L, H, R, poles]`` scores to fill in, except NaN; none when None.
     """
     file = io.StringIO()
     writer = csv.writer(file)
@@ -82,33 +69,40 @@ def sheet_text(decomposition: Decomposition, value: Tensor | None = None) -> str
     for item, score in zip(decomposition.explanations(), scores, strict=True):
         writer.writerow([
             item.layer, item.head, item.vector, _WORDS[item.pole],
-            _concepts_cell(item), json.dumps([round(weight, 3) for _, weight in item.concepts]),
+            escape_texts([text for text, _ in item.concepts], marks=";"),
+            json.dumps([round(weight, 3) for _, weight in item.concepts]),
             f"{item.fidelity:.3f}", f"{item.coherence:.3f}", f"{item.energy_share:.4f}",
             "" if math.isnan(score) else f"{score:.6g}",
         ])  # fmt: skip
     return file.getvalue()
 
 
-def read_sheet(path: str | Path, decomposition: Decomposition) -> Sheet:
-    """Read the scores of a sheet that :func:`sheet_text` wrote and that somebody filled in.
+def read_score_csv(path: str | Path, decomposition: Decomposition) -> tuple[Tensor, dict[str, Any]]:
+    """Read a score CSV that :func:`score_csv_text` wrote and that a person filled in.
 
-    A spreadsheet may have saved it with semicolons or tabs between cells. Columns may stand in any order, and only
-    those of the place, the concepts and the score are read. Rows without a score, and rows that are gone, are counted.
+    A spreadsheet may have saved it with semicolons or tabs between cells. Columns may have any order; only the place,
+    the concepts and the score are read. Rows without a score and missing rows are counted.
 
     Args:
         path: a CSV file in UTF-8.
-        decomposition: the one whose sheet it is.
+        decomposition: the one that it was written for.
+
+    Returns:
+        ``[L, H, R, poles]`` float32 scores, 1 to 5 or NaN, and a record: the file's sha256, the number of rows without
+        a score (``empty``) and of explained poles without a row (``absent``).
 
     Raises:
         InputError: not such a file, a row of another decomposition, a pole that has two rows, a score that is not
             from 1 to 5, or no score at all. The message names the lines.
     """
-    raw = _bytes(Path(path))
+    raw = read_input(
+        Path(path), "the score CSV", "make one with `sith-hf judge DECOMPOSITION --export FILE`", MAX_BYTES
+    )
     places = {
         (item.layer, item.head, item.vector, decomposition.poles.index(item.pole)): item
         for item in decomposition.explanations()
     }
-    found: dict[Row, float] = {}
+    found: dict[PoleKey, float] = {}
     complaints: list[str] = []
     for line, cells in _rows(path, raw):
         try:
@@ -118,40 +112,19 @@ def read_sheet(path: str | Path, decomposition: Decomposition) -> Sheet:
             if place in found:
                 raise InputError("this pole has a row already; keep one of the two")
             if _texts(cells["concepts"]) != [text for text, _ in places[place].concepts]:
-                raise InputError("the concepts are not those of the decomposition: the sheet was made from another one")
+                raise InputError("other concepts than in the decomposition: the file was written for another one")
             found[place] = _score(cells["score"])
         except InputError as error:
             complaints.append(f"line {line}: {error}")
     if complaints:
-        more = f"; and {len(complaints) - _TOLD} more lines" if len(complaints) > _TOLD else ""
-        raise InputError(f"{path}: {'; '.join(complaints[:_TOLD])}{more}")
+        more = f"; and {len(complaints) - _REPORTED} more lines" if len(complaints) > _REPORTED else ""
+        raise InputError(f"{path}: {'; '.join(complaints[:_REPORTED])}{more}")
     filled = [score for score in found.values() if not math.isnan(score)]
     if not filled:
         raise InputError(f"{path}: no score is filled in; write a number from 1 to 5 into the last column")
     value = torch.tensor([found.get(place, math.nan) for place in places])
-    return Sheet(
-        value=value.reshape(decomposition.fidelity.shape),
-        empty=len(found) - len(filled),
-        absent=len(places) - len(found),
-        sha256=hashlib.sha256(raw).hexdigest(),
-    )
-
-
-def _concepts_cell(item: Explanation) -> str:
-    return escape_texts([text for text, _ in item.concepts], marks=";")
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; make the sheet with `sith-hf judge DECOMPOSITION --export SHEET`")
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} has more than {MAX_BYTES} bytes; this is no sheet of scores")
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: the sheet could not be read ({getattr(error, 'strerror', None) or error})") from None
+    record = {"empty": len(found) - len(filled), "absent": len(places) - len(found)}
+    return value.reshape(decomposition.fidelity.shape), {"sha256": hashlib.sha256(raw).hexdigest(), **record}
 
 
 def _rows(path: str | Path, raw: bytes) -> Iterator[tuple[int, dict[str, str]]]:
@@ -160,7 +133,7 @@ def _rows(path: str | Path, raw: bytes) -> Iterator[tuple[int, dict[str, str]]]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}, line {line}: not UTF-8; save the sheet as CSV in UTF-8") from None
+        raise InputError(f"{path}, line {line}: not UTF-8; save the file as CSV in UTF-8") from None
     head = text.partition("\n")[0]
     border = max(",;\t", key=head.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=border)
@@ -178,7 +151,7 @@ def _rows(path: str | Path, raw: bytes) -> Iterator[tuple[int, dict[str, str]]]:
         raise InputError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
 
 
-def _place(cells: dict[str, str], decomposition: Decomposition) -> Row:
+def _place(cells: dict[str, str], decomposition: Decomposition) -> PoleKey:
     numbers = []
     for name in ("layer", "head", "vector"):
         cell = cells[name].strip()

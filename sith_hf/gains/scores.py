@@ -1,4 +1,4 @@
-"""``Scores``: what a judge says of every explained pole, 1 to 5."""
+"""``Scores``: a judge's score of every explained pole, 1 to 5."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.files import Layout, library_versions, read_artifact, require, write_artifact, write_whole
-from sith_hf.gains.score_csv import Sheet, explanations_sha256, read_sheet, sheet_text
+from sith_hf.gains.score_csv import explanations_sha256, read_score_csv, score_csv_text
 from sith_hf.hub import find_artifact
 
 LOWEST_SCORE, HIGHEST_SCORE = 1.0, 5.0
@@ -24,16 +24,9 @@ SCORES_LAYOUT = Layout(
     format="sith-hf/scores",
     version=1,
     filename="scores.safetensors",
-    # A file of ours holds no NaN: a pole without a score has a 0 there.
+    # The file holds no NaN: a pole without a score has a 0.
     tensors={"layers": (torch.int64, "L"), "score": (torch.float32, "L H R poles")},
-    data={
-        "poles": list,
-        "topic": str,
-        "judge": str,
-        "record": dict,
-        "decomposition_sha256": str,
-        "libraries": dict,
-    },
+    data={"poles": list, "topic": str, "judge": str, "record": dict, "decomposition_sha256": str, "libraries": dict},
     repo_type="dataset",
 )
 
@@ -44,15 +37,15 @@ class Scores:
 
     Attributes:
         layers: the L layer numbers, as the decomposition has them.
-        poles: likewise, ``("+", "-")`` or ``("+",)``.
+        poles: ``("+", "-")`` or ``("+",)``, as the decomposition has them.
         value: ``[L, H, R, poles]`` float32, from 1 to 5; NaN where the judge gave no usable answer.
-        topic: what was asked, in words.
-        judge: who answered, and how, in words.
-        record: the judge's settings and counts as plain data; the same answers give the same record.
+        topic: the topic, in words.
+        judge: who scored, and how, in words.
+        record: the judge's settings and counts as plain data; equal answers give equal records.
         decomposition_sha256: the fingerprint of the explanations that were judged
             (:func:`sith_hf.gains.score_csv.explanations_sha256`).
-        run: what this run alone did, such as how many questions were asked and how many answers were known already.
-            It is not saved, so that the same answers give the same file.
+        run: counts of this run alone, such as how many questions were asked and how many answers were known already.
+            It is not saved, so that equal answers give equal files.
 
     Raises:
         InputError: a score that is neither from 1 to 5 nor NaN, or a shape that does not fit layers and poles.
@@ -85,12 +78,12 @@ class Scores:
 
     @property
     def scored(self) -> int:
-        """How many poles have a score."""
+        """The number of poles with a score."""
         return int((~torch.isnan(self.value)).sum())
 
     @property
     def missing(self) -> int:
-        """How many poles have none."""
+        """The number of poles without a score."""
         return self.value.numel() - self.scored
 
     def check(self, decomposition: Decomposition) -> None:
@@ -139,38 +132,38 @@ class Scores:
         )
 
     def to_csv(self, path: str | Path, decomposition: Decomposition) -> Path:
-        """Write the scores as a sheet with the explanations that they are of (:mod:`sith_hf.gains.score_csv`).
+        """Write the scores and their explanations as a score CSV (:mod:`sith_hf.gains.score_csv`).
 
         Raises:
-            InputError: they are of other explanations.
+            InputError: the scores are of other explanations.
             OutputError: the file could not be written.
         """
         self.check(decomposition)
-        write_whole(Path(path), sheet_text(decomposition, self.value).encode("utf-8-sig"))
+        write_whole(Path(path), score_csv_text(decomposition, self.value).encode("utf-8-sig"))
         return Path(path)
 
     @classmethod
     def from_csv(
         cls, path: str | Path, decomposition: Decomposition, *, topic: str, judge: str | None = None
     ) -> Scores:
-        """Read a sheet that was filled in, or that :meth:`to_csv` wrote.
+        """Read a score CSV that was filled in, or that :meth:`to_csv` wrote.
 
         Args:
-            path: the sheet.
-            decomposition: whose explanations it is about.
-            topic: what the scores say of them, in words.
+            path: the file.
+            decomposition: the one that the file was written for.
+            topic: the topic of the scores, in words.
             judge: who filled it in; the file's name when None.
 
         Raises:
-            InputError: whatever :func:`sith_hf.gains.score_csv.read_sheet` refuses.
+            InputError: what :func:`sith_hf.gains.score_csv.read_score_csv` refuses.
         """
-        sheet: Sheet = read_sheet(path, decomposition)
+        value, record = read_score_csv(path, decomposition)
         return cls.of(
             decomposition,
-            sheet.value,
+            value,
             topic=topic,
-            judge=judge or f"the sheet {Path(path).name}",
-            record={"by": "file", "sha256": sheet.sha256, "empty": sheet.empty, "absent": sheet.absent},
+            judge=judge or f"the score CSV {Path(path).name}",
+            record={"by": "file", **record},
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Judges say how much an explained pole is about a topic, 1 to 5: by embeddings, by a language model, or from a file.
+"""Judges score how much an explained pole is about a topic, 1 to 5: by embeddings, by a language model, or from a file.
 
 They share one protocol, ``Judge``. The package imports ``gains``, ``decomposition`` and everything below.
 """

@@ -1,10 +1,10 @@
-"""The one form in which an answer is taken for a score; everything else is no score."""
+"""The one form of an answer that is a score."""
 
 from __future__ import annotations
 
 import re
 
-# Longer answers hold no score, whatever they say; they are kept cut in the transcript.
+# A longer answer is no score; the transcript holds its beginning.
 MAX_CHARACTERS = 100_000
 
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
@@ -12,12 +12,12 @@ _SCORE = re.compile(r"(?:score:[ \t]*)?([1-5])", re.IGNORECASE)
 
 
 def parse(answer: str) -> int | None:
-    """The score of an answer, or None.
+    """Return the score of an answer, or None.
 
-    The grammar: ``[thought] ["Score:"] digit``, where the thought is one block ``<think>...</think>`` at the very
-    beginning, as reasoning models write it; ``Score:`` may be in any case; the digit is one of 1 to 5; and nothing
-    but white space stands around. ``4/5``, ``**4**``, ``4.5``, ``between 3 and 4`` and ``Score: 4 because`` are no
-    scores: what they mean would be a guess.
+    The grammar: ``[thought] ["Score:"] digit``. The thought is one block ``<think>...</think>`` at the very beginning,
+    as reasoning models write it; ``Score:`` may be in any case; the digit is one of 1 to 5; there is nothing else but
+    white space. ``4/5``, ``**4**``, ``4.5``, ``between 3 and 4`` and ``Score: 4 because`` are no scores: their meaning
+    would be a guess.
     """
     if len(answer) > MAX_CHARACTERS:
         return None

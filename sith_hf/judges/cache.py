@@ -1,4 +1,4 @@
-"""What a language model has answered: a folder that a second run reads, and a transcript that people read."""
+"""Answers of language models: a cache that a second run reads, and a transcript that people read."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 
 from sith_hf.files import write_whole
 
-# An answer is cut long before this; a file that is larger is none of ours.
+# Larger than any file that is written here.
 MAX_BYTES = 2_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """One question to one model: the same question has the same answer in the cache.
+    """One question to one model.
 
     Attributes:
-        model: the model, and the server where one is named outright.
-        parameters: what else the server is told, as plain data.
+        model: the model, and the server if it has a URL.
+        parameters: more keys of the request, as plain data.
         prompt: the text.
     """
 
@@ -37,30 +37,30 @@ class Question:
 
     @cached_property
     def key(self) -> str:
-        """The sha256 of it all."""
+        """The sha256 of :attr:`data`."""
         return hashlib.sha256(json.dumps(self.data, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class AnswerCache:
-    """Answers in a folder, one file a question, so that runs side by side and interrupted ones do no harm.
+    """Answers in a folder, one file a question, so that parallel and interrupted runs do no harm.
 
-    A file that is damaged, or that holds the answer to another question, is as good as none: the question is asked
-    again and the file replaced. What is stored is the answer as it came, so that how it is parsed may change.
+    A file that is damaged, or that holds the answer to another question, counts as missing: the question is asked again
+    and the file replaced. It holds the whole answer, because the way it is parsed may change.
 
     Attributes:
-        folder: made when the first answer is kept; None keeps nothing.
+        folder: is made for the first answer; None keeps nothing.
     """
 
     folder: Path | None
 
     def get(self, question: Question) -> str | None:
-        """The answer that is known, or None."""
+        """Return the known answer, or None."""
         if self.folder is None:
             return None
         path = self._path(question)
         try:
-            # Not only missing files: a pipe or a device would be read for ever.
+            # A pipe or a device would be read for ever.
             if not path.is_file() or path.stat().st_size > MAX_BYTES:
                 return None
             data = json.loads(path.read_bytes())
@@ -72,7 +72,7 @@ class AnswerCache:
         return answer if isinstance(answer, str) else None
 
     def put(self, question: Question, answer: str) -> None:
-        """Keep an answer. Raises OutputError where the folder cannot be written."""
+        """Keep an answer. Raises OutputError if the folder cannot be written."""
         if self.folder is not None:
             write_whole(self._path(question), _line({**question.data, "answer": answer}))
 
@@ -87,5 +87,5 @@ def write_transcript(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _line(data: Mapping[str, Any]) -> bytes:
-    # In ASCII: an answer may hold half of a surrogate pair, and characters that a terminal obeys.
+    # In ASCII: an answer may hold half of a surrogate pair, or terminal control characters.
     return json.dumps(data, sort_keys=True, ensure_ascii=True).encode("ascii") + b"\n"

@@ -1,30 +1,35 @@
-"""One question to a chat server: the call, what may be tried again, and what no error message may hold."""
+"""One question to a chat server: the request, what is tried again, and what no error message may hold."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import get_async_session, get_token
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.validation import finite_number
 from sith_hf.errors import HubError, InputError
-from sith_hf.hub import CLIENT, OFFLINE, TRANSPORT, hide
+from sith_hf.hub import OFFLINE, TRANSPORT, hide
 from sith_hf.judges.answers import MAX_CHARACTERS
-from sith_hf.judges.http import Damaged, post, post_with, within
+from sith_hf.judges.http import DamagedAnswer, RefusedRequest, httpx, post
 
 TOKEN_VARIABLE = "SITH_HF_JUDGE_TOKEN"
 
-# Seconds before the second, third, ... attempt; a server that names its own time is waited for at most the last.
+# Where the Hub's inference providers are asked: https://huggingface.co/docs/inference-providers
+ROUTER = "https://router.huggingface.co/v1"
+
+# Seconds before the second, third, ... attempt. A server may ask for another pause, up to the longest.
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 LONGEST_PAUSE = 60.0
-# A server that was silent for so long is not waited for as often as one that says that it is busy.
-MOST_TIMEOUTS = 2
+# Attempts at a silent server: fewer than at one that says that it is busy.
+MAX_TIMEOUTS = 2
 LONGEST_TIMEOUT = 86_400.0
 
 _AGAIN = (408, 409, 425, 429)
@@ -33,31 +38,30 @@ _FINAL = (401, 402, 403, 404, 405)
 
 
 class Unanswered(HubError):
-    """A question that got no usable answer, after every attempt; another question may."""
+    """A question that got no usable answer, after every attempt. Another question may get one."""
 
 
 @dataclass(frozen=True)
 class ChatServer:
-    """A language model: of the Hub's providers (``huggingface_hub.InferenceClient``), or on a server by its URL.
+    """A language model of the Hub's inference providers, or on an OpenAI-compatible server.
 
-    Of an answer no more than 2 MB are read. Offline mode holds for the Hub's providers alone: what ``base_url`` names
-    is asked by itself.
+    At most 2 MB of an answer are read. Offline mode applies to the Hub's providers only, not to ``base_url``.
 
-    Tokens: a provider of the Hub gets the Hub's token from the usual places (``hf auth login``, ``HF_TOKEN``). A
-    server named by ``base_url`` never gets that one, which is no business of other people's servers; it gets
-    ``token``, or what the environment has as ``SITH_HF_JUDGE_TOKEN``, or none.
+    Tokens: the Hub's providers get ``token`` or the Hub's token from the usual places (``hf auth login``,
+    ``HF_TOKEN``). A server named by ``base_url`` never gets the Hub's token: it gets ``token``, or the environment's
+    ``SITH_HF_JUDGE_TOKEN``, or none.
 
     Attributes:
-        model: the name of the model; with ``base_url``, None leaves it to the server.
-        provider: of the Hub's inference providers; the user's own order when None.
+        model: the name of the model. With ``base_url``, None leaves the choice to the server.
+        provider: one of the Hub's inference providers; the user's own order when None.
         base_url: an OpenAI-compatible server, such as ``http://localhost:8000/v1``.
-        parameters: further arguments of ``chat_completion``, such as ``temperature``.
+        parameters: more keys of the request, such as ``temperature``.
         timeout: seconds for one attempt, from the connection to the last byte; above 0, at most a day.
-        token: see above; shown nowhere.
+        token: see above; never shown.
 
     Raises:
-        InputError: no model and no server, both a provider and a server, a server that is no plain http(s) URL, or a
-            timeout out of range.
+        InputError: neither a model nor a server, both a provider and a server, a server that is no plain http(s) URL,
+            or a timeout out of range.
     """
 
     model: str | None = None
@@ -79,14 +83,16 @@ class ChatServer:
         try:
             parts = urlsplit(self.base_url)
             fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
+            httpx.URL(self.base_url)
+            str(parts.hostname).encode("idna")
+        except (ValueError, httpx.InvalidURL):
             fits = False
         if not fits:
             raise InputError(f"base_url is a URL such as http://localhost:8000/v1; got {sanitize(self.base_url)!r}")
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise InputError(
                 "base_url holds no password, query or fragment, because records name it; "
-                f"a token goes into {TOKEN_VARIABLE}"
+                f"put a token into {TOKEN_VARIABLE}"
             )
 
     @property
@@ -96,15 +102,29 @@ class ChatServer:
             return f"{self.model or 'the model'} at {self.base_url}"
         return f"{self.model} of {self.provider}" if self.provider else str(self.model)
 
-    def ask(
-        self, prompt: str, wait: Callable[[float], object], report: Callable[[str], object] = lambda _: None
+    def session(self) -> Any:
+        """The ``httpx.AsyncClient`` to ask with, as an asynchronous context."""
+        if self.base_url is not None:
+            return httpx.AsyncClient()
+        session = get_async_session()
+        # These hooks read the body before its size is known.
+        session.event_hooks = {**session.event_hooks, "response": []}
+        return session
+
+    async def ask(
+        self,
+        prompt: str,
+        session: Any,
+        wait: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        report: Callable[[str], object] = lambda _: None,
     ) -> str:
-        """The answer to a question, after as many attempts as it takes: at most six, and two that are too late.
+        """Return the answer to a question, after at most six attempts, two of which may be too late.
 
         Args:
             prompt: the question.
+            session: from :meth:`session`.
             wait: is called with the seconds to wait before another attempt.
-            report: is told before each wait, in words, what went wrong.
+            report: is called with the fault before each wait.
 
         Raises:
             Unanswered: this question got no usable answer.
@@ -113,81 +133,63 @@ class ChatServer:
         fault, late = "", 0
         for pause in (*PAUSES, None):
             try:
-                return self._once(prompt)
+                return await self._once(prompt, session)
             except OfflineModeIsEnabled:
                 raise HubError(f"asking {sanitize(self.name)} failed: {OFFLINE}") from None
-            except CLIENT as error:
+            except (RefusedRequest, DamagedAnswer, TRANSPORT, OSError) as error:
                 fault = self._fault(error)
-                status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+                status = error.status if isinstance(error, RefusedRequest) else None
                 if status is not None and (status in _FINAL or status < 400):
                     raise HubError(f"asking {sanitize(self.name)} failed: {fault}; {_advice(status)}") from None
                 late += isinstance(error, TimeoutError)
-                if pause is None or late >= MOST_TIMEOUTS or not self._passes(error, status):
+                temporary = status is None or status in _AGAIN or status >= 500
+                if pause is None or late >= MAX_TIMEOUTS or not temporary:
                     break
                 pause = _named_pause(error) or pause
                 report(f"{sanitize(self.name)}: {fault}; asking again in {pause:g} s")
-                wait(pause)
+                await wait(pause)
         raise Unanswered(f"{sanitize(self.name)} did not answer: {fault}")
 
-    def _once(self, prompt: str) -> str:
-        messages = [{"role": "user", "content": prompt}]
-        output = self._from_hub(messages) if self.base_url is None else self._from_server(messages)
-        # Whatever the server sends is in there, in whatever shape.
-        choices = output["choices"]
-        if not isinstance(choices, list) or not choices:
-            raise Damaged("an answer without choices")
-        content = choices[0]["message"].get("content")
-        if content is not None and not isinstance(content, str):
-            raise Damaged("an answer that is no text")
-        # A model that spent all of its tokens on thinking says nothing at all.
-        return (content or "")[: MAX_CHARACTERS + 1]
-
-    def _from_server(self, messages: list[dict[str, str]]) -> Any:
-        assert self.base_url is not None
+    async def _once(self, prompt: str, session: Any) -> str:
         token = self._token()
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         # A server with one model takes any name, but many refuse a question without one.
-        data = {"model": self.model or "dummy", "messages": messages, **self.parameters}
+        model = f"{self.model}:{self.provider}" if self.provider else self.model or "dummy"
+        data = {"model": model, "messages": [{"role": "user", "content": prompt}], **self.parameters}
         given = {name: value for name, value in data.items() if value is not None}
-        return json.loads(post(_chat_url(self.base_url), given, headers, self.timeout))
-
-    def _from_hub(self, messages: list[dict[str, str]]) -> Any:
-        from huggingface_hub import InferenceClient, get_session
-
-        client: Any = InferenceClient(provider=self.provider, token=self.token, timeout=self.timeout)  # type: ignore[arg-type]
-        # The client has no public way to bound what it reads; in a release without this method only time is bounded.
-        client._inner_post = lambda request, **_: post_with(
-            get_session(), request.url, request.json, request.headers, self.timeout
-        )
-        arguments = {"model": self.model, **self.parameters}
-        return within(self.timeout, lambda: client.chat_completion(messages, **arguments))
-
-    def _passes(self, error: BaseException, status: int | None) -> bool:
-        """Whether the same question may be answered a little later."""
-        if status is not None:
-            return status in _AGAIN or status >= 500
-        # What the client finds wrong with a provider of the Hub, before it asks it, is a plain ValueError.
-        if self.base_url is None and type(error) is ValueError:
-            return False
-        # Beside the connection: a body that is no JSON, or JSON of another shape, as a proxy sends it.
-        return isinstance(error, (TRANSPORT, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError))
+        content = _content(await post(session, _chat_url(self.base_url or ROUTER), given, headers, self.timeout))
+        return content[: MAX_CHARACTERS + 1]
 
     def _token(self) -> str | None:
-        return self.token or os.environ.get(TOKEN_VARIABLE, "").strip() or None
+        if self.base_url is not None:
+            token = self.token or os.environ.get(TOKEN_VARIABLE, "").strip() or None
+        elif not (token := self.token or get_token()):
+            raise HubError(f"asking {sanitize(self.name)} failed: there is no token of the Hub; run `hf auth login`")
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise InputError("the token holds characters that an HTTP header cannot hold")
+        return token
 
     def _fault(self, error: BaseException) -> str:
-        if isinstance(error, HfHubHTTPError):
-            said = sanitize(" ".join((error.server_message or "").split()), 160)
-            text = f"status {error.response.status_code}" + (f" ({said})" if said else "")
-        elif isinstance(error, TimeoutError):
-            text = f"no answer within {self.timeout:g} seconds"
-        else:
-            text = f"{type(error).__name__}: {sanitize(' '.join(str(error).split()), 160)}"
-        return hide(text, self._token())
+        if isinstance(error, TimeoutError):
+            return f"no answer within {self.timeout:g} seconds"
+        text = str(error) if isinstance(error, RefusedRequest) else f"{type(error).__name__}: {error}"
+        return sanitize(hide(text, self._token()), 160)
+
+
+def _content(body: bytes) -> str:
+    """The text of a chat server's answer; empty where a model spent all of its tokens on thinking."""
+    try:
+        content = json.loads(body)["choices"][0]["message"].get("content")
+    # A server may send JSON of any shape, or none.
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        content = 0
+    if content is not None and not isinstance(content, str):
+        raise DamagedAnswer("the answer is not that of a chat server")
+    return content or ""
 
 
 def _chat_url(base_url: str) -> str:
-    """The address of the chat: servers are named with it, up to ``/v1``, or by the host alone."""
+    """The address of the chat, from a URL that ends there, in ``/v1``, or with the host."""
     base = base_url.rstrip("/")
     if base.endswith("/chat/completions"):
         return base
@@ -195,17 +197,17 @@ def _chat_url(base_url: str) -> str:
 
 
 def _named_pause(error: BaseException) -> float | None:
-    """The seconds that the server asks to wait, where it says so."""
-    if not isinstance(error, HfHubHTTPError):
+    """The seconds that the server asks to wait, if it names any."""
+    if not isinstance(error, RefusedRequest):
         return None
-    text = error.response.headers.get("retry-after", "").strip()
-    # Else it is a date, or nothing of sense.
+    text = error.headers.get("retry-after", "").strip()
+    # It may also be a date, or nonsense.
     return min(float(text), LONGEST_PAUSE) if text.isascii() and text.isdigit() and len(text) < 8 else None
 
 
-def _advice(status: int | None) -> str:
+def _advice(status: int) -> str:
     if status in (401, 403):
         return f"check the token: `hf auth login` for the Hub, {TOKEN_VARIABLE} for another server"
     if status == 402:
-        return "the account has no credits left for it"
+        return "the account has no credits left"
     return "check the model, the provider and the URL"

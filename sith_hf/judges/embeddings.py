@@ -1,4 +1,4 @@
-"""The judge that needs nothing else: a topic as a list of concepts, compared by the model's own text tower."""
+"""The judge by embeddings: a topic is a list of concepts, compared by the model's own text tower."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains import HIGHEST_SCORE, LOWEST_SCORE, Scores
 
-# Below this part of `near` a concept counts nothing, at `near` it counts whole.
+# Below this part of `near` a concept counts 0, from `near` on it counts 1.
 FAR = 2 / 3
 
 
@@ -23,37 +23,36 @@ FAR = 2 / 3
 class EmbeddingJudge:
     """Scores a pole by how much of its explanation lies on a topic's concepts, or near them.
 
-    A concept of an explanation counts by the cosine between its centred embedding and the nearest of the topic's:
-    nothing up to two thirds of ``near``, whole from ``near`` on, and evenly in between. The relevance of a pole is
-    the part of its explanation's weight that so counts, 0 to 1, and::
+    Each concept of an explanation counts by the cosine between its centred embedding and the nearest one of the topic:
+    0 up to two thirds of ``near``, 1 from ``near`` on, linear in between. The topic relevance of a pole is the part of
+    its explanation's weight that counts, 0 to 1, and::
 
         score = 1 + 4 * relevance        1: none   2: a quarter   3: one half   4: three quarters   5: all of it
 
-    so that a score of at least 3 says "mainly about the topic", and scores between whole numbers keep their order.
+    so that a score of at least 3 means "mainly about the topic".
 
     Calibration, on the last two layers of the embedded checkpoint with the words of its world as dictionary. There
-    it is known which word is a background, and what a vector reacts to can be seen in pictures whose object, colour,
-    background, size and peril are independent. The topic is named by the eight backgrounds without their synonyms.
+    the backgrounds among the words are known, and pictures with independent object, colour, background, size and peril
+    show what a vector reacts to. The topic is the eight backgrounds without their synonyms.
     ``python -m pytest tests/judges/test_calibration.py -s`` repeats it and prints these figures:
 
     - words: a score of at least 3 and "at least half of the weight lies on backgrounds" agree on all 512 poles;
     - pictures: 71 of 256 vectors react mainly to the background (it explains more than half of the variance that the
-      attributes explain). The score of the stronger pole, cut at 3, agrees with that on 86 % of the vectors
-      (balanced over yes and no 82 %; 46 % with the same scores in random order, 36 % with colours as topic);
+      attributes explain). A score of at least 3 for the stronger pole agrees with that on 86 % of the vectors (82 %
+      balanced over yes and no; 46 % with the same scores in random order, 36 % with colours as topic);
     - the background's part of that variance is 0.13, 0.31, 0.63 and 0.78 on average for scores from 1, 2, 3 and 4 on.
 
-    So the score says what the explanation says; how far that holds in pictures is up to the explanation, and a
-    score of 4 or more is a much safer ground than one of 3.
+    So the score describes the explanation; how well that holds in pictures depends on the explanation, and a score of
+    4 or more is much safer than one of 3.
 
-    Name a topic by what it consists of ("sea, road, forest"), not by its heading alone ("background"): a text tower
-    puts a heading near other headings. Where the topic's concepts were never near a concept of the dictionary, every
-    score is 1.
+    Name the members of a topic ("sea, road, forest"), not its heading alone ("background"): a text tower puts a heading
+    near other headings. If no concept of the dictionary is near the topic's concepts, every score is 1.
 
     Attributes:
-        topic: what is asked, in words; for reports only.
-        concepts: what the topic consists of, at least one.
+        topic: the topic in words; for reports only.
+        concepts: the members of the topic, at least one.
         embed: ``embed(*concepts, decomposition=...)`` gives each concept's embedding, ``[P]``, such as
-            :meth:`sith_hf.SithEditor.embed`; None where all concepts occur in the explanations.
+            :meth:`sith_hf.SithEditor.embed`. With None, all concepts must occur in the explanations.
         near: the least cosine of centred embeddings at which a concept counts whole, above 0 and at most 1.
 
     Raises:
@@ -69,7 +68,7 @@ class EmbeddingJudge:
         if not isinstance(self.topic, str) or not self.topic.strip():
             raise InputError("name the topic in words, such as topic='places and backgrounds'")
         if isinstance(self.concepts, str) or not self.concepts:
-            raise InputError("name the concepts that the topic consists of, at least one, as a list of texts")
+            raise InputError("name the members of the topic with concepts, a list of at least one text")
         if not 0 < finite_number(self.near, "near, a cosine above 0 and at most 1,") <= 1:
             raise InputError(f"near is a cosine above 0 and at most 1; got {self.near}")
 
@@ -77,9 +76,13 @@ class EmbeddingJudge:
         """The scores of every explained pole (see :class:`sith_hf.judges.Judge`).
 
         Raises:
-            InputError: a concept that no explanation has, and ``embed`` is None.
+            InputError: ``embed`` is None and no explanation has one of the concepts.
         """
-        queries = torch.stack([query.float() for query in self._embedded(decomposition).values()])
+        if self.embed is not None:
+            embedded = [*self.embed(*self.concepts, decomposition=decomposition).values()]
+        else:
+            embedded = [decomposition.embedding_of(concept) for concept in self.concepts]
+        queries = torch.stack([query.float() for query in embedded])
         relevant = topic_relevance(decomposition, queries, self.near)
         value = (LOWEST_SCORE + (HIGHEST_SCORE - LOWEST_SCORE) * relevant).clamp(LOWEST_SCORE, HIGHEST_SCORE)
         return Scores.of(
@@ -96,11 +99,6 @@ class EmbeddingJudge:
             },
         )
 
-    def _embedded(self, decomposition: Decomposition) -> Mapping[str, Tensor]:
-        if self.embed is not None:
-            return self.embed(*self.concepts, decomposition=decomposition)
-        return {concept: decomposition.embedding_of(concept) for concept in self.concepts}
-
 
 def topic_relevance(decomposition: Decomposition, queries: Tensor, near: float = NEAR) -> Tensor:
     """The part of each explanation that is about a topic, ``[L, H, R, poles]``, 0 to 1; NaN for an empty explanation.
@@ -111,7 +109,7 @@ def topic_relevance(decomposition: Decomposition, queries: Tensor, near: float =
         near: as for :class:`EmbeddingJudge`.
     """
     cosine = (decomposition.atoms @ centred(queries, decomposition.dictionary_mean).T).amax(dim=1)
-    # Rounding must not make less than the whole of a concept that the topic names itself.
+    # Rounding must not reduce a concept that the topic names itself.
     counts = ((cosine + 1e-4 - FAR * near) / ((1 - FAR) * near)).clamp(0, 1)
     counts = torch.cat([counts, torch.zeros(1)])  # index -1: no concept
     total = decomposition.weight.sum(dim=-1)

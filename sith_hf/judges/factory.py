@@ -31,12 +31,12 @@ def make_judge(
 
     Args:
         settings: one of :data:`sith_hf.judges.JudgeSettings`.
-        embed: embeds concepts that no explanation has (see :class:`EmbeddingJudge`); None where that is not needed.
+        embed: embeds concepts that no explanation has (see :class:`EmbeddingJudge`); None if there are none.
         folder: where relative paths of the settings begin.
         cache: a folder for a language model's answers; ``judge-cache`` in ``folder`` when None.
         transcript: a file for its questions and answers; ``judge-transcript.jsonl`` in ``folder`` when None.
-        token: of the Hub; the usual places when None. A server named by ``base_url`` never gets it: settings may come
-            with somebody else's recipe (:class:`sith_hf.judges.client.ChatServer` says where its own comes from).
+        token: of the Hub; the usual places when None. A server named by ``base_url`` never gets it, because settings
+            may come with another person's recipe (see :class:`sith_hf.judges.client.ChatServer`).
 
     Raises:
         InputError: settings that do not go together, or a prompt that cannot be read.

@@ -1,134 +1,68 @@
-"""One POST whose answer is bounded, in bytes and in seconds, whatever the server does."""
+"""One POST whose answer is bounded in bytes and in seconds, whatever the server does."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib
-import time
-from collections.abc import Callable, Mapping
-from functools import cache
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-from huggingface_hub.errors import HfHubHTTPError
-
-from sith_hf.core.escaping import sanitize
-from sith_hf.errors import InputError
 from sith_hf.hub import TRANSPORT
 
-R = TypeVar("R")
+# The library that huggingface_hub uses: httpx in some releases, httpx2 in others, with the same interface.
+httpx: Any = importlib.import_module(TRANSPORT.__module__.partition(".")[0])
 
-# The longest answer that is kept has room in it, were every character of it escaped as JSON allows.
-MOST_BYTES = 2_000_000
+# Room for the longest answer that is kept, with every character of it escaped as JSON allows.
+MAX_BYTES = 2_000_000
 
 
-class Damaged(ValueError):
+class DamagedAnswer(ValueError):
     """An answer of another shape than a chat server's."""
 
 
-def post(url: str, data: Mapping[str, Any], headers: Mapping[str, str], seconds: float) -> bytes:
-    """The body of the answer to a JSON, from a server that is no business of the Hub's: offline mode is none either.
+class RefusedRequest(Exception):
+    """An answer with a status that is no success.
+
+    Attributes:
+        status: of HTTP; a redirection is not followed.
+        headers: of the answer.
+    """
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status, self.headers = status, headers
+        said = f"points to {headers['location']}" if "location" in headers else body.decode("utf-8", "replace").strip()
+        super().__init__(f"status {status}" + (f" ({said})" if said else ""))
+
+
+async def post(client: Any, url: str, data: Mapping[str, Any], headers: Mapping[str, str], seconds: float) -> bytes:
+    """Send JSON and return the body of the answer.
 
     Args:
+        client: an ``httpx.AsyncClient``.
         url: http or https.
         data: what to send.
-        headers: beside those that every request has; no other token is sent.
-        seconds: from the connection to the last byte.
+        headers: added to those of the client.
+        seconds: the limit from the connection to the last byte.
 
     Raises:
-        TimeoutError: the answer was not whole by then.
-        Damaged: an answer of more than MOST_BYTES, or in an encoding that was not asked for.
-        HfHubHTTPError: a status that is no success; a redirection is none, and is not followed.
-        TRANSPORT: no connection, or one that broke off.
-        InputError: no URL.
+        TimeoutError: the answer was not complete in time.
+        DamagedAnswer: the answer has more than MAX_BYTES bytes, or is encoded although no encoding was accepted.
+        RefusedRequest: the status is no success.
+        TRANSPORT: there is no connection, or it broke.
     """
-    # A connection of its own: closing it ends the thread that still listens to a server that drips.
-    with _library().Client(timeout=seconds, verify=_certificates()) as session:
-        return within(seconds, lambda: post_with(session, url, data, headers, seconds))
-
-
-def post_with(
-    session: Any, url: str, data: Mapping[str, Any] | None, headers: Mapping[str, str], seconds: float
-) -> bytes:
-    """As :func:`post`, with a session of the client's HTTP library, and as good as that looks at the clock:
-
-    between two pieces of the body, and while the server is silent.
-    """
-    end = time.monotonic() + seconds
-    # What is compressed has no bound that could be seen from outside.
-    asked = {**headers, "accept-encoding": "identity"}
-    sent = {"json": data, "headers": asked, "timeout": seconds, "follow_redirects": False}
-    try:
-        with session.stream("POST", url, **sent) as response:
-            body = bytearray()
-            for piece in response.iter_raw():
-                body += piece[: MOST_BYTES + 1 - len(body)]
-                if len(body) > MOST_BYTES:
-                    break
-                if time.monotonic() > end:
-                    raise TimeoutError
-    except _library().TimeoutException as error:
-        raise TimeoutError(str(error)) from None
-    except _library().InvalidURL as error:
-        raise InputError(f"{sanitize(url)}: no URL of a server ({sanitize(str(error))})") from None
+    # The size of a compressed body cannot be bounded from outside.
+    options = {"headers": {**headers, "accept-encoding": "identity"}, "timeout": None, "follow_redirects": False}
+    body = bytearray()
+    async with asyncio.timeout(seconds), client.stream("POST", url, json=data, **options) as response:
+        async for piece in response.aiter_raw():
+            body += piece[: MAX_BYTES + 1 - len(body)]
+            if len(body) > MAX_BYTES:
+                break
     encoded = response.headers.get("content-encoding", "identity").strip().lower() != "identity"
-    _refuse(response, b"" if encoded else bytes(body))
+    if not 200 <= response.status_code < 300:
+        raise RefusedRequest(response.status_code, response.headers, b"" if encoded else bytes(body))
     if encoded:
-        raise Damaged("an answer in an encoding that was not asked for")
-    if len(body) > MOST_BYTES:
-        raise Damaged(f"an answer of more than {MOST_BYTES:,} bytes")
+        raise DamagedAnswer("the answer has an encoding that was not accepted")
+    if len(body) > MAX_BYTES:
+        raise DamagedAnswer(f"the answer has more than {MAX_BYTES:,} bytes")
     return bytes(body)
-
-
-def within(seconds: float, work: Callable[[], R]) -> R:
-    """What ``work`` returns or raises, or TimeoutError after so many seconds, when nobody waits for it any more."""
-    done: SimpleQueue[Callable[[], R]] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            result = work()
-        except BaseException as error:  # it is raised where the result is waited for
-            done.put(_raising(error))
-        else:
-            done.put(lambda: result)
-
-    Thread(target=run, daemon=True).start()
-    try:
-        outcome = done.get(timeout=seconds)
-    except Empty:
-        raise TimeoutError from None
-    return outcome()
-
-
-def _raising(error: BaseException) -> Callable[[], Any]:
-    def outcome() -> Any:
-        raise error
-
-    return outcome
-
-
-def _refuse(response: Any, body: bytes) -> None:
-    """Raise what the Hub's client raises for a status, which reads the body by itself: from one that was bounded."""
-    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
-
-    status = response.status_code
-    if 200 <= status < 300:
-        return
-    about_body = ("content-encoding", "content-length", "transfer-encoding")
-    headers = [(name, value) for name, value in response.headers.items() if name.lower() not in about_body]
-    cut = _library().Response(status, headers=headers, content=body, request=response.request)
-    hf_raise_for_status(cut)
-    elsewhere = response.headers.get("location", "")
-    raise HfHubHTTPError(f"status {status}", response=cut, server_message=f"it points to {elsewhere!r}")
-
-
-@cache
-def _certificates() -> Any:
-    # Reading them takes longer than many an answer.
-    return _library().create_ssl_context()
-
-
-@cache
-def _library() -> Any:
-    """The client's HTTP library, which has changed its name between releases and kept its form."""
-    return importlib.import_module(TRANSPORT.__module__.partition(".")[0])

@@ -1,14 +1,14 @@
-"""The judge that asks a language model, keeps what it said, and guesses nothing."""
+"""The judge that asks a language model, and keeps its answers."""
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Lock
 from typing import Any
 
 import torch
@@ -22,35 +22,35 @@ from sith_hf.gains import Scores
 from sith_hf.judges.answers import parse
 from sith_hf.judges.cache import AnswerCache, Question, write_transcript
 from sith_hf.judges.client import ChatServer, Unanswered
-from sith_hf.judges.pool import concurrently
+from sith_hf.judges.event_loop import run
 from sith_hf.judges.prompts import Prompt
 
 MOST_WORKERS = 64
 
-# So many questions in a row without an answer, and no more are asked.
+# Stop after this many questions in a row without an answer.
 FAILURES_IN_A_ROW = 5
-# So many answers from the first on without a score, and no more are paid for.
+# Stop, and pay for no more, if none of this many first answers is a score.
 EARLY = 20
 
 
 @dataclass(frozen=True)
 class LanguageModelJudge:
-    """Scores a pole by what a language model answers to a question about its concepts.
+    """Scores a pole by a language model's answer to a question about its concepts.
 
-    Poles with the same concepts in the same order are one question. An answer counts only in the form that
-    :func:`sith_hf.judges.answers.parse` takes; any other leaves NaN and is counted in ``record`` as ``unparsed``, and
-    a question without an answer, after every attempt, as ``failed``. Answers that hold a score are kept as they come,
-    so that an interrupted run goes on where it stopped; a second run asks only what has no score yet.
+    Poles with the same concepts in the same order are one question. An answer counts only in the form of
+    :func:`sith_hf.judges.answers.parse`. Any other gives NaN and counts in ``record`` as ``unparsed``; a question
+    without an answer after every attempt counts as ``failed``. Answers with a score are kept as they arrive: a run
+    after an interrupted one asks only what has no score yet.
 
     Attributes:
         prompt: the question.
-        server: who is asked.
-        cache: a folder for answers that hold a score; None keeps none.
-        transcript: a file for questions and answers, JSON lines, written whole at the end, an interrupted or failed
-            run included; None writes none. It holds no token.
-        workers: how many questions at once, 1 to 64.
-        most_unanswered: the largest share of poles without a score that is still a result, 0 to 1.
-        wait: waits for some seconds before another attempt; the clock's when None.
+        server: the language model.
+        cache: a folder for answers with a score; None keeps none.
+        transcript: a file for questions and answers, JSON lines, written whole at the end, also of a failed or
+            interrupted run; None writes none. It holds no token.
+        workers: questions at once, 1 to 64.
+        most_unanswered: the largest acceptable share of poles without a score, 0 to 1.
+        wait: waits for some seconds before another attempt.
 
     Raises:
         InputError: a value out of range.
@@ -62,7 +62,7 @@ class LanguageModelJudge:
     transcript: Path | None = None
     workers: int = 4
     most_unanswered: float = 0.2
-    wait: Callable[[float], object] | None = field(default=None, repr=False)
+    wait: Callable[[float], Awaitable[object]] = field(default=asyncio.sleep, repr=False)
 
     def __post_init__(self) -> None:
         whole_number(self.workers, "workers", least=1, most=MOST_WORKERS)
@@ -73,30 +73,36 @@ class LanguageModelJudge:
         """The scores of every explained pole (see :class:`sith_hf.judges.Judge`).
 
         Raises:
-            HubError: the server refused, could not be reached, or left too much unanswered.
+            HubError: the server refused, could not be reached, or left too many questions unanswered.
             InputError: too many answers are no scores.
         """
         explanations = decomposition.explanations()
-        asked = self._questions(explanations)
-        places: dict[Question, list[Explanation]] = {}
-        for item, question in zip(explanations, asked, strict=True):
-            if question is not None:
-                places.setdefault(question, []).append(item)
+        ask = functools.cache(self.prompt.ask)
+        by_prompt: dict[str, list[int]] = {}
+        for number, item in enumerate(explanations):
+            if item.concepts:
+                by_prompt.setdefault(ask(tuple(text for text, _ in item.concepts)), []).append(number)
+        places = {Question(self.server.name, self.server.parameters, p): numbers for p, numbers in by_prompt.items()}
 
         answers = AnswerCache(self.cache)
-        # The cache may be of a release that also kept what is no score.
+        # An earlier release also kept answers without a score.
         found = {q: text for q in places if (text := answers.get(q)) is not None and parse(text) is not None}
         open_questions = [q for q in places if q not in found]
         known = len(found)
         faults: dict[Question, str] = {}
         try:
-            self._ask(open_questions, answers, found, faults, progress)
+            if open_questions:
+                run(self._ask(open_questions, answers, found, faults, progress))
         finally:
             if self.transcript is not None:
-                write_transcript(self.transcript, _entries(places, found, faults))
+                write_transcript(self.transcript, _entries(explanations, places, found, faults))
 
-        scores = {question: parse(answer) for question, answer in found.items()}
-        values = [math.nan if q is None else (scores.get(q) or math.nan) for q in asked]
+        value = torch.full((len(explanations),), math.nan)
+        unparsed = 0
+        for question, answer in found.items():
+            score = parse(answer)
+            unparsed += len(places[question]) * (score is None)
+            value[places[question]] = math.nan if score is None else score
         record = {
             "by": "language-model",
             "model": self.server.name,
@@ -104,28 +110,22 @@ class LanguageModelJudge:
             "prompt": self.prompt.name,
             "prompt_sha256": self.prompt.sha256,
             "poles": len(explanations),
-            "empty": sum(q is None for q in asked),
+            "empty": sum(not item.concepts for item in explanations),
             "questions": len(places),
-            "unparsed": sum(q is not None and q in scores and scores[q] is None for q in asked),
-            "failed": sum(q is not None and q not in scores for q in asked),
+            "unparsed": unparsed,
+            "failed": sum(len(numbers) for question, numbers in places.items() if question not in found),
         }
         self._check(record, faults, self._advice(found))
         return Scores.of(
             decomposition,
-            torch.tensor(values).reshape(decomposition.fidelity.shape),
+            value.reshape(decomposition.fidelity.shape),
             topic=self.prompt.topic,
             judge=f"{self.server.name}, prompt {self.prompt.name}",
             record=record,
             run={"asked": len(open_questions), "cached": known},
         )
 
-    def _questions(self, explanations: Sequence[Explanation]) -> list[Question | None]:
-        """The question about each; one object for all that ask the same, None for an explanation without concepts."""
-        by_texts = {texts: self.prompt.ask(texts) for texts in map(_texts, explanations) if texts}
-        by_prompt = {p: Question(self.server.name, self.server.parameters, p) for p in dict.fromkeys(by_texts.values())}
-        return [by_prompt[by_texts[texts]] if texts else None for texts in map(_texts, explanations)]
-
-    def _ask(
+    async def _ask(
         self,
         questions: Sequence[Question],
         answers: AnswerCache,
@@ -133,53 +133,43 @@ class LanguageModelJudge:
         faults: dict[Question, str],
         progress: bool,
     ) -> None:
-        """Ask, filling ``found`` and ``faults``; an answer is kept by the thread that asked for it."""
-        if not questions:
-            return
+        """Ask, filling ``found`` and ``faults``. An answer is kept before the next question is asked."""
+        waiting = iter(questions)
         in_a_row = answered = 0
-        # Where an earlier run got scores, what is left may well be what the model has none for.
+        # If an earlier run got scores, the model may have none for what is left.
         parsed = len(found)
         report = _once_on_stderr(progress)
 
-        over = Event()
-
-        def work(question: Question, wait: Callable[[float], object]) -> str:
-            # A thread that nobody waits for any more has nothing to say.
-            answer = self.server.ask(question.prompt, wait, lambda line: None if over.is_set() else report(line))
-            # Kept before the next question is asked, so that Ctrl-C loses no answer that has come.
-            if parse(answer) is not None:
-                answers.put(question, answer)
-            found[question] = answer
-            return answer
-
-        def final(error: BaseException) -> bool:
-            return not isinstance(error, Unanswered)
-
-        with (
-            ExitStack() as undo,
-            closing(concurrently(work, questions, self.workers, self.wait, final)) as outcomes,
-            tqdm(total=len(questions), desc="asking the judge", unit="question", disable=not progress) as bar,
-        ):
-            undo.callback(over.set)
-            for question, outcome in outcomes:
-                if isinstance(outcome, Unanswered):
-                    faults[question] = str(outcome)
+        async def work(session: Any) -> None:
+            nonlocal in_a_row, answered, parsed
+            for question in waiting:
+                try:
+                    answer = await self.server.ask(question.prompt, session, self.wait, report)
+                except Unanswered as error:
+                    faults[question] = str(error)
                     in_a_row += 1
-                elif isinstance(outcome, BaseException):
-                    raise outcome
+                    if in_a_row >= FAILURES_IN_A_ROW:
+                        raise HubError(
+                            f"{in_a_row} questions in a row got no answer, the last: {error}. {self._advice(found)}"
+                        ) from None
                 else:
-                    parsed += parse(outcome) is not None
-                    in_a_row = 0
-                if in_a_row >= FAILURES_IN_A_ROW:
-                    raise HubError(
-                        f"{in_a_row} questions in a row got no answer, the last: {outcome}. {self._advice(found)}"
-                    )
-                answered += not isinstance(outcome, BaseException)
-                if answered == EARLY < len(questions) and not parsed:
-                    raise InputError(
-                        f"none of the first {EARLY} answers is a score. {_form(outcome)} {self._advice(found)}"
-                    )
+                    found[question] = answer
+                    if scored := parse(answer) is not None:
+                        answers.put(question, answer)
+                    in_a_row, answered, parsed = 0, answered + 1, parsed + scored
+                    if answered == EARLY < len(questions) and not parsed:
+                        raise InputError(
+                            f"none of the first {EARLY} answers is a score. {_form(answer)} {self._advice(found)}"
+                        )
                 bar.update()
+
+        with tqdm(total=len(questions), desc="asking the judge", unit="question", disable=not progress) as bar:
+            try:
+                async with self.server.session() as session, asyncio.TaskGroup() as group:
+                    for _ in range(min(self.workers, len(questions))):
+                        group.create_task(work(session))
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
 
     def _check(self, record: Mapping[str, Any], faults: Mapping[Question, str], advice: str) -> None:
         judged = record["poles"] - record["empty"]
@@ -196,23 +186,20 @@ class LanguageModelJudge:
     def _advice(self, found: Mapping[Question, str]) -> str:
         parsed = sum(parse(answer) is not None for answer in list(found.values()))
         kept = f" {parsed} answers with a score are kept in {self.cache}; another run asks only the rest."
-        told = "" if self.transcript is None else f" {self.transcript} has what was said."
-        return f"Try again, or take another model.{kept if parsed and self.cache is not None else ''}{told}"
+        said = "" if self.transcript is None else f" {self.transcript} holds the answers."
+        return f"Try again, or use another model.{kept if parsed and self.cache is not None else ''}{said}"
 
 
 def _once_on_stderr(progress: bool) -> Callable[[str], None]:
-    """Says the first thing that it is told, from whichever thread, where anybody wants to hear it."""
-    first = Lock()
+    """A function that prints the first line it is given, and nothing without ``progress``."""
+    left = [progress]
 
-    def report(text: str) -> None:
-        if progress and first.acquire(blocking=False):
-            tqdm.write(text, file=sys.stderr)
+    def report(line: str) -> None:
+        if left[0]:
+            left[0] = False
+            tqdm.write(line, file=sys.stderr)
 
     return report
-
-
-def _texts(item: Explanation) -> tuple[str, ...]:
-    return tuple(text for text, _ in item.concepts)
 
 
 def _form(answer: object = None) -> str:
@@ -221,18 +208,21 @@ def _form(answer: object = None) -> str:
 
 
 def _entries(
-    places: Mapping[Question, Sequence[Explanation]], found: Mapping[Question, str], faults: Mapping[Question, str]
+    explanations: Sequence[Explanation],
+    places: Mapping[Question, Sequence[int]],
+    found: Mapping[Question, str],
+    faults: Mapping[Question, str],
 ) -> list[dict[str, Any]]:
-    """What the transcript says, in the order of the explanations."""
+    """The lines of the transcript, in the order of the explanations."""
     return [
         {
             **question.data,
             "key": question.key,
-            "poles": [[item.layer, item.head, item.vector, item.pole] for item in items],
+            "poles": [[e.layer, e.head, e.vector, e.pole] for e in map(explanations.__getitem__, numbers)],
             "answer": found.get(question),
             "score": parse(found[question]) if question in found else None,
             "fault": faults.get(question),
         }
-        for question, items in places.items()
+        for question, numbers in places.items()
         if question in found or question in faults
     ]

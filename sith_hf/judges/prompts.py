@@ -1,4 +1,4 @@
-"""The questions that a language model is asked: our own templates, or a file of the user's."""
+"""Questions for a language model: templates of this package, or a file."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.core.escaping import escape_texts
+from sith_hf.core.reading import read_text_input
 from sith_hf.errors import InputError
 
-# What each of our own prompts asks, for reports. The first asks for any topic, which the user then names.
+# The topic of each shipped prompt, for reports. The first asks for any topic, which the user names.
 SHIPPED: dict[str, str | None] = {
     "topic": None,
     "place": "places and backgrounds",
     "unsafe": "unsafe content",
     "theme": "one theme",
 }
-MAX_CHARACTERS = 50_000
+MAX_BYTES = 50_000
 
-# What could end the marks around the texts, or begin a template or a block of code.
+# Characters that could end the marks around the texts, or begin a template or a block of code.
 _MARKS = "<>`{}"
 
-# What a template of somebody else's can run into.
+# What a template can raise beside TemplateError.
 _FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 
 
@@ -33,18 +34,18 @@ _FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionE
 class Prompt:
     """A question about one explanation, as a jinja template.
 
-    The template is filled with ``concepts``, the explanation's concepts as a JSON list, the heaviest first, and with
-    ``topic``, the topic as a JSON string. Both may come from outside: hidden characters and marks that could end a
-    delimiter are escaped, so that each stays on one line and inside its marks. It may include our own parts
-    ``frame.j2`` and ``texts.j2``. It runs in jinja's sandbox.
+    The template gets ``concepts``, the explanation's concepts as a JSON list, the heaviest first, and ``topic``, a JSON
+    string. Both are untrusted: hidden characters and marks that could end a delimiter are escaped, so that each stays
+    on one line and inside its marks. The template may include ``frame.j2`` and ``texts.j2`` of this package. It runs
+    in jinja's sandbox.
 
     Attributes:
         name: of the template, for reports.
         source: the template.
-        topic: what is asked, in words.
+        topic: the topic in words.
 
     Raises:
-        InputError: no template, one that does not show the concepts or names what is not there, or no topic.
+        InputError: a template that does not show the concepts or that fails, or no topic.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if not self.topic.strip():
-            raise InputError(f"the prompt {self.name} asks for a topic: say in words what to rate")
+            raise InputError(f"the prompt {self.name} needs a topic: name in words what to rate")
         marker = "sith-hf-probe"
         if marker not in self.ask([marker]):
             raise InputError(
@@ -62,35 +63,23 @@ class Prompt:
 
     @classmethod
     def load(cls, name_or_path: str | Path, topic: str | None = None, *, folder: Path | None = None) -> Prompt:
-        """One of :data:`SHIPPED`, or a template file.
+        """Load one of :data:`SHIPPED`, or a template file.
 
         Args:
             name_or_path: ``topic``, ``place``, ``unsafe``, ``theme``, or a file.
-            topic: what is asked, in words; needed for ``topic`` and for a file.
-            folder: where a relative path begins.
+            topic: the topic in words; needed for ``topic`` and for a file.
+            folder: where a relative path starts.
         """
         name = str(name_or_path)
         if name in SHIPPED:
             return cls(name, _part(f"{name}.j2"), topic or SHIPPED[name] or "")
         path = (folder or Path()) / name
-        try:
-            if not path.is_file():
-                raise InputError(
-                    f"{path}: no such prompt; give a template file, or one of {', '.join(SHIPPED)}, which sith-hf has"
-                )
-            with path.open(encoding="utf-8") as file:
-                source = file.read(MAX_CHARACTERS + 1)
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path}: the prompt could not be read ({error})") from None
-        if len(source) > MAX_CHARACTERS:
-            raise InputError(f"{path}: a prompt has at most {MAX_CHARACTERS} characters")
-        return cls(path.name, source, topic or "")
+        advice = f"name a template file, or one of {', '.join(SHIPPED)}"
+        return cls(path.name, read_text_input(path, "the prompt", advice, MAX_BYTES), topic or "")
 
     @property
     def sha256(self) -> str:
-        """Of what it asks about an explanation without concepts: template, parts and topic."""
+        """The sha256 of the question about an explanation without concepts: template, parts and topic."""
         return hashlib.sha256(self.ask([]).encode()).hexdigest()
 
     def ask(self, concepts: Sequence[str]) -> str:
@@ -110,7 +99,7 @@ class Prompt:
         except (TemplateError, *_FAULTS) as error:
             raise InputError(
                 f"the prompt {self.name} cannot be filled in ({type(error).__name__}: {error}); "
-                "it knows concepts and topic"
+                "it may use concepts and topic"
             ) from None
         return str(asked)
 

@@ -1,4 +1,4 @@
-"""What every judge does."""
+"""``Judge``: the protocol of every judge."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ class Judge(Protocol):
     """Scores explained poles 1 to 5 on a topic.
 
     The scale: 1 nothing of the topic, 2 a part of it, 3 mainly about the topic, 4 for the most part, 5 about nothing
-    else. A judge leaves NaN where it has no answer, and never guesses one. A pole without concepts has no score.
+    else. A pole without concepts, or that the judge has no answer for, gets NaN: a judge never guesses.
     """
 
     def score(self, decomposition: Decomposition, *, progress: bool = False) -> Scores:
         """The scores of every explained pole.
 
         Args:
-            decomposition: what to judge.
-            progress: show a bar on stderr, where it takes long.
+            decomposition: the explanations to judge.
+            progress: show a bar on stderr if it takes long.
 
         Raises:
-            InputError: the judge cannot judge this.
-            HubError: a server that it asks refused, failed or could not be reached.
+            InputError: the judge cannot score this decomposition.
+            HubError: a server refused, failed or could not be reached.
         """
         ...

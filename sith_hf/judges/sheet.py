@@ -1,4 +1,4 @@
-"""The judge that was asked already: scores in a file."""
+"""The judge that reads scores from a file."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from sith_hf.core.reading import read_input
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains import SCORES_LAYOUT, Scores
 
+MAX_BYTES = 200_000_000
+
 
 @dataclass(frozen=True)
 class SheetJudge:
-    """Scores as a person filled them in, or as another judge left them.
+    """Scores that a person filled in, or that another judge saved.
 
     Attributes:
-        path: a CSV sheet (:mod:`sith_hf.gains.score_csv`), ``scores.safetensors``, or a folder that holds that.
-        topic: what the scores say, in words. A safetensors file says that itself; a sheet's is this.
-        sha256: what the file must be, where that is known.
+        path: a score CSV (:mod:`sith_hf.gains.score_csv`), ``scores.safetensors``, or the folder of the latter.
+        topic: the topic of a score CSV, in words. A safetensors file holds its own.
+        sha256: the sha256 of the file; None accepts any.
     """
 
     path: Path
@@ -29,21 +32,13 @@ class SheetJudge:
         """The scores of the file (see :class:`sith_hf.judges.Judge`).
 
         Raises:
-            InputError: no such file, another one than ``sha256`` says, or scores of other explanations.
+            InputError: no such file, a file with another sha256, or scores of other explanations.
         """
         path = Path(self.path)
-        try:
-            path = path / SCORES_LAYOUT.filename if path.is_dir() else path
-            if not path.is_file():
-                raise InputError(f"{path}: no such file; give a CSV sheet or the safetensors file of scores")
-            if self.sha256 is not None:
-                found = hashlib.sha256(path.read_bytes()).hexdigest()
-                if found != self.sha256:
-                    raise InputError(f"{path} has the sha256 {found}, not {self.sha256}: it is another file")
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path}: the scores could not be read ({error})") from None
+        path = path / SCORES_LAYOUT.filename if path.is_dir() else path
+        raw = read_input(path, "the scores", "name a score CSV or scores.safetensors", MAX_BYTES)
+        if self.sha256 is not None and (found := hashlib.sha256(raw).hexdigest()) != self.sha256:
+            raise InputError(f"{path} is another file: its sha256 is {found}, expected {self.sha256}")
         if path.suffix != ".safetensors":
             return Scores.from_csv(path, decomposition, topic=self.topic)
         scores = Scores.from_pretrained(path)

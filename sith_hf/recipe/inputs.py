@@ -1,4 +1,4 @@
-"""What a recipe starts from: the opened base, the dictionary, the image mean; each checked by its fingerprint."""
+"""Open what a recipe starts from: base, dictionary, image mean; and check their fingerprints."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Task
 from sith_hf.files import ResumableJob
-from sith_hf.images import Data
 from sith_hf.pursuit import Pursuit
-from sith_hf.recipe.model import Base, Dictionary, Recipe
+from sith_hf.recipe.recipe import Base, Dictionary, Recipe
 from sith_hf.towers import read_image_mean
 from sith_hf.world import embedded_checkpoint
 
@@ -24,7 +23,7 @@ EMBEDDED = "embedded"
 
 
 def open_base(base: Base, folder: Path, *, token: str | None = None) -> SithEditor:
-    """An editor of the base. Raises InputError and UnsupportedModel as ``SithEditor.from_pretrained`` does."""
+    """Open the base. Raises InputError and UnsupportedModel as ``SithEditor.from_pretrained`` does."""
     if base.model == EMBEDDED and base.revision is not None:
         raise InputError("base.revision: the embedded checkpoint has no revisions")
     name = embedded_checkpoint() if base.model == EMBEDDED else local(base.model, folder)
@@ -33,39 +32,35 @@ def open_base(base: Base, folder: Path, *, token: str | None = None) -> SithEdit
 
 
 def local(name: str, folder: Path) -> str:
-    """``name`` below ``folder`` where there is such a folder, else as it stands: a Hub id or a path from here."""
-    try:
-        below = folder / name
-        return str(below) if below.is_dir() else name
-    except (OSError, ValueError):
-        return name
+    """The path of ``name`` below ``folder`` if that is a folder, else ``name``: a Hub id or a path from here."""
+    return str(folder / name) if os.path.isdir(folder / name) else name
 
 
-def placed(name: str, folder: Path) -> str:
-    """A local folder by its full path, so that it is found from anywhere; anything else as it stands."""
+def full_path(name: str, folder: Path) -> str:
+    """The full path of a local folder; anything else unchanged."""
     found = local(name, folder)
     return os.path.abspath(found) if name != EMBEDDED and os.path.isdir(found) else name
 
 
-def with_place(task: Task, folder: Path) -> Task:
-    """A task whose local dataset, relative to ``folder``, is named by its full path."""
+def with_full_path(task: Task, folder: Path) -> Task:
+    """The task with the full path of a local dataset below ``folder``."""
     name = task.data.dataset
     if name is None or not os.path.exists(folder / name):
         return task
-    return with_data(task, task.data.model_copy(update={"dataset": os.path.abspath(folder / name)}))
+    return with_data(task, dataset=os.path.abspath(folder / name))
 
 
-def with_data(task: Task, data: Data) -> Task:
-    """The same task on other data."""
-    changed: Task = task.model_copy(update={"data": data})
+def with_data(task: Task, **changes: str | None) -> Task:
+    """The task with other values for keys of its data."""
+    changed: Task = task.model_copy(update={"data": task.data.model_copy(update=changes)})
     return changed
 
 
 def dictionary_of(dictionary: Dictionary, folder: Path) -> ConceptDictionary:
-    """The concepts, not encoded yet.
+    """Read the concepts, without encoding them.
 
     Raises:
-        InputError: a source that cannot be read, or other texts than the recipe's fingerprint tells.
+        InputError: a source that cannot be read, or texts with another fingerprint than the recipe's.
     """
     template = dictionary.template
     if dictionary.texts is not None:
@@ -89,12 +84,12 @@ def dictionary_of(dictionary: Dictionary, folder: Path) -> ConceptDictionary:
 def decompose_with(
     recipe: Recipe, editor: SithEditor, folder: Path, *, job: ResumableJob | None = None, progress: bool = False
 ) -> tuple[ConceptDictionary, Decomposition]:
-    """Decompose the editor's model as a recipe says; the encoded dictionary, and the decomposition.
+    """Decompose the editor's model as a recipe says; returns the encoded dictionary and the decomposition.
 
-    ``work`` keeps what is finished (see :func:`sith_hf.decomposition.decompose`).
+    ``job`` keeps finished parts (see :func:`sith_hf.decomposition.decompose`).
 
     Raises:
-        InputError: settings out of range, or other weights or texts than the recipe's fingerprints tell.
+        InputError: settings out of range, or weights or texts with other fingerprints than the recipe's.
     """
     step = recipe.decompose
     mean = None if step.image_mean is None else read_image_mean(folder / step.image_mean, editor.tower)
@@ -114,7 +109,7 @@ def decompose_with(
 
 
 def base_sha256(tensors: Mapping[str, str]) -> str:
-    """One fingerprint for the tensors that a decomposition reads."""
+    """One fingerprint of the tensors that a decomposition reads."""
     return texts_sha256([f"{name} {tensors[name]}" for name in sorted(tensors)])
 
 
@@ -128,9 +123,9 @@ def file_sha256(path: Path) -> str:
 
 
 def check_sha256(expected: str | None, found: str, what: str) -> None:
-    """Raises InputError when ``expected`` is another fingerprint than ``found``; None expects nothing."""
+    """Raise InputError if ``expected`` is not None and not ``found``."""
     if expected is not None and expected != found:
         raise InputError(
-            f"{what}: the recipe was made for sha256 {expected[:12]}..., and this has {found[:12]}...; use the same "
-            f"{what}, or take {what}.sha256 out of the recipe"
+            f"{what}: this has the sha256 {found[:12]}..., the recipe expects {expected[:12]}...; use the same {what}, "
+            f"or remove {what}.sha256 from the recipe"
         )

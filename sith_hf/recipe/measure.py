@@ -1,4 +1,4 @@
-"""Measure an edit beside its base and its baselines, and for several strengths of them."""
+"""Evaluate an edit, its base and its baselines, and several strengths of them."""
 
 from __future__ import annotations
 
@@ -15,36 +15,26 @@ from sith_hf.errors import InputError
 from sith_hf.evaluation import Evaluation, Sweep, Task, ZeroShot, evaluate, strengths, sweep
 from sith_hf.gains import Gains, with_baselines
 from sith_hf.images import BASE, model_variants, text_of
-from sith_hf.recipe.inputs import with_place
-from sith_hf.recipe.model import EvaluationStep
+from sith_hf.recipe.inputs import with_full_path
+from sith_hf.recipe.recipe import EvaluationStep
 
 WORST, AVERAGE = "worst group", "average over groups"
 
 
-def variant_specs(
-    plan: EvaluationStep, editor: SithEditor, decomposition: Decomposition, gains: Gains
-) -> dict[str, EditSpec | None]:
-    """The contenders of a plan by name: base, edited, and the baselines that it asks for."""
-    asked = plan.baselines
-    seeds = range(asked.seed, asked.seed + asked.random)
-    chosen = with_baselines(decomposition, gains, seeds=seeds, whole=asked.heads)
-    return {BASE: None} | {name: make_spec(editor.tower, decomposition, item) for name, item in chosen.items()}
-
-
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """What was measured.
+class MeasuredEdit:
+    """Figures of an edit.
 
     Attributes:
         evaluation: base, edited and baselines on every task.
-        sweep: worst group and average for several strengths; None where the recipe asks for no sweep.
+        sweep: worst group and average for several strengths; None without a sweep in the recipe.
     """
 
     evaluation: Evaluation
     sweep: Sweep | None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data: the evaluation, with the sweep beside its tasks."""
+        """The evaluation as plain data, with the sweep beside its tasks."""
         return self.evaluation.to_json() | ({} if self.sweep is None else {"sweep": self.sweep.to_json()})
 
 
@@ -56,44 +46,47 @@ def measure_edit(
     folder: Path,
     *,
     progress: bool = False,
-) -> Measured:
+) -> MeasuredEdit:
     """Evaluate an edit as a plan says.
 
     Args:
         plan: the recipe's part ``evaluate``.
         editor: of the base.
-        decomposition, gains: the explained vectors, and what is edited of them.
+        decomposition, gains: the explained vectors, and the edit.
         folder: where relative paths of datasets start.
         progress: show bars on stderr.
 
     Raises:
         InputError: data that cannot be used, an edit without baselines, or a sweep without a task that has groups.
     """
-    tasks = tuple(with_place(task, folder) for task in plan.tasks)
+    tasks = tuple(with_full_path(task, folder) for task in plan.tasks)
     grouped = None if plan.sweep is None else _grouped(tasks, plan.sweep.task)
     text = text_of(editor)
-    specs = variant_specs(plan, editor, decomposition, gains)
+    asked = plan.baselines
+    seeds = range(asked.seed, asked.seed + asked.random)
+    chosen = with_baselines(decomposition, gains, seeds=seeds, whole=asked.heads)
+    edits = {name: make_spec(editor.tower, decomposition, item) for name, item in chosen.items()}
+    variants: dict[str, EditSpec | None] = {BASE: None, **edits}
     options = plan.model_dump(include={"batch_size", "precision", "resamples", "seed"})
-    found = evaluate(model_variants(editor, specs), tasks, text=text, progress=progress, **options)
+    found = evaluate(model_variants(editor, variants), tasks, text=text, progress=progress, **options)
     if plan.sweep is None or grouped is None:
-        return Measured(found, None)
+        return MeasuredEdit(found, None)
 
     def worst_and_average(named: Mapping[str, EditSpec | None]) -> dict[str, tuple[float, float]]:
         each = evaluate(model_variants(editor, named), [grouped], text=text, progress=progress, **options)
         metrics = [each.task(grouped.name).measure(metric).values for metric in (WORST, AVERAGE)]
         return {name: (metrics[0][name], metrics[1][name]) for name in named}
 
-    edits = {name: spec for name, spec in specs.items() if spec is not None}
-    return Measured(found, sweep(strengths(edits, plan.sweep.strengths), worst_and_average))
+    return MeasuredEdit(found, sweep(strengths(edits, plan.sweep.strengths), worst_and_average))
 
 
 def _grouped(tasks: Sequence[Task], wanted: str | None) -> Task:
-    """The task whose groups a sweep is over; told before anything is measured."""
+    """The task that a sweep measures; checked before anything is measured."""
     for task in tasks:
         if wanted in (None, task.name) and isinstance(task, ZeroShot) and task.data.columns.group is not None:
             return task
     what = "no task" if wanted is None else f"no task {sanitize(wanted)!r}"
     raise InputError(
-        f"evaluate.sweep: {what} is measured in groups; name a group column of a zero-shot task (data.columns.group), "
-        "or write sweep: null"
+        f"evaluate.sweep: {what} has groups; name a group column of a zero-shot task (data.columns.group), or write "
+        "sweep: null"
     )

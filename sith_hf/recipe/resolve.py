@@ -1,4 +1,4 @@
-"""The recipe as it was run: defaults written out, fingerprints filled in, answers of judges pinned."""
+"""The recipe that repeats a run: defaults written out, fingerprints filled in, scores of judges pinned."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sith_hf.editor import SithEditor
 from sith_hf.evaluation import Task
 from sith_hf.gains import SCORES_LAYOUT
 from sith_hf.judges import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
-from sith_hf.recipe.choose import Chosen
-from sith_hf.recipe.inputs import base_sha256, file_sha256, placed, with_data, with_place
-from sith_hf.recipe.model import Recipe
+from sith_hf.recipe.choose import ChosenEdit
+from sith_hf.recipe.inputs import base_sha256, file_sha256, full_path, with_data, with_full_path
+from sith_hf.recipe.recipe import Recipe
 from sith_hf.towers import image_mean_file
 
 INPUTS = "inputs"
@@ -28,37 +28,39 @@ def resolve(
     editor: SithEditor,
     decomposition: Decomposition,
     concepts: ConceptDictionary,
-    chosen: Chosen,
+    chosen: ChosenEdit,
     folder: Path,
     work: Path,
     data: Mapping[str, str | None] | None = None,
 ) -> Recipe:
     """The recipe that repeats a run, for a file in ``work``.
 
-    Files that the recipe names are copied to ``inputs/``, and scores of judges that cannot be asked again are read from
-    ``scores/``, so that ``work`` is all that it takes, a local base and local datasets excepted: those are named by
-    their full paths.
+    Files that the recipe names are copied to ``inputs/``, and scores of judges that may answer differently are read
+    from ``scores/``. So ``work`` is complete, except for a local base and local datasets: the recipe names their full
+    paths.
 
     Args:
         recipe: what was run.
-        editor, decomposition, concepts, chosen: what came of it; ``scores/`` in ``work`` holds ``chosen.scores``.
+        editor, decomposition, concepts, chosen: its results; ``scores/`` in ``work`` holds ``chosen.scores``.
         folder: where relative paths of ``recipe`` start.
-        work: where the resolved one will lie.
-        data: the name of each evaluated task to the fingerprint of its data; nothing was evaluated when None.
+        work: the folder of the resolved recipe.
+        data: the name of each evaluated task to the fingerprint of its data; None without an evaluation.
 
     Raises:
-        InputError: a file that the recipe names is gone.
+        InputError: a file that the recipe names does not exist any more.
         OSError: a file could not be copied.
     """
-    copies: dict[str, Any] = {}
-    if recipe.dictionary.file is not None:
-        copies["file"] = _copied(folder / recipe.dictionary.file, work / INPUTS / "concepts.txt")
-    if recipe.dictionary.dataset is not None:
-        copies["dataset"] = placed(recipe.dictionary.dataset, folder)
+    base, dictionary, plan = recipe.base, recipe.dictionary, recipe.evaluate
+    texts: dict[str, Any] = {"sha256": concepts.sha256}
+    if dictionary.file is not None:
+        texts["file"] = _copied(folder / dictionary.file, work / INPUTS / "concepts.txt")
+    if dictionary.dataset is not None:
+        texts["dataset"] = full_path(dictionary.dataset, folder)
     mean = recipe.decompose.image_mean
     if mean is not None:
         mean = _copied(image_mean_file(folder / mean), work / INPUTS / "image_mean.safetensors")
-    plan = recipe.evaluate
+    centre = decomposition.settings["centre"]
+    settings = {"layers": decomposition.layers, "rank": decomposition.rank, "centre": centre, "image_mean": mean}
     edits = []
     for number, step in enumerate(recipe.edits):
         judges = {
@@ -67,41 +69,31 @@ def resolve(
             if (judge := getattr(step, name, None)) is not None
         }
         edits.append(step.model_copy(update=judges))
-    return recipe.model_copy(
-        update={
-            "base": recipe.base.model_copy(
-                update={
-                    "model": placed(recipe.base.model, folder),
-                    "revision": editor.loaded.revision,
-                    "text_model": None if recipe.base.text_model is None else placed(recipe.base.text_model, folder),
-                    "sha256": base_sha256(decomposition.base.sha256),
-                }
-            ),
-            "dictionary": recipe.dictionary.model_copy(update={"sha256": concepts.sha256, **copies}),
-            "decompose": recipe.decompose.model_copy(
-                update={
-                    "layers": decomposition.layers,
-                    "rank": decomposition.rank,
-                    "centre": decomposition.settings["centre"],
-                    "image_mean": mean,
-                }
-            ),
-            "edits": tuple(edits),
-            "evaluate": None
-            if plan is None
-            else plan.model_copy(update={"tasks": tuple(_seen(with_place(task, folder), data) for task in plan.tasks)}),
-        }
-    )
+    if plan is not None:
+        tasks = tuple(_seen(with_full_path(task, folder), data) for task in plan.tasks)
+        plan = plan.model_copy(update={"tasks": tasks})
+    opened = {
+        "model": full_path(base.model, folder),
+        "revision": editor.loaded.revision,
+        "text_model": None if base.text_model is None else full_path(base.text_model, folder),
+        "sha256": base_sha256(decomposition.base.sha256),
+    }
+    changed = {
+        "base": base.model_copy(update=opened),
+        "dictionary": dictionary.model_copy(update=texts),
+        "decompose": recipe.decompose.model_copy(update=settings),
+        "edits": tuple(edits),
+        "evaluate": plan,
+    }
+    return recipe.model_copy(update=changed)
 
 
 def shareable(recipe: Recipe) -> Recipe:
-    """The recipe as it travels with the edited checkpoint: without the folders of this machine."""
+    """The recipe for publishing with the edited checkpoint: without the folders of this machine."""
     base = {name: _shown(getattr(recipe.base, name)) for name in ("model", "text_model")}
     plan = recipe.evaluate
     if plan is not None:
-        tasks = [
-            with_data(task, task.data.model_copy(update={"dataset": _shown(task.data.dataset)})) for task in plan.tasks
-        ]
+        tasks = [with_data(task, dataset=_shown(task.data.dataset)) for task in plan.tasks]
         plan = plan.model_copy(update={"tasks": tuple(tasks)})
     dictionary = recipe.dictionary.model_copy(update={"dataset": _shown(recipe.dictionary.dataset)})
     changed = {"base": recipe.base.model_copy(update=base), "dictionary": dictionary, "evaluate": plan}
@@ -114,10 +106,10 @@ def _shown(name: str | None) -> str | None:
 
 def _seen(task: Task, data: Mapping[str, str | None] | None) -> Task:
     sha256 = None if data is None else data.get(task.name)
-    return task if sha256 is None else with_data(task, task.data.model_copy(update={"sha256": sha256}))
+    return task if sha256 is None else with_data(task, sha256=sha256)
 
 
-def _pinned(judge: JudgeSettings, name: str, chosen: Chosen, work: Path) -> JudgeSettings:
+def _pinned(judge: JudgeSettings, name: str, chosen: ChosenEdit, work: Path) -> JudgeSettings:
     if isinstance(judge, EmbeddingJudgeSettings):
         return judge
     path = f"scores/{name}/{SCORES_LAYOUT.filename}"
@@ -125,7 +117,7 @@ def _pinned(judge: JudgeSettings, name: str, chosen: Chosen, work: Path) -> Judg
 
 
 def _copied(source: Path, target: Path) -> str:
-    file_sha256(source)  # tells clearly when it is gone
+    file_sha256(source)  # refuses a file that cannot be read
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     return f"{INPUTS}/{target.name}"

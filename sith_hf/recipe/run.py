@@ -18,11 +18,11 @@ from sith_hf.files import ResumableJob, new_folder, write_whole
 from sith_hf.gains import Gains
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.inputs import decompose_with, open_base
-from sith_hf.recipe.measure import Measured, measure_edit
-from sith_hf.recipe.model import Recipe
+from sith_hf.recipe.measure import MeasuredEdit, measure_edit
+from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.resolve import resolve, shareable
 from sith_hf.recipe.source import RecipeSource
-from sith_hf.recipe.text import write_yaml
+from sith_hf.recipe.strict_yaml import write_yaml
 
 RECIPE = "recipe.yaml"
 
@@ -53,13 +53,13 @@ class RunResult:
             "checkpoint": str(self.folder / "edited"),
             "recipe": str(self.folder / RECIPE),
             "edited_vectors": len(self.spec),
-            "spared_vectors": len(self.gains.spared),
+            "spared_vectors": len(self.gains.protected),
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }
 
     def __str__(self) -> str:
-        spared = f", {len(self.gains.spared)} left unchanged" if self.gains.spared else ""
-        lines = [f"{len(self.spec)} singular vectors edited in layers {self.spec.layers}{spared}"]
+        protected = f", {len(self.gains.protected)} left unchanged" if self.gains.protected else ""
+        lines = [f"{len(self.spec)} singular vectors edited in layers {self.spec.layers}{protected}"]
         lines += [] if self.evaluation is None else [self.evaluation.table()]
         return "\n".join([*lines, f"{self.folder / 'edited'} (publish it with sith-hf push-edited)"])
 
@@ -126,8 +126,8 @@ def run_recipe(
             say=report,
             progress=progress,
         )
-        report(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.spared)} left unchanged")
-        measured: Measured | None = None
+        report(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.protected)} left unchanged")
+        measured: MeasuredEdit | None = None
         if plan.evaluate is not None:
             measured = measure_edit(plan.evaluate, editor, decomposition, chosen.gains, home, progress=progress)
         seen = None

@@ -1,7 +1,8 @@
-"""Where a recipe comes from: a shipped one or a file, what it extends, and overrides on top."""
+"""Where a recipe comes from: a shipped one or a file, merged with what it extends and with overrides."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.reading import read_text_input
 from sith_hf.errors import InputError
-from sith_hf.recipe.text import read_yaml
+from sith_hf.recipe.overrides import with_override
+from sith_hf.recipe.strict_yaml import read_yaml
 
 EXTENDS = "extends"
+MAX_BYTES = 10_000_000
 
-# The keys of a recipe that can hold a path, and those of a dictionary that say where its concepts come from.
+# The keys of a recipe that can hold a path, and the keys of a dictionary that name the source of its concepts.
 PLACES = frozenset({"file", "image_mean", "path", "prompt", "dataset", "model", "text_model"})
 SOURCES = frozenset({"texts", "file", "dataset", "column"})
 
@@ -25,9 +29,9 @@ class RecipeSource:
     """A recipe as plain data.
 
     Attributes:
-        name: what it was asked for by.
-        data: the YAML, with what it extends filled in and overrides put on top.
-        folder: what relative paths in it start from.
+        name: the name or path that it was loaded by.
+        data: the YAML, merged with what it extends, and overridden.
+        folder: the folder that relative paths in it start from.
     """
 
     name: str
@@ -40,19 +44,19 @@ class RecipeSource:
 
         Args:
             name_or_path: a YAML file, or the name of a recipe that comes with sith-hf.
-            overrides: ``key.key=value``, the value in YAML: ``decompose.layers=[-2,-1]``, ``edits.0.gain=0.5``.
+            overrides: ``key.key=value`` (see :func:`sith_hf.recipe.overrides.with_override`).
 
         Raises:
-            InputError: no such recipe, not YAML, a circle of ``extends``, or an override that fits nowhere.
+            InputError: no such recipe, not YAML, a circle of ``extends``, or an override that does not fit.
         """
         data, folder = _extended(str(name_or_path), None, ())
         for override in overrides:
-            data = _set(data, override)
+            data = with_override(data, override)
         return cls(str(name_or_path), data, folder)
 
 
 def shipped_names() -> list[str]:
-    """The recipes that come with sith-hf; those of the paper as ``paper/name``."""
+    """The names of the recipes that come with sith-hf; those of the paper are ``paper/NAME``."""
     root = files("sith_hf.recipes")
     here = [entry.name for entry in root.iterdir()]
     below = [f"paper/{entry.name}" for entry in (root / "paper").iterdir()] if (root / "paper").is_dir() else []
@@ -60,26 +64,20 @@ def shipped_names() -> list[str]:
 
 
 def shipped_text(name: str) -> str:
-    """The YAML of a recipe that comes with sith-hf. Raises InputError for a name that is not among them."""
+    """The YAML of a recipe that comes with sith-hf. Raises InputError for an unknown name."""
     known = shipped_names()
     if name not in known:
-        raise InputError(f"no recipe {name!r} comes with sith-hf; there are: {', '.join(known)}")
+        raise InputError(f"no recipe {name!r} comes with sith-hf; there are {', '.join(known)}")
     return files("sith_hf.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _read(name: str, folder: Path | None) -> tuple[str, str, Path]:
-    """The text of a recipe, what tells it apart from every other, and the folder that its paths start from."""
+    """The text of a recipe, its identity, and the folder that its paths start from."""
     if re.fullmatch(r"[\w/-]+", name) and name in shipped_names():
         return shipped_text(name), f"recipe {name}", Path.cwd()
     path = Path(name) if folder is None else folder / name
-    try:
-        return path.read_text(encoding="utf-8"), str(path.resolve()), path.resolve().parent
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        known = ", ".join(shipped_names())
-        raise InputError(
-            f"{sanitize(str(path))}: the recipe could not be read ({reason}); with sith-hf come {known}"
-        ) from None
+    advice = f"name a file, or one of {', '.join(shipped_names())}"
+    return read_text_input(path, "the recipe", advice, MAX_BYTES), str(path.resolve()), path.resolve().parent
 
 
 def _extended(name: str, folder: Path | None, chain: tuple[str, ...]) -> tuple[dict[str, Any], Path]:
@@ -99,29 +97,24 @@ def _extended(name: str, folder: Path | None, chain: tuple[str, ...]) -> tuple[d
     below = _rooted(below, there) if there != home else below
     given = data.get("dictionary")
     if isinstance(given, dict) and isinstance(below.get("dictionary"), dict) and set(given) & SOURCES:
-        # Another source of concepts takes the place of the one below, rather than standing beside it.
+        # Another source of concepts replaces the one below.
         kept = {key: value for key, value in below["dictionary"].items() if key not in SOURCES}
         below = {**below, "dictionary": kept}
     return _merged(below, data), home
 
 
 def _rooted(data: Any, folder: Path) -> Any:
-    """``data`` with the files and folders that lie below ``folder`` named by their full paths."""
+    """``data`` with full paths for the files and folders below ``folder``."""
     if isinstance(data, list):
         return [_rooted(item, folder) for item in data]
     if not isinstance(data, dict):
         return data
     return {
-        key: str((folder / value).absolute()) if key in PLACES and _there(folder, value) else _rooted(value, folder)
+        key: str((folder / value).absolute())
+        if key in PLACES and isinstance(value, str) and os.path.exists(folder / value)
+        else _rooted(value, folder)
         for key, value in data.items()
     }
-
-
-def _there(folder: Path, name: Any) -> bool:
-    try:
-        return isinstance(name, str) and (folder / name).exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -131,25 +124,3 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         old = both.get(key)
         both[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return both
-
-
-def _set(data: Any, override: str) -> Any:
-    path, separator, text = override.partition("=")
-    keys = path.split(".")
-    if not separator or not all(keys):
-        raise InputError(f"--set {sanitize(override)}: write key.key=value, such as decompose.layers=[-2,-1]")
-    return _with(data, keys, read_yaml(text, f"--set {path}"), path)
-
-
-def _with(data: Any, keys: list[str], value: Any, path: str) -> Any:
-    """A copy of ``data`` with ``value`` at the place that ``keys`` name."""
-    if not keys:
-        return value
-    key, *rest = keys
-    if isinstance(data, list):
-        if not key.isdecimal() or int(key) >= len(data):
-            raise InputError(f"--set {path}: {key} is not a place in a list of {len(data)} (they count from 0)")
-        return [_with(item, rest, value, path) if i == int(key) else item for i, item in enumerate(data)]
-    if data is not None and not isinstance(data, dict):
-        raise InputError(f"--set {path}: there is nothing below {key}, only the value {sanitize(str(data))}")
-    return {**(data or {}), key: _with((data or {}).get(key), rest, value, path)}

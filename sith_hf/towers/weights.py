@@ -35,7 +35,7 @@ def canonical(key: str) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    """One safetensors file. Reading it raises TemporaryError, an InputError, where it changed since its header was read.
+    """One safetensors file. Reading it raises TemporaryError if it changed since its header was read.
 
     Attributes:
         file: the file as it was then.

@@ -7,7 +7,6 @@ import csv
 import pytest
 import torch
 
-from sith_hf.cli import COMMANDS
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
@@ -17,12 +16,6 @@ from tests.support.chat_server import chat_server
 from tests.support.cli import HOSTILE, refused, sith
 
 WORDS = ("sea", "ocean", "beach", "forest", "road", "bird", "boat", "red", *HOSTILE)
-
-
-@pytest.fixture(autouse=True)
-def known(monkeypatch):
-    """The subcommand."""
-    monkeypatch.setitem(COMMANDS, "judge", ("judge", "Score what vectors speak of."))
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +70,12 @@ class TestByLanguageModel:
 
     def test_nonsense_is_one_clear_message(self, work, tmp_path):
         with chat_server(lambda prompt, _: "\x1b[31mwell") as seen:
-            told = refused_with_bar(
+            message = refused_with_bar(
                 sith("judge", work / "d", "--by", "language-model", "--prompt", "place", "--base-url", seen.url,
                      "--llm-model", "m", "-o", tmp_path)
             )  # fmt: skip
-        assert "Score: 4" in told
-        assert "kept" not in told
+        assert "Score: 4" in message
+        assert "kept" not in message
         assert not (tmp_path / "scores.safetensors").exists()
 
 
@@ -117,7 +110,7 @@ class TestByAPerson:
 
     def test_a_sheet_that_may_be_filled_in_is_not_overwritten(self, work, tmp_path):
         (tmp_path / "sheet.csv").write_text("mine")
-        assert "there already" in refused(sith("judge", work / "d", "--export", tmp_path / "sheet.csv"))
+        assert "exists" in refused(sith("judge", work / "d", "--export", tmp_path / "sheet.csv"))
         assert (tmp_path / "sheet.csv").read_text() == "mine"
 
     def test_a_wrong_score_is_named_by_its_line(self, work, tmp_path):
@@ -131,7 +124,7 @@ class TestByAPerson:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "part"),
     [
         ((), "-o"),
         (("-o", "x"), "--topic"),
@@ -143,16 +136,16 @@ class TestByAPerson:
         (("-o", "x", "--by", "language-model", "--prompt", "place"), "--base-url"),
         (("-o", "x", "--by", "language-model", "--prompt", "place", "--model", "m"), "--model"),
         (("-o", "x", "--by", "language-model", "--llm-model", "m"), "topic"),
-        (("-o", "x", "--by", "language-model", "--llm-model", "m", "--prompt", "nothing.j2"), "no such prompt"),
+        (("-o", "x", "--by", "language-model", "--llm-model", "m", "--prompt", "nothing.j2"), "one of topic, place"),
         (("-o", "x", "--by", "embeddings", "--import", "sheet.csv"), "--by"),
         (("-o", "x", "--import", "nothing.csv"), "no such file"),
         (("-o", "x", "--import", "nothing.csv", "--workers", "2"), "--workers"),
         (("--export", "sheet.csv", "--topic", "t"), "--export"),
     ],
 )
-def test_what_does_not_go_together_is_refused(work, tmp_path, monkeypatch, arguments, told):
+def test_what_does_not_go_together_is_refused(work, tmp_path, monkeypatch, arguments, part):
     monkeypatch.chdir(tmp_path)
-    assert told in refused(sith("judge", work / "d", *arguments))
+    assert part in refused(sith("judge", work / "d", *arguments))
     assert not list(tmp_path.iterdir())
 
 

@@ -17,7 +17,7 @@ from sith_hf.edits.build import make_spec
 from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
-from sith_hf.gains.gains import SHARE_THRESHOLD, Gains, by_concepts, by_name, check_gain
+from sith_hf.gains import SHARE_THRESHOLD, Gains, Selection, by_concepts, by_name, check_gain
 from tests.support.made import WORDS, tiny_concepts, tiny_editor
 
 LAYERS, HEADS, SIZE, WIDTH = 3, 4, 8, 32
@@ -74,7 +74,7 @@ def test_by_concepts_by_literal_loops(names, threshold, near, both_poles, made):
     assert all(abs(v - threshold) > 1e-5 for v in value.values()), "too near the edge to be compared"
     wanted = {key for key, v in value.items() if v >= threshold}
     queries = {name: made.embedding_of(name) for name in names}
-    chosen = by_concepts(made, queries, 0.25, threshold=threshold, near=near, both_poles=both_poles)
+    chosen = by_concepts(made, queries, 0.25, threshold=threshold, near=near, select=Selection(both_poles=both_poles))
     assert set(chosen.gain) == wanted
     assert len(chosen) == len(wanted)
     assert set(chosen.gain.values()) <= {0.25}
@@ -93,7 +93,7 @@ def test_a_lower_threshold_and_more_concepts_choose_no_fewer(made):
         sizes.append(len(one))
     assert sizes == sorted(sizes)
     assert sizes[-1] > sizes[0]  # the control
-    both = by_concepts(made, few, 0.0, threshold=0.1, both_poles=True)
+    both = by_concepts(made, few, 0.0, threshold=0.1, select=Selection(both_poles=True))
     assert set(both.gain) <= set(by_concepts(made, few, 0.0, threshold=0.1).gain)
 
 
@@ -127,7 +127,7 @@ def test_both_poles_take_the_mean_of_the_poles(made):
     lone, even = (1, 0, 0), (1, 0, 1)
     found, queries = crafted(made, {lone: [[1.0, 0.0], [0.0, 1.0]], even: [[0.6, 0.4], [0.6, 0.4]]})
     assert set(by_concepts(found, queries, 0.0, threshold=0.55).gain) == {lone, even}
-    assert set(by_concepts(found, queries, 0.0, threshold=0.55, both_poles=True).gain) == {even}
+    assert set(by_concepts(found, queries, 0.0, threshold=0.55, select=Selection(both_poles=True)).gain) == {even}
 
 
 def test_a_vector_without_explanation_is_never_chosen(made):
@@ -140,11 +140,11 @@ def test_a_vector_without_explanation_is_never_chosen(made):
 def test_a_choice_may_be_kept_to_layers_and_heads(made):
     queries = {"boat": made.embedding_of("boat")}
     everything = by_concepts(made, queries, 0.0, threshold=0.05).gain
-    some = by_concepts(made, queries, 0.0, threshold=0.05, layers=[-1, 0], heads=iter([1, 2]))
+    some = by_concepts(made, queries, 0.0, threshold=0.05, select=Selection([-1, 0], iter([1, 2])))
     assert set(some.gain) == {k for k in everything if k[0] in (0, 2) and k[1] in (1, 2)} != set()
     for wrong in ({"layers": [3]}, {"heads": [4]}, {"heads": [-1]}):
         with pytest.raises(InputError):
-            by_concepts(made, queries, 0.0, **wrong)
+            by_concepts(made, queries, 0.0, select=Selection(**wrong))
 
 
 @pytest.mark.parametrize("threshold", [0.0, -0.1, 1.0001, math.nan, math.inf])

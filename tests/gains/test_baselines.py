@@ -7,20 +7,8 @@ import torch
 
 from sith_hf.edits import make_spec
 from sith_hf.errors import InputError
+from sith_hf.gains import Gains, by_name
 from sith_hf.gains.baselines import random_vectors, whole_heads, with_baselines
-from sith_hf.gains.gains import Gains, by_name
-from tests.support.made import tiny_concepts, tiny_editor
-
-
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
-
-
-@pytest.fixture(scope="module")
-def made(editor):
-    return editor.decompose(tiny_concepts())
-
 
 EDIT = Gains({(0, 0, 0): 0.0, (0, 1, 0): 0.0, (0, 1, 3): -1.0, (2, 3, 5): 0.5, (2, 0, 1): 0.0})
 

@@ -8,7 +8,8 @@ import torch
 from torch.nn.functional import normalize
 
 from sith_hf.errors import InputError
-from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, relevance, task_concepts
+from sith_hf.gains import Selection
+from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, task_relevance
 from sith_hf.pursuit.pursuit import Pursuit
 from tests.support.made import WORDS, tiny_concepts, tiny_editor
 
@@ -61,7 +62,7 @@ def test_a_class_that_no_explanation_has_is_encoded(editor, dictionary):
 
 def test_relevance_by_literal_loops(editor, task):
     made = editor.decomposition
-    found = relevance(made, task.embeddings).numpy()
+    found = task_relevance(made, task.embeddings).numpy()
     embeddings = made.embeddings.double().numpy()
     rows = task.embeddings.double().numpy()
     cosine = lambda a, b: a @ b / np.sqrt((a @ a) * (b @ b))  # noqa: E731
@@ -75,8 +76,8 @@ def test_relevance_by_literal_loops(editor, task):
 
 def test_relevance_does_not_depend_on_lengths_and_grows_with_the_task(editor, task):
     made = editor.decomposition
-    some, all_of_them = relevance(made, task.embeddings[:2]), relevance(made, task.embeddings)
-    assert torch.allclose(relevance(made, 7 * task.embeddings), all_of_them, atol=1e-5)
+    some, all_of_them = task_relevance(made, task.embeddings[:2]), task_relevance(made, task.embeddings)
+    assert torch.allclose(task_relevance(made, 7 * task.embeddings), all_of_them, atol=1e-5)
     assert bool((all_of_them >= some - 1e-6).all())
     assert float((all_of_them - some).max()) > 1e-3  # the control
 
@@ -84,7 +85,7 @@ def test_relevance_does_not_depend_on_lengths_and_grows_with_the_task(editor, ta
 @pytest.mark.parametrize(("floor", "ceiling", "offset"), [(0.8, None, 0.3), (0.5, 1.2, -0.2), (0.9, 0.9, 0.0)])
 def test_gains_are_relevance_and_offset_within_limits(floor, ceiling, offset, editor, task):
     made = editor.decomposition
-    relevant = relevance(made, task.embeddings)
+    relevant = task_relevance(made, task.embeddings)
     chosen = by_relevance(made, relevant, floor=floor, ceiling=ceiling, offset=offset)
     assert len(chosen) == made.singular_values.numel()
     for (layer, head, vector), gain in chosen.gain.items():
@@ -95,7 +96,7 @@ def test_gains_are_relevance_and_offset_within_limits(floor, ceiling, offset, ed
 
 def test_a_vector_has_the_relevance_of_its_better_pole(editor, task):
     made = editor.decomposition
-    relevant = relevance(made, task.embeddings)
+    relevant = task_relevance(made, task.embeddings)
     assert by_relevance(made, relevant).gain == by_relevance(made, relevant.flip(-1)).gain
     lower = relevant.clone()
     lower[..., 0] = 0
@@ -104,14 +105,14 @@ def test_a_vector_has_the_relevance_of_its_better_pole(editor, task):
 
 def test_only_the_named_layers_and_heads_get_gains(editor, task):
     made = editor.decomposition
-    chosen = by_relevance(made, relevance(made, task.embeddings), layers=[-1], heads=[0, 2])
+    chosen = by_relevance(made, task_relevance(made, task.embeddings), select=Selection([-1], [0, 2]))
     assert {key[:2] for key in chosen.gain} == {(2, 0), (2, 2)}
 
 
 def test_a_level_offset_leaves_half_of_the_vectors_at_most_one(editor, task):
     made = editor.decomposition
     for scale in (0.1, 1.0, 10.0):
-        relevant = scale * relevance(made, task.embeddings)
+        relevant = scale * task_relevance(made, task.embeddings)
         chosen = by_relevance(made, relevant, floor=-100.0, offset=level_offset(made, relevant))
         gains = sorted(chosen.gain.values())
         assert gains[(len(gains) - 1) // 2] == pytest.approx(1)
@@ -120,23 +121,22 @@ def test_a_level_offset_leaves_half_of_the_vectors_at_most_one(editor, task):
 
 def test_what_does_not_fit_is_refused(editor, dictionary, task):
     made = editor.decomposition
-    relevant = relevance(made, task.embeddings)
+    relevant = task_relevance(made, task.embeddings)
     for use in (
-        lambda: task_concepts(dictionary, torch.zeros(0, 24)),
-        lambda: task_concepts(dictionary, torch.ones(2, 23)),
-        lambda: task_concepts(dictionary, task.embeddings, leave_out=WORDS[3:]),
-        lambda: task_concepts(tiny_concepts(), task.embeddings),
+        lambda: class_task(dictionary, CLASSES, lambda *texts: {text: torch.ones(23) for text in texts}),
+        lambda: class_task(dictionary, CLASSES, editor.embed, leave_out=WORDS[3:]),
+        lambda: class_task(tiny_concepts(), CLASSES, editor.embed),
         lambda: class_task(editor.encode(dictionary), [], editor.embed),
         lambda: class_task(editor.encode(dictionary), "bird", editor.embed),
-        lambda: relevance(made, torch.zeros(0, 24)),
-        lambda: relevance(made, torch.ones(2, 23)),
+        lambda: task_relevance(made, torch.zeros(0, 24)),
+        lambda: task_relevance(made, torch.ones(2, 23)),
         lambda: by_relevance(made, relevant[..., 0]),
         lambda: level_offset(made, relevant[..., 0]),
         lambda: by_relevance(made, relevant * math.nan),
         lambda: by_relevance(made, relevant, floor=math.nan),
         lambda: by_relevance(made, relevant, floor=1.0, ceiling=0.9),
         lambda: by_relevance(made, relevant, offset="0.3"),
-        lambda: by_relevance(made, relevant, layers=[7]),
+        lambda: by_relevance(made, relevant, select=Selection([7])),
     ):
         with pytest.raises(InputError):
             use()

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.escaping import escape_texts
 from sith_hf.errors import ArtifactError, InputError, OutputError
-from sith_hf.gains.score_csv import COLUMNS, explanations_sha256, read_sheet, sheet_text
+from sith_hf.gains.score_csv import COLUMNS, explanations_sha256, read_score_csv, score_csv_text
 from sith_hf.gains.scores import Scores
-from tests.support.made import WORDS, tiny_editor
+from tests.support.made import WORDS
 
 # What a spreadsheet would run, what ends a cell or a line, what turns or hides text, what JSON gives a meaning to.
 HOSTILE = (
@@ -25,11 +25,6 @@ HOSTILE = (
     "left\u202eright", "line\u2028break", "zero\u200bwidth", "comma, and\nnewline", "café 运动 🦓", "[1]", "{{ x }}",
     "</texts>",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +50,7 @@ def sheet(decomposition, tmp_path):
     """A function that writes a sheet whose scores are 3, after changing its rows."""
 
     def write(change=lambda rows: rows, **style):
-        rows = [dict(row, score="3") for row in csv.DictReader(io.StringIO(sheet_text(decomposition)))]
+        rows = [dict(row, score="3") for row in csv.DictReader(io.StringIO(score_csv_text(decomposition)))]
         path = tmp_path / "sheet.csv"
         with path.open("w", encoding="utf-8-sig", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, **style)
@@ -139,14 +134,14 @@ class TestSheet:
             scores.to_csv(tmp_path / "file" / "sheet.csv", decomposition)
 
     def test_every_hostile_concept_is_in_it_and_comes_back(self, decomposition):
-        rows = list(csv.DictReader(io.StringIO(sheet_text(decomposition))))
+        rows = list(csv.DictReader(io.StringIO(score_csv_text(decomposition))))
         listed = [tuple(json.loads(row["concepts"])) for row in rows]
         assert listed == [tuple(text for text, _ in item.concepts) for item in decomposition.explanations()]
         assert len({text for texts in listed for text in texts} & set(HOSTILE)) > len(HOSTILE) / 2
 
     @pytest.mark.parametrize("border", [",", ";", "\t"])
     def test_no_cell_is_run_by_a_spreadsheet_whatever_it_takes_for_a_border(self, decomposition, border):
-        for cell in self.cells(sheet_text(decomposition), border):
+        for cell in self.cells(score_csv_text(decomposition), border):
             assert not self.runs(cell), cell
 
     def test_the_naive_sheet_would_be_run(self, decomposition):
@@ -173,21 +168,21 @@ class TestSheet:
     @pytest.mark.parametrize(("delimiter", "score"), [(",", "3.5"), (";", "3,5"), ("\t", "3,5"), (";", "3.5")])
     def test_a_spreadsheet_may_save_it_in_its_own_way(self, sheet, decomposition, delimiter, score):
         path = sheet(lambda rows: [dict(row, score=score) for row in rows], delimiter=delimiter)
-        assert (read_sheet(path, decomposition).value == 3.5).all()
+        assert (read_score_csv(path, decomposition)[0] == 3.5).all()
 
     def test_rows_may_be_sorted_and_blank_lines_and_columns_added(self, decomposition, sheet, tmp_path):
         lines = sheet().read_text(encoding="utf-8-sig").splitlines()
         mixed = [lines[0] + ",note", *(line + ",x" for line in reversed(lines[1:])), "", ",,,,,,,,,,"]
         (tmp_path / "mixed.csv").write_text("\n".join(mixed), encoding="utf-8")
-        assert (read_sheet(tmp_path / "mixed.csv", decomposition).value == 3).all()
+        assert (read_score_csv(tmp_path / "mixed.csv", decomposition)[0] == 3).all()
 
     def test_what_is_not_filled_in_or_gone_is_counted_and_is_nan(self, sheet, decomposition):
-        found = read_sheet(sheet(lambda rows: [dict(rows[0], score=" "), *rows[2:]]), decomposition)
-        assert (found.empty, found.absent) == (1, 1)
-        assert torch.isnan(found.value).flatten().nonzero().flatten().tolist() == [0, 1]
+        value, record = read_score_csv(sheet(lambda rows: [dict(rows[0], score=" "), *rows[2:]]), decomposition)
+        assert (record["empty"], record["absent"]) == (1, 1)
+        assert torch.isnan(value).flatten().nonzero().flatten().tolist() == [0, 1]
 
     @pytest.mark.parametrize(
-        ("change", "told"),
+        ("change", "part"),
         [
             (lambda rows: [rows[0], dict(rows[1], score="6"), *rows[2:]], "line 3: .*1 to 5"),
             (lambda rows: [rows[0], dict(rows[1], score="0"), *rows[2:]], "line 3: .*1 to 5"),
@@ -207,16 +202,16 @@ class TestSheet:
             (lambda rows: [dict(row, score="7") for row in rows], "line 2: .*and .* more lines"),
         ],
     )
-    def test_what_cannot_be_right_is_refused(self, sheet, decomposition, change, told):
-        with pytest.raises(InputError, match=told):
-            read_sheet(sheet(change), decomposition)
+    def test_what_cannot_be_right_is_refused(self, sheet, decomposition, change, part):
+        with pytest.raises(InputError, match=part):
+            read_score_csv(sheet(change), decomposition)
 
     def test_a_sheet_of_another_decomposition_is_refused(self, sheet, other):
         with pytest.raises(InputError, match="another one"):
-            read_sheet(sheet(), other)
+            read_score_csv(sheet(), other)
 
     @pytest.mark.parametrize(
-        ("content", "told"),
+        ("content", "part"),
         [
             (b"", "line 1: expected the columns"),
             (b"layer,head,vector,pole,score\n0,0,0,plus,3\n", "line 1: expected the columns"),
@@ -227,15 +222,15 @@ class TestSheet:
             (b"PK\x03\x04\x00\x00xlsx", "line 1"),
         ],
     )  # fmt: skip
-    def test_another_file_is_refused(self, decomposition, tmp_path, content, told):
+    def test_another_file_is_refused(self, decomposition, tmp_path, content, part):
         (tmp_path / "sheet.csv").write_bytes(content)
-        with pytest.raises(InputError, match=told):
-            read_sheet(tmp_path / "sheet.csv", decomposition)
+        with pytest.raises(InputError, match=part):
+            read_score_csv(tmp_path / "sheet.csv", decomposition)
 
     @pytest.mark.parametrize("name", ["nothing.csv", ".", "x\0y", "/dev/zero"])
     def test_no_file_is_refused(self, decomposition, tmp_path, name):
         with pytest.raises(InputError):
-            read_sheet(tmp_path / name, decomposition)
+            read_score_csv(tmp_path / name, decomposition)
 
 
 class TestQuoted:

@@ -41,7 +41,7 @@ def decomposition(editor):
 
 
 @pytest.fixture(scope="module")
-def told(decomposition):
+def known(decomposition):
     """Four concepts that explanations have."""
     return decomposition.texts[:4]
 
@@ -57,15 +57,15 @@ class TestEmbeddingJudge:
         # Nothing of the topic, nor near it.
         assert (for_one == 1).any()
 
-    def test_more_of_a_topic_never_lowers_a_score(self, decomposition, told):
-        few = EmbeddingJudge("few", told[:2]).score(decomposition).value
-        more = EmbeddingJudge("more", told).score(decomposition).value
+    def test_more_of_a_topic_never_lowers_a_score(self, decomposition, known):
+        few = EmbeddingJudge("few", known[:2]).score(decomposition).value
+        more = EmbeddingJudge("more", known).score(decomposition).value
         assert (more >= few).all()
         assert (more > few).any()
 
-    def test_three_is_one_half(self, decomposition, told):
-        queries = torch.stack([decomposition.embedding_of(text) for text in told])
-        value = EmbeddingJudge("topic", told).score(decomposition).value
+    def test_three_is_one_half(self, decomposition, known):
+        queries = torch.stack([decomposition.embedding_of(text) for text in known])
+        value = EmbeddingJudge("topic", known).score(decomposition).value
         assert torch.equal(value >= 3, topic_relevance(decomposition, queries) >= 0.5)
         assert torch.allclose(value, 1 + 4 * topic_relevance(decomposition, queries))
 
@@ -83,10 +83,10 @@ class TestEmbeddingJudge:
             found.append(float(topic_relevance(one, query.float().unsqueeze(0))[0, 0, 0, 0]))
         assert found == pytest.approx([1, 1, 0.5, 0.25, 0, 0, 0], abs=2e-3)
 
-    def test_an_explanation_without_concepts_has_no_score(self, decomposition, told):
+    def test_an_explanation_without_concepts_has_no_score(self, decomposition, known):
         weight, concept = decomposition.weight.clone(), decomposition.concept.clone()
         weight[0, 0, 0, 0], concept[0, 0, 0, 0] = 0, -1
-        scores = EmbeddingJudge("topic", told).score(replace(decomposition, weight=weight, concept=concept))
+        scores = EmbeddingJudge("topic", known).score(replace(decomposition, weight=weight, concept=concept))
         assert torch.isnan(scores.value[0, 0, 0, 0])
         assert (scores.missing, scores.record["empty"]) == (1, 1)
 
@@ -96,11 +96,11 @@ class TestEmbeddingJudge:
         scores = EmbeddingJudge("topic", ("a harbour",), editor.embed).score(decomposition)
         assert scores.missing == 0
 
-    def test_the_same_question_has_the_same_answer(self, decomposition, told, tmp_path):
-        judge = EmbeddingJudge("topic", told)
+    def test_the_same_question_has_the_same_answer(self, decomposition, known, tmp_path):
+        judge = EmbeddingJudge("topic", known)
         files = [judge.score(decomposition).save_pretrained(tmp_path / name).read_bytes() for name in "ab"]
         assert files[0] == files[1]
-        EmbeddingJudge("topic", told).score(decomposition).check(decomposition)
+        EmbeddingJudge("topic", known).score(decomposition).check(decomposition)
 
     @pytest.mark.parametrize(
         "bad",
@@ -116,8 +116,8 @@ class TestEmbeddingJudge:
 
 class TestSheetJudge:
     @pytest.fixture
-    def scores(self, decomposition, told):
-        return EmbeddingJudge("topic", told).score(decomposition)
+    def scores(self, decomposition, known):
+        return EmbeddingJudge("topic", known).score(decomposition)
 
     def test_it_says_what_the_file_says(self, scores, decomposition, tmp_path):
         sheet = scores.to_csv(tmp_path / "sheet.csv", decomposition)
@@ -182,7 +182,7 @@ class TestSettings:
                 read({"by": "language-model", "model": "me/model", key: "hf_x"})
 
     @pytest.mark.parametrize(
-        ("data", "told"),
+        ("data", "part"),
         [
             ({"topic": "t", "concept": ["a"], "concepts": ["a"]}, "did you mean concepts"),
             ({"by": "file", "pat": "x", "path": "x"}, "did you mean path"),
@@ -196,8 +196,8 @@ class TestSettings:
             ({"by": "file", "path": "x", "sha256": "abc"}, "sha256"),
         ],
     )
-    def test_what_cannot_be_is_refused_by_its_name(self, data, told):
-        with pytest.raises(InputError, match=told):
+    def test_what_cannot_be_is_refused_by_its_name(self, data, part):
+        with pytest.raises(InputError, match=part):
             read(data)
 
     @pytest.mark.parametrize(

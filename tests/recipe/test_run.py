@@ -79,7 +79,7 @@ def test_its_recipe_has_every_fingerprint_and_no_place_of_this_machine(run: RunR
 @pytest.mark.parametrize(
     ("override", "part"),
     [
-        ("dictionary.sha256=" + "a" * 64, "dictionary: the recipe was made for"),
+        ("dictionary.sha256=" + "a" * 64, "dictionary: this has the sha256"),
         ("base.model=/nowhere/at/all", "/nowhere/at/all"),
         ("dictionary={file: none.txt}", "none.txt"),
         ("decompose.image_mean=none.safetensors", "none.safetensors"),
@@ -97,7 +97,7 @@ def test_what_cannot_be_run_leaves_nothing(tmp_path: Path, override: str, part: 
     [
         ("evaluate.tasks.0.data.sha256=" + "a" * 64, "use the same data"),
         ("evaluate.tasks.0.data={dataset: ./misspelt, columns: {label: a, group: b}}", "misspelt"),
-        ("edits.0.threshold=5.0", "edits.0: no vector"),
+        ("edits.0.threshold=5.0", "chooses no vector"),
     ],
 )
 def test_a_late_mistake_costs_no_finished_part(

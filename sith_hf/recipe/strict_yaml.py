@@ -1,4 +1,4 @@
-"""The YAML of recipes: read strictly, written in one form."""
+"""YAML read strictly, and written in one form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sith_hf.errors import InputError
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only. A key that stands twice and references between places are refused."""
+    """Plain data only. Repeated keys and references between places are refused."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
@@ -30,27 +30,27 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(name, str):
                 raise yaml.constructor.ConstructorError(None, None, f"a key is a text; got {name!r}", key.start_mark)
             if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is repeated", key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(text: str, source: str) -> Any:
-    """Plain data of a YAML text. Raises InputError, naming ``source``, for anything else."""
+    """Read plain data from a YAML text. Raises InputError, naming ``source``, for anything else."""
     try:
         loader = _Loader(text)
         try:
             return loader.get_single_data()
         finally:
             loader.dispose()
-    # What a tag such as !!int makes of an unfitting text is whatever Python raises.
+    # A tag such as !!int raises what Python's own conversion raises.
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise InputError(
-            f"{source} is not YAML as it is used here: {sanitize(' '.join(str(error).split()), 300)}"
+            f"{source} is not YAML that a recipe may hold: {sanitize(' '.join(str(error).split()), 300)}"
         ) from None
 
 
 def write_yaml(data: Any, comment: str) -> str:
-    """``data`` as YAML, keys in their order, below a comment of one line."""
+    """Write ``data`` as YAML, keys in their order, below a comment of one line."""
     body = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
     return f"# {sanitize(comment, 1000)}\n{body}"

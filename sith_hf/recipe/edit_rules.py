@@ -1,0 +1,127 @@
+"""The edits of a recipe: the keys and defaults of each rule that chooses gains."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Tag
+
+from sith_hf.core.settings import Settings, by_key
+from sith_hf.decomposition import NEAR
+from sith_hf.gains import SHARE_THRESHOLD
+from sith_hf.judges import JudgeSettings
+
+
+class _Step(Settings):
+    layers: tuple[int, ...] | None = None
+    """Choose only among these layers; negative numbers count from the last. All that were decomposed when null."""
+    heads: tuple[int, ...] | None = None
+    """Choose only among these heads; all when null."""
+
+
+class ShareEdit(_Step):
+    """One gain for the vectors that are about named concepts (:func:`sith_hf.gains.by_concepts`)."""
+
+    rule: Literal["share"] = "share"
+    """Choose vectors by the share of their explanation's weight that lies on the concepts."""
+    concepts: tuple[str, ...]
+    """The concepts; their shares add up."""
+    gain: float = 0.0
+    """0 removes, 1 leaves, above 1 amplifies, -1 inverts."""
+    threshold: float = SHARE_THRESHOLD
+    """The least share, above 0 and at most 1."""
+    near: float = NEAR
+    """The least cosine of centred embeddings that counts as near a concept."""
+    both_poles: bool = False
+    """Judge a vector by the mean over its poles, not by the stronger one."""
+
+
+class VectorsEdit(_Step):
+    """One gain for vectors named by number (:func:`sith_hf.gains.by_name`)."""
+
+    rule: Literal["vectors"]
+    """Choose every combination of the given layers, heads and vectors."""
+    gain: float
+    """0 removes, 1 leaves, above 1 amplifies, -1 inverts."""
+    vectors: tuple[int, ...] | None = None
+    """Numbers of vectors in their heads, 0 for the strongest; all when null."""
+
+
+class _Judged(_Step):
+    judge: JudgeSettings
+    """The judge that scores each explained pole from 1 to 5 on the topic."""
+    both_poles: bool = False
+    """Judge a vector by the mean over its poles, not by the higher one."""
+    keep: JudgeSettings | None = None
+    """The judge of a topic to keep: a vector whose other pole is about it is protected."""
+    keep_threshold: float = 3.0
+    """The least score of the other pole that protects a vector."""
+    keep_gain: float | None = None
+    """The gain of a protected vector, such as 0.5 to damp it; unchanged when null."""
+
+
+class ThresholdEdit(_Judged):
+    """One gain from a score on (Method, sec. 6, spurious features)."""
+
+    rule: Literal["threshold"]
+    """Choose vectors with at least a score."""
+    threshold: float = 3.0
+    """The least score, 1 to 5."""
+    gain: float = 0.0
+    """0 removes, 1 leaves, above 1 amplifies, -1 inverts."""
+
+
+class ThreeWayEdit(_Judged):
+    """Vectors with a middling score inverted, with a high score removed (Method, sec. 6, unsafe content)."""
+
+    rule: Literal["three-way"]
+    """Invert middling scores, remove high ones."""
+    invert_from: float = 3.0
+    """The least score that gets the gain -1."""
+    remove_from: float = 4.0
+    """The least score that gets the gain 0."""
+
+
+class RelevanceEdit(_Step):
+    """Gains by relevance to a classification task (Method, sec. 6, classification)."""
+
+    rule: Literal["relevance"]
+    """Set each gain to the vector's relevance plus an offset, between floor and ceiling."""
+    classes: tuple[str, ...]
+    """The names of the classes."""
+    template: str | None = None
+    """The prompt around each class name, such as "a photo of a {}"."""
+    sparsity: int = 10
+    """The number of concepts of the dictionary that stand for each class."""
+    coherence_weight: float = 0.3
+    """The lambda of COMP that selects them."""
+    floor: float = 0.8
+    """The least gain."""
+    ceiling: float | None = None
+    """The largest gain; none when null."""
+    offset: float | Literal["level"] = 0.3
+    """Is added to the relevance; "level" gives the vector of median relevance the gain 1."""
+    leave_out: tuple[str, ...] | None = None
+    """Concepts of the dictionary that cannot stand for a class; the class names when null."""
+
+
+class BudgetEdit(ThresholdEdit):
+    """A threshold edit, weakened until the estimated drift is within a limit (:func:`sith_hf.gains.budgeted`)."""
+
+    rule: Literal["budget"]  # type: ignore[assignment]
+    """Choose vectors with at least a score, as much of each as the limit allows."""
+    limit: float
+    """The limit on how far image embeddings move: a mean of 1 - cosine, estimated from the weights alone."""
+    whole: bool = False
+    """Take vectors one by one, the purest first, instead of all in part."""
+
+
+EditStep = Annotated[
+    Annotated[ShareEdit, Tag("tag:share")]
+    | Annotated[VectorsEdit, Tag("tag:vectors")]
+    | Annotated[ThresholdEdit, Tag("tag:threshold")]
+    | Annotated[ThreeWayEdit, Tag("tag:three-way")]
+    | Annotated[RelevanceEdit, Tag("tag:relevance")]
+    | Annotated[BudgetEdit, Tag("tag:budget")],
+    by_key("rule", ("share", "vectors", "threshold", "three-way", "relevance", "budget"), default="share"),
+]
