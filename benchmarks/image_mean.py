@@ -19,9 +19,9 @@ from torch.nn.functional import interpolate, normalize
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.images import Data
+from sith_hf.images import DatasetSettings
+from sith_hf.images.comparison import model_variants
 from sith_hf.images.mean import estimated_mean, mean_of_images
-from sith_hf.images.variants import model_variants
 from sith_hf.world.embedded import embedded_checkpoint
 from sith_hf.world.scenes import render, sample_training
 
@@ -37,8 +37,8 @@ def true_means(editor: SithEditor, seed: int) -> dict[str, Tensor]:
         ]
     return {
         "training": torch.cat(rows).double().mean(dim=0),
-        "balanced": mean_of_images(editor, Data(world="balanced", seed=seed + 1, pictures=2000)).image_mean,
-        "groups": mean_of_images(editor, Data(world="groups", seed=seed + 2, pictures=200)).image_mean,
+        "balanced": mean_of_images(editor, DatasetSettings(world="balanced", seed=seed + 1, pictures=2000)).image_mean,
+        "groups": mean_of_images(editor, DatasetSettings(world="groups", seed=seed + 2, pictures=200)).image_mean,
     }
 
 

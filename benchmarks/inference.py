@@ -26,7 +26,7 @@ from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition.svd import factored_svd
 from sith_hf.edits.in_memory import applied
 from sith_hf.edits.spec import EditSpec, build_spec
-from sith_hf.images.variants import edited_copy
+from sith_hf.images.comparison import edited_copy
 from sith_hf.towers.clip import VisionTower, read_tower, tensor_key
 
 SIZES = {

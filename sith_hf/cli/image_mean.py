@@ -59,11 +59,11 @@ def image_mean(
 
     from sith_hf.editor import SithEditor
     from sith_hf.files import ResumableJob
-    from sith_hf.images import Data, estimated_mean, mean_of_images
+    from sith_hf.images import DatasetSettings, estimated_mean, mean_of_images
 
     columns = {} if column is None else {"columns": {"image": options.pop("column")}}
     source = None if data is None else {"dataset": data, "streaming": streaming, **columns, **options}
-    plan = None if source is None else Data.from_data(source, "the options")
+    plan = None if source is None else DatasetSettings.from_data(source, "the options")
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
     with ResumableJob.beside(output, processes, input_may_come_back=True) as job:
         if plan is None:

@@ -12,13 +12,13 @@ from typing import Any
 from sith_hf.cards import impersonal, shown_name
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
-from sith_hf.images.data import Data
+from sith_hf.images.dataset_settings import DatasetSettings
 
 _FILES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class ImageDataset:
     """A dataset that was opened.
 
     Attributes:
@@ -29,7 +29,7 @@ class Source:
         columns: the names it has.
     """
 
-    data: Data
+    data: DatasetSettings
     title: str
     split: str
     rows: Any = field(repr=False)
@@ -107,7 +107,7 @@ class Source:
         return count if self.data.limit is None else min(count, self.data.limit)
 
 
-def open_data(data: Data, *, progress: bool = False) -> Source:
+def open_dataset(data: DatasetSettings, *, progress: bool = False) -> ImageDataset:
     """Open a dataset, or draw one; with ``progress``, ``datasets`` shows its bars on stderr.
 
     Raises:
@@ -152,7 +152,7 @@ def _quiet() -> Iterator[None]:
         enable_progress_bars()
 
 
-def _source(data: Data, title: str, split: str, rows: Any) -> Source:
+def _source(data: DatasetSettings, title: str, split: str, rows: Any) -> ImageDataset:
     columns = rows.column_names
     if columns is None:
         # A stream knows its columns from its first row.
@@ -160,10 +160,10 @@ def _source(data: Data, title: str, split: str, rows: Any) -> Source:
         if first is None:
             raise InputError(f"{title} has no rows")
         columns = list(first)
-    return Source(data, title, split, rows, tuple(columns))
+    return ImageDataset(data, title, split, rows, tuple(columns))
 
 
-def _local(data: Data, path: Path) -> Any:
+def _local(data: DatasetSettings, path: Path) -> Any:
     import datasets
 
     if data.revision is not None:
@@ -183,7 +183,7 @@ def _local(data: Data, path: Path) -> Any:
     return datasets.load_dataset(str(path), data.name, streaming=data.streaming)
 
 
-def _remote(data: Data) -> Any:
+def _remote(data: DatasetSettings) -> Any:
     import datasets
 
     if data.split is None and not data.streaming:
@@ -198,7 +198,7 @@ def _remote(data: Data) -> Any:
     )
 
 
-def _split(data: Data, rows: Any, title: str) -> tuple[str, Any]:
+def _split(data: DatasetSettings, rows: Any, title: str) -> tuple[str, Any]:
     if not isinstance(rows, Mapping):
         return data.split or "", rows
     if data.split is not None:

@@ -17,20 +17,20 @@ from tqdm import tqdm
 
 from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.errors import InputError
-from sith_hf.images.datasets import Source
+from sith_hf.images.datasets import ImageDataset
 from sith_hf.images.decode import BrokenPicture, to_picture
+from sith_hf.images.model_variant import ModelVariant
 from sith_hf.images.shared_layers import embed_all
-from sith_hf.images.variant import ModelVariant
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-Check = Callable[[Mapping[str, Any], int], None]
+RowCheck = Callable[[Mapping[str, Any], int], None]
 
 _Part = tuple[dict[str, NDArray[np.float32]], list[str | None], list[str]]
 
 
 @dataclass(frozen=True, eq=False)
-class Embedded:
+class EmbeddedRows:
     """The rows of a dataset whose pictures could all be read, in order.
 
     Attributes:
@@ -42,7 +42,7 @@ class Embedded:
         digests: N sha256 of the pictures of each row, as pixels.
     """
 
-    source: Source
+    source: ImageDataset
     images: Mapping[str, NDArray[np.float32]]
     values: Mapping[str, tuple[Any, ...]]
     skipped: Mapping[str, int]
@@ -60,15 +60,15 @@ class Embedded:
 
 def embed_rows(
     variants: Sequence[ModelVariant],
-    source: Source,
+    source: ImageDataset,
     pictures: Sequence[str],
     columns: Sequence[str],
     *,
-    check: Check | None = None,
+    check: RowCheck | None = None,
     batch_size: int = 32,
     precision: str = "no",
     progress: bool = False,
-) -> Embedded:
+) -> EmbeddedRows:
     """Embed every picture of a dataset by every contender. A row with a broken picture is counted and left out.
 
     Under ``accelerate launch`` or ``torchrun`` each process decodes and embeds its part of every batch, and all of
@@ -146,7 +146,7 @@ def embed_rows(
         for number, variant in enumerate(variants):
             if not np.isfinite(array[number]).all():
                 raise InputError(f"{variant.name} gives embeddings of {name} that are not finite")
-    return Embedded(
+    return EmbeddedRows(
         source,
         images,
         {name: tuple(items) for name, items in values.items()},

@@ -21,11 +21,11 @@ from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
-from sith_hf.images.data import Data
-from sith_hf.images.datasets import Source, open_data
+from sith_hf.images.comparison import model_variants
+from sith_hf.images.dataset_settings import DatasetSettings
+from sith_hf.images.datasets import ImageDataset, open_dataset
 from sith_hf.images.embed import embed_batch, ready
-from sith_hf.images.variant import BASE, ModelVariant
-from sith_hf.images.variants import model_variants
+from sith_hf.images.model_variant import BASE, ModelVariant
 from sith_hf.towers import PROJECTION, ImageMean
 
 # Batches in one piece: what is repeated at most after an interruption.
@@ -39,7 +39,7 @@ Rows = list[dict[str, Any]]
 
 def mean_of_images(
     editor: SithEditor,
-    data: Data,
+    data: DatasetSettings,
     *,
     processor: Any | None = None,
     batch_size: int = 32,
@@ -66,7 +66,7 @@ def mean_of_images(
     batch_size = whole_number(batch_size, "batch_size", 1)
     job = job or ResumableJob()
     (variant,) = model_variants(editor, {BASE: None}, processor=processor)
-    source, column = open_data(data, progress=progress and job.processes.main), data.columns.image
+    source, column = open_dataset(data, progress=progress and job.processes.main), data.columns.image
     source.check([column])
     base = BaseRef(editor.loaded.name, editor.loaded.revision, _weights(editor))
     described = {**_described(source), "column": column, "limit": data.limit}
@@ -133,7 +133,9 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
     )
 
 
-def _together(pieces: Mapping[str, Part], source: Source, base: BaseRef, described: Mapping[str, Any]) -> ImageMean:
+def _together(
+    pieces: Mapping[str, Part], source: ImageDataset, base: BaseRef, described: Mapping[str, Any]
+) -> ImageMean:
     skipped: Counter[str] = Counter()
     total, count, images = None, 0, 0
     for name in sorted(pieces):
@@ -161,7 +163,7 @@ def _together(pieces: Mapping[str, Part], source: Source, base: BaseRef, describ
 
 
 def _pieces(
-    source: Source, column: str, size: int, processes: Processes, found: Mapping[str, Part]
+    source: ImageDataset, column: str, size: int, processes: Processes, found: Mapping[str, Part]
 ) -> Iterator[tuple[str, Rows]]:
     """The pieces that are this process's and not found yet, by name, with their rows."""
     rows, limit = source.rows, source.data.limit
@@ -191,7 +193,9 @@ def _pieces(
             yield name, piece
 
 
-def _streamed(source: Source, column: str, size: int, processes: Processes) -> Iterator[tuple[int, int, int, Rows]]:
+def _streamed(
+    source: ImageDataset, column: str, size: int, processes: Processes
+) -> Iterator[tuple[int, int, int, Rows]]:
     """Pieces of a stream: shard, number, whose it is, rows. Shards are dealt out where they come out even."""
     whole = source.data.streaming and source.data.limit is None
     shards = int(getattr(source.rows, "num_shards", 1) or 1) if whole else 1
@@ -210,7 +214,7 @@ def _streamed(source: Source, column: str, size: int, processes: Processes) -> I
             number += 1
 
 
-def _whole(source: Source, rows: Any) -> Source:
+def _whole(source: ImageDataset, rows: Any) -> ImageDataset:
     """A source of other rows of the same dataset, all of which are read."""
     return replace(source, rows=rows, data=source.data.model_copy(update={"limit": None}))
 
@@ -284,7 +288,7 @@ def _weights(editor: SithEditor) -> dict[str, str]:
     }
 
 
-def _described(source: Source) -> dict[str, Any]:
+def _described(source: ImageDataset) -> dict[str, Any]:
     """A dataset as plain data, without the folders of this machine."""
     return {
         "title": source.title,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.images.variant import BASE, ModelVariant
+from sith_hf.images.model_variant import BASE, ModelVariant
 
 
 def embed_all(variants: Sequence[ModelVariant], pixels: Tensor) -> list[Tensor]:

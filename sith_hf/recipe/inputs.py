@@ -14,7 +14,7 @@ from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Task
 from sith_hf.files import ResumableJob
-from sith_hf.images import Data
+from sith_hf.images import DatasetSettings
 from sith_hf.pursuit import Pursuit
 from sith_hf.recipe.model import Base, Dictionary, Recipe
 from sith_hf.towers import read_image_mean
@@ -55,7 +55,7 @@ def with_place(task: Task, folder: Path) -> Task:
     return with_data(task, task.data.model_copy(update={"dataset": os.path.abspath(folder / name)}))
 
 
-def with_data(task: Task, data: Data) -> Task:
+def with_data(task: Task, data: DatasetSettings) -> Task:
     """The same task on other data."""
     changed: Task = task.model_copy(update={"data": data})
     return changed

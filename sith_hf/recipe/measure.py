@@ -14,7 +14,7 @@ from sith_hf.edits import EditSpec, make_spec
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Evaluation, Sweep, Task, ZeroShot, evaluate, strengths, sweep
 from sith_hf.gains import Gains, with_baselines
-from sith_hf.images import BASE, model_variants, text_of
+from sith_hf.images import BASE, model_variants, text_model_of
 from sith_hf.recipe.inputs import with_place
 from sith_hf.recipe.model import EvaluationStep
 
@@ -71,7 +71,7 @@ def measure_edit(
     """
     tasks = tuple(with_place(task, folder) for task in plan.tasks)
     grouped = None if plan.sweep is None else _grouped(tasks, plan.sweep.task)
-    text = text_of(editor)
+    text = text_model_of(editor)
     specs = variant_specs(plan, editor, decomposition, gains)
     options = plan.model_dump(include={"batch_size", "precision", "resamples", "seed"})
     found = evaluate(model_variants(editor, specs), tasks, text=text, progress=progress, **options)
@@ -80,7 +80,7 @@ def measure_edit(
 
     def worst_and_average(named: Mapping[str, EditSpec | None]) -> dict[str, tuple[float, float]]:
         each = evaluate(model_variants(editor, named), [grouped], text=text, progress=progress, **options)
-        metrics = [each.task(grouped.name).measure(metric).values for metric in (WORST, AVERAGE)]
+        metrics = [each.task(grouped.name).metric(metric).values for metric in (WORST, AVERAGE)]
         return {name: (metrics[0][name], metrics[1][name]) for name in named}
 
     edits = {name: spec for name, spec in specs.items() if spec is not None}

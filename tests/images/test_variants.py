@@ -16,9 +16,9 @@ from sith_hf.edits.in_memory import applied
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.evaluation.plan import Collateral
 from sith_hf.evaluation.run import evaluate
-from sith_hf.images import Data
+from sith_hf.images import DatasetSettings
+from sith_hf.images.comparison import Comparison, ModelVariant, edited_copy, model_variants
 from sith_hf.images.shared_layers import embed_all, shared_depth
-from sith_hf.images.variants import Comparison, ModelVariant, edited_copy, model_variants
 from tests.support.evaluating import dataset, processor
 from tests.support.made import tiny_concepts, tiny_editor
 from tests.support.tiny import byte_tokenizer, clip_model, projected_vision_model, save_clip, vision_model
@@ -136,7 +136,7 @@ class TestEmbedding:
     @pytest.mark.parametrize("precision", ["no", "bf16"])
     def test_models_come_back_as_they_were(self, editor, spec, precision, tmp_path):
         dataset([3, 200, 90], label=["a", "b", "c"]).save_to_disk(tmp_path / "d")
-        task = Collateral(data=Data(dataset=str(tmp_path / "d")))
+        task = Collateral(data=DatasetSettings(dataset=str(tmp_path / "d")))
         pair = model_variants(editor, {"base": None, "edited": spec}, processor=processor())
         editor.model.train()
         before = state(editor.model)
@@ -150,7 +150,7 @@ class TestEmbedding:
         from transformers import CLIPImageProcessorPil
 
         dataset([3, 200], label=["a", "b"]).save_to_disk(tmp_path / "d")
-        task = Collateral(data=Data(dataset=str(tmp_path / "d")))
+        task = Collateral(data=DatasetSettings(dataset=str(tmp_path / "d")))
         other = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
         with pytest.raises(InputError, match="belongs to another model"):
             evaluate(model_variants(editor, {"base": None}, processor=other), [task], text=None)

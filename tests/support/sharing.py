@@ -18,7 +18,7 @@ from sith_hf import cli
 from sith_hf.core.distributed import Processes, join, quiet_others
 from sith_hf.errors import InputError, MissingExtra, SithError
 from sith_hf.files.resumable import ResumableJob
-from sith_hf.images import Data
+from sith_hf.images import DatasetSettings
 from sith_hf.images import mean as averaging
 from sith_hf.images.mean import mean_of_images
 from sith_hf.towers import text_encoder as encoding
@@ -84,7 +84,9 @@ def main() -> None:
     found["encodes alike"] = torch.equal(encoded.embeddings, alone.embeddings)
     found["shares"] = made[: len(made) * 1 // 3]
     for kind in ("table", "stream", "shards"):
-        data = Data(dataset=str(folder / ("shards" if kind == "shards" else "pictures")), streaming=kind != "table")
+        data = DatasetSettings(
+            dataset=str(folder / ("shards" if kind == "shards" else "pictures")), streaming=kind != "table"
+        )
         options: dict[str, Any] = {"processor": evaluating.processor(), "batch_size": 2}
         many, one = (mean_of_images(editor, data, job=job, **options) for job in (shared, None))
         found[kind] = [

@@ -45,7 +45,7 @@ class Columns(Settings):
         return self
 
 
-class Data(Settings):
+class DatasetSettings(Settings):
     """Images with labels or captions: a dataset, or pictures of the drawn world that the embedded model knows."""
 
     dataset: str | None = None

@@ -17,8 +17,8 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec, applied
 from sith_hf.errors import InputError
+from sith_hf.images.model_variant import BASE, EDITED, ModelVariant
 from sith_hf.images.shared_layers import share
-from sith_hf.images.variant import BASE, EDITED, ModelVariant
 from sith_hf.towers import LoadedModel, load_model, tensor_key
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "model_variants",
     "edited_copy",
     "image_processor",
-    "text_of",
+    "text_model_of",
 ]
 
 
@@ -120,7 +120,7 @@ class Comparison:
             processor = image_processor(loaded, editor.companion)
             _same_processor(first.processor, processor, shown_name(str(place)))
             made.append(ModelVariant(name, loaded.model, processor, first.projection))
-        return cls(tuple(made), text_of(editor))
+        return cls(tuple(made), text_model_of(editor))
 
     @classmethod
     def from_spec(
@@ -140,10 +140,10 @@ class Comparison:
         if not spec:
             raise InputError("the edit changes nothing: base and edited are the same, and there is nothing to compare")
         editor = SithEditor.from_pretrained(base, revision, text_model=text_model)
-        return cls(model_variants(editor, {BASE: None, EDITED: spec}), text_of(editor))
+        return cls(model_variants(editor, {BASE: None, EDITED: spec}), text_model_of(editor))
 
 
-def text_of(editor: SithEditor) -> LoadedModel | None:
+def text_model_of(editor: SithEditor) -> LoadedModel | None:
     """The model whose text tower encodes texts for ``editor``'s; None for a vision-only model without companion."""
     both = [item for item in (editor.companion, editor.loaded) if item is not None]
     return next((item for item in both if hasattr(item.model, "text_projection")), None)
