@@ -3,23 +3,23 @@
 It imports ``editor`` and everything below.
 """
 
-from sith_hf.images.comparison import EDITED, Comparison, model_variants, text_model_of
+from sith_hf.images.comparison import Comparison, model_variants, text_model_of
 from sith_hf.images.dataset_settings import Columns, DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
 from sith_hf.images.embed import EmbeddedRows, RowCheck, embed_rows
 from sith_hf.images.mean import estimated_mean, mean_of_images
-from sith_hf.images.model_variant import BASE, ModelVariant
+from sith_hf.images.model_variant import BASE, EDITED, ModelVariant
 
 __all__ = [
     "BASE",
-    "RowCheck",
     "Columns",
     "Comparison",
     "DatasetSettings",
     "EDITED",
     "EmbeddedRows",
-    "ModelVariant",
     "ImageDataset",
+    "ModelVariant",
+    "RowCheck",
     "embed_rows",
     "estimated_mean",
     "mean_of_images",

@@ -1,4 +1,4 @@
-"""Images from datasets: where they come from, what is done about broken ones, and one clear line for what is wrong."""
+"""Datasets of images: sources, broken images, and one clear message for each fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sith_hf.errors import InputError
 from sith_hf.evaluation.plan import Plan, ZeroShot
 from sith_hf.images import Columns, DatasetSettings
 from sith_hf.images.datasets import open_dataset
-from sith_hf.images.decode import BrokenPicture, to_picture
+from sith_hf.images.decode import BrokenImage, decode_image
 from sith_hf.images.embed import embed_rows
 from tests.support.evaluating import dataset, png, seers, text_model
 
@@ -59,24 +59,24 @@ def claiming(width: int, height: int) -> bytes:
 class TestPictures:
     @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "LA", "RGBA", "CMYK", "I;16"])
     def test_every_mode_becomes_rgb(self, mode):
-        found = to_picture({"bytes": png(255, mode=mode), "path": None})
+        found = decode_image({"bytes": png(255, mode=mode), "path": None})
         assert (found.mode, found.size) == ("RGB", (16, 16))
 
     @pytest.mark.parametrize("size", [(1, 1), (3, 3), (1, 50), (4000, 3000)])
     def test_sizes_from_tiny_to_huge(self, size):
-        assert to_picture(png(7, size)).size == size
+        assert decode_image(png(7, size)).size == size
 
     def test_sixteen_bits_are_scaled_and_not_cut(self):
         file = io.BytesIO()
         Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16)).save(file, format="PNG")
-        assert to_picture(file.getvalue()).getpixel((0, 0)) == (156, 156, 156)
+        assert decode_image(file.getvalue()).getpixel((0, 0)) == (156, 156, 156)
 
     def test_a_picture_is_turned_upright(self):
         file = io.BytesIO()
         exif = Image.Exif()
         exif[0x0112] = 6
         Image.new("RGB", (30, 10)).save(file, format="JPEG", exif=exif)
-        assert to_picture(file.getvalue()).size == (10, 30)
+        assert decode_image(file.getvalue()).size == (10, 30)
 
     @pytest.mark.parametrize(
         ("value", "reason"),
@@ -94,12 +94,12 @@ class TestPictures:
         ],
     )
     def test_what_is_no_picture_has_a_reason(self, value, reason):
-        with pytest.raises(BrokenPicture, match=reason):
-            to_picture(value)
+        with pytest.raises(BrokenImage, match=reason):
+            decode_image(value)
 
     def test_it_is_opened_by_its_path_too(self, tmp_path):
         (tmp_path / "a.png").write_bytes(png(9))
-        assert to_picture({"bytes": None, "path": str(tmp_path / "a.png")}).getpixel((0, 0)) == (9, 0, 0)
+        assert decode_image({"bytes": None, "path": str(tmp_path / "a.png")}).getpixel((0, 0)) == (9, 0, 0)
 
 
 class TestSources:
@@ -174,7 +174,7 @@ class TestSources:
             open_dataset(DatasetSettings(dataset=name))
         assert "\n" not in str(refused.value)
 
-    def test_several_splits_on_the_hub_are_told_before_any_is_fetched(self, monkeypatch):
+    def test_several_splits_on_the_hub_are_refused_before_any_is_fetched(self, monkeypatch):
         monkeypatch.setattr("datasets.get_dataset_split_names", lambda *a, **k: ["train", "test"])
         monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: pytest.fail("fetched"))
         with pytest.raises(InputError, match="train, test"):
@@ -187,7 +187,7 @@ class TestSources:
         with pytest.raises(InputError, match=r"notes\.txt"):
             open_dataset(data(tmp_path / "notes.txt"))
 
-    def test_no_local_folder_is_told(self, tmp_path):
+    def test_no_message_names_a_local_folder(self, tmp_path):
         (tmp_path / "broken.parquet").write_bytes(b"nonsense")
         with pytest.raises(InputError) as refused:
             open_dataset(data(tmp_path / "broken.parquet"))
@@ -213,7 +213,7 @@ class TestEmbedding:
         assert (found.images["image"][1] == seen[1].table[[0, 1, 2, 1, 2]].numpy()).all()
 
     @pytest.mark.parametrize("streaming", [False, True])
-    def test_a_missing_column_is_told_with_those_that_are_there(self, saved, seen, streaming):
+    def test_a_missing_column_is_refused_with_a_list_of_the_existing_ones(self, saved, seen, streaming):
         source = open_dataset(data(saved, streaming=streaming))
         with pytest.raises(InputError, match=r"no column picture; it has image, label"):
             embed_rows(seen, source, ["picture"], [])
@@ -233,7 +233,7 @@ class TestEmbedding:
         with pytest.raises(InputError, match="none of 6 rows"):
             embed_rows(seen, open_dataset(data(saved)), ["label"], [])
 
-    def test_what_does_not_fit_is_told_before_anything_is_embedded(self, saved, text):
+    def test_a_row_that_does_not_fit_is_refused_before_anything_is_embedded(self, saved, text):
         def never(red):
             raise AssertionError
 
@@ -279,14 +279,14 @@ class TestPlan:
             ({"classes": ["boat", "boat"]}, "boat occurs more than once"),
             ({"classes": {"0": "boat", "1": "boat"}}, "boat occurs more than once"),
             ({"classes": ["boat"]}, "two classes"),
-            ({"templates": ["a photo"]}, "one place {}"),
-            ({"templates": ["{} and {}"]}, "one place {}"),
+            ({"templates": ["a photo"]}, "exactly one {}"),
+            ({"templates": ["{} and {}"]}, "exactly one {}"),
             ({"templates": []}, "at least 1"),
             ({"kind": "retrieval", "ks": [0]}, "greater than or equal to 1"),
             ({"data": {"dataset": "d", "limit": 0}}, "greater than or equal to 1"),
         ],
     )
-    def test_what_does_not_fit_is_told(self, change, complaint):
+    def test_what_does_not_fit_is_refused(self, change, complaint):
         with pytest.raises(InputError) as refused:
             Plan.from_data({"tasks": [{**TASK, **change}]}, "plan.yaml")
         assert complaint in str(refused.value)
@@ -303,7 +303,7 @@ class TestPlan:
             Plan.from_data({"tasks": [TASK], "precision": True}, "x")
 
     def test_two_tasks_of_one_name(self):
-        with pytest.raises(InputError, match="one name"):
+        with pytest.raises(InputError, match="same name"):
             Plan.from_data({"tasks": [TASK, TASK]}, "x")
 
     def test_settings_are_frozen(self):
