@@ -107,7 +107,7 @@ class TestRefusals:
             (("edited", "--data", "images", "--task", "retrieval"), "no column caption"),
             (("edited", "--plan", "missing.yaml"), "missing.yaml"),
             (("edited", "--plan", "images/state.json"), "unknown key"),
-            (("edited", "--plan", "missing.yaml", "--data", "images"), "leave those options out"),
+            (("edited", "--plan", "missing.yaml", "--data", "images"), "remove the options for them"),
             (("tower", "--data", "images", *NAMED), "differ in architecture"),
         ],
     )
