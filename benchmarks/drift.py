@@ -148,8 +148,8 @@ def budgets(editor: SithEditor, drift: Tensor, images: Any, args: argparse.Names
                 "topic_removed": round(topic_removed(made, gains, share, drift), 3),
                 "estimated": round(drift_of(made, drift, gains), 4),
                 "measured": round(float((1 - (before * after).sum(-1)).mean()), 4),
-                "worst_group": min(item.worst for item in groups),
-                "average": sum(item.average for item in groups) / len(groups),
+                "worst_group": min(min(item.values()) for item in groups),
+                "average": sum(sum(item.values()) / len(item) for item in groups) / len(groups),
             }
         )
     return rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,27 +16,6 @@ from sith_hf.world import IMAGE_SIZE, OBJECT_TEMPLATES, TASKS, compose, encode, 
 
 BATCH = 250
 Pair = tuple[tuple[str, str], tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class GroupResult:
-    """Accuracies over the four spurious groups of a tied pair, each in [0, 1].
-
-    Attributes:
-        accuracy: by group name, such as "boat/road".
-        average: mean over the groups.
-        worst: the lowest of them.
-    """
-
-    accuracy: dict[str, float]
-
-    @property
-    def average(self) -> float:
-        return sum(self.accuracy.values()) / len(self.accuracy)
-
-    @property
-    def worst(self) -> float:
-        return min(self.accuracy.values())
 
 
 @torch.no_grad()
@@ -94,15 +72,15 @@ def classify(
     return scores.argmax(dim=-1).numpy()
 
 
-def groups(model: Any, processor: Any, pair: Pair, count: int, seed: int) -> GroupResult:
-    """Return the two-way zero-shot accuracy of a tied pair in its four groups of `count` new pictures each."""
+def groups(model: Any, processor: Any, pair: Pair, count: int, seed: int) -> dict[str, float]:
+    """Return the two-way zero-shot accuracy of a tied pair in each of its four groups, on `count` new pictures each."""
     names = [pair[0][0], pair[1][0]]
     accuracy = {}
     for i, (group, scenes) in enumerate(sample_groups(pair, count, seed).items()):
         pictures = render(scenes, seed + 1 + i)
         found = classify(model, processor, pictures, names, OBJECT_TEMPLATES)
         accuracy[group] = float((found == names.index(scenes[0].object)).mean())
-    return GroupResult(accuracy)
+    return accuracy
 
 
 def attributes(model: Any, processor: Any, count: int, seed: int) -> dict[str, float]:

@@ -31,7 +31,6 @@ class Series:
     Attributes:
         name: its text in the legend.
         x, y: the points, joined in order. A y of NaN leaves a gap.
-        low, high: ends of a band around y, such as an interval; both or neither.
         notes: a short text beside each point.
         dashed: draw a dashed line, for baselines.
     """
@@ -39,8 +38,6 @@ class Series:
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
     notes: Sequence[str] | None = None
     dashed: bool = False
 
@@ -52,7 +49,6 @@ def line_chart(
     title: str,
     x_label: str,
     y_label: str,
-    x_log: bool = False,
     mark: tuple[float, float, str] | None = None,
 ) -> Path:
     """Draw lines with points and a legend, and return the file's path.
@@ -61,7 +57,6 @@ def line_chart(
         series: at least one.
         path: where to write the PNG.
         title, x_label, y_label: texts.
-        x_log: a logarithmic x axis, with the x values of the first series as its ticks.
         mark: (x, y, name) of a reference point.
 
     Raises:
@@ -69,7 +64,12 @@ def line_chart(
         MissingExtra: matplotlib is not installed.
         OutputError: the file could not be written.
     """
-    _check(series)
+    if not series:
+        raise InputError("a chart needs at least one series")
+    for item in series:
+        lengths = {len(part) for part in (item.x, item.y, item.notes) if part is not None}
+        if len(lengths) != 1:
+            raise InputError(f"the parts of series {item.name!r} differ in length: {sorted(lengths)}")
     with blank_figure() as figure:
         axes = figure.subplots()
         if mark is not None:
@@ -80,14 +80,8 @@ def line_chart(
             colour = COLOURS[i % len(COLOURS)]
             style = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "linestyle": "--" if item.dashed else "-"}
             axes.plot(item.x, item.y, label=_word(item.name), markersize=5, linewidth=1.6, zorder=4 + i / 100, **style)
-            if item.low is not None and item.high is not None:
-                axes.fill_between(item.x, item.low, item.high, color=colour, alpha=0.15, linewidth=0)
             for x, y, note in zip(item.x, item.y, item.notes or (), strict=False):
                 axes.annotate(_word(note), (x, y), xytext=(4, -10), textcoords="offset points", fontsize=7, color=FAINT)
-        if x_log:
-            axes.set_xscale("log")
-            axes.set_xticks(list(series[0].x), labels=[f"{x:g}" for x in series[0].x])
-            axes.minorticks_off()
         axes.set_title(sanitize(title), loc="left", fontsize=11, color=INK)
         axes.set_xlabel(sanitize(x_label), color=INK)
         axes.set_ylabel(sanitize(y_label), color=INK)
@@ -124,17 +118,6 @@ def worst_against_average(result: Sweep, path: str | Path, *, title: str | None 
         y_label="worst group, %",
         mark=(100 * result.base[1], 100 * result.base[0], BASE),
     )
-
-
-def _check(series: Sequence[Series]) -> None:
-    if not series:
-        raise InputError("a chart needs at least one series")
-    for item in series:
-        if (item.low is None) != (item.high is None):
-            raise InputError(f"series {item.name!r} has one end of a band; give low and high, or neither")
-        lengths = {len(part) for part in (item.x, item.y, item.low, item.high, item.notes) if part is not None}
-        if len(lengths) != 1:
-            raise InputError(f"the parts of series {item.name!r} differ in length: {sorted(lengths)}")
 
 
 @contextmanager

@@ -48,6 +48,11 @@ class Difference:
         """Whether the interval excludes zero."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
+    @property
+    def interval(self) -> str:
+        """The interval as text; ``-`` without one."""
+        return "-" if self.low is None or self.high is None else f"[{self.low:+.3f}, {self.high:+.3f}]"
+
 
 @dataclass(frozen=True)
 class MetricResult:
@@ -226,10 +231,10 @@ class Evaluation:
                 shown: tuple[object, ...] = ()
                 for difference in item.differences:
                     if (difference.of, difference.to) == main:
-                        shown = (f"{difference.value:+.3f}", shown_interval(difference))
+                        shown = (f"{difference.value:+.3f}", difference.interval)
                     elif item in task.headlines:
                         title = f"{difference.of} - {difference.to}"
-                        rest.append((item.title, title, f"{difference.value:+.3f}", shown_interval(difference)))
+                        rest.append((item.title, title, f"{difference.value:+.3f}", difference.interval))
                 rows.append((item.title, *(item.values[name] for name in self.variants), *shown))
             columns = ["metric", *self.variants]
             parts.append(table([*columns, *(["edited - base", "95 % interval"] if main else [])], rows))
@@ -266,13 +271,6 @@ class Evaluation:
                         entry["interval"] = [d.low, d.high]
                 found["collateral" if task.kind == "collateral" else "results"].append(entry)
         return found
-
-
-def shown_interval(difference: Difference) -> str:
-    """Format the interval of a difference; ``-`` if it has none."""
-    if difference.low is None or difference.high is None:
-        return "-"
-    return f"[{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
 def _task(data: Any) -> TaskResult:

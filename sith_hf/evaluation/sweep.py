@@ -68,10 +68,6 @@ class Sweep:
             raise InputError(f"{variant!r} is not in this sweep; its variants are {', '.join(self.variants)}")
         return found
 
-    def best(self, variant: str) -> Point:
-        """Return the point of ``variant`` with the best worst group, the first of several."""
-        return max(self.of(variant), key=lambda point: point.worst)
-
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return {
@@ -88,20 +84,6 @@ class Sweep:
                 for point in self.points
             ],
         }
-
-    @classmethod
-    def from_json(cls, data: Any) -> Sweep:
-        """Read the output of :meth:`to_json`. Raises InputError."""
-        try:
-            points = tuple(
-                Point(
-                    str(p["contender"]), float(p["setting"]), int(p["vectors"]), float(p["worst"]), float(p["average"])
-                )
-                for p in data["points"]
-            )
-            return cls(str(data["over"]), (float(data["base"]["worst"]), float(data["base"]["average"])), points)
-        except (KeyError, TypeError, ValueError):
-            raise InputError("this is not the data of a sweep; run the sweep again") from None
 
     def table(self) -> str:
         """Format all points as text, in %."""

@@ -5,18 +5,6 @@ It imports ``evaluation`` (for charts), ``decomposition`` and everything below.
 
 from sith_hf.fidelity.compare import fidelity_table, grid
 from sith_hf.fidelity.figure import check_plot, fidelity_chart
-from sith_hf.fidelity.null import NULLS, adjusted, null_directions, p_values
-from sith_hf.fidelity.table import FidelityTable, MethodQuality
+from sith_hf.fidelity.table import FidelityTable
 
-__all__ = [
-    "FidelityTable",
-    "MethodQuality",
-    "NULLS",
-    "adjusted",
-    "check_plot",
-    "fidelity_chart",
-    "fidelity_table",
-    "grid",
-    "null_directions",
-    "p_values",
-]
+__all__ = ["FidelityTable", "check_plot", "fidelity_chart", "fidelity_table", "grid"]
