@@ -14,8 +14,9 @@ from typing import Any
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError, MissingExtra
-from sith_hf.evaluation.sweep import BASE, Sweep
+from sith_hf.evaluation.sweep import Sweep
 from sith_hf.files import write_whole
+from sith_hf.images import BASE
 
 INK, FAINT, GRID = "#20242a", "#68707a", "#dde1e6"
 # Okabe and Ito (2008): distinguishable with colour blindness. The edit comes first.

@@ -15,12 +15,11 @@ from sith_hf.core.tables import table
 from sith_hf.core.validation import finite_number
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
+from sith_hf.images import BASE
 
 Specs = Mapping[str, EditSpec | None]
 MeasureSpecs = Callable[[Specs], Mapping[str, tuple[float, float]]]
 """From named specs (None is the base) to the (worst, average) of each, both from 0 to 1."""
-
-BASE = "base"
 
 
 @dataclass(frozen=True)

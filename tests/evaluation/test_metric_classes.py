@@ -13,9 +13,11 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPForImageClassification, pipeline
 
-from sith_hf.evaluation import metrics
+from sith_hf.evaluation import ZeroShot, metrics
+from sith_hf.evaluation import evaluate as run
 from sith_hf.evaluation.metric_classes import ClassAccuracy, EmbeddingDrift, GroupAccuracy, RetrievalRecall
-from tests.support.evaluating import dataset, processor
+from sith_hf.images import DatasetSettings
+from tests.support.evaluating import CLASSES, dataset, processor, seers, text_model
 from tests.support.made import tiny_concepts, tiny_editor
 from tests.support.tiny import vision_model
 
@@ -86,6 +88,26 @@ def test_with_the_evaluator_for_image_classification(tmp_path):
     )
     assert found["accuracy"] == metrics.accuracy(predicted, [0, 1] * 3)
     assert found["by class"] == metrics.accuracy_by(predicted, [0, 1] * 3, [0, 1] * 3)
+
+
+def test_the_evaluation_reports_what_the_classes_compute(tmp_path, monkeypatch):
+    class Marked(ClassAccuracy):
+        def compute(self, **inputs):
+            """Change one figure."""
+            return {**super().compute(**inputs), "accuracy": 0.125}
+
+    dataset([0, 1, 0], label=["boat", "car", "car"]).save_to_disk(tmp_path / "data")
+    text = text_model(tmp_path)
+    task = ZeroShot(data=DatasetSettings(dataset=str(tmp_path / "data")), classes=CLASSES)
+
+    def reported():
+        found = run([*seers(text, base=int)], [task], text=text, resamples=100)
+        return [found.value("zero-shot", name, "base") for name in ("accuracy", "average over classes")]
+
+    plain = reported()
+    assert plain == [pytest.approx(2 / 3, abs=1e-6), 0.75]
+    monkeypatch.setattr("sith_hf.evaluation.metric_classes.ClassAccuracy", Marked)
+    assert reported() == [0.125, plain[1]]
 
 
 def test_evaluate_is_imported_where_a_figure_is_computed_and_no_file_is_left(tmp_path):
