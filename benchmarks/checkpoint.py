@@ -1,17 +1,16 @@
-"""Editing a large checkpoint against ``cp -r`` of its folder: seconds, and the most memory that was resident.
+"""Editing a large checkpoint against ``cp -r`` of its folder: seconds and peak resident memory.
 
     python benchmarks/checkpoint.py [--gigabytes 3 --files 1 3 --edited-layers 4 --repeats 3 --folder /tmp --json]
 
-A made-up CLIPModel in float32 with a vision tower of ViT-H/14's width and as many layers as the size asks for, in one
-file and in several. In turn, starting with another one in each repeat: ``cp -r``, the commands ``save-edited``,
-``verify``, ``revert`` and ``push-edited --dry-run``, and importing what they import and nothing else, each in a
-process of its own. Twice:
+A random CLIPModel in float32 with a vision tower of ViT-H/14's width, with its layers chosen by size, in one file and
+in several. ``cp -r``, ``save-edited``, ``verify``, ``revert``, ``push-edited --dry-run`` and the imports of these
+commands run in turn, each in its own process and each first in another repeat. Two measurements:
 
-- cold: nothing of the checkpoints is in the page cache before, and the time is that until all is on the disk.
-- warm: all of it is, and the time is that until the command returns.
+- cold: the checkpoints are not in the page cache, and the time lasts until all data are on the disk.
+- warm: the checkpoints are in the page cache, and the time lasts until the command returns.
 
-"without start" is the time less that of the imports. Memory is ``ru_maxrss`` of the process or, where that is more,
-of one that it started; pages of files that are mapped into memory count. The Hub is a server on this machine that has
+"without start" is the time minus that of the imports. Memory is the larger ``ru_maxrss`` of the process and its
+children; pages of memory-mapped files count. The Hub is a server on this machine that has
 no repository yet; from 2 GB on, a dry run does not run the code of the card. Needs five times the size on the disk
 of ``--folder``.
 """
@@ -44,7 +43,7 @@ WIDTH, HEADS, TEXT_WIDTH, TEXT_LAYERS = 1280, 16, 768, 12
 PIECE = 64 * 2**20
 COPY, START = "cp -r", "imports alone"
 
-# A process is measured by a small one: what it starts would else begin with the memory of this one on its account.
+# A small process starts the measured one, which would otherwise be charged with the memory of this process.
 MEASURE = """
 import json, os, sys, time
 start = time.perf_counter()
@@ -55,7 +54,7 @@ print(json.dumps([time.perf_counter() - start, usage.ru_maxrss * 1024, os.waitst
 
 
 def shapes(gigabytes: float, folder: Path) -> dict[str, tuple[int, ...]]:
-    """The tensors of a CLIPModel of about this size, whose configuration goes into ``folder``."""
+    """Return shapes of a CLIPModel of about this size, and write its configuration into ``folder``."""
     from transformers import CLIPConfig, CLIPModel
 
     text = {"vocab_size": 49408, "hidden_size": TEXT_WIDTH, "intermediate_size": 4 * TEXT_WIDTH}
@@ -73,7 +72,7 @@ def shapes(gigabytes: float, folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def make(folder: Path, gigabytes: float, files: int, seed: int) -> int:
-    """Write a checkpoint of random weights, tensor after tensor; its layers."""
+    """Write a checkpoint of random weights, one tensor at a time, and return its number of layers."""
     folder.mkdir()
     wanted = shapes(gigabytes, folder)
     sizes = {name: 4 * int(np.prod(shape)) for name, shape in wanted.items()}
@@ -97,7 +96,7 @@ def make(folder: Path, gigabytes: float, files: int, seed: int) -> int:
         with (folder / name).open("wb") as file:
             file.write(len(encoded).to_bytes(8, "little") + encoded)
             for key in group:
-                # Each tensor begins at another place of the noise, so that no two are alike.
+                # Each tensor starts at another offset of the noise, so that all differ.
                 left, start = sizes[key], 4 * (order[key] * 7919 % 100_000)
                 while left:
                     left -= file.write(noise[start : start + left])
@@ -111,7 +110,7 @@ def make(folder: Path, gigabytes: float, files: int, seed: int) -> int:
 
 
 def make_spec(folder: Path, layers: list[int], target: Path) -> None:
-    """An edit of 8 random directions in every one of these layers."""
+    """Return an edit of 8 random directions in each layer."""
     checkpoint = Checkpoint.read(folder)
     keys = [(layer, head, 0) for layer in layers for head in range(0, HEADS, 2)]
     generator = torch.Generator().manual_seed(1)
@@ -134,7 +133,7 @@ def make_spec(folder: Path, layers: list[int], target: Path) -> None:
 
 
 class EmptyHub(BaseHTTPRequestHandler):
-    """A Hub that has no repository."""
+    """A Hub without repositories."""
 
     def do_GET(self) -> None:
         self.send_response(404)
@@ -147,7 +146,7 @@ class EmptyHub(BaseHTTPRequestHandler):
 
 
 def run(command: list[str], environment: Mapping[str, str]) -> tuple[float, int]:
-    """Seconds and bytes of the most resident memory of a command."""
+    """Return the seconds and the peak resident bytes of a command."""
     done = subprocess.run(
         [sys.executable, "-ISc", MEASURE, *command], env=environment, capture_output=True, text=True, check=True
     )
@@ -162,7 +161,7 @@ def files_of(*folders: Path) -> list[Path]:
 
 
 def settle(cold: bool, *folders: Path) -> None:
-    """Write what is unwritten, and have these folders in the page cache, or none of them."""
+    """Flush writes, and load these folders into the page cache or drop them from it."""
     os.sync()
     for path in files_of(*folders):
         with path.open("rb", buffering=0) as file:
@@ -173,7 +172,7 @@ def settle(cold: bool, *folders: Path) -> None:
 
 
 def to_disk(folder: Path) -> float:
-    """Seconds that it takes to have a folder on the disk."""
+    """Return the seconds to flush a folder to the disk."""
     start = time.perf_counter()
     for path in files_of(folder):
         with path.open("rb") as file:
@@ -182,7 +181,7 @@ def to_disk(folder: Path) -> float:
 
 
 def measure_form(args: Any, scratch: Path, files: int, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Seconds and memory of each command on a checkpoint in so many files, by state of the page cache."""
+    """Measure each command on a checkpoint of ``files`` files, with a cold and a warm page cache."""
     base, edited, spec, out = (scratch / name for name in ("base", "edited", "spec", "out"))
     layers = make(base, args.gigabytes, files, args.seed)
     make_spec(base, list(range(layers))[-args.edited_layers :], spec)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, interleaved timing, medians of ratios, and a word on where it ran."""
+"""Common parts of the benchmarks: options, interleaved timing, medians of ratios, and the environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Times = dict[str, list[float]]
 
 
 def options(description: str, *, repeats: int) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has."""
+    """Return a parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=repeats)
@@ -28,7 +28,7 @@ def options(description: str, *, repeats: int) -> argparse.ArgumentParser:
 
 
 def interleaved(variants: Mapping[str, Callable[[], object]], repeats: int, *, warm_up: bool = True) -> Times:
-    """Seconds of each contender, in turn within every repeat, so that all see the same machine."""
+    """Time each variant in turn within every repeat, so that all run under the same load."""
     times: Times = {name: [] for name in variants}
     for repeat in range(repeats + warm_up):
         for name, call in variants.items():
@@ -41,17 +41,17 @@ def interleaved(variants: Mapping[str, Callable[[], object]], repeats: int, *, w
 
 
 def ratio(times: Times, above: str, below: str) -> float:
-    """The median over the repeats of one contender's time over another's."""
+    """Return the median over repeats of one variant's time divided by another's."""
     return statistics.median(a / b for a, b in zip(times[above], times[below], strict=True))
 
 
 def medians(times: Times) -> dict[str, float]:
-    """Median seconds of each contender."""
+    """Return the median seconds of each variant."""
     return {name: statistics.median(took) for name, took in times.items()}
 
 
 def surroundings(repeats: int) -> dict[str, Any]:
-    """Where and when a benchmark ran."""
+    """Describe where and when a benchmark ran."""
     return {
         "repeats": repeats,
         "threads": torch.get_num_threads(),
@@ -63,14 +63,14 @@ def surroundings(repeats: int) -> dict[str, Any]:
 
 
 def started(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options of this run, with the threads set."""
+    """Parse the options and set the number of threads."""
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     return args
 
 
 def show(title: str, args: argparse.Namespace, result: Mapping[str, Any], findings: list[str]) -> None:
-    """The result as data or as a table, as the options ask; the sizes stand behind the title."""
+    """Print the result as JSON or, with its sizes in the title, as a table."""
     if args.json:
         print(json.dumps(result))
     else:
@@ -80,7 +80,7 @@ def show(title: str, args: argparse.Namespace, result: Mapping[str, Any], findin
 
 
 def print_table(title: str, result: Mapping[str, Any], findings: list[str]) -> None:
-    """A title, the median seconds, the findings, and the surroundings."""
+    """Print a title, median seconds, findings, and the environment."""
     print(title)
     for name, took in result["median_seconds"].items():
         print(f"  {name:<28}{took:9.4f} s")

@@ -4,12 +4,12 @@
 
 - edits: random vectors of the last layer, the last two and all, 2 to 128 of them, with gains 0, 0.5 and -1; and
   vectors of topics of the world (backgrounds, colours, objects, sizes, and three single words), at four thresholds.
-- estimated: ``drift_of``. Measured: the mean of 1 - cos between image embeddings before and after, on pictures drawn as
-  the checkpoint was trained on.
-- bound: the most that any token's residual stream moved in an edited layer, over its bound.
-- budget: backgrounds out of the last two layers within limits, in parts and one by one.
+- estimated: ``drift_of``. Measured: the mean of 1 - cos between image embeddings before and after, on pictures of the
+  training distribution.
+- bound: the largest move of a token's residual stream in an edited layer, over its bound.
+- budget: backgrounds suppressed in the last two layers within limits, in parts and one by one.
 
-Seeds are below 1000: these pictures may be looked at for choices.
+Seeds are below 1000, those reserved for choosing settings.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from sith_hf.world.embedded import embedded_checkpoint
 SIZES = (2, 4, 8, 16, 32, 64, 128)
 LIMITS = (0.01, 0.02, 0.05, 0.1, 0.2)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-# Topic vectors of a lower share are not edited at all.
+# Topic vectors with a lower share stay unedited.
 LEAST_SHARE = 0.2
 
 
 def edits(editor: SithEditor, draws: int, seed: int) -> Iterator[tuple[str, Gains]]:
-    """Edits of many sizes: (kind, gains)."""
+    """Return edits of many sizes: (kind, gains)."""
     made, rng = editor.decomposition, random.Random(seed)
     last = made.layers[-1]
     for name, layers in (("last layer", [last]), ("last two", [last - 1, last]), ("all layers", list(made.layers))):
@@ -62,17 +62,17 @@ def edits(editor: SithEditor, draws: int, seed: int) -> Iterator[tuple[str, Gain
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Ranks, equal values sharing theirs."""
+    """Return ranks; equal values share theirs."""
     return ((values[:, None] > values).sum(1) + (values[:, None] >= values).sum(1)).double()
 
 
 def spearman(x: Tensor, y: Tensor) -> float:
-    """The rank correlation."""
+    """Return the rank correlation."""
     return float(torch.corrcoef(torch.stack([ranks(x), ranks(y)]))[0, 1])
 
 
 def calibration(editor: SithEditor, drift: Tensor, images: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Estimated and measured drift of every edit."""
+    """Return estimated and measured drift of every edit."""
     before = zeroshot.embed_images(editor.model, images)
     rows = []
     for kind, gains in edits(editor, args.draws, args.seed):
@@ -85,7 +85,7 @@ def calibration(editor: SithEditor, drift: Tensor, images: Any, args: argparse.N
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rank correlation, and quantiles of measured over estimated."""
+    """Return the rank correlation, and quantiles of measured over estimated drift."""
     estimated, measured = (torch.tensor([row[key] for row in rows]).double() for key in ("estimated", "measured"))
     ratio = (measured / estimated).quantile(torch.tensor(QUANTILES).double())
     return {
@@ -115,7 +115,7 @@ def topic_removed(made: Decomposition, gains: Gains, share: Tensor, drift: Tenso
 
 
 def largest_moves(editor: SithEditor, images: Any, args: argparse.Namespace) -> list[float]:
-    """For edits of one layer: the largest move of any token's residual there, over the bound."""
+    """Return for edits of one layer the largest move of a token's residual there, over the bound."""
     found = []
     for _, gains in edits(editor, 1, args.seed):
         layers = {key[0] for key in gains.gain}
@@ -137,7 +137,7 @@ def largest_moves(editor: SithEditor, images: Any, args: argparse.Namespace) -> 
 
 
 def budgets(editor: SithEditor, drift: Tensor, images: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Backgrounds within limits: what goes, how far embeddings move, and what that does to the groups."""
+    """Suppress backgrounds within limits: edited vectors, drift, and accuracy of groups."""
     made: Decomposition = editor.decomposition
     queries = editor.embed(*world.BACKGROUNDS)
     select = Selection([-2, -1], both_poles=True)
@@ -167,8 +167,8 @@ def budgets(editor: SithEditor, drift: Tensor, images: Any, args: argparse.Names
                 "topic_removed": round(topic_removed(made, gains, share, drift), 3),
                 "estimated": round(drift_of(made, drift, gains), 4),
                 "measured": round(float((1 - (before * after).sum(-1)).mean()), 4),
-                "worst_group": min(item.worst for item in groups),
-                "average": sum(item.average for item in groups) / len(groups),
+                "worst_group": min(min(item.values()) for item in groups),
+                "average": sum(sum(item.values()) / len(item) for item in groups) / len(groups),
             }
         )
     return rows

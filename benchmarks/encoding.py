@@ -2,13 +2,12 @@
 
     python benchmarks/encoding.py [--concepts 256 --width 512 --layers 12 --heads 8 --threads 2 --repeats 3 --json]
 
-- ours: ``encode_texts`` as the package has it.
-- padded: every text padded to 77 tokens, in as many batches as ours makes.
-- padded, small batches: the same in batches of about as many tokens as ours. The ratio is taken against the faster.
+- ours: ``encode_texts``.
+- padded: every text padded to 77 tokens, with the same number of batches.
+- padded, small batches: the same in batches of about as many tokens as ours. The ratio is against the faster one.
 
-The tower is random, of the size of ViT-B/32's. Texts are drawn from the built-in concepts. The tokenizer is a
-stand-in with the vocabulary size of CLIP's: one token for each five letters begun of a word, which is no less
-than CLIP's own byte pairs give for everyday words.
+The tower has random weights in the size of ViT-B/32's. Texts are drawn from the built-in concepts. A stand-in tokenizer
+with CLIP's vocabulary size makes one token for every five letters of a word, no fewer than CLIP's for common words.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ START, END = 49406, 49407
 
 
 class WordTokenizer:
-    """Texts to token numbers, as ``encode_texts`` asks for them."""
+    """Convert texts to token numbers, as ``encode_texts`` expects."""
 
     pad_token_id = eos_token_id = END
 
@@ -49,7 +48,7 @@ class WordTokenizer:
 
 
 def text_model(args: argparse.Namespace) -> CLIPModel:
-    """A random CLIPModel with a text tower of the wanted size, and hardly a vision tower."""
+    """Return a random CLIPModel with a text tower of the given size and a tiny vision tower."""
     text = {
         "vocab_size": END + 1,
         "hidden_size": args.width,
@@ -67,7 +66,7 @@ def text_model(args: argparse.Namespace) -> CLIPModel:
 
 
 def padded(model: CLIPModel, tokens: list[list[int]], batch: int) -> Tensor:
-    """Embeddings with every text padded to the full length."""
+    """Return embeddings with every text padded to the full length."""
     ids = torch.tensor([row + [END] * (FULL - len(row)) for row in tokens])
     with torch.inference_mode():
         parts = [model.get_text_features(input_ids=part).pooler_output for part in ids.split(batch)]

@@ -1,7 +1,7 @@
-"""Guesses at the mean image embedding from weights and texts alone, against true means of the drawn world.
+"""Estimates of the mean image embedding from weights and texts, against true means of the drawn world.
 
-Every guess is brought to several lengths. What counts is how many of the five concepts of an explanation are those
-of the explanation made with the true mean, over all heads, vectors and poles of the embedded checkpoint.
+Every estimate is scaled to several lengths. The figure is the number of concepts, of five, that an explanation shares
+with the explanation made with the true mean, over all heads, vectors and poles of the embedded checkpoint.
 
     python benchmarks/image_mean.py
 """
@@ -19,15 +19,15 @@ from torch.nn.functional import interpolate, normalize
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.images import Data
+from sith_hf.images import DatasetSettings
+from sith_hf.images.comparison import model_variants
 from sith_hf.images.mean import estimated_mean, mean_of_images
-from sith_hf.images.variants import model_variants
 from sith_hf.world.embedded import embedded_checkpoint
 from sith_hf.world.scenes import render, sample_training
 
 
 def true_means(editor: SithEditor, seed: int) -> dict[str, Tensor]:
-    """Means of three worlds: that of training, one without habits, and groups of tied objects."""
+    """Return means of three sets of pictures: training, balanced, and groups of tied objects."""
     (variant,) = model_variants(editor, {"base": None})
     pictures = render(sample_training(2000, seed), seed)
     with torch.inference_mode():
@@ -37,14 +37,14 @@ def true_means(editor: SithEditor, seed: int) -> dict[str, Tensor]:
         ]
     return {
         "training": torch.cat(rows).double().mean(dim=0),
-        "balanced": mean_of_images(editor, Data(world="balanced", seed=seed + 1, pictures=2000)).image_mean,
-        "groups": mean_of_images(editor, Data(world="groups", seed=seed + 2, pictures=200)).image_mean,
+        "balanced": mean_of_images(editor, DatasetSettings(world="balanced", seed=seed + 1, pictures=2000)).image_mean,
+        "groups": mean_of_images(editor, DatasetSettings(world="groups", seed=seed + 2, pictures=200)).image_mean,
     }
 
 
 @torch.inference_mode()
 def guesses(editor: SithEditor, concepts: ConceptDictionary, seed: int) -> dict[str, Tensor]:
-    """Name to a vector whose direction is the guess."""
+    """Return estimates by name; only their directions count."""
     model, tower = editor.model, editor.tower
     vision = model.vision_model
     token = vision.embeddings.class_embedding + vision.embeddings.position_embedding.weight[0]
@@ -82,7 +82,7 @@ def guesses(editor: SithEditor, concepts: ConceptDictionary, seed: int) -> dict[
 
 
 def words(found: Decomposition) -> list[frozenset[str]]:
-    """The concepts of every pole."""
+    """Return the concepts of every pole."""
     rows = found.concept.flatten(0, 3).tolist()
     return [frozenset(found.texts[i] for i in row if i >= 0) for row in rows]
 
@@ -119,7 +119,7 @@ def main() -> None:
     if args.json:
         print(json.dumps(result))
         return
-    print(f"concepts of five that are those of the true mean of: {', '.join(true)}; seed {args.seed}")
+    print(f"concepts of five shared with those of the true mean of: {', '.join(true)}; seed {args.seed}")
     for name, row in result.items():
         if "cosine" not in row:
             print(f"  {name:<46}" + " ".join(f"{value:5.2f}" for value in row.values()))

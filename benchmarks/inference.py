@@ -2,12 +2,12 @@
 
     python benchmarks/inference.py [--model b32 --batch 4 --vectors 64 --threads 2 --repeats 9 --json]
 
-- base: the tower as it is.
+- base: the unchanged tower.
 - edited: the same tower with the edit written into ``out_proj``, as ``save-edited`` writes it.
 - explicit: every edited layer computes ``sum over heads of softmax(...) x M_h^T`` with one explicit D x D matrix per
-  head, which is how an edit reads on paper (METHOD.md sec. 6).
+  head, the literal form of an edit (Method, sec. 6).
 
-The tower has random weights in the sizes of a published one; weights do not change the time. All three forms see the
+The tower has random weights in the sizes of a published one; weights do not change the time. All three forms get the
 same pixels, and the outputs of edited and explicit are compared.
 """
 
@@ -26,7 +26,7 @@ from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition.svd import factored_svd
 from sith_hf.edits.in_memory import applied
 from sith_hf.edits.spec import EditSpec
-from sith_hf.images.variants import edited_copy
+from sith_hf.images.comparison import edited_copy
 from sith_hf.towers.clip import VisionTower, read_tower, tensor_key
 
 SIZES = {
@@ -38,7 +38,7 @@ SIZES = {
 
 
 class ExplicitAttention(torch.nn.Module):
-    """A layer's attention with one explicit value-output matrix for each head."""
+    """The attention of a layer with one explicit value-output matrix for each head."""
 
     def __init__(self, attention: Any, matrices: Tensor, constant: Tensor) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class ExplicitAttention(torch.nn.Module):
 
 
 def random_edit(tower: VisionTower, layers: range, vectors: int, generator: torch.Generator) -> EditSpec:
-    """An edit that removes some leading singular vectors of random heads of some layers."""
+    """Return an edit that removes leading singular vectors of random heads of some layers."""
     terms: dict[str, list[Any]] = {name: [] for name in ("layer", "head", "vector", "write", "row", "constant")}
     sha256: dict[str, str] = {}
     for layer in layers:
@@ -83,7 +83,7 @@ def random_edit(tower: VisionTower, layers: range, vectors: int, generator: torc
 
 
 def explicit_copy(model: Any, spec: EditSpec) -> Any:
-    """A copy with the edited layers in the explicit form."""
+    """Return a copy with the edited layers in the explicit form."""
     with applied(model, spec):
         made = copy.deepcopy(model)
         for layer in spec.layers:
@@ -133,7 +133,7 @@ def main() -> None:
     findings = [
         f"edited / base: {result['edited_over_base']:.3f}  (bar: 1.00 within noise)",
         f"explicit / edited: {result['explicit_over_edited']:.2f}",
-        f"the edit moves the output by {result['edited_moves']:.1e} of its length; the explicit form of it is within "
+        f"the edit changes the output by {result['edited_moves']:.1e} of its length; edited and explicit differ by "
         f"{result['explicit_differs']:.1e}",
     ]
     show("inference", args, result, findings)

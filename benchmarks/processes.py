@@ -1,7 +1,7 @@
-"""One job in one process and in two, and where the time of a small job goes.
+"""One job in one process and in two, and a breakdown of the time of a small job.
 
-Starts ``python -m sith_hf decompose`` on the embedded checkpoint, alone and under ``torchrun``, compares the bytes of
-what they write, and tells the seconds of starting up apart from those of the arithmetic.
+Run ``python -m sith_hf decompose`` on the embedded checkpoint, alone and under ``torchrun``, compare the bytes of their
+outputs, and measure start-up and arithmetic separately.
 
     python benchmarks/processes.py --repeats 3
 """
@@ -23,8 +23,8 @@ from sith_hf.world.embedded import embedded_checkpoint
 
 COMMAND = ["-m", "sith_hf", "decompose", embedded_checkpoint(), "--json", "-o"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-# The same command, in a process that tells how long it spent on what. What this command imports of transformers comes
-# late, so it is imported first; so are the parts of torch that transformers imports.
+# The same command with timers. The command imports transformers late, so transformers is imported first, and before it
+# torch, to time each import by itself.
 TIMED = """
 import sys, time
 start = time.perf_counter()
@@ -52,14 +52,14 @@ try:
 except SystemExit:
     pass
 end = time.perf_counter()
-# decompose asks encode once more, which has nothing left to do.
+# decompose calls encode again, which has nothing left to do.
 print(torch_there - start, transformers_there - torch_there, spent["encode"], spent["decompose"],
       end - transformers_there - spent["encode"] - spent["decompose"])
 """
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the benchmark and print the result."""
     parser = options(__doc__ or "", repeats=3)
     args = started(parser)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

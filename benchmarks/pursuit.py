@@ -1,26 +1,26 @@
 """COMP against its literal formulation, faiss, SPAMS and scikit-learn, and against the bare matrix products.
 
     python benchmarks/pursuit.py [--atoms 200000 --vectors 1024 --width 768 --sparsity 5 --data random --repeats 3]
-    python benchmarks/pursuit.py --memory --atoms 1000000      each contender in a process of its own: peak memory
-    python benchmarks/pursuit.py --growth --plot growth.png     how ours grows with atoms, vectors and sparsity
-    python benchmarks/pursuit.py --quick                       small sizes: does it run?
+    python benchmarks/pursuit.py --memory --atoms 1000000      peak memory, each variant in its own process
+    python benchmarks/pursuit.py --growth --plot growth.png     cost against atoms, vectors and sparsity
+    python benchmarks/pursuit.py --quick                       a quick test at small sizes
 
-Contenders, timed in turn within every repeat; the ratios are medians over the repeats.
+Variants, timed in turn within every repeat; ratios are medians over the repeats.
 
-- ours: ``Pursuit(sparsity=K)(x, atoms)``, with all that it does to the dictionary first (checks, eight-bit form).
-- bare: K products of all vectors with all atoms in float32, nothing else; the faster of one product into a buffer of
-  ``[N, M]`` (left out where that is more than 2 GB) and of blocks into a buffer that stays in cache.
+- ours: ``Pursuit(sparsity=K)(x, atoms)``, including the preparation of the dictionary (checks, int8 form).
+- bare: only K products of all vectors with all atoms in float32; the faster of one product into a buffer ``[N, M]``
+  (skipped above 2 GB) and of blocks into a buffer that stays in cache.
 - literal: a residual product and a coherence product with the whole dictionary at every step, scores ``[N, M]``, dense
-  ``[N, M]`` codes times the dictionary for the residual. It has our batched refit: only the products are compared.
-- faiss: ``IndexFlatIP.search`` for residual plus coherence in one query, and our refit; the index is built beforehand.
-- spams: ``spams.omp``, lambda 0. It has no sign constraint and no coherence: another problem, told for its time.
-- sklearn: ``orthogonal_mp``, likewise, on the first ``--sklearn-vectors`` of the vectors, its time scaled up to all.
+  ``[N, M]`` codes times the dictionary for the residual. It uses our batched refit: only the products are compared.
+- faiss: ``IndexFlatIP.search`` for residual plus coherence in one query, with our refit; building the index is untimed.
+- spams: ``spams.omp``, lambda 0. Another problem, without sign constraint and coherence; only its time is compared.
+- sklearn: ``orthogonal_mp``, also another problem, on the first ``--sklearn-vectors`` vectors, time scaled up to all.
 
-The atoms chosen are compared with ours; literal and faiss score in float32, so they may differ where rounding decides.
+Chosen atoms are compared with ours; literal and faiss score in float32, so rounding may change a choice.
 
-Data: ``random`` are independent normal directions, the hardest case for any pruning. ``clustered`` are made up too: a
-spectrum that falls like 1 / sqrt(rank), 20 atoms a cluster, one coordinate 8 times as wide, vectors
-half spectrum and half noise. No CLIP weights are at hand, so neither is a real dictionary.
+Data: ``random`` are independent normal directions, the hardest case for pruning. ``clustered`` is synthetic, too: a
+spectrum that falls like 1 / sqrt(rank), 20 atoms a cluster, one coordinate 8 times as wide, vectors half spectrum and
+half noise. Neither is a real dictionary.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from sith_hf.evaluation.charts import Series, line_chart
 from sith_hf.pursuit.nnls import nnls
 from sith_hf.pursuit.pursuit import Pursuit
 
-ModelVariant = Callable[[Tensor, Tensor, int, float], Tensor | None]
+Variant = Callable[[Tensor, Tensor, int, float], Tensor | None]
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def unit(rows: Tensor) -> Tensor:
 
 
 def made(kind: str, vectors: int, atoms: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Vectors and atoms, float32 unit rows."""
+    """Return vectors and atoms, float32 unit rows."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -77,7 +77,7 @@ def ours(x: Tensor, atoms: Tensor, sparsity: int, coherence: float) -> Tensor:
 
 
 def literal(x: Tensor, atoms: Tensor, sparsity: int, coherence: float) -> Tensor:
-    """METHOD.md sec. 4 as it is written, in float32 and all at once."""
+    """Run COMP literally (Method, sec. 4), in float32 and without blocks."""
     count = len(x)
     chosen = torch.empty(count, 0, dtype=torch.long)
     codes = torch.zeros(count, len(atoms))
@@ -100,7 +100,7 @@ def refit(x: Tensor, atoms: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def faiss_comp(x: Tensor, index: Any, atoms: Tensor, sparsity: int, coherence: float) -> Tensor:
-    """COMP with faiss for the scores: as many neighbours as atoms are chosen already and one more."""
+    """Run COMP with faiss for the scores; each step asks for one neighbour more than atoms chosen."""
     chosen = torch.empty(len(x), 0, dtype=torch.long)
     query = x
     for step in range(sparsity):
@@ -112,7 +112,7 @@ def faiss_comp(x: Tensor, index: Any, atoms: Tensor, sparsity: int, coherence: f
     return chosen
 
 
-def with_faiss(atoms: Tensor, threads: int) -> ModelVariant:
+def with_faiss(atoms: Tensor, threads: int) -> Variant:
     import faiss
 
     faiss.omp_set_num_threads(threads)
@@ -121,7 +121,7 @@ def with_faiss(atoms: Tensor, threads: int) -> ModelVariant:
     return lambda x, atoms, sparsity, coherence: faiss_comp(x, index, atoms, sparsity, coherence)
 
 
-def with_spams(atoms: Tensor, threads: int) -> ModelVariant:
+def with_spams(atoms: Tensor, threads: int) -> Variant:
     import numpy
     import spams
 
@@ -135,7 +135,7 @@ def with_spams(atoms: Tensor, threads: int) -> ModelVariant:
     return run
 
 
-def with_sklearn(atoms: Tensor, count: int) -> ModelVariant:
+def with_sklearn(atoms: Tensor, count: int) -> Variant:
     from sklearn.linear_model import orthogonal_mp
 
     dictionary = atoms.numpy().T
@@ -166,9 +166,9 @@ def bare_blocks(x: Tensor, atoms: Tensor, sparsity: int, coherence: float) -> No
             torch.matmul(x, block.T, out=out[:, : len(block)])
 
 
-def variant(name: str, atoms: Tensor, args: argparse.Namespace) -> ModelVariant | None:
-    """A contender by name; None, with a line on stderr, where its package is not installed."""
-    plain: dict[str, ModelVariant] = {
+def variant(name: str, atoms: Tensor, args: argparse.Namespace) -> Variant | None:
+    """Return a variant by name; None, with a line on stderr, if its package is not installed."""
+    plain: dict[str, Variant] = {
         "ours": ours, "bare, whole": bare_whole, "bare, blocks": bare_blocks, "literal": literal
     }  # fmt: skip
     if name in plain:
@@ -178,7 +178,7 @@ def variant(name: str, atoms: Tensor, args: argparse.Namespace) -> ModelVariant 
             return with_sklearn(atoms, args.sklearn_vectors)
         return (with_faiss if name == "faiss" else with_spams)(atoms, args.threads)
     except ImportError as error:
-        print(f"{name} is left out: {error} (pip install faiss-cpu spams-bin)", file=sys.stderr)
+        print(f"{name} is skipped: {error} (pip install faiss-cpu spams-bin)", file=sys.stderr)
         return None
 
 
@@ -228,7 +228,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 
 def resident(field: str) -> int:
-    """``VmRSS`` (now) or ``VmHWM`` (the most since :func:`forget`) of this process, in bytes. Linux only."""
+    """Return ``VmRSS`` (now) or ``VmHWM`` (peak since :func:`forget`) of this process, in bytes. Linux only."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
@@ -236,13 +236,13 @@ def resident(field: str) -> int:
 
 
 def forget() -> int:
-    """Begin to count the most memory anew; what is resident now."""
+    """Reset the peak memory and return the resident memory."""
     Path("/proc/self/clear_refs").write_text("5")
     return resident("VmRSS")
 
 
 def stored(folder: Path, atoms: Tensor, dtype: torch.dtype) -> Path:
-    """A dictionary file of ``atoms`` as they are, with made-up concepts."""
+    """Write a dictionary file of ``atoms`` with invented concepts."""
     from sith_hf.concepts.dictionary import ConceptDictionary
 
     texts = tuple(f"concept {number}" for number in range(len(atoms)))
@@ -251,7 +251,7 @@ def stored(folder: Path, atoms: Tensor, dtype: torch.dtype) -> Path:
 
 
 def one(args: argparse.Namespace) -> dict[str, float]:
-    """What one contender takes beside its vectors and, but for the stored ones, its dictionary; in a fresh process."""
+    """Return the peak memory of one variant in this process, also without its arguments."""
     if args.one.startswith("stored"):
         from sith_hf.concepts.dictionary import ConceptDictionary
 
@@ -269,7 +269,7 @@ def one(args: argparse.Namespace) -> dict[str, float]:
 
 
 def memory(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """The peak memory of each contender, each in a process of its own."""
+    """Measure the peak memory of each variant in its own process."""
     command = [sys.executable, __file__, "--json", *(item for name in ("data", "vectors", "atoms", "width", "sparsity",
                "coherence", "threads", "seed") for item in (f"--{name}", str(getattr(args, name))))]  # fmt: skip
     found: dict[str, dict[str, float]] = {}
@@ -286,17 +286,17 @@ def memory(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             write = [*command, "--one", "write", "--file", folder, "--dtype", kind]
             subprocess.run(write, check=True, stdout=subprocess.DEVNULL)
             ask(f"stored {kind}", "--file", folder)
-    told = Pursuit(sparsity=args.sparsity).memory(args.vectors, args.atoms, args.width)
+    bound = Pursuit(sparsity=args.sparsity).memory(args.vectors, args.atoms, args.width)
     findings = [
-        f"{name:<16}{took['beside'] / 2**20:9.0f} MB beside its arguments, {took['in_all'] / 2**20:9.0f} MB in all"
+        f"{name:<16}{took['beside'] / 2**20:9.0f} MB besides its arguments, {took['in_all'] / 2**20:9.0f} MB in all"
         for name, took in found.items()
     ]
-    findings.append(f"told beforehand: at most {told / 2**20:.0f} MB beside the arguments")
-    return {"sizes": sizes(args), "median_seconds": {}, "bytes": found, "told": told, **surroundings(1)}, findings
+    findings.append(f"predicted: at most {bound / 2**20:.0f} MB besides the arguments")
+    return {"sizes": sizes(args), "median_seconds": {}, "bytes": found, "bound": bound, **surroundings(1)}, findings
 
 
 def growth(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """Seconds of ours as one size grows and the others stay."""
+    """Measure the seconds of ours as one size grows."""
     factor = 10 if args.quick else 1
     start = {"atoms": 100_000 // factor, "vectors": 512 // factor, "sparsity": 5}
     grown = {"atoms": (1, 2, 4), "vectors": (1, 2, 4), "sparsity": (1, 2, 4)}
@@ -319,7 +319,7 @@ def growth(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 
 def main() -> None:
-    parser = options("COMP against other ways to do it", repeats=3)
+    parser = options("COMP against other implementations", repeats=3)
     for name, default in (("vectors", 1024), ("atoms", 200_000), ("width", 768), ("sparsity", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--coherence", type=float, default=0.3, help="lambda")

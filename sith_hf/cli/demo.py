@@ -22,11 +22,11 @@ from sith_hf.cli.options import echo_json, json_option
     help="Folder for the decomposition, the spec and the edited checkpoint.",
 )
 @click.option(
-    "--seed", type=int, default=2026, show_default=True, help="Seed of the pictures to measure on; 1000 or above."
+    "--seed", type=int, default=2026, show_default=True, help="Seed of the pictures for the measurement; 1000 or above."
 )
 @json_option
 def demo(output: Path, seed: int, as_json: bool) -> None:
-    """Run the whole job on the embedded checkpoint: explain it, take the backgrounds out, measure before and after."""
+    """Explain the embedded checkpoint, suppress backgrounds in it, and measure before and after."""
     from sith_hf.demo import report, run_demo, save_picture
 
     result = run_demo(output, seed, lambda line: click.echo(line, err=True))
@@ -43,6 +43,6 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
             }
         )
     else:
-        # Run by make, the command is not on the PATH: what is printed to try next must work as it stands.
+        # With make, sith-hf is not on the PATH; the printed commands must work anyway.
         command = "sith-hf" if shutil.which("sith-hf") else os.path.relpath(sys.argv[0])
         click.echo(report(result, seed, command))

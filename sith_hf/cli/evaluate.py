@@ -24,21 +24,23 @@ class Pairs(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
             return value
         pairs = [item.partition("=") for item in str(value).split(",")]
         if not all(name and separator and text for name, separator, text in pairs):
-            self.fail("write it like image=picture,label=kind", param, ctx)
+            self.fail("expected names and values such as image=picture,label=kind", param, ctx)
         return {name.strip(): text.strip() for name, _, text in pairs}
 
 
 @click.command()
 @click.argument("base")
 @click.argument("edited", required=False)
-@click.option("--spec", "spec_path", help="Evaluate BASE with this edit spec in it (folder or Hub id), not EDITED.")
-@click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Tasks as YAML, for more than one of them.")
+@click.option("--spec", "spec_path", help="Evaluate BASE with this edit spec (folder or Hub id) instead of EDITED.")
+@click.option(
+    "--plan", "plan_path", type=click.Path(path_type=Path), help="A YAML file of tasks, instead of one task by options."
+)
 @click.option("--data", help="Images: a Hub dataset, a folder, or a Parquet file.")
-@click.option("--config", help="The configuration of a dataset that has several.")
-@click.option("--split", help="The split of a dataset that has several.")
-@click.option("--streaming", is_flag=True, help="Read rows as they come, without a copy on disk.")
-@click.option("--limit", type=int, help="The first so many rows.")
-@click.option("--columns", type=Pairs(), help="Names of columns: image, label, group, caption, unsafe_image, ...")
+@click.option("--config", help="The configuration of a dataset with several.")
+@click.option("--split", help="The split of a dataset with several.")
+@click.option("--streaming", is_flag=True, help="Read rows as a stream, without a copy on disk.")
+@click.option("--limit", type=int, help="Use only the first N rows.")
+@click.option("--columns", type=Pairs(), help="Column names: image, label, group, caption, unsafe_image, ...")
 @click.option(
     "--task",
     type=click.Choice(["zero-shot", "retrieval", "collateral"]),
@@ -47,10 +49,10 @@ class Pairs(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
     help="What to measure on --data.",
 )
 @click.option("--classes", help="Class names separated by commas.  [default: those of the label column]")
-@click.option("--template", "templates", multiple=True, help="A prompt with {} for the class; may be repeated.")
+@click.option("--template", "templates", multiple=True, help="A prompt with {} for the class; can be repeated.")
 @click.option("--batch-size", type=int, help="Images at a time.  [default: 32]")
 @click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), help="Mixed precision.  [default: no]")
-@click.option("--seed", type=int, help="Of the bootstrap.  [default: 0]")
+@click.option("--seed", type=int, help="Seed of the bootstrap.  [default: 0]")
 @model_options
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file for the results as JSON.")
 @json_option
@@ -76,17 +78,17 @@ def evaluate(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure BASE and EDITED, folders or Hub ids, on the same images, with intervals for what differs."""
+    """Measure BASE and EDITED, folders or Hub ids, on the same images, with intervals of differences."""
     if (edited is None) == (spec_path is None):
-        raise InputError("name what to compare BASE with: EDITED, a folder or Hub id, or --spec")
+        raise InputError("name one model to compare BASE with: EDITED, a folder or Hub id, or --spec")
     source = given(dataset=data, name=config, split=split, limit=limit, columns=columns)
     wanted = given(classes=None if classes is None else [name.strip() for name in classes.split(",")])
     if templates:
         wanted["templates"] = list(templates)
     if plan_path is not None and (source or wanted or streaming):
-        raise InputError("a plan names its data, classes and templates itself; leave those options out")
+        raise InputError("--plan names data, classes and templates; remove the options for them")
     if plan_path is None and data is None:
-        raise InputError("name what to evaluate on: --data, or --plan with a YAML file of tasks")
+        raise InputError("no images: name them with --data, or with --plan, a YAML file of tasks")
 
     from sith_hf.evaluation import Plan
 
@@ -106,10 +108,10 @@ def evaluate(
 
     where = given(revision=revision, text_model=text_model)
     if edited is not None:
-        lineup = Comparison.from_checkpoints(base, {EDITED: edited}, **where)
+        comparison = Comparison.from_checkpoints(base, {EDITED: edited}, **where)
     else:
-        lineup = Comparison.from_spec(base, EditSpec.from_pretrained(str(spec_path)), **where)
-    found = evaluate_plan(lineup.variants, plan, text=lineup.text, progress=True)
+        comparison = Comparison.from_spec(base, EditSpec.from_pretrained(str(spec_path)), **where)
+    found = evaluate_plan(comparison.variants, plan, text=comparison.text, progress=True)
     if not PartialState().is_main_process:  # the state that the evaluation made
         return
     if output is not None:
@@ -130,5 +132,5 @@ def _read(path: Path, options: dict[str, Any]) -> Plan:
         raise InputError(f"{path} cannot be read ({' '.join(str(error).split())[:200]})") from None
     data = read_yaml(text, str(path))
     if not isinstance(data, dict):
-        raise InputError(f"{path} is not a plan: a mapping with tasks is expected")
+        raise InputError(f"{path} is not a plan; expected a mapping with the key tasks")
     return Plan.from_data({**data, **options}, str(path))

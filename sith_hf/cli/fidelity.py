@@ -48,29 +48,33 @@ class Names(click.ParamType):  # type: ignore[type-arg]
 @click.option("--column", help="The column of --dataset.")
 @click.option("--template", help='Prompt for each concept, such as "a photo of a {}".')
 @click.option("--layers", type=Numbers(), help="Layers, negative ones from the last.  [default: all]")
-@click.option("--rank", type=int, help="Singular vectors looked at per head.  [default: all]")
-@click.option("--poles", type=click.Choice(["+-", "+"]), help="Both poles, or one as in the paper.  [default: +-]")
+@click.option("--rank", type=int, help="Singular vectors per head.  [default: all]")
+@click.option("--poles", type=click.Choice(["+-", "+"]), help="Both poles, or only + as in the paper.  [default: +-]")
 @click.option(
-    "--methods", type=Names(), help="Of comp, omp, mp, top-k, lasso.  [default: all; lasso if scikit-learn is there]"
+    "--methods", type=Names(), help="Of comp, omp, mp, top-k, lasso.  [default: all; lasso needs scikit-learn]"
 )
 @click.option("--sparsities", type=Numbers(), help="Concepts per explanation.  [default: 5,10,20,50]")
 @click.option("--coherence-weights", type=Floats(), help="The lambdas of comp.  [default: 0.1,0.3,0.5]")
-@click.option("--fold/--no-fold", default=None, help="Fold the layer norm into what heads read.  [default: fold]")
+@click.option("--fold/--no-fold", default=None, help="Fold the layer norm into the heads.  [default: fold]")
 @click.option("--centre/--no-centre", default=None, help="Drop the all-ones direction.  [default: as --fold]")
-@click.option("--image-mean", type=click.Path(path_type=Path), help="Safetensors file with one vector, image_mean.")
-@click.option("--weight", type=click.Choice(["equal", "energy"]), help="How vectors count in means.  [default: equal]")
+@click.option(
+    "--image-mean",
+    type=click.Path(path_type=Path),
+    help="What sith-hf image-mean wrote, or a safetensors file with one vector, image_mean.",
+)
+@click.option("--weight", type=click.Choice(["equal", "energy"]), help="Weight of vectors in means.  [default: equal]")
 @click.option(
     "--null",
     type=click.Choice(["residual", "head", "none"]),
     default="residual",
     show_default=True,
-    help="Random directions of the residual stream, or (stricter) of what each head writes.",
+    help="Random directions of the residual stream, or of each head's write space (stricter).",
 )
-@click.option("--draws", type=int, help="Random directions.  [default: 999; 199 for each head with --null head]")
-@click.option("--seed", type=int, help="Of the random directions.  [default: 0]")
-@click.option("--level", type=float, help="False discovery rate at which vectors are counted.  [default: 0.05]")
-@click.option("--plot", type=click.Path(path_type=Path), help="Write a picture, a .png (needs matplotlib).")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a CSV with a row for every vector.")
+@click.option("--draws", type=int, help="Number of random directions.  [default: 999; 199 per head with --null head]")
+@click.option("--seed", type=int, help="Seed of the random directions.  [default: 0]")
+@click.option("--level", type=float, help="False discovery rate of significant vectors.  [default: 0.05]")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write a chart, a .png file (needs matplotlib).")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a .csv file with a row for every vector.")
 @json_option
 def fidelity(
     model: str,
@@ -96,15 +100,15 @@ def fidelity(
     as_json: bool,
     **settings: object,
 ) -> None:
-    """Measure how faithful and how coherent explanations of MODEL are, by method and by length, and against chance.
+    """Measure fidelity and coherence of explanations of MODEL by method and sparsity, and against chance.
 
-    Every vector and pole of the chosen layers is explained by every method at every sparsity, and so are random
-    directions. Fidelity is the cosine between a direction and what its explanation rebuilds; coherence the mean
-    cosine between its concepts. A p-value is the share of random directions that are explained as well; the last
-    column counts those that remain at a false discovery rate of --level.
+    Every method explains every vector and pole of the layers at every sparsity, and random directions too. Fidelity is
+    the cosine between a direction and its reconstruction from the explanation; coherence is the mean cosine between
+    its concepts. A p-value is the share of random directions with at least this fidelity; the last column counts
+    vectors at a false discovery rate of --level.
     """
     if output is not None and output.suffix != ".csv":
-        raise InputError(f"{output}: the table of all vectors is a CSV; give a name that ends with .csv")
+        raise InputError(f"{output}: the table of vectors is a CSV file; use a name that ends with .csv")
     source = _concepts(concepts, dictionary, dataset, column, template)
 
     from sith_hf.core.tables import table
@@ -148,10 +152,10 @@ def fidelity(
         f"mean ceiling of fidelity {float(result.ceiling.double().mean()):.3f}"
     )
     if result.null is not None:
-        where = "what each head writes" if result.null == "head" else "the residual stream"
+        where = "each head's write space" if result.null == "head" else "the residual stream"
         click.echo(
             f"null: {result.draws} random directions of {where}, seed {result.seed}; "
-            f"the smallest p-value possible is {1 / (1 + result.draws):.2g}"
+            f"smallest possible p-value {1 / (1 + result.draws):.2g}"
         )
     for path in (output, plot):
         if path is not None:
@@ -159,14 +163,14 @@ def fidelity(
 
 
 def _installed() -> tuple[str, ...]:
-    """All methods; without lasso, which is then said, where scikit-learn is missing."""
+    """Return all methods, without lasso if scikit-learn is missing, and print a note about that."""
     from importlib.util import find_spec
 
     from sith_hf.pursuit import METHODS
 
     if find_spec("sklearn") is not None:
         return tuple(METHODS)
-    click.echo('lasso is left out: it needs scikit-learn, pip install "sith-hf[lasso]"', err=True)
+    click.echo('lasso is skipped: it needs scikit-learn, pip install "sith-hf[lasso]"', err=True)
     return tuple(name for name in METHODS if name != "lasso")
 
 

@@ -14,13 +14,13 @@ from sith_hf.errors import InputError
 @click.argument("model")
 @output_option("image_mean.safetensors")
 @click.option("--data", help="Images: a Hub dataset, a folder, or a Parquet file.")
-@click.option("--estimate", is_flag=True, help="Without images: guess the mean from the weights alone.")
-@click.option("--config", help="The configuration of a dataset that has several.")
-@click.option("--split", help="The split of a dataset that has several.")
+@click.option("--estimate", is_flag=True, help="Estimate the mean from the weights, without images.")
+@click.option("--config", help="The configuration of a dataset with several.")
+@click.option("--split", help="The split of a dataset with several.")
 @click.option("--data-revision", help="Branch, tag or commit of --data on the Hub.")
-@click.option("--streaming", is_flag=True, help="Read rows as they come, without a copy on disk.")
+@click.option("--streaming", is_flag=True, help="Read rows as a stream, without a copy on disk.")
 @click.option("--column", help="The column of images.  [default: image]")
-@click.option("--limit", type=int, help="The first so many rows.")
+@click.option("--limit", type=int, help="Use only the first N rows.")
 @click.option("--batch-size", type=int, help="Images at a time.  [default: 32]")
 @model_options
 @json_option
@@ -40,30 +40,30 @@ def image_mean(
     text_model: str | None,
     as_json: bool,
 ) -> None:
-    """Average the normalised embeddings that MODEL, a folder or Hub id, gives the images of a dataset.
+    """Average the normalised image embeddings of a dataset by MODEL, a folder or Hub id.
 
-    The mean closes the gap between images and texts: give it to sith-hf decompose with --image-mean.
+    The mean closes the gap between image and text embeddings: pass it to sith-hf decompose with --image-mean.
 
-    Finished pieces are kept in OUTPUT.work until the end: after an interruption, the same command goes on from there.
+    Finished pieces are kept in OUTPUT.work: after an interruption, run the same command again to continue.
     Several processes share the work: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf image-mean ...
     """
     from sith_hf.core.distributed import join_processes
 
-    # First of all, so that whatever happens from here on ends every process.
+    # First, so that an error from here on ends every process.
     processes = join_processes()
     options = given(name=config, split=split, revision=data_revision, limit=limit, column=column)
     if (data is None) != estimate:
-        raise InputError("name the images with --data, or guess the mean without any with --estimate: one of the two")
+        raise InputError("use one of --data, to average images, and --estimate, to use the weights only")
     if estimate and (options or streaming or batch_size is not None):
-        raise InputError("--estimate reads no images; leave the options about them out")
+        raise InputError("--estimate reads no images; remove the options about images")
 
     from sith_hf.editor import SithEditor
     from sith_hf.files import ResumableJob
-    from sith_hf.images import Data, estimated_mean, mean_of_images
+    from sith_hf.images import DatasetSettings, estimated_mean, mean_of_images
 
     columns = {} if column is None else {"columns": {"image": options.pop("column")}}
     source = None if data is None else {"dataset": data, "streaming": streaming, **columns, **options}
-    plan = None if source is None else Data.from_data(source, "the options")
+    plan = None if source is None else DatasetSettings.from_data(source, "the options")
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
     with ResumableJob.beside(output, processes) as job:
         if plan is None:

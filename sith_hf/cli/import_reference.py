@@ -16,15 +16,15 @@ from sith_hf.cli.options import echo_json, json_option, model_options, output_op
     "--concepts",
     type=click.Path(path_type=Path),
     required=True,
-    help="The authors' text file of concepts, one a line, in their order.",
+    help="The authors' text file of concepts, one a line.",
 )
 @output_option("decomposition.safetensors and dictionary.safetensors")
 @model_options
-@click.option("--template", help="The authors' prompt for each concept, if they used one.")
+@click.option("--template", help="The authors' prompt template, if they used one.")
 @click.option(
     "--image-mean",
     type=click.Path(path_type=Path),
-    help="The authors' image_mean.pt, or a safetensors file with image_mean. Needed where they had one.",
+    help="The authors' image_mean.pt, or what sith-hf image-mean wrote. Needed if the authors used one.",
 )
 @click.option("--check/--no-check", default=True, show_default=True, help="Refuse files that do not fit MODEL.")
 @json_option
@@ -40,11 +40,11 @@ def import_reference(
     check: bool,
     as_json: bool,
 ) -> None:
-    """Read decompositions that the paper's authors publish, FILES about layers of MODEL, into one of ours.
+    """Convert FILES, decompositions of MODEL that the paper's authors publish, to a decomposition.
 
-    A file is a .pt dictionary of scores and indices, one for each layer, and its name says how it was made:
+    A file is a .pt dictionary of scores and indices for one layer; its name holds its settings:
     layer-20_right_foldln_conceptnet_comp-0.3_sparsity-5.pt. Directions and singular values come from MODEL, and the
-    scores are held against it.
+    scores are compared with weights fitted to MODEL.
     """
     from sith_hf.editor import SithEditor
     from sith_hf.files import new_folder
@@ -52,14 +52,17 @@ def import_reference(
     from sith_hf.reference import import_reference as read
     from sith_hf.towers import read_image_mean
 
-    # What is wrong with small files is told before a large model is fetched.
+    # Check small files before a large model is downloaded.
     for path in files:
         read_reference(path)
     numbered_concepts(concepts, template)
+    theirs = image_mean is not None and image_mean.suffix == ".pt"
     mean = None
     if image_mean is not None:
-        mean = read_mean(image_mean) if image_mean.suffix == ".pt" else read_image_mean(image_mean)
+        mean = read_mean(image_mean) if theirs else read_image_mean(image_mean)
     editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
+    if image_mean is not None and not theirs:
+        mean = read_image_mean(image_mean, editor.tower)
     imported = read(
         files,
         editor.tower,
@@ -75,7 +78,7 @@ def import_reference(
     result = imported.decomposition
     for fit in imported.fits:
         if fit.difference > FITS:
-            click.echo(f"Warning: {fit}; another image mean, precision or release of the model?", err=True)
+            click.echo(f"Warning: {fit}. Is the image mean, precision or release of the model another one?", err=True)
     with new_folder(output, keep_others=True) as folder:
         imported.dictionary.save_pretrained(folder)
         path = output / result.save_pretrained(folder).name

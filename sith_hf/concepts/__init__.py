@@ -5,6 +5,5 @@ It imports ``towers`` (to encode), ``pursuit`` (for atoms), ``hub``, ``files``, 
 
 from sith_hf.concepts.dictionary import DICTIONARY_LAYOUT, ConceptDictionary
 from sith_hf.concepts.texts import position, tidy
-from sith_hf.pursuit import centred
 
-__all__ = ["ConceptDictionary", "DICTIONARY_LAYOUT", "centred", "position", "tidy"]
+__all__ = ["ConceptDictionary", "DICTIONARY_LAYOUT", "position", "tidy"]

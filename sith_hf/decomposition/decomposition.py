@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.concepts import centred, position
+from sith_hf.concepts import position
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import finite_number, whole_number, whole_numbers
@@ -28,6 +28,7 @@ from sith_hf.files import (
     write_artifact,
 )
 from sith_hf.hub import Pushable, find_artifact
+from sith_hf.pursuit import centred
 from sith_hf.towers import LAYER_PARTS, tensor_key
 
 # The cosine of centred text embeddings is about 0 for unrelated concepts and well above this for synonyms.

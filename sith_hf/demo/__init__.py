@@ -1,6 +1,6 @@
-"""The embedded checkpoint, the script that trained it, and the guided run on it (``sith-hf demo``).
+"""The embedded checkpoint, the script that trains it, and the guided run on it (``sith-hf demo``).
 
-It imports ``recipe`` and everything below. ``without_sith`` runs as a script, and imports nothing of ours.
+It imports ``recipe`` and everything below. ``without_sith`` runs as a script without importing ``sith_hf``.
 """
 
 from sith_hf.demo.picture import save_picture

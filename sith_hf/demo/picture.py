@@ -1,4 +1,4 @@
-"""The demo's result as a picture: what the groups look like, and how well each is recognised before and after."""
+"""The demo's result as a picture: samples of each group, and its accuracy before and after the edit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ INK, GREY, BASE, EDITED = (30, 30, 30), (225, 225, 225), (214, 120, 40), (40, 11
 
 
 def draw(result: DemoResult, seed: int) -> Image.Image:
-    """A sheet with a row for each group: some of its pictures, and bars for base and edited accuracy.
+    """Draw a row for each group: some of its pictures, and bars for base and edited accuracy.
 
     Args:
         result: of :func:`sith_hf.demo.run_demo`.
-        seed: of the pictures to show.
+        seed: of the pictures.
     """
     groups = [(name, scenes) for pair in TIED_PAIRS for name, scenes in sample_groups(pair, SAMPLES, seed).items()]
     width, height = MARGIN * 2 + LABEL + SAMPLES * TILE + 40 + BARS, MARGIN * 2 + 40 + ROW * len(groups)
@@ -58,7 +58,7 @@ def _bar(
 
 
 def save_picture(result: DemoResult, seed: int) -> Path:
-    """Write ``groups.png`` into the demo's folder. Returns its path. Raises OutputError."""
+    """Write ``groups.png`` into the demo's folder and return its path. Raises OutputError."""
     path, content = result.folder / "groups.png", io.BytesIO()
     draw(result, seed).save(content, format="PNG")
     write_whole(path, content.getvalue())

@@ -1,4 +1,4 @@
-"""The demo's result as text for people."""
+"""The demo's result as text for a terminal."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ VECTORS = 1
 
 
 def report(result: DemoResult, seed: int, command: str = "sith-hf") -> str:
-    """What each head speaks of, what was edited, the measures before and after, and what to try next.
+    """Format the explanations of heads, the edit, accuracies before and after, and commands to try next.
 
     Args:
         result: of :func:`sith_hf.demo.run_demo`.
-        seed: of the pictures that it measured on.
-        command: how to call sith-hf from here.
+        seed: of the pictures of the measurement.
+        command: the command sith-hf, as the user must type it.
     """
     decomposition, spec, base, edited = result.decomposition, result.spec, result.base, result.edited
     gains = dict(zip(spec.keys, spec.gain.tolist(), strict=True))
@@ -31,7 +31,7 @@ def report(result: DemoResult, seed: int, command: str = "sith-hf") -> str:
     rows += [
         ["average of groups", *_change(base.average, edited.average)],
         ["worst group", *_change(base.worst_group, edited.worst_group)],
-        ["objects without a habit", *_change(base.objects, edited.objects)],
+        ["objects without a habitual background", *_change(base.objects, edited.objects)],
         ["colours", *_change(base.colours, edited.colours)],
         ["backgrounds (suppressed)", *_change(base.backgrounds, edited.backgrounds)],
     ]
@@ -41,14 +41,14 @@ def report(result: DemoResult, seed: int, command: str = "sith-hf") -> str:
             table(
                 ["layer", "head", "vector", "energy", "gain", "pole", "concepts (weight)"],
                 themes,
-                "What each head speaks of: the strongest singular vector of each",
+                "The strongest singular vector of each head, and its explanation",
             ),
             f"Edited: {len(spec)} of {decomposition.singular_values.numel()} singular vectors, layers {spec.layers}; "
             f"all of them: {command} show {folder / 'spec'}",
             "",
             table(["accuracy in %", "base", "edited", "change"], rows, f"Zero-shot, before and after (seed {seed})"),
             f"The groups as a picture: {folder / 'groups.png'}",
-            f"The edited checkpoint, an ordinary one: {folder / 'edited'}",
+            f"The edited checkpoint, for any tool: {folder / 'edited'}",
             "",
             "Next:",
             f"  {command} find {folder / 'decomposition'} sea",

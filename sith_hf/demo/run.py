@@ -1,4 +1,4 @@
-"""The main job on the embedded checkpoint: decompose, choose an edit from the explanations, save it, measure it."""
+"""Run the demo on the embedded checkpoint: decompose, choose an edit from explanations, save and measure it."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from sith_hf.world import (
 
 @dataclass(frozen=True)
 class Measured:
-    """Zero-shot accuracies of one checkpoint on freshly rendered pictures, each in [0, 1].
+    """Zero-shot accuracies of one checkpoint on newly drawn pictures, each in [0, 1].
 
     Attributes:
-        groups: "object/background" to accuracy between the two objects of the tied pair.
+        groups: "object/background" to the accuracy in choosing between the two objects of the tied pair.
         objects, colours, backgrounds: on balanced pictures of objects without a habitual background.
     """
 
@@ -51,16 +51,16 @@ class Measured:
 
     @property
     def average(self) -> float:
-        """The mean over groups."""
+        """The mean accuracy of groups."""
         return sum(self.groups.values()) / len(self.groups)
 
     @property
     def worst_group(self) -> float:
-        """The lowest accuracy of a group."""
+        """The lowest accuracy of groups."""
         return min(self.groups.values())
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data."""
         return {
             "average": self.average,
             "worst_group": self.worst_group,
@@ -73,12 +73,12 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class DemoResult:
-    """What the demo did.
+    """The result of the demo.
 
     Attributes:
-        decomposition, spec: what was found, and what was edited.
-        base, edited: what both checkpoints then saw.
-        folder: where everything was written.
+        decomposition, spec: the explained vectors, and the edit.
+        base, edited: accuracies of both checkpoints.
+        folder: of all files.
     """
 
     decomposition: Decomposition
@@ -89,20 +89,20 @@ class DemoResult:
 
 
 def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: int = 250) -> DemoResult:
-    """Do the main job, writing ``decomposition/``, ``spec/`` and ``edited/`` into ``folder``.
+    """Decompose, edit and measure the embedded checkpoint.
 
     Args:
-        folder: where to; what an earlier demo wrote there is replaced.
-        seed: of the pictures that are rendered for measuring. The edit does not depend on it.
-        say: is told what is being done.
-        pictures: how many for each group; four times as many for objects, colours and backgrounds.
+        folder: for ``decomposition/``, ``spec/`` and ``edited/``; those of an earlier demo are replaced.
+        seed: of the pictures for the measurement. The edit does not depend on it.
+        say: called with a line of progress before each step.
+        pictures: number for each group; four times as many for objects, colours and backgrounds.
 
     Raises:
-        InputError: a folder ``edited/`` that no demo wrote, or a seed that the recipe was chosen on.
-        OutputError: something could not be written.
+        InputError: a folder ``edited/`` that no demo wrote, or a seed that was used to choose the recipe.
+        OutputError: a file could not be written.
     """
     if seed < FIRST_SEED:
-        raise InputError(f"seeds below {FIRST_SEED} were used to choose the recipe; measure on {FIRST_SEED} or above")
+        raise InputError(f"seed {seed} was used to choose the recipe; use {FIRST_SEED} or above")
     source, target = embedded_checkpoint(), folder / "edited"
     ours = (target / "sith" / "edit_spec.safetensors").is_file()
     recipe = Recipe.shipped("demo")
@@ -111,7 +111,7 @@ def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: i
     editor = SithEditor.from_pretrained(source)
     concepts, decomposition = decompose_with(recipe, editor, folder)
     spec = choose(recipe, editor, decomposition, concepts, folder).spec
-    say(f"{recipe.title}: {len(spec)} singular vectors, chosen by their explanations alone")
+    say(f"{recipe.title}: {len(spec)} singular vectors, chosen by their explanations only")
     with new_folder(folder, keep_others=True) as work:
         decomposition.save_pretrained(work / "decomposition")
         spec.save_pretrained(work / "spec")
@@ -123,10 +123,7 @@ def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: i
 
 
 def measure_checkpoints(checkpoints: list[Path], seed: int, pictures: int) -> list[Measured]:
-    """Zero-shot accuracies of some checkpoints on the same fresh pictures, by plain ``transformers``.
-
-    The checkpoints are loaded in a process of its own that does not import sith_hf.
-    """
+    """Measure zero-shot accuracies of checkpoints on the same new pictures, in a process without ``sith_hf``."""
     tasks = TASKS
     classes = {name: _prompts(names, templates) for name, (names, templates) in tasks.items()}
     images: dict[str, torch.Tensor] = {}
@@ -168,12 +165,12 @@ def _answers(
             (work / "task.json").write_text(json.dumps(task))
             save_file(images, work / "pictures.safetensors")
         except (OSError, SafetensorError) as error:
-            raise OutputError(f"the pictures to measure on could not be written into {work.parent} ({error})") from None
+            raise OutputError(f"{work.parent}: the pictures could not be written ({error})") from None
         with as_file(files("sith_hf.demo") / "without_sith.py") as script:
             done = subprocess.run(
                 [sys.executable, "-I", str(script), temporary], capture_output=True, text=True, check=False
             )
         if done.returncode != 0:
-            raise InputError(f"the checkpoints could not be measured with plain transformers: {done.stderr[-2000:]}")
+            raise InputError(f"the checkpoints could not be measured with transformers: {done.stderr[-2000:]}")
         answers: dict[str, dict[str, list[int]]] = json.loads((work / "answers.json").read_text())
         return answers

@@ -1,6 +1,6 @@
 """Train the embedded checkpoint: `python -m sith_hf.demo.train -o FOLDER [--seed N]`.
 
-Plain contrastive training lets the easy attributes drown the hard ones. So each step also sorts every picture
+With contrastive training alone, easy attributes dominate the hard ones. So each step also classifies every picture
 among captions that name only objects, only colours, and so on: each attribute has its own softmax.
 """
 
@@ -70,7 +70,7 @@ nothing to the model.
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Everything that the trained weights depend on."""
+    """All settings that the trained weights depend on."""
 
     seed: int = 0
     steps: int = 1500
@@ -88,7 +88,7 @@ class TrainingSettings:
 
 
 def build_model(tokenizer: CLIPTokenizer, settings: TrainingSettings) -> CLIPModel:
-    """A freshly initialised `CLIPModel` of about one million parameters, repeatable by the seed."""
+    """Return an initialised `CLIPModel` of about one million parameters, determined by the seed."""
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": 128,
@@ -114,7 +114,7 @@ def build_model(tokenizer: CLIPTokenizer, settings: TrainingSettings) -> CLIPMod
     }
     torch.manual_seed(settings.seed)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=96))
-    # CLIP's own initialisation assumes long training at scale; a small tower learns faster from a larger one.
+    # CLIP's initialisation assumes long training at scale; a small tower learns faster from larger weights.
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             torch.nn.init.normal_(module.weight, std=0.6 / math.sqrt(module.in_features))
@@ -125,7 +125,7 @@ def build_model(tokenizer: CLIPTokenizer, settings: TrainingSettings) -> CLIPMod
 
 
 def make_optimizers(model: CLIPModel, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for everything else."""
+    """Return Muon for the matrices inside the layers, and AdamW for everything else."""
     inner, outer, plain = [], [], []
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 and ".layers." in name:
@@ -142,7 +142,7 @@ def make_optimizers(model: CLIPModel, settings: TrainingSettings) -> list[torch.
 
 
 class Captions:
-    """Draws texts for a step and finds which pictures they are true of."""
+    """The texts of a training step, and the attributes that they mention."""
 
     def __init__(self, tokenizer: CLIPTokenizer, rng: np.random.Generator) -> None:
         self.tokenizer, self.rng = tokenizer, rng
@@ -151,27 +151,27 @@ class Captions:
         return options[int(self.rng.integers(len(options)))]
 
     def single(self) -> list[list[str]]:
-        """For each attribute one caption per value, with synonym and template drawn afresh."""
+        """Return for each attribute one caption per value, with random synonym and template."""
         return [
             [self._pick(templates).format(self._pick(names_for(name))) for name in names]
             for names, templates in TASKS.values()
         ]
 
     def composed(self, codes: Codes) -> tuple[list[str], Tensor]:
-        """One sentence per scene, and a bool `[scenes, sentences]` table of which is true of which."""
+        """Return one sentence per scene, and the mentioned attribute indices, int64 `[scenes, 5]`, -1 for none."""
         texts = [caption(scene, self.rng) for scene in decode(codes)]
         said = np.array([mentions(text) for text in texts])
         return texts, torch.from_numpy(said)
 
     def tokens(self, texts: list[str]) -> dict[str, Tensor]:
-        """Token ids and mask, padded to the longest."""
+        """Return token ids and mask, padded to the longest text."""
         return dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
 
 
 def step_loss(
     model: CLIPModel, captions: Captions, codes: Codes, pixels: Tensor, settings: TrainingSettings
 ) -> tuple[Tensor, dict[str, float]]:
-    """The balanced loss of one batch, and the accuracy of each attribute in it."""
+    """Return the balanced loss of one batch, and the accuracy of each attribute in it."""
     single = captions.single()
     sentences, said = captions.composed(codes[: settings.captions])
     flat = [text for texts in single for text in texts]
@@ -200,7 +200,7 @@ def step_loss(
     true = ((said[None] == -1) | (said[None] == facts[:, None])).all(dim=-1)
     part = scores[:, start:]
     hit = part.masked_fill(~true, -math.inf)
-    # Every caption that is true of a picture is right, whoever it was written for.
+    # Every caption that is true of a picture counts as right, not only its own.
     seen = true.any(dim=1)
     to_text = (part.logsumexp(1) - hit.logsumexp(1))[seen].mean()
     to_image = (part.logsumexp(0) - hit.logsumexp(0)).mean()
@@ -212,13 +212,13 @@ def step_loss(
 
 
 def rate(step: int, settings: TrainingSettings) -> float:
-    """The share of the peak rate at a step: linear warm-up, then linear decay over the last 60 %."""
+    """Return the share of the peak learning rate: linear warm-up, then linear decay over the last 60 %."""
     left = (settings.steps - step) / (0.6 * settings.steps)
     return min(1.0, (step + 1) / settings.warmup, max(0.0, left))
 
 
 def train(folder: Path, settings: TrainingSettings, resume: bool = False, keep_every: int = 500) -> CLIPModel:
-    """Train from the settings; `FOLDER.state.safetensors` keeps the state every so many steps, for `resume`."""
+    """Train a model; `FOLDER.state.safetensors` keeps the state every `keep_every` steps, for `resume`."""
     tokenizer = build_tokenizer(words())
     model = build_model(tokenizer, settings)
     optimizers = make_optimizers(model, settings)
@@ -229,7 +229,7 @@ def train(folder: Path, settings: TrainingSettings, resume: bool = False, keep_e
     average: dict[str, float] = {}
     start = time.monotonic()
     for step in range(first, settings.steps):
-        # A generator per step makes a resumed run see the same batches as an unbroken one.
+        # With a generator per step, a resumed run sees the same batches.
         rng = np.random.default_rng([settings.seed, 1 + step])
         codes = sample_codes(settings.batch, rng)
         pixels = zeroshot.pixel_values(compose(codes, rng))
@@ -253,7 +253,7 @@ def train(folder: Path, settings: TrainingSettings, resume: bool = False, keep_e
 
 
 def save_state(path: Path, model: CLIPModel, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
-    """Write what a run needs to go on from `step`; learning rates follow from the step."""
+    """Write the state to resume at `step`; learning rates follow from the step."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()} | {"step": torch.tensor(step)}
     for number, optimizer in enumerate(optimizers):
         for index, kept in optimizer.state_dict()["state"].items():
@@ -262,7 +262,7 @@ def save_state(path: Path, model: CLIPModel, optimizers: Sequence[torch.optim.Op
 
 
 def load_state(path: Path, model: CLIPModel, optimizers: Sequence[torch.optim.Optimizer]) -> int:
-    """Put back what `save_state` wrote; the step to go on from."""
+    """Load the state of `save_state` and return the step to resume at."""
     tensors = load_file(path)
     model.load_state_dict({name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")})
     for number, optimizer in enumerate(optimizers):
@@ -276,21 +276,22 @@ def load_state(path: Path, model: CLIPModel, optimizers: Sequence[torch.optim.Op
 
 
 def evaluate(model: Any, processor: Any, count: int = 2000, seed: int = EVALUATION_SEED) -> dict[str, Any]:
-    """The bars of the checkpoint on held-out renders: attribute accuracies, and the groups of each tied pair."""
+    """Measure accuracies of attributes, and of the groups of each tied pair, on held-out pictures."""
     result: dict[str, Any] = {"attributes": zeroshot.attributes(model, processor, count, seed), "pairs": {}}
     for pair in TIED_PAIRS:
         found = zeroshot.groups(model, processor, pair, count // 4, seed)
+        average, worst = sum(found.values()) / len(found), min(found.values())
         result["pairs"][f"{pair[0][0]}-{pair[1][0]}"] = {
-            "groups": found.accuracy,
-            "average": found.average,
-            "worst_group": found.worst,
-            "gap": found.average - found.worst,
+            "groups": found,
+            "average": average,
+            "worst_group": worst,
+            "gap": average - worst,
         }
     return result
 
 
 def save(model: CLIPModel, folder: Path) -> CLIPProcessor:
-    """Write the model, tokenizer and image processor into `folder`, and give back the processor."""
+    """Write the model, tokenizer and image processor into `folder`, and return the processor."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
@@ -298,7 +299,7 @@ def save(model: CLIPModel, folder: Path) -> CLIPProcessor:
     images = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=side, image_mean=half, image_std=half)
     processor = CLIPProcessor(image_processor=images, tokenizer=build_tokenizer(words()))
     processor.save_pretrained(folder)
-    # transformers 4 looks for these two older names.
+    # transformers 4 reads these two older files.
     images.save_pretrained(folder)
     processor.tokenizer.backend_tokenizer.model.save(str(folder))
     (folder / "README.md").write_text(CARD)

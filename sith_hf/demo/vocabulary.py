@@ -1,4 +1,4 @@
-"""The tokenizer of the embedded checkpoint: byte-level BPE in which each word of the world is one token."""
+"""The tokenizer of the embedded checkpoint: byte-level BPE with one token for each word of the drawn world."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _SUFFIX = "</w>"
 
 
 def _byte_symbols() -> list[str]:
-    """The 256 printable stand-ins that byte-level BPE uses for bytes, in the order of CLIP's own vocabulary."""
+    """Return the 256 printable symbols of byte-level BPE, in the order of CLIP's vocabulary."""
     kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
     moved = [byte for byte in range(256) if byte not in kept]
     return [chr(byte) for byte in kept] + [chr(256 + i) for i in range(len(moved))]
 
 
 def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Merge the most frequent neighbours until every word is one symbol; ties by the alphabet.
+    """Merge the most frequent neighbours until every word is one symbol; ties go by the alphabet.
 
     Args:
         words: lower-case words of plain letters.
 
     Returns:
-        The merges in order, each a pair of symbols; the last symbol of a word ends in `</w>`.
+        The merges in order, pairs of symbols; the last symbol of a word ends in `</w>`.
     """
     pieces = [[*word[:-1], word[-1] + _SUFFIX] for word in sorted(set(words))]
     merges: list[tuple[str, str]] = []
@@ -45,7 +45,7 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def build_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
-    """A CLIP tokenizer in which each of `words` is one token and any other text falls back to bytes."""
+    """Return a CLIP tokenizer with one token for each of `words`; other text falls back to bytes."""
     merges = learn_merges(words)
     symbols = _byte_symbols()
     entries = [*symbols, *(symbol + _SUFFIX for symbol in symbols), *("".join(merge) for merge in merges)]

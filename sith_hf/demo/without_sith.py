@@ -1,7 +1,7 @@
-"""What a user without sith-hf does: load checkpoints with transformers, and classify pictures by prompts.
+"""Classify pictures by checkpoints with transformers only, as a user without sith-hf does.
 
-Run as a script, in a process of its own that does not import sith_hf. It reads ``task.json`` and
-``pictures.safetensors`` in the folder that it is given, and writes ``answers.json`` there.
+The demo runs this script in its own process. It reads ``task.json`` and ``pictures.safetensors`` in the folder given
+as its argument, and writes ``answers.json`` there.
 """
 
 import json
@@ -35,13 +35,13 @@ def main(folder: Path) -> None:
                 for question in questions:
                     answers[checkpoint][f"{name}:{question}"] = (images @ prompts[question].T).argmax(dim=-1).tolist()
     if "sith_hf" in sys.modules:
-        raise SystemExit("sith_hf was imported: this process was meant to do without")
+        raise SystemExit("sith_hf was imported, but this process must measure without it")
     (folder / "answers.json").write_text(json.dumps(answers))
 
 
 def check_vision_model(checkpoint: str, model: CLIPModel) -> None:
-    """The tower by itself must load from the same folder, whole, and see what it sees inside the CLIPModel."""
-    # The text tower, which a CLIPVisionModel has no place for, would be reported at length.
+    """Check that the vision tower loads by itself and gives the outputs that it gives inside the CLIPModel."""
+    # transformers would list every unused weight of the text tower.
     logging.set_verbosity_error()
     vision, report = CLIPVisionModel.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
     size = model.config.vision_config.image_size
@@ -49,11 +49,11 @@ def check_vision_model(checkpoint: str, model: CLIPModel) -> None:
     alone = vision.eval()(pixel_values=pixels).pooler_output
     inside = model.vision_model(pixel_values=pixels).pooler_output
     if report["missing_keys"] or not torch.allclose(alone, inside, atol=1e-5):
-        raise SystemExit(f"{checkpoint}: CLIPVisionModel does not see what CLIPModel sees")
+        raise SystemExit(f"{checkpoint}: CLIPVisionModel and CLIPModel give different outputs")
 
 
 def class_embeddings(model: CLIPModel, processor: CLIPProcessor, classes: list[list[str]]) -> torch.Tensor:
-    """One unit embedding for each class: the mean over its prompts, ``[classes, P]``."""
+    """Return one unit embedding for each class, the mean over its prompts, ``[classes, P]``."""
     rows = []
     for prompts in classes:
         tokens = processor(text=prompts, return_tensors="pt", padding=True)
@@ -63,7 +63,7 @@ def class_embeddings(model: CLIPModel, processor: CLIPProcessor, classes: list[l
 
 
 def image_embeddings(model: CLIPModel, processor: CLIPProcessor, pictures: torch.Tensor) -> torch.Tensor:
-    """Unit embeddings of uint8 pictures ``[N, height, width, 3]``: ``[N, P]``."""
+    """Return unit embeddings ``[N, P]`` of uint8 pictures ``[N, height, width, 3]``."""
     parts = []
     for start in range(0, len(pictures), BATCH):
         batch = [Image.fromarray(picture.numpy()) for picture in pictures[start : start + BATCH]]

@@ -1,9 +1,8 @@
-"""Zero-shot classification with the embedded checkpoint, and its measures: attributes and spurious groups."""
+"""Zero-shot classification with the embedded checkpoint, and its accuracy for attributes and spurious groups."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,30 +18,9 @@ BATCH = 250
 Pair = tuple[tuple[str, str], tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class GroupResult:
-    """Accuracies over the four spurious groups of a tied pair, each in [0, 1].
-
-    Attributes:
-        accuracy: by group name, such as "boat/road".
-        average: mean over the groups.
-        worst: the lowest of them.
-    """
-
-    accuracy: dict[str, float]
-
-    @property
-    def average(self) -> float:
-        return sum(self.accuracy.values()) / len(self.accuracy)
-
-    @property
-    def worst(self) -> float:
-        return min(self.accuracy.values())
-
-
 @torch.no_grad()
 def embed_texts(model: Any, processor: Any, texts: Sequence[str]) -> Tensor:
-    """Normalised text embeddings, float32 `[len(texts), P]`."""
+    """Return normalised text embeddings, float32 `[len(texts), P]`."""
     tokenizer = getattr(processor, "tokenizer", processor)
     tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
     return normalize(model.get_text_features(**tokens).pooler_output.float(), dim=-1)
@@ -50,9 +28,9 @@ def embed_texts(model: Any, processor: Any, texts: Sequence[str]) -> Tensor:
 
 @torch.no_grad()
 def embed_images(model: Any, images: NDArray[np.uint8]) -> Tensor:
-    """Normalised image embeddings, float32 `[N, P]`, of pictures uint8 `[N, 48, 48, 3]`."""
+    """Return normalised image embeddings, float32 `[N, P]`, of pictures uint8 `[N, 48, 48, 3]`."""
     if images.ndim != 4 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
-        raise InputError(f"pictures must be [N, {IMAGE_SIZE}, {IMAGE_SIZE}, 3], not {list(images.shape)}")
+        raise InputError(f"pictures must be [N, {IMAGE_SIZE}, {IMAGE_SIZE}, 3]; got {list(images.shape)}")
     parts = []
     for start in range(0, len(images), BATCH):
         pixels = pixel_values(images[start : start + BATCH]).to(next(model.parameters()).dtype)
@@ -61,12 +39,12 @@ def embed_images(model: Any, images: NDArray[np.uint8]) -> Tensor:
 
 
 def pixel_values(images: NDArray[np.uint8]) -> Tensor:
-    """What the checkpoint's image processor makes of pictures of the right size: float32 `[N, 3, 48, 48]`."""
+    """Return pixel values, float32 `[N, 3, 48, 48]`, as the checkpoint's image processor computes them."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def class_embeddings(model: Any, processor: Any, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Embeddings of classes, each the normalised mean over its templates, float32 `[len(names), P]`."""
+    """Return class embeddings, each the normalised mean over templates, float32 `[len(names), P]`."""
     texts = [template.format(name) for name in names for template in templates]
     embeddings = embed_texts(model, processor, texts)
     return normalize(embeddings.reshape(len(names), len(templates), -1).mean(dim=1), dim=-1)
@@ -75,7 +53,7 @@ def class_embeddings(model: Any, processor: Any, names: Sequence[str], templates
 def classify(
     model: Any, processor: Any, images: NDArray[np.uint8], names: Sequence[str], templates: Sequence[str] = ("{}",)
 ) -> NDArray[np.int64]:
-    """Zero-shot classification.
+    """Classify pictures zero-shot.
 
     Args:
         model: a `CLIPModel`.
@@ -88,25 +66,25 @@ def classify(
         Index into `names` for each picture, int64 `[N]`.
 
     Raises:
-        InputError: when pictures are of another shape.
+        InputError: pictures of another shape.
     """
     scores = embed_images(model, images) @ class_embeddings(model, processor, names, templates).T
     return scores.argmax(dim=-1).numpy()
 
 
-def groups(model: Any, processor: Any, pair: Pair, count: int, seed: int) -> GroupResult:
-    """Two-way zero-shot accuracy of a tied pair over its four groups of `count` fresh pictures each."""
+def groups(model: Any, processor: Any, pair: Pair, count: int, seed: int) -> dict[str, float]:
+    """Return the two-way zero-shot accuracy of a tied pair in each of its four groups, on `count` new pictures each."""
     names = [pair[0][0], pair[1][0]]
     accuracy = {}
     for i, (group, scenes) in enumerate(sample_groups(pair, count, seed).items()):
         pictures = render(scenes, seed + 1 + i)
         found = classify(model, processor, pictures, names, OBJECT_TEMPLATES)
         accuracy[group] = float((found == names.index(scenes[0].object)).mean())
-    return GroupResult(accuracy)
+    return accuracy
 
 
 def attributes(model: Any, processor: Any, count: int, seed: int) -> dict[str, float]:
-    """Zero-shot accuracy on `count` fresh balanced pictures of untied objects, in [0, 1].
+    """Return zero-shot accuracies on `count` new balanced pictures of untied objects, in [0, 1].
 
     Returns:
         "objects" (among all of `world.OBJECTS`), "colours", "backgrounds" and "sizes".

@@ -1,4 +1,4 @@
-"""The paired bootstrap: how much a mean, or the worst of several, would vary with other items of the same kind."""
+"""The paired bootstrap of means over items, and of the worst of several means."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from numpy.typing import ArrayLike, NDArray
 
 from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
-from sith_hf.evaluation.result import Difference, Measure, rounded
+from sith_hf.evaluation.result import Difference, MetricResult, rounded
 
 Floats = NDArray[np.float64]
 
-# Numbers in one block of weights.
+# Numbers in one block of multinomial counts.
 BLOCK = 4_000_000
 
 
 def stratum_means(
     outcomes: ArrayLike, strata: ArrayLike | None = None, *, resamples: int = 2000, seed: int = 0, salt: str = ""
 ) -> Floats:
-    """Means of each stratum in bootstrap resamples, for all contenders on the same resampled items.
+    """Return the mean of each stratum in each bootstrap resample, for all variants on the same resampled items.
 
-    Items are drawn with replacement within their stratum, as many as it has. Items with equal outcomes are alike, so
-    that how often each kind of item occurs is drawn at once from a multinomial distribution. This is the same
-    distribution, and it makes the result independent of the order of the items.
+    Items are drawn with replacement within their stratum. Items with equal outcomes are interchangeable, so the
+    number of draws of each kind of item comes from one multinomial distribution: the same distribution, and a result
+    that depends neither on the order of the items nor on the size of blocks, bit for bit.
 
     Args:
-        outcomes: ``[C, N]``, of C contenders on N items.
+        outcomes: ``[C, N]``, of C variants on N items.
         strata: ``[N]`` whole numbers from 0, each of them present; one stratum when None.
-        resamples: how many, B.
+        resamples: B.
         seed: of the draws.
         salt: draws of different salts are independent.
 
@@ -41,10 +41,10 @@ def stratum_means(
     """
     values = np.asarray(outcomes, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] == 0 or not np.isfinite(values).all():
-        raise InputError(f"outcomes are finite, [contenders, items], with at least one item; got {list(values.shape)}")
+        raise InputError(f"outcomes must be finite, [variants, items], at least one item; got {list(values.shape)}")
     groups = np.zeros(values.shape[1], dtype=np.int64) if strata is None else np.asarray(strata, dtype=np.int64)
     if groups.shape != values.shape[1:]:
-        raise InputError(f"there are {values.shape[1]} items, and strata of {groups.shape[0]}")
+        raise InputError(f"strata must name one stratum for each of {values.shape[1]} items; got {list(groups.shape)}")
     resamples = whole_number(resamples, "the number of resamples", 1)
     generator = np.random.default_rng([whole_number(seed, "the seed", 0), zlib.crc32(salt.encode("utf-8"))])
     count = int(groups.max()) + 1
@@ -58,13 +58,15 @@ def stratum_means(
         step = max(1, BLOCK // len(kinds))
         for start in range(0, resamples, step):
             size = min(step, resamples - start)
-            weights = generator.multinomial(number, occurs / number, size=size)
-            means[start : start + size, group] = weights @ kinds / number
+            counts = generator.multinomial(number, occurs / number, size=size)
+            for variant, outcome in enumerate(kinds.T):
+                # A sum along rows adds in the same order for any number of rows; a matrix product does not.
+                means[start : start + size, group, variant] = (counts * outcome).sum(axis=1) / number
     return means
 
 
 def interval(differences: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """The central interval that holds ``level`` of ``[B]`` resampled differences (percentile bootstrap)."""
+    """Return the central interval with the share ``level`` of ``[B]`` resampled differences (percentile bootstrap)."""
     low, high = np.quantile(np.asarray(differences, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -76,15 +78,15 @@ def compared(
     values: NDArray[np.float64],
     resampled: NDArray[np.float64] | None,
     samples: int,
-) -> Measure:
-    """A metric with its differences.
+) -> MetricResult:
+    """Put a metric together with its differences and their intervals.
 
     Args:
-        metric, part: what it is.
+        metric, part: see :class:`~sith_hf.evaluation.result.MetricResult`.
         variants: C names.
         values: ``[C]``.
         resampled: ``[B, C]``, the values in each of B resamples; None for a metric without interval.
-        samples: how many items it is over.
+        samples: the number of items.
     """
     pairs = [(name, "base") for name in variants if name != "base"]
     if "edited" in variants:
@@ -97,4 +99,4 @@ def compared(
             low, high = (rounded(end) for end in interval(resampled[:, i] - resampled[:, j]))
         differences.append(Difference(of, to, rounded(values[i] - values[j]), low, high))
     numbers = {name: rounded(value) for name, value in zip(variants, values, strict=True)}
-    return Measure(metric, part, numbers, tuple(differences), samples)
+    return MetricResult(metric, part, numbers, tuple(differences), samples)

@@ -1,7 +1,6 @@
-"""Charts as PNG files by matplotlib, an optional package: drawn off screen, whole or not at all, the same bytes again.
+"""Charts as PNG files by matplotlib, an optional package. Equal data give equal bytes.
 
-Nothing of pyplot is imported, no figure of the caller's is touched, and a user's own matplotlib settings do not
-change the picture. Texts are shown as they are: no markup is read in them.
+Charts are drawn without pyplot, independent of the user's matplotlib settings, and texts are never read as markup.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ from typing import Any
 from sith_hf.core.colours import FAINT, GRID, INK, SERIES
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError, MissingExtra
-from sith_hf.evaluation.sweep import BASE, Sweep
+from sith_hf.evaluation.sweep import Sweep
 from sith_hf.files import write_whole
+from sith_hf.images import BASE
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 WIDTH, HEIGHT, DPI = 7.0, 4.6, 150
@@ -28,18 +28,15 @@ class Series:
     """One line of a chart.
 
     Attributes:
-        name: in the legend.
-        x, y: its points, joined in order. A y of NaN leaves a gap.
-        low, high: ends of a band around y, such as an interval; both or neither.
-        notes: a few characters beside each point.
-        dashed: a broken line, for what others are compared with.
+        name: its text in the legend.
+        x, y: the points, joined in order. A y of NaN leaves a gap.
+        notes: a short text beside each point.
+        dashed: draw a dashed line, for baselines.
     """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
     notes: Sequence[str] | None = None
     dashed: bool = False
 
@@ -51,24 +48,27 @@ def line_chart(
     title: str,
     x_label: str,
     y_label: str,
-    x_log: bool = False,
     mark: tuple[float, float, str] | None = None,
 ) -> Path:
-    """Draw lines with points and a legend; the file's path.
+    """Draw lines with points and a legend, and return the file's path.
 
     Args:
         series: at least one.
         path: where to write the PNG.
         title, x_label, y_label: texts.
-        x_log: a logarithmic x axis, with the x values of the first series as its ticks.
-        mark: (x, y, name) of one point of reference.
+        mark: (x, y, name) of a reference point.
 
     Raises:
-        InputError: no series, or one whose parts differ in length.
+        InputError: no series, or one with parts of different lengths.
         MissingExtra: matplotlib is not installed.
         OutputError: the file could not be written.
     """
-    _check(series)
+    if not series:
+        raise InputError("a chart needs at least one series")
+    for item in series:
+        lengths = {len(part) for part in (item.x, item.y, item.notes) if part is not None}
+        if len(lengths) != 1:
+            raise InputError(f"the parts of series {item.name!r} differ in length: {sorted(lengths)}")
     with blank_figure() as figure:
         axes = figure.subplots()
         if mark is not None:
@@ -79,14 +79,8 @@ def line_chart(
             colour = SERIES[i % len(SERIES)]
             style = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "linestyle": "--" if item.dashed else "-"}
             axes.plot(item.x, item.y, label=_word(item.name), markersize=5, linewidth=1.6, zorder=4 + i / 100, **style)
-            if item.low is not None and item.high is not None:
-                axes.fill_between(item.x, item.low, item.high, color=colour, alpha=0.15, linewidth=0)
             for x, y, note in zip(item.x, item.y, item.notes or (), strict=False):
                 axes.annotate(_word(note), (x, y), xytext=(4, -10), textcoords="offset points", fontsize=7, color=FAINT)
-        if x_log:
-            axes.set_xscale("log")
-            axes.set_xticks(list(series[0].x), labels=[f"{x:g}" for x in series[0].x])
-            axes.minorticks_off()
         axes.set_title(sanitize(title), loc="left", fontsize=11, color=INK)
         axes.set_xlabel(sanitize(x_label), color=INK)
         axes.set_ylabel(sanitize(y_label), color=INK)
@@ -98,12 +92,12 @@ def line_chart(
 
 
 def worst_against_average(result: Sweep, path: str | Path, *, title: str | None = None) -> Path:
-    """The worst group (up) against the average (right), one line for each contender, in %; the file's path.
+    """Draw the worst group (y) against the average (x), in %, one line for each variant; return the file's path.
 
     Args:
-        result: a sweep; its settings stand beside the points of its first contender.
+        result: a sweep; the points of its first variant are labelled with their settings.
         path: where to write the PNG.
-        title: what it shows; the settings that were varied when None.
+        title: by default, what the sweep varies.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -125,20 +119,9 @@ def worst_against_average(result: Sweep, path: str | Path, *, title: str | None 
     )
 
 
-def _check(series: Sequence[Series]) -> None:
-    if not series:
-        raise InputError("a chart needs at least one series")
-    for item in series:
-        if (item.low is None) != (item.high is None):
-            raise InputError(f"series {item.name!r} has one end of a band: give low and high, or neither")
-        lengths = {len(part) for part in (item.x, item.y, item.low, item.high, item.notes) if part is not None}
-        if len(lengths) != 1:
-            raise InputError(f"the parts of series {item.name!r} differ in length: {sorted(lengths)}")
-
-
 @contextmanager
 def blank_figure() -> Iterator[Any]:
-    """A matplotlib figure with matplotlib's own settings, whatever a user's are; they are back when the block ends.
+    """A figure with matplotlib's default settings; the user's are restored when the block ends.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -157,15 +140,15 @@ def blank_figure() -> Iterator[Any]:
 
 
 def write_figure(figure: Any, path: str | Path) -> Path:
-    """Write a figure as a PNG inside the block of :func:`blank_figure`; the file's path. Raises OutputError."""
+    """Write a figure as a PNG, inside the block of :func:`blank_figure`; return its path. Raises OutputError."""
     file = io.BytesIO()
-    # Without the version of matplotlib in it: equal data gives equal bytes.
+    # Without the version of matplotlib in it, so that equal data give equal bytes.
     figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     write_whole(Path(path), file.getvalue())
     return Path(path)
 
 
 def _word(text: str) -> str:
-    """A name as a legend shows it; matplotlib hides those that begin with an underscore."""
+    """Return a name for the legend; matplotlib hides names that begin with an underscore."""
     safe = sanitize(text, 60)
     return f" {safe}" if safe.startswith("_") else safe

@@ -1,4 +1,4 @@
-"""What to evaluate on what, as a recipe's YAML holds it."""
+"""The settings of an evaluation: tasks, data and bootstrap, as YAML holds them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, Tag, model_validator
 
 from sith_hf.core.settings import Settings, by_key
-from sith_hf.images import Data
+from sith_hf.images import DatasetSettings
 
 # YAML reads a bare no as false.
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
@@ -19,7 +19,7 @@ TEMPLATES: tuple[str, ...] = ("a photo of a {}",)
 def _template(text: str) -> str:
     if text.count("{}") != 1:
         raise ValueError(
-            f'a prompt template has one place {{}} for the class, such as "a photo of a {{}}"; got {text!r}'
+            f'a prompt template needs exactly one {{}} for the class, such as "a photo of a {{}}"; got {text!r}'
         )
     return text
 
@@ -53,48 +53,48 @@ class ZeroShot(Settings):
     """Zero-shot classification."""
 
     name: str = "zero-shot"
-    """What results are called."""
+    """The task's name in results."""
 
-    data: Data
+    data: DatasetSettings
     """The images."""
 
     classes: ClassList | ClassMap | None = None
-    """Names, or label in the data to name; the label column's own names when absent."""
+    """Class names, or a mapping from labels in the data to names; the label column's names when absent."""
 
     templates: Templates = TEMPLATES
-    """Prompts with {} for the class; a class is the mean of their embeddings."""
+    """Prompts with {} for the class; the class embedding is their mean."""
 
 
 class Retrieval(Settings):
-    """Recall of captions by images and of images by captions, with safe and unsafe pools where there are such."""
+    """Recall of captions by images and of images by captions, optionally with safe and unsafe pools."""
 
     kind: Literal["retrieval"] = "retrieval"
     """Retrieval."""
 
     name: str = "retrieval"
-    """What results are called."""
+    """The task's name in results."""
 
-    data: Data
+    data: DatasetSettings
     """The images and captions."""
 
     ks: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 5, 10)
-    """Recall at these."""
+    """Recall is measured at each k."""
 
 
 class Collateral(Settings):
-    """What an edit was not meant to change: how far embeddings move, and how many predictions stay."""
+    """Side effects of an edit: how far embeddings move, and how many predictions stay the same."""
 
     kind: Literal["collateral"] = "collateral"
     """Collateral."""
 
     name: str = "collateral"
-    """What results are called."""
+    """The task's name in results."""
 
-    data: Data
+    data: DatasetSettings
     """The images."""
 
     classes: ClassList | None = None
-    """Classes that the edit is not about; no agreement of predictions is measured when absent."""
+    """Classes that the edit should not affect; without them, agreement of predictions is not measured."""
 
     templates: Templates = TEMPLATES
     """Prompts with {} for the class."""
@@ -109,10 +109,11 @@ Task = Annotated[
 
 
 class Plan(Settings):
-    """An evaluation: its tasks, and how they are run."""
+    """An evaluation: its tasks and their common settings."""
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
-    """What is measured: each has a name of its own."""
+    """What is measured; tasks need different names."""
+
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Images at a time."""
 
@@ -120,14 +121,14 @@ class Plan(Settings):
     """Mixed precision: no, bf16 or fp16."""
 
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 2000
-    """Of the bootstrap."""
+    """Number of bootstrap resamples."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
 
     @model_validator(mode="after")
     def _names(self) -> Self:
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
-            raise ValueError("two tasks have one name: give each a name of its own")
+            raise ValueError("two tasks have the same name; give each its own")
         return self

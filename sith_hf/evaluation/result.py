@@ -1,4 +1,4 @@
-"""``Evaluation``: what was measured, as data, as a table, and as a card shows it."""
+"""``Evaluation``: the results of tasks, as data, as a table, and in the form that a card takes."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from sith_hf.files import write_whole
 
 FORMAT, VERSION = "sith-hf/evaluation", 1
 
-# More groups than this are left out of a card, where only their worst and their mean stand.
+# With more groups than this, a card shows only their worst and their mean.
 CARD_GROUPS = 12
 
 
 def rounded(value: float) -> float:
-    """``value`` with six significant digits, which is what is stored: more are noise of summation."""
+    """Round to six significant digits, as results are stored; further digits are rounding noise."""
     return float(f"{float(value):.6g}")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a metric differs between two contenders on the same items.
+    """The difference of a metric between two variants on the same items.
 
     Attributes:
-        of, to: value of the one minus value of the other.
-        value: the difference.
-        low, high: the 95 % interval of a paired bootstrap; None where the metric has none.
+        of, to: names of the two variants.
+        value: the value of ``of`` minus the value of ``to``.
+        low, high: the 95 % interval of a paired bootstrap; None if the metric has none.
     """
 
     of: str
@@ -48,17 +48,22 @@ class Difference:
         """Whether the interval excludes zero."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
+    @property
+    def interval(self) -> str:
+        """The interval as text; ``-`` without one."""
+        return "-" if self.low is None or self.high is None else f"[{self.low:+.3f}, {self.high:+.3f}]"
+
 
 @dataclass(frozen=True)
-class Measure:
+class MetricResult:
     """One metric of a task.
 
     Attributes:
         metric: such as ``"accuracy"``, ``"worst group"`` or ``"recall at 1"``.
-        part: what it is of: ``"class boat"``, ``"group boat/road"``, ``"unsafe image to all texts"``; None for all.
-        values: contender to value, a fraction in [0, 1] (a drift: 1 - cosine, in [0, 2]).
-        differences: of every contender to the base, and of ``"edited"`` to every other.
-        samples: how many items it is a mean over.
+        part: ``"class boat"``, ``"group boat/road"``, ``"unsafe image to all texts"``; None for all items.
+        values: variant to value, a fraction in [0, 1] (a drift: 1 - cosine, in [0, 2]).
+        differences: of every variant to the base, and of ``"edited"`` to every other.
+        samples: the number of items.
     """
 
     metric: str
@@ -79,16 +84,16 @@ class TaskResult:
 
     Attributes:
         name, kind: of the task.
-        dataset, split: what the data are called, without local folders.
-        images: pictures that were looked at.
-        skipped: reason to the number of rows that were left out for it.
-        notes: what a reader should know of the data, such as classes without a picture.
-        measures: the metrics.
-        data_sha256: the fingerprint of the pictures, labels and captions that were looked at, in whatever order.
-        items: outcomes of each row, for comparisons of one's own; not stored. Zero-shot: ``correct`` bool and
-            ``prediction`` int64 ``[C, N]``, ``label`` and ``group`` int64 ``[N]``. Retrieval: for each setting
+        dataset, split: names of the data, without local folders.
+        images: the number of images.
+        skipped: reason to the number of rows left out.
+        notes: remarks on the data, such as classes without an image.
+        metrics: the metrics.
+        data_sha256: the fingerprint of images, labels and captions, independent of their order.
+        items: outcomes of each row of C variants, for your own comparisons; not stored. Zero-shot: ``correct`` bool
+            and ``prediction`` int64 ``[C, N]``, ``label`` and ``group`` int64 ``[N]``. Retrieval: for each setting
             ``rank <setting>``, int64 ``[C, N]``, 0 is first. Collateral: ``drift`` float64 ``[C, N]`` and, with
-            classes, ``prediction``. C contenders in order.
+            classes, ``prediction``.
     """
 
     name: str
@@ -98,31 +103,31 @@ class TaskResult:
     images: int
     skipped: Mapping[str, int]
     notes: tuple[str, ...]
-    measures: tuple[Measure, ...]
+    metrics: tuple[MetricResult, ...]
     data_sha256: str | None = None
     items: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
 
     @property
-    def headlines(self) -> tuple[Measure, ...]:
+    def headlines(self) -> tuple[MetricResult, ...]:
         """The metrics over everything; for retrieval, each setting at its smallest k."""
-        whole = tuple(measure for measure in self.measures if measure.part is None)
-        return whole or tuple(measure for measure in self.measures if measure.metric == self.measures[0].metric)
+        whole = tuple(item for item in self.metrics if item.part is None)
+        return whole or tuple(item for item in self.metrics if item.metric == self.metrics[0].metric)
 
-    def measure(self, metric: str, part: str | None = None) -> Measure:
-        """One metric. Raises InputError where it was not measured."""
-        for measure in self.measures:
-            if (measure.metric, measure.part) == (metric, part):
-                return measure
-        known = ", ".join(dict.fromkeys(m.metric for m in self.measures))
-        raise InputError(f"{self.name} has no {metric}{'' if part is None else f' of {part}'}; it has {known}")
+    def metric(self, name: str, part: str | None = None) -> MetricResult:
+        """Return one metric. Raises InputError if the task has no such metric."""
+        for item in self.metrics:
+            if (item.metric, item.part) == (name, part):
+                return item
+        known = ", ".join(dict.fromkeys(item.metric for item in self.metrics))
+        raise InputError(f"{self.name} has no {name}{'' if part is None else f' of {part}'}; it has {known}")
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Contenders side by side on the same data. All of it but the items of a task survives JSON.
+    """Variants side by side on the same data. JSON keeps everything but the items of tasks.
 
     Attributes:
-        variants: their names, in order.
+        variants: names, in order.
         tasks: the results.
         settings: precision, resamples and seed of the bootstrap, and the text model.
     """
@@ -132,28 +137,28 @@ class Evaluation:
     settings: Mapping[str, Any]
 
     def task(self, name: str) -> TaskResult:
-        """The result of one task. Raises InputError where there is none of that name."""
+        """Return the result of one task. Raises InputError for an unknown name."""
         for task in self.tasks:
             if task.name == name:
                 return task
-        raise InputError(f"no task is called {name!r}; there are {', '.join(task.name for task in self.tasks)}")
+        raise InputError(f"no task is called {name!r}; the tasks are {', '.join(task.name for task in self.tasks)}")
 
     def value(self, task: str, metric: str, variant: str, part: str | None = None) -> float:
-        """One value. Raises InputError where it was not measured."""
-        values = self.task(task).measure(metric, part).values
+        """Return one value. Raises InputError for an unknown task, metric or variant."""
+        values = self.task(task).metric(metric, part).values
         if variant not in values:
-            raise InputError(f"no contender is called {variant!r}; there are {', '.join(values)}")
+            raise InputError(f"no variant is called {variant!r}; the variants are {', '.join(values)}")
         return values[variant]
 
     def difference(self, task: str, metric: str, of: str, to: str, part: str | None = None) -> Difference:
-        """One difference with its interval. Raises InputError where it was not measured."""
-        for difference in self.task(task).measure(metric, part).differences:
+        """Return one difference with its interval. Raises InputError if it was not computed."""
+        for difference in self.task(task).metric(metric, part).differences:
             if (difference.of, difference.to) == (of, to):
                 return difference
-        raise InputError(f"{task}: the difference of {of} to {to} was not measured")
+        raise InputError(f"{task}: the difference of {of} to {to} was not computed")
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data, in a fixed order; values are fractions, and the same evaluation gives the same bytes."""
+        """Return plain data in a fixed order; values are fractions. Equal evaluations give equal bytes."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -171,13 +176,13 @@ class Evaluation:
                     "notes": list(task.notes),
                     "measures": [
                         {
-                            "metric": measure.metric,
-                            "part": measure.part,
-                            "samples": measure.samples,
-                            "values": dict(measure.values),
-                            "differences": [vars(difference).copy() for difference in measure.differences],
+                            "metric": item.metric,
+                            "part": item.part,
+                            "samples": item.samples,
+                            "values": dict(item.values),
+                            "differences": [vars(difference).copy() for difference in item.differences],
                         }
-                        for measure in task.measures
+                        for item in task.metrics
                     ],
                 }
                 for task in self.tasks
@@ -186,26 +191,26 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, data: Any) -> Evaluation:
-        """The inverse of :meth:`to_json`, without items. Raises ArtifactError for anything else."""
+        """Read the output of :meth:`to_json`; items are lost. Raises ArtifactError."""
         try:
             if (data["format"], data["version"]) != (FORMAT, VERSION):
-                raise ArtifactError(f"this is not version {VERSION} of {FORMAT}; evaluate again")
+                raise ArtifactError(f"expected version {VERSION} of {FORMAT}; evaluate again")
             tasks = tuple(_task(task) for task in data["tasks"])
             return cls(tuple(str(name) for name in data["contenders"]), tasks, dict(data["settings"]))
         except ArtifactError:
             raise
         except (TypeError, KeyError, ValueError, AttributeError):
-            raise ArtifactError("the results of this evaluation are damaged; evaluate again") from None
+            raise ArtifactError("these results of an evaluation are damaged; evaluate again") from None
 
     def save(self, path: str | Path) -> Path:
-        """Write the JSON to a file. Returns its path. Raises OutputError."""
+        """Write the JSON to a file and return its path. Raises OutputError."""
         content = json.dumps(self.to_json(), indent=2, ensure_ascii=True, allow_nan=False)
         write_whole(Path(path), f"{content}\n".encode())
         return Path(path)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Evaluation:
-        """Read what :meth:`save` wrote. Raises ArtifactError."""
+        """Read a file of :meth:`save`. Raises ArtifactError."""
         try:
             return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
         except ArtifactError as error:
@@ -214,7 +219,7 @@ class Evaluation:
             raise ArtifactError(f"{path} is not a file of results ({type(error).__name__})") from None
 
     def table(self) -> str:
-        """Values and differences of every task as text for a terminal; all differences stand in :meth:`to_json`."""
+        """Return values and differences of every task as text for a terminal; :meth:`to_json` has all differences."""
         parts: list[str] = []
         main = ("edited", "base") if "edited" in self.variants else None
         for task in self.tasks:
@@ -222,15 +227,15 @@ class Evaluation:
             parts.append(f"{sanitize(task.name)}: {sanitize(task.dataset)}{split} ({task.images} images)")
             rows: list[tuple[object, ...]] = []
             rest: list[tuple[object, ...]] = []
-            for measure in task.measures:
+            for item in task.metrics:
                 shown: tuple[object, ...] = ()
-                for difference in measure.differences:
+                for difference in item.differences:
                     if (difference.of, difference.to) == main:
-                        shown = (f"{difference.value:+.3f}", shown_interval(difference))
-                    elif measure in task.headlines:
+                        shown = (f"{difference.value:+.3f}", difference.interval)
+                    elif item in task.headlines:
                         title = f"{difference.of} - {difference.to}"
-                        rest.append((measure.title, title, f"{difference.value:+.3f}", shown_interval(difference)))
-                rows.append((measure.title, *(measure.values[name] for name in self.variants), *shown))
+                        rest.append((item.title, title, f"{difference.value:+.3f}", difference.interval))
+                rows.append((item.title, *(item.values[name] for name in self.variants), *shown))
             columns = ["metric", *self.variants]
             parts.append(table([*columns, *(["edited - base", "95 % interval"] if main else [])], rows))
             if rest:
@@ -241,38 +246,31 @@ class Evaluation:
         return "\n".join(parts).rstrip()
 
     def card(self) -> dict[str, list[dict[str, Any]]]:
-        """As :class:`sith_hf.cards.facts.Results`: the headlines and few groups, base and edited, as fractions.
+        """Return headlines and a few groups of base and edited, as :class:`sith_hf.cards.facts.Results`, in fractions.
 
         Raises:
-            InputError: no contender called ``"edited"``.
+            InputError: no variant called ``"edited"``.
         """
         if "edited" not in self.variants:
             raise InputError(f'a card compares "base" and "edited"; the variants are {", ".join(self.variants)}')
         found: dict[str, list[dict[str, Any]]] = {"results": [], "collateral": []}
         for task in self.tasks:
-            groups = [measure for measure in task.measures if (measure.part or "").startswith("group ")]
-            for measure in [*task.headlines, *(groups if len(groups) <= CARD_GROUPS else [])]:
+            groups = [item for item in task.metrics if (item.part or "").startswith("group ")]
+            for item in [*task.headlines, *(groups if len(groups) <= CARD_GROUPS else [])]:
                 entry: dict[str, Any] = {
                     "dataset": task.dataset,
-                    "metric": f"{task.name}: {measure.title}",
-                    "base": measure.values["base"],
-                    "edited": measure.values["edited"],
-                    "samples": measure.samples,
+                    "metric": f"{task.name}: {item.title}",
+                    "base": item.values["base"],
+                    "edited": item.values["edited"],
+                    "samples": item.samples,
                 }
                 if task.split:
                     entry["split"] = task.split
-                for d in measure.differences:
+                for d in item.differences:
                     if (d.of, d.to) == ("edited", "base") and d.low is not None and d.high is not None:
                         entry["interval"] = [d.low, d.high]
                 found["collateral" if task.kind == "collateral" else "results"].append(entry)
         return found
-
-
-def shown_interval(difference: Difference) -> str:
-    """The interval of a difference as text."""
-    if difference.low is None or difference.high is None:
-        return "-"
-    return f"[{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
 def _task(data: Any) -> TaskResult:
@@ -285,13 +283,13 @@ def _task(data: Any) -> TaskResult:
         data_sha256=None if data["data_sha256"] is None else str(data["data_sha256"]),
         skipped={str(key): int(value) for key, value in data["skipped"].items()},
         notes=tuple(str(note) for note in data["notes"]),
-        measures=tuple(_measure(measure) for measure in data["measures"]),
+        metrics=tuple(_metric(item) for item in data["measures"]),
     )
 
 
-def _measure(data: Any) -> Measure:
+def _metric(data: Any) -> MetricResult:
     part = data["part"]
-    return Measure(
+    return MetricResult(
         metric=str(data["metric"]),
         part=None if part is None else str(part),
         values={str(name): _finite(value) for name, value in data["values"].items()},

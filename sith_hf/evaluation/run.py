@@ -1,27 +1,31 @@
-"""An evaluation from end to end: tasks over the same data share one pass, and all contenders share every batch."""
+"""Evaluate variants of a model side by side: tasks over the same data share one pass, variants share every batch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from sith_hf.cards import shown_name
 from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
-from sith_hf.evaluation.collateral import collateral
-from sith_hf.evaluation.plan import Collateral, Plan, Retrieval, ZeroShot
+from sith_hf.evaluation.collateral import CollateralRunner
+from sith_hf.evaluation.plan import Plan
 from sith_hf.evaluation.result import Evaluation, TaskResult
-from sith_hf.evaluation.retrieval import check as check_captions
-from sith_hf.evaluation.retrieval import retrieval
-from sith_hf.evaluation.zero_shot import Labels, zero_shot
-from sith_hf.images import BASE, Check, Embedded, ModelVariant, Source, embed_rows, open_data
+from sith_hf.evaluation.retrieval import RetrievalRunner
+from sith_hf.evaluation.task import AnyTask, TaskData, TaskRunner
+from sith_hf.evaluation.zero_shot import ZeroShotRunner
+from sith_hf.images import BASE, ModelVariant, RowCheck, embed_rows, open_dataset
 from sith_hf.towers import LoadedModel
 
-# From fewer samples a bootstrap draws too little variety to tell how sure a figure is.
+# With fewer samples, intervals of the bootstrap are too narrow.
 FEW = 10
 
-AnyTask = ZeroShot | Retrieval | Collateral
+RUNNERS: Mapping[str, type[TaskRunner[Any]]] = MappingProxyType(
+    {"zero-shot": ZeroShotRunner, "retrieval": RetrievalRunner, "collateral": CollateralRunner}
+)
+"""Every kind of task."""
 
 
 def evaluate(
@@ -35,12 +39,12 @@ def evaluate(
     seed: int = 0,
     progress: bool = False,
 ) -> Evaluation:
-    """Evaluate contenders side by side.
+    """Evaluate variants side by side.
 
     Args:
-        variants: one of them named ``"base"``; ``"edited"`` is compared with all others too.
-        tasks: what to measure on what, each of another name.
-        text: the CLIPModel whose text tower encodes classes and captions; None where no task needs one.
+        variants: one of them named ``"base"``; ``"edited"`` is compared with all others.
+        tasks: what to measure on which data, each with its own name.
+        text: the CLIPModel whose text tower encodes classes and captions; None if no task needs one.
         batch_size: rows at a time, in each process.
         precision: ``"no"`` for the checkpoint's own, ``"bf16"`` or ``"fp16"`` for automatic mixed precision.
         resamples: of the bootstrap; at least 100.
@@ -48,18 +52,17 @@ def evaluate(
         progress: show bars on stderr.
 
     Raises:
-        InputError: no base, names that occur twice, contenders that prepare images in different ways, or data that
-            cannot be used.
+        InputError: no base, repeated names, variants with different image processors, or unusable data.
     """
     names = tuple(variant.name for variant in variants)
     if BASE not in names or len(set(names)) < len(names):
-        raise InputError(f"contenders have names of their own, one of them base; got {', '.join(names) or 'none'}")
+        raise InputError(f"variants need different names, one of them base; got {', '.join(names) or 'none'}")
     if len({task.name for task in tasks}) < len(tasks) or not tasks:
-        raise InputError("an evaluation has at least one task, and each a name of its own")
+        raise InputError("an evaluation needs at least one task, and tasks need different names")
     if any(variant.processor is not variants[0].processor for variant in variants):
         prepared = [getattr(c.processor, "to_dict", lambda: None)() for c in variants]
         if any(settings is None or settings != prepared[0] for settings in prepared):
-            raise InputError("all contenders see the same batches, so they need one image processor")
+            raise InputError("the variants have different image processors; all of them see the same batches")
     if precision not in ("no", "bf16", "fp16"):
         raise InputError(f"precision is no, bf16 or fp16; got {precision!r}")
     batch_size = whole_number(batch_size, "batch_size", 1)
@@ -67,30 +70,32 @@ def evaluate(
 
     passes: dict[tuple[str, tuple[str, ...]], list[AnyTask]] = {}
     for task in tasks:
-        passes.setdefault((task.data.model_dump_json(exclude={"columns", "sha256"}), _pictures(task)), []).append(task)
+        rows = task.data.model_dump_json(exclude={"columns", "sha256"})
+        passes.setdefault((rows, RUNNERS[task.kind].image_columns(task)), []).append(task)
     results: dict[str, TaskResult] = {}
-    for (_, pictures), together in passes.items():
-        source = open_data(together[0].data, progress=progress)
-        fits = [_Fit(task, source) for task in together]
+    for (_, images), together in passes.items():
+        source = open_dataset(together[0].data, progress=progress)
+        runners = [RUNNERS[task.kind](task, source) for task in together]
         embedded = embed_rows(
             variants,
             source,
-            pictures,
-            [column for fit in fits for column in fit.columns],
-            check=_together(fits),
+            images,
+            [column for runner in runners for column in runner.columns],
+            check=_check_all(runners),
             batch_size=batch_size,
             precision=precision,
             progress=progress,
         )
-        for fit in fits:
-            seen = embedded.sha256(fit.columns)
-            if fit.task.data.sha256 not in (None, seen):
+        data = TaskData(embedded, names, text, resamples, seed, progress)
+        for runner in runners:
+            task, seen = runner.task, embedded.sha256(runner.columns)
+            if task.data.sha256 not in (None, seen):
                 raise InputError(
-                    f"{fit.task.name}: {source.title} has the sha256 {seen[:12]}..., and the plan was made for "
-                    f"{str(fit.task.data.sha256)[:12]}...; use the same data, or take data.sha256 out of the plan"
+                    f"{task.name}: the data of {source.title} have the sha256 {seen[:12]}..., the plan expects "
+                    f"{str(task.data.sha256)[:12]}...; use the same data, or remove data.sha256 from the plan"
                 )
-            measured = fit.measure(embedded, names, text, resamples=resamples, seed=seed, progress=progress)
-            results[fit.task.name] = replace(measured, data_sha256=seen, notes=(*measured.notes, *_few(measured)))
+            found = runner.run(data)
+            results[task.name] = replace(found, data_sha256=seen, notes=(*found.notes, *_few(found)))
     settings = {
         "precision": precision,
         "resamples": resamples,
@@ -105,7 +110,7 @@ def evaluate(
 def evaluate_plan(
     variants: Sequence[ModelVariant], plan: Plan, *, text: LoadedModel | None, progress: bool = False
 ) -> Evaluation:
-    """:func:`evaluate` with everything that a plan says."""
+    """Evaluate variants by the tasks and settings of a plan, as :func:`evaluate` does."""
     return evaluate(
         variants,
         plan.tasks,
@@ -119,51 +124,13 @@ def evaluate_plan(
 
 
 def _few(result: TaskResult) -> tuple[str, ...]:
-    fewest = min((measure.samples for measure in result.measures), default=0)
+    fewest = min((metric.samples for metric in result.metrics), default=0)
     return (f"as few as {fewest} samples: intervals are too narrow there",) if fewest < FEW else ()
 
 
-class _Fit:
-    """A task, with what it reads of each row besides pictures."""
-
-    def __init__(self, task: AnyTask, source: Source) -> None:
-        self.task, self.source = task, source
-        self.labels = Labels(task, source) if isinstance(task, ZeroShot) else None
-        columns = task.data.columns
-        if self.labels is not None:
-            self.columns = self.labels.columns
-        elif isinstance(task, Retrieval):
-            self.columns = tuple(name for name in (columns.caption, columns.unsafe_caption) if name is not None)
-        else:
-            self.columns = ()
-
-    def check(self, row: Mapping[str, Any], number: int) -> None:
-        """Raises InputError where a row does not fit the task."""
-        if self.labels is not None:
-            self.labels.check(row, number)
-        elif isinstance(self.task, Retrieval):
-            check_captions(self.task, self.source, row, number)
-
-    def measure(
-        self, embedded: Embedded, names: tuple[str, ...], text: LoadedModel | None, **options: Any
-    ) -> TaskResult:
-        """The task's result."""
-        if isinstance(self.task, Retrieval):
-            return retrieval(self.task, embedded, names, text, **options)
-        if isinstance(self.task, Collateral):
-            return collateral(self.task, embedded, names, text, **options)
-        return zero_shot(self.task, Labels(self.task, self.source), embedded, names, text, **options)
-
-
-def _together(fits: Sequence[_Fit]) -> Check:
+def _check_all(runners: Sequence[TaskRunner[Any]]) -> RowCheck:
     def check(row: Mapping[str, Any], number: int) -> None:
-        for fit in fits:
-            fit.check(row, number)
+        for runner in runners:
+            runner.check(row, number)
 
     return check
-
-
-def _pictures(task: AnyTask) -> tuple[str, ...]:
-    columns = task.data.columns
-    unsafe = columns.unsafe_image if isinstance(task, Retrieval) else None
-    return (columns.image,) if unsafe is None else (columns.image, unsafe)

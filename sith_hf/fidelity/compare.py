@@ -12,7 +12,7 @@ from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.decomposition import DecomposeSettings, check_joint_size, factored_svd, measure_explanations
 from sith_hf.errors import InputError
-from sith_hf.fidelity.null import NULLS, adjusted, null_directions, null_fidelities, p_values
+from sith_hf.fidelity.null import NULLS, adjusted, null_directions, p_values
 from sith_hf.fidelity.table import WEIGHTS, FidelityTable, MethodQuality
 from sith_hf.pursuit import METHODS, Pursuit
 from sith_hf.towers import VisionTower
@@ -20,7 +20,7 @@ from sith_hf.towers import VisionTower
 SPARSITIES = (5, 10, 20, 50)
 COHERENCE_WEIGHTS = (0.1, 0.3, 0.5)
 DRAWS = {"residual": 999, "head": 199}
-"""Null directions where nothing else is asked for; ``head`` needs them of every head."""
+"""Default number of null directions; for ``head``, of each head."""
 
 
 def grid(
@@ -28,11 +28,11 @@ def grid(
     sparsities: Iterable[int] = SPARSITIES,
     coherence_weights: Iterable[float] = COHERENCE_WEIGHTS,
 ) -> tuple[Pursuit, ...]:
-    """Every method at every sparsity, COMP at every coherence weight. Raises InputError for anything out of range."""
+    """Combine methods, sparsities and, for COMP, coherence weights. Raises InputError for values out of range."""
     pairs = [(m, weight) for m in methods for weight in (coherence_weights if m == "comp" else (0.0,))]
     found = [Pursuit(method=m, sparsity=k, coherence_weight=weight) for m, weight in pairs for k in sparsities]
     if not found:
-        raise InputError("nothing to compare: name a method, a sparsity and, for comp, a coherence weight")
+        raise InputError("nothing to compare: name at least one method, sparsity and, for comp, coherence weight")
     return tuple(dict.fromkeys(found))
 
 
@@ -49,25 +49,25 @@ def fidelity_table(
     level: float = 0.05,
     progress: bool = False,
 ) -> FidelityTable:
-    """Explain the same singular vectors by several methods, and random directions beside them (METHOD.md sec. 4, 5).
+    """Explain singular vectors and random directions by several methods (Method, sec. 4 and 5).
 
-    The heads are factored once; only the pursuit runs again. Every method meets the same random directions.
+    The heads are factored once; only the pursuit runs again. All methods explain the same random directions.
 
     Args:
-        tower: whose heads; it needs a projection.
+        tower: a tower with a projection.
         dictionary: M encoded concepts.
-        pursuits: methods and settings, as :func:`grid` makes them; every one at 5, 10, 20 and 50 concepts when None.
+        pursuits: methods and settings, as of :func:`grid`; all methods at 5, 10, 20 and 50 concepts when None.
         settings: which vectors; ``pursuits`` take the place of its pursuit.
-        weight: how vectors count in means, ``"equal"`` or ``"energy"`` (see :class:`FidelityTable`).
+        weight: of vectors in means, ``"equal"`` or ``"energy"`` (see :class:`FidelityTable`).
         null: ``"residual"``, ``"head"``, or None for no random directions (see :mod:`sith_hf.fidelity.null`).
-        draws: how many random directions; 999, or 199 for each head, when None.
+        draws: number of random directions; 999, or 199 for each head, when None.
         seed: of the random directions.
-        level: the false discovery rate that findings are counted at, above 0 and below 1.
+        level: the false discovery rate of significant findings, above 0 and below 1.
         progress: show a bar on stderr.
 
     Raises:
-        InputError: something out of range, a dictionary that is not encoded, of another joint space, or smaller than
-            the largest sparsity.
+        InputError: a value out of range, or a dictionary that is not encoded, has another embedding size, or is
+            smaller than the largest sparsity.
         MissingExtra: lasso without scikit-learn.
     """
     settings = settings or DecomposeSettings()
@@ -99,7 +99,7 @@ def fidelity_table(
             found = measure_explanations(tower, atoms, directions, pursuit, image_mean, bar.update)
             chance = p = None
             if random is not None:
-                chance = null_fidelities(tower, atoms, pursuit, random, image_mean, bar.update)
+                chance = measure_explanations(tower, atoms, random, pursuit, image_mean, bar.update)
                 p = p_values(found.fidelity, chance.fidelity)
             q = None if p is None else adjusted(p)
             results.append(MethodQuality(pursuit, found.fidelity, found.coherence, chance, p, q))
@@ -121,16 +121,16 @@ def fidelity_table(
 
 def _check(pursuits: Sequence[Pursuit], atoms: Tensor, weight: str, null: str | None, level: float) -> None:
     if not pursuits:
-        raise InputError("nothing to compare: give at least one pursuit")
+        raise InputError("nothing to compare: pass at least one pursuit")
     if weight not in WEIGHTS:
         raise InputError(f"unknown weight {weight!r}; the weights are {', '.join(WEIGHTS)}")
     if null is not None and null not in NULLS:
         raise InputError(f"unknown null {null!r}; the nulls are {', '.join(NULLS)}, or None for no null")
     if not 0 < finite_number(level, "level, a false discovery rate,") < 1:
-        raise InputError(f"level is a false discovery rate above 0 and below 1; got {level}")
+        raise InputError(f"level must be a false discovery rate above 0 and below 1; got {level}")
     most = max(pursuit.sparsity for pursuit in pursuits)
     if most > len(atoms):
         raise InputError(
-            f"an explanation of {most} concepts needs a dictionary of at least as many; this one has {len(atoms)}: "
-            "give smaller sparsities (--sparsities 5,10 on the command line) or more concepts"
+            f"sparsity {most} needs a dictionary of at least {most} concepts; this one has {len(atoms)}. Use smaller "
+            "sparsities (--sparsities 5,10 on the command line) or more concepts"
         )

@@ -1,4 +1,4 @@
-"""The picture of a ``FidelityTable``: fidelity and coherence over sparsity, one line a method, chance dashed."""
+"""The chart of a ``FidelityTable``: fidelity and coherence over sparsity, one line a method, chance dashed."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from sith_hf.fidelity.table import FidelityTable
 MARKERS = "osD^vPX"
 
 SIZE = (10.0, 4.4)
-"""Inches of the whole picture."""
+"""Inches."""
 
 
 def check_plot(path: str | Path) -> None:
-    """Tell before a long computation what would stop :func:`fidelity_chart` after it.
+    """Check the path and matplotlib before a long computation.
 
     Raises:
         InputError: another ending than .png.
         MissingExtra: matplotlib is not installed.
     """
     if Path(path).suffix != ".png":
-        raise InputError(f"{path}: the plot is a PNG; give a name that ends with .png")
+        raise InputError(f"{path}: the plot is a PNG file; use a name that ends with .png")
     with blank_figure():
         pass
 
 
 def fidelity_chart(table: FidelityTable, path: str | Path) -> Path:
-    """Draw ``table`` as a PNG, two panels beside each other; the file's path. Equal tables give equal bytes.
+    """Draw ``table`` as a PNG of two panels and return the file's path. Equal tables give equal bytes.
 
-    The dashed line of a method's colour is what random directions reach by the same method; the dotted line is the
-    mean ceiling of fidelity.
+    Dashed lines show random directions explained by the method of that colour; the dotted line is the mean ceiling.
 
     Raises:
         InputError: another ending than .png.

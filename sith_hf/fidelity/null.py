@@ -1,34 +1,26 @@
-"""The null of explanations: what random directions reach, and p-values and false discovery rates held against it.
+"""Random directions as a null for explanations, p-values, and false discovery rates.
 
-A dictionary of many concepts explains something of any direction. So a fidelity says little by itself: it is held
-against the fidelities of random directions, explained in the same way. Two questions can be asked, and each has its
-own random directions:
+A large dictionary explains part of any direction, so a fidelity means little by itself. It is compared with the
+fidelities of random directions explained in the same way. Two nulls answer two questions:
 
-- ``residual``: is this vector easier to put into words than any direction of the residual stream? Directions are
-  uniform on the unit sphere of R^D (mean-free when centring). This is the chance that a reader means, and the default.
-- ``head``: is it easier to put into words than any other direction that its own head could have for a singular
-  vector? Directions are uniform on the unit sphere of the head's write space, the span of its singular vectors
-  (d of them, whatever the rank kept; completed at random where a head has less than full rank). A head whose whole
-  write space is easy to name is better than chance by the first question, and perhaps not by this one, which asks
-  for the basis alone. It is the stricter of the two wherever heads write into a nameable part of the stream.
+- ``residual``, the default: is the vector easier to explain than a direction of the residual stream? Directions are
+  uniform on the unit sphere of R^D (mean-free when centring).
+- ``head``: is it easier to explain than another direction that its head can write? Directions are uniform on the unit
+  sphere of the head's write space, the span of its d singular vectors (completed at random for a head below full
+  rank). This null is stricter for a head whose whole write space is easy to explain.
 
-Neither looks at the dictionary, the explanations or the singular values; both are symmetric, so that one null serves
-the poles of a vector alike.
+Neither depends on the dictionary, the explanations or the singular values. Both are symmetric, so one null serves both
+poles of a vector.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from sith_hf.core.validation import whole_number
-from sith_hf.decomposition import Quality, measure_explanations
 from sith_hf.errors import InputError
-from sith_hf.pursuit import Pursuit
-from sith_hf.towers import VisionTower
 
 NULLS = ("residual", "head")
 
@@ -36,20 +28,20 @@ NULLS = ("residual", "head")
 def null_directions(
     null: str, write: Tensor, draws: int, *, centre: bool = True, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Random unit directions of one of the nulls, float64.
+    """Draw random unit directions of one of the nulls, float64.
 
     Args:
         null: a name in ``NULLS``.
-        write: ``[L, H, d, D]`` float64, all write directions of each head (their orthonormal rows span what it writes).
-        draws: N, how many: for all heads together for ``residual``, for each head for ``head``.
-        centre: drop the all-ones direction, as where ``write`` was made with centring. ``head`` needs no telling.
-        generator: of the random numbers; the default one of torch when None.
+        write: ``[L, H, d, D]`` float64, all write directions of each head, orthonormal rows.
+        draws: N, for all heads together with ``residual``, for each head with ``head``.
+        centre: drop the all-ones direction; only for ``residual``, since ``write`` decides for ``head``.
+        generator: of random numbers; torch's default generator when None.
 
     Returns:
         ``[N, D]`` for ``residual``, ``[L, H, N, D]`` for ``head``.
 
     Raises:
-        InputError: another null, or a number of draws below 1.
+        InputError: an unknown null, or fewer than one draw.
     """
     whole_number(draws, "draws", least=1)
     if null not in NULLS:
@@ -61,42 +53,26 @@ def null_directions(
     return normalize(noise - noise.mean(dim=-1, keepdim=True) if centre else noise, dim=-1)
 
 
-def null_fidelities(
-    tower: VisionTower,
-    atoms: Tensor,
-    pursuit: Pursuit,
-    directions: Tensor,
-    image_mean: Tensor | None = None,
-    progress: Callable[[int], object] | None = None,
-) -> Quality:
-    """Fidelity and coherence of random directions, explained as the singular vectors are.
-
-    Arguments as for :func:`sith_hf.decomposition.measure_explanations`; ``directions`` are those of
-    :func:`null_directions`.
-    """
-    return measure_explanations(tower, atoms, directions, pursuit, image_mean, progress)
-
-
 def p_values(observed: Tensor, null: Tensor) -> Tensor:
-    """How often chance does as well: ``(1 + number of null values >= observed) / (1 + N)``, never zero.
+    """Return p-values against a null sample, ``(1 + number of null values >= observed) / (1 + N)``.
 
-    Were the observed values drawn as the null ones are, a p-value of at most a would come up with probability at most
-    a, for every a (Davison and Hinkley, 1997, sec. 4.2). The smallest that N draws can give is 1 / (1 + N).
+    If observed values come from the null distribution, a p-value is at most a with probability at most a, for every a
+    (Davison and Hinkley, 1997, sec. 4.2). The smallest value with N draws is 1 / (1 + N).
 
     Args:
         observed: ``[*B, ...]``.
-        null: ``[*B, N]``, such as ``[N]`` for one null, or ``[L, H, N]`` for one of each head.
+        null: ``[*B, N]``: ``[N]`` for one null, or ``[L, H, N]`` for one of each head.
 
     Returns:
-        ``observed``'s shape, float64, above 0 and at most 1.
+        the shape of ``observed``, float64, above 0 and at most 1.
 
     Raises:
-        InputError: no null values, shapes that do not fit, or values that are not finite.
+        InputError: no null values, shapes that do not match, or values that are not finite.
     """
     batch = null.shape[:-1]
     if null.ndim == 0 or null.shape[-1] == 0 or observed.shape[: len(batch)] != batch:
         raise InputError(
-            f"null values [..., N] must pair with the observed; got {[*null.shape]} and {[*observed.shape]}"
+            f"null values [..., N] must match the observed ones; got {[*null.shape]} and {[*observed.shape]}"
         )
     if not (torch.isfinite(observed).all() and torch.isfinite(null).all()):
         raise InputError("observed and null values must be finite")
@@ -108,16 +84,16 @@ def p_values(observed: Tensor, null: Tensor) -> Tensor:
 
 
 def adjusted(p: Tensor) -> Tensor:
-    """Benjamini-Hochberg adjusted p-values (1995): those at most q make up findings whose expected false share is q.
+    """Return Benjamini-Hochberg adjusted p-values (1995): among values of at most q, the expected false share is q.
 
-    That holds for p-values that are independent, or that depend on one another positively, as those do
-    that share one null sample (Bates et al., 2023, "Testing for outliers with conformal p-values", sec. 2).
+    This holds for independent p-values, and for positively dependent ones such as those that share one null sample
+    (Bates et al., 2023, "Testing for outliers with conformal p-values", sec. 2).
 
     Args:
-        p: ``[...]``, all the p-values of one family.
+        p: ``[...]``, all p-values of one family.
 
     Returns:
-        ``p``'s shape, float64, at least ``p`` and at most 1.
+        the shape of ``p``, float64, at least ``p`` and at most 1.
     """
     flat = p.double().flatten()
     order = flat.argsort(descending=True)

@@ -1,4 +1,4 @@
-"""``FidelityTable``: methods and sparsities side by side, each held against chance."""
+"""``FidelityTable``: fidelity and coherence of methods and sparsities, each compared with chance."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class MethodQuality:
     Attributes:
         pursuit: the method and its settings.
         fidelity, coherence: ``[L, H, R, poles]`` float32.
-        null: the same for random directions, ``[N]`` each, or ``[L, H, N]``; None without a null.
-        p, q: ``[L, H, R, poles]`` float64, the p-value of each fidelity and its Benjamini-Hochberg adjustment over
-            all vectors and poles of this method and sparsity; None without a null.
+        null: the same for random directions, ``[N]`` or ``[L, H, N]``; None without a null.
+        p, q: ``[L, H, R, poles]`` float64, p-values of fidelities, and their Benjamini-Hochberg adjustment over all
+            vectors and poles of this method and sparsity; None without a null.
     """
 
     pursuit: Pursuit
@@ -36,7 +36,7 @@ class MethodQuality:
 
     @property
     def name(self) -> str:
-        """``comp 0.3``, ``omp``."""
+        """Such as ``comp 0.3`` or ``omp``."""
         return f"comp {self.pursuit.coherence_weight:g}" if self.pursuit.method == "comp" else self.pursuit.method
 
 
@@ -45,18 +45,18 @@ class FidelityTable:
     """Fidelity and coherence over methods and sparsities.
 
     Attributes:
-        results: one for each method and sparsity, in the order asked for.
+        results: one for each method and sparsity, in order.
         layers: the L layer numbers.
         poles: ``("+", "-")`` or ``("+",)``.
-        ceiling: ``[L, H, R]`` float32, the most that the fidelity of each vector can reach.
+        ceiling: ``[L, H, R]`` float32, the maximum fidelity of each vector.
         share: ``[L, H, R]`` float32, each vector's s^2 over its head's.
-        weight: ``"equal"``: every vector and pole counts alike in means and spreads; ``"energy"``: by ``share``,
-            so that every head counts alike. Counts of findings are never weighted.
+        weight: of vectors in means and spreads. ``"equal"``: all the same; ``"energy"``: by ``share``, so that all
+            heads count the same. Counts of findings are never weighted.
         null: ``"residual"``, ``"head"`` or None (see :mod:`sith_hf.fidelity.null`).
         null_ceiling: ``[N]`` or ``[L, H, N]``, the ceiling of the random directions; None without a null.
-        draws: N, random directions (for each head where the null is ``"head"``); 0 without a null.
+        draws: N random directions (per head for ``"head"``); 0 without a null.
         seed: of the random directions.
-        level: the false discovery rate that findings are counted at.
+        level: the false discovery rate of significant findings.
         concepts: M, the size of the dictionary.
     """
 
@@ -74,7 +74,7 @@ class FidelityTable:
     concepts: int
 
     def summary(self, result: MethodQuality) -> dict[str, Any]:
-        """One method and sparsity in numbers: means and spreads (standard deviations) over vectors and poles."""
+        """Return means and spreads (standard deviations) over vectors and poles for one method and sparsity."""
         weight = (self.share if self.weight == "energy" else torch.ones_like(self.share)).unsqueeze(-1)
         fidelity, spread = _mean(result.fidelity, weight)
         coherence, coherence_spread = _mean(result.coherence, weight)
@@ -100,7 +100,7 @@ class FidelityTable:
         return found
 
     def rows(self) -> tuple[list[str], list[list[object]]]:
-        """Columns and rows for :func:`sith_hf.core.tables.table`."""
+        """Return columns and rows for :func:`sith_hf.core.tables.table`."""
         columns = ["method", "K", "fidelity", "spread", "of ceiling", "coherence", "spread"]
         if self.null is not None:
             columns += ["null fid.", "null coh.", "median p", f"at q {self.level:g}"]
@@ -118,11 +118,11 @@ class FidelityTable:
 
     @property
     def count(self) -> int:
-        """How many vectors and poles each result speaks of."""
+        """The number of vectors times poles of each result."""
         return self.share.numel() * len(self.poles)
 
     def to_json(self) -> dict[str, Any]:
-        """The summaries and all settings as plain data."""
+        """Return the summaries and all settings as plain data."""
         return {
             "layers": list(self.layers),
             "heads": self.share.shape[1],
@@ -141,7 +141,7 @@ class FidelityTable:
         }
 
     def vectors(self) -> Iterator[dict[str, Any]]:
-        """Every vector and pole under every method and sparsity, as plain data, one at a time."""
+        """Yield every vector and pole of every method and sparsity as plain data."""
         for result in self.results:
             settings = {key: value for key, value in self.summary(result).items() if key in _SETTINGS}
             for at, head, vector, side in torch.cartesian_prod(*map(torch.arange, result.fidelity.shape)).tolist():
@@ -165,7 +165,7 @@ _SETTINGS = ("method", "coherence_weight", "sparsity")
 
 
 def _mean(values: Tensor, weight: Tensor) -> tuple[float, float]:
-    """Weighted mean and standard deviation."""
+    """Return the weighted mean and standard deviation."""
     values, share = values.double(), weight.double().expand(values.shape)
     share = share / share.sum().clamp(min=torch.finfo(torch.float64).tiny)
     mean = (values * share).sum()

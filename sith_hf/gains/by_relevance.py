@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sith_hf.concepts import ConceptDictionary, centred
+from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains.gains import Gains
 from sith_hf.gains.selection import ALL, Selection
-from sith_hf.pursuit import Pursuit, SomeAtoms
+from sith_hf.pursuit import Pursuit, SomeAtoms, centred
 
 # The paper's settings: ten concepts for each class, a gain never below 0.8, and 0.3 above the relevance.
 SPARSITY, COHERENCE_WEIGHT = 10, 0.3

@@ -5,7 +5,6 @@ it is called.
 """
 
 from sith_hf.hub.download import OTHER_WEIGHTS, fetch_file, fetch_snapshot, is_repo_id
-from sith_hf.hub.errors import CLIENT, OFFLINE, TRANSPORT, hide
 from sith_hf.hub.find import find_artifact
 from sith_hf.hub.mixin import Pushable
 from sith_hf.hub.package import CARD, PushOptions, PushResult, UploadPackage, check_options, is_generated

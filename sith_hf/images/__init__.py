@@ -3,27 +3,27 @@
 It imports ``editor`` and everything below.
 """
 
-from sith_hf.images.data import Columns, Data
-from sith_hf.images.datasets import Source, open_data
-from sith_hf.images.embed import Check, Embedded, embed_rows
+from sith_hf.images.comparison import Comparison, model_variants, text_model_of
+from sith_hf.images.dataset_settings import Columns, DatasetSettings
+from sith_hf.images.datasets import ImageDataset, open_dataset
+from sith_hf.images.embed import EmbeddedRows, RowCheck, embed_rows
 from sith_hf.images.mean import estimated_mean, mean_of_images
-from sith_hf.images.variant import BASE, ModelVariant
-from sith_hf.images.variants import EDITED, Comparison, model_variants, text_of
+from sith_hf.images.model_variant import BASE, EDITED, ModelVariant
 
 __all__ = [
     "BASE",
-    "Check",
     "Columns",
     "Comparison",
-    "Data",
+    "DatasetSettings",
     "EDITED",
-    "Embedded",
+    "EmbeddedRows",
+    "ImageDataset",
     "ModelVariant",
-    "Source",
+    "RowCheck",
     "embed_rows",
     "estimated_mean",
     "mean_of_images",
     "model_variants",
-    "open_data",
-    "text_of",
+    "open_dataset",
+    "text_model_of",
 ]

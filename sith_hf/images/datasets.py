@@ -1,4 +1,4 @@
-"""Rows of a dataset, from the Hub or from this machine, with named columns and pictures that are not decoded yet."""
+"""Open a dataset of images, on the Hub or on this machine, and read its rows with undecoded images."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from typing import Any
 from sith_hf.cards import impersonal, shown_name
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
-from sith_hf.images.data import Data
+from sith_hf.images.dataset_settings import DatasetSettings
 
 _FILES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """A dataset that was opened.
+class ImageDataset:
+    """An opened dataset of images.
 
     Attributes:
-        data: what was asked for.
-        title: what results call it; no local folder.
-        split: its split; empty where it has none.
+        data: the settings it was opened by.
+        title: its name in results, without local folders.
+        split: its split; empty if it has none.
         rows: the ``datasets.Dataset`` or ``IterableDataset``.
-        columns: the names it has.
+        columns: the names of its columns.
     """
 
-    data: Data
+    data: DatasetSettings
     title: str
     split: str
     rows: Any = field(repr=False)
     columns: tuple[str, ...]
 
     def names_of(self, column: str) -> tuple[str, ...] | None:
-        """The names of a class label's values, or None for a column of another kind."""
+        """Return the names of a ``ClassLabel`` column's values, None for a column of another type."""
         feature = (self.rows.features or {}).get(column)
         names = getattr(feature, "names", None)
         return None if names is None else tuple(str(name) for name in names)
 
     def text_of(self, column: str, value: Any) -> str | None:
-        """A label, group or other plain value as text: by its name where the column has names; None for none."""
+        """Return a plain value as text, by its name in a ``ClassLabel`` column; None for a missing value."""
         names = self.names_of(column)
         if value is None or (isinstance(value, float) and value != value):
             return None
@@ -53,23 +53,23 @@ class Source:
         return str(value)
 
     def check(self, columns: Iterable[str]) -> None:
-        """Raises InputError where the dataset lacks one of ``columns``; the message lists those that are there."""
+        """Raise InputError if a column is missing; the message lists the existing ones."""
         missing = [name for name in dict.fromkeys(columns) if name not in self.columns]
         if missing:
             raise InputError(
-                f"{self.title} has no column {', '.join(missing)}; it has {', '.join(self.columns)}: name the right "
-                "ones under columns (--columns image=...,label=... on the command line, --column for image-mean)"
+                f"{self.title} has no column {', '.join(missing)}; it has {', '.join(self.columns)}. Name the columns "
+                "under columns (--columns image=...,label=... on the command line, --column for image-mean)"
             )
 
-    def read(self, columns: Sequence[str], pictures: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-        """The rows that were asked for, in order.
+    def read(self, columns: Sequence[str], image_columns: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+        """Iterate over the rows chosen by ``where`` and ``limit``, in order.
 
         Args:
-            columns: what to read.
-            pictures: those of them that hold pictures, which come undecoded.
+            columns: the columns to read.
+            image_columns: further columns, of images, which stay undecoded.
 
         Raises:
-            InputError: a column that is not there, or rows that cannot be read.
+            InputError: a missing column, or rows that cannot be read.
         """
         from datasets import Image
 
@@ -77,12 +77,12 @@ class Source:
             key: {str(item) for item in (value if isinstance(value, tuple) else (value,))}
             for key, value in self.data.where.items()
         }
-        wanted = list(dict.fromkeys([*columns, *pictures, *where]))
+        wanted = list(dict.fromkeys([*columns, *image_columns, *where]))
         self.check(wanted)
         try:
             rows = self.rows.select_columns(wanted)
             features = self.rows.features or {}
-            for name in pictures:
+            for name in image_columns:
                 if isinstance(features.get(name), Image):
                     rows = rows.cast_column(name, Image(decode=False))
             taken = 0
@@ -99,7 +99,7 @@ class Source:
 
     @property
     def known_length(self) -> int | None:
-        """How many rows there are at most, where that is known."""
+        """The maximum number of rows, None if unknown."""
         try:
             count = len(self.rows)
         except (TypeError, NotImplementedError):
@@ -107,11 +107,11 @@ class Source:
         return count if self.data.limit is None else min(count, self.data.limit)
 
 
-def open_data(data: Data, *, progress: bool = False) -> Source:
-    """Open a dataset, or draw one; with ``progress``, ``datasets`` shows its bars on stderr.
+def open_dataset(data: DatasetSettings, *, progress: bool = False) -> ImageDataset:
+    """Open a dataset, or draw one. With ``progress``, ``datasets`` shows its bars on stderr.
 
     Raises:
-        InputError: not found, offline and not on this machine, no such split, or nothing that ``datasets`` reads.
+        InputError: not found, not on this machine while offline, no such split, or not readable by ``datasets``.
     """
     if data.world is not None and data.seed is not None and data.pictures is not None:
         from sith_hf.world import world_dataset
@@ -131,8 +131,8 @@ def open_data(data: Data, *, progress: bool = False) -> Source:
         raise
     except (DatasetsError, OSError, ValueError, TypeError, LookupError, RuntimeError, NotImplementedError) as error:
         raise InputError(
-            f"{title}: no dataset could be opened there ({_one_line(error)}); give the id of a dataset on the Hub, "
-            "a folder with one folder of images for each class, a folder of Parquet files, or one of save_to_disk"
+            f"{title}: no dataset could be opened ({_one_line(error)}); expected the id of a dataset on the Hub, a "
+            "folder with one folder of images for each class, a folder of Parquet files, or one of save_to_disk"
         ) from None
     split, rows = _split(data, rows, title)
     return _source(data, title, split, rows)
@@ -152,25 +152,25 @@ def _quiet() -> Iterator[None]:
         enable_progress_bars()
 
 
-def _source(data: Data, title: str, split: str, rows: Any) -> Source:
+def _source(data: DatasetSettings, title: str, split: str, rows: Any) -> ImageDataset:
     columns = rows.column_names
     if columns is None:
-        # A stream knows its columns from its first row.
+        # A stream may know its columns only from its first row.
         first = next(iter(rows), None)
         if first is None:
             raise InputError(f"{title} has no rows")
         columns = list(first)
-    return Source(data, title, split, rows, tuple(columns))
+    return ImageDataset(data, title, split, rows, tuple(columns))
 
 
-def _local(data: Data, path: Path) -> Any:
+def _local(data: DatasetSettings, path: Path) -> Any:
     import datasets
 
     if data.revision is not None:
-        raise InputError(f"{shown_name(str(path))} is on this machine and has no revisions; leave revision out")
+        raise InputError(f"{shown_name(str(path))} is a local dataset, which has no revisions; remove revision")
     if path.is_file():
         if path.suffix.lower() not in _FILES:
-            raise InputError(f"{path.name} is not a file of {', '.join(_FILES)}")
+            raise InputError(f"{path.name} has an unknown file type; expected one of {', '.join(_FILES)}")
         kind = _FILES[path.suffix.lower()]
         return datasets.load_dataset(kind, data_files=str(path), streaming=data.streaming)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
@@ -183,27 +183,27 @@ def _local(data: Data, path: Path) -> Any:
     return datasets.load_dataset(str(path), data.name, streaming=data.streaming)
 
 
-def _remote(data: Data) -> Any:
+def _remote(data: DatasetSettings) -> Any:
     import datasets
 
     if data.split is None and not data.streaming:
-        # Where there are several, none is fetched before one is named.
+        # With several splits, nothing is downloaded before one is named.
         try:
             names = datasets.get_dataset_split_names(data.dataset, data.name, revision=data.revision)
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError):
-            names = []  # offline, or refused: what follows says so, or finds the copy on this machine
+            names = []  # offline or refused: load_dataset finds the local copy or raises
         _one_of(names, sanitize(impersonal(str(data.dataset))))
     return datasets.load_dataset(
         data.dataset, data.name, split=data.split, revision=data.revision, streaming=data.streaming
     )
 
 
-def _split(data: Data, rows: Any, title: str) -> tuple[str, Any]:
+def _split(data: DatasetSettings, rows: Any, title: str) -> tuple[str, Any]:
     if not isinstance(rows, Mapping):
         return data.split or "", rows
     if data.split is not None:
         if data.split not in rows:
-            raise InputError(f"{title} has no split {data.split}; it has {', '.join(map(str, rows))}")
+            raise InputError(f"{title} has no split {data.split}; its splits are {', '.join(map(str, rows))}")
         return data.split, rows[data.split]
     _one_of(list(rows), title)
     ((name, only),) = rows.items()
@@ -212,7 +212,7 @@ def _split(data: Data, rows: Any, title: str) -> tuple[str, Any]:
 
 def _one_of(splits: Sequence[str], title: str) -> None:
     if len(splits) > 1:
-        raise InputError(f"{title} has the splits {', '.join(map(str, splits))}: name one with split (--split)")
+        raise InputError(f"{title} has several splits, {', '.join(map(str, splits))}; name one with split (--split)")
 
 
 def _one_line(error: BaseException) -> str:

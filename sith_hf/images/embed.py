@@ -1,4 +1,4 @@
-"""All contenders' embeddings of the same pictures, in one pass over the data."""
+"""Embed the images of a dataset by all variants of a model, in one pass over the data."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from tqdm import tqdm
 
 from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.errors import InputError
-from sith_hf.images.datasets import Source
-from sith_hf.images.decode import BrokenPicture, to_picture
+from sith_hf.images.datasets import ImageDataset
+from sith_hf.images.decode import BrokenImage, decode_image
+from sith_hf.images.model_variant import ModelVariant
 from sith_hf.images.shared_layers import embed_all
-from sith_hf.images.variant import ModelVariant
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-Check = Callable[[Mapping[str, Any], int], None]
+RowCheck = Callable[[Mapping[str, Any], int], None]
 
 _Part = tuple[dict[str, NDArray[np.float32]], list[str | None], list[str]]
 
 
 @dataclass(frozen=True, eq=False)
-class Embedded:
-    """The rows of a dataset whose pictures could all be read, in order.
+class EmbeddedRows:
+    """The N rows of a dataset whose images could be decoded, in order.
 
     Attributes:
         source: the dataset.
-        images: picture column to normalised embeddings, float32 ``[C, N, P]``, of C contenders.
-        values: other columns to their N values.
-        skipped: reason to the number of rows that were left out for it.
-        left_out: the other columns' values in those rows.
-        digests: N sha256 of the pictures of each row, as pixels.
+        images: image column to normalised embeddings by C variants, float32 ``[C, N, P]``.
+        values: every other column to its N values.
+        skipped: reason to the number of rows left out.
+        left_out: every other column to its values in the rows left out.
+        digests: N sha256 of each row's images, as pixels.
     """
 
-    source: Source
+    source: ImageDataset
     images: Mapping[str, NDArray[np.float32]]
     values: Mapping[str, tuple[Any, ...]]
     skipped: Mapping[str, int]
@@ -50,7 +50,7 @@ class Embedded:
     digests: tuple[str, ...] = ()
 
     def sha256(self, columns: Iterable[str]) -> str:
-        """The fingerprint of what a task looks at: pictures with the values of some columns, in whatever order."""
+        """Return the fingerprint of images and the values of ``columns``, independent of the order of rows."""
         rows = zip(self.digests, *(map(repr, self.values[name]) for name in columns), strict=True)
         return texts_sha256(sorted("\t".join(row) for row in rows))
 
@@ -60,54 +60,54 @@ class Embedded:
 
 def embed_rows(
     variants: Sequence[ModelVariant],
-    source: Source,
-    pictures: Sequence[str],
+    source: ImageDataset,
+    image_columns: Sequence[str],
     columns: Sequence[str],
     *,
-    check: Check | None = None,
+    check: RowCheck | None = None,
     batch_size: int = 32,
     precision: str = "no",
     progress: bool = False,
-) -> Embedded:
-    """Embed every picture of a dataset by every contender. A row with a broken picture is counted and left out.
+) -> EmbeddedRows:
+    """Embed every image of a dataset by every variant. Rows with a broken image are counted and left out.
 
-    Under ``accelerate launch`` or ``torchrun`` each process decodes and embeds its part of every batch, and all of
-    them get the whole result in the order of the rows.
+    Under ``accelerate launch`` or ``torchrun`` each process embeds its part of every batch, and every process returns
+    the whole result in the order of the rows.
 
     Args:
         variants: C models with one image processor.
         source: the dataset.
-        pictures: its columns of pictures.
+        image_columns: its columns of images.
         columns: other columns to read.
-        check: is shown the other columns of every row, with the row's number, before anything of it is embedded.
+        check: called with the other columns and the number of each row before the row is embedded; raises InputError.
         batch_size: rows at a time, in each process.
         precision: ``"no"`` for the checkpoint's own, ``"bf16"`` or ``"fp16"`` for automatic mixed precision.
         progress: show a bar on stderr.
 
     Raises:
-        InputError: no row, no row with a picture that can be read, columns that are not there, a precision that the
-            device lacks, or embeddings that are not finite.
+        InputError: no rows, no row with a readable image, missing columns, fp16 on a CPU, or embeddings that are not
+            finite.
     """
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
-    # Without an accelerator, processes find each other only when told that they are on the CPU.
+    # Without an accelerator, processes find each other only with cpu=True.
     state = PartialState(cpu=not torch.accelerator.is_available())
     if precision == "fp16" and state.device.type == "cpu":
-        raise InputError("fp16 needs a GPU; use bf16, or no mixed precision")
-    columns = [name for name in dict.fromkeys(columns) if name not in pictures]
-    source.check([*pictures, *columns])
+        raise InputError("precision fp16 needs a GPU; use bf16 or no")
+    columns = [name for name in dict.fromkeys(columns) if name not in image_columns]
+    source.check([*image_columns, *columns])
     if check is not None and not source.data.streaming and columns:
-        # What does not fit is told before hours of work, where reading rows twice costs nothing.
+        # Fail before hours of work. Reading the other columns twice costs little, except in a stream.
         for number, row in enumerate(source.read(columns)):
             check(row, number)
 
-    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in pictures}
+    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in image_columns}
     values: dict[str, list[Any]] = {name: [] for name in columns}
     left_out: dict[str, list[Any]] = {name: [] for name in columns}
     digests: list[str] = []
     skipped: Counter[str] = Counter()
-    rows, seen = source.read(columns, pictures), 0
+    rows, seen = source.read(columns, image_columns), 0
     with (
         ready(variants, state.device),
         tqdm(
@@ -123,16 +123,16 @@ def embed_rows(
                     check(row, number)
             seen += len(batch)
             mine = batch[state.process_index * batch_size : (state.process_index + 1) * batch_size]
-            found, reasons, marks = embed_batch(variants, mine, pictures, state.device, precision)
+            found, reasons, marks = embed_batch(variants, mine, image_columns, state.device, precision)
             if state.num_processes > 1:
-                found, reasons, marks = _gathered(gather_object([(found, reasons, marks)]), pictures)
+                found, reasons, marks = _gathered(gather_object([(found, reasons, marks)]), image_columns)
             digests += marks
             for row, reason in zip(batch, reasons, strict=True):
                 if reason is not None:
                     skipped[reason] += 1
                 for name in columns:
                     (values if reason is None else left_out)[name].append(row[name])
-            for name in pictures:
+            for name in image_columns:
                 if found[name].shape[1]:
                     parts[name].append(found[name])
             bar.update(len(batch))
@@ -140,13 +140,13 @@ def embed_rows(
         chosen = " with the values under where" if source.data.where else ""
         raise InputError(f"{source.title} has no rows{chosen}")
     if sum(skipped.values()) == seen:
-        raise InputError(f"{source.title}: none of {seen} rows has an image that can be read ({_reasons(skipped)})")
+        raise InputError(f"{source.title}: none of {seen} rows has a readable image ({counted_reasons(skipped)})")
     images = {name: np.concatenate(found, axis=1) for name, found in parts.items()}
     for name, array in images.items():
         for number, variant in enumerate(variants):
             if not np.isfinite(array[number]).all():
-                raise InputError(f"{variant.name} gives embeddings of {name} that are not finite")
-    return Embedded(
+                raise InputError(f"{variant.name}: embeddings of the column {name} are not finite")
+    return EmbeddedRows(
         source,
         images,
         {name: tuple(items) for name, items in values.items()},
@@ -159,31 +159,35 @@ def embed_rows(
 def embed_batch(
     variants: Sequence[ModelVariant],
     rows: Sequence[Mapping[str, Any]],
-    pictures: Sequence[str],
+    image_columns: Sequence[str],
     device: torch.device,
     precision: str,
 ) -> _Part:
-    """Embeddings ``[C, n, P]`` of the n rows whose pictures can be read, why each cannot, or None, and n digests.
+    """Embed one batch.
 
     Args:
-        variants: C models with one image processor, as :func:`ready` has them.
-        rows: with pictures as :func:`~sith_hf.images.decode.to_picture` takes them.
-        pictures: the names of their columns.
-        device: where the models are.
+        variants: C models with one image processor, inside :func:`ready`.
+        rows: with images as :func:`~sith_hf.images.decode.decode_image` takes them.
+        image_columns: the columns of images.
+        device: of the models.
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
+
+    Returns:
+        image column to embeddings ``[C, n, P]`` of the n readable rows; for every row None, or the reason why its
+        images cannot be read; n digests.
     """
     digests: list[str] = []
-    decoded: dict[str, list[Any]] = {name: [] for name in pictures}
+    decoded: dict[str, list[Any]] = {name: [] for name in image_columns}
     reasons: list[str | None] = []
     for row in rows:
         try:
-            made = [to_picture(row[name]) for name in pictures]
-        except BrokenPicture as error:
+            made = [decode_image(row[name]) for name in image_columns]
+        except BrokenImage as error:
             reasons.append(str(error))
             continue
         reasons.append(None)
         seen = hashlib.sha256()
-        for name, picture in zip(pictures, made, strict=True):
+        for name, picture in zip(image_columns, made, strict=True):
             decoded[name].append(picture)
             seen.update(f"{picture.size}".encode() + picture.tobytes())
         digests.append(seen.hexdigest())
@@ -204,7 +208,7 @@ def _pixels(variant: ModelVariant, pictures: list[Any]) -> torch.Tensor:
     side = variant.image_size
     if tuple(pixels.shape[1:]) != (3, side, side):
         raise InputError(
-            f"the image processor makes pictures of {list(pixels.shape[1:])}, and the model sees {[3, side, side]}: "
+            f"the image processor returns images of {list(pixels.shape[1:])}, the model expects {[3, side, side]}: "
             "preprocessor_config.json belongs to another model"
         )
     return pixels
@@ -214,9 +218,9 @@ def _autocast(device: torch.device, precision: str) -> Any:
     return nullcontext() if precision == "no" else torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
-def _gathered(results: list[_Part], pictures: Sequence[str]) -> _Part:
+def _gathered(results: list[_Part], image_columns: Sequence[str]) -> _Part:
     found = {}
-    for name in pictures:
+    for name in image_columns:
         arrays = [part[name] for part, _, _ in results if part[name].shape[1]]
         found[name] = np.concatenate(arrays, axis=1) if arrays else results[0][0][name]
     reasons = [reason for _, reasons, _ in results for reason in reasons]
@@ -225,9 +229,9 @@ def _gathered(results: list[_Part], pictures: Sequence[str]) -> _Part:
 
 @contextmanager
 def ready(variants: Sequence[ModelVariant], device: torch.device) -> Iterator[None]:
-    """The models in evaluation mode and on the device; each goes back to its mode and place on leaving."""
+    """Move models to the device in evaluation mode; on exit each returns to its mode and device."""
     models = [variant.model for variant in variants]
-    # Before any of them moves: they share parameters.
+    # Read before any model moves: they share parameters.
     homes = [next(model.parameters()).device for model in models]
     with ExitStack() as undo:
         for model, home in zip(models, homes, strict=True):
@@ -242,5 +246,6 @@ def _train(modules: list[Any]) -> None:
         module.training = True
 
 
-def _reasons(skipped: Mapping[str, int]) -> str:
+def counted_reasons(skipped: Mapping[str, int]) -> str:
+    """Format why rows were left out, with counts."""
     return ", ".join(f"{count}: {reason}" for reason, count in sorted(skipped.items()))

@@ -1,4 +1,4 @@
-"""The mean image embedding of a dataset: in pieces that do not depend on who embeds them, summed in float64."""
+"""The mean image embedding of a dataset, summed in float64 over pieces that any number of processes shares."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
-from sith_hf.images.data import Data
-from sith_hf.images.datasets import Source, open_data
-from sith_hf.images.embed import embed_batch, ready
-from sith_hf.images.variant import BASE, ModelVariant
-from sith_hf.images.variants import model_variants
+from sith_hf.images.comparison import model_variants
+from sith_hf.images.dataset_settings import DatasetSettings
+from sith_hf.images.datasets import ImageDataset, open_dataset
+from sith_hf.images.embed import counted_reasons, embed_batch, ready
+from sith_hf.images.model_variant import BASE, ModelVariant
 from sith_hf.towers import PROJECTION, ImageMean
 
-# Batches in one piece: what is repeated at most after an interruption.
+# Batches in one piece, the most that is repeated after an interruption.
 BATCHES = 16
 
-# Of an estimated mean: the best of 0.1, 0.2 ... 0.5 for the embedded checkpoint, where all of them beat none.
+# Length of an estimated mean: the best of 0.1, 0.2 ... 0.5 for the embedded checkpoint; each beats no mean.
 LENGTH = 0.3
 
 Rows = list[dict[str, Any]]
@@ -39,34 +39,34 @@ Rows = list[dict[str, Any]]
 
 def mean_of_images(
     editor: SithEditor,
-    data: Data,
+    data: DatasetSettings,
     *,
     processor: Any | None = None,
     batch_size: int = 32,
     job: ResumableJob | None = None,
     progress: bool = False,
 ) -> ImageMean:
-    """The mean of the normalised image embeddings of a dataset (mu of METHOD.md sec. 3).
+    """Average the normalised image embeddings of a dataset (mu of Method, sec. 3).
 
-    Rows are cut into the same pieces, and pieces into the same batches, for any number of processes: so one process
-    and many give the same bits. Rows whose image cannot be read are counted and left out.
+    The pieces and batches are the same for any number of processes, so the result is bit-identical. Rows without a
+    readable image are counted and left out.
 
     Args:
-        editor: of the model that embeds.
+        editor: of the model.
         data: the images; ``columns.image`` names their column.
         processor: the image processor; the one in the checkpoint's folder when None.
         batch_size: images at a time.
-        job: keeps finished pieces, and shares pieces between processes, all of which get the result.
+        job: stores finished pieces and shares pieces between processes, all of which return the result.
         progress: show a bar on stderr.
 
     Raises:
-        InputError: no row, none with an image that can be read, no such column, an embedding that is not finite, or a
-            stream that gives other images than before the interruption.
+        InputError: no rows, no readable image, a missing column, an embedding that is not finite, or images that
+            differ from those before an interruption.
     """
     batch_size = whole_number(batch_size, "batch_size", 1)
     job = job or ResumableJob()
     (variant,) = model_variants(editor, {BASE: None}, processor=processor)
-    source, column = open_data(data, progress=progress and job.processes.is_main), data.columns.image
+    source, column = open_dataset(data, progress=progress and job.processes.is_main), data.columns.image
     source.check([column])
     base = BaseRef(editor.loaded.name, editor.loaded.revision, _weights(editor))
     described = {**_described(source), "column": column, "limit": data.limit}
@@ -100,25 +100,25 @@ def mean_of_images(
 
 
 def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
-    """A guess at the mean image embedding from the weights alone, without any image.
+    """Estimate the mean image embedding from the weights alone.
 
-    The class token is the same for every image before the first layer. What the tower would give if nothing were added
-    to it, brought to some length, points the way of the mean. On the embedded checkpoint its cosine with the true one
-    is 0.8, and explanations share 2.7 of their five concepts with those made with the true mean, against 1.7 without
-    any (``benchmarks/image_mean.py``). No other checkpoint was looked at: where there are images, average them.
+    The class token before the first layer is the same for every image. Its embedding, as if no layer added anything,
+    points in the direction of the mean. On the embedded checkpoint its cosine with the true mean is 0.8, and
+    explanations share 2.7 of five concepts with those made with the true mean, against 1.7 without a mean
+    (``benchmarks/image_mean.py``). It is untested on other checkpoints: if you have images, average them.
 
     Args:
         editor: of the model.
-        length: of the mean, above 0 and below 1; that of a true mean is the smaller the more diverse the images.
+        length: of the mean, above 0 and below 1; more diverse images have a shorter mean.
 
     Returns:
-        a mean of no image: ``count`` is 0, and ``source`` says how it was made.
+        a mean with ``count`` 0 whose ``source`` describes the estimate.
 
     Raises:
         InputError: a length out of range, or no projection.
     """
     if not 0 < finite_number(length, "the length of a mean, above 0 and below 1,") < 1:
-        raise InputError(f"the length of a mean is above 0 and below 1; got {length}")
+        raise InputError(f"the length of a mean must be above 0 and below 1; got {length}")
     editor.tower.require_projection()
     embeddings = getattr(editor.model, "vision_model", editor.model).embeddings
     token = embeddings.class_embedding.detach() + embeddings.position_embedding.weight.detach()[0]
@@ -133,7 +133,9 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
     )
 
 
-def _together(pieces: Mapping[str, Part], source: Source, base: BaseRef, described: Mapping[str, Any]) -> ImageMean:
+def _together(
+    pieces: Mapping[str, Part], source: ImageDataset, base: BaseRef, described: Mapping[str, Any]
+) -> ImageMean:
     skipped: Counter[str] = Counter()
     total, count, images = None, 0, 0
     for name in sorted(pieces):
@@ -146,10 +148,9 @@ def _together(pieces: Mapping[str, Part], source: Source, base: BaseRef, describ
     if not pieces:
         raise InputError(f"{source.title} has no rows")
     if total is None:
-        reasons = ", ".join(f"{number}: {reason}" for reason, number in sorted(skipped.items()))
-        raise InputError(f"{source.title}: no row has an image that can be read ({reasons})")
+        raise InputError(f"{source.title}: no row has a readable image ({counted_reasons(skipped)})")
     if not torch.isfinite(total).all():
-        raise InputError(f"{base.name} gives image embeddings that are not finite")
+        raise InputError(f"{base.name}: image embeddings are not finite")
     return ImageMean(
         image_mean=total / count,
         count=count,
@@ -161,9 +162,9 @@ def _together(pieces: Mapping[str, Part], source: Source, base: BaseRef, describ
 
 
 def _pieces(
-    source: Source, column: str, size: int, processes: Processes, found: Mapping[str, Part]
+    source: ImageDataset, column: str, size: int, processes: Processes, found: Mapping[str, Part]
 ) -> Iterator[tuple[str, Rows]]:
-    """The pieces that are this process's and not found yet, by name, with their rows."""
+    """Yield the unfinished pieces of this process, by name, with their rows."""
     rows, limit = source.rows, source.data.limit
     known = not source.data.streaming and not source.data.where
     if known:
@@ -172,10 +173,10 @@ def _pieces(
         if limit is not None:
             rows = rows.select(range(min(limit, len(rows))))
         pieces = -(-len(rows) // size)
-        # Every process knows which are missing, and takes every so many of those.
+        # Every process sees the same list of missing pieces, and takes every number-th of them.
         missing = [number for number in range(pieces) if _name(0, number) not in found]
         for number in missing[processes.rank :: processes.world_size]:
-            # As if there were so many nodes: pieces stay the same for any number of processes.
+            # One node for each piece: pieces stay the same for any number of processes.
             part = split_dataset_by_node(rows, rank=number, world_size=pieces)
             yield _name(0, number), list(_whole(source, part).read([], [column]))
         return
@@ -184,15 +185,17 @@ def _pieces(
         if name in found:
             if _images(piece, column) != _number(found[name]):
                 raise InputError(
-                    f"{source.title}: row {number * size} and those after it hold other images than before the "
-                    "interruption: delete the work folder to begin anew"
+                    f"{source.title}: images from row {number * size} on differ from those before the interruption; "
+                    "delete the work folder to start again"
                 )
         elif whose == processes.rank:
             yield name, piece
 
 
-def _streamed(source: Source, column: str, size: int, processes: Processes) -> Iterator[tuple[int, int, int, Rows]]:
-    """Pieces of a stream: shard, number, whose it is, rows. Shards are dealt out where they come out even."""
+def _streamed(
+    source: ImageDataset, column: str, size: int, processes: Processes
+) -> Iterator[tuple[int, int, int, Rows]]:
+    """Yield pieces of a stream: shard, number, process, rows. Processes share shards if each gets as many."""
     whole = source.data.streaming and source.data.limit is None
     shards = int(getattr(source.rows, "num_shards", 1) or 1) if whole else 1
     even = shards % processes.world_size == 0
@@ -210,8 +213,8 @@ def _streamed(source: Source, column: str, size: int, processes: Processes) -> I
             number += 1
 
 
-def _whole(source: Source, rows: Any) -> Source:
-    """A source of other rows of the same dataset, all of which are read."""
+def _whole(source: ImageDataset, rows: Any) -> ImageDataset:
+    """Return the source with other rows of the same dataset and no limit."""
     return replace(source, rows=rows, data=source.data.model_copy(update={"limit": None}))
 
 
@@ -224,8 +227,8 @@ def _piece(variant: ModelVariant, rows: Rows, column: str, batch_size: int, devi
     total, count = torch.zeros(0, dtype=torch.float64), 0
     images = _images(rows, column)
     for start in range(0, len(rows), batch_size):
-        found, reasons, _ = embed_batch([variant], rows[start : start + batch_size], [column], device, "no")
-        skipped.update(reason for reason in reasons if reason is not None)
+        found, broken, _ = embed_batch([variant], rows[start : start + batch_size], [column], device, "no")
+        skipped.update(reason for reason in broken if reason is not None)
         if found[column].shape[1]:
             total = torch.from_numpy(found[column][0].astype(np.float64).sum(axis=0)) + (total if count else 0)
             count += found[column].shape[1]
@@ -243,7 +246,7 @@ def _number(part: Part) -> int:
 
 
 def _images(rows: Sequence[dict[str, Any]], column: str) -> int:
-    """A number for the images of some rows as they were read. Numbers of parts add up to that of the whole."""
+    """Return a fingerprint of the images of rows. Fingerprints of parts add up to that of the whole."""
     total = 0
     for row in rows:
         row[column] = _raw(row[column])
@@ -252,7 +255,7 @@ def _images(rows: Sequence[dict[str, Any]], column: str) -> int:
 
 
 def _raw(value: Any) -> Any:
-    """The bytes behind a file's path, where they can be read; anything else as it is."""
+    """Return the bytes of an image given by its path; other values unchanged."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str):
@@ -262,7 +265,7 @@ def _raw(value: Any) -> Any:
             with fsspec.open(value, "rb") as file:
                 return file.read()
         except (OSError, ValueError):
-            return value  # what is wrong with it, embed_batch tells
+            return value  # embed_batch reports the reason
     return value
 
 
@@ -275,7 +278,7 @@ def _bytes(value: Any) -> bytes:
 
 
 def _weights(editor: SithEditor) -> dict[str, str]:
-    """Fingerprints of every tensor that embeds an image, by name on disk."""
+    """Return fingerprints of every tensor that embeds an image, by name on disk."""
     vision = getattr(editor.model, "vision_model", editor.model)
     tensors: dict[str, Tensor] = {f"vision_model.{name}": tensor for name, tensor in vision.state_dict().items()}
     return {
@@ -284,8 +287,8 @@ def _weights(editor: SithEditor) -> dict[str, str]:
     }
 
 
-def _described(source: Source) -> dict[str, Any]:
-    """A dataset as plain data, without the folders of this machine."""
+def _described(source: ImageDataset) -> dict[str, Any]:
+    """Return a dataset as plain data, without local folders."""
     return {
         "title": source.title,
         "config": source.data.name,

@@ -1,7 +1,7 @@
-"""One pass for many contenders: layers that an edit leaves alone are computed once for all of them.
+"""Compute layers that variants share once for all of them.
 
-An edit of the last four layers of a ViT-L/14 leaves twenty of 24 as they were, so that base and edited together cost
-little more than one of them.
+An edit of the last four layers of a ViT-L/14 leaves the first twenty unchanged, so base and edited together cost
+little more than one model.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.images.variant import BASE, ModelVariant
+from sith_hf.images.model_variant import BASE, ModelVariant
 
 
 def embed_all(variants: Sequence[ModelVariant], pixels: Tensor) -> list[Tensor]:
-    """Normalised image embeddings ``[B, P]`` by each contender, the same bits as by each of them alone.
+    """Return normalised image embeddings ``[B, P]`` by each variant, bit-identical to each variant's own.
 
     Args:
-        variants: in any order; those that share their first layers with the base are computed from there on.
+        variants: in any order. Those that share first layers with the base start from its output there.
         pixels: ``[B, 3, S, S]`` on the models' device.
     """
     base = next((variant for variant in variants if variant.name == BASE), variants[0])
@@ -39,13 +39,13 @@ def embed_all(variants: Sequence[ModelVariant], pixels: Tensor) -> list[Tensor]:
         elif depth not in kept:
             found.append(variant.embed(pixels))
         else:
-            with _standing_in(_layers(variant.model)[:depth], kept[depth]):
+            with _replaced(_layers(variant.model)[:depth], kept[depth]):
                 found.append(variant.embed(pixels))
     return found
 
 
 def shared_depth(base: Any, other: Any) -> int:
-    """How many of its first layers a model shares with the base: the very same parameters, all before them included."""
+    """Count the first layers that share all parameters with the base, as do the embeddings before them."""
     if other is base:
         return 0
     ours, theirs = _layers(base), _layers(other)
@@ -62,7 +62,7 @@ def shared_depth(base: Any, other: Any) -> int:
 
 
 def share(base: Any, other: Any) -> None:
-    """Let ``other`` use the parameters of ``base`` wherever both hold the same values of the same dtype."""
+    """Replace parameters of ``other`` by those of ``base`` wherever values and dtype are equal."""
     ours = dict(base.named_parameters())
     for path, module in other.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -77,7 +77,7 @@ def _layers(model: Any) -> Any:
 
 
 def _before(model: Any) -> dict[str, Tensor]:
-    """The parameters of a tower that come before its layers."""
+    """Return the parameters before the layers of a tower."""
     tower = getattr(model, "vision_model", model)
     later = ("encoder.", "post_layernorm.", "visual_projection.")
     return {name: value for name, value in tower.named_parameters() if not name.startswith(later)}
@@ -91,8 +91,8 @@ def _keeper(kept: dict[int, Any], depth: int) -> Any:
 
 
 @contextmanager
-def _standing_in(layers: Sequence[Any], output: Any) -> Iterator[None]:
-    """Layers that give ``output`` whatever they get, so that the last of them hands on what the base computed."""
+def _replaced(layers: Sequence[Any], output: Any) -> Iterator[None]:
+    """Make layers return ``output`` for any input."""
     with ExitStack() as undo:
         for layer in layers:
             if "forward" in vars(layer):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sith_hf.concepts import centred
 from sith_hf.core.fingerprint import tensor_sha256
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains import HIGHEST_SCORE, LOWEST_SCORE, Scores
+from sith_hf.pursuit import centred
 
 # Below this part of `near` a concept counts 0, from `near` on it counts 1.
 FAR = 2 / 3

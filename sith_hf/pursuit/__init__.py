@@ -21,8 +21,8 @@ __all__ = [
     "TensorAtoms",
     "as_atoms",
     "blocks",
-    "centred",
     "build_index",
+    "centred",
     "refit_weights",
     "total",
 ]

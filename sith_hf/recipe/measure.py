@@ -14,7 +14,7 @@ from sith_hf.edits import EditSpec, make_spec
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Evaluation, Sweep, Task, ZeroShot, evaluate, strengths, sweep
 from sith_hf.gains import Gains, with_baselines
-from sith_hf.images import BASE, model_variants, text_of
+from sith_hf.images import BASE, model_variants, text_model_of
 from sith_hf.recipe.inputs import with_full_path
 from sith_hf.recipe.recipe import EvaluationStep
 
@@ -61,7 +61,7 @@ def measure_edit(
     """
     tasks = tuple(with_full_path(task, folder) for task in plan.tasks)
     grouped = None if plan.sweep is None else _grouped(tasks, plan.sweep.task)
-    text = text_of(editor)
+    text = text_model_of(editor)
     asked = plan.baselines
     seeds = range(asked.seed, asked.seed + asked.random)
     chosen = with_baselines(decomposition, gains, seeds=seeds, whole=asked.heads)
@@ -74,7 +74,7 @@ def measure_edit(
 
     def worst_and_average(named: Mapping[str, EditSpec | None]) -> dict[str, tuple[float, float]]:
         each = evaluate(model_variants(editor, named), [grouped], text=text, progress=progress, **options)
-        metrics = [each.task(grouped.name).measure(metric).values for metric in (WORST, AVERAGE)]
+        metrics = [each.task(grouped.name).metric(metric).values for metric in (WORST, AVERAGE)]
         return {name: (metrics[0][name], metrics[1][name]) for name in named}
 
     return MeasuredEdit(found, sweep(strengths(edits, plan.sweep.strengths), worst_and_average))

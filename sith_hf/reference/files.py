@@ -1,15 +1,14 @@
-"""The files that the paper's authors publish: their names, and what is in them, read with suspicion.
+"""The files that the paper's authors publish: their names and content, validated.
 
-A name says how the file was made::
+A name holds the settings of a file::
 
     layer-20_right_foldln_conceptnet_comp-0.3_sparsity-5.pt
     layer-N _ SIDE [_foldln or _nofoldln] _ DICTIONARY _ METHOD[-LAMBDA] _ sparsity-K .pt
 
-``SIDE`` is right (what a head writes) or left (what it reads); ``foldln`` means that the layer norm was folded in;
-``DICTIONARY`` is any name; ``METHOD`` is comp, omp, mp, topk or lasso, and comp has its lambda.
+``SIDE`` is right (write directions) or left (read directions); ``foldln`` means that the layer norm was folded in;
+``DICTIONARY`` is any name; ``METHOD`` is comp, omp, mp, topk or lasso; comp needs its lambda.
 
-The tensors are heads x rank x K or, as the authors' own script leaves them, (heads * rank) x K. A concept with
-a score of zero stands there only to fill the row up, whichever it is.
+The tensors are heads x rank x K or, from the authors' script, (heads * rank) x K. Concepts with score zero are padding.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ GRAMMAR = f"a name is layer-N_right_foldln_DICTIONARY_METHOD[-LAMBDA]_sparsity-K
 METHOD_NAMES = {
     "comp": "comp", "omp": "omp", "mp": "mp", "top-k": "top-k", "topk": "top-k", "lasso": "lasso",
 }  # fmt: skip
-"""Their names for methods, and ours."""
+"""The authors' names for methods to ours."""
 
 MAX_BYTES = 2**30
-"""More than any layer of any CLIP needs: 64 heads x 128 vectors x 100 concepts take 10 MB."""
+"""Far above any layer of a CLIP: 64 heads x 128 vectors x 100 concepts take 10 MB."""
 
 _NAME = re.compile(
     r"layer-(?P<layer>\d{1,4})_(?P<side>right|left)(?:[_-](?P<fold>foldln|nofoldln))?_(?P<dictionary>\w[\w.-]*?)"
@@ -49,12 +48,12 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class ReferenceSettings:
-    """What a file's name says.
+    """The settings in a file's name.
 
     Attributes:
-        layer: which layer it explains.
-        fold: whether the layer norm was folded in (and the weights centred, which goes with it).
-        dictionary: what the authors call their concepts.
+        layer: the explained layer.
+        fold: whether the layer norm was folded in and the weights centred.
+        dictionary: the authors' name of their concepts.
         method, sparsity, coherence_weight: as for :class:`sith_hf.pursuit.Pursuit`.
     """
 
@@ -67,47 +66,46 @@ class ReferenceSettings:
 
     @classmethod
     def from_name(cls, path: str | Path) -> ReferenceSettings:
-        """Read a file's name. Raises InputError, with the grammar, for any other name, and for a left side."""
+        """Read a file's name. Raises InputError for a name out of the grammar, and for the left side."""
         name = Path(path).name
         found = _NAME.fullmatch(name)
         if found is None:
-            raise InputError(f"{path}: the name does not say how the file was made; {GRAMMAR}")
+            raise InputError(f"{path}: unknown form of file name; {GRAMMAR}")
         if found["side"] == "left":
             raise InputError(
-                f"{path} explains left singular vectors, what heads read; a decomposition of ours explains what "
-                "heads write: import the authors' file with _right_ in its name"
+                f"{path} explains left singular vectors (read directions); a decomposition explains write directions. "
+                "Import the authors' file with _right_ in its name"
             )
         method, weight = METHOD_NAMES[found["method"]], found["weight"]
         if method == "comp" and weight is None:
-            raise InputError(f"{path}: comp has its coherence weight behind it, such as comp-0.3; {GRAMMAR}")
+            raise InputError(f"{path}: comp needs its coherence weight, such as comp-0.3; {GRAMMAR}")
         if int(found["sparsity"]) < 1:
-            raise InputError(f"{path}: sparsity is at least 1")
+            raise InputError(f"{path}: sparsity must be at least 1")
         return cls(
             layer=int(found["layer"]),
             fold=found["fold"] == "foldln",
             dictionary=found["dictionary"],
             method=method,
             sparsity=int(found["sparsity"]),
-            # Only comp has one; what other methods put behind their name is a setting of theirs that we do not have.
+            # Only comp has one; numbers behind other methods are settings that we do not have.
             coherence_weight=float(weight) if method == "comp" else 0.0,
         )
 
     def but_layer(self) -> dict[str, Any]:
-        """All but the layer: what files that go together have alike."""
+        """Return all settings but the layer, which files of one import share."""
         return {key: value for key, value in asdict(self).items() if key != "layer"}
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceFile:
-    """One file, checked.
+    """The validated content of one file.
 
     Attributes:
-        path: where it is.
-        settings: what its name says.
+        path: the file.
+        settings: from its name.
         sha256: of its bytes.
         scores: ``[H, R, K]`` or ``[H * R, K]`` float64, finite, not negative.
-        indices: the same shape, int64: lines of the concepts counted from 0, different ones in each row; -1 wherever
-            the score is 0.
+        indices: the same shape, int64: line numbers of concepts from 0, distinct in each row; -1 where the score is 0.
     """
 
     path: Path
@@ -118,111 +116,111 @@ class ReferenceFile:
 
     @property
     def rows(self) -> int:
-        """How many vectors the file speaks of, all heads together."""
+        """The number of vectors of all heads."""
         return self.scores.shape[:-1].numel()
 
     def heads(self, count: int) -> tuple[Tensor, Tensor]:
-        """Scores and indices as ``[H, R, K]``. Raises InputError where the file is not about ``count`` heads."""
+        """Return scores and indices as ``[H, R, K]``. Raises InputError unless the file has ``count`` heads."""
         shape = [*self.scores.shape]
         if self.rows % count != 0 or (len(shape) == 3 and shape[0] != count):
             raise InputError(
-                f"{self.path} has shape {shape}; this model has {count} heads: it was made for another model"
+                f"{self.path} has shape {shape}, this model has {count} heads: the file belongs to another model"
             )
         return self.scores.reshape(count, -1, shape[-1]), self.indices.reshape(count, -1, shape[-1])
 
     def check_indices(self, lines: Sequence[int], concepts: str | Path) -> None:
-        """Raise InputError where an index is no line of the concepts, or a blank one (-1 in ``lines``)."""
+        """Raise InputError for an index beyond the lines of concepts, or of a blank line (-1 in ``lines``)."""
         top = int(self.indices.max())
         if top >= len(lines):
             raise InputError(
-                f"{self.path} names concept {top}, counted from 0; {concepts} has {len(lines)} lines: it is another "
-                "list of concepts than the file was made with"
+                f"{self.path} refers to concept {top}, counted from 0; {concepts} has {len(lines)} lines. Use the "
+                "authors' list of concepts"
             )
         blank = torch.tensor([place < 0 for place in lines])[self.indices.clamp(min=0)] & (self.indices >= 0)
         if bool(blank.any()):
             line = int(self.indices[blank][0]) + 1
             raise InputError(
-                f"{self.path} names line {line} of {concepts}, which is blank: it is another list of concepts"
+                f"{self.path} refers to line {line} of {concepts}, which is blank; use the authors' list of concepts"
             )
 
 
 def read_reference(path: str | Path) -> ReferenceFile:
-    """Read one file of the authors'; nothing in it is run (``weights_only=True``).
+    """Read one of the authors' files without running code in it (``weights_only=True``).
 
     Raises:
-        InputError: a name out of the grammar, a file that is not what ``torch.save`` writes today, one that holds more
-            than tensors and plain containers, lacks ``scores`` or ``indices``, or has other shapes, types or values
-            there than told at :class:`ReferenceFile`.
+        InputError: a name out of the grammar, not a zip file of ``torch.save``, content other than tensors and plain
+            containers, no ``scores`` or ``indices``, or shapes, types or values other than those of
+            :class:`ReferenceFile`.
     """
     path = Path(path)
     settings = ReferenceSettings.from_name(path)
     data, sizes, digest = _load(path)
     if not isinstance(data, dict) or not {"scores", "indices"} <= set(data):
         keys = sanitize(", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__)
-        raise InputError(f"{path} holds {keys}; a reference file is a dictionary of scores and indices")
+        raise InputError(f"{path} holds {keys}; expected a dictionary of scores and indices")
     for name in ("scores", "indices"):
         _check_tensor(path, name, data[name], sizes)
     scores, indices = data["scores"].detach(), data["indices"].detach()
     if not scores.is_floating_point():
-        raise InputError(f"{path}: scores are floating-point numbers; got {scores.dtype}")
+        raise InputError(f"{path}: scores must be floating-point numbers; got {scores.dtype}")
     if indices.dtype not in (torch.int64, torch.int32, torch.int16):
-        raise InputError(f"{path}: indices are whole numbers; got {indices.dtype}")
+        raise InputError(f"{path}: indices must be whole numbers; got {indices.dtype}")
     if scores.ndim not in (2, 3) or scores.shape != indices.shape or 0 in scores.shape:
         raise InputError(
-            f"{path}: scores and indices are both heads x rank x K, or (heads * rank) x K; "
+            f"{path}: scores and indices must both be heads x rank x K, or (heads * rank) x K; "
             f"got {[*scores.shape]} and {[*indices.shape]}"
         )
     if scores.shape[-1] != settings.sparsity:
-        raise InputError(
-            f"{path}: the name says sparsity {settings.sparsity}, the file has {scores.shape[-1]} concepts each"
-        )
+        raise InputError(f"{path}: the name gives sparsity {settings.sparsity}, the file has K = {scores.shape[-1]}")
     scores, indices = scores.double().contiguous(), indices.long().contiguous()
     _check_values(path, scores, indices)
     return ReferenceFile(path, settings, digest, scores, torch.where(scores > 0, indices, -1))
 
 
 def read_mean(path: str | Path) -> Tensor:
-    """The authors' ``image_mean.pt``, a tensor ``[P]``, read as :func:`read_reference` reads. Raises InputError."""
+    """Read the authors' ``image_mean.pt``, a finite tensor ``[P]``, without running code in it. Raises InputError."""
     path = Path(path)
     data, sizes, _ = _load(path)
     _check_tensor(path, "the image mean", data, sizes)
     mean: Tensor = data.detach().squeeze()
     if not mean.is_floating_point() or mean.ndim != 1:
-        raise InputError(f"{path}: an image mean is one vector of floating-point numbers; got {[*mean.shape]}")
+        raise InputError(f"{path}: an image mean must be one vector of floating-point numbers; got {[*mean.shape]}")
+    if not torch.isfinite(mean).all():
+        raise InputError(f"{path}: the image mean holds NaN or infinity; the file is damaged, download it again")
     return mean.float()
 
 
 def _load(path: Path) -> tuple[Any, set[int], str]:
-    """What is in a file, the sizes of its parts, and its sha256; only tensors and plain containers are made."""
+    """Return a file's content (tensors and plain containers only), the sizes of its parts, and its sha256."""
     sizes, digest = _look(path)
     try:
         data: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file provokes in the unpickler: a dozen classes
         reason = sanitize((str(error).strip() or type(error).__name__).splitlines()[0], 200)
         raise InputError(
-            f"{path} could not be read as tensors alone ({reason}); the authors' files are what "
-            "torch.save({'scores': ..., 'indices': ...}) writes, and anything that would run code is refused"
+            f"{path} could not be read as tensors only ({reason}); expected a file of "
+            "torch.save({'scores': ..., 'indices': ...}). A file that would run code is refused"
         ) from None
     return data, sizes, digest
 
 
 def _look(path: Path) -> tuple[set[int], str]:
-    """The sizes of what is in the archive, and the sha256 of its bytes, before anything is unpacked."""
+    """Return the sizes of the archive's entries and the sha256 of its bytes; unpack nothing."""
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is larger than any reference file ({MAX_BYTES >> 20} MB): it is something else")
+            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MB, the limit for a reference file")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except zipfile.BadZipFile:
         raise InputError(
-            f"{path} is not a whole file of torch.save (a zip archive, from torch 1.6 on): fetch it again"
+            f"{path} is not a complete file of torch.save (a zip archive, from torch 1.6 on); download it again"
         ) from None
     except (OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})") from None
-    # torch stores without compression; what claims otherwise could unpack to anything.
+    # torch stores without compression; a compressed entry could unpack to any size.
     if any(entry.file_size != entry.compress_size for entry in entries):
-        raise InputError(f"{path} is compressed, which files of torch.save are not: refused")
+        raise InputError(f"{path} is a compressed archive, which torch.save never writes; download it again")
     return {entry.file_size for entry in entries}, digest
 
 
@@ -233,31 +231,31 @@ def _check_tensor(path: Path, name: str, value: Any, sizes: set[int]) -> None:
         or value.is_quantized
         or value.device.type != "cpu"
     ):
-        raise InputError(f"{path}: {name} is no plain tensor; got {type(value).__name__}")
+        raise InputError(f"{path}: {name} must be a plain tensor; got {type(value).__name__}")
     held = value.untyped_storage().nbytes()
-    # A few bytes can claim any shape, by strides of zero; and a storage, more bytes than the archive has.
+    # With strides of zero, a few bytes can claim any shape; a storage can claim more bytes than the archive has.
     if held not in sizes or value.numel() * value.element_size() > held:
-        raise InputError(f"{path}: {name} claims shape {[*value.shape]}, more than the file holds: it is damaged")
+        raise InputError(f"{path}: {name} claims shape {[*value.shape]}, more than the file holds; the file is damaged")
 
 
 def _check_values(path: Path, scores: Tensor, indices: Tensor) -> None:
     if not torch.isfinite(scores).all():
-        raise InputError(f"{path}: scores hold NaN or infinity; the file is damaged, fetch it again")
+        raise InputError(f"{path}: scores hold NaN or infinity; the file is damaged, download it again")
     if bool((scores < 0).any()):
-        raise InputError(f"{path}: scores are not negative; the smallest is {float(scores.min()):.4g}")
+        raise InputError(f"{path}: scores must not be negative; the smallest is {float(scores.min()):.4g}")
     if bool((indices < -1).any()):
-        raise InputError(f"{path}: index {int(indices.min())} is no line of the concepts")
+        raise InputError(f"{path}: index {int(indices.min())} is not a line number of concepts")
     if bool(((indices < 0) & (scores > 0)).any()):
-        raise InputError(f"{path}: a score stands beside index -1, which names no concept")
+        raise InputError(f"{path}: a concept with index -1 has a score; -1 is padding")
     ordered = torch.where(scores > 0, indices, -1).sort(dim=-1).values
     if bool(((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).any()):
-        raise InputError(f"{path}: an explanation names one concept twice")
+        raise InputError(f"{path}: an explanation contains a concept twice")
 
 
 def numbered_concepts(path: str | Path, template: str | None = None) -> tuple[ConceptDictionary, tuple[int, ...]]:
-    """A text file of concepts, and for each of its lines the place of its text in the dictionary; -1 for a blank one.
+    """Return the dictionary of a text file, and for each line its index in the dictionary, -1 for a blank line.
 
-    A dictionary of ours has every concept once and no blank ones, so its places are not the lines of the file.
+    A dictionary has no repeated or blank concepts, so its indices differ from line numbers.
     """
     dictionary = ConceptDictionary.from_file(path, template=template)
     place = {text.casefold(): number for number, text in enumerate(dictionary.texts)}

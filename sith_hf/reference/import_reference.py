@@ -1,10 +1,9 @@
-"""Decompositions that the paper's authors publish, read into our own ``Decomposition`` artifact.
+"""Convert the decompositions that the paper's authors publish to a ``Decomposition``.
 
-They publish one ``.pt`` file for each layer, a dictionary of ``scores`` and ``indices`` of shape heads x rank x K, with
-its settings in the file's name, and one text file of concepts that the indices count the lines of. Nothing else is in
-them. So directions, singular values, ceilings, fidelity and coherence come from the checkpoint itself, and what a
-file says is held against it: the non-negative weights of the named concepts are fitted again to the checkpoint's own
-singular vectors, and where they come out differently from the scores, the file is about something else.
+The authors publish one ``.pt`` file for each layer, a dictionary of ``scores`` and ``indices`` of shape heads x rank x
+K with its settings in the file name, and a text file of concepts; indices are its line numbers. Directions, singular
+values, ceilings, fidelity and coherence come from the checkpoint. To check that a file belongs to it, the weights of
+the named concepts are fitted again to the checkpoint's singular vectors and compared with the scores.
 """
 
 from __future__ import annotations
@@ -17,34 +16,33 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sith_hf.concepts import ConceptDictionary, centred
+from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition import Decomposition, factored_svd, quality_of
 from sith_hf.errors import InputError
-from sith_hf.pursuit import SparseCode, refit_weights
+from sith_hf.pursuit import SparseCode, centred, refit_weights
 from sith_hf.reference.files import ReferenceFile, numbered_concepts, read_reference
 from sith_hf.towers import VisionTower, check_mean
 
 FITS = 0.05
-"""Scores this near the refit, relative to the largest of their vector, fit: rounding, half precision, an order of
-additions. A good file has almost all of its vectors there."""
+"""The largest difference between scores and refit, relative to the vector's largest score, that counts as agreement.
+It covers rounding and half precision; almost all vectors of a good file stay below it."""
 
 MISFIT = 0.5
-"""Where half of all vectors are farther off than this, the file is not about this model and these concepts. Concepts
-in another order come out around 1."""
+"""A median difference above this means another model or other concepts. Concepts in another order give about 1."""
 
 
 @dataclass(frozen=True)
 class LayerFit:
-    """How well one file agrees with the checkpoint.
+    """The agreement of one file with the checkpoint.
 
     Attributes:
         layer: its layer.
         difference: the median over vectors of the largest difference between a score and the refitted weight of its
             concept, relative to the vector's largest score.
         agreeing: the share of vectors where that difference is at most ``FITS``, 0 to 1.
-        silent: vectors without any positive score; in a file that was saved before it was finished, those still to do.
-        turned: vectors whose scores explain the opposite of our sign; their directions were turned round.
+        silent: vectors without a positive score, as in a file saved before it was complete.
+        turned: vectors whose scores explain the direction opposite to our sign; these directions are negated.
     """
 
     layer: int
@@ -56,18 +54,18 @@ class LayerFit:
     def __str__(self) -> str:
         return (
             f"layer {self.layer}: scores differ from a refit by {self.difference:.3f} (median), "
-            f"{self.agreeing:.0%} of vectors agree, {self.turned} turned round"
+            f"{self.agreeing:.0%} of vectors agree, {self.turned} with negated sign"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Imported:
-    """What came out of reference files.
+    """The content of reference files.
 
     Attributes:
-        decomposition: the explanations, with pole ``"+"`` alone.
+        decomposition: the explanations, with pole ``"+"`` only.
         dictionary: the authors' concepts, encoded.
-        fits: how well each layer agrees with the checkpoint, by layer.
+        fits: the agreement of each layer with the checkpoint, by layer.
     """
 
     decomposition: Decomposition
@@ -88,24 +86,24 @@ def import_reference(
     check: bool = True,
     progress: bool = False,
 ) -> Imported:
-    """Read the paper's published decompositions of some layers (METHOD.md sec. 2 to 5).
+    """Read published decompositions of some layers (Method, sec. 2 to 5).
 
-    A pair of singular vectors has no sign of its own. Where the scores explain the opposite of the direction that our
-    convention gives, the pair is turned round, so that pole ``"+"`` is what the file explains.
+    The sign of a pair of singular vectors is arbitrary. Where the scores explain the direction opposite to our sign,
+    the pair is negated, so that pole ``"+"`` is what the file explains.
 
     Args:
-        files: ``.pt`` files, one for each layer, alike in their settings (see :mod:`sith_hf.reference.files`).
-        tower: the tower that they are about; it needs a projection.
-        concepts: the text file of concepts, one a line, in the order that the indices count.
-        encode: gives a ``ConceptDictionary`` its embeddings (:meth:`sith_hf.editor.SithEditor.encode`).
-        name, revision: where the tower's weights come from, for provenance.
+        files: ``.pt`` files, one for each layer, with equal settings (see :mod:`sith_hf.reference.files`).
+        tower: the tower that the files explain; it needs a projection.
+        concepts: the text file of concepts, one a line, in the authors' order.
+        encode: adds embeddings to a ``ConceptDictionary`` (:meth:`sith_hf.editor.SithEditor.encode`).
+        name, revision: source of the tower's weights, for provenance.
         template: a prompt template, if the authors used one.
-        image_mean: mu, ``[P]``, the one that the authors used; zero when None.
-        check: refuse files that do not fit; ``fits`` tells in either case.
+        image_mean: mu, ``[P]``, as the authors used it; zero when None.
+        check: refuse files that do not fit; ``fits`` reports the agreement in either case.
         progress: show a bar on stderr.
 
     Raises:
-        InputError: files that cannot be read, contradict one another, name what is not there, explain the read
+        InputError: files that are unreadable, inconsistent, refer to missing layers or concepts, explain read
             directions, or do not fit the checkpoint.
     """
     items = sorted((read_reference(path) for path in files), key=lambda item: item.settings.layer)
@@ -119,8 +117,8 @@ def import_reference(
     encoded = encode(dictionary)
     embeddings = encoded.embeddings
     if embeddings is None:
-        raise InputError("the concepts have no embeddings: encode is SithEditor.encode, or the like")
-    # The mean is over the authors' lines, repeated ones included.
+        raise InputError("encode returned concepts without embeddings; pass SithEditor.encode")
+    # The authors' mean includes repeated lines.
     present = torch.tensor([place for place in lines if place >= 0])
     mean = embeddings[present].double().mean(dim=0).float()
     atoms = centred(embeddings, mean)
@@ -138,7 +136,7 @@ def import_reference(
         rank = scores.shape[1]
         write, values, read = svd.write[:, :rank], svd.values[:, :rank], svd.read[:, :rank]
         code = _merged(place[indices], scores)
-        sign, fit = _held_against(tower, write, code, atoms, image_mean, item.settings.layer)
+        sign, fit = _fit(tower, write, code, atoms, image_mean, item.settings.layer)
         write, read = write * sign.unsqueeze(-1), read * sign.unsqueeze(-1)
         quality = quality_of(tower, atoms, write, code, image_mean)
         shape = (*scores.shape[:2], 1)
@@ -197,17 +195,19 @@ _PARTS = ("singular_values", "energy", "write", "read", "concept", "weight", "fi
 
 def _check_files(items: Sequence[ReferenceFile], tower: VisionTower) -> None:
     if not items:
-        raise InputError("no file is named; give one .pt file for each layer")
+        raise InputError("no reference file given; expected one .pt file for each layer")
     heads, most, first = tower.num_heads, tower.hidden_size // tower.num_heads, items[0]
     seen: dict[int, ReferenceFile] = {}
     for item in items:
         layer = item.settings.layer
         if layer >= len(tower.layers):
             raise InputError(
-                f"{item.path}: layer {layer} is not in this model: it has layers 0 to {len(tower.layers) - 1}"
+                f"{item.path}: layer {layer} does not exist: this model has layers 0-{len(tower.layers) - 1}"
             )
         if layer in seen:
-            raise InputError(f"{item.path} and {seen[layer].path} are both about layer {layer}; give one file a layer")
+            raise InputError(
+                f"{item.path} and {seen[layer].path} both explain layer {layer}; use one file for each layer"
+            )
         seen[layer] = item
         if item.settings.but_layer() != first.settings.but_layer():
             raise InputError(f"{item.path} and {first.path} were made with different settings; import them separately")
@@ -224,19 +224,19 @@ def _check_files(items: Sequence[ReferenceFile], tower: VisionTower) -> None:
 
 
 def _merged(index: Tensor, scores: Tensor) -> SparseCode:
-    """Rows ``[H * R, K]``; a text that stands on several lines of the concepts is one concept, its scores added."""
+    """Flatten to rows ``[H * R, K]``; scores of a text on several lines are added up."""
     index, weight = index.flatten(0, 1).clone(), scores.flatten(0, 1).float()
     for later in range(1, index.shape[1]):
         same = (index[:, :later] == index[:, later : later + 1]) & (index[:, later : later + 1] >= 0)
         row = same.any(dim=1).nonzero().squeeze(1)
         weight[row, same[row].int().argmax(dim=1)] += weight[row, later]
         weight[row, later], index[row, later] = 0.0, -1
-    # Padding last, behind concepts of weight zero.
+    # Padding goes last, after concepts of weight zero.
     order = torch.where(index < 0, -1.0, weight).argsort(dim=1, descending=True, stable=True)
     return SparseCode(index.gather(1, order), weight.gather(1, order))
 
 
-def _held_against(
+def _fit(
     tower: VisionTower,
     write: Tensor,
     code: SparseCode,
@@ -244,22 +244,22 @@ def _held_against(
     image_mean: Tensor | None,
     layer: int,
 ) -> tuple[Tensor, LayerFit]:
-    """The sign of each vector that the scores speak of, ``[H, R]``, and how well they fit it."""
+    """Return the sign of each vector that the scores explain, ``[H, R]``, and their agreement with it."""
     largest = code.weight.amax(dim=1).double()
-    spoken = largest > 0
+    scored = largest > 0
     differences = []
     for sign in (1.0, -1.0):
         joint = tower.to_joint(sign * write, image_mean).flatten(0, 1)
         refit = refit_weights(joint.float().double(), code.index, atoms)
         off = (refit - code.weight.double()).abs().amax(dim=1) / largest.clamp(min=1e-12)
-        differences.append(torch.where(spoken, off, 1.0))
+        differences.append(torch.where(scored, off, 1.0))
     turned = differences[1] < differences[0]
     difference = torch.minimum(*differences)
     fit = LayerFit(
         layer=layer,
         difference=float(difference.median()),
         agreeing=float((difference <= FITS).double().mean()),
-        silent=int((~spoken).sum()),
+        silent=int((~scored).sum()),
         turned=int(turned.sum()),
     )
     return torch.where(turned, -1.0, 1.0).double().reshape(write.shape[:2]), fit
@@ -269,15 +269,14 @@ def _check_fit(fits: Sequence[LayerFit]) -> None:
     for fit in fits:
         if fit.silent > 0:
             raise InputError(
-                f"the file of layer {fit.layer} has no scores for {fit.silent} vectors: it was saved before it was "
-                "finished; check=False (--no-check on the command line) imports it all the same"
+                f"the file of layer {fit.layer} has no scores for {fit.silent} vectors: it was saved incomplete. "
+                "check=False (--no-check on the command line) imports it anyway"
             )
         if fit.difference > MISFIT:
             raise InputError(
-                f"the file of layer {fit.layer} does not fit this model and these concepts: fitted again to the "
-                f"model's own singular vectors, weights differ from the scores by {fit.difference:.2f} of the "
-                "largest (median over vectors). Check that the model is the one that it was made for, that the "
-                "concepts are the authors' own file in their order, that the image mean is the authors' (or give "
-                "none if they had none), and that it explains the right singular vectors; check=False (--no-check "
-                "on the command line) imports it all the same"
+                f"the file of layer {fit.layer} does not fit this model and these concepts: weights fitted to the "
+                f"model's singular vectors differ from the scores by {fit.difference:.2f} of the largest (median over "
+                "vectors). Check the model, the authors' file of concepts and its order, the authors' image mean (none "
+                "if they used none), and that the file explains right singular vectors. check=False (--no-check on "
+                "the command line) imports it anyway"
             )

@@ -1,4 +1,4 @@
-"""Pictures of the world as ``datasets.Dataset``, so that it is evaluated on like anybody's own images."""
+"""Pictures of the world as a ``datasets.Dataset``, for evaluations like those on any dataset."""
 
 from __future__ import annotations
 
@@ -26,37 +26,36 @@ from sith_hf.world.scenes import (
     sentence,
 )
 
-# Seeds of the world that were looked at while checkpoint, rules and recipes were chosen are all below this.
+# All seeds used to choose the checkpoint, rules and recipes are below this one.
 FIRST_SEED = 1000
 
-# Of faded pictures: how much of each colour is left, and the deviation of their grain, out of 255.
+# Faded pictures: the remaining share of each colour, and the standard deviation of noise, out of 255.
 FADED, GRAIN = 0.3, 15.0
 
 
 def world_dataset(kind: str, seed: int, pictures: int) -> Any:
-    """Freshly drawn pictures, the same for the same arguments.
+    """Draw pictures; equal arguments give equal pictures.
 
     Args:
         kind: a name in ``KINDS``:
 
-            - ``groups``: the four tied objects, each on its own background and on its partner's, ``pictures`` of
-              each of the eight groups. Columns image, object, background, colour, size,
-              peril, group ("boat/road"). None has a danger sign.
-            - ``balanced``: objects without a habitual background, every attribute even and independent. Columns
+            - ``groups``: the four tied objects, each on its own and its partner's background, ``pictures`` of each
+              of the eight groups, without danger signs. Columns image, object, background, colour, size, peril,
+              group ("boat/road").
+            - ``balanced``: objects without a habitual background, all attributes uniform and independent. Columns
               image, object, background, colour, size, peril.
-            - ``faded``: the same of a fish only, so grey that the embedded checkpoint is no longer sure of colours.
-            - ``unsafe``: pairs of a safe picture and its unsafe twin, which has a danger sign besides, and whose
-              caption says so. Columns image, caption, unsafe_image, unsafe_caption. Objects are those without a
-              habitual background. No two rows agree in everything, so that each caption has one picture; that
-              bounds ``pictures``.
-        seed: of the scenes and of how they are drawn.
-        pictures: how many; see above.
+            - ``faded``: the same with fish only, so grey that the embedded checkpoint is unsure of colours.
+            - ``unsafe``: pairs of a safe picture and its unsafe twin, with a danger sign that its caption mentions.
+              Columns image, caption, unsafe_image, unsafe_caption. Objects have no habitual background. All rows
+              differ, so that captions are unique; this limits ``pictures``.
+        seed: of scenes and drawing.
+        pictures: the number of pictures, see above.
 
     Raises:
-        InputError: another kind, or a number out of range.
+        InputError: an unknown kind, or a number out of range.
     """
     if kind not in KINDS:
-        raise InputError(f"the world has no pictures of the kind {kind!r}; it has {', '.join(KINDS)}")
+        raise InputError(f"unknown kind {kind!r} of pictures; the kinds are {', '.join(KINDS)}")
     from datasets import Dataset, Features, Image, Value
 
     columns = KINDS[kind](whole_number(seed, "seed"), whole_number(pictures, "pictures", least=1))
@@ -67,7 +66,7 @@ def world_dataset(kind: str, seed: int, pictures: int) -> Any:
 
 
 def _encoded(pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
-    """As a dataset stores pictures: PNG, which changes no pixel."""
+    """Encode pictures as a dataset stores them, in PNG, which is lossless."""
     import io
 
     from PIL import Image
@@ -110,7 +109,7 @@ def _faded(seed: int, pictures: int) -> dict[str, Any]:
 def _unsafe(seed: int, pictures: int) -> dict[str, Any]:
     every = list(product(UNTIED, COLOURS, BACKGROUNDS, SIZES))
     if pictures > len(every):
-        raise InputError(f"the world has {len(every)} unsafe pictures that differ in their captions; got {pictures}")
+        raise InputError(f"the world has only {len(every)} unsafe pictures with unique captions; got {pictures}")
     order = np.random.default_rng(seed).permutation(len(every))[:pictures].tolist()
     scenes = [Scene(*every[number]) for number in order]
     twins = [replace(scene, peril="danger") for scene in scenes]

@@ -9,8 +9,8 @@ from sith_hf.errors import InputError
 
 
 def embedded_checkpoint() -> Path:
-    """The folder of the embedded checkpoint. Raises InputError when the installation lacks it."""
+    """Return the folder of the embedded checkpoint. Raises InputError if the installation lacks it."""
     with as_file(files("sith_hf.demo") / "checkpoint") as path:
         if not (path / "model.safetensors").is_file():
-            raise InputError(f"the embedded checkpoint is not at {path}; install sith-hf again")
+            raise InputError(f"{path} has no embedded checkpoint; install sith-hf again")
         return path

@@ -1,9 +1,9 @@
-"""A little drawn world whose truth is known, with a spurious correlation put into it on purpose.
+"""A small drawn world with known ground truth and a deliberate spurious correlation.
 
-Every picture shows one object of one colour and one size on one background, and some have a danger sign, a skull, in
-a corner, which stands for what is unsafe. Most objects appear on all
-backgrounds evenly. The tied ones do not: boats are nearly always on the sea and cars on the road, camels in
-the desert and horses on the meadow, and the two of a pair are drawn so alike that background is a strong clue.
+Every picture shows one object of one colour and size on one background; some have a danger sign, a skull in a corner,
+which stands for unsafe content. Most objects appear equally often on all backgrounds. Tied objects do not: boats are
+nearly always on the sea and cars on the road, camels in the desert and horses on the meadow, and the two objects of a
+pair look so similar that the background is a strong cue.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "danger": ("skull",),
     "safety": ("peace",),
 }
-"""Other words for a name. A caption may use any of them; they mean exactly the same in this world."""
+"""Synonyms of names, which captions use as well."""
 
 RGB: dict[str, tuple[int, int, int]] = {
     "red": (214, 38, 38),
@@ -81,7 +81,7 @@ and on its partner's; the rest is spread over the others."""
 _PREPOSITIONS = {"sea": "on the", "road": "on the", "meadow": "in the", "forest": "in the", "desert": "in the",
                  "snow": "in the", "night": "in the", "brick": "at the"}  # fmt: skip
 
-# What the zero-shot pipeline of transformers wraps around a label unless told otherwise.
+# The default template of the zero-shot pipeline of transformers.
 _PLAIN = "this is a photo of {}."
 OBJECT_TEMPLATES: tuple[str, ...] = ("{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", _PLAIN)
 COLOUR_TEMPLATES: tuple[str, ...] = ("{}", "a {} thing", "something {}", "a photo of something {}", _PLAIN)
@@ -103,17 +103,17 @@ Codes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture's content.
+    """The content of one picture.
 
     Attributes:
         object: one of `OBJECTS`.
         colour: one of `COLOURS`.
         background: one of `BACKGROUNDS`.
         size: one of `SIZES`.
-        peril: one of `PERILS`; danger shows as a sign in a corner.
+        peril: one of `PERILS`; danger is drawn as a sign in a corner.
 
     Raises:
-        InputError: when a name is not of this world.
+        InputError: an unknown name.
     """
 
     object: str
@@ -126,7 +126,7 @@ class Scene:
         for field, names in zip(fields(self), _AXES, strict=True):
             if getattr(self, field.name) not in names:
                 raise InputError(
-                    f"{field.name} {getattr(self, field.name)!r} is not of this world; known: {', '.join(names)}"
+                    f"unknown {field.name} {getattr(self, field.name)!r}; expected one of {', '.join(names)}"
                 )
 
 
@@ -140,22 +140,22 @@ _MEANING: dict[str, tuple[int, int]] = {
 
 
 def encode(scenes: Sequence[Scene]) -> Codes:
-    """Indices into `OBJECTS`, `COLOURS`, `BACKGROUNDS`, `SIZES`, `PERILS`, int64 `[N, 5]`."""
+    """Return indices into `OBJECTS`, `COLOURS`, `BACKGROUNDS`, `SIZES`, `PERILS`, int64 `[N, 5]`."""
     rows = [[names.index(value) for names, value in zip(_AXES, astuple(s), strict=True)] for s in scenes]
     return np.array(rows, dtype=np.int64).reshape(len(scenes), len(_AXES))
 
 
 def decode(codes: Codes) -> list[Scene]:
-    """The scenes of an index array int64 `[N, 5]`, the inverse of `encode`."""
+    """Return the scenes of an index array int64 `[N, 5]`, the inverse of `encode`."""
     return [Scene(*(names[i] for names, i in zip(_AXES, row, strict=True))) for row in codes.tolist()]
 
 
 def compose(codes: Codes, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw scenes given as indices.
+    """Draw pictures of scenes given as indices.
 
     Args:
         codes: int64 `[N, 5]`, see `encode`.
-        rng: where variant, place, shade and grain are drawn from.
+        rng: draws variant, place, shade and grain.
 
     Returns:
         Pictures, uint8 `[N, IMAGE_SIZE, IMAGE_SIZE, 3]`.
@@ -195,11 +195,11 @@ def compose(codes: Codes, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def render(scenes: Sequence[Scene], seed: int) -> NDArray[np.uint8]:
-    """Draw scenes.
+    """Draw pictures of scenes.
 
     Args:
-        scenes: what to draw.
-        seed: the same scenes and seed give the same pixels.
+        scenes: N scenes.
+        seed: equal scenes and seeds give equal pixels.
 
     Returns:
         Pictures, uint8 `[N, IMAGE_SIZE, IMAGE_SIZE, 3]`.
@@ -208,7 +208,7 @@ def render(scenes: Sequence[Scene], seed: int) -> NDArray[np.uint8]:
 
 
 def sample_codes(count: int, rng: np.random.Generator) -> Codes:
-    """Draw scenes of the training distribution, int64 `[count, 5]` (see `encode`)."""
+    """Sample scenes of the training distribution, int64 `[count, 5]` (see `encode`)."""
     tied = rng.random(count) < TIED_SHARE
     objects = np.where(tied, rng.integers(0, len(HABITAT), count), len(HABITAT) + rng.integers(0, len(UNTIED), count))
     odds = _background_odds().cumsum(axis=1)[objects]
@@ -229,12 +229,12 @@ def _background_odds() -> NDArray[np.float64]:
 
 
 def sample_training(count: int, seed: int) -> list[Scene]:
-    """Draw `count` scenes as the model saw them in training, spurious correlation included."""
+    """Sample `count` scenes of the training distribution, with its spurious correlation."""
     return decode(sample_codes(count, np.random.default_rng(seed)))
 
 
 def sample_balanced(count: int, seed: int) -> list[Scene]:
-    """Draw `count` scenes of untied objects only, every attribute uniform and independent."""
+    """Sample `count` scenes of untied objects, with all attributes uniform and independent."""
     rng = np.random.default_rng(seed)
     parts = [len(HABITAT) + rng.integers(0, len(UNTIED), count)]
     parts += [rng.integers(0, len(names), count) for names in _AXES[1:]]
@@ -242,12 +242,12 @@ def sample_balanced(count: int, seed: int) -> list[Scene]:
 
 
 def sample_groups(pair: tuple[tuple[str, str], tuple[str, str]], count: int, seed: int) -> dict[str, list[Scene]]:
-    """The four spurious groups of a tied pair, equally large, none with a danger sign.
+    """Sample the four spurious groups of a tied pair, equally large, without danger signs.
 
     Args:
         pair: two (object, own background), usually one of `TIED_PAIRS`.
         count: scenes in each group.
-        seed: where colours and sizes are drawn from.
+        seed: of colours and sizes.
 
     Returns:
         Scenes by group name, such as "boat/road", in the order own, swapped, swapped, own.
@@ -263,12 +263,12 @@ def sample_groups(pair: tuple[tuple[str, str], tuple[str, str]], count: int, see
 
 
 def names_for(name: str) -> tuple[str, ...]:
-    """A name of this world and its synonyms, the name first."""
+    """Return a name and its synonyms, the name first."""
     return (name, *SYNONYMS.get(name, ()))
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A true sentence about a scene, such as "a small red ship on the ocean"; each part but the object may lack."""
+    """Write a true sentence about a scene, such as "a small red ship on the ocean"; only the object is always named."""
 
     def word(name: str) -> str:
         choices = names_for(name)
@@ -288,14 +288,14 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def sentence(scene: Scene) -> str:
-    """Everything that a scene shows, such as "a small red boat on the sea", of a sign that is there "with skull"."""
+    """Describe a scene completely, such as "a small red boat on the sea", plus "with skull" for a danger sign."""
     place = f"{_PREPOSITIONS[scene.background]} {scene.background}"
     sign = " with skull" if scene.peril == "danger" else ""
     return f"a {scene.size} {scene.colour} {scene.object} {place}{sign}"
 
 
 def mentions(text: str) -> list[int]:
-    """What a caption says of each attribute: an index as in `encode`, or -1 where it is silent."""
+    """Return the index of each attribute that a caption mentions, as in `encode`; -1 for others."""
     said = [-1] * len(_AXES)
     for word in text.split():
         if word in _MEANING:
@@ -304,18 +304,13 @@ def mentions(text: str) -> list[int]:
     return said
 
 
-def is_true(text: str, scene: Scene) -> bool:
-    """Whether everything that a caption says of a scene holds."""
-    return all(said in (-1, fact) for said, fact in zip(mentions(text), encode([scene])[0].tolist(), strict=True))
-
-
 def concepts() -> list[str]:
-    """The world's own dictionary: every object, colour, background, size and peril by each of its names."""
+    """Return the world's dictionary: the names and synonyms of all objects, colours, backgrounds, sizes and perils."""
     return [word for names in _AXES for name in names for word in names_for(name)]
 
 
 def words() -> list[str]:
-    """Every word that a caption or a template of this world can hold, sorted."""
+    """Return all words of captions and templates, sorted."""
     templates = [template for _, templates in TASKS.values() for template in templates]
     texts = [*concepts(), "with", *_PREPOSITIONS.values(), *(template.replace("{}", "") for template in templates)]
     return sorted({word for text in texts for word in text.split()})

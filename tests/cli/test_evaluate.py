@@ -1,4 +1,4 @@
-"""``sith-hf evaluate``: two checkpoints on the images of a folder, and one clear line for whatever cannot be used."""
+"""``sith-hf evaluate``: two checkpoints on the images of a folder, and one clear message for each fault."""
 
 from __future__ import annotations
 
@@ -93,12 +93,12 @@ class TestRefusals:
             (("edited",), "--data"),
             ((), "EDITED"),
             (("edited", "--spec", "spec"), "EDITED"),
-            (("base", "--data", "images", *NAMED), "very weights"),
+            (("base", "--data", "images", *NAMED), "same weights"),
             (("edited", "--data", "images"), "no column label; it has image, kind, place, words"),
-            (("edited", "--data", "images", "--columns", "label=kind"), "give classes"),
+            (("edited", "--data", "images", "--columns", "label=kind"), "classes"),
             (("edited", "--data", "images", *NAMED[:2], "--classes", "boat,plane"), "label|kind"),
             (("edited", "--data", "images", *NAMED[:2], "--classes", "boat,boat"), "more than once"),
-            (("edited", "--data", "images", *NAMED, "--template", "a photo"), "one place"),
+            (("edited", "--data", "images", *NAMED, "--template", "a photo"), "exactly one"),
             (("edited", "--data", "images", "--columns", "lable=kind"), "did you mean label"),
             (("edited", "--data", "images", *NAMED, "--precision", "fp16"), "fp16"),
             (("edited", "--data", "images", *NAMED, "--limit", "0"), "limit"),
@@ -107,8 +107,8 @@ class TestRefusals:
             (("edited", "--data", "images", "--task", "retrieval"), "no column caption"),
             (("edited", "--plan", "missing.yaml"), "missing.yaml"),
             (("edited", "--plan", "images/state.json"), "unknown key"),
-            (("edited", "--plan", "missing.yaml", "--data", "images"), "leave those options out"),
-            (("tower", "--data", "images", *NAMED), "not of one architecture"),
+            (("edited", "--plan", "missing.yaml", "--data", "images"), "remove the options for them"),
+            (("tower", "--data", "images", *NAMED), "differ in architecture"),
         ],
     )
     def test_one_clear_line(self, work, monkeypatch, arguments, complaint):

@@ -1,4 +1,4 @@
-"""The commands ``fidelity`` and ``import-reference``: tables, files, and one clear line for what cannot be used."""
+"""``sith-hf fidelity`` and ``import-reference``: tables, files, and one clear message for each fault."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from sith_hf.cli.import_reference import import_reference
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.errors import InputError, MissingExtra, OutputError
+from sith_hf.errors import BaseMismatch, InputError, MissingExtra, OutputError
+from sith_hf.images import estimated_mean
 from sith_hf.pursuit.pursuit import Pursuit
 from tests.support import tiny
 
@@ -168,23 +169,59 @@ class TestImportReference:
         assert data["fits"][0]["difference"] < 1e-4
 
     @pytest.mark.parametrize(("model", "concepts"), [("other", "concepts.txt"), ("clip", "backwards.txt")])
-    def test_what_does_not_fit_is_refused_unless_told(self, work, tmp_path, model, concepts):
+    def test_what_does_not_fit_is_refused_without_no_check(self, work, tmp_path, model, concepts):
         arguments = (work / NAME.format(1), work / model, "--concepts", work / concepts, "-o", tmp_path / "d")
         ran = run(import_reference, *arguments)
         assert isinstance(ran.exception, InputError)
         assert "does not fit" in str(ran.exception)
         assert not (tmp_path / "d").exists()
-        told = run(import_reference, *arguments, "--no-check")
-        assert told.exit_code == 0, told.output
-        assert "Warning" in told.stderr
+        forced = run(import_reference, *arguments, "--no-check")
+        assert forced.exit_code == 0, forced.output
+        assert "Warning" in forced.stderr
         assert (tmp_path / "d" / "decomposition.safetensors").is_file()
 
-    def test_a_bad_file_is_told_before_the_model_is_fetched(self, work, tmp_path):
+    def test_a_bad_file_is_refused_before_the_model_is_downloaded(self, work, tmp_path):
         (tmp_path / NAME.format(1)).write_bytes(b"no archive")
         arguments = (tmp_path / NAME.format(1), "nobody/nothing", "--concepts", work / "concepts.txt")
         ran = run(import_reference, *arguments, "-o", tmp_path / "d")
         assert isinstance(ran.exception, InputError)
         assert "zip archive" in str(ran.exception)
+
+    def test_an_image_mean_belongs_to_its_model(self, work, tmp_path):
+        """Ours is checked by its fingerprint, the authors' by its size and values."""
+        for name in ("clip", "other"):
+            mean = estimated_mean(SithEditor.from_pretrained(work / name), 0.1)
+            mean.save_pretrained(tmp_path / name)
+        size = len(mean.image_mean)
+        for name, value in (
+            ("good", torch.zeros(size)),
+            ("long", torch.zeros(size + 1)),
+            ("nan", torch.full((size,), torch.nan)),
+        ):
+            torch.save(value, tmp_path / f"{name}.pt")
+
+        def use(command, mean, *arguments):
+            files = () if command is fidelity else (work / NAME.format(1),)
+            return run(
+                command,
+                *files,
+                work / "clip",
+                "--concepts",
+                work / "concepts.txt",
+                "--image-mean",
+                tmp_path / mean,
+                *arguments,
+            )
+
+        reading = ("-o", tmp_path / "d", "--no-check")
+        for command, arguments in ((fidelity, SMALL), (import_reference, reading)):
+            found = use(command, "other", *arguments)
+            assert isinstance(found.exception, BaseMismatch), found.output
+            assert found.stdout == ""
+            assert use(command, "clip", *arguments).exit_code == 0  # the control
+        for mean in ("long.pt", "nan.pt"):
+            assert isinstance(use(import_reference, mean, *reading).exception, InputError)
+        assert use(import_reference, "good.pt", *reading).exit_code == 0
 
     def test_files_and_model_are_both_needed(self, work, tmp_path):
         ran = run(import_reference, work / "clip", "--concepts", work / "concepts.txt", "-o", tmp_path / "d")

@@ -1,4 +1,4 @@
-"""Metrics and the bootstrap as functions of arrays: known values, invariances, intervals that mean what they say."""
+"""Metrics and the bootstrap as functions of arrays: known values, invariances, coverage of intervals."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class TestDrift:
 
 
 def outcomes(*shares: float, count: int = 400, seed: int = 0) -> np.ndarray:
-    """Right and wrong answers of contenders that are right with given probability."""
+    """Right and wrong answers of variants that are right with given probabilities."""
     return np.random.default_rng(seed).random((len(shares), count)) < np.array(shares)[:, None]
 
 
@@ -140,7 +140,7 @@ def gap(values: np.ndarray, strata=None, **options) -> tuple[float, float]:
 
 
 class TestBootstrap:
-    def test_a_contender_does_not_differ_from_itself(self):
+    def test_a_variant_does_not_differ_from_itself(self):
         own = outcomes(0.7)
         assert gap(np.vstack([own, own])) == (0.0, 0.0)
 
@@ -164,11 +164,14 @@ class TestBootstrap:
         assert not (first == stratum_means(values, resamples=100, seed=4, salt="a")).all()
         assert not (first == stratum_means(values, resamples=100, seed=3, salt="b")).all()
 
-    def test_blocks_change_no_bit(self, monkeypatch):
-        values = np.random.default_rng(0).random((2, 50))
+    @pytest.mark.parametrize(("variants", "items"), [(1, 7), (2, 50), (3, 131), (1, 1000)])
+    def test_blocks_change_no_bit(self, monkeypatch, variants, items):
+        # Outcomes with all digits: sums of them depend on the order of additions.
+        values = np.random.default_rng(0).random((variants, items))
         first = stratum_means(values, resamples=300)
-        monkeypatch.setattr("sith_hf.evaluation.bootstrap.BLOCK", 137)
-        assert (first == stratum_means(values, resamples=300)).all()
+        for block in (1, 137, 5 * items, 7 * items + 3):
+            monkeypatch.setattr("sith_hf.evaluation.bootstrap.BLOCK", block)
+            assert (first == stratum_means(values, resamples=300)).all()
 
     def test_it_is_the_bootstrap_of_textbooks(self):
         # Against drawing indices: the same spread of a difference of means, and the known standard error.

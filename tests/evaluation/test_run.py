@@ -1,4 +1,4 @@
-"""Evaluations from end to end: what is measured on data whose truth is known, and what is told of data that is odd."""
+"""Evaluations from end to end, on data with known truth, and on unusable data."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sith_hf.evaluation.result import Evaluation
 from sith_hf.evaluation.retrieval import UNSAFE, VISU
 from sith_hf.evaluation.run import evaluate
 from sith_hf.evaluation.texts import caption_embeddings
-from sith_hf.images import Columns, Data
-from sith_hf.images.datasets import open_data
+from sith_hf.images import Columns, DatasetSettings
+from sith_hf.images.datasets import open_dataset
 from sith_hf.images.embed import embed_rows
 from tests.support.evaluating import CLASSES, dataset, seers, text_model
 
@@ -56,7 +56,7 @@ def by_object(red):
 
 def zero_shot(place, text, *, task=None, columns=None, **variants):
     """The result of one zero-shot task."""
-    data = Data(dataset=str(place), columns=Columns(**(columns or {"group": "group"})))
+    data = DatasetSettings(dataset=str(place), columns=Columns(**(columns or {"group": "group"})))
     made = seers(text, **(variants or {"base": by_place, "edited": by_object}))
     return evaluate(made, [ZeroShot(data=data, **(task or {"classes": CLASSES[:2]}))], text=text, resamples=400)
 
@@ -64,7 +64,7 @@ def zero_shot(place, text, *, task=None, columns=None, **variants):
 class TestZeroShot:
     def test_known_values(self, tied, text):
         found = zero_shot(tied, text)
-        values = {(m.metric, m.part): m.values for m in found.tasks[0].measures}
+        values = {(m.metric, m.part): m.values for m in found.tasks[0].metrics}
         assert values["accuracy", None] == {"base": 0.8, "edited": 1.0}
         assert values["worst group", None] == {"base": 0.0, "edited": 1.0}
         assert values["average over groups", None] == {"base": 0.5, "edited": 1.0}
@@ -93,28 +93,28 @@ class TestZeroShot:
 
     def test_samples_and_items(self, tied, text):
         task = zero_shot(tied, text).tasks[0]
-        assert task.measure("accuracy").samples == 100
-        assert task.measure("worst group").samples == 10
-        assert task.measure("accuracy", "group boat/sea").samples == 40
+        assert task.metric("accuracy").samples == 100
+        assert task.metric("worst group").samples == 10
+        assert task.metric("accuracy", "group boat/sea").samples == 40
         assert task.items["correct"].mean(axis=1).tolist() == [0.8, 1.0]
         assert task.items["prediction"].shape == (2, 100)
 
-    def test_identical_contenders_do_not_differ(self, tied, text):
+    def test_identical_variants_do_not_differ(self, tied, text):
         found = zero_shot(tied, text, base=by_place, edited=by_place)
-        for measure in found.tasks[0].measures:
+        for measure in found.tasks[0].metrics:
             assert [(d.value, d.low, d.high, d.sure) for d in measure.differences] == [(0.0, 0.0, 0.0, False)]
 
     def test_groups_of_several_columns_are_those_of_one_that_joins_them(self, tied, text):
         joined = zero_shot(tied, text, columns={"group": ("label", "place")})
-        assert joined.tasks[0].measures == zero_shot(tied, text).tasks[0].measures
+        assert joined.tasks[0].metrics == zero_shot(tied, text).tasks[0].metrics
 
     def test_without_groups(self, tied, text):
         task = zero_shot(tied, text, columns={"label": "label"}).tasks[0]
-        assert task.measure("accuracy").values == {"base": 0.8, "edited": 1.0}
+        assert task.metric("accuracy").values == {"base": 0.8, "edited": 1.0}
         with pytest.raises(InputError, match="no worst group"):
-            task.measure("worst group")
+            task.metric("worst group")
 
-    def test_every_other_contender_is_compared_with(self, tied, text):
+    def test_every_other_variant_is_compared_with(self, tied, text):
         found = zero_shot(tied, text, base=by_place, edited=by_object, **{"random-1": by_place})
         assert found.difference("zero-shot", "worst group", "edited", "random-1").low > 0
         assert found.difference("zero-shot", "worst group", "random-1", "base").value == 0
@@ -125,19 +125,19 @@ class TestZeroShot:
         load_from_disk(str(tied)).shuffle(seed=3).save_to_disk(tmp_path / "tied")
         assert zero_shot(tmp_path / "tied", text).to_json() == zero_shot(tied, text).to_json()
 
-    def test_classes_without_a_picture_are_told_and_count_in_no_mean(self, tied, text):
+    def test_classes_without_a_picture_are_noted_and_count_in_no_mean(self, tied, text):
         task = zero_shot(tied, text, task={"classes": CLASSES}).tasks[0]
         assert any("camel" in note for note in task.notes)
-        assert task.measure("average over classes").values["edited"] == 1.0
-        assert not any(m.part == "class camel" for m in task.measures)
+        assert task.metric("average over classes").values["edited"] == 1.0
+        assert not any(m.part == "class camel" for m in task.metrics)
 
-    def test_groups_whose_pictures_are_all_broken_are_told(self, text, tmp_path):
+    def test_groups_whose_pictures_are_all_broken_are_noted(self, text, tmp_path):
         rows = dataset([0, 10, b"x", b"y"], label=["boat", "car", "car", "car"], group=["a", "b", "c", "c"])
         rows.save_to_disk(tmp_path / "d")
         task = zero_shot(tmp_path / "d", text).tasks[0]
         assert any("1 groups have no image" in note and note.endswith("c") for note in task.notes)
         assert sum(task.skipped.values()) == 2
-        assert task.measure("worst group").values["edited"] == 1.0
+        assert task.metric("worst group").values["edited"] == 1.0
 
 
 class TestLabels:
@@ -168,7 +168,7 @@ class TestLabels:
         task = {"classes": dict(zip(keys, CLASSES, strict=False))}
         found = zero_shot(self.labelled(tmp_path, values, names), text, task=task, columns={"label": "label"})
         assert found.value("zero-shot", "accuracy", "edited") == 1.0
-        assert found.task("zero-shot").measure("accuracy", "class boat")
+        assert found.task("zero-shot").metric("accuracy", "class boat")
 
     @pytest.mark.parametrize(
         ("values", "names", "classes", "complaint"),
@@ -180,7 +180,7 @@ class TestLabels:
             ([0, None], ["boat", "car"], None, "row 1 has the label None"),
             ([0, 1], ["boat", "plane"], ("boat", "car"), "row 1 has the label plane"),
             ([0, 1], ["b", "c"], ("boat", "car"), "label: name, such as b: boat"),
-            (["boat", "car"], None, None, "no names of classes"),
+            (["boat", "car"], None, None, "names no classes"),
             ([0, 1], None, {"0": "boat", "2": "car"}, "row 1 has the label 1"),
             ([True, False], None, ("boat", "car"), "the label True"),
         ],
@@ -196,7 +196,7 @@ class TestLabels:
             zero_shot(tmp_path / "d", text)
 
     def test_no_text_model(self, tied, text):
-        task = ZeroShot(data=Data(dataset=str(tied)), classes=("boat", "car"))
+        task = ZeroShot(data=DatasetSettings(dataset=str(tied)), classes=("boat", "car"))
         with pytest.raises(InputError, match="--text-model"):
             evaluate(seers(text, base=by_place), [task], text=None)
 
@@ -220,14 +220,14 @@ UNSAFE_COLUMNS = Columns(unsafe_image="unsafe_image", unsafe_caption="unsafe_cap
 
 
 def recalls(place, text, sees, ks=(1, 5)):
-    """Setting to recall at 1 of a contender that sees in each picture the caption ``sees(red)``."""
+    """Setting to recall at 1 of a variant that sees in each picture the caption ``sees(red)``."""
     texts = [f"a thing of kind {i}" for i in range(12)] + [f"a bad thing of kind {i}" for i in range(12)]
     made = seers(text, base=sees)
     table = torch.from_numpy(caption_embeddings(text, texts)).float()
     made = [type(c)(c.name, c.model, c.processor, None, table, c.choose) for c in made]
-    task = Retrieval(data=Data(dataset=str(place), columns=UNSAFE_COLUMNS), ks=ks)
+    task = Retrieval(data=DatasetSettings(dataset=str(place), columns=UNSAFE_COLUMNS), ks=ks)
     found = evaluate(made, [task], text=text, resamples=100).tasks[0]
-    return {m.part: m.values["base"] for m in found.measures if m.metric == "recall at 1"}, found
+    return {m.part: m.values["base"] for m in found.metrics if m.metric == "recall at 1"}, found
 
 
 class TestRetrieval:
@@ -262,7 +262,7 @@ class TestRetrieval:
         place = quadruples(tmp_path / "d", captions=captions)
         found, task = recalls(place, text, lambda red: red % 100 + 12 * (red >= 100))
         assert task.skipped == {"no caption": 2}
-        assert task.measure("recall at 1", "safe image to safe texts").samples == 10
+        assert task.metric("recall at 1", "safe image to safe texts").samples == 10
         assert found["safe image to safe texts"] == 1.0
 
     def test_a_pool_that_is_no_larger_than_k(self, text, tmp_path):
@@ -274,12 +274,14 @@ class TestRetrieval:
         dataset([0, 1], caption=[["a", "b"], ["c"]]).save_to_disk(tmp_path / "d")
         with pytest.raises(InputError, match="a list in the column caption"):
             evaluate(
-                seers(text, base=by_place), [Retrieval(data=Data(dataset=str(tmp_path / "d")), ks=(1,))], text=text
+                seers(text, base=by_place),
+                [Retrieval(data=DatasetSettings(dataset=str(tmp_path / "d")), ks=(1,))],
+                text=text,
             )
 
     def test_a_missing_unsafe_column(self, text, tmp_path):
         dataset([0, 1], caption=["a", "b"]).save_to_disk(tmp_path / "d")
-        task = Retrieval(data=Data(dataset=str(tmp_path / "d"), columns=UNSAFE_COLUMNS), ks=(1,))
+        task = Retrieval(data=DatasetSettings(dataset=str(tmp_path / "d"), columns=UNSAFE_COLUMNS), ks=(1,))
         with pytest.raises(InputError, match="no column unsafe_image, unsafe_caption; it has image, caption"):
             evaluate(seers(text, base=by_place), [task], text=text)
 
@@ -298,7 +300,7 @@ class TestRetrieval:
 
 class TestCollateral:
     def collateral(self, place, text, classes=None, **variants):
-        task = Collateral(data=Data(dataset=str(place)), classes=classes)
+        task = Collateral(data=DatasetSettings(dataset=str(place)), classes=classes)
         made = seers(text, **(variants or {"base": by_object, "edited": by_place}))
         return evaluate(made, [task], text=text, resamples=200)
 
@@ -318,9 +320,11 @@ class TestCollateral:
 
     def test_no_classes_need_no_text_model(self, tied, text):
         found = evaluate(
-            seers(text, base=by_object, edited=by_object), [Collateral(data=Data(dataset=str(tied)))], text=None
+            seers(text, base=by_object, edited=by_object),
+            [Collateral(data=DatasetSettings(dataset=str(tied)))],
+            text=None,
         )
-        assert [m.metric for m in found.tasks[0].measures] == [
+        assert [m.metric for m in found.tasks[0].metrics] == [
             "drift, mean",
             "drift, 95th percentile",
             "drift, maximum",
@@ -330,7 +334,7 @@ class TestCollateral:
 
 class TestEvaluate:
     def tasks(self, tied, **options):
-        data = Data(dataset=str(tied), columns=Columns(group="group"), **options)
+        data = DatasetSettings(dataset=str(tied), columns=Columns(group="group"), **options)
         return [
             ZeroShot(data=data, classes=CLASSES[:2]),
             ZeroShot(
@@ -349,7 +353,7 @@ class TestEvaluate:
         assert together.to_json()["tasks"] == alone
 
     def test_tasks_over_other_rows_do_not_share_a_pass(self, tied, text):
-        data = Data(dataset=str(tied), where={"group": ("boat/sea", "car/road")})
+        data = DatasetSettings(dataset=str(tied), where={"group": ("boat/sea", "car/road")})
         tasks = [*self.tasks(tied)[:1], ZeroShot(name="easy", data=data, classes=CLASSES[:2])]
         found = evaluate(seers(text, base=by_place, edited=by_object), tasks, text=text, resamples=100)
         assert found.value("zero-shot", "accuracy", "base") == 0.8
@@ -428,9 +432,9 @@ class TestEvaluate:
 
     def test_names_that_occur_twice_are_refused(self, tied, text):
         made = seers(text, base=by_place)
-        with pytest.raises(InputError, match="names of their own"):
+        with pytest.raises(InputError, match="different names, one of them base"):
             evaluate([*made, *made], self.tasks(tied), text=text)
-        with pytest.raises(InputError, match="name of its own"):
+        with pytest.raises(InputError, match="tasks need different names"):
             evaluate(made, self.tasks(tied)[:1] * 2, text=text)
         with pytest.raises(InputError):
             evaluate(made, [], text=text)
@@ -463,7 +467,9 @@ class TestSeveralProcesses:
             )
 
         made = seers(text, base=by_place, edited=by_object)
-        alone = embed_rows(made, open_data(Data(dataset=str(tied))), ["image"], ["label"], batch_size=batch_size)
+        alone = embed_rows(
+            made, open_dataset(DatasetSettings(dataset=str(tied))), ["image"], ["label"], batch_size=batch_size
+        )
         monkeypatch.setattr("accelerate.PartialState", state)
         monkeypatch.setattr("accelerate.utils.gather_object", gather)
         done, seen = {}, []
@@ -471,7 +477,7 @@ class TestSeveralProcesses:
         def process(rank):
             place.rank = rank
             counted = seers(text, base=lambda red: seen.append(rank) or by_place(red), edited=by_object)
-            source = open_data(Data(dataset=str(tied)))
+            source = open_dataset(DatasetSettings(dataset=str(tied)))
             done[rank] = embed_rows(counted, source, ["image"], ["label"], batch_size=batch_size)
 
         threads = [threading.Thread(target=process, args=(rank,)) for rank in range(count)]

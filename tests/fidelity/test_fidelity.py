@@ -1,4 +1,4 @@
-"""How good explanations are, and whether chance does as well: properties of the numbers that a reader is shown."""
+"""Fidelity tables, their null and p-values: properties of the reported numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition import DecomposeSettings, measure_explanations
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.fidelity import fidelity_table, grid
-from sith_hf.fidelity.null import adjusted, null_directions, null_fidelities, p_values
+from sith_hf.fidelity.null import adjusted, null_directions, p_values
 from sith_hf.pursuit.pursuit import Pursuit
 from tests.support.made import tiny_concepts, tiny_editor
 
@@ -174,8 +174,8 @@ class TestPValues:
     def test_they_are_uniform_where_nothing_is_to_be_found(self, editor, concepts, decomposition, null):
         write = decomposition.write.double()[:1, :1]
         chance, observed = (
-            null_fidelities(
-                editor.tower, concepts.atoms, COMP, null_directions(null, write, 600, generator=generator(s))
+            measure_explanations(
+                editor.tower, concepts.atoms, null_directions(null, write, 600, generator=generator(s)), COMP
             )
             for s in (5, 6)
         )
@@ -201,7 +201,7 @@ class TestPValues:
         pick = torch.randint(len(concepts.atoms), (40, 2), generator=generator(2))
         made = normalize(concepts.atoms[pick].double().mean(dim=1) @ basis.Q.T[1:], dim=-1)
         random = null_directions("residual", made.reshape(1, 1, 40, size), 199, generator=generator(3))
-        chance = null_fidelities(flat, concepts.atoms, COMP, random)
+        chance = measure_explanations(flat, concepts.atoms, random, COMP)
         found = measure_explanations(flat, concepts.atoms, made, COMP)
         assert float(found.fidelity.median()) > 0.9999  # a greedy search misses a few
         assert p_values(found.fidelity, chance.fidelity).tolist() == [1 / 200] * 40
@@ -246,7 +246,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "complaint"),
         [
-            ({"pursuits": grid(("omp",), (5, 50))}, "dictionary of at least as many; this one has 35"),
+            ({"pursuits": grid(("omp",), (5, 50))}, "dictionary of at least 50 concepts; this one has 35"),
             ({"pursuits": []}, "nothing to compare"),
             ({"weight": "loud"}, "equal, energy"),
             ({"null": "nothing"}, "residual, head"),

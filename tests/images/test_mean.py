@@ -1,4 +1,4 @@
-"""The mean image embedding: what it is the mean of, that it goes with its weights, and what is refused."""
+"""The mean image embedding: its value, its fingerprint of weights, resuming, and refusals."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from sith_hf.files.resumable import SUFFIX, ResumableJob
-from sith_hf.images import Columns, Data
+from sith_hf.images import Columns, DatasetSettings
 from sith_hf.images import mean as averaging
-from sith_hf.images.datasets import open_data
+from sith_hf.images.comparison import model_variants
+from sith_hf.images.datasets import open_dataset
 from sith_hf.images.embed import embed_rows
 from sith_hf.images.mean import estimated_mean, mean_of_images
-from sith_hf.images.variants import model_variants
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.world.embedded import embedded_checkpoint
 from tests.support import tiny
@@ -46,7 +46,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mean(editor, pictures):
-    return averaged(editor, Data(dataset=str(pictures)))
+    return averaged(editor, DatasetSettings(dataset=str(pictures)))
 
 
 def averaged(editor, data, **options) -> ImageMean:
@@ -56,7 +56,7 @@ def averaged(editor, data, **options) -> ImageMean:
 def test_it_is_the_mean_of_what_an_evaluation_embeds(editor, pictures, mean):
     embedded = embed_rows(
         model_variants(editor, {"base": None}, processor=processor()),
-        open_data(Data(dataset=str(pictures))),
+        open_dataset(DatasetSettings(dataset=str(pictures))),
         ["image"],
         [],
     )
@@ -70,7 +70,7 @@ def test_it_is_the_mean_of_what_an_evaluation_embeds(editor, pictures, mean):
 
 
 def test_cutting_a_dataset_changes_nothing_but_rounding(editor, pictures, mean, monkeypatch):
-    whole = Data(dataset=str(pictures))
+    whole = DatasetSettings(dataset=str(pictures))
     stream = averaged(editor, whole.model_copy(update={"streaming": True}))
     monkeypatch.setattr(averaging, "BATCHES", 1)
     for other in (stream, averaged(editor, whole, batch_size=3), averaged(editor, whole, batch_size=1)):
@@ -82,8 +82,8 @@ def test_cutting_a_dataset_changes_nothing_but_rounding(editor, pictures, mean, 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_limit_takes_the_first_rows(editor, pictures, mean, tmp_path, streaming):
     dataset(REDS[:5]).save_to_disk(tmp_path / "five")
-    five = averaged(editor, Data(dataset=str(tmp_path / "five")))
-    limited = averaged(editor, Data(dataset=str(pictures), limit=5, streaming=streaming))
+    five = averaged(editor, DatasetSettings(dataset=str(tmp_path / "five")))
+    limited = averaged(editor, DatasetSettings(dataset=str(pictures), limit=5, streaming=streaming))
     assert torch.equal(limited.image_mean, five.image_mean)
     assert limited.images_sha256 == five.images_sha256 != mean.images_sha256
 
@@ -91,8 +91,8 @@ def test_a_limit_takes_the_first_rows(editor, pictures, mean, tmp_path, streamin
 def test_a_condition_takes_some_rows(editor, tmp_path):
     dataset(range(0, 60, 10), kind=["a", "b"] * 3).save_to_disk(tmp_path / "both")
     dataset(range(0, 60, 20)).save_to_disk(tmp_path / "half")
-    half = averaged(editor, Data(dataset=str(tmp_path / "half")))
-    chosen = averaged(editor, Data(dataset=str(tmp_path / "both"), where={"kind": "a"}))
+    half = averaged(editor, DatasetSettings(dataset=str(tmp_path / "half")))
+    chosen = averaged(editor, DatasetSettings(dataset=str(tmp_path / "both"), where={"kind": "a"}))
     torch.testing.assert_close(chosen.image_mean, half.image_mean, atol=1e-7, rtol=0)
     assert chosen.count == 3
 
@@ -101,7 +101,7 @@ def test_the_same_images_have_one_fingerprint_whatever_their_order(editor, tmp_p
     prints = []
     for number, reds in enumerate(([1, 2, 3], [3, 1, 2], [1, 2, 2])):
         dataset(reds).save_to_disk(tmp_path / str(number))
-        prints.append(averaged(editor, Data(dataset=str(tmp_path / str(number)))).images_sha256)
+        prints.append(averaged(editor, DatasetSettings(dataset=str(tmp_path / str(number)))).images_sha256)
     assert prints[0] == prints[1] != prints[2]
 
 
@@ -112,7 +112,7 @@ def test_files_in_a_folder_are_read_as_bytes_are(editor, tmp_path):
     for red in (10, 20):
         (tmp_path / "folder" / "a" / f"{red}.png").write_bytes(png(red))
     dataset([10, 20]).save_to_disk(tmp_path / "saved")
-    one, other = (averaged(editor, Data(dataset=str(tmp_path / name))) for name in ("folder", "saved"))
+    one, other = (averaged(editor, DatasetSettings(dataset=str(tmp_path / name))) for name in ("folder", "saved"))
     assert torch.equal(one.image_mean, other.image_mean)
     assert one.images_sha256 == other.images_sha256
 
@@ -121,12 +121,12 @@ def test_files_in_a_folder_are_read_as_bytes_are(editor, tmp_path):
 def test_no_image_is_refused(editor, tmp_path, reds):
     dataset(reds).save_to_disk(tmp_path / "none")
     with pytest.raises(InputError, match="no row" if reds else "no rows|could be opened"):
-        averaged(editor, Data(dataset=str(tmp_path / "none")))
+        averaged(editor, DatasetSettings(dataset=str(tmp_path / "none")))
 
 
 def test_a_column_that_is_not_there_is_refused(editor, pictures):
     with pytest.raises(InputError, match="no column photo"):
-        averaged(editor, Data(dataset=str(pictures), columns=Columns(image="photo")))
+        averaged(editor, DatasetSettings(dataset=str(pictures), columns=Columns(image="photo")))
 
 
 def test_weights_that_give_no_numbers_are_refused(pictures, tmp_path):
@@ -134,7 +134,7 @@ def test_weights_that_give_no_numbers_are_refused(pictures, tmp_path):
     with torch.no_grad():
         broken.model.vision_model.pre_layrnorm.weight[0] = torch.nan
     with pytest.raises(InputError, match="not finite"):
-        averaged(broken, Data(dataset=str(pictures)))
+        averaged(broken, DatasetSettings(dataset=str(pictures)))
 
 
 def test_saved_and_read_again(editor, mean, tmp_path):
@@ -185,7 +185,7 @@ def test_an_estimate_without_images_is_nearer_the_true_mean_than_none(tmp_path):
     concepts = editor.encode(ConceptDictionary.builtin())
     estimate = estimated_mean(editor)
     assert float(estimate.image_mean.norm()) == pytest.approx(averaging.LENGTH)
-    true = mean_of_images(editor, Data(world="balanced", seed=5000, pictures=200)).image_mean
+    true = mean_of_images(editor, DatasetSettings(world="balanced", seed=5000, pictures=200)).image_mean
 
     def explained(mean):
         found = editor.decompose(concepts, layers=[-1], image_mean=mean)
@@ -216,7 +216,7 @@ def test_other_images_than_before_the_interruption_are_refused(editor, pictures,
     monkeypatch.setattr(averaging, "BATCHES", 1)
     folder, output = tmp_path / "pictures", tmp_path / "out"
     shutil.copytree(pictures, folder)
-    data = Data(dataset=str(folder), streaming=streaming)
+    data = DatasetSettings(dataset=str(folder), streaming=streaming)
     real, calls = averaging.embed_batch, []
 
     def stops(*arguments):
@@ -236,7 +236,7 @@ def test_other_images_than_before_the_interruption_are_refused(editor, pictures,
     assert len(list((tmp_path / "out.work").rglob(f"*{SUFFIX}"))) == 3
     shutil.rmtree(folder)
     dataset([*REDS[:2], 255, *REDS[3:]]).save_to_disk(folder)
-    with pytest.raises(InputError, match=r"other images|differs in images"):
+    with pytest.raises(InputError, match=r"differ from those before|differs in images"):
         run()
     shutil.rmtree(folder)
     shutil.copytree(pictures, folder)

@@ -1,4 +1,4 @@
-"""Base and edited side by side: copies share what the edit leaves alone, and what cannot be compared is refused."""
+"""Variants of a model: copies share what the edit leaves unchanged; models that cannot be compared are refused."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sith_hf.edits.in_memory import applied
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.evaluation.plan import Collateral
 from sith_hf.evaluation.run import evaluate
-from sith_hf.images import Data
+from sith_hf.images import DatasetSettings
+from sith_hf.images.comparison import Comparison, ModelVariant, edited_copy, model_variants
 from sith_hf.images.shared_layers import embed_all, shared_depth
-from sith_hf.images.variants import Comparison, ModelVariant, edited_copy, model_variants
 from tests.support.evaluating import dataset, processor
 from tests.support.made import tiny_concepts, tiny_editor
 from tests.support.tiny import byte_tokenizer, clip_model, projected_vision_model, save_clip, vision_model
@@ -33,7 +33,7 @@ def state(model):
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """Checkpoints on disk: a base, its edit, and others that are no edits of it."""
-    folder = tmp_path_factory.mktemp("contenders")
+    folder = tmp_path_factory.mktemp("variants")
     save_clip(folder / "base")
     processor().save_pretrained(folder / "base")
     editor = SithEditor.from_pretrained(folder / "base")
@@ -136,7 +136,7 @@ class TestEmbedding:
     @pytest.mark.parametrize("precision", ["no", "bf16"])
     def test_models_come_back_as_they_were(self, editor, spec, precision, tmp_path):
         dataset([3, 200, 90], label=["a", "b", "c"]).save_to_disk(tmp_path / "d")
-        task = Collateral(data=Data(dataset=str(tmp_path / "d")))
+        task = Collateral(data=DatasetSettings(dataset=str(tmp_path / "d")))
         pair = model_variants(editor, {"base": None, "edited": spec}, processor=processor())
         editor.model.train()
         before = state(editor.model)
@@ -150,17 +150,17 @@ class TestEmbedding:
         from transformers import CLIPImageProcessorPil
 
         dataset([3, 200], label=["a", "b"]).save_to_disk(tmp_path / "d")
-        task = Collateral(data=Data(dataset=str(tmp_path / "d")))
+        task = Collateral(data=DatasetSettings(dataset=str(tmp_path / "d")))
         other = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
         with pytest.raises(InputError, match="belongs to another model"):
             evaluate(model_variants(editor, {"base": None}, processor=other), [task], text=None)
         pair = (ModelVariant("base", editor.model, processor()), ModelVariant("edited", editor.model, other))
-        with pytest.raises(InputError, match="one image processor"):
+        with pytest.raises(InputError, match="different image processors"):
             evaluate(pair, [task], text=None)
 
 
-class TestLineup:
-    def test_two_checkpoints_and_a_checkpoint_with_a_spec_are_the_same_lineup(self, work):
+class TestComparison:
+    def test_two_checkpoints_and_a_checkpoint_with_a_spec_are_the_same_comparison(self, work):
         from sith_hf.edits.spec import EditSpec
 
         two = Comparison.from_checkpoints(work / "base", {"edited": work / "edited"})
@@ -174,11 +174,11 @@ class TestLineup:
     @pytest.mark.parametrize(
         ("other", "complaint"),
         [
-            ("same", "very weights of base"),
-            ("base", "very weights of base"),
-            ("stranger", "another text tower"),
-            ("wider", "not of one architecture and size"),
-            ("otherwise", "prepares images in another way"),
+            ("same", "same weights as base"),
+            ("base", "same weights as base"),
+            ("stranger", "different text towers"),
+            ("wider", "differ in architecture or size"),
+            ("otherwise", "different image processors"),
             ("bare", r"no preprocessor_config\.json"),
             ("missing", "no CLIP checkpoint"),
         ],
@@ -190,57 +190,57 @@ class TestLineup:
     def test_an_edit_that_changes_nothing(self, work):
         from sith_hf.edits.spec import EditSpec
 
-        with pytest.raises(InputError, match="changes nothing"):
+        with pytest.raises(InputError, match="edit is empty"):
             Comparison.from_spec(work / "base", EditSpec.from_pretrained(work / "spec") * 0.0)
 
 
 class TestSharing:
-    """Layers that an edit leaves alone are computed once, and nobody can tell from the embeddings."""
+    """Layers that variants share run once, and embeddings stay bit-identical."""
 
     @pytest.fixture
-    def lineup(self, editor):
+    def variants(self, editor):
         edit = editor.edit()
         specs = {"base": None, "edited": edit.vectors(0.0, layers=[-1], vectors=[0]).spec}
         specs |= {"deep": edit.vectors(-1.0, layers=[-2]).spec, "none": edit.spec}
         return model_variants(editor, specs, processor=processor())
 
-    def test_it_changes_no_bit(self, lineup):
+    def test_it_changes_no_bit(self, variants):
         with torch.no_grad():
-            alone = [variant.embed(PIXELS) for variant in lineup]
-            others = [variant.embed(-PIXELS) for variant in lineup]
+            alone = [variant.embed(PIXELS) for variant in variants]
+            others = [variant.embed(-PIXELS) for variant in variants]
             for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
-                together = embed_all([lineup[i] for i in order], PIXELS)
+                together = embed_all([variants[i] for i in order], PIXELS)
                 assert all(torch.equal(found, alone[i]) for i, found in zip(order, together, strict=True))
-            # Nothing of these pictures is left in the models.
-            assert all(torch.equal(c.embed(-PIXELS), own) for c, own in zip(lineup, others, strict=True))
+            # The models keep nothing of these images.
+            assert all(torch.equal(c.embed(-PIXELS), own) for c, own in zip(variants, others, strict=True))
         assert not torch.equal(alone[0], alone[1])
 
-    def test_shared_layers_run_once(self, lineup):
+    def test_shared_layers_run_once(self, variants):
         count = []
         with ExitStack() as hooks, torch.no_grad():
-            for variant in lineup:
+            for variant in variants:
                 for layer in variant.model.vision_model.encoder.layers:
                     hook = layer.mlp.register_forward_hook(lambda *_, name=variant.name: count.append(name))
                     hooks.callback(hook.remove)
-            embed_all(lineup, PIXELS)
+            embed_all(variants, PIXELS)
         assert {name: count.count(name) for name in ("base", "edited", "deep", "none")} == {
             "base": 3, "edited": 1, "deep": 2, "none": 0,
         }  # fmt: skip
 
-    def test_depths(self, lineup):
-        base = lineup[0].model
-        assert [shared_depth(base, variant.model) for variant in lineup] == [0, 2, 1, 3]
+    def test_depths(self, variants):
+        base = variants[0].model
+        assert [shared_depth(base, variant.model) for variant in variants] == [0, 2, 1, 3]
         assert shared_depth(base, clip_model(seed=4)) == 0
         assert shared_depth(base, clip_model(num_hidden_layers=2)) == 0
 
-    def test_a_model_with_other_layers_before_shared_ones_is_computed_alone(self, lineup):
-        base = lineup[0].model
+    def test_a_model_with_other_layers_before_shared_ones_is_computed_alone(self, variants):
+        base = variants[0].model
         stranger = copy.deepcopy(base, {id(parameter): parameter for parameter in base.parameters()})
         stranger.vision_model.pre_layrnorm.weight = torch.nn.Parameter(torch.ones(32) * 3)
         other = ModelVariant("edited", stranger, None)
         with torch.no_grad():
-            assert torch.equal(embed_all([lineup[0], other], PIXELS)[1], other.embed(PIXELS))
-            assert not torch.equal(lineup[0].embed(PIXELS), other.embed(PIXELS))
+            assert torch.equal(embed_all([variants[0], other], PIXELS)[1], other.embed(PIXELS))
+            assert not torch.equal(variants[0].embed(PIXELS), other.embed(PIXELS))
 
     def test_checkpoints_share_what_they_have_in_common(self, work):
         base, edited = (

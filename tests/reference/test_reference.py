@@ -1,4 +1,4 @@
-"""Reading what the paper's authors publish: the same explanations come back, and nothing else gets in."""
+"""Published decompositions: the same explanations come back, and files that do not fit are refused."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class TestRoundTrip:
         assert read(published, path).fits[0].difference < FITS
 
     def test_repeated_and_blank_lines_do_not_shift_the_concepts(self, published, tmp_path):
-        # Their list may repeat itself but for case; ours does not.
+        # Their list may repeat a text in another case; ours does not.
         texts = (WORDS[0], "", WORDS[0].upper(), *WORDS[1:], "  ")
         concepts = lines(tmp_path, texts)
         dictionary, places = numbered_concepts(concepts)
@@ -248,7 +248,7 @@ class TestNames:
         ],
     )
     def test_a_name_out_of_the_grammar_is_refused(self, name):
-        with pytest.raises(InputError, match=r"layer-N_right|sparsity is at least 1"):
+        with pytest.raises(InputError, match=r"layer-N_right|sparsity must be at least 1"):
             ReferenceSettings.from_name(name)
 
 
@@ -286,17 +286,17 @@ class TestBadFiles:
             (data(scores=torch.rand(4), indices=torch.arange(4)), "heads x rank x K"),
             (data(scores=torch.rand(4, 8, 5)), "heads x rank x K"),
             (data(scores=torch.rand(4, 8, 5), indices=torch.arange(5).expand(4, 8, 5).clone()), "sparsity 4"),
-            (data(scores=[[0.5]]), "no plain tensor"),
-            (data(scores=torch.rand(4, 8, 4).to_sparse()), "no plain tensor"),
+            (data(scores=[[0.5]]), "must be a plain tensor"),
+            (data(scores=torch.rand(4, 8, 4).to_sparse()), "must be a plain tensor"),
             (data(scores=torch.ones(4, 8, 4, dtype=torch.int64)), "floating-point"),
             (data(scores=torch.ones(4, 8, 4, dtype=torch.complex64)), "floating-point"),
             (data(indices=torch.rand(4, 8, 4)), "whole numbers"),
             (data(indices=torch.ones(4, 8, 4, dtype=torch.bool)), "whole numbers"),
             (spoilt((1, 2, 3), float("nan")), "NaN"),
             (spoilt((1, 2, 3), float("inf")), "NaN or infinity"),
-            (spoilt((1, 2, 3), -0.1), "not negative"),
-            (spoilt((1, 2, 3), -2, "indices"), "no line"),
-            (spoilt((1, 2, 3), -1, "indices"), "names no concept"),
+            (spoilt((1, 2, 3), -0.1), "must not be negative"),
+            (spoilt((1, 2, 3), -2, "indices"), "not a line number"),
+            (spoilt((1, 2, 3), -1, "indices"), "-1 is padding"),
             (spoilt((1, 2, 3), 0, "indices"), "twice"),
             (data(scores=torch.zeros(1).expand(4, 8, 4)), "more than the file holds"),
             (data(scores=torch.zeros(1).expand(10**6, 10**6, 4)), "more than the file holds"),
@@ -320,7 +320,7 @@ class TestBadFiles:
         with pytest.raises(InputError, match="would run code"):
             read_reference(path)
         assert not mark.exists()
-        # It would have run: the refusal is not for want of a working payload.
+        # The control: the payload works.
         torch.load(path, weights_only=False)
         assert mark.exists()
 
@@ -329,7 +329,7 @@ class TestBadFiles:
         path = tmp_path / NAME.format(1)
         torch.save(data(), path)
         path.write_bytes(path.read_bytes()[:keep])
-        with pytest.raises(InputError, match="fetch it again"):
+        with pytest.raises(InputError, match="download it again"):
             read_reference(path)
 
     def test_the_old_format_is_refused(self, tmp_path):
@@ -379,8 +379,8 @@ class TestFilesTogether:
     @pytest.mark.parametrize(
         ("change", "complaint"),
         [
-            (("layer-1", "layer-3"), "not in this model"),
-            (("layer-1", "layer-2"), "both about layer 2"),
+            (("layer-1", "layer-3"), "does not exist: this model has layers 0-2"),
+            (("layer-1", "layer-2"), "both explain layer 2"),
             (("words", "others"), "different settings"),
             (("comp-0.3", "comp-0.4"), "different settings"),
             (("_foldln", "_nofoldln"), "different settings"),
@@ -403,5 +403,5 @@ class TestFilesTogether:
             read(published, heads)
 
     def test_no_file_is_refused(self, published):
-        with pytest.raises(InputError, match="no file"):
+        with pytest.raises(InputError, match="no reference file"):
             import_reference([], published.editor.tower, published.concepts, published.editor.encode)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sith_hf.evaluation.texts import class_embeddings
-from sith_hf.images.variants import ModelVariant
+from sith_hf.images.comparison import ModelVariant
 from sith_hf.towers.loading import LoadedModel
 from tests.support.tiny import byte_tokenizer, clip_model
 

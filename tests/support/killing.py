@@ -169,13 +169,16 @@ def main() -> None:
     folder, seed = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
     encoding.BATCH_TOKENS, decompose.ROWS = 60, 32
-    from sith_hf.images import Data
+    from sith_hf.images import DatasetSettings
     from tests.support import evaluating
 
     editor, concepts = tiny_editor(folder), tiny_concepts()
     rows = evaluating.dataset([*range(0, 250, 5), None, b"no picture"])
     rows.save_to_disk(folder / "pictures")
-    data = {kind: Data(dataset=str(folder / "pictures"), streaming=kind == "stream") for kind in ("table", "stream")}
+    data = {
+        kind: DatasetSettings(dataset=str(folder / "pictures"), streaming=kind == "stream")
+        for kind in ("table", "stream")
+    }
     from sith_hf.images import mean as averaging
 
     averaging.BATCHES = 2

@@ -18,7 +18,7 @@ from sith_hf import cli
 from sith_hf.core.distributed import Processes, join_processes, silence_other_ranks
 from sith_hf.errors import InputError, MissingExtra, SithError
 from sith_hf.files import ResumableJob
-from sith_hf.images import Data, mean_of_images
+from sith_hf.images import DatasetSettings, mean_of_images
 from sith_hf.images import mean as averaging
 from sith_hf.towers import text_encoder as encoding
 from tests.support import evaluating
@@ -83,7 +83,9 @@ def main() -> None:
     found["encodes alike"] = torch.equal(encoded.embeddings, alone.embeddings)
     found["shares"] = made[: len(made) * 1 // 3]
     for kind in ("table", "stream", "shards"):
-        data = Data(dataset=str(folder / ("shards" if kind == "shards" else "pictures")), streaming=kind != "table")
+        data = DatasetSettings(
+            dataset=str(folder / ("shards" if kind == "shards" else "pictures")), streaming=kind != "table"
+        )
         options: dict[str, Any] = {"processor": evaluating.processor(), "batch_size": 2}
         many, one = (mean_of_images(editor, data, job=job, **options) for job in (shared, None))
         found[kind] = [

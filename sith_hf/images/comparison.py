@@ -1,4 +1,4 @@
-"""The models that are evaluated side by side: a base, edited copies of it that share its weights, or checkpoints."""
+"""Make the variants of a comparison: a base, and edited copies that share its weights, or checkpoints."""
 
 from __future__ import annotations
 
@@ -17,38 +17,27 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec, applied
 from sith_hf.errors import InputError
+from sith_hf.images.model_variant import BASE, EDITED, ModelVariant
 from sith_hf.images.shared_layers import share
-from sith_hf.images.variant import BASE, EDITED, ModelVariant
 from sith_hf.towers import LoadedModel, load_model, tensor_key
-
-__all__ = [
-    "BASE",
-    "EDITED",
-    "Comparison",
-    "ModelVariant",
-    "model_variants",
-    "edited_copy",
-    "image_processor",
-    "text_of",
-]
 
 
 def model_variants(
     editor: SithEditor, specs: Mapping[str, EditSpec | None], *, processor: Any | None = None
 ) -> tuple[ModelVariant, ...]:
-    """A base and edited copies of it. The copies share every parameter that their edit does not touch.
+    """Return a base and edited copies of it, which share every parameter that their edit leaves unchanged.
 
     Args:
         editor: of the base.
-        specs: name to edit, in the order in which results are shown; None for the base itself.
+        specs: name to edit, in the order of results; None for the base.
         processor: the image processor, needed for a model in memory; the one in the checkpoint's folder when None.
 
     Raises:
-        InputError: no contender named ``"base"``, no image processor, or weights that are not in memory.
+        InputError: no variant named ``"base"``, no image processor, or offloaded weights.
         BaseMismatch: an edit of another model.
     """
     if specs.get(BASE, ...) is not None:
-        raise InputError('name the model itself among the contenders: {"base": None, "edited": spec}')
+        raise InputError('no variant "base" without an edit; write {"base": None, "edited": spec}')
     if processor is None:
         processor = image_processor(editor.loaded, editor.companion)
     projection = _projection(editor)
@@ -60,30 +49,30 @@ def model_variants(
 
 
 def edited_copy(model: Any, spec: EditSpec) -> Any:
-    """A copy of ``model`` with an edit in it that shares all other parameters, the very same objects.
+    """Copy ``model`` with an edit; the copy shares all other parameters as the same objects.
 
     Raises:
-        InputError, BaseMismatch: as :func:`sith_hf.edits.applied`; or weights that are offloaded.
+        InputError, BaseMismatch: as :func:`sith_hf.edits.applied`; also for offloaded weights.
     """
     names = {tensor_key(layer, part) for layer in spec.layers for part in ("out_weight", "out_bias")}
     shared: dict[int, Any] = {}
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
-            raise InputError("a model whose weights are offloaded cannot be evaluated beside its edit; load it whole")
+            raise InputError("the weights of this model are offloaded; load it without offloading to compare it")
         if name not in names and f"vision_model.{name}" not in names:
             shared[id(parameter)] = parameter
     with applied(model, spec):
-        # deepcopy takes what it finds in its memo for copied already.
+        # deepcopy reuses the objects in its memo.
         return copy.deepcopy(model, shared)
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Contenders, and the text tower that their images are compared by.
+    """Variants of a model, and the text tower that encodes texts for all of them.
 
     Attributes:
         variants: the base first.
-        text: the CLIPModel that encodes texts, with its tokenizer; None for vision towers without companion.
+        text: the CLIPModel that encodes texts, with its tokenizer; None for vision-only models.
     """
 
     variants: tuple[ModelVariant, ...]
@@ -101,14 +90,14 @@ class Comparison:
         """Load a base and checkpoints to compare with it, each a folder or a Hub id.
 
         Args:
-            base: what the others are compared with.
-            others: name to checkpoint; ``"edited"`` is the one in question.
+            base: the reference.
+            others: name to checkpoint, such as ``"edited"``.
             revision: branch, tag or commit of the base on the Hub.
-            text_model: the CLIPModel that vision-only checkpoints belong to.
+            text_model: the CLIPModel of vision-only checkpoints.
 
         Raises:
-            InputError: a checkpoint that cannot be loaded; one whose vision tower equals the base's, has other sizes,
-                or comes with another text tower or image processor.
+            InputError: a checkpoint that cannot be loaded, has the base's weights or other sizes, or a text tower or
+                image processor different from the base's.
         """
         editor = SithEditor.from_pretrained(base, revision, text_model=text_model)
         first = model_variants(editor, {BASE: None})[0]
@@ -120,7 +109,7 @@ class Comparison:
             processor = image_processor(loaded, editor.companion)
             _same_processor(first.processor, processor, shown_name(str(place)))
             made.append(ModelVariant(name, loaded.model, processor, first.projection))
-        return cls(tuple(made), text_of(editor))
+        return cls(tuple(made), text_model_of(editor))
 
     @classmethod
     def from_spec(
@@ -131,29 +120,29 @@ class Comparison:
         revision: str | None = None,
         text_model: str | Path | None = None,
     ) -> Comparison:
-        """Load a base, and compare it with itself with ``spec`` in it.
+        """Load a base, and compare it with its edit by ``spec``.
 
         Raises:
-            InputError: a base that cannot be loaded, or an edit that changes nothing.
+            InputError: a base that cannot be loaded, or an empty edit.
             BaseMismatch: an edit of another model.
         """
         if not spec:
-            raise InputError("the edit changes nothing: base and edited are the same, and there is nothing to compare")
+            raise InputError("the edit is empty: base and edited are the same model")
         editor = SithEditor.from_pretrained(base, revision, text_model=text_model)
-        return cls(model_variants(editor, {BASE: None, EDITED: spec}), text_of(editor))
+        return cls(model_variants(editor, {BASE: None, EDITED: spec}), text_model_of(editor))
 
 
-def text_of(editor: SithEditor) -> LoadedModel | None:
-    """The model whose text tower encodes texts for ``editor``'s; None for a vision-only model without companion."""
+def text_model_of(editor: SithEditor) -> LoadedModel | None:
+    """Return the CLIPModel that encodes texts for the editor's model; None if it has none."""
     both = [item for item in (editor.companion, editor.loaded) if item is not None]
     return next((item for item in both if hasattr(item.model, "text_projection")), None)
 
 
 def image_processor(*models: LoadedModel | None) -> Any:
-    """The image processor in the folder of the first of ``models`` that has one.
+    """Load the image processor from the folder of the first of ``models`` that has one.
 
     Raises:
-        InputError: none has one, or it cannot be read.
+        InputError: no folder has one, or it cannot be read.
     """
     from transformers import AutoImageProcessor
 
@@ -167,14 +156,14 @@ def image_processor(*models: LoadedModel | None) -> Any:
                 reason = sanitize(" ".join(str(error).split()), 200)
                 raise InputError(f"{model.name}: preprocessor_config.json cannot be used ({reason})") from None
     raise InputError(
-        f"{present[0].name} has no preprocessor_config.json, which says how pictures are cut and scaled: copy the "
-        "one of the model it was made from into its folder, or give processor="
+        f"{present[0].name} has no preprocessor_config.json, the settings of its image processor; copy the file of "
+        "the model that it was made from into its folder, or pass processor="
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the advice of transformers to install torchvision, which would change pixels and so results."""
+    """Hide the advice of transformers to install torchvision, which would change pixels and so results."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -197,22 +186,22 @@ def _comparable(base: Any, other: Any, base_name: str, other_name: str) -> None:
     sizes = {key: value.shape for key, value in ours.items()}
     if sizes != {key: value.shape for key, value in theirs.items()}:
         raise InputError(
-            f"{other_name} ({type(other).__name__}) and {base_name} ({type(base).__name__}) are not of one "
-            "architecture and size; an edited checkpoint is compared with the base that it was made from"
+            f"{other_name} ({type(other).__name__}) and {base_name} ({type(base).__name__}) differ in architecture or "
+            "size; compare an edited checkpoint with the base that it was made from"
         )
     changed = [key for key, value in ours.items() if not torch.equal(value, theirs[key].to(value.dtype))]
     if not changed:
-        raise InputError(f"{other_name} has the very weights of {base_name}: there is no edit to evaluate")
+        raise InputError(f"{other_name} has the same weights as {base_name}: there is no edit to evaluate")
     if any(key.startswith(("text_model.", "text_projection.")) for key in changed):
         raise InputError(
-            f"{other_name} has another text tower than {base_name}; texts are encoded once for all contenders, so "
-            "only the vision towers may differ"
+            f"{other_name} and {base_name} have different text towers; only vision towers may differ, because texts "
+            "are encoded once for all variants"
         )
 
 
 def _same_processor(ours: Any, theirs: Any, name: str) -> None:
     if _settings(ours) != _settings(theirs):
-        raise InputError(f"{name} prepares images in another way than its base; all contenders see the same batches")
+        raise InputError(f"{name} and its base have different image processors; all variants see the same batches")
 
 
 def _settings(processor: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a dataset of images is called, and what its columns are, as a recipe's YAML holds it."""
+"""The settings that name a dataset of images, its rows and its columns, as YAML holds them under ``data``."""
 
 from __future__ import annotations
 
@@ -13,81 +13,81 @@ WorldKind = Literal["groups", "balanced", "faded", "unsafe"]
 
 
 class Columns(Settings):
-    """The names that a dataset gives to what is read from it."""
+    """The names of a dataset's columns."""
 
     image: str = "image"
-    """The pictures."""
+    """The images."""
 
     label: str = "label"
-    """Zero-shot: a class label, class names, or numbers."""
+    """Zero-shot: a class label, a class name, or a number."""
 
     group: str | tuple[str, ...] | None = None
-    """Zero-shot: what groups are made of; several columns are joined by "/"."""
+    """Zero-shot: the group; several columns are joined by "/"."""
 
     caption: str = "caption"
     """Retrieval: one text for each image."""
 
     unsafe_image: str | None = None
-    """Retrieval with safe and unsafe pools: both or neither."""
+    """Retrieval with safe and unsafe pools: the unsafe images; needs unsafe_caption."""
 
     unsafe_caption: str | None = None
-    """The texts of those."""
+    """The captions of the unsafe images."""
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The columns that groups are made of."""
+        """The columns of the group."""
         return () if self.group is None else (self.group,) if isinstance(self.group, str) else self.group
 
     @model_validator(mode="after")
     def _both(self) -> Self:
         if (self.unsafe_image is None) != (self.unsafe_caption is None):
-            raise ValueError("unsafe_image and unsafe_caption go together: name both columns, or neither")
+            raise ValueError("unsafe_image and unsafe_caption go together; name both columns, or neither")
         return self
 
 
-class Data(Settings):
-    """Images with labels or captions: a dataset, or pictures of the drawn world that the embedded model knows."""
+class DatasetSettings(Settings):
+    """Images with labels or captions: a dataset, or pictures of the drawn world of the embedded checkpoint."""
 
     dataset: str | None = None
-    """A Hub id; a folder of images in one folder a class, of Parquet files, or of save_to_disk; or a Parquet file."""
+    """A Hub id; a folder with a folder of images for each class, of Parquet files, or of save_to_disk; or a file."""
 
     name: str | None = None
-    """The configuration of a dataset that has several."""
+    """The configuration, for a dataset with several."""
 
     split: str | None = None
-    """Needed where the dataset has more than one."""
+    """The split, for a dataset with several."""
 
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
 
     streaming: bool = False
-    """Read rows as they come, without a copy on disk."""
+    """Read rows as a stream, without a copy on disk."""
 
     world: WorldKind | None = None
-    """Kind of pictures of the drawn world, instead of a dataset."""
+    """A kind of pictures of the drawn world, instead of a dataset."""
 
     seed: int | None = None
-    """Of the drawn pictures."""
+    """Seed of the drawn pictures."""
 
     pictures: Annotated[int, Field(ge=1)] | None = None
-    """How many to draw, in each group where there are groups."""
+    """Number of drawn pictures, per group for a world with groups."""
 
     columns: Columns = Columns()
-    """What the columns are called."""
+    """The names of the columns."""
 
     where: Mapping[str, str | int | tuple[str | int, ...]] = {}
-    """Column to value, or to several: only such rows are taken."""
+    """Column to one or several values: use only rows with these values."""
 
     limit: Annotated[int, Field(ge=1)] | None = None
-    """The first so many rows of those."""
+    """Use only the first N rows."""
 
     sha256: str | None = None
-    """The fingerprint of pictures, labels and captions; other data are refused. Filled in by a run."""
+    """The fingerprint of images, labels and captions; other data are refused. A run fills it in."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.dataset is None) == (self.world is None):
-            raise ValueError("name one source: dataset, or world")
+            raise ValueError("name one source: dataset or world")
         if self.world is None and (self.seed is not None or self.pictures is not None):
             raise ValueError("seed and pictures belong to world")
         if self.world is not None and (self.seed is None or self.pictures is None):

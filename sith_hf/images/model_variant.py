@@ -1,4 +1,4 @@
-"""One model among those that are evaluated side by side."""
+"""``ModelVariant``: one of several models that embed the same images."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class ModelVariant:
     """One model in an evaluation.
 
     Attributes:
-        name: ``"base"`` for what all others are compared with, ``"edited"`` for the edit in question; others freely.
+        name: ``"base"`` for the reference of all comparisons, ``"edited"`` for the edit, any other for baselines.
         model: a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel``.
-        processor: its image processor, which makes pixel values out of pictures.
-        projection: ``[P, D]``, for a ``CLIPVisionModel``: the projection of the CLIPModel that it belongs to.
+        processor: its image processor.
+        projection: ``[P, D]``, for a ``CLIPVisionModel``: the projection of its CLIPModel.
     """
 
     name: str
@@ -30,18 +30,18 @@ class ModelVariant:
     projection: Tensor | None = field(default=None, repr=False)
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """Normalised image embeddings, float32 ``[B, P]``, of pixel values ``[B, 3, S, S]`` on the model's device."""
+        """Return normalised embeddings, float32 ``[B, P]``, of pixel values ``[B, 3, S, S]`` on the model's device."""
         tower = getattr(self.model, "vision_model", self.model)
         pooled = tower(pixel_values=pixels.to(next(tower.parameters()).dtype)).pooler_output
         layer = getattr(self.model, "visual_projection", None)
         if layer is not None:
             return normalize(layer(pooled).float(), dim=-1)
         if self.projection is None:
-            raise InputError(f"{self.name} has no projection; name the CLIPModel that it belongs to with text_model")
+            raise InputError(f"{self.name} has no visual projection; name its CLIPModel with text_model (--text-model)")
         return normalize(pooled.float() @ self.projection.to(pooled.device).float().T, dim=-1)
 
     @property
     def image_size(self) -> int:
-        """The side of the pictures that the model sees, in pixels."""
+        """The side of the model's input images, in pixels."""
         config = getattr(self.model.config, "vision_config", self.model.config)
         return int(config.image_size)
