@@ -5,6 +5,7 @@ it is called.
 """
 
 from sith_hf.hub.download import OTHER_WEIGHTS, fetch_file, fetch_snapshot, is_repo_id
+from sith_hf.hub.errors import OFFLINE, TRANSPORT, hide
 from sith_hf.hub.find import find_artifact
 from sith_hf.hub.mixin import Pushable
 from sith_hf.hub.package import CARD, PushOptions, PushResult, UploadPackage, check_options, is_generated
@@ -12,7 +13,6 @@ from sith_hf.hub.upload import full_repo_id, upload_package
 
 __all__ = [
     "CARD",
-    "CLIENT",
     "OFFLINE",
     "OTHER_WEIGHTS",
     "PushOptions",
