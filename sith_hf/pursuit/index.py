@@ -57,7 +57,8 @@ def build_index(
         InputError: an atom that is not of unit length or not finite.
     """
     source = as_atoms(atoms)
-    where = source.device if device is None else torch.device(device)
+    # A tensor has the device with its index: "cuda" is where vectors on "cuda:0" are.
+    where = torch.empty(0, device=source.device if device is None else device).device
     longest = source.longest
     if longest is None:
         longest = _longest(source)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sith_hf.cards.facts import results
+from sith_hf.cards.facts import measured_rows
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.evaluation.plan import Collateral, Plan, Retrieval, ZeroShot
 from sith_hf.evaluation.result import Evaluation
@@ -392,12 +392,12 @@ class TestEvaluate:
     def test_the_card_takes_it(self, tied, text):
         found = evaluate(seers(text, base=by_place, edited=by_object), self.tasks(tied), text=text, resamples=100)
         card = found.card()
-        shown = {item["metric"]: item for item in results(card, "results")}
+        shown = {item["metric"]: item for item in measured_rows(card)["results"]}
         assert shown["zero-shot: worst group"]["edited"] == 1.0
         assert shown["zero-shot: worst group"]["interval"] == pytest.approx((1.0, 1.0))
         assert "zero-shot: accuracy, group boat/road" in shown
         assert not any("class" in metric and "accuracy, class" in metric for metric in shown)
-        assert len(results(card, "collateral")) == 4
+        assert len(measured_rows(card)["collateral"]) == 4
 
     def test_a_card_needs_an_edit(self, tied, text):
         with pytest.raises(InputError, match="edited"):

@@ -199,6 +199,7 @@ class TestReplacing:
 
         monkeypatch.setattr(os, "fsync", fsync)
         write_whole(tmp_path / "a", b"a")
+        assert (tmp_path / "a").read_bytes() == b"a"
 
 
 SCRATCH = """

@@ -266,7 +266,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("change", "complaint"),
         [
-            ({"kind": "zeroshot"}, "zero-shot, retrieval and collateral"),
+            ({"kind": "zeroshot"}, "zero-shot, retrieval or collateral"),
             ({"clases": ["a", "b"]}, "did you mean classes"),
             ({"data": {"dataset": "d", "spilt": "test"}}, "did you mean split"),
             ({"data": {"dataset": "d", "columns": {"lable": "y"}}}, "did you mean label"),
