@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def recorded():
 def base(tmp_path):
     """The base of the edited checkpoint."""
     vision_model(1, **TOWER).save_pretrained(tmp_path / "base")
+    # A config names the release of transformers that wrote it.
+    shutil.copyfile(OLD / "edited" / "config.json", tmp_path / "base" / "config.json")
     return tmp_path / "base"
 
 
