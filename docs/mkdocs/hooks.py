@@ -153,7 +153,7 @@ def _code(text: str) -> str:
 
 def _cell(text: str) -> str:
     escaped = re.sub(r"([|<>{}*_\[\]\\])", r"\\\1", " ".join(text.split()))
-    return re.sub(r"(--?[a-z][\w-]*)", r"`\1`", escaped) if "`" not in escaped else escaped
+    return re.sub(r"(?<![\w-])(--?[a-z][\w-]*)", r"`\1`", escaped) if "`" not in escaped else escaped
 
 
 def fetched(text: str) -> list[str]:
