@@ -20,11 +20,6 @@ LAYERS, HEADS, SIZE, WIDTH, JOINT = 3, 4, 8, 32, 24
 
 
 @pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
-
-
-@pytest.fixture(scope="module")
 def concepts(editor):
     return editor.encode(tiny_concepts())
 

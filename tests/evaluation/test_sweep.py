@@ -15,14 +15,14 @@ from sith_hf.evaluation.charts import Series, line_chart, worst_against_average
 from sith_hf.evaluation.sweep import Point, Sweep, strengths, sweep
 from sith_hf.gains.baselines import with_baselines
 from sith_hf.gains.gains import Gains
-from tests.support.made import tiny_concepts, tiny_editor
+from tests.support.made import tiny_concepts
 
 EDIT = Gains({(0, 0, 0): 0.0, (2, 3, 5): 0.5})
 
 
 @pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    editor = tiny_editor(tmp_path_factory.mktemp("editor"))
+def editor(editor):
+    """The tiny editor, with a decomposition."""
     editor.decompose(tiny_concepts())
     return editor
 

@@ -33,11 +33,6 @@ REDS = [*range(0, 220, 10), None, b"no picture"]
 
 
 @pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
-
-
-@pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "pictures"
     dataset(REDS).save_to_disk(folder)

@@ -56,10 +56,10 @@ def work(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    made = tiny_editor(tmp_path_factory.mktemp("editor"))
-    made.decompose(tiny_concepts(), layers=[-2, -1])
-    return made
+def editor(editor):
+    """The tiny editor, with a decomposition."""
+    editor.decompose(tiny_concepts(), layers=[-2, -1])
+    return editor
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from sith_hf.judges.language_model import EARLY, FAILURES_IN_A_ROW
 from sith_hf.judges.prompts import SHIPPED, Prompt
 from sith_hf.judges.settings import LanguageModelJudgeSettings
 from tests.support.chat_server import Reply, chat_server, said
-from tests.support.made import WORDS, tiny_editor
+from tests.support.made import WORDS
 
 TOKEN = "hf_" + "secretsecretsecretsecret"
 
@@ -41,11 +41,6 @@ def alone(monkeypatch):
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-
-
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
 
 
 @pytest.fixture(scope="module")
@@ -118,17 +113,13 @@ class TestAnswers:
     def test_a_score_is_read(self, answer, score):
         assert parse(answer) == score
 
-    @pytest.mark.parametrize(
-        "answer",
-        [
-            "", " ", "0", "6", "10", "-3", "3.0", "3.5", "4/5", "**4**", "Score: 4.", "Score: 4 because", "I say 4",
-            "between 3 and 4", "Score: 4\nScore: 5", "4 5", "four", "٣", "³", "Rating: 4", "Score 4", "Score:\n4",
-            "null", "nan", '{"score": 4}', "<think>4", "</think>4", "x <think></think>4", "Score: 4\x00", "4" * 200_000,
-            " " * 200_000 + "4",
-        ],
-    )  # fmt: skip
-    def test_everything_else_is_none(self, answer):
-        assert parse(answer) is None
+    def test_everything_else_is_none(self):
+        for answer in (
+            "", " ", "0", "6", "10", "-3", "3.0", "4/5", "**4**", "Score: 4.", "I say 4", "Score: 4\nScore: 5", "4 5",
+            "four", "٣", "³", "Rating: 4", "Score 4", "Score:\n4", '{"score": 4}', "<think>4", "</think>4",
+            "x <think></think>4", "Score: 4\x00", "4" * 200_000, " " * 200_000 + "4",
+        ):  # fmt: skip
+            assert parse(answer) is None, answer[:20]
 
 
 class TestPrompts:
