@@ -20,7 +20,6 @@ from transformers import SiglipVisionModel as Stranger
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.editor import SithEditor
-from sith_hf.edits import in_memory as module
 from sith_hf.edits.in_memory import applied
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
@@ -261,15 +260,15 @@ class TestLeaving:
 
     @pytest.mark.parametrize("at", range(4))
     def test_when_a_write_fails(self, model, spec, monkeypatch, at):
-        before, write, calls = taken(model), module._copy, []
+        before, calls = taken(model), []
 
         def fails(parameter: torch.Tensor, values: torch.Tensor) -> None:
             calls.append(parameter)
-            write(parameter, values)
+            torch.Tensor.copy_(parameter, values)
             if len(calls) == at + 1:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(module, "_copy", fails)
+        monkeypatch.setattr(torch.nn.Parameter, "copy_", fails)
         with pytest.raises(KeyboardInterrupt), applied(model, spec):
             pytest.fail("the block must not be entered")
         assert taken(model) == before
@@ -277,15 +276,15 @@ class TestLeaving:
 
     @pytest.mark.parametrize("at", range(4))
     def test_when_putting_one_back_fails_the_others_are_put_back(self, case, model, spec, monkeypatch, at):
-        write, calls = module._copy, []
+        calls = []
 
         def fails(parameter: torch.Tensor, values: torch.Tensor) -> None:
             calls.append(parameter)
             if len(calls) == 4 + at + 1:
                 raise MemoryError
-            write(parameter, values)
+            torch.Tensor.copy_(parameter, values)
 
-        monkeypatch.setattr(module, "_copy", fails)
+        monkeypatch.setattr(torch.nn.Parameter, "copy_", fails)
         with pytest.raises(MemoryError), applied(model, spec):
             assert different(model, torch_tensors(case().edited)) == set()
         assert len(calls) == 8

@@ -170,7 +170,7 @@ def main() -> None:
     torch.set_num_threads(1)
     encoding.BATCH_TOKENS, decompose.ROWS = 60, 32
     from sith_hf.images import DatasetSettings
-    from tests.support import evaluating
+    from tests.support import evaluating, tiny
 
     editor, concepts = tiny_editor(folder), tiny_concepts()
     rows = evaluating.dataset([*range(0, 250, 5), None, b"no picture"])
@@ -185,7 +185,7 @@ def main() -> None:
     result = {"decompose": story(lambda out: explained(editor, concepts, out), _below(folder, "d"), seed, 4)}
     for kind, source in data.items():
         result[kind] = story(
-            lambda out, source=source: averaged(editor, source, evaluating.processor(), out),  # type: ignore[misc]
+            lambda out, source=source: averaged(editor, source, tiny.image_processor(), out),  # type: ignore[misc]
             _below(folder, kind),
             seed,
             2,

@@ -21,7 +21,7 @@ from sith_hf.files import ResumableJob
 from sith_hf.images import DatasetSettings, mean_of_images
 from sith_hf.images import mean as averaging
 from sith_hf.towers import text_encoder as encoding
-from tests.support import evaluating
+from tests.support import tiny
 from tests.support.made import tiny_concepts, tiny_editor
 
 decompose = import_module("sith_hf.decomposition.decompose")
@@ -86,7 +86,7 @@ def main() -> None:
         data = DatasetSettings(
             dataset=str(folder / ("shards" if kind == "shards" else "pictures")), streaming=kind != "table"
         )
-        options: dict[str, Any] = {"processor": evaluating.processor(), "batch_size": 2}
+        options: dict[str, Any] = {"processor": tiny.image_processor(), "batch_size": 2}
         many, one = (mean_of_images(editor, data, job=job, **options) for job in (shared, None))
         found[kind] = [
             torch.equal(many.image_mean, one.image_mean),
