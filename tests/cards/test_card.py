@@ -454,7 +454,7 @@ class TestPicture:
             assert (cells == colour(gain)).all(axis=-1).sum() > 300
         assert not (cells == colour(3.0)).all(axis=-1).any()
 
-    def test_nothing_stands_where_nothing_was_edited(self, base):
+    def test_unedited_cells_are_empty(self, base):
         image = self.pixels(edit_map(make_spec(base, [(2, 3, 0, 0.0)]), 3, 4))
         cell = 76
         assert (image[190 + 10 : 190 + cell - 10, 108 + 10 : 108 + cell - 10] == EMPTY).all()
@@ -474,7 +474,7 @@ class TestPicture:
             with pytest.raises(InputError, match="does not fit a tower"):
                 edit_map(make_spec(base), *size)
 
-    def test_the_scale_is_told_apart_by_every_eye(self):
+    def test_the_scale_is_readable_with_any_colour_vision(self):
         # Blue less red falls all the way, with any kind of colour vision that keeps blue from orange; and both
         # arms darken towards their ends.
         gains = np.linspace(SCALE[0][0], SCALE[-1][0], 81)

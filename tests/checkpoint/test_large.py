@@ -1,4 +1,4 @@
-"""Checkpoints larger than memory: little is held, nothing is shared with the source, and no fault leaves anything."""
+"""Checkpoints larger than memory: little is held, nothing is shared with the source, faults leave nothing behind."""
 
 from __future__ import annotations
 
@@ -558,6 +558,6 @@ class TestNaN:
         with pytest.raises(InputError, match=f"{key}.* NaN or infinity"):
             save_edited(tmp_path / "base", spec, tmp_path / "a" / "out")
         assert names(tmp_path) == ["base"]
-        # Elsewhere it is none of our business, and kept.
+        # Elsewhere it is allowed and kept.
         save_edited(tmp_path / "base", random_spec(tmp_path / "base", [(1, 0, 0, 0.0)]), tmp_path / "out")
         assert raw_tensors(tmp_path / "out")[key].content.endswith(value)

@@ -1,4 +1,4 @@
-"""An edited checkpoint is its source but for the edited tensors; a failed one leaves nothing; a revert undoes it."""
+"""An edited checkpoint equals its source except for the edited tensors; a failure leaves nothing; revert undoes it."""
 
 from __future__ import annotations
 

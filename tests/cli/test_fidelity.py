@@ -168,7 +168,7 @@ class TestImportReference:
         assert "zip archive" in refused(ran)
 
     def test_an_image_mean_belongs_to_its_model(self, work, tmp_path):
-        """Ours is checked by its fingerprint, the authors' by its size and values."""
+        """Our file is checked by its fingerprint, the authors' by its size and values."""
         for name in ("clip", "other"):
             mean = estimated_mean(SithEditor.from_pretrained(work / name), 0.1)
             mean.save_pretrained(tmp_path / name)

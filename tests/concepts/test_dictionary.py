@@ -1,4 +1,4 @@
-"""A dictionary keeps each concept once, says what it left out, and names the fault of a source that it refuses."""
+"""A dictionary keeps each concept once, counts what it left out, and names the fault of a refused source."""
 
 import json
 import os
@@ -345,7 +345,7 @@ def test_two_concepts_are_each_others_opposite(tower):
     torch.testing.assert_close(atoms[0], -atoms[1], atol=1e-5, rtol=0)
 
 
-def test_concepts_that_the_tower_cannot_tell_apart_are_refused():
+def test_concepts_that_the_tower_cannot_distinguish_are_refused():
     same = torch.nn.functional.normalize(torch.ones(3, 4), dim=-1)
     with pytest.raises(InputError, match="equals the mean"):
         centred(same, same.mean(dim=0))
@@ -368,7 +368,7 @@ def test_a_round_trip_is_exact(template, categories, tower, tmp_path):
     torch.testing.assert_close(read.embeddings.norm(dim=-1), torch.ones(len(made)))
 
 
-def test_fingerprint_tells_dictionaries_apart():
+def test_fingerprints_distinguish_dictionaries():
     made = {
         ConceptDictionary.from_texts(texts, template=template).sha256
         for texts, template in ((["a", "b"], None), (["b", "a"], None), (["ab", "b"], None), (["a", "b"], "x {}"))

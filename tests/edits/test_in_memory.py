@@ -1,4 +1,4 @@
-"""``applied`` edits a model wherever its weights are, and puts back every byte, into the same parameters."""
+"""``applied`` edits a model wherever its weights are, and restores every byte in the same parameters."""
 
 from __future__ import annotations
 
@@ -84,18 +84,18 @@ def projection(model: Any, layer: int) -> Any:
 
 
 def see(model: Any) -> torch.Tensor:
-    """What the tower makes of two pictures."""
+    """The tower's output for two pictures."""
     with torch.no_grad():
         return tower(model)(PIXELS.to(next(model.parameters()).dtype)).pooler_output
 
 
 def close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Equal but for the rounding that depends on where in memory the same weights lie."""
+    """Equal except for rounding that depends on where in memory the same weights are."""
     return torch.allclose(one, other, rtol=0, atol=100 * torch.finfo(one.dtype).eps)
 
 
 def taken(model: Any) -> dict[str, tuple[Any, ...]]:
-    """All that must be the same before and after, by name: object, address, gradient, bytes."""
+    """Everything that must be equal before and after, by name: object, address, gradient, bytes."""
     return {
         name: (id(p), p.data_ptr(), p.requires_grad, id(p.grad), p.dtype, tensor_sha256(p), p.is_leaf)
         for name, p in model.named_parameters(remove_duplicate=False)
@@ -157,7 +157,7 @@ class TestInMemory:
             projection(model, 2).weight[0, 0] *= 1 + 2**-50
         refused(model, spec, BaseMismatch, "has other values")
 
-    def test_training_goes_on_as_if_nothing_had_been(self, case, spec):
+    def test_training_continues_unchanged(self, case, spec):
         def two_steps(between: bool) -> CLIPModel:
             model = CLIPModel.from_pretrained(case().base).train()
             tower(model).encoder.layers[0].requires_grad_(False)
@@ -331,7 +331,7 @@ class TestShared:
         projection(model, 1).bias.data = projection(model, 2).bias.data
         refused(model, spec, InputError, r"layers\.2\..*bias is shared")
 
-    def test_sharing_that_the_edit_does_not_touch_is_none_of_our_business(self, case, model):
+    def test_sharing_that_the_edit_does_not_touch_is_allowed(self, case, model):
         projection(model, 1).weight = projection(model, 0).weight
         before = taken(model)
         with applied(model, random_spec(case().base, [(2, 0, 0, 0.0)])):
@@ -512,7 +512,7 @@ class TestOffloaded:
 
 
 class Packed(torch.Tensor):
-    """Stands for the parameters of quantization and sharding libraries."""
+    """A stand-in for parameters of quantization and sharding libraries."""
 
 
 class TestRefused:

@@ -34,7 +34,7 @@ def specs(editor):
 
 
 def measured(asked):
-    """Figures that tell what was asked: the sum of gains, and how many terms."""
+    """Figures that identify a spec: the sum of its gains and the number of its terms."""
     return {n: (0.0, 1.0) if s is None else (float(s.gain.sum()) / 100, len(s) / 100) for n, s in asked.items()}
 
 

@@ -1,4 +1,4 @@
-"""Relevance is the formula by loops, on a task that leaves its class names out."""
+"""Relevance equals the formula by loops, on a task without its class names."""
 
 import math
 

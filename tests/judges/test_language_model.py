@@ -36,7 +36,7 @@ TOKEN = "hf_" + "secretsecretsecretsecret"
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    """Nothing of this machine's own settings; offline mode is on, as in all of these tests."""
+    """Hide the settings of this machine; offline mode is on, as in all tests."""
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -45,13 +45,13 @@ def alone(monkeypatch):
 
 @pytest.fixture(scope="module")
 def decomposition(editor):
-    """Of eight poles."""
+    """A decomposition of eight poles."""
     return editor.decompose(ConceptDictionary.from_texts(WORDS), layers=[-1], rank=1)
 
 
 @pytest.fixture(scope="module")
 def many(editor):
-    """Of 32 poles."""
+    """A decomposition of 32 poles."""
     return editor.decompose(ConceptDictionary.from_texts(WORDS), layers=[-1], rank=4)
 
 
@@ -66,12 +66,12 @@ def concepts_of(prompt):
 
 
 def number(prompt):
-    """An answer that anybody can repeat: by the length of the first concept."""
+    """A deterministic answer: by the length of the first concept."""
     return len(concepts_of(prompt)[0]) % 5 + 1
 
 
 class Pauses(list):
-    """Waiting that takes no time."""
+    """Record pauses instead of waiting."""
 
     async def __call__(self, seconds):
         self.append(seconds)
@@ -88,7 +88,7 @@ def ask(server, pauses, *report):
 
 
 def judge_at(url, place=None, **more):
-    """A judge that asks the server at ``url``; what belongs to the server goes there."""
+    """A judge that asks the server at ``url``; server options go to the ChatServer."""
     server = {key: more.pop(key) for key in ("model", "token", "timeout", "parameters") if key in more}
     kept = {} if place is None else {"cache": place / "answers", "transcript": place / "transcript.jsonl"}
     more.setdefault("prompt", Prompt.load("place"))
@@ -97,7 +97,7 @@ def judge_at(url, place=None, **more):
 
 
 def questions(decomposition):
-    """How many different explanations there are."""
+    """The number of different explanations."""
     return len({tuple(text for text, _ in item.concepts) for item in decomposition.explanations()})
 
 
@@ -194,7 +194,7 @@ class TestAsking:
         assert len(seen.prompts) == len(set(seen.prompts)) == questions(same) < scores.value.numel()
         assert (scores.value == 2).all()
 
-    def test_no_more_than_so_many_at_once(self, decomposition):
+    def test_the_number_of_requests_at_once_is_limited(self, decomposition):
         both = threading.Barrier(2)
 
         def meet(prompt, at):
@@ -455,7 +455,7 @@ class TestKept:
             judge_at(seen.url, place, **change).score(decomposition)
         assert len(seen.prompts) == 2 * asked
 
-    def test_the_transcript_tells_all(self, decomposition, place):
+    def test_the_transcript_holds_every_exchange(self, decomposition, place):
         with chat_server(lambda prompt, _: f"Score: {number(prompt)}") as seen:
             scores = judge_at(seen.url, place).score(decomposition)
         lines = [json.loads(line) for line in (place / "transcript.jsonl").read_text().splitlines()]
@@ -523,7 +523,7 @@ class TestKept:
             judge_at(seen.url, place).score(decomposition)
 
     def test_ctrl_c_ends_a_process_whose_server_never_answers(self, many, place):
-        """At once: within 30 s, where one attempt may take a day. The answers that came are kept."""
+        """The process ends at once although one attempt may take a day, and keeps the answers it has."""
         hung, again = threading.Event(), threading.Event()
 
         def some(prompt, at):
@@ -559,7 +559,7 @@ class TestKept:
         with chat_server(lambda prompt, _: "4") as seen:
             assert (asyncio.run(cell()).value == 4).all()
 
-    def test_a_run_that_failed_goes_on_from_its_answers(self, many, place):
+    def test_a_failed_run_resumes_from_its_answers(self, many, place):
         broken = threading.Event()
 
         def some(prompt, at):
@@ -607,7 +607,7 @@ def hub(monkeypatch):
 
 
 async def pieces(*body):
-    """A body that comes piece by piece."""
+    """A body that arrives in pieces."""
     for piece in body:
         yield piece
 
@@ -665,7 +665,7 @@ class TestToken:
         hub = settings.model_copy(update={"base_url": None, "model": "me/model"})
         assert make_judge(hub, None, folder=place, token=TOKEN).server.token == TOKEN
 
-    def test_its_own_is_sent_and_stands_nowhere(self, decomposition, place, monkeypatch, tmp_path, caplog):
+    def test_its_own_is_sent_and_written_nowhere(self, decomposition, place, monkeypatch, tmp_path, caplog):
         caplog.set_level("DEBUG")
         monkeypatch.setenv(TOKEN_VARIABLE, f" {TOKEN}\n")
         with chat_server(lambda prompt, _: "4") as seen:
@@ -680,7 +680,7 @@ class TestToken:
         given = judge_at(seen.url, token=TOKEN)
         assert TOKEN not in f"{given!r}{judge!r}{scores!r}{scores.record}{caplog.text}"
 
-    def test_a_server_that_tells_it_back_is_not_quoted(self, decomposition, place):
+    def test_a_server_that_returns_it_is_not_quoted(self, decomposition, place):
         body = json.dumps({"error": f"bad token {TOKEN}"}).encode()
         with chat_server(lambda prompt, at: Reply(400 if at else 401, body)) as seen:
             for _ in range(2):

@@ -1,4 +1,4 @@
-"""Sparse coding: what holds for every input, and equality with Method, sec. 4 written down literally."""
+"""Sparse coding: properties for every input, and equality with a literal Method, sec. 4."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Small datasets and contenders for tests of the evaluation: plain pictures whose red tells what a model sees."""
+"""Small datasets and variants for evaluations: the red channel of a plain picture selects the class seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of two processes of a run, started by tests/core/test_distributed.py as a launcher does. Reports by a file."""
+"""One of two processes of a run, started by tests/core/test_distributed.py; it writes a report file."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ decompose = import_module("sith_hf.decomposition.decompose")
 
 
 class Cut(Exception):
-    """An error that is none of ours."""
+    """An error that is not a SithError."""
 
 
 def failing(processes: Processes, index: int, error: Exception) -> list[str]:
-    """What each process raises when one of them fails."""
+    """Return what each process raises when one of them fails."""
 
     def do() -> None:
         if processes.rank == index:
