@@ -1,4 +1,4 @@
-"""What holds for every test: nothing leaves this machine, and no cache or token of the user is touched."""
+"""Settings and fixtures of all tests: no network, and no cache or token of the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The editor's chain of questions and edits; nothing that it does changes its model beyond a ``with`` block."""
+"""The editor's chain of queries and edits; it changes its model inside a ``with`` block only."""
 
 import copy
 from dataclasses import FrozenInstanceError, replace
@@ -140,7 +140,7 @@ def test_the_words_of_the_readme(blank, made):
 # ---------------------------------------------------------------- asking
 
 
-def test_asking_before_decomposing_is_told(blank):
+def test_asking_before_decomposing_is_refused(blank):
     fresh = replace(blank)
     for ask in (
         lambda: fresh.decomposition,

@@ -1,10 +1,11 @@
-"""Checkpoints larger than memory: little is held, nothing is shared with the source, and no fault leaves anything."""
+"""Checkpoints larger than memory: little is held, nothing is shared with the source, faults leave nothing behind."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -13,6 +14,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,7 @@ from sith_hf.checkpoint.verify import verify
 from sith_hf.checkpoint.write import revert, save_edited
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError
-from sith_hf.files import new_folder
-from sith_hf.files import unchanged as steady
+from sith_hf.files import Stamp, UnchangedFile, new_folder
 from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint, Shard
 from tests.support import tiny
 from tests.support.raw import Raw, out_proj, random_spec, raw_tensors, read_raw, tree, write_raw
@@ -228,7 +229,6 @@ class TestCopies:
                 raise OSError(errno.EINVAL, "not here")
             return real(source, target, min(count, 1000))
 
-        monkeypatch.setattr(steady, "_PIECE", 777)
         if way == "missing":
             monkeypatch.delattr(os, "copy_file_range")
         else:
@@ -238,6 +238,17 @@ class TestCopies:
         assert bool(calls) == (way != "missing")
         save_edited(base, spec * 0.5, tmp_path / "other")
         assert tree(tmp_path / "other") != tree(edited)
+
+    def test_a_file_of_several_pieces_is_copied_whole(self, tmp_path, monkeypatch):
+        monkeypatch.delattr(os, "copy_file_range")
+        content = random.Random(0).randbytes(2**20 + 7)  # read in pieces of 2**18 bytes
+        (tmp_path / "source").write_bytes(content)
+        with FileIO(tmp_path / "source") as file:
+            source = UnchangedFile(tmp_path / "source", Stamp.of(file))
+        with FileIO(tmp_path / "copy", "w") as target:
+            source.copy_into(target, start=5)
+        assert (tmp_path / "copy").read_bytes() == content[5:]
+        assert len(list(source.pieces(0, len(content)))) == 5
 
     def test_a_tower_without_the_prefix_too(self, tmp_path, monkeypatch):
         tiny.vision_model().save_pretrained(tmp_path / "base")
@@ -547,6 +558,6 @@ class TestNaN:
         with pytest.raises(InputError, match=f"{key}.* NaN or infinity"):
             save_edited(tmp_path / "base", spec, tmp_path / "a" / "out")
         assert names(tmp_path) == ["base"]
-        # Elsewhere it is none of our business, and kept.
+        # Elsewhere it is allowed and kept.
         save_edited(tmp_path / "base", random_spec(tmp_path / "base", [(1, 0, 0, 0.0)]), tmp_path / "out")
         assert raw_tensors(tmp_path / "out")[key].content.endswith(value)

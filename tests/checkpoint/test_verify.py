@@ -210,7 +210,7 @@ class TestTampering:
 
     @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.fp16.safetensors", "onnx/model.onnx"])
     def test_other_weights_beside_the_edited_ones(self, edited, base, name):
-        # save_edited never writes them, and whoever loads them gets a model without the edit.
+        # save_edited never writes them, and a model loaded from them lacks the edit.
         (edited / name).parent.mkdir(exist_ok=True)
         (edited / name).write_bytes(b"weights")
         (problem,) = verify(edited, base).problems

@@ -1,9 +1,10 @@
-"""An edited checkpoint is its source but for the edited tensors; a failed one leaves nothing; a revert undoes it."""
+"""An edited checkpoint equals its source except for the edited tensors; a failure leaves nothing; revert undoes it."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -37,50 +38,28 @@ from tests.support.raw import (
     write_raw,
 )
 
-MAKERS = {
-    "CLIPModel": tiny.clip_model,
-    "CLIPVisionModel": tiny.vision_model,
-    "CLIPVisionModelWithProjection": tiny.projected_vision_model,
-}
+KINDS = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection")
 WEIGHTS = ("model", "sith/")
 # safetensors writes metadata in an order that changes from run to run: specs are compared as specs.
 SPEC = "sith/edit_spec.safetensors"
 
 
 @pytest.fixture(scope="session")
-def bases(tmp_path_factory):
-    """Checkpoints by (class, dtype, sharded), each made once and never written to."""
-    made: dict[tuple[str, torch.dtype, bool], Path] = {}
-
-    def base(kind: str = "CLIPModel", dtype: torch.dtype = torch.float32, sharded: bool = False) -> Path:
-        key = (kind, dtype, sharded)
-        if key not in made:
-            folder = tmp_path_factory.mktemp("base") / "model"
-            MAKERS[kind]().to(dtype).save_pretrained(folder, **({"max_shard_size": "20KB"} if sharded else {}))
-            made[key] = folder
-        return made[key]
-
-    return base
-
-
-@pytest.fixture(scope="session")
-def plain(bases):
+def plain(checkpoints):
     """A CLIPModel in float32, in one file."""
-    return bases()
+    return checkpoints.base()
 
 
 @pytest.fixture(scope="session")
-def spec(plain):
-    """An edit of it, in layers 0 and 2."""
-    return random_spec(plain)
+def edited(checkpoints):
+    """An edit of it in layers 0 and 2, saved."""
+    return checkpoints.edited().edited
 
 
 @pytest.fixture(scope="session")
-def edited(plain, spec, tmp_path_factory):
-    """The edit, saved."""
-    folder = tmp_path_factory.mktemp("edited") / "model"
-    save_edited(plain, spec, folder)
-    return folder
+def spec(checkpoints):
+    """That edit."""
+    return checkpoints.edited().spec
 
 
 def same(one: Path, other: Path) -> bool:
@@ -99,10 +78,10 @@ def differing(one: Path, other: Path) -> set[str]:
 
 class TestWhatIsWritten:
     @pytest.mark.parametrize("sharded", [False, True], ids=["single", "sharded"])
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-    @pytest.mark.parametrize("kind", list(MAKERS))
-    def test_only_the_edited_tensors_differ(self, bases, tmp_path, kind, dtype, sharded):
-        base, target = bases(kind, dtype, sharded), tmp_path / "edited"
+    @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_only_the_edited_tensors_differ(self, checkpoints, tmp_path, kind, dtype, sharded):
+        base, target = checkpoints.base(kind, dtype=dtype, shards=sharded), tmp_path / "edited"
         spec = random_spec(base)
         before = tree(base)
         saved = save_edited(base, spec, target)
@@ -125,9 +104,9 @@ class TestWhatIsWritten:
         # What differs is the edit: within one rounding of the formula's float64 value, and heads left alone are exact.
         new, old = torch_tensors(target), torch_tensors(base)
         for key, wanted in by_hand(base, spec).items():
-            assert new[key].dtype == dtype
+            assert new[key].dtype == getattr(torch, dtype)
             error = (new[key].double() - wanted).abs()
-            assert (error <= 0.51 * torch.finfo(dtype).eps * wanted.abs() + 1e-7).all()
+            assert (error <= 0.51 * torch.finfo(new[key].dtype).eps * wanted.abs() + 1e-7).all()
             assert (new[key].double() - old[key].double()).abs().max() == pytest.approx(saved.changed[key])
             assert (old[key].double() - wanted).abs().max() > 0.1  # the control: the base is far from it
         untouched = [slice(0, 8), slice(16, 32)]
@@ -152,9 +131,9 @@ class TestWhatIsWritten:
         with torch.inference_mode():
             assert not torch.allclose(model(pixels)[0], base(pixels)[0], atol=1e-2)
 
-    def test_the_prefix_is_enforced_on_disk(self, bases, tmp_path):
+    def test_the_prefix_is_enforced_on_disk(self, checkpoints, tmp_path):
         for sharded in (False, True):
-            base, target = bases("CLIPVisionModel", sharded=sharded), tmp_path / f"edited-{sharded}"
+            base, target = checkpoints.base("CLIPVisionModel", shards=sharded), tmp_path / f"edited-{sharded}"
             assert not any(key.startswith("vision_model.") for key in read_raw(weight_files(base)[0])[0])
             save_edited(base, random_spec(base), target)
             assert all(key.startswith("vision_model.") for f in weight_files(target) for key in read_raw(f)[0])
@@ -363,18 +342,18 @@ class TestRefusals:
         spec = random_spec(plain, [(2, 0, 0, 0.0)])
         self.refused(BaseMismatch, r"layers\.2\..* is not there", tmp_path / "short", spec, tmp_path)
 
-    def test_the_same_weights_in_another_dtype_are_the_same_base(self, bases, tmp_path):
-        half = bases(dtype=torch.float16)
+    def test_the_same_weights_in_another_dtype_are_the_same_base(self, checkpoints, tmp_path):
+        half = checkpoints.base(dtype="float16")
         wide = transformers.CLIPModel.from_pretrained(half, dtype=torch.float32)
         wide.save_pretrained(tmp_path / "wide")
         save_edited(tmp_path / "wide", random_spec(half), tmp_path / "edited")
         assert raw_tensors(tmp_path / "edited")[out_proj(0)[0]].dtype == "F32"
 
-    def test_an_edit_that_changes_nothing(self, plain, spec, tmp_path, bases):
+    def test_an_edit_that_changes_nothing(self, plain, spec, tmp_path, checkpoints):
         self.refused(InputError, "changes nothing", plain, spec * 0, tmp_path)
         self.refused(InputError, "changes nothing", plain, spec.compose(spec.inverse()), tmp_path)
         self.refused(InputError, "changes nothing", plain, random_spec(plain, [(0, 0, 0, 1.0)]), tmp_path)
-        half = bases(dtype=torch.bfloat16)
+        half = checkpoints.base(dtype="bfloat16")
         self.refused(InputError, "rounding", half, random_spec(half) * 1e-9, tmp_path)
         save_edited(plain, random_spec(plain) * 1e-3, tmp_path / "control")
 
@@ -382,11 +361,11 @@ class TestRefusals:
         self.refused(InputError, "revert", plain, spec.inverse(), tmp_path)
         self.refused(InputError, "revert", edited, spec.inverse(), tmp_path)
 
-    def test_overflow(self, bases, tmp_path):
-        half = bases(dtype=torch.float16)
+    def test_overflow(self, checkpoints, tmp_path):
+        half = checkpoints.base(dtype="float16")
         self.refused(InputError, "overflow", half, random_spec(half, [(0, 0, 0, 1e6)]), tmp_path)
         save_edited(half, random_spec(half, [(0, 0, 0, 1e3)]), tmp_path / "control")
-        wide = bases()
+        wide = checkpoints.base()
         self.refused(InputError, "overflow", wide, random_spec(wide, [(0, 0, 0, 1e300)]), tmp_path)
 
     def test_a_source_that_is_not_there(self, spec, tmp_path):
@@ -405,7 +384,6 @@ STAGES = {
     "kernel copy": (os, "copy_file_range"),
     "rename": (os, "rename"),
     "replace": (os, "replace"),
-    "fsync": (os, "fsync"),
     "mkdtemp": (tempfile, "mkdtemp"),
     "mkdir": (Path, "mkdir"),
     "write_text": (Path, "write_text"),
@@ -445,7 +423,7 @@ def no_exchange(*args, **kwargs):
 
 
 class TestFailures:
-    """Whenever it fails, the target is absent, or what it was; and nothing of ours is left beside it."""
+    """Wherever it fails, the target is absent or unchanged, and nothing is left beside it."""
 
     @pytest.fixture(scope="class")
     def reverted(self, edited, tmp_path_factory):
@@ -464,21 +442,50 @@ class TestFailures:
             (target / "mine.txt").write_text("mine")
         return work, target
 
-    # Without mkdtemp's end: nobody knows the name of a folder whose making was interrupted.
-    @pytest.mark.parametrize(
-        ("stage", "after"), [(s, a) for s in STAGES for a in (False, True) if (s, a) != ("mkdtemp", True)]
-    )
-    @pytest.mark.parametrize("fault", list(FAULTS))
-    def test_at_every_stage(self, plain, spec, edited, reverted, tmp_path, monkeypatch, stage, fault, after):
-        make, wanted = FAULTS[fault]
-        owner, name = STAGES[stage]
-        runs = {
+    @pytest.fixture(scope="class")
+    def runs(self, plain, spec, edited, reverted):
+        """What to run with a target, and what it then is."""
+        return {
             "save": (lambda target: save_edited(plain, spec, target, overwrite=True), edited),
             "revert": (lambda target: revert(edited, target, overwrite=True), reverted),
         }
-        cases = [("absent", 1, "save"), ("absent", 2, "save"), ("old", 1, "save"), ("old", 2, "save")]
-        cases += [("old", 3, "save"), ("old", 1, "revert"), ("empty", 1, "save")]
-        for state, at, what in cases:
+
+    @pytest.mark.parametrize("fault", ["full disk", "Ctrl-C"])
+    @pytest.mark.parametrize(("state", "what"), [("absent", "save"), ("old", "save"), ("old", "revert")])
+    def test_at_every_write(self, runs, tmp_path, monkeypatch, state, what, fault):
+        """The first, second, ... write fails until none is left to fail."""
+        make, wanted = FAULTS[fault]
+        run, result = runs[what]
+        late = 0
+        for at in itertools.count(1):
+            work, target = self.scene(tmp_path, state)
+            before = tree(work)
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", Breaks(os.fsync, make, at, after=at % 2 == 0))
+                try:
+                    run(target)
+                except wanted:
+                    if tree(work) != before:  # it failed after the new folder had its name
+                        assert same(target, result)
+                        late += 1
+                    assert {path.name for path in work.iterdir()} <= {"target"}
+                else:
+                    break
+            shutil.rmtree(work)
+        assert at - late > 5
+        assert late <= 1
+        assert same(target, result)
+
+    @pytest.mark.parametrize("stage", STAGES)
+    def test_at_every_stage(self, runs, tmp_path, monkeypatch, stage):
+        owner, name = STAGES[stage]
+        cases = [("absent", 1, "save", "bug", False), ("old", 2, "save", "full disk", False)]
+        cases += [("old", 1, "revert", "Ctrl-C", False), ("empty", 1, "save", "Ctrl-C", False)]
+        if stage != "mkdtemp":  # nobody knows the name of a folder whose making was interrupted
+            cases += [("absent", 1, "save", "Ctrl-C", True), ("old", 1, "save", "Ctrl-C", True)]
+            cases += [("old", 2, "save", "bug", True)]
+        for state, at, what, fault, after in cases:
+            make, wanted = FAULTS[fault]
             run, result = runs[what]
             work, target = self.scene(tmp_path, state)
             before = tree(work)
@@ -490,18 +497,16 @@ class TestFailures:
                     patch.setattr(ctypes, "CDLL", no_exchange)
                 try:
                     run(target)
-                except BaseException as error:
+                except wanted as error:
                     raised = error
             assert (breaks.calls >= at) == (raised is not None)
-            # What strikes when the last rename is done comes too late to undo anything: the new one is whole.
+            # A fault after the last rename comes too late to undo anything: the new folder is whole.
             done = raised is None or (stage == "rename" and after and at == (1 if state == "absent" else 2))
-            assert raised is None or isinstance(raised, wanted), repr(raised)
             if done:
                 assert same(target, result)
             else:
                 assert tree(work) == before
-            expected = [] if state == "absent" and not done else ["target"]
-            assert [path.name for path in work.iterdir()] == expected
+            assert [path.name for path in work.iterdir()] == ([] if state == "absent" and not done else ["target"])
             shutil.rmtree(work)
 
     def test_the_sources_are_as_they_were(self, plain, spec, edited):
@@ -543,10 +548,10 @@ class TestFailures:
 
 
 class TestRevert:
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
     @pytest.mark.parametrize("kind", ["CLIPModel", "CLIPVisionModel"])
-    def test_the_base_comes_back(self, bases, tmp_path, kind, dtype):
-        base = bases(kind, dtype, dtype == torch.float16)
+    def test_the_base_comes_back(self, checkpoints, tmp_path, kind, dtype):
+        base = checkpoints.base(kind, dtype=dtype, shards=dtype == "float16")
         save_edited(base, random_spec(base), tmp_path / "edited")
         saved = revert(tmp_path / "edited", tmp_path / "back")
         touched = {key for layer in (0, 2) for key in out_proj(layer)}
@@ -557,7 +562,7 @@ class TestRevert:
 
         # Bound: base + delta is rounded once and edited - delta once more, each by half a unit of its own result.
         # Subnormal results have half of the smallest step; float64 adds no more than 2**-40 to either.
-        info = torch.finfo(dtype)
+        info = torch.finfo(getattr(torch, dtype))
         old, mid, new = (torch_tensors(tmp_path / x) for x in (base, "edited", "back"))
         for key in touched:
             size = mid[key].double().abs() + new[key].double().abs()

@@ -49,7 +49,7 @@ def scene(tmp_path_factory):
 
 @pytest.fixture
 def work(scene):
-    """The folder of the scene; whatever ran, it is as it was."""
+    """The folder of the scene; a test must leave it unchanged."""
     yield scene.folder
     assert tree(scene.folder) == scene.files
 

@@ -1,4 +1,4 @@
-"""``sith-hf decompose``: what it writes, which text tower it takes, what it refuses."""
+"""``sith-hf decompose``: outputs, the choice of a text tower, and refusals."""
 
 from __future__ import annotations
 

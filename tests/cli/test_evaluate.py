@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 
-import click
 import pytest
 import torch
-from click.testing import CliRunner
 
-from sith_hf.cli.evaluate import evaluate
 from sith_hf.editor import SithEditor
-from sith_hf.errors import InputError
-from tests.support.evaluating import dataset, processor
+from tests.support.cli import refused, sith, succeeded
+from tests.support.evaluating import dataset
 from tests.support.made import tiny_concepts
-from tests.support.tiny import save_clip, vision_model
+from tests.support.tiny import image_processor, save_clip, vision_model
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     save_clip(folder / "base")
-    processor().save_pretrained(folder / "base")
+    image_processor().save_pretrained(folder / "base")
     editor = SithEditor.from_pretrained(folder / "base")
     editor.decompose(tiny_concepts(), layers=[-1])
     spec = editor.edit().vectors(-1.0, layers=[-1]).spec
     spec.save_pretrained(folder / "spec")
     editor.save_pretrained(folder / "edited", spec)
     vision_model().save_pretrained(folder / "tower")
-    processor().save_pretrained(folder / "tower")
+    image_processor().save_pretrained(folder / "tower")
     reds = list(range(0, 240, 10))
     labels = ["boat", "car"] * 12
     rows = dataset(reds, kind=labels, place=["sea", "sea", "road"] * 8, words=[f"number {red}" for red in reds])
@@ -37,10 +35,8 @@ def work(tmp_path_factory):
 
 
 def ran(*arguments):
-    """stdout of a run that goes well."""
-    found = CliRunner().invoke(evaluate, [str(item) for item in arguments], catch_exceptions=False)
-    assert found.exit_code == 0, found.output
-    return found.stdout
+    """Return the stdout of a run that succeeds."""
+    return succeeded(sith("evaluate", *arguments)).out
 
 
 NAMED = ("--columns", "label=kind,group=place", "--classes", "boat,car")
@@ -118,11 +114,7 @@ class TestRefusals:
     )
     def test_one_clear_line(self, work, monkeypatch, arguments, complaint):
         monkeypatch.chdir(work)
-        with pytest.raises(InputError, match=complaint) as refused:
-            CliRunner().invoke(evaluate, ["base", *arguments], catch_exceptions=False)
-        assert "\n" not in str(refused.value)
+        assert re.search(complaint, refused(sith("evaluate", "base", *arguments)))
 
     def test_columns_without_values(self, work):
-        found = CliRunner().invoke(evaluate, [str(work / "base"), str(work / "edited"), "--columns", "label"])
-        assert found.exit_code == 2
-        assert isinstance(evaluate, click.Command)
+        assert "--columns" in refused(sith("evaluate", work / "base", work / "edited", "--columns", "label"))

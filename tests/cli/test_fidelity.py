@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 
-import click
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
-from sith_hf.cli.fidelity import fidelity
-from sith_hf.cli.import_reference import import_reference
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.errors import BaseMismatch, InputError, MissingExtra, OutputError
 from sith_hf.images import estimated_mean
 from sith_hf.pursuit.pursuit import Pursuit
 from tests.support import tiny
+from tests.support.cli import Ran, refused, sith, succeeded
 
 WORDS = (
     "sea",
@@ -57,41 +52,34 @@ def work(tmp_path_factory):
     return folder
 
 
-def run(command: click.Command, *arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(item) for item in arguments])
-
-
-def measured(work, *arguments: object) -> Result:
-    return run(fidelity, work / "clip", "--concepts", work / "concepts.txt", *arguments)
+def measured(work, *arguments: object) -> Ran:
+    return sith("fidelity", work / "clip", "--concepts", work / "concepts.txt", *arguments)
 
 
 class TestFidelity:
     def test_the_table(self, work):
-        ran = measured(work, *SMALL)
-        assert ran.exit_code == 0, ran.output
+        ran = succeeded(measured(work, *SMALL))
         for word in ("fidelity", "coherence", "comp 0.1", "comp 0.5", "omp", "19 random directions", "0.05"):
-            assert word in ran.stdout
-        assert "explaining" in ran.stderr
-        assert "explaining" not in ran.stdout
+            assert word in ran.out
+        assert "explaining" in ran.err
+        assert "explaining" not in ran.out
 
     def test_json_holds_nothing_else(self, work):
         ran = measured(work, *SMALL, "--json")
-        data = json.loads(ran.stdout)
+        data = ran.data
         assert (data["layers"], data["heads"], data["vectors"], data["draws"]) == ([2], 4, 2, 19)
         assert len(data["results"]) == 8
-        assert data == json.loads(measured(work, *SMALL, "--json").stdout)
-        assert data != json.loads(measured(work, *SMALL, "--seed", "1", "--json").stdout)
+        assert data == measured(work, *SMALL, "--json").data
+        assert data != measured(work, *SMALL, "--seed", "1", "--json").data
 
     @pytest.mark.parametrize(("null", "draws"), [("head", 19), ("none", 0)])
     def test_other_nulls(self, work, null, draws):
-        ran = measured(work, *SMALL, "--null", null)
-        assert ran.exit_code == 0, ran.output
-        assert ("random directions" in ran.stdout) == (null == "head")
-        assert json.loads(measured(work, *SMALL, "--null", null, "--json").stdout)["draws"] == draws
+        ran = succeeded(measured(work, *SMALL, "--null", null))
+        assert ("random directions" in ran.out) == (null == "head")
+        assert measured(work, *SMALL, "--null", null, "--json").data["draws"] == draws
 
     def test_every_vector_as_csv(self, work, tmp_path):
-        ran = measured(work, *SMALL, "-o", tmp_path / "vectors.csv")
-        assert ran.exit_code == 0, ran.output
+        succeeded(measured(work, *SMALL, "-o", tmp_path / "vectors.csv"))
         with (tmp_path / "vectors.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == 8 * 4 * 2 * 2
@@ -100,7 +88,7 @@ class TestFidelity:
     def test_the_plot_repeats(self, work, tmp_path):
         pytest.importorskip("matplotlib")
         for name in ("a.png", "b.png"):
-            assert measured(work, *SMALL, "--plot", tmp_path / name).exit_code == 0
+            succeeded(measured(work, *SMALL, "--plot", tmp_path / name))
         one, two = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
         assert one == two
         assert one.startswith(b"\x89PNG")
@@ -111,8 +99,8 @@ class TestFidelity:
         for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
             monkeypatch.setitem(sys.modules, name, None)
         ran = measured(work, *SMALL, "--plot", tmp_path / "a.png")
-        assert isinstance(ran.exception, MissingExtra)
-        assert "explaining" not in ran.stderr
+        assert "sith-hf[plot]" in refused(ran)
+        assert "explaining" not in ran.err
 
     @pytest.mark.parametrize(
         ("options", "complaint"),
@@ -129,66 +117,58 @@ class TestFidelity:
         ],
     )
     def test_what_cannot_be_used_is_refused(self, work, options, complaint):
-        ran = measured(work, *options)
-        assert isinstance(ran.exception, InputError), ran.output
-        assert complaint in str(ran.exception)
-        assert ran.stdout == ""
+        assert complaint in refused(measured(work, *options))
 
     @pytest.mark.parametrize("options", [("--coherence-weights", "a,b"), ("--sparsities", "5;6"), ("--null", "x")])
     def test_what_is_no_list_is_refused(self, work, options):
-        ran = measured(work, *options)
-        assert ran.exit_code == 2
-        assert ran.stdout == ""
+        assert options[0] in refused(measured(work, *options))
 
     def test_a_table_that_cannot_be_written(self, work, tmp_path):
         (tmp_path / "file").write_text("")
         ran = measured(work, *SMALL, "-o", tmp_path / "file" / "vectors.csv")
-        assert isinstance(ran.exception, OutputError)
+        assert "could not be written" in refused(ran)
 
 
 class TestImportReference:
     def test_it_gives_our_artifact(self, work, tmp_path):
         files = [work / NAME.format(layer) for layer in (2, 0)]
-        ran = run(import_reference, *files, work / "clip", "--concepts", work / "concepts.txt", "-o", tmp_path / "d")
-        assert ran.exit_code == 0, ran.output
+        ran = succeeded(
+            sith("import-reference", *files, work / "clip", "--concepts", work / "concepts.txt", "-o", tmp_path / "d")
+        )
         found, ours = Decomposition.from_pretrained(tmp_path / "d"), Decomposition.from_pretrained(work / "made")
         assert found.layers == (0, 2)
         for layer in found.layers:
             for mine, theirs in zip(ours.theme(layer, 1, 8), found.theme(layer, 1, 8), strict=True):
                 assert mine.concepts == theirs.concepts
         assert ConceptDictionary.from_pretrained(tmp_path / "d").sha256 == found.settings["dictionary_sha256"]
-        assert "mean fidelity" in ran.stdout
-        assert "100% of vectors agree" in ran.stdout
-        assert "Warning" not in ran.stderr
+        assert "mean fidelity" in ran.out
+        assert "100% of vectors agree" in ran.out
+        assert "Warning" not in ran.err
 
     def test_json(self, work, tmp_path):
         arguments = (work / NAME.format(1), work / "clip", "--concepts", work / "concepts.txt")
-        ran = run(import_reference, *arguments, "-o", tmp_path / "d", "--json")
-        data = json.loads(ran.stdout)
+        ran = sith("import-reference", *arguments, "-o", tmp_path / "d", "--json")
+        data = ran.data
         assert (data["layers"], data["heads"], data["vectors"]) == ([1], 4, 8)
         assert data["fits"][0]["difference"] < 1e-4
 
     @pytest.mark.parametrize(("model", "concepts"), [("other", "concepts.txt"), ("clip", "backwards.txt")])
     def test_what_does_not_fit_is_refused_without_no_check(self, work, tmp_path, model, concepts):
         arguments = (work / NAME.format(1), work / model, "--concepts", work / concepts, "-o", tmp_path / "d")
-        ran = run(import_reference, *arguments)
-        assert isinstance(ran.exception, InputError)
-        assert "does not fit" in str(ran.exception)
+        ran = sith("import-reference", *arguments)
+        assert "does not fit" in refused(ran)
         assert not (tmp_path / "d").exists()
-        forced = run(import_reference, *arguments, "--no-check")
-        assert forced.exit_code == 0, forced.output
-        assert "Warning" in forced.stderr
+        assert "Warning" in succeeded(sith("import-reference", *arguments, "--no-check")).err
         assert (tmp_path / "d" / "decomposition.safetensors").is_file()
 
     def test_a_bad_file_is_refused_before_the_model_is_downloaded(self, work, tmp_path):
         (tmp_path / NAME.format(1)).write_bytes(b"no archive")
         arguments = (tmp_path / NAME.format(1), "nobody/nothing", "--concepts", work / "concepts.txt")
-        ran = run(import_reference, *arguments, "-o", tmp_path / "d")
-        assert isinstance(ran.exception, InputError)
-        assert "zip archive" in str(ran.exception)
+        ran = sith("import-reference", *arguments, "-o", tmp_path / "d")
+        assert "zip archive" in refused(ran)
 
     def test_an_image_mean_belongs_to_its_model(self, work, tmp_path):
-        """Ours is checked by its fingerprint, the authors' by its size and values."""
+        """Our file is checked by its fingerprint, the authors' by its size and values."""
         for name in ("clip", "other"):
             mean = estimated_mean(SithEditor.from_pretrained(work / name), 0.1)
             mean.save_pretrained(tmp_path / name)
@@ -201,28 +181,18 @@ class TestImportReference:
             torch.save(value, tmp_path / f"{name}.pt")
 
         def use(command, mean, *arguments):
-            files = () if command is fidelity else (work / NAME.format(1),)
-            return run(
-                command,
-                *files,
-                work / "clip",
-                "--concepts",
-                work / "concepts.txt",
-                "--image-mean",
-                tmp_path / mean,
-                *arguments,
-            )
+            files = () if command == "fidelity" else (work / NAME.format(1),)
+            given = ("--concepts", work / "concepts.txt", "--image-mean", tmp_path / mean, *arguments)
+            return sith(command, *files, work / "clip", *given)
 
         reading = ("-o", tmp_path / "d", "--no-check")
-        for command, arguments in ((fidelity, SMALL), (import_reference, reading)):
-            found = use(command, "other", *arguments)
-            assert isinstance(found.exception, BaseMismatch), found.output
-            assert found.stdout == ""
-            assert use(command, "clip", *arguments).exit_code == 0  # the control
+        for command, arguments in (("fidelity", SMALL), ("import-reference", reading)):
+            assert "has other values" in refused(use(command, "other", *arguments))
+            succeeded(use(command, "clip", *arguments))  # the control
         for mean in ("long.pt", "nan.pt"):
-            assert isinstance(use(import_reference, mean, *reading).exception, InputError)
-        assert use(import_reference, "good.pt", *reading).exit_code == 0
+            assert "image_mean" in refused(use("import-reference", mean, *reading))
+        succeeded(use("import-reference", "good.pt", *reading))
 
     def test_files_and_model_are_both_needed(self, work, tmp_path):
-        ran = run(import_reference, work / "clip", "--concepts", work / "concepts.txt", "-o", tmp_path / "d")
-        assert ran.exit_code == 2
+        ran = sith("import-reference", work / "clip", "--concepts", work / "concepts.txt", "-o", tmp_path / "d")
+        assert "FILES" in refused(ran)

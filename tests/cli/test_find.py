@@ -1,4 +1,4 @@
-"""``sith-hf find``: concepts of the explanations, and concepts that only the model knows."""
+"""``sith-hf find``: concepts of the explanations, and other concepts, which the model must embed."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class TestByEmbeddings:
         assert ran.data["record"]["concepts"] == ["sea", "ocean"]
         Scores.from_pretrained(tmp_path).check(Decomposition.from_pretrained(work / "d"))
 
-    def test_what_it_tells_a_person_obeys_nobody(self, work, tmp_path):
+    def test_its_output_has_no_control_characters(self, work, tmp_path):
         concepts = ",".join(text for text in HOSTILE if "," not in text)
         ran = sith(
             "judge", work / "d", "--topic", "\x1b[2J", "--concepts", concepts, "--model", work / "clip", "-o", tmp_path
@@ -80,7 +80,7 @@ class TestByLanguageModel:
 
 
 def refused_with_bar(ran):
-    """As ``refused``, where a bar on stderr came before the message."""
+    """As ``refused``, with a progress bar on stderr before the message."""
     assert ran.code == 2
     assert ran.out == ""
     assert "Traceback" not in ran.err

@@ -1,4 +1,4 @@
-"""How values of options are read: lists of numbers, concepts with gains."""
+"""Values of options: lists of numbers, concepts with gains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sith-hf save-edited``, ``verify`` and ``revert``: an edit into a copy of a checkpoint, checked, and out again."""
+"""``sith-hf save-edited``, ``verify`` and ``revert``: a copy of a checkpoint is edited, verified and reverted."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What we write, loaded by the transformers 4.57 that many still have. Run by ``make test-compat``, not by pytest."""
+"""Our checkpoints in transformers 4.57, which many still use. Run by ``make test-compat``, not by pytest."""

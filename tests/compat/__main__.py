@@ -1,4 +1,4 @@
-"""Write checkpoints with the code as it is, load them in an older transformers, and compare what they give.
+"""Write checkpoints with the present code, load them in an older transformers, and compare the outputs.
 
 python -m tests.compat .venv-compat/bin/python
 """
@@ -99,7 +99,7 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 
 def main(python: str) -> int:
-    """Run everything, print a table, and give the number of problems."""
+    """Run everything, print a table, and return the number of problems."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     problems = []

@@ -1,4 +1,4 @@
-"""Run by the older environment, which has no sith-hf: load checkpoints, and write down what came of it.
+"""Run by the older environment, which has no sith-hf: load checkpoints and save their outputs.
 
     python older.py JOBS RESULTS
 
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 
 def outputs(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What a user of the model sees of pictures, in float32."""
+    """The model's outputs for pictures, in float32."""
     with torch.no_grad():
         tower = getattr(model, "vision_model", model)(pixel_values=pixels)
         found = {"hidden": tower.last_hidden_state, "pooled": tower.pooler_output}
@@ -32,7 +32,7 @@ def outputs(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Ten
 
 
 def read(folder: str, words: list[str]) -> dict[str, torch.Tensor]:
-    """What the processor of a checkpoint makes of texts and of a picture."""
+    """The outputs of a checkpoint's processor for texts and a picture."""
     picture = Image.fromarray((torch.arange(50 * 60 * 3) % 251).to(torch.uint8).reshape(50, 60, 3).numpy())
     processor = transformers.CLIPProcessor.from_pretrained(folder, use_fast=False)
     found = processor(text=words, images=picture, return_tensors="pt", padding=True)

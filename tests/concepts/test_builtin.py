@@ -78,7 +78,7 @@ def test_list_is_well_formed(categories):
     assert find_problems(categories) == []
 
 
-def test_no_category_stands_twice(source):
+def test_no_category_occurs_twice(source):
     assert repeated_categories(source) == []
 
 

@@ -1,4 +1,4 @@
-"""Two processes do one job: they share it, end in the bytes of one, and end together when one of them fails."""
+"""Two processes share one job: they write the bytes of one, and stop together when one of them fails."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_torchrun_gives_the_bytes_of_one_process(launched_run):
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """What two processes found that share what tests/support/sharing.py does; how they ended, and what they printed."""
+    """The reports, exit codes and output of two processes that run tests/support/sharing.py."""
     folder = tmp_path_factory.mktemp("shared")
     tiny.save_clip(folder / "clip")
     rows = evaluating.dataset([*range(0, 250, 5), None, b"no picture"])
@@ -172,7 +172,7 @@ def test_a_full_disk_ends_all(shared):
     assert list((folder / "full.work").rglob("*.part"))
 
 
-def test_a_process_that_dies_ends_the_others_and_its_work_goes_on(shared, monkeypatch):
+def test_a_process_that_dies_ends_the_others_and_its_work_is_resumed(shared, monkeypatch):
     folder, found, codes, _ = shared
     assert codes == [0, -signal.SIGKILL]
     assert found[0]["killed"][0] == "SithError"

@@ -38,13 +38,13 @@ def obeyed(text: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_sanitize_disarms(text):
-    assert obeyed(text) or "\n" in text  # the control: the raw text is indeed hostile
-    shown = sanitize(text)
-    assert not obeyed(shown)
-    assert "\n" not in shown
-    shown.encode("utf-8")
+def test_sanitize_disarms():
+    for kind, text in HOSTILE.items():
+        assert obeyed(text) or "\n" in text, kind  # the control: the raw text is indeed hostile
+        shown = sanitize(text)
+        assert not obeyed(shown), kind
+        assert "\n" not in shown, kind
+        shown.encode("utf-8")
 
 
 @given(st.text(st.characters(), max_size=60), st.integers(2, 50))
@@ -57,9 +57,9 @@ def test_sanitize_is_one_safe_line_within_its_limit(text, limit):
     assert sanitize(shown, limit) == shown
 
 
-@pytest.mark.parametrize("text", ["", "sea", "café", "运动", "night sky — 50 %", "👍", "e\u0301", *MARKUP, "x" * 120])
-def test_sanitize_leaves_harmless_text_alone(text):
-    assert sanitize(text) == text
+def test_sanitize_leaves_harmless_text_alone():
+    for text in ("", "sea", "café", "运动", "night sky — 50 %", "👍", "e\u0301", *MARKUP, "x" * 120):
+        assert sanitize(text) == text
 
 
 def test_sanitize_shows_that_it_cut():

@@ -1,4 +1,4 @@
-"""A decomposition against literal float64 algebra: what was factored, how it was explained, how good that is."""
+"""A decomposition against literal float64 algebra: factors, explanations, and their fidelity."""
 
 import math
 from dataclasses import replace
@@ -17,11 +17,6 @@ from tests.support.made import WORDS, tiny_concepts, tiny_editor
 from tests.support.tiny import clip_model, vision_model
 
 LAYERS, HEADS, SIZE, WIDTH, JOINT = 3, 4, 8, 32, 24
-
-
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
 
 
 @pytest.fixture(scope="module")
@@ -644,7 +639,7 @@ def test_repr_is_one_safe_line(made):
     assert "layers [0, 1, 2], 4 heads, 8 vectors each, poles +-" in repr(made)
 
 
-def test_the_base_tells_weights_apart(made):
+def test_the_base_distinguishes_weights(made):
     made.base.check(dict(made.base.sha256), "here")
     for key in made.base.sha256:
         changed = {**made.base.sha256, key: "0" * 64}

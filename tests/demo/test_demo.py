@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from sith_hf.errors import InputError
 from sith_hf.gains.gains import Gains
 from sith_hf.recipe import Recipe
 
-SEED, PICTURES = 4321, 100
+SEED, PICTURES = 4321, 60
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_a_folder_that_no_demo_wrote_is_not_replaced(tmp_path: Path) -> None:
 def test_the_command_replaces_an_earlier_demo_by_the_same_edit(
     result: DemoResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_demo, "__kwdefaults__", {"pictures": 4})
+    monkeypatch.setattr("sith_hf.demo.run_demo", partial(run_demo, pictures=4))
     (result.folder / "edited" / "README.md").unlink()
     arguments = ["demo", "--json", "-o", str(result.folder), "--seed", str(SEED + 1000)]
     data = json.loads(CliRunner().invoke(command, arguments, catch_exceptions=False).stdout)

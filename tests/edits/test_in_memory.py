@@ -1,4 +1,4 @@
-"""``applied`` edits a model wherever its weights are, and puts back every byte, into the same parameters."""
+"""``applied`` edits a model wherever its weights are, and restores every byte in the same parameters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from transformers import SiglipVisionModel as Stranger
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.editor import SithEditor
-from sith_hf.edits import in_memory as module
 from sith_hf.edits.in_memory import applied
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
@@ -85,18 +84,18 @@ def projection(model: Any, layer: int) -> Any:
 
 
 def see(model: Any) -> torch.Tensor:
-    """What the tower makes of two pictures."""
+    """The tower's output for two pictures."""
     with torch.no_grad():
         return tower(model)(PIXELS.to(next(model.parameters()).dtype)).pooler_output
 
 
 def close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Equal but for the rounding that depends on where in memory the same weights lie."""
+    """Equal except for rounding that depends on where in memory the same weights are."""
     return torch.allclose(one, other, rtol=0, atol=100 * torch.finfo(one.dtype).eps)
 
 
 def taken(model: Any) -> dict[str, tuple[Any, ...]]:
-    """All that must be the same before and after, by name: object, address, gradient, bytes."""
+    """Everything that must be equal before and after, by name: object, address, gradient, bytes."""
     return {
         name: (id(p), p.data_ptr(), p.requires_grad, id(p.grad), p.dtype, tensor_sha256(p), p.is_leaf)
         for name, p in model.named_parameters(remove_duplicate=False)
@@ -158,7 +157,7 @@ class TestInMemory:
             projection(model, 2).weight[0, 0] *= 1 + 2**-50
         refused(model, spec, BaseMismatch, "has other values")
 
-    def test_training_goes_on_as_if_nothing_had_been(self, case, spec):
+    def test_training_continues_unchanged(self, case, spec):
         def two_steps(between: bool) -> CLIPModel:
             model = CLIPModel.from_pretrained(case().base).train()
             tower(model).encoder.layers[0].requires_grad_(False)
@@ -261,15 +260,15 @@ class TestLeaving:
 
     @pytest.mark.parametrize("at", range(4))
     def test_when_a_write_fails(self, model, spec, monkeypatch, at):
-        before, write, calls = taken(model), module._copy, []
+        before, calls = taken(model), []
 
         def fails(parameter: torch.Tensor, values: torch.Tensor) -> None:
             calls.append(parameter)
-            write(parameter, values)
+            torch.Tensor.copy_(parameter, values)
             if len(calls) == at + 1:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(module, "_copy", fails)
+        monkeypatch.setattr(torch.nn.Parameter, "copy_", fails)
         with pytest.raises(KeyboardInterrupt), applied(model, spec):
             pytest.fail("the block must not be entered")
         assert taken(model) == before
@@ -277,15 +276,15 @@ class TestLeaving:
 
     @pytest.mark.parametrize("at", range(4))
     def test_when_putting_one_back_fails_the_others_are_put_back(self, case, model, spec, monkeypatch, at):
-        write, calls = module._copy, []
+        calls = []
 
         def fails(parameter: torch.Tensor, values: torch.Tensor) -> None:
             calls.append(parameter)
             if len(calls) == 4 + at + 1:
                 raise MemoryError
-            write(parameter, values)
+            torch.Tensor.copy_(parameter, values)
 
-        monkeypatch.setattr(module, "_copy", fails)
+        monkeypatch.setattr(torch.nn.Parameter, "copy_", fails)
         with pytest.raises(MemoryError), applied(model, spec):
             assert different(model, torch_tensors(case().edited)) == set()
         assert len(calls) == 8
@@ -332,7 +331,7 @@ class TestShared:
         projection(model, 1).bias.data = projection(model, 2).bias.data
         refused(model, spec, InputError, r"layers\.2\..*bias is shared")
 
-    def test_sharing_that_the_edit_does_not_touch_is_none_of_our_business(self, case, model):
+    def test_sharing_that_the_edit_does_not_touch_is_allowed(self, case, model):
         projection(model, 1).weight = projection(model, 0).weight
         before = taken(model)
         with applied(model, random_spec(case().base, [(2, 0, 0, 0.0)])):
@@ -513,7 +512,7 @@ class TestOffloaded:
 
 
 class Packed(torch.Tensor):
-    """Stands for the parameters of quantization and sharding libraries."""
+    """A stand-in for parameters of quantization and sharding libraries."""
 
 
 class TestRefused:

@@ -1,4 +1,4 @@
-"""Gains follow their rule to the letter, and edit specs form the algebra that they promise, on actual weights."""
+"""Edit specs form the algebra that they promise, on actual weights."""
 
 import json
 import math
@@ -12,21 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.decomposition.decomposition import NEAR
 from sith_hf.edits.build import make_spec
 from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
-from sith_hf.gains import SHARE_THRESHOLD, Gains, Selection, by_concepts, by_name, check_gain
+from sith_hf.gains import Gains
 from tests.support.made import WORDS, tiny_concepts, tiny_editor
 
 LAYERS, HEADS, SIZE, WIDTH = 3, 4, 8, 32
-NOT_GAINS = [math.nan, math.inf, -math.inf, True, False, None, "0", 10**400, torch.tensor(1.0), 1j, [0]]
-
-
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
 
 
 @pytest.fixture(scope="module")
@@ -36,203 +29,6 @@ def made(editor):
 
 def double(tensor):
     return tensor.detach().numpy().astype(np.float64)
-
-
-def unit(x):
-    return x / np.sqrt((x * x).sum(axis=-1, keepdims=True))
-
-
-# ---------------------------------------------------------------- the rule
-
-
-def literal_shares(made, names, near):
-    """(layer, head, vector) to the share of each pole, by loops over everything."""
-    mean = double(made.dictionary_mean)
-    rows = {text: unit(double(e) - mean) for text, e in zip(made.texts, made.embeddings, strict=True)}
-    result = {}
-    for layer, head, vector in product(made.layers, range(HEADS), range(SIZE)):
-        shares = []
-        for pole in made.poles:
-            concepts = made.explain(layer, head, vector, pole).concepts
-            on = 0.0
-            for text, weight in concepts:
-                nearest = max(rows[text] @ rows[name] for name in names)
-                on += weight * nearest if nearest >= near else 0
-            shares.append(on / sum(weight for _, weight in concepts))
-        result[layer, head, vector] = shares
-    return result
-
-
-@pytest.mark.parametrize("both_poles", [False, True])
-@pytest.mark.parametrize("near", [0.2, NEAR])
-@pytest.mark.parametrize("threshold", [0.05, 0.3, SHARE_THRESHOLD])
-@pytest.mark.parametrize("names", [["boat"], ["red", "ice cream", "fog"], list("tiny")], ids=["one", "three", "many"])
-def test_by_concepts_by_literal_loops(names, threshold, near, both_poles, made):
-    names = list(made.texts[::2]) if names == list("tiny") else names
-    shares = literal_shares(made, names, near)
-    value = {key: sum(s) / 2 if both_poles else max(s) for key, s in shares.items()}
-    assert all(abs(v - threshold) > 1e-5 for v in value.values()), "too near the edge to be compared"
-    wanted = {key for key, v in value.items() if v >= threshold}
-    queries = {name: made.embedding_of(name) for name in names}
-    chosen = by_concepts(made, queries, 0.25, threshold=threshold, near=near, select=Selection(both_poles=both_poles))
-    assert set(chosen.gain) == wanted
-    assert len(chosen) == len(wanted)
-    assert set(chosen.gain.values()) <= {0.25}
-    assert set(chosen.reason) == wanted
-    for key, reason in chosen.reason.items():
-        assert reason == f"{', '.join(names)}: share {value[key]:.2f}"
-
-
-def test_a_lower_threshold_and_more_concepts_choose_no_fewer(made):
-    few = {"boat": made.embedding_of("boat")}
-    more = few | {"red": made.embedding_of("red")}
-    sizes = []
-    for threshold in (0.5, 0.3, 0.1):
-        one, two = (set(by_concepts(made, q, 0.0, threshold=threshold).gain) for q in (few, more))
-        assert one <= two
-        sizes.append(len(one))
-    assert sizes == sorted(sizes)
-    assert sizes[-1] > sizes[0]  # the control
-    both = by_concepts(made, few, 0.0, threshold=0.1, select=Selection(both_poles=True))
-    assert set(both.gain) <= set(by_concepts(made, few, 0.0, threshold=0.1).gain)
-
-
-def crafted(made, weights, first=0):
-    """A decomposition whose every pole has two concepts, the first and the one most different from it, and a query.
-
-    All weight is on the second, but for the (layer, head, vector) of ``weights``.
-    """
-    cosine = made.atoms @ made.atoms[first]
-    second = int(cosine.argmin())
-    assert cosine[second] < 0.1
-    concept, weight = torch.full_like(made.concept, -1), torch.zeros_like(made.weight)
-    concept[..., 0], concept[..., 1] = first, second
-    weight[..., 1] = 1.0
-    for key, pair in weights.items():
-        weight[key][:, :2] = torch.tensor(pair)
-    return replace(made, concept=concept, weight=weight), {made.texts[first]: made.embeddings[first]}
-
-
-@pytest.mark.parametrize("threshold", [0.25, 0.5, 0.75, 1.0])
-@pytest.mark.parametrize("concept", range(6))  # rounding differs from concept to concept
-def test_a_share_at_the_threshold_is_enough(threshold, concept, made):
-    rest = 1 - threshold
-    at, under = (0, 1, 2), (2, 3, 4)
-    weights = {at: [[threshold, rest]] * 2, under: [[threshold - 1e-3, rest + 1e-3]] * 2}
-    found, queries = crafted(made, weights, concept)
-    assert set(by_concepts(found, queries, 0.0, threshold=threshold).gain) == {at}
-
-
-def test_both_poles_take_the_mean_of_the_poles(made):
-    lone, even = (1, 0, 0), (1, 0, 1)
-    found, queries = crafted(made, {lone: [[1.0, 0.0], [0.0, 1.0]], even: [[0.6, 0.4], [0.6, 0.4]]})
-    assert set(by_concepts(found, queries, 0.0, threshold=0.55).gain) == {lone, even}
-    assert set(by_concepts(found, queries, 0.0, threshold=0.55, select=Selection(both_poles=True)).gain) == {even}
-
-
-def test_a_vector_without_explanation_is_never_chosen(made):
-    empty = replace(made, weight=torch.zeros_like(made.weight))
-    queries = dict(zip(made.texts, made.embeddings, strict=True))
-    assert len(by_concepts(empty, queries, 0.0, threshold=1e-9)) == 0
-    assert len(by_concepts(made, queries, 0.0, threshold=0.99)) == LAYERS * HEADS * SIZE  # the control
-
-
-def test_a_choice_may_be_kept_to_layers_and_heads(made):
-    queries = {"boat": made.embedding_of("boat")}
-    everything = by_concepts(made, queries, 0.0, threshold=0.05).gain
-    some = by_concepts(made, queries, 0.0, threshold=0.05, select=Selection([-1, 0], iter([1, 2])))
-    assert set(some.gain) == {k for k in everything if k[0] in (0, 2) and k[1] in (1, 2)} != set()
-    for wrong in ({"layers": [3]}, {"heads": [4]}, {"heads": [-1]}):
-        with pytest.raises(InputError):
-            by_concepts(made, queries, 0.0, select=Selection(**wrong))
-
-
-@pytest.mark.parametrize("threshold", [0.0, -0.1, 1.0001, math.nan, math.inf])
-def test_a_threshold_out_of_range_is_refused(threshold, made):
-    with pytest.raises(InputError, match="threshold"):
-        by_concepts(made, {"boat": made.embedding_of("boat")}, 0.0, threshold=threshold)
-
-
-def test_no_concept_is_refused(made):
-    with pytest.raises(InputError, match="at least one concept"):
-        by_concepts(made, {}, 0.0)
-    with pytest.raises(InputError, match="near"):
-        by_concepts(made, {"boat": made.embedding_of("boat")}, 0.0, near=0.0)
-
-
-@pytest.mark.parametrize("gain", NOT_GAINS, ids=repr)
-def test_what_is_no_finite_number_is_no_gain(gain, editor, made):
-    for use in (
-        lambda: check_gain(gain),
-        lambda: by_name(made, gain, heads=[0]),
-        lambda: by_concepts(made, {"boat": made.embedding_of("boat")}, gain),
-        lambda: make_spec(editor.tower, made, Gains({(0, 0, 0): gain}, {})),
-    ):
-        with pytest.raises(InputError, match="finite number"):
-            use()
-
-
-@pytest.mark.parametrize("gain", [0, 1, -1, 0.0, 3.5, -2e30, 1e-300, np.float64(2)])
-def test_any_finite_number_is_a_gain(gain):
-    assert check_gain(gain) == gain
-    assert type(check_gain(gain)) is float or isinstance(check_gain(gain), np.float64)
-
-
-# ---------------------------------------------------------------- by name
-
-
-def test_by_name_is_every_combination(made):
-    chosen = by_name(made, 2.0, layers=[0, -1], heads=[1, 3], vectors=[0])
-    assert dict(chosen.gain) == {(layer, head, 0): 2.0 for layer in (0, 2) for head in (1, 3)}
-    assert set(by_name(made, 0.0, heads=[2]).gain) == set(product(range(LAYERS), [2], range(SIZE)))
-    assert set(by_name(made, 0.0, vectors=range(2)).gain) == set(product(range(LAYERS), range(HEADS), range(2)))
-    iterators = by_name(made, 2.0, layers=iter([0, 2]), heads=iter([1, 3]), vectors=iter([0]))
-    assert iterators.gain == chosen.gain
-
-
-def test_by_name_refuses_what_is_not_there(made):
-    with pytest.raises(InputError, match="name layers, heads or vectors"):
-        by_name(made, 0.0)
-    for wrong in (
-        {"layers": [3]},
-        {"layers": [-4]},
-        {"heads": [4]},
-        {"heads": [-1]},
-        {"vectors": [8]},
-        {"vectors": [0, -1]},
-    ):
-        with pytest.raises(InputError, match=r"layer|head|vector"):
-            by_name(made, 0.0, **wrong)
-
-
-# ---------------------------------------------------------------- together
-
-
-def test_gains_of_one_vector_multiply(made):
-    first = by_name(made, 0.5, layers=[0], heads=[0], vectors=[0, 1])
-    second = by_name(made, 3.0, layers=[0], heads=[0], vectors=[1, 2])
-    both = first.then(second)
-    assert dict(both.gain) == {(0, 0, 0): 0.5, (0, 0, 1): 1.5, (0, 0, 2): 3.0}
-    assert both.reason[0, 0, 1] == "named outright; named outright"
-    assert both.gain == second.then(first).gain
-    assert (len(first), len(second)) == (2, 2)
-    assert dict(Gains().then(first).gain) == dict(first.then(Gains()).gain) == dict(first.gain)
-    removed = by_name(made, 0.0, layers=[0], heads=[0], vectors=[0])
-    assert removed.then(removed).gain[0, 0, 0] == 0
-
-
-def test_gains_that_multiply_beyond_the_floats_are_refused(editor, made):
-    huge = by_name(made, 1e200, layers=[0], heads=[0], vectors=[0])
-    with pytest.raises(InputError, match="finite number"):
-        make_spec(editor.tower, made, huge.then(huge))
-
-
-def test_gains_are_read_only(made):
-    chosen = by_name(made, 0.0, heads=[0])
-    with pytest.raises(TypeError):
-        chosen.gain[0, 0, 0] = 1.0
-    with pytest.raises(FrozenInstanceError):
-        chosen.gain = {}
 
 
 # ---------------------------------------------------------------- from gains to a spec

@@ -198,7 +198,7 @@ def test_saved_checkpoint_equals_explicit_matrices(folder, tmp_path, fold, centr
 
 @pytest.mark.parametrize("kind", ["vision", "projected"])
 def test_saved_vision_towers_equal_explicit_matrices(kind, tokenizer, tmp_path):
-    """Also those that transformers 5 saves with unprefixed keys."""
+    """Checkpoints that transformers 5 saves with unprefixed keys are tested too."""
     make = {"vision": tiny.vision_model, "projected": tiny.projected_vision_model}[kind]
     base = make(seed=12)
     base.save_pretrained(tmp_path / "base")

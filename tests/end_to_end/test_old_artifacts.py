@@ -1,4 +1,4 @@
-"""Artifacts that an earlier commit wrote: today's code reads the same values from them."""
+"""Artifacts of an earlier commit: the present code reads the same values from them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def recorded():
-    """What the code that wrote them read from them."""
+    """The values that the old code read from them."""
     return json.loads((OLD / "recorded.json").read_text(encoding="utf-8"))
 
 
@@ -97,7 +97,7 @@ def test_edited_checkpoint(base, tmp_path):
 
 
 def test_controls(editor, base, tmp_path):
-    """What is of another base or damaged is still refused: an old file is not believed more than a new one."""
+    """Files of another base and damaged files are refused, old or new."""
     spec = EditSpec.from_pretrained(OLD)
     with pytest.raises(BaseMismatch), SithEditor.from_model(clip_model(9), name="tiny").applied(spec):
         pass

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Folders at the root that are installed as packages of ours.
+# Folders at the root that are installed as our packages.
 MAPPED = {"recipes": "sith_hf/recipes", "hub_cards": "sith_hf/hub_cards"}
 SKIPPED = ("__pycache__",)
 

@@ -1,4 +1,4 @@
-"""The three uses on the embedded world: what the README says of shipped recipes holds on pictures not seen before."""
+"""The three uses on the embedded world: the README's claims about shipped recipes hold on new pictures."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_remove_unsafe_doubles_the_safe_captions_of_unsafe_pictures(unsafe: Eval
     found = unsafe.task("captions").metric("recall at 1", "unsafe image to all texts")
     assert found.values["edited"] >= 2 * found.values["base"]
     assert found.values["edited"] >= found.values["base"] + 0.2
-    # What random vectors do is no such thing.
+    # Random vectors do not do this.
     assert max(found.values[name] for name in found.values if name.startswith("random")) < 2 * found.values["base"]
 
 

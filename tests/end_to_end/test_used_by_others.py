@@ -1,4 +1,4 @@
-"""Edited checkpoints where they are used: each user's output is the edited model's in memory, and not the base's."""
+"""Edited checkpoints in other libraries: each gives the output of the model edited in memory, not the base's."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def check(run: Callable[[Any], torch.Tensor], edited: Any, base: Any, tower: Any, spec: EditSpec) -> None:
-    """``run(edited)`` is what ``run(base)`` gives while its part ``tower`` is edited, and at no other time."""
+    """``run(edited)`` equals ``run(base)`` exactly while the part ``tower`` of the base is edited."""
     with torch.no_grad():
         found, before = run(edited), run(base)
         with applied(tower, spec):
@@ -247,7 +247,7 @@ def diffusion_parts() -> dict[str, Any]:
 class TestDiffusers:
     @pytest.fixture(scope="class")
     def diffusers(self):
-        """Imported late: every process that collects this file would wait for it."""
+        """Import late, because every process that collects this file would wait for it."""
         import diffusers
 
         return diffusers

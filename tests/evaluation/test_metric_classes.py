@@ -17,9 +17,9 @@ from sith_hf.evaluation import ZeroShot, metrics
 from sith_hf.evaluation import evaluate as run
 from sith_hf.evaluation.metric_classes import ClassAccuracy, EmbeddingDrift, GroupAccuracy, RetrievalRecall
 from sith_hf.images import DatasetSettings
-from tests.support.evaluating import CLASSES, dataset, processor, seers, text_model
+from tests.support.evaluating import CLASSES, dataset, seers, text_model
 from tests.support.made import tiny_concepts, tiny_editor
-from tests.support.tiny import vision_model
+from tests.support.tiny import image_processor, vision_model
 
 RNG = np.random.default_rng(0)
 PREDICTED, TRUTH, PARTS = (RNG.integers(0, 3, 60) for _ in range(3))
@@ -78,7 +78,7 @@ def test_with_the_evaluator_for_image_classification(tmp_path):
     config.num_labels = 2
     torch.manual_seed(0)
     CLIPForImageClassification(CLIPConfig(vision_config=config.to_dict(), num_labels=2)).save_pretrained(tmp_path)
-    processor().save_pretrained(tmp_path)
+    image_processor().save_pretrained(tmp_path)
     reds = range(0, 240, 40)
     data = dataset(reds, label=[0, 1] * 3).cast_column("label", datasets.ClassLabel(names=["LABEL_0", "LABEL_1"]))
     sort = pipeline("image-classification", str(tmp_path))

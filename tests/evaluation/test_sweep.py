@@ -15,14 +15,14 @@ from sith_hf.evaluation.charts import Series, line_chart, worst_against_average
 from sith_hf.evaluation.sweep import Point, Sweep, strengths, sweep
 from sith_hf.gains.baselines import with_baselines
 from sith_hf.gains.gains import Gains
-from tests.support.made import tiny_concepts, tiny_editor
+from tests.support.made import tiny_concepts
 
 EDIT = Gains({(0, 0, 0): 0.0, (2, 3, 5): 0.5})
 
 
 @pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    editor = tiny_editor(tmp_path_factory.mktemp("editor"))
+def editor(editor):
+    """The tiny editor, with a decomposition."""
     editor.decompose(tiny_concepts())
     return editor
 
@@ -34,7 +34,7 @@ def specs(editor):
 
 
 def measured(asked):
-    """Figures that tell what was asked: the sum of gains, and how many terms."""
+    """Figures that identify a spec: the sum of its gains and the number of its terms."""
     return {n: (0.0, 1.0) if s is None else (float(s.gain.sum()) / 100, len(s) / 100) for n, s in asked.items()}
 
 

@@ -19,14 +19,9 @@ from sith_hf.errors import InputError, MissingExtra
 from sith_hf.fidelity import fidelity_table, grid
 from sith_hf.fidelity.null import adjusted, null_directions, p_values
 from sith_hf.pursuit.pursuit import Pursuit
-from tests.support.made import tiny_concepts, tiny_editor
+from tests.support.made import tiny_concepts
 
 COMP = Pursuit(sparsity=4)
-
-
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
 
 
 @pytest.fixture(scope="module")

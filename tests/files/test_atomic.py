@@ -1,4 +1,4 @@
-"""What has its final name is whole and on the disk; what a killed process left goes, what a living one has stays."""
+"""A file under its final name is whole and on disk; only leftovers of killed processes are removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job that was interrupted goes on where it stopped, ends in the same bytes, and takes nothing of another job."""
+"""An interrupted job resumes, ends in the same bytes, and uses nothing of another job."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Stop(Exception):
 
 
 def make(log: list[str], stop_at: str | None = None):
-    """What makes parts, and tells which."""
+    """A maker of parts that records their names."""
 
     def one(name):
         if name == stop_at:
@@ -223,7 +223,7 @@ def test_parts_of_another_job_whose_facts_are_lost_are_made_again(tmp_path):
     assert resumed(output, {"weights": "v"}) == NAMES
 
 
-def test_a_second_run_is_refused_and_the_first_goes_on(tmp_path):
+def test_a_second_run_is_refused_and_the_first_continues(tmp_path):
     output = tmp_path / "out"
     with ResumableJob.beside(output) as kept:
         list(kept.parts("job", FACTS_GIVEN, NAMES, make([])))
@@ -293,7 +293,7 @@ def test_what_is_not_ours_stays(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "x" * 300, "file/../new/\0"])
-def test_an_output_that_cannot_be_is_told_before_the_work(tmp_path, place):
+def test_an_impossible_output_is_refused_before_the_work(tmp_path, place):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="could not be written"), ResumableJob.beside(tmp_path / place):
         pytest.fail("no place to write to")

@@ -1,15 +1,10 @@
-"""A tiny editor and its decomposition, for every rule."""
+"""The decomposition of the tiny editor, for every rule."""
 
 import pytest
 
-from tests.support.made import tiny_concepts, tiny_editor
+from tests.support.made import tiny_concepts
 
 
-@pytest.fixture(scope="session")
-def editor(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def made(editor):
     return editor.decompose(tiny_concepts())

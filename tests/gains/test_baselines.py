@@ -1,4 +1,4 @@
-"""Baselines are as large as the edit that they stand beside, and never the edit itself."""
+"""Baselines have the size of the edit that they are compared with, and are never the edit itself."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Relevance is the formula by loops, on a task that leaves its class names out."""
+"""Relevance equals the formula by loops, on a task without its class names."""
 
 import math
 
@@ -11,14 +11,14 @@ from sith_hf.errors import InputError
 from sith_hf.gains import Selection
 from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, task_relevance
 from sith_hf.pursuit.pursuit import Pursuit
-from tests.support.made import WORDS, tiny_concepts, tiny_editor
+from tests.support.made import WORDS, tiny_concepts
 
 CLASSES = ["bird", "CAR", "boat"]
 
 
 @pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    editor = tiny_editor(tmp_path_factory.mktemp("editor"))
+def editor(editor):
+    """The tiny editor, with a decomposition."""
     editor.decompose(tiny_concepts())
     return editor
 

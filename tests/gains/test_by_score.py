@@ -1,4 +1,4 @@
-"""Rules follow scores to the letter: thresholds, the three ways, silence of the judge, and what is to be kept."""
+"""Rules by score: thresholds, the three ways, unscored poles, and protected concepts."""
 
 import math
 from dataclasses import replace
@@ -106,7 +106,7 @@ def test_only_the_named_layers_and_heads_are_looked_at(drawn, made):
     assert some.unscored == {k for k in everything.unscored if k[0] in (0, 2) and k[1] in (1, 2)} != set()
 
 
-# ---------------------------------------------------------------- what is to be kept
+# ---------------------------------------------------------------- protected concepts
 
 ON, OFF = (0, 1, 2), (0, 1, 3)
 

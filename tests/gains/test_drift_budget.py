@@ -1,4 +1,4 @@
-"""A budget is kept, spends itself, and no other way of spending it takes more of the topic out."""
+"""A drift budget is kept and used up, and no other use of it removes more of the topic."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Scores on disk and in sheets: what a person fills in comes back, and what cannot be right is refused by its line."""
+"""Scores on disk and in sheets: filled-in scores are read, and a wrong cell is refused by its line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def decomposition(editor):
 
 @pytest.fixture(scope="module")
 def other(editor, decomposition):
-    """Of the same shape, in other words."""
+    """A decomposition of the same shape with other concepts."""
     return editor.decompose(ConceptDictionary.from_texts(WORDS), layers=[-2, -1], rank=4)
 
 

@@ -1,4 +1,4 @@
-"""Errors in a Hub call: what the client raises becomes one HubError, what our own code raises stays what it is."""
+"""Errors in a Hub call: the client's become one HubError, our own pass unchanged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hub(place):
 
 
 @pytest.mark.parametrize("kind", [KeyError, TypeError, AttributeError, AssertionError, ValueError, InputError])
-def test_an_error_of_ours_passes_through(kind):
+def test_a_sith_error_passes_through(kind):
     with pytest.raises(kind, match="ours"), hub_errors("asking", "model repository me/x"):
         raise kind("ours")
 

@@ -23,10 +23,6 @@ def hub(place):
 
 # ---------------------------------------------------------------- what goes wrong on the way
 
-STEPS = (
-    "info", "create", "tree", "validate_yaml", "preupload", "lfs_batch", "lfs_put", "lfs_verify", "commit", "branch",
-    "refs", "redirect", "download", "whoami",
-)  # fmt: skip
 FAULTS = {
     **{str(status): {"status": status} for status in (403, 404, 500)},
     "drop": {"drop": True},
@@ -34,14 +30,16 @@ FAULTS = {
     "cut download": {"cut_download": 5},
     "corrupt": {"corrupt": 3},
 }
-# How a push comes by: to a repository that is there, to none, to a new branch, as a pull request.
+# A push goes to an existing repository, to a new one, to a new branch, or into a pull request.
 WAYS = {"again": {}, "new": {}, "branch": {"revision": "next"}, "pull": {"create_pr": True}}
-
-
-# The ways differ in what must be cleaned up; a branch and a pull request differ from the others in few steps.
-ONLY = {"create": ("new",), "branch": ("branch",), "refs": ("pull",), "whoami": ("new",)}
-EVERY = {"lfs_put": tuple(WAYS), "commit": tuple(WAYS)}
-CASES = [(step, way) for step in STEPS for way in (ONLY | EVERY).get(step, ("again", "new"))]
+# A new repository has the most to clean up; the ways differ where the old state is read or the new one is written.
+STEPS = {
+    "info": ("again", "new"), "whoami": ("new",), "validate_yaml": ("new",), "create": ("new",), "branch": ("branch",),
+    "tree": ("again", "new"), "preupload": ("new",), "lfs_batch": ("new",), "lfs_put": ("again", "new"),
+    "lfs_verify": ("new",), "commit": tuple(WAYS), "refs": ("pull",), "redirect": ("again",),
+    "download": ("again", "new"),
+}  # fmt: skip
+CASES = [(step, way) for step, ways in STEPS.items() for way in ways]
 
 
 @pytest.mark.parametrize(("step", "way"), CASES)

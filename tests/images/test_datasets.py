@@ -36,7 +36,7 @@ def seen(text):
 
 @pytest.fixture
 def saved(tmp_path):
-    """Six pictures, one of them damaged, as save_to_disk leaves them."""
+    """Six pictures, one of them damaged, written by save_to_disk."""
     rows = dataset([0, 1, 2, b"no picture", 1, 2], label=["boat", "car", "camel", "car", "car", "boat"])
     rows.save_to_disk(tmp_path / "saved")
     return tmp_path / "saved"

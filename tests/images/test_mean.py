@@ -26,15 +26,11 @@ from sith_hf.images.mean import estimated_mean, mean_of_images
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.world.embedded import embedded_checkpoint
 from tests.support import tiny
-from tests.support.evaluating import dataset, processor
+from tests.support.evaluating import dataset
 from tests.support.made import tiny_editor
+from tests.support.tiny import image_processor
 
 REDS = [*range(0, 220, 10), None, b"no picture"]
-
-
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +46,12 @@ def mean(editor, pictures):
 
 
 def averaged(editor, data, **options) -> ImageMean:
-    return mean_of_images(editor, data, processor=processor(), **options)
+    return mean_of_images(editor, data, processor=image_processor(), **options)
 
 
 def test_it_is_the_mean_of_what_an_evaluation_embeds(editor, pictures, mean):
     embedded = embed_rows(
-        model_variants(editor, {"base": None}, processor=processor()),
+        model_variants(editor, {"base": None}, processor=image_processor()),
         open_dataset(DatasetSettings(dataset=str(pictures))),
         ["image"],
         [],
@@ -258,7 +254,7 @@ def sith(*arguments: object) -> tuple[int, str, str]:
 def test_on_the_command_line(pictures, tmp_path):
     tiny.save_clip(tmp_path / "clip")
     tiny.save_clip(tmp_path / "other", seed=2)
-    processor().save_pretrained(tmp_path / "clip")
+    image_processor().save_pretrained(tmp_path / "clip")
     (tmp_path / "concepts.txt").write_text("sea\nbird\nroad\nred\nblue\nnight\n")
     made = ("image-mean", tmp_path / "clip", "--data", pictures, "-o", tmp_path / "mean")
     code, out, err = sith(*made, "--json")

@@ -19,9 +19,16 @@ from sith_hf.evaluation.run import evaluate
 from sith_hf.images import DatasetSettings
 from sith_hf.images.comparison import Comparison, ModelVariant, edited_copy, model_variants
 from sith_hf.images.shared_layers import embed_all, shared_depth
-from tests.support.evaluating import dataset, processor
+from tests.support.evaluating import dataset
 from tests.support.made import tiny_concepts, tiny_editor
-from tests.support.tiny import byte_tokenizer, clip_model, projected_vision_model, save_clip, vision_model
+from tests.support.tiny import (
+    byte_tokenizer,
+    clip_model,
+    image_processor,
+    projected_vision_model,
+    save_clip,
+    vision_model,
+)
 
 PIXELS = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -35,7 +42,7 @@ def work(tmp_path_factory):
     """Checkpoints on disk: a base, its edit, and others that are no edits of it."""
     folder = tmp_path_factory.mktemp("variants")
     save_clip(folder / "base")
-    processor().save_pretrained(folder / "base")
+    image_processor().save_pretrained(folder / "base")
     editor = SithEditor.from_pretrained(folder / "base")
     editor.decompose(tiny_concepts(), layers=[-2, -1])
     spec = editor.edit().vectors(0.0, vectors=[0, 1]).spec
@@ -43,9 +50,9 @@ def work(tmp_path_factory):
     editor.save_pretrained(folder / "edited", spec)
     shutil.copytree(folder / "base", folder / "same")
     save_clip(folder / "stranger", seed=5)
-    processor().save_pretrained(folder / "stranger")
+    image_processor().save_pretrained(folder / "stranger")
     save_clip(folder / "wider", vision={"intermediate_size": 40})
-    processor().save_pretrained(folder / "wider")
+    image_processor().save_pretrained(folder / "wider")
     shutil.copytree(folder / "edited", folder / "otherwise")
     settings = json.loads((folder / "otherwise" / "preprocessor_config.json").read_text())
     settings["image_mean"] = [0.1, 0.2, 0.3]
@@ -56,10 +63,10 @@ def work(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    made = tiny_editor(tmp_path_factory.mktemp("editor"))
-    made.decompose(tiny_concepts(), layers=[-2, -1])
-    return made
+def editor(editor):
+    """The tiny editor, with a decomposition."""
+    editor.decompose(tiny_concepts(), layers=[-2, -1])
+    return editor
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +78,9 @@ class TestCopies:
     def test_they_share_every_parameter_that_the_edit_leaves_alone(self, editor, spec):
         base, edited, other = (
             dict(c.model.named_parameters())
-            for c in model_variants(editor, {"base": None, "edited": spec, "half": spec * 0.5}, processor=processor())
+            for c in model_variants(
+                editor, {"base": None, "edited": spec, "half": spec * 0.5}, processor=image_processor()
+            )
         )
         own = {name for name in base if base[name] is not edited[name]}
         assert own == {f"vision_model.encoder.layers.2.self_attn.out_proj.{part}" for part in ("weight", "bias")}
@@ -94,7 +103,7 @@ class TestCopies:
         made = SithEditor.from_model(make(), byte_tokenizer(tmp_path), text_model=clip_model(seed=3))
         made.decompose(tiny_concepts(), layers=[-1])
         spec = made.edit().vectors(-1.0, heads=[0]).spec
-        base, edited = model_variants(made, {"base": None, "edited": spec}, processor=processor())
+        base, edited = model_variants(made, {"base": None, "edited": spec}, processor=image_processor())
         with torch.no_grad(), applied(made.model, spec):
             wanted = base.embed(PIXELS)
         with torch.no_grad():
@@ -106,7 +115,7 @@ class TestCopies:
     def test_a_model_without_the_base_among_them(self, editor, spec):
         for specs in ({"edited": spec}, {"base": spec}):
             with pytest.raises(InputError, match="base"):
-                model_variants(editor, specs, processor=processor())
+                model_variants(editor, specs, processor=image_processor())
 
     def test_a_model_in_memory_needs_a_processor(self, editor):
         with pytest.raises(InputError, match=r"preprocessor_config\.json"):
@@ -114,7 +123,7 @@ class TestCopies:
 
     def test_an_edit_of_another_model(self, editor, spec, tmp_path):
         with pytest.raises(BaseMismatch):
-            model_variants(tiny_editor(tmp_path, seed=8), {"base": None, "edited": spec}, processor=processor())
+            model_variants(tiny_editor(tmp_path, seed=8), {"base": None, "edited": spec}, processor=image_processor())
 
     def test_a_model_that_is_not_in_memory(self, spec):
         with torch.device("meta"):
@@ -137,7 +146,7 @@ class TestEmbedding:
     def test_models_come_back_as_they_were(self, editor, spec, precision, tmp_path):
         dataset([3, 200, 90], label=["a", "b", "c"]).save_to_disk(tmp_path / "d")
         task = Collateral(data=DatasetSettings(dataset=str(tmp_path / "d")))
-        pair = model_variants(editor, {"base": None, "edited": spec}, processor=processor())
+        pair = model_variants(editor, {"base": None, "edited": spec}, processor=image_processor())
         editor.model.train()
         before = state(editor.model)
         found = evaluate(pair, [task], text=None, precision=precision, resamples=100)
@@ -154,7 +163,7 @@ class TestEmbedding:
         other = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
         with pytest.raises(InputError, match="belongs to another model"):
             evaluate(model_variants(editor, {"base": None}, processor=other), [task], text=None)
-        pair = (ModelVariant("base", editor.model, processor()), ModelVariant("edited", editor.model, other))
+        pair = (ModelVariant("base", editor.model, image_processor()), ModelVariant("edited", editor.model, other))
         with pytest.raises(InputError, match="different image processors"):
             evaluate(pair, [task], text=None)
 
@@ -202,7 +211,7 @@ class TestSharing:
         edit = editor.edit()
         specs = {"base": None, "edited": edit.vectors(0.0, layers=[-1], vectors=[0]).spec}
         specs |= {"deep": edit.vectors(-1.0, layers=[-2]).spec, "none": edit.spec}
-        return model_variants(editor, specs, processor=processor())
+        return model_variants(editor, specs, processor=image_processor())
 
     def test_it_changes_no_bit(self, variants):
         with torch.no_grad():

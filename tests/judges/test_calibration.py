@@ -1,4 +1,4 @@
-"""What a score by embeddings is worth, on the embedded checkpoint, where the truth is known.
+"""The quality of scores by embeddings, on the embedded checkpoint, where the truth is known.
 
 ``python -m pytest tests/judges/test_calibration.py -s`` prints the figures that the docstring of ``EmbeddingJudge``
 states.
@@ -38,7 +38,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(truth, said):
-    """Over two tensors of truth values of one shape."""
+    """The agreement of two boolean tensors of one shape."""
     right = (truth == said).float()
     return Agreement(int(truth.sum()), float(right.mean()), float(right[truth].mean() + right[~truth].mean()) / 2)
 
@@ -100,7 +100,7 @@ def decomposition(editor):
 
 @pytest.fixture(scope="module")
 def scores(editor, decomposition):
-    """By kind; each topic is named without the synonyms that half of its explanations use."""
+    """Scores by kind; each topic is named without the synonyms that half of its explanations use."""
     return {kind: EmbeddingJudge(kind, KINDS[kind], editor.embed).score(decomposition).value for kind in KINDS}
 
 

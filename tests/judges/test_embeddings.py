@@ -14,7 +14,7 @@ from sith_hf.errors import InputError
 from sith_hf.judges import EmbeddingJudge, Judge, LanguageModelJudge, SheetJudge, make_judge
 from sith_hf.judges.embeddings import topic_relevance
 from sith_hf.judges.settings import JudgeSettings
-from tests.support.made import tiny_concepts, tiny_editor
+from tests.support.made import tiny_concepts
 
 PLACES = ("beach", "Ocean", "forest", "desert")
 
@@ -28,11 +28,6 @@ class Holder(Settings):
 def read(data):
     """Settings of a judge as a recipe's YAML gives them."""
     return Holder.from_data({"judge": data}, "recipe").judge
-
-
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory):
-    return tiny_editor(tmp_path_factory.mktemp("editor"))
 
 
 @pytest.fixture(scope="module")

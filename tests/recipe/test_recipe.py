@@ -1,4 +1,4 @@
-"""Recipes: what ships is read, what is wrong is refused in one sentence, what extends and overrides is merged."""
+"""Recipes: shipped ones load, faults are refused in one sentence, extensions and overrides merge."""
 
 from __future__ import annotations
 
@@ -222,6 +222,6 @@ def test_an_edit_that_chooses_nothing_is_refused(tmp_path: Path) -> None:
         choose(recipe, editor, editor.decompose(concepts), concepts, tmp_path)
 
 
-def test_source_tells_its_folder(tmp_path: Path) -> None:
+def test_source_is_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(GOOD)
     assert RecipeSource.load(tmp_path / "a.yaml").folder == tmp_path.resolve()

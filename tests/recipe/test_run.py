@@ -1,4 +1,4 @@
-"""``sith-hf run``: everything that a recipe asks for, whole or not at all, and the same bytes again."""
+"""``sith-hf run``: all outputs of a recipe or none, and the same bytes again."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_a_language_model_is_asked_once_and_its_answers_are_pinned(
         second = run_recipe(tmp_path / "mine.yaml", tmp_path / "second")
         assert asked == len(server.bodies) > 0
     assert (first.folder / "transcripts" / "0-judge.jsonl").is_file()
-    # The server is gone: what it said is in the folder.
+    # The server is gone: its answers are in the folder.
     again = run_recipe(first.folder / "recipe.yaml", tmp_path / "again")
     assert first.spec == second.spec == again.spec
     assert len(first.spec) > 0

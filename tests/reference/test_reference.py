@@ -32,7 +32,7 @@ class Published(NamedTuple):
 
 
 def publish(path: Path, scores: torch.Tensor, indices: torch.Tensor) -> Path:
-    """Write one file as the authors do."""
+    """Write one file in the authors' format."""
     torch.save({"scores": scores, "indices": indices}, path)
     return path
 
@@ -253,7 +253,7 @@ class TestNames:
 
 
 class Payload:
-    """Would write a file, were it unpickled."""
+    """An object whose unpickling writes a file."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

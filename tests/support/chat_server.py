@@ -1,4 +1,4 @@
-"""A local server with an OpenAI-compatible ``/v1/chat/completions``, as good or as bad as a test wants it."""
+"""A local server with an OpenAI-compatible ``/v1/chat/completions`` that can misbehave."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """What to send: a whole response, or nothing.
+    """A response to send, or a failure to do so.
 
     Attributes:
         status: of HTTP.
@@ -36,7 +36,7 @@ class Reply:
 
 
 def said(answer: Any, **more: Any) -> Reply:
-    """A response as a good server sends it, whose message has ``answer`` as content."""
+    """A valid response whose message has ``answer`` as content."""
     message = {"role": "assistant", "content": answer}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
     data = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices, **more}
@@ -45,7 +45,7 @@ def said(answer: Any, **more: Any) -> Reply:
 
 @dataclass
 class ChatRequests:
-    """What a server was asked.
+    """The requests that a server received.
 
     Attributes:
         url: for ``base_url``.
@@ -132,7 +132,7 @@ def chat_server(reply: Callable[[str, int], Reply | str]) -> Iterator[ChatReques
                 seen.hung_up.set()
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing on stderr."""
+            """Log nothing to stderr."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
@@ -140,7 +140,7 @@ def chat_server(reply: Callable[[str, int], Reply | str]) -> Iterator[ChatReques
         block_on_close = False
 
         def handle_error(self, *_: Any) -> None:
-            """Somebody went away in the middle, as tests do."""
+            """Ignore clients that hang up, as tests do."""
 
     server = Server(("127.0.0.1", 0), Handler)
     seen = ChatRequests(f"http://127.0.0.1:{server.server_address[1]}/v1")

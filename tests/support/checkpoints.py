@@ -1,4 +1,4 @@
-"""Tiny checkpoints on disk and edits of them, each made once: saving models is what takes a test its time."""
+"""Tiny checkpoints on disk and edits of them, each made once because saving is slow."""
 
 from __future__ import annotations
 

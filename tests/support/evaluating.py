@@ -1,4 +1,4 @@
-"""Small datasets and contenders for tests of the evaluation: plain pictures whose red tells what a model sees."""
+"""Small datasets and variants for evaluations: the red channel of a plain picture selects the class seen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from sith_hf.evaluation.texts import class_embeddings
 from sith_hf.images.comparison import ModelVariant
 from sith_hf.towers.loading import LoadedModel
-from tests.support.tiny import byte_tokenizer, clip_model
+from tests.support.tiny import byte_tokenizer, clip_model, image_processor
 
 CLASSES = ("boat", "car", "camel")
 
@@ -35,13 +35,6 @@ def dataset(reds: Sequence[int | bytes | None], **columns: Sequence[Any]) -> Any
     rows = [None if file is None else {"bytes": file, "path": None} for file in files]
     others = Dataset.from_dict(dict(columns)).features if columns else {}
     return Dataset.from_dict({"image": rows, **columns}, features=Features({"image": Image(), **others}))
-
-
-def processor() -> Any:
-    """The image processor of the tiny models."""
-    from transformers import CLIPImageProcessorPil
-
-    return CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,5 +64,5 @@ def text_model(folder: Path) -> LoadedModel:
 def seers(text: LoadedModel, classes: Sequence[str] = CLASSES, **choose: Callable[[int], int]) -> tuple[Seer, ...]:
     """Contenders by name, each with what it sees."""
     table = torch.from_numpy(class_embeddings(text, classes, ("a photo of a {}",))).float()
-    made = processor()
+    made = image_processor()
     return tuple(Seer(name, text.model, made, None, table, rule) for name, rule in choose.items())

@@ -1,4 +1,4 @@
-"""A job that is killed again and again until it ends: run by test_work.py as a process of its own, which forks.
+"""A job that is killed repeatedly until it ends: run by test_resumable.py as a process of its own, which forks.
 
 Forking is safe here alone: one thread, and nothing computed before.
 """
@@ -47,7 +47,7 @@ def averaged(editor: SithEditor, data: Any, processor: Any, output: Path) -> Non
 
 
 def child(job: Callable[[], None], log: int, kill_at: int | None) -> None:
-    """Do the job; tell of every step on disk, and die at one of them where told."""
+    """Do the job; write every step on disk to the log, and die at step ``kill_at``."""
     steps = 0
 
     def step(name: str) -> None:
@@ -73,32 +73,32 @@ def child(job: Callable[[], None], log: int, kill_at: int | None) -> None:
     real_parts, real_pieces = resumable.ResumableJob.parts, resumable.ResumableJob.pieces
 
     def parts(self: Any, job: str, facts: Any, names: Any, make: Any) -> Any:
-        def told(name: str) -> Any:
+        def logged(name: str) -> Any:
             part = make(name)
             step(f"made {job}/{name}")
             return part
 
-        return real_parts(self, job, facts, names, told)
+        return real_parts(self, job, facts, names, logged)
 
     def pieces(self: Any, job: str, facts: Any, make: Any) -> Any:
-        def told(found: Any) -> Any:
+        def logged(found: Any) -> Any:
             for name, part in make(found):
                 step(f"made {job}/{name}")
                 yield name, part
 
-        return real_pieces(self, job, facts, told)
+        return real_pieces(self, job, facts, logged)
 
     resumable.ResumableJob.parts, resumable.ResumableJob.pieces = parts, pieces  # type: ignore[method-assign]
     job()
 
 
 def run(job: Callable[[], None], kill_at: int | None = None, kill_after: int | None = None) -> tuple[int, list[str]]:
-    """The signal that ended a child that did the job (0 for none), and the steps that it told of.
+    """Return the signal that ended a child doing the job (0 for none), and the steps in its log.
 
     Args:
         job: what to do.
         kill_at: the step at which the child kills itself.
-        kill_after: how many steps the child tells of before this process kills it, wherever it then is.
+        kill_after: the number of logged steps after which this process kills the child, wherever it then is.
     """
     read, write = os.pipe()
     process = os.fork()
@@ -111,16 +111,16 @@ def run(job: Callable[[], None], kill_at: int | None = None, kill_after: int | N
         finally:
             os._exit(code)
     os.close(write)
-    told = b""
+    log = b""
     while some := os.read(read, 4096):
-        told += some
-        if kill_after is not None and told.count(b"\n") > kill_after:
+        log += some
+        if kill_after is not None and log.count(b"\n") > kill_after:
             os.kill(process, signal.SIGKILL)
             kill_after = None
     os.close(read)
     _, status = os.waitpid(process, 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return (os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0), told.decode().splitlines()
+    return (os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0), log.decode().splitlines()
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -129,7 +129,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def story(job: Callable[[Path], None], folder: Path, seed: int, rounds: int) -> list[dict[str, Any]]:
-    """Kill a job in several ways, each until it ends; what came of it."""
+    """Kill a job in several ways, each until it ends; return the outcomes."""
     whole = folder / "whole"
     _, steps = run(lambda: job(whole))
     wanted, parts = files(whole), sum(step.startswith("made") for step in steps)
@@ -141,11 +141,11 @@ def story(job: Callable[[Path], None], folder: Path, seed: int, rounds: int) -> 
             # The last runs go to their end, so that every story has one.
             at = chance.randrange(len(steps)) if kills < 4 else None
             if number % 2 == 0:
-                ended, told = run(lambda out=output: job(out), kill_at=at)  # type: ignore[misc]
+                ended, log = run(lambda out=output: job(out), kill_at=at)  # type: ignore[misc]
             else:
                 # It runs on until the signal arrives.
-                ended, told = run(lambda out=output: job(out), kill_after=at and at // 2)  # type: ignore[misc]
-            made += sum(step.startswith("made") for step in told)
+                ended, log = run(lambda out=output: job(out), kill_after=at and at // 2)  # type: ignore[misc]
+            made += sum(step.startswith("made") for step in log)
             if ended == 0:
                 break
             assert ended == signal.SIGKILL
@@ -165,12 +165,12 @@ def story(job: Callable[[Path], None], folder: Path, seed: int, rounds: int) -> 
 
 
 def main() -> None:
-    """``python -m tests.support.killing FOLDER SEED``: print what came of it as JSON."""
+    """``python -m tests.support.killing FOLDER SEED``: print the outcomes as JSON."""
     folder, seed = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
     encoding.BATCH_TOKENS, decompose.ROWS = 60, 32
     from sith_hf.images import DatasetSettings
-    from tests.support import evaluating
+    from tests.support import evaluating, tiny
 
     editor, concepts = tiny_editor(folder), tiny_concepts()
     rows = evaluating.dataset([*range(0, 250, 5), None, b"no picture"])
@@ -185,7 +185,7 @@ def main() -> None:
     result = {"decompose": story(lambda out: explained(editor, concepts, out), _below(folder, "d"), seed, 4)}
     for kind, source in data.items():
         result[kind] = story(
-            lambda out, source=source: averaged(editor, source, evaluating.processor(), out),  # type: ignore[misc]
+            lambda out, source=source: averaged(editor, source, tiny.image_processor(), out),  # type: ignore[misc]
             _below(folder, kind),
             seed,
             2,

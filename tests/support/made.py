@@ -1,4 +1,4 @@
-"""Editors and dictionaries over the tiny models of :mod:`tests.support.tiny`, for tests of what is built upon them."""
+"""Editors and dictionaries over the tiny models of :mod:`tests.support.tiny`."""
 
 from pathlib import Path
 from typing import Any

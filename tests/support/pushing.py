@@ -31,7 +31,7 @@ def outcome(call):
         call()
     except Refused as error:
         message = str(error)
-        # One sentence of ours, with no other error behind it.
+        # One sentence of sith-hf, not chained to another error.
         if "\n" in message or error.chained:
             raise
         return message, error.kinds

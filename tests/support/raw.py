@@ -124,7 +124,7 @@ def random_spec(
 
 
 def by_hand(folder: Path, spec: EditSpec) -> dict[str, torch.Tensor]:
-    """The edited tensors in float64, term by term as DESIGN.md writes them, not rounded."""
+    """The edited tensors in float64, term by term as the method defines them, not rounded."""
     tensors = torch_tensors(folder)
     result: dict[str, torch.Tensor] = {}
     size = spec.row.shape[1]

@@ -1,4 +1,4 @@
-"""One of two processes of a run, started by tests/core/test_distributed.py as a launcher does. Reports by a file."""
+"""One of two processes of a run, started by tests/core/test_distributed.py; it writes a report file."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from sith_hf.files import ResumableJob
 from sith_hf.images import DatasetSettings, mean_of_images
 from sith_hf.images import mean as averaging
 from sith_hf.towers import text_encoder as encoding
-from tests.support import evaluating
+from tests.support import tiny
 from tests.support.made import tiny_concepts, tiny_editor
 
 decompose = import_module("sith_hf.decomposition.decompose")
 
 
 class Cut(Exception):
-    """An error that is none of ours."""
+    """An error that is not a SithError."""
 
 
 def failing(processes: Processes, index: int, error: Exception) -> list[str]:
-    """What each process raises when one of them fails."""
+    """Return what each process raises when one of them fails."""
 
     def do() -> None:
         if processes.rank == index:
@@ -86,7 +86,7 @@ def main() -> None:
         data = DatasetSettings(
             dataset=str(folder / ("shards" if kind == "shards" else "pictures")), streaming=kind != "table"
         )
-        options: dict[str, Any] = {"processor": evaluating.processor(), "batch_size": 2}
+        options: dict[str, Any] = {"processor": tiny.image_processor(), "batch_size": 2}
         many, one = (mean_of_images(editor, data, job=job, **options) for job in (shared, None))
         found[kind] = [
             torch.equal(many.image_mean, one.image_mean),

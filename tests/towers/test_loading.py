@@ -1,4 +1,4 @@
-"""Loading: what is read as it is on disk, and what is refused, by name and with one clear error."""
+"""Loading: weights equal those on disk, and faults are refused by name in one clear error."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def folder(clean, tmp_path):
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    """No test here may ask the Hub, whatever name it gives."""
+    """Fail on every request to the Hub."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 

@@ -1,4 +1,4 @@
-"""Encoding at a text's own length gives what padding to the tower's full length gives."""
+"""Encoding a text at its own length equals encoding it padded to the tower's full length."""
 
 import copy
 
@@ -27,14 +27,14 @@ def model():
 
 
 def legacy_model():
-    """As the checkpoints of 2021 say it: the end token is 2, which means that the largest token is the end."""
+    """The convention of the checkpoints of 2021: end token 2 means that the largest token is the end."""
     config = copy.deepcopy(clip_model().config)
     config.text_config.eos_token_id = 2
     return randomise(CLIPModel(config), 0)
 
 
 def padded_to_the_full_length(model, tokenizer, texts):
-    """The reference, one text at a time: what CLIPProcessor and CLIPModel do together."""
+    """The reference: CLIPProcessor and CLIPModel, one text at a time."""
     rows = []
     for text in texts:
         batch = tokenizer([text], padding="max_length", max_length=77, truncation=True, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""Reading and copying safetensors files: what is written differs from what was read in the replaced bytes alone."""
+"""Reading and copying safetensors files: a copy differs from its source in the replaced bytes only."""
 
 from __future__ import annotations
 

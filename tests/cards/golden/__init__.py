@@ -1,4 +1,4 @@
-"""The cards that tests compare byte for byte, and what they are made of.
+"""The golden cards that tests compare byte for byte, and the objects behind them.
 
 ``python -m tests.cards.golden`` writes them anew.
 

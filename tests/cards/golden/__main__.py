@@ -1,4 +1,4 @@
-"""``python -m tests.cards.golden``: write the golden files anew. Look at what git says has changed."""
+"""``python -m tests.cards.golden``: write the golden files again. Check the diff."""
 
 import tempfile
 from pathlib import Path

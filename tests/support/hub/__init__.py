@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on 127.0.0.1 for tests, spoken to by the unmodified clients.
+"""A Hugging Face Hub on 127.0.0.1 for tests, used by the unmodified clients.
 
 In a test module::
 

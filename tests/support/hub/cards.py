@@ -1,4 +1,4 @@
-"""What the Hub refuses in the metadata of a README.md (a part of it: what a card writer can get wrong)."""
+"""The Hub's validation of the metadata of a README.md, as far as our cards can violate it."""
 
 from __future__ import annotations
 

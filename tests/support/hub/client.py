@@ -90,7 +90,7 @@ def ask(hub: Hub, code: str, **how: Any) -> Any:
 
 
 def leaks(hub: Hub, done: subprocess.CompletedProcess[str] | None = None, *folders: Path) -> list[str]:
-    """Where a token of this Hub is to be read: in the output of a client, or in a file below these folders."""
+    """List the places that contain a token of this Hub: the output of a client, or files below these folders."""
     tokens = [token.encode() for token in hub.secrets()]
     seen = {} if done is None else {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
     for folder in folders:

@@ -1,4 +1,4 @@
-"""The test Hub as tests hold it: its address, tokens, repositories, faults, and the record of every request."""
+"""The test Hub as tests use it: its address, tokens, repositories, faults, and the record of every request."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Hub:
         return self._faults.add(Fault(route, **how))
 
     def heal(self) -> None:
-        """Behave again."""
+        """Remove all faults."""
         self._faults.clear()
 
     def strike(self, call: Call) -> Fault | None:
@@ -122,7 +122,7 @@ class Hub:
             self._requests.clear()
 
     def secrets(self) -> list[str]:
-        """All tokens, for tests that look where they must not be."""
+        """All tokens, for tests that search for leaks."""
         return [*self.store.accounts, self.wrong_token]
 
     def account(self, authorization: str | None) -> Account | None:

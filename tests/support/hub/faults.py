@@ -112,13 +112,13 @@ class Faults:
         self._faults: list[Fault] = []
 
     def add(self, fault: Fault) -> Fault:
-        """Put a fault in force."""
+        """Add a fault."""
         with self._lock:
             self._faults.append(fault)
         return fault
 
     def clear(self) -> None:
-        """Behave again."""
+        """Remove all faults."""
         with self._lock:
             self._faults.clear()
 

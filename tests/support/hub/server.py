@@ -1,4 +1,4 @@
-"""Sockets and HTTP/1.1: reads a request, lets faults have their way, sends the answer."""
+"""Sockets and HTTP/1.1: read a request, apply faults, send the response."""
 
 from __future__ import annotations
 

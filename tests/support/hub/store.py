@@ -1,4 +1,4 @@
-"""What the test Hub keeps: accounts, repositories, immutable commits. No network in here."""
+"""The storage of the test Hub: accounts, repositories, immutable commits. It does no networking."""
 
 from __future__ import annotations
 

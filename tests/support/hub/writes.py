@@ -22,7 +22,7 @@ LFS = {"Content-Type": "application/vnd.git-lfs+json"}
 
 
 def known(call: Call) -> Account:
-    """Who calls; nobody may write without saying."""
+    """The account of the caller; anonymous writes are refused."""
     if call.account is None:
         raise HubError(401, "Invalid username or password.")
     return call.account
@@ -64,7 +64,7 @@ def create(hub: Hub, call: Call) -> Reply:
 
 @on("DELETE", r"/api/repos/delete", "delete_repo")
 def delete_repo(hub: Hub, call: Call) -> Reply:
-    """The end of a repository."""
+    """Delete a repository."""
     kind, namespace, name = named(hub, call)
     hub.store.find(kind, f"{namespace}/{name}", call.account)
     del hub.store.repos[kind, f"{namespace}/{name}"]
@@ -228,7 +228,7 @@ def move_ref(refs: dict[str, str], name: str, sha: str, what: str) -> Reply:
 
 
 def drop_ref(refs: dict[str, str], name: str) -> Reply:
-    """No branch or tag any more."""
+    """Delete a branch or tag."""
     if name == "main" or name not in refs:
         raise HubError(403 if name == "main" else 404, f"Invalid rev id: {name}", "RevisionNotFound")
     del refs[name]
