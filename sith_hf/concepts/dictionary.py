@@ -24,7 +24,6 @@ from sith_hf.files import (
     RowBlocks,
     json_texts,
     library_versions,
-    read_artifact,
     read_file_backed,
     require,
     text_tensors,
@@ -263,9 +262,8 @@ class ConceptDictionary(Pushable):
             "categories": None if self.categories is None else list(self.categories),
             "libraries": library_versions(),
         }
-        tensors: dict[str, Tensor | RowBlocks] = {"embeddings": RowBlocks(self.rows, dtype)}
-        tensors |= text_tensors(self.texts)
-        return write_artifact(folder, DICTIONARY_LAYOUT, tensors, data)
+        rows = RowBlocks(self.rows.shape, dtype, (block.to(dtype) for block in blocks(self.rows)))
+        return write_artifact(folder, DICTIONARY_LAYOUT, {"embeddings": rows, **text_tensors(self.texts)}, data)
 
     @classmethod
     def from_pretrained(
@@ -287,11 +285,9 @@ class ConceptDictionary(Pushable):
             ArtifactError: the file is missing, damaged or not ours, or an embedding is not finite or of unit length.
         """
         path = find_artifact(name_or_path, DICTIONARY_LAYOUT, revision, token)
-        stored: FileBackedRows | None = None
-        if path.stat().st_size <= IN_MEMORY if in_memory is None else in_memory:
-            tensors, data = read_artifact(path, DICTIONARY_LAYOUT)
-        else:
-            tensors, data, stored = read_file_backed(path, DICTIONARY_LAYOUT, "embeddings")
+        if in_memory is None:
+            in_memory = path.stat().st_size <= IN_MEMORY
+        tensors, data, stored = read_file_backed(path, DICTIONARY_LAYOUT, None if in_memory else "embeddings")
         texts, embeddings = texts_of(tensors, path), tensors["embeddings"]
         categories = None if data["categories"] is None else json_texts(data["categories"], f"{path}: categories")
         require(len(texts) == len(embeddings) >= 2, path, "texts and embeddings differ in number")

@@ -19,11 +19,10 @@ from sith_hf.towers.image_mean import ImageMean, image_mean_file, read_image_mea
 from sith_hf.towers.loading import LoadedModel, load_model
 from sith_hf.towers.offload import loader
 from sith_hf.towers.text_encoder import encode_texts, fill_template
-from sith_hf.towers.weights import CHUNK, INDEX, SINGLE, Checkpoint
+from sith_hf.towers.weights import INDEX, Checkpoint
 
 __all__ = [
     "AttentionLayer",
-    "CHUNK",
     "CONFIGS",
     "Checkpoint",
     "INDEX",
@@ -31,7 +30,6 @@ __all__ = [
     "LAYER_PARTS",
     "LoadedModel",
     "PROJECTION",
-    "SINGLE",
     "SUPPORTED",
     "VisionTower",
     "check_family",
