@@ -25,7 +25,7 @@ class Settings(BaseModel):
         """Validate plain data, as YAML or JSON gives it.
 
         Raises:
-            InputError: names ``source`` and the place of every mistake; for an unknown key, also the nearest known one.
+            InputError: the message names ``source``, the place of every mistake, and the nearest key to an unknown one.
         """
         try:
             # Validated as JSON, which converts lists to tuples and nothing else.
@@ -44,11 +44,11 @@ class Settings(BaseModel):
 
 
 def by_key(key: str, values: Sequence[str], default: str | None = None) -> Discriminator:
-    """Tell the settings of a union apart by the value of a key. Annotate each member with ``Tag(f"tag:{value}")``.
+    """Return a discriminator of a union of settings by the value of a key; its members have ``Tag(f"tag:{value}")``.
 
     Args:
-        key: the key that each of them has.
-        values: the value of each, for the complaint about another one.
+        key: the key that each member has.
+        values: its value in each member, for the message about any other.
         default: the value when the key is left out.
     """
 
@@ -73,7 +73,7 @@ def _complaint(root: type[Settings], item: Mapping[str, Any]) -> str:
 
 
 def _keys_at(root: type[Settings], loc: tuple[Any, ...]) -> set[str]:
-    """The keys that are valid at a location below ``root``."""
+    """Return the keys that are valid at a location below ``root``."""
     here: list[type[Settings]] = [root]
     for part in loc:
         if isinstance(part, str) and part.startswith("tag:"):

@@ -1,4 +1,4 @@
-"""The safetensors files of a checkpoint folder: which tensor is where, and copying them with some tensors replaced."""
+"""The files of a checkpoint folder: finding tensors, copying with some replaced, and configurations without paths."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, Header, UnchangedFile, raw_bytes, read_header, read_tensor, write_all
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+CONFIGS = ("config.json", "tokenizer_config.json")
+_PATH_KEYS = ("_name_or_path", "name_or_path")
 # The parts of a CLIPVisionModel of transformers 5; other names stay.
 _BARE = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.")
 
@@ -178,3 +180,14 @@ class Checkpoint:
             return None
         weight_map = {canonical(key): name for key, name in self.index["weight_map"].items()}
         return (json.dumps({**self.index, "weight_map": weight_map}, indent=2) + "\n").encode("utf-8")
+
+
+def published(path: Path) -> bytes | None:
+    """Return a configuration file without the local paths that transformers before 5 saved; None if it has none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        local = [key for key in _PATH_KEYS if str(data.get(key, "")).startswith(("/", "~", ".", "\\"))]
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    kept = {key: value for key, value in data.items() if key not in local}
+    return (json.dumps(kept, indent=2) + "\n").encode("utf-8") if local else None
