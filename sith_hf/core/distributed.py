@@ -60,13 +60,24 @@ class Processes:
         """
         if self.world_size == 1:
             return [do()]
+        from accelerate.utils import gather_object
+
         failure: Exception | None = None
         result: Any = None
         try:
             result = do()
         except Exception as error:
             failure = error
-        found = self._gather_objects((failure and self._portable(failure), result))
+        try:
+            found: list[Any] = gather_object([(failure and self._portable(failure), result)])
+        except RuntimeError as error:
+            # torch.distributed raises this for a broken connection and for a timeout.
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise SithError(
+                f"another of the {self.world_size} processes of this run ended or did not answer for {PART_TIMEOUT} "
+                f"({lines[-1][:200]}). Read its output, free memory if it was killed, and start the same command "
+                "again; no file is half-written"
+            ) from None
         if failure is not None:
             raise failure
         for other, _ in found:
@@ -86,21 +97,6 @@ class Processes:
         if isinstance(error, SithError):
             return type(error)(str(error))
         return RuntimeError(f"rank {self.rank} failed:\n{''.join(traceback.format_exception(error)).strip()}")
-
-    def _gather_objects(self, item: tuple[Any, Any]) -> list[tuple[Any, Any]]:
-        from accelerate.utils import gather_object
-
-        try:
-            found: list[tuple[Any, Any]] = gather_object([item])
-        except RuntimeError as error:
-            # torch.distributed raises this for a broken connection and for a timeout.
-            reason = str(error).strip().splitlines()
-            raise SithError(
-                f"another of the {self.world_size} processes of this run ended or did not answer for {PART_TIMEOUT} "
-                f"({reason[-1][:200] if reason else type(error).__name__}). Read its output, free memory if it was "
-                "killed, and start the same command again; no file is half-written"
-            ) from None
-        return found
 
 
 SINGLE = Processes()

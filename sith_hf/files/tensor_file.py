@@ -19,22 +19,11 @@ from torch import Tensor
 from sith_hf.files.unchanged import UnchangedFile, write_all
 
 DTYPES: Mapping[str, torch.dtype] = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
+    "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64,
+    "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
+    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+}  # fmt: skip
 """The dtypes that sith-hf reads, by their names in a header."""
 
 CHECKSUMS = "checksums"
@@ -238,12 +227,10 @@ class FileBackedRows:
         return torch.Size(self.entry.shape)
 
     def mapped(self, file: FileIO) -> Tensor:
-        """Return all rows as a memory map of the open file, in the stored dtype; changes to it stay in memory."""
-        if not (count := self.shape.numel()):
-            return self._empty(self.shape[0])
-        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        dtype = DTYPES[self.entry.dtype]
-        return torch.frombuffer(memory, dtype=dtype, count=count, offset=self.entry.start).view(self.shape)
+        """Return all rows as a memory map of the open file, in the stored dtype. Raises ValueError without rows."""
+        memory, count = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), self.shape.numel()
+        flat = torch.frombuffer(memory, dtype=DTYPES[self.entry.dtype], count=count, offset=self.entry.start)
+        return flat.view(self.shape)
 
     def block(self, start: int, stop: int) -> Tensor:
         """Return rows ``start`` to ``stop``, float32."""
