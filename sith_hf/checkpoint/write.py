@@ -194,7 +194,7 @@ class EditedTensors(Mapping[str, Tensor]):
     def __init__(self, checkpoint: Checkpoint, spec: EditSpec) -> None:
         self._checkpoint, self._spec = checkpoint, spec
         self._layer_of = {tensor_key(n, part): n for n in spec.layers for part in ("out_weight", "out_bias")}
-        self._held: tuple[int, dict[str, tuple[Tensor, Tensor]]] = (-1, {})
+        self._held: dict[str, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self._layer_of)
@@ -214,17 +214,16 @@ class EditedTensors(Mapping[str, Tensor]):
         for key in self:
             before, after = self._pair(key)
             sizes[key], prints[key] = float((after.double() - before).abs_().max()), tensor_sha256(after)
-            del before, after
-        self._held = (-1, {})
+            del before, after  # or they live while the next layer is read
+        self._held = {}
         return sizes, prints
 
     def _pair(self, key: str) -> tuple[Tensor, Tensor]:
         """A tensor before and after the edit."""
-        layer = self._layer_of[key]
-        if layer != self._held[0]:
-            self._held = (-1, {})  # free one layer before reading the next
-            self._held = layer, self._read(layer)
-        return self._held[1][key]
+        if key not in self._held:
+            self._held = {}  # free one layer before reading the next
+            self._held = self._read(self._layer_of[key])
+        return self._held[key]
 
     def _read(self, layer: int) -> dict[str, tuple[Tensor, Tensor]]:
         keys = [tensor_key(layer, part) for part in ("out_weight", "out_bias")]
@@ -234,9 +233,7 @@ class EditedTensors(Mapping[str, Tensor]):
         found = dict(zip(keys, zip((weight, bias), self._spec.apply(layer, weight, bias), strict=True), strict=True))
         for key, (before, after) in found.items():
             if not torch.isfinite(before).all():
-                raise InputError(
-                    f"{key} in {self._checkpoint.folder} holds NaN or infinity: fetch the checkpoint again"
-                )
+                raise InputError(f"{key} in {self._checkpoint.folder} holds NaN or infinity: download it again")
             if not torch.isfinite(after).all():
                 raise InputError(f"{key} would overflow {after.dtype}: use smaller gains, or a float32 checkpoint")
         return found

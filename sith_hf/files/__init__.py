@@ -16,36 +16,24 @@ from sith_hf.files.artifact import (
 )
 from sith_hf.files.atomic import new_folder, scratch_folder, write_whole
 from sith_hf.files.resumable import Part, ResumableJob
-from sith_hf.files.tensor_file import (
-    DTYPES,
-    Entry,
-    FileBackedRows,
-    Header,
-    RowBlocks,
-    raw_bytes,
-    read_header,
-    read_tensor,
-)
-from sith_hf.files.unchanged import UnchangedFile, write_all
+from sith_hf.files.tensor_file import DTYPES, Entry, FileBackedRows, RowBlocks, TensorFile, raw_bytes
+from sith_hf.files.unchanged import write_all
 
 __all__ = [
     "DTYPES",
     "Entry",
     "FileBackedRows",
-    "Header",
     "Layout",
     "Part",
     "ResumableJob",
     "RowBlocks",
-    "UnchangedFile",
+    "TensorFile",
     "json_texts",
     "library_versions",
     "new_folder",
     "raw_bytes",
     "read_artifact",
     "read_file_backed",
-    "read_header",
-    "read_tensor",
     "require",
     "scratch_folder",
     "text_tensors",

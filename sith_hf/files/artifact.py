@@ -20,18 +20,7 @@ from torch import Tensor
 from sith_hf.core.reading import reason
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files.atomic import write_whole
-from sith_hf.files.tensor_file import (
-    CHECKSUMS,
-    DTYPES,
-    FileBackedRows,
-    Header,
-    RowBlocks,
-    check_checksums,
-    read_header,
-    read_tensor,
-    write_tensors,
-)
-from sith_hf.files.unchanged import UnchangedFile
+from sith_hf.files.tensor_file import CHECKSUMS, DTYPES, FileBackedRows, RowBlocks, TensorFile, write_tensors
 
 AGAIN = "make it again, or fetch it again"
 
@@ -130,51 +119,44 @@ def read_file_backed(
     rows = None
     try:
         # One descriptor for everything: after a writer has replaced the file, a second one would be of another file.
-        with UnchangedFile.first_opened(path) as (source, file):
-            header = read_header(file)
-            _check_identity(path, layout, header)
-            _check_shapes(path, layout, header)
-            check_checksums(source, file, header)
+        with TensorFile.read(path) as (found, file):
+            _check_identity(path, layout, found)
+            _check_shapes(path, layout, found)
+            found.check_sums(file)
             for name in layout.tensors:
-                entry = header.entries[name]
                 if name == backed:
-                    rows = FileBackedRows(source, entry)
+                    rows = FileBackedRows(found, found.entries[name])
                     tensors[name] = rows.mapped(file)
                 else:
-                    tensor = tensors[name] = read_tensor(source, file, entry)
+                    tensor = tensors[name] = found.tensor(file, name)
                     finite = not tensor.is_floating_point() or bool(tensor.isfinite().all())
                     require(finite, path, f"{name} holds NaN or infinity; make the file again")
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise ArtifactError(f"{path} is not a whole safetensors file ({reason(error)}); {AGAIN}") from None
-    return tensors, _data(path, layout, header), rows
+    return tensors, _data(path, layout, found), rows
 
 
-def _check_identity(path: Path, layout: Layout, header: Header) -> None:
-    metadata = header.metadata
-    if metadata.get("format") != layout.format:
-        found = metadata.get("format")
-        raise ArtifactError(f"{path} is not a file of format {layout.format} (its metadata says {found!r})")
-    require(
-        metadata.get("version") == str(layout.version),
-        path,
-        f"version {metadata.get('version')!r} of {layout.format}; this sith-hf reads version {layout.version}: "
-        "install the release that wrote it, or make it again",
-    )
+def _check_identity(path: Path, layout: Layout, file: TensorFile) -> None:
+    kind, version = file.metadata.get("format"), file.metadata.get("version")
+    if kind != layout.format:
+        raise ArtifactError(f"{path} is not a file of format {layout.format} (its metadata says {kind!r})")
+    advice = f"this sith-hf reads version {layout.version}: install the release that wrote it, or make it again"
+    require(version == str(layout.version), path, f"version {version!r} of {layout.format}; {advice}")
     # A damaged name of the checksums must not look like a file of a release without checksums.
-    unknown = sorted(set(metadata) - {"format", "version", "sith", CHECKSUMS})
+    unknown = sorted(set(file.metadata) - {"format", "version", "sith", CHECKSUMS})
     require(not unknown, path, f"its metadata has unknown keys {unknown}; {AGAIN}")
 
 
-def _check_shapes(path: Path, layout: Layout, header: Header) -> None:
+def _check_shapes(path: Path, layout: Layout, file: TensorFile) -> None:
     """Check names, dtypes and shapes before any tensor is read."""
-    found, wanted = set(header.entries), set(layout.tensors)
+    found, wanted = set(file.entries), set(layout.tensors)
     missing, extra = sorted(wanted - found), sorted(found - wanted)
     require(not missing and not extra, path, f"tensors missing {missing}, unexpected {extra}; {AGAIN}")
     sizes: dict[str, int] = {}
     for name, (dtype, axes) in layout.tensors.items():
-        entry, expected = header.entries[name], axes.split()
+        entry, expected = file.entries[name], axes.split()
         dtypes = {dtype, torch.float16, torch.bfloat16} if name in layout.rounded else {dtype}
         require(
             DTYPES.get(entry.dtype) in dtypes and len(entry.shape) == len(expected),
@@ -186,9 +168,9 @@ def _check_shapes(path: Path, layout: Layout, header: Header) -> None:
             require(size == right, path, f"axis {axis} of {name} has {size} entries; expected {right}")
 
 
-def _data(path: Path, layout: Layout, header: Header) -> dict[str, Any]:
+def _data(path: Path, layout: Layout, file: TensorFile) -> dict[str, Any]:
     try:
-        data = json.loads(header.metadata.get("sith", "null"))
+        data = json.loads(file.metadata.get("sith", "null"))
         # NaN and half of a surrogate pair can be read but not written.
         json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except (ValueError, RecursionError):  # a number of thousands of digits is a ValueError

@@ -276,31 +276,30 @@ def _merge(there: Path, work: Path) -> None:
 
 def _merge_files(there: Path, work: Path, names: list[Path]) -> None:
     """Replace one file after the other. A failure puts the old files back; a kill does not."""
-    done: list[tuple[Path, Path | None]] = []
-    with ExitStack() as made:
-        try:
-            for name in names:
-                final, old = there / name, work / "aside" / name
-                made.enter_context(made_parents(final))
-                if os.path.lexists(final):
-                    old.parent.mkdir(parents=True, exist_ok=True)
-                    try:
-                        os.link(final, old)
-                    except (OSError, NotImplementedError):
-                        shutil.copy2(final, old)
-                done.append((final, old if old.exists() else None))
-                os.replace(work / _NEW / name, final)
-                _sync_parent(final)
-        except BaseException:
-            for final, before in reversed(done):
+    with ExitStack() as made, ExitStack() as undo:
+        for name in names:
+            final, old = there / name, work / "aside" / name
+            made.enter_context(made_parents(final))
+            if os.path.lexists(final):
+                old.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    if before is None:
-                        final.unlink(missing_ok=True)
-                    else:
-                        os.replace(before, final)
-                except OSError as error:
-                    raise OutputError(f"{there} is half written: {final} could not be put back ({error})") from error
-            raise
+                    os.link(final, old)
+                except (OSError, NotImplementedError):
+                    shutil.copy2(final, old)
+            undo.callback(_put_back, old, final)
+            os.replace(work / _NEW / name, final)
+            _sync_parent(final)
+        undo.pop_all()
+
+
+def _put_back(old: Path, final: Path) -> None:
+    try:
+        if old.exists():
+            os.replace(old, final)
+        else:
+            final.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{final} could not be put back, its folder is half written ({error})") from error
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -24,8 +24,7 @@ from sith_hf.core.distributed import SINGLE, Processes
 from sith_hf.errors import InputError, OutputError, TemporaryError
 from sith_hf.files.artifact import library_versions
 from sith_hf.files.atomic import hold, made_parents, sweep, write_whole, writing
-from sith_hf.files.tensor_file import CHECKSUMS, check_checksums, read_header, read_tensor, write_tensors
-from sith_hf.files.unchanged import UnchangedFile
+from sith_hf.files.tensor_file import CHECKSUMS, TensorFile, write_tensors
 
 Part = dict[str, Tensor]
 
@@ -159,8 +158,8 @@ class _PartStore:
         """Raise InputError if there are parts of a job with other facts."""
         ours = json.loads(self.facts)
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
-            with suppress(OSError, ValueError, KeyError), UnchangedFile.first_opened(path) as (_, file):
-                known = json.loads(read_header(file).metadata["facts"])
+            with suppress(OSError, ValueError, KeyError), TensorFile.read(path) as (found, _):
+                known = json.loads(found.metadata["facts"])
                 break
         else:
             return
@@ -174,11 +173,10 @@ class _PartStore:
     def get(self, name: str) -> Part | None:
         """Return a part that is there and whole, or None."""
         path = self.folder / f"{name}{SUFFIX}"
-        with suppress(OSError, ValueError, KeyError), UnchangedFile.first_opened(path) as (source, file):
-            header = read_header(file)
-            check_checksums(source, file, header)
-            if header.metadata == {**self._metadata(name), CHECKSUMS: header.metadata[CHECKSUMS]}:
-                return {key: read_tensor(source, file, entry) for key, entry in header.entries.items()}
+        with suppress(OSError, ValueError, KeyError), TensorFile.read(path) as (found, file):
+            found.check_sums(file)
+            if found.metadata == {**self._metadata(name), CHECKSUMS: found.metadata[CHECKSUMS]}:
+                return {key: found.tensor(file, key) for key in found.entries}
         return None
 
     def all(self) -> dict[str, Part]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sith_hf.files.unchanged import UnchangedFile, write_all
+from sith_hf.files.unchanged import UnchangedFile, stamp_of, write_all
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
@@ -52,12 +53,12 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Header:
-    """The header of a safetensors file.
+class TensorFile(UnchangedFile):
+    """A safetensors file as it was when its header was read. Methods raise TemporaryError if it has changed since.
 
     Attributes:
-        raw: its bytes, without the 8 bytes of its length.
-        fields: the JSON object.
+        raw: the bytes of the header, without the 8 bytes of its length.
+        fields: the JSON object in it.
         metadata: its texts; empty if there are none.
         entries: the tensors by name.
     """
@@ -67,31 +68,73 @@ class Header:
     metadata: Mapping[str, str]
     entries: Mapping[str, Entry]
 
+    @classmethod
+    @contextmanager
+    def read(cls, path: Path) -> Iterator[tuple[TensorFile, FileIO]]:
+        """Open a file and read its header; the file is compared with its stamp after the block.
 
-def read_header(file: FileIO) -> Header:
-    """Read and check the header of an open file. Raises ValueError unless it describes every byte of the file."""
-    size = os.fstat(file.fileno()).st_size
-    file.seek(0)
-    length = int.from_bytes(file.read(8), "little")
-    if not 2 <= length <= min(_MAX_HEADER, size - 8):
-        raise ValueError("the length of its header does not fit")
-    raw = file.read(length)
-    try:
-        fields = json.loads(raw.decode("utf-8"), object_pairs_hook=_distinct)
-        metadata = fields.get("__metadata__", {})
-        for text in (*fields, *metadata, *metadata.values()):
-            text.encode("utf-8")  # half of a surrogate pair is a ValueError
-        entries = {key: _entry(key, item, 8 + length) for key, item in fields.items() if key != "__metadata__"}
-    except (AttributeError, KeyError, TypeError, RecursionError):
-        raise ValueError("its header is not a safetensors header") from None
-    at = 8 + length
-    for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.stop)):
-        if entry.start != at:
-            raise ValueError(f"its tensor {entry.key!r} does not begin where another ends")
-        at = entry.stop
-    if at != size:
-        raise ValueError(f"it has {size} bytes, but its header describes {at}")
-    return Header(raw, fields, metadata, entries)
+        Raises:
+            OSError: it cannot be opened.
+            ValueError: the header does not describe every byte of the file.
+        """
+        with FileIO(path) as file:
+            stamp = stamp_of(file)
+            size = stamp[2]
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(_MAX_HEADER, size - 8):
+                raise ValueError("the length of its header does not fit")
+            raw = file.read(length)
+            try:
+                fields = json.loads(raw.decode("utf-8"), object_pairs_hook=_distinct)
+                metadata = fields.get("__metadata__", {})
+                for text in (*fields, *metadata, *metadata.values()):
+                    text.encode("utf-8")  # half of a surrogate pair is a ValueError
+                entries = {key: _entry(key, item, 8 + length) for key, item in fields.items() if key != "__metadata__"}
+            except (AttributeError, KeyError, TypeError, RecursionError):
+                raise ValueError("its header is not a safetensors header") from None
+            at = 8 + length
+            for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.stop)):
+                if entry.start != at:
+                    raise ValueError(f"its tensor {entry.key!r} does not begin where another ends")
+                at = entry.stop
+            if at != size:
+                raise ValueError(f"it has {size} bytes, but its header describes {at}")
+            found = cls(path, stamp, raw, fields, metadata, entries)
+            yield found, file
+            found.check(file)
+
+    def tensor(self, file: FileIO, key: str) -> Tensor:
+        """Read a tensor of one of ``DTYPES`` from an open descriptor into memory of its own."""
+        entry = self.entries[key]
+        tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
+        self.fill(file, raw_bytes(tensor), entry.start)
+        return tensor
+
+    def check_sums(self, file: FileIO) -> None:
+        """Compare header and tensors with the checksums in the metadata: one flipped bit leaves a file otherwise valid.
+
+        Files of earlier releases have no checksums and pass.
+
+        Raises:
+            ValueError: a checksum differs.
+        """
+        if CHECKSUMS not in self.metadata:
+            return
+        try:
+            stated = json.loads(self.metadata[CHECKSUMS])
+            own, tensors = stated["header"], stated["tensors"]
+            blank = self.raw.replace(own.encode("ascii"), _BLANK.encode(), 1)
+            fits = set(tensors) == set(self.entries) and hashlib.sha256(blank).hexdigest() == own
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            fits = False
+        if not fits:
+            raise ValueError("its header does not match its checksum")
+        for key, entry in self.entries.items():
+            digest = hashlib.sha256()
+            for piece in self.pieces(file, entry.start, entry.stop):
+                digest.update(piece)
+            if digest.hexdigest() != tensors[key]:
+                raise ValueError(f"its tensor {key!r} does not match its checksum")
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -115,40 +158,6 @@ def _entry(key: str, item: Any, data_start: int) -> Entry:
 def raw_bytes(tensor: Tensor) -> Any:
     """Return the bytes of a contiguous tensor as an array that shares its memory."""
     return tensor.reshape(-1).view(torch.uint8).numpy()
-
-
-def read_tensor(source: UnchangedFile, file: FileIO, entry: Entry) -> Tensor:
-    """Read a tensor of one of ``DTYPES`` into memory of its own."""
-    tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
-    source.fill(file, raw_bytes(tensor), entry.start)
-    return tensor
-
-
-def check_checksums(source: UnchangedFile, file: FileIO, header: Header) -> None:
-    """Compare header and tensors with the checksums in the metadata: one flipped bit leaves a file otherwise valid.
-
-    Files of earlier releases have no checksums and pass.
-
-    Raises:
-        ValueError: a checksum differs.
-    """
-    if CHECKSUMS not in header.metadata:
-        return
-    try:
-        stated = json.loads(header.metadata[CHECKSUMS])
-        own, tensors = stated["header"], stated["tensors"]
-        blank = header.raw.replace(own.encode("ascii"), _BLANK.encode(), 1)
-        fits = set(tensors) == set(header.entries) and hashlib.sha256(blank).hexdigest() == own
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        fits = False
-    if not fits:
-        raise ValueError("its header does not match its checksum")
-    for key, entry in header.entries.items():
-        digest = hashlib.sha256()
-        for piece in source.pieces(file, entry.start, entry.stop):
-            digest.update(piece)
-        if digest.hexdigest() != tensors[key]:
-            raise ValueError(f"its tensor {key!r} does not match its checksum")
 
 
 @dataclass(frozen=True)

@@ -31,20 +31,11 @@ class UnchangedFile:
 
     Attributes:
         path: its path.
-        stamp: its device, inode, size in bytes and time of modification in nanoseconds.
+        stamp: its :func:`stamp_of` at that time.
     """
 
     path: Path
     stamp: tuple[int, int, int, int]
-
-    @classmethod
-    @contextmanager
-    def first_opened(cls, path: Path) -> Iterator[tuple[UnchangedFile, FileIO]]:
-        """Open a file and take its stamp, which is compared after the block. Raises OSError if it cannot be opened."""
-        with FileIO(path) as file:
-            found = cls(path, _stamp(file))
-            yield found, file
-            found._check(file)
 
     @contextmanager
     def opened(self) -> Iterator[FileIO]:
@@ -54,9 +45,9 @@ class UnchangedFile:
         except OSError as error:
             raise TemporaryError(f"{self.path} could not be read ({error.strerror}): fetch or make it again") from None
         with file:
-            self._check(file)
+            self.check(file)
             yield file
-            self._check(file)
+            self.check(file)
 
     def fill(self, file: FileIO, buffer: Any, start: int) -> None:
         """Read from ``start`` in an open descriptor until ``buffer`` is full."""
@@ -86,8 +77,9 @@ class UnchangedFile:
             for piece in self.pieces(source, start, size):
                 write_all(target, piece)
 
-    def _check(self, file: FileIO) -> None:
-        if _stamp(file) != self.stamp:
+    def check(self, file: FileIO) -> None:
+        """Raise TemporaryError unless an open descriptor has the stamp."""
+        if stamp_of(file) != self.stamp:
             raise TemporaryError(f"{self.path} changed while it was in use: start again without changing it")
 
     def _some(self, count: int | None) -> int:
@@ -103,7 +95,8 @@ def write_all(file: FileIO, content: Any) -> None:
         left = left[file.write(left) :]
 
 
-def _stamp(file: FileIO) -> tuple[int, int, int, int]:
+def stamp_of(file: FileIO) -> tuple[int, int, int, int]:
+    """Return device, inode, size in bytes and time of modification in nanoseconds of an open file."""
     found = os.fstat(file.fileno())
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 

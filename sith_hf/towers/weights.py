@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.files import DTYPES, Entry, Header, UnchangedFile, raw_bytes, read_header, read_tensor, write_all
+from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIGS = ("config.json", "tokenizer_config.json")
@@ -35,15 +35,14 @@ def canonical(key: str) -> str:
 class Shard:
     """One safetensors file. Methods raise TemporaryError if it has changed since its header was read."""
 
-    file: UnchangedFile
-    header: Header
+    file: TensorFile
 
     @classmethod
     def read(cls, path: Path) -> Shard:
         """Read and check the header. Raises InputError unless the file is whole."""
         try:
-            with UnchangedFile.first_opened(path) as (source, file):
-                return cls(source, read_header(file))
+            with TensorFile.read(path) as (found, _):
+                return cls(found)
         except (OSError, ValueError) as error:
             raise InputError(f"{path} is not a whole safetensors file ({error}): fetch the checkpoint again") from None
 
@@ -56,7 +55,7 @@ class Shard:
     def entries(self) -> dict[str, Entry]:
         """The tensors by canonical name. Raises InputError if two have the same."""
         found: dict[str, Entry] = {}
-        for key, entry in self.header.entries.items():
+        for key, entry in self.file.entries.items():
             if canonical(key) in found:
                 raise InputError(f"{self.path} has the tensor {canonical(key)} twice, with and without the prefix")
             found[canonical(key)] = entry
@@ -68,7 +67,7 @@ class Shard:
         if entry.dtype not in DTYPES:
             raise InputError(f"{key} in {self.path} is {entry.dtype}, which sith-hf does not read: convert it")
         with self.file.opened() as file:
-            return read_tensor(self.file, file, entry)
+            return self.file.tensor(file, entry.key)
 
     def chunks(self, key: str) -> Iterator[bytes]:
         """Yield the raw bytes of a tensor, a bounded piece at a time."""
@@ -90,7 +89,7 @@ class Shard:
             InputError: a tensor of another size, or the file changes while it is copied.
         """
         head = self._renamed_header()
-        start = 8 + len(self.header.raw) if head else 0
+        start = 8 + len(self.file.raw) if head else 0
         with target.open("wb", buffering=0) as file:
             write_all(file, head)
             self.file.copy_into(file, start)
@@ -109,7 +108,7 @@ class Shard:
         """The length and bytes of a header with canonical names; empty if all names are canonical."""
         if all(canonical(entry.key) == entry.key for entry in self.entries.values()):
             return b""
-        header = {key if key == "__metadata__" else canonical(key): item for key, item in self.header.fields.items()}
+        header = {key if key == "__metadata__" else canonical(key): item for key, item in self.file.fields.items()}
         encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
         encoded += b" " * (-len(encoded) % 8)
         return len(encoded).to_bytes(8, "little") + encoded
