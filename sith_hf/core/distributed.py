@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The longest wait for one part of a job of another process.
+# The longest wait for another process to finish its part of a job.
 PART_TIMEOUT = timedelta(hours=1)
 # The longest wait of a finished process for the main one to end.
 EXIT_TIMEOUT = timedelta(seconds=10)
@@ -35,8 +35,7 @@ _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that share a job. All ranks must make the same calls of :meth:`all_gather` and :meth:`on_main`,
-    in the same order.
+    """The processes that share a job; all must call :meth:`all_gather` and :meth:`on_main` in the same order.
 
     Attributes:
         world_size: the number of processes.

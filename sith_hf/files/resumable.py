@@ -158,7 +158,8 @@ class _PartStore:
         """Raise InputError if there are parts of a job with other facts."""
         ours = json.loads(self.facts)
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
-            with suppress(OSError, ValueError, KeyError), TensorFile.read(path) as (found, _):
+            with suppress(OSError, ValueError, KeyError), TensorFile.read(path) as (found, file):
+                found.check_sums(file)
                 known = json.loads(found.metadata["facts"])
                 break
         else:

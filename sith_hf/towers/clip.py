@@ -273,9 +273,7 @@ def read_tower(model: Any, companion: Any | None = None) -> VisionTower:
     vision = getattr(model, "vision_model", model)
     stem = "" if vision is model else "vision_model."
     holder = companion if getattr(model, "visual_projection", None) is None else model
-    projection = None
-    if holder is not None:
-        projection = values(holder, PROJECTION, holder.visual_projection.weight)
+    projection = None if holder is None else values(holder, PROJECTION, holder.visual_projection.weight)
     size = vision.post_layernorm.weight.shape[0]
     if projection is not None and projection.shape[1] != size:
         raise InputError(
@@ -284,23 +282,16 @@ def read_tower(model: Any, companion: Any | None = None) -> VisionTower:
         )
 
     def read(path: str) -> Tensor:
-        return _finite(values(model, stem + path, attrgetter(path)(vision)), path)
+        return values(model, stem + path, attrgetter(path)(vision))
 
-    layers = [
-        AttentionLayer(**{part: read(f"encoder.layers.{number}.{path}") for part, path in LAYER_PARTS.items()})
-        for number in range(len(vision.encoder.layers))
-    ]
     return VisionTower(
         num_heads=vision.config.num_attention_heads,
-        layers=tuple(layers),
+        layers=tuple(
+            AttentionLayer(**{part: read(f"encoder.layers.{number}.{path}") for part, path in LAYER_PARTS.items()})
+            for number in range(len(vision.encoder.layers))
+        ),
         post_norm_weight=read("post_layernorm.weight"),
         post_norm_bias=read("post_layernorm.bias"),
         post_norm_eps=vision.post_layernorm.eps,
-        projection=None if projection is None else _finite(projection, PROJECTION),
+        projection=projection,
     )
-
-
-def _finite(tensor: Tensor, name: str) -> Tensor:
-    if not torch.isfinite(tensor).all():
-        raise InputError(f"{name} holds NaN or infinity: the checkpoint is damaged, download it again")
-    return tensor.detach()

@@ -69,14 +69,8 @@ class ImageMean:
         mean = tensors["image_mean"]
         some = data["count"] > 0 or "estimate" in data["source"]
         require(some and float(mean.norm()) < 1, path, "it is not a mean of unit vectors")
-        return cls(
-            image_mean=mean,
-            count=data["count"],
-            skipped=data["skipped"],
-            base=BaseRef.from_json(data["base"]),
-            source=data["source"],
-            images_sha256=data["images_sha256"],
-        )
+        same = {name: data[name] for name in ("count", "skipped", "source", "images_sha256")}
+        return cls(image_mean=mean, base=BaseRef.from_json(data["base"]), **same)
 
     def check(self, tower: VisionTower) -> None:
         """Raise BaseMismatch unless ``tower`` has the weights that embedded the images."""

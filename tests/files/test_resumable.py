@@ -217,6 +217,14 @@ def test_without_a_finished_part_any_job_may_begin(tmp_path):
     assert resumed(tmp_path / "out", {"weights": "v"}) == NAMES
 
 
+def test_a_part_with_damaged_facts_is_made_again(tmp_path):
+    output = tmp_path / "out"
+    interrupted(output)
+    path = part_file(output, "a")
+    path.write_bytes(path.read_bytes().replace(b'weights\\": \\"w', b'weights\\": \\"v'))
+    assert resumed(output) == ["a", "c"]
+
+
 def test_parts_whose_facts_are_lost_are_made_again(tmp_path):
     output = tmp_path / "out"
     interrupted(output)
