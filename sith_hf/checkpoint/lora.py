@@ -1,8 +1,8 @@
 """Export an edit as a LoRA adapter that ``peft`` loads beside the base.
 
-An edit adds a low-rank matrix and a constant to the output projection of a layer, exactly what a LoRA adapter with a
-bias holds. The files have the layout that peft documents
-(https://huggingface.co/docs/peft/developer_guides/checkpoint), so that only loading them needs peft.
+An edit adds a low-rank matrix and a constant to the output projection of a layer, as a LoRA adapter with a bias does.
+The files have the layout that peft documents (https://huggingface.co/docs/peft/developer_guides/checkpoint); the
+export does not need peft.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sith_hf.files import library_versions, new_folder
 from sith_hf.hub import CARD
 from sith_hf.towers import SUPPORTED, tensor_key
 
-# The names of peft's two files, and the prefix of every module's name in a peft model.
+# peft's two files, and its prefix of every module's name.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _WRAPPED = "base_model.model."
 
@@ -50,10 +50,10 @@ class LoraFactors:
 
 
 def lora_factors(spec: EditSpec) -> dict[int, LoraFactors]:
-    """Write the edit of each layer as a product of two factors, terms in the order of the spec (Method, sec. 6).
+    """Return the edit of each layer as a product of two factors, terms in the order of the spec (Method, sec. 6).
 
-    The largest entries of a term's two factors are balanced to within a factor of two, so that both survive half
-    precision. The scale is a power of two, which rounds nothing.
+    The largest entries of a term's two factors are balanced to within a factor of two by a power of two, which rounds
+    nothing, so that both survive half precision.
 
     Raises:
         InputError: a change beyond float32.
@@ -68,7 +68,8 @@ def lora_factors(spec: EditSpec) -> dict[int, LoraFactors]:
         for number, i in enumerate(here):
             start = int(spec.head[i]) * head_size
             read, write = spec.row[i].double(), (float(spec.gain[i]) - 1) * spec.write[i].double()
-            scale = _balance(float(read.abs().max()), float(write.abs().max()))
+            one, other = float(read.abs().max()), float(write.abs().max())
+            scale = 2.0 ** round((math.log2(other) - math.log2(one)) / 2) if one and other else 1.0
             down[number, start : start + head_size] = read * scale
             up[:, number] = write / scale
         factors = LoraFactors(down.float(), up.float(), change.bias.float())
@@ -79,22 +80,15 @@ def lora_factors(spec: EditSpec) -> dict[int, LoraFactors]:
     return found
 
 
-def _balance(one: float, other: float) -> float:
-    """Return the power of two that balances sizes ``one``, to be multiplied, and ``other``, to be divided by it."""
-    if not one or not other:
-        return 1.0
-    return 2.0 ** round((math.log2(other) - math.log2(one)) / 2)
-
-
 @cache
 def output_projection(architecture: str) -> str:
     """Return the name of the output projections in a model of this class, with ``{layer}`` for the layer's number.
 
-    It is read from the installed ``transformers``: an adapter with another name would edit nothing, and since
-    transformers 5.6 a ``CLIPVisionModel`` has other names than the two classes that contain one.
+    It is read from the installed ``transformers``: an adapter with another name would edit nothing, and from
+    transformers 5.6 on a ``CLIPVisionModel`` has other names than the two classes that contain one.
 
     Raises:
-        UnsupportedModel: another class than the supported ones.
+        UnsupportedModel: the class is not supported.
     """
     known = [name for names in SUPPORTED.values() for name in names]
     if architecture not in known:
@@ -106,7 +100,7 @@ def output_projection(architecture: str) -> str:
     config = model_class.config_class(**({"vision_config": vision} if architecture == "CLIPModel" else vision))
     with torch.device("meta"):
         model = model_class(config)
-    # The text tower, of another width, has layers of the same names.
+    # The text tower has layers of the same names, but another width.
     (name,) = [
         name
         for name, module in model.named_modules()
@@ -162,57 +156,48 @@ def export_adapter(
 
     ``PeftModel.from_pretrained(base, folder)`` is the edited model, for a ``base`` of the class ``architecture`` with
     the weights that the edit was made for; peft does not check these. The adapter's scale is the strength of the
-    edit, bias included. The export does not need peft.
+    edit, bias included.
 
     Args:
         spec: the edit.
         folder: a folder that does not exist or is empty.
         architecture: the class of the base: ``CLIPModel``, ``CLIPVisionModel`` or ``CLIPVisionModelWithProjection``.
             An adapter for the first also fits the last; the second needs its own.
-        overwrite: replace a ``folder`` that is not empty, after the new one is complete.
+        overwrite: replace a ``folder`` that is not empty, once the new one is complete.
 
     Returns:
         the folder.
 
     Raises:
-        InputError: a spec that changes nothing, or a revert; a folder in use; a change beyond float32.
-        UnsupportedModel: another class.
-        OutputError: the folder could not be written; it is as it was.
+        InputError: a spec that changes nothing or reverts, a folder that is not empty, or a change beyond float32.
+        UnsupportedModel: the class is not supported.
+        OutputError: the folder could not be written; it is unchanged.
     """
     if not spec:
         raise InputError("the edit changes nothing: every gain is 1")
     if spec.reverts:
         raise InputError("this spec removes an edit: export the edit itself, and unload its adapter to get the base")
     config, factors = adapter_config(spec, architecture), lora_factors(spec)
-    content = save(_tensors(factors, output_projection(architecture)), {"format": "pt"})
+    tensors: dict[str, Tensor] = {}
+    for layer, one in factors.items():
+        stem = _WRAPPED + output_projection(architecture).format(layer=layer)
+        tensors |= {f"{stem}.lora_A.weight": one.down, f"{stem}.lora_B.weight": one.up, f"{stem}.lora_B.bias": one.bias}
     card = adapter_card(spec, config)
-    # Protect a local base from being overwritten, else at least this program.
+    # Do not overwrite a local base, nor this program.
     local = os.path.isfile(os.path.join(spec.base.name, "config.json"))
     source = Path(spec.base.name) if local else Path(__file__)
     with new_folder(Path(folder), source=source, overwrite=overwrite) as work:
         (work / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        (work / WEIGHTS).write_bytes(content)
+        (work / WEIGHTS).write_bytes(save(tensors, {"format": "pt"}))
         (work / CARD).write_text(card, encoding="utf-8")
     return Path(folder)
-
-
-def _tensors(factors: Mapping[int, LoraFactors], name: str) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for layer, one in factors.items():
-        stem = _WRAPPED + name.format(layer=layer)
-        tensors |= {f"{stem}.lora_A.weight": one.down, f"{stem}.lora_B.weight": one.up, f"{stem}.lora_B.bias": one.bias}
-    return {key: tensor.contiguous() for key, tensor in tensors.items()}
 
 
 def adapter_card(spec: EditSpec, config: Mapping[str, Any]) -> str:
     """Return the README.md of an adapter with this ``adapter_config.json``."""
     base = config["base_model_name_or_path"]
-    metadata = ModelCardData(
-        base_model=base,
-        base_model_relation=None if base is None else "adapter",
-        library_name="peft",
-        tags=[*TAGS, "lora"],
-    )
+    relation = None if base is None else "adapter"
+    metadata = ModelCardData(base_model=base, base_model_relation=relation, library_name="peft", tags=[*TAGS, "lora"])
     rows = vector_rows(spec)
     keys = [tensor_key(layer, part) for layer in spec.layers for part in ("out_weight", "out_bias")]
     body = render(

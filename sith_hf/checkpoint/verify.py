@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import filecmp
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -17,20 +17,20 @@ from sith_hf.checkpoint.write import EditedTensors, check_base, locate, other_fi
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import CARD, is_generated
-from sith_hf.towers import CHUNK, CONFIGS, Checkpoint, published
+from sith_hf.towers import CONFIGS, Checkpoint, published
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What :func:`verify` found.
+    """The findings of :func:`verify`.
 
     Attributes:
-        edited: how many tensors the spec changes, and are as it says.
-        identical: how many tensors have the base's bytes.
-        files: how many other files have the base's bytes.
-        deviation: the largest distance of an edited entry from what the spec says, in units of the dtype's rounding
-            at that entry; 0 where the bytes are equal.
-        problems: one sentence for each thing that is not as it should be.
+        edited: the number of tensors that are the base with the spec applied.
+        identical: the number of tensors with the bytes of the base.
+        files: the number of other files with the bytes of the base.
+        deviation: the largest distance of an edited entry from its expected value, in units of the dtype's rounding
+            at that entry; 0 if the bytes are equal.
+        problems: one sentence for each difference.
     """
 
     edited: int
@@ -45,7 +45,7 @@ class Verification:
         return not self.problems
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; JSON has no infinity, so a deviation without a bound is None."""
+        """Return a JSON object; an infinite deviation becomes None."""
         deviation = self.deviation if math.isfinite(self.deviation) else None
         return {**vars(self), "deviation": deviation, "problems": list(self.problems), "ok": self.ok}
 
@@ -53,19 +53,16 @@ class Verification:
 def verify(
     edited: str | Path, base: str | Path | None = None, spec: EditSpec | None = None, *, progress: bool = False
 ) -> Verification:
-    """Check that ``edited`` is ``base`` with ``spec`` written in, and nothing else.
+    """Check that ``edited`` is ``base`` with ``spec`` applied, and nothing else. Differences are returned, not raised.
 
     Args:
         edited: folder or Hub id of the edited checkpoint.
-        base: folder or Hub id of its base; the one that the spec names when None.
-        spec: the edit; the one in the folder's ``sith/`` when None.
+        base: folder or Hub id of its base; when None, the one named in the spec.
+        spec: the edit; when None, the one in the folder's ``sith/``.
         progress: show a bar on stderr.
 
-    Returns:
-        the findings: differences are reported, not raised.
-
     Raises:
-        InputError, ArtifactError: something is missing or damaged.
+        InputError, ArtifactError: a checkpoint or the spec is missing or damaged.
         BaseMismatch: ``base`` is not the base of the spec.
     """
     theirs = Checkpoint.read(locate(edited))
@@ -75,7 +72,7 @@ def verify(
     except InputError as error:
         if base is not None:
             raise
-        raise InputError(f"{error}. The edit names {spec.base.name} as its base; say where that is (--base)") from None
+        raise InputError(f"{error}. This is the base named in the edit: name its folder or Hub id (--base)") from None
     check_base(ours, spec)
     expected = EditedTensors(ours, spec)
     problems: list[str] = []
@@ -90,7 +87,7 @@ def verify(
         elif key in expected:
             distance = roundings_apart(theirs.tensor(key), expected[key])
             worst = max(worst, distance)
-            # The same sum on another machine may be rounded the other way, and no further.
+            # Another machine may round the same sum the other way, but no further.
             if distance > 1:
                 problems.append(f"tensor {key} is not the base with the edit: {distance:.3g} roundings away")
             else:
@@ -98,13 +95,13 @@ def verify(
         elif all(a == b for a, b in zip_longest(ours.where[key].chunks(key), theirs.where[key].chunks(key))):
             identical += 1
         else:
-            problems.append(f"tensor {key} differs from the base, and the edit does not touch it")
-    same, complaints = _compare_files(ours, theirs)
-    return Verification(changed, identical, same, worst, (*problems, *complaints))
+            problems.append(f"tensor {key} differs from the base, but the edit does not touch it")
+    same, differences = _compare_files(ours, theirs)
+    return Verification(changed, identical, same, worst, (*problems, *differences))
 
 
 def roundings_apart(found: Tensor, expected: Tensor) -> float:
-    """The largest distance of entries in units of the rounding of their dtype; infinity for NaN."""
+    """Return the largest distance of entries in units of the rounding of their dtype; infinity for NaN."""
     if torch.equal(found, expected):
         return 0.0
     info = torch.finfo(expected.dtype)
@@ -115,8 +112,12 @@ def roundings_apart(found: Tensor, expected: Tensor) -> float:
 
 
 def _compare_files(ours: Checkpoint, theirs: Checkpoint) -> tuple[int, list[str]]:
+    """Return how many other files are the same, and the differences."""
     here, there = other_files(ours), other_files(theirs)
-    for name in _of_the_hub(there):
+    # Publishing adds a file of the Hub and replaces the card.
+    card = there.get(CARD)
+    generated = card is not None and is_generated(card.read_text(encoding="utf-8", errors="replace"))
+    for name in (".gitattributes", CARD) if generated else (".gitattributes",):
         here.pop(name, None)
         there.pop(name, None)
     # Hidden files are not published.
@@ -130,22 +131,6 @@ def _compare_files(ours: Checkpoint, theirs: Checkpoint) -> tuple[int, list[str]
     return len(shared) - len(different), problems
 
 
-def _of_the_hub(files: Mapping[str, Path]) -> tuple[str, ...]:
-    """What publishing changes beside the weights: the Hub's own file, and the card where it is ours."""
-    card = files.get(CARD)
-    ours = card is not None and is_generated(card.read_text(encoding="utf-8", errors="replace"))
-    return (".gitattributes", CARD) if ours else (".gitattributes",)
-
-
 def _same(name: str, ours: Path, theirs: Path) -> bool:
-    return _same_bytes(ours, theirs) or (name in CONFIGS and published(ours) == theirs.read_bytes())
-
-
-def _same_bytes(one: Path, other: Path) -> bool:
-    with one.open("rb") as a, other.open("rb") as b:
-        while True:
-            left, right = a.read(CHUNK), b.read(CHUNK)
-            if left != right:
-                return False
-            if not left:
-                return True
+    same = filecmp.cmp(ours, theirs, shallow=False)
+    return same or (name in CONFIGS and published(ours) == theirs.read_bytes())

@@ -24,7 +24,6 @@ from sith_hf.files import (
     RowBlocks,
     json_texts,
     library_versions,
-    read_artifact,
     read_file_backed,
     require,
     text_tensors,
@@ -36,10 +35,10 @@ from sith_hf.pursuit import Atoms, CentredAtoms, TensorAtoms, blocks, centred, t
 from sith_hf.towers import encode_texts, fill_template
 
 IN_MEMORY = 2**28
-"""Bytes of embeddings (256 MB) up to which they are read into memory; larger ones stay in their file."""
+"""Files of more bytes (256 MB) are not read into memory."""
 
 ROUNDED = {torch.float32: 1e-3, torch.float16: 1e-3, torch.bfloat16: 5e-3}
-"""How far the length of an embedding may be from one, by the dtype on disk."""
+"""The largest deviation of an embedding's length from one, by the dtype on disk."""
 
 DICTIONARY_LAYOUT = Layout(
     format="sith-hf/dictionary",
@@ -67,8 +66,8 @@ DICTIONARY_LAYOUT = Layout(
 class ConceptDictionary(Pushable):
     """M concepts and, once encoded, their embeddings by one text tower.
 
-    Make one with :meth:`from_texts`, :meth:`from_file`, :meth:`from_dataset` or :meth:`builtin`, then
-    :meth:`encode` it (``SithEditor.decompose`` does so by itself).
+    Make one with :meth:`from_texts`, :meth:`from_file`, :meth:`from_dataset` or :meth:`builtin`, then :meth:`encode`
+    it (``SithEditor.decompose`` does that itself).
 
     Attributes:
         texts: the M concepts: trimmed, unique ignoring case.
@@ -130,7 +129,7 @@ class ConceptDictionary(Pushable):
 
     @classmethod
     def from_file(cls, path: str | Path, *, template: str | None = None) -> ConceptDictionary:
-        """Read a text file: UTF-8, one concept per line. Raises InputError as :meth:`from_texts` does."""
+        """Read a UTF-8 text file with one concept per line. Raises InputError as for :meth:`from_texts`."""
         lines = lines_of(path)
         try:
             return cls.from_texts(lines, template=template)
@@ -156,7 +155,7 @@ class ConceptDictionary(Pushable):
             template: a prompt template.
 
         Raises:
-            InputError: no such dataset or column, or invalid texts (see :meth:`from_texts`).
+            InputError: the dataset or column does not exist, or as for :meth:`from_texts`.
         """
         return cls.from_texts(column_of(dataset, column, split, revision), template=template)
 
@@ -201,7 +200,7 @@ class ConceptDictionary(Pushable):
     def streamed_atoms(self) -> Atoms:
         """Centred embeddings of unit length, ``[M, P]`` float32, for pursuit (Method, sec. 3).
 
-        For large dictionaries and those in a file, computed block by block, without a second copy in memory.
+        Those of large and file-backed dictionaries are computed block by block, without a copy in memory.
         """
         if self.stored is None and self._encoded().nbytes <= IN_MEMORY:
             return TensorAtoms(self.atoms)
@@ -239,8 +238,8 @@ class ConceptDictionary(Pushable):
         """Return a ``datasets.Dataset`` with a row per concept: ``concept`` and, if known, ``category``."""
         from datasets import Dataset
 
-        columns = {"concept": list(self.texts)}
-        return Dataset.from_dict(columns if self.categories is None else {**columns, "category": [*self.categories]})
+        categories = {} if self.categories is None else {"category": list(self.categories)}
+        return Dataset.from_dict({"concept": list(self.texts), **categories})
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         """Write ``dictionary.safetensors`` into ``folder``.
@@ -263,9 +262,8 @@ class ConceptDictionary(Pushable):
             "categories": None if self.categories is None else list(self.categories),
             "libraries": library_versions(),
         }
-        tensors: dict[str, Tensor | RowBlocks] = {"embeddings": RowBlocks(self.rows, dtype)}
-        tensors |= text_tensors(self.texts)
-        return write_artifact(folder, DICTIONARY_LAYOUT, tensors, data)
+        rows = RowBlocks(self.rows.shape, dtype, (block.to(dtype) for block in blocks(self.rows)))
+        return write_artifact(folder, DICTIONARY_LAYOUT, {"embeddings": rows, **text_tensors(self.texts)}, data)
 
     @classmethod
     def from_pretrained(
@@ -280,18 +278,16 @@ class ConceptDictionary(Pushable):
 
         Args:
             name_or_path, revision, token: the folder or repository.
-            in_memory: whether to read the embeddings into memory; when None, for files of up to 256 MB. Otherwise they
+            in_memory: whether to read the embeddings into memory; when None, files of up to 256 MB are. Otherwise they
                 stay in the file, which must not change while the dictionary is in use.
 
         Raises:
-            ArtifactError: the file is missing, damaged or not ours, or an embedding is not finite or of unit length.
+            ArtifactError: the file is missing, damaged or of another kind, or an embedding is not of unit length.
         """
         path = find_artifact(name_or_path, DICTIONARY_LAYOUT, revision, token)
-        stored: FileBackedRows | None = None
-        if path.stat().st_size <= IN_MEMORY if in_memory is None else in_memory:
-            tensors, data = read_artifact(path, DICTIONARY_LAYOUT)
-        else:
-            tensors, data, stored = read_file_backed(path, DICTIONARY_LAYOUT, "embeddings")
+        if in_memory is None:
+            in_memory = path.stat().st_size <= IN_MEMORY
+        tensors, data, stored = read_file_backed(path, DICTIONARY_LAYOUT, None if in_memory else "embeddings")
         texts, embeddings = texts_of(tensors, path), tensors["embeddings"]
         categories = None if data["categories"] is None else json_texts(data["categories"], f"{path}: categories")
         require(len(texts) == len(embeddings) >= 2, path, "texts and embeddings differ in number")
@@ -318,5 +314,5 @@ def _check_rows(embeddings: Atoms, tolerance: float, path: Path) -> None:
     for block in blocks(embeddings):
         length = block.float().norm(dim=-1)
         require(bool(length.isfinite().all()), path, "embeddings holds NaN or infinity; make the file again")
-        unit = bool(((length - 1).abs() <= tolerance).all())
-        require(unit, path, "the embeddings are not of unit length; make the file again")
+        close = bool(((length - 1).abs() <= tolerance).all())
+        require(close, path, "the embeddings are not of unit length; make the file again")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sith_hf.core.reading import reason
 from sith_hf.errors import InputError
 
 MAX_CHARACTERS = 1000
@@ -17,34 +18,28 @@ def distinct(given: Iterable[object]) -> tuple[tuple[str, ...], tuple[int, ...],
     """Normalise texts and remove blank and repeated ones, ignoring case.
 
     Returns:
-        The remaining texts, their indices in ``given``, and the number of blank texts.
+        the remaining texts, their indices in ``given``, and the number of blank texts.
 
     Raises:
         InputError: an item that is no text or longer than 1000 characters, or fewer than two texts left.
     """
-    seen: dict[str, int] = {}
-    kept: list[str] = []
+    kept: dict[str, tuple[int, str]] = {}
     blank = 0
     for number, text in enumerate(given):
         if not isinstance(text, str):
             raise InputError(f"concept {number + 1} must be a text; got {type(text).__name__}")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise InputError(
-                f"concept {number + 1} cannot be written as UTF-8: it has half of a surrogate pair"
-            ) from None
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise InputError(f"concept {number + 1} cannot be written as UTF-8: it has half of a surrogate pair")
         if len(text) > MAX_CHARACTERS:
             raise InputError(f"concept {number + 1} has {len(text)} characters; the limit is {MAX_CHARACTERS}")
         clean = tidy(text)
-        if not clean:
+        if clean:
+            kept.setdefault(clean.casefold(), (number, clean))
+        else:
             blank += 1
-        elif clean.casefold() not in seen:
-            seen[clean.casefold()] = number
-            kept.append(clean)
     if len(kept) < 2:
         raise InputError(f"a dictionary needs at least two different concepts; got {len(kept)}")
-    return tuple(kept), tuple(seen.values()), blank
+    return tuple(clean for _, clean in kept.values()), tuple(number for number, _ in kept.values()), blank
 
 
 def lines_of(path: str | Path) -> list[str]:
@@ -52,24 +47,21 @@ def lines_of(path: str | Path) -> list[str]:
     try:
         raw = Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: the concepts could not be read ({reason})") from None
+        raise InputError(f"{path}: the concepts could not be read ({reason(error)})") from None
     raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
         lines = raw.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise InputError(f"{path}, line {line}: not UTF-8: save the file as UTF-8, one concept per line") from None
-    if lines[-1] == "":
-        lines.pop()
-    return lines
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def column_of(dataset: Any, column: str, split: str, revision: str | None) -> list[Any]:
     """Return a column of a ``datasets.Dataset``, or of a name or folder for ``load_dataset``.
 
     Raises:
-        InputError: no such dataset or column.
+        InputError: the dataset or column does not exist.
     """
     if isinstance(dataset, (str, Path)):
         import datasets
@@ -77,8 +69,8 @@ def column_of(dataset: Any, column: str, split: str, revision: str | None) -> li
         try:
             dataset = datasets.load_dataset(str(dataset), split=split, revision=revision)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"dataset {dataset}: could not be loaded ({reason})") from None
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"dataset {dataset}: could not be loaded ({first_line})") from None
     columns = getattr(dataset, "column_names", None)
     if not isinstance(columns, list):
         raise InputError(
@@ -95,11 +87,7 @@ def tidy(text: str) -> str:
 
 
 def position(texts: Sequence[str], concept: str) -> int | None:
-    """Return the index of ``concept`` in ``texts``, ignoring case, or None.
-
-    Raises:
-        InputError: the concept is no text, or blank.
-    """
+    """Return the index of ``concept`` in ``texts``, ignoring case, or None. Raises InputError for a blank concept."""
     if not isinstance(concept, str) or not tidy(concept):
         raise InputError(f"a concept must be a text that is not blank; got {concept!r}")
     wanted = tidy(concept).casefold()

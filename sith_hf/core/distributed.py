@@ -1,7 +1,6 @@
-"""Several processes on one job, as ``torchrun`` and ``accelerate launch`` start them, or a single one.
+"""The processes of one job, as ``torchrun`` and ``accelerate launch`` start them, or a single one.
 
-The words are those of ``torch.distributed``: the world size is the number of processes, the rank of a process is its
-number from 0, and rank 0 is the main process.
+World size and rank are those of ``torch.distributed``; rank 0 is the main process.
 """
 
 from __future__ import annotations
@@ -17,17 +16,16 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sith_hf import errors
-from sith_hf.errors import InputError, SithError
+from sith_hf.errors import InputError, MissingExtra, SithError
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
 
-# The longest that one part of a job may take in one process while the others wait for it.
+# The longest wait for another process to finish its part of a job.
 PART_TIMEOUT = timedelta(hours=1)
-# The longest that a finished process waits for the main one to end.
+# The longest wait of a finished process for the main one to end.
 EXIT_TIMEOUT = timedelta(seconds=10)
 
 # Environment variables of the launchers; accelerate's PartialState reads the same.
@@ -37,8 +35,7 @@ _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that share a job. All ranks must make the same calls of :meth:`all_gather` and :meth:`on_main`,
-    in the same order.
+    """The processes that share a job; all must call :meth:`all_gather` and :meth:`on_main` in the same order.
 
     Attributes:
         world_size: the number of processes.
@@ -62,18 +59,29 @@ class Processes:
         """
         if self.world_size == 1:
             return [do()]
+        from accelerate.utils import gather_object
+
         failure: Exception | None = None
         result: Any = None
         try:
             result = do()
         except Exception as error:
             failure = error
-        found = self._gather_objects((None if failure is None else _serialize(failure), result))
+        try:
+            found: list[Any] = gather_object([(failure and self._portable(failure), result)])
+        except RuntimeError as error:
+            # torch.distributed raises this for a broken connection and for a timeout.
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise SithError(
+                f"another of the {self.world_size} processes of this run ended or did not answer for {PART_TIMEOUT} "
+                f"({lines[-1][:200]}). Read its output, free memory if it was killed, and start the same command "
+                "again; no file is half-written"
+            ) from None
         if failure is not None:
             raise failure
-        for rank, (serialized, _) in enumerate(found):
-            if serialized is not None:
-                raise _deserialize(rank, *serialized)
+        for other, _ in found:
+            if other is not None:
+                raise other
         return [result for _, result in found]
 
     def on_main(self, do: Callable[[], T]) -> T:
@@ -81,20 +89,13 @@ class Processes:
         results: list[Any] = self.all_gather(lambda: do() if self.is_main else None)
         return results[0]  # type: ignore[no-any-return]
 
-    def _gather_objects(self, item: tuple[Any, Any]) -> list[tuple[Any, Any]]:
-        from accelerate.utils import gather_object
-
-        try:
-            found: list[tuple[Any, Any]] = gather_object([item])
-        except RuntimeError as error:
-            # torch.distributed raises this for a broken connection and for a timeout.
-            reason = str(error).strip().splitlines()
-            raise SithError(
-                f"another of the {self.world_size} processes of this run ended or did not answer for {PART_TIMEOUT} "
-                f"({reason[-1][:200] if reason else type(error).__name__}). Read its output, free memory if it was "
-                "killed, and start the same command again; no file is half-written"
-            ) from None
-        return found
+    def _portable(self, error: Exception) -> Exception:
+        """Return an error that other processes can unpickle: our own class, or RuntimeError with the traceback."""
+        if isinstance(error, MissingExtra):  # composes its message from other arguments
+            return SithError(str(error))
+        if isinstance(error, SithError):
+            return type(error)(str(error))
+        return RuntimeError(f"rank {self.rank} failed:\n{''.join(traceback.format_exception(error)).strip()}")
 
 
 SINGLE = Processes()
@@ -183,18 +184,3 @@ def _from_environment(names: tuple[str, ...], default: int) -> int:
         with suppress(ValueError):
             return int(os.environ.get(name, ""))
     return default
-
-
-def _serialize(error: Exception) -> tuple[str | None, str]:
-    """An error for another process: the name of its class if it is ours, and its message."""
-    if isinstance(error, SithError):
-        return type(error).__name__, str(error)
-    return None, "".join(traceback.format_exception(error)).strip()
-
-
-def _deserialize(rank: int, name: str | None, message: str) -> Exception:
-    if name is None:
-        return RuntimeError(f"rank {rank} failed:\n{message}")
-    kind = getattr(errors, name, SithError)
-    # MissingExtra composes its message from other arguments.
-    return SithError(message) if kind is errors.MissingExtra else kind(message)

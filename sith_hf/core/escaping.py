@@ -29,10 +29,9 @@ def escape_texts(texts: Sequence[str], marks: str = "") -> str:
         marks: characters with a meaning in the surrounding text, such as ``"<>"``; none of JSON's own syntax.
     """
     text = json.dumps(list(texts), ensure_ascii=False)
-    return "".join(_escaped(c) if c in marks or unicodedata.category(c) in _HIDDEN else c for c in text)
 
+    def escaped(character: str) -> str:
+        # json escapes everything but ASCII, and writes characters above U+FFFF as a surrogate pair.
+        return f"\\u{ord(character):04x}" if character.isascii() else json.dumps(character)[1:-1]
 
-def _escaped(character: str) -> str:
-    # json writes characters above U+FFFF as a surrogate pair.
-    escaped = json.dumps(character, ensure_ascii=True)[1:-1]
-    return escaped if escaped != character else f"\\u{ord(character):04x}"
+    return "".join(escaped(c) if c in marks or unicodedata.category(c) in _HIDDEN else c for c in text)

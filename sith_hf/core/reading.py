@@ -1,4 +1,4 @@
-"""Read a file that a user names."""
+"""Read a file that the user names, and say why it could not be read."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 
 
+def reason(error: Exception) -> object:
+    """Return the system's reason for an error without the path, or the error itself."""
+    return getattr(error, "strerror", None) or error
+
+
 def read_input(path: Path, what: str, advice: str, limit: int) -> bytes:
-    """Return the bytes of a regular file; a pipe or a device would be read for ever.
+    """Return the bytes of a regular file; a pipe or a device might never end.
 
     Args:
         path: the file.
-        what: it holds, for messages, such as "the prompt".
-        advice: what to do if there is no such file.
-        limit: the most bytes that such a file may have.
+        what: its contents, for messages, such as "the prompt".
+        advice: the next step if the file does not exist.
+        limit: the largest number of bytes that is accepted.
 
     Raises:
-        InputError: no such file, one that cannot be read, or a larger one.
+        InputError: the file does not exist, cannot be read or is larger.
     """
     data, name = None, sanitize(str(path))
     try:
@@ -26,8 +31,7 @@ def read_input(path: Path, what: str, advice: str, limit: int) -> bytes:
             with path.open("rb") as file:
                 data = file.read(limit + 1)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{name}: {what} could not be read ({reason})") from None
+        raise InputError(f"{name}: {what} could not be read ({reason(error)})") from None
     if data is None:
         raise InputError(f"{name}: no such file; {advice}")
     if len(data) > limit:

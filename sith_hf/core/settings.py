@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, ValidationError
 
@@ -25,7 +25,7 @@ class Settings(BaseModel):
         """Validate plain data, as YAML or JSON gives it.
 
         Raises:
-            InputError: names ``source`` and the place of every mistake; for an unknown key, also the nearest known one.
+            InputError: the message names ``source``, the place of every mistake, and the nearest key to an unknown one.
         """
         try:
             # Validated as JSON, which converts lists to tuples and nothing else.
@@ -44,11 +44,11 @@ class Settings(BaseModel):
 
 
 def by_key(key: str, values: Sequence[str], default: str | None = None) -> Discriminator:
-    """Tell the settings of a union apart by the value of a key. Annotate each member with ``Tag(f"tag:{value}")``.
+    """Return a discriminator of a union of settings by the value of a key; its members have ``Tag(f"tag:{value}")``.
 
     Args:
-        key: the key that each of them has.
-        values: the value of each, for the complaint about another one.
+        key: the key that each member has.
+        values: its value in each member, for the message about any other.
         default: the value when the key is left out.
     """
 
@@ -62,10 +62,10 @@ def by_key(key: str, values: Sequence[str], default: str | None = None) -> Discr
 def _complaint(root: type[Settings], item: Mapping[str, Any]) -> str:
     loc = item["loc"]
     # A location contains the tags of unions, which no user wrote.
-    shown = ".".join(sanitize(str(part)) for part in loc if not (isinstance(part, str) and part.startswith("tag:")))
+    shown = ".".join(sanitize(str(part)) for part in loc if not str(part).startswith("tag:"))
     if item["type"] != "extra_forbidden":
-        said = item["msg"].removeprefix("Value error, ")
-        return f"{shown}: {said}" if shown else said
+        message = str(item["msg"]).removeprefix("Value error, ")
+        return f"{shown}: {message}" if shown else message
     known = sorted(_keys_at(root, loc[:-1]))
     close = get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}?" if close else f"known there: {', '.join(known)}"
@@ -73,22 +73,17 @@ def _complaint(root: type[Settings], item: Mapping[str, Any]) -> str:
 
 
 def _keys_at(root: type[Settings], loc: tuple[Any, ...]) -> set[str]:
-    """The keys that are valid at a location below ``root``."""
+    """Return the keys that are valid at a location below ``root``."""
     here: list[type[Settings]] = [root]
     for part in loc:
         if isinstance(part, str) and part.startswith("tag:"):
-            here = [model for model in here if part.removeprefix("tag:") in _tags(model)] or here
+            tag = part.removeprefix("tag:")
+            here = [m for m in here if any(tag in get_args(f.annotation) for f in m.model_fields.values())] or here
             continue
         fields = [model.model_fields[part] for model in here if part in model.model_fields]
         # An index of a list or the tag of a union names no field: stay at the same settings.
         here = [inside for field in fields for inside in _inside(field.annotation)] or here
     return {name for model in here for name in model.model_fields}
-
-
-def _tags(model: type[Settings]) -> set[Any]:
-    """The values of a model's discriminator fields."""
-    kinds = (field.annotation for field in model.model_fields.values())
-    return {value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)}
 
 
 def _inside(annotation: Any) -> Iterator[type[Settings]]:

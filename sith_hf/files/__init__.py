@@ -1,7 +1,6 @@
-"""Files that appear whole or not at all, and are checked when they are read.
+"""Atomic files and folders, safetensors artifacts with checksums, file-backed rows and resumable jobs.
 
-Atomic files and folders, safetensors artifacts with checksums, tensors read from a file in blocks, files that must not
-change while they are read, and resumable jobs. It imports ``core`` and ``errors``.
+It imports ``core`` and ``errors``.
 """
 
 from sith_hf.files.artifact import (
@@ -17,27 +16,24 @@ from sith_hf.files.artifact import (
 )
 from sith_hf.files.atomic import new_folder, scratch_folder, write_whole
 from sith_hf.files.resumable import Part, ResumableJob
-from sith_hf.files.tensor_file import DTYPES, Entry, FileBackedRows, Header, RowBlocks, raw_bytes, read_header
-from sith_hf.files.unchanged import Stamp, UnchangedFile, write_all
+from sith_hf.files.tensor_file import DTYPES, Entry, FileBackedRows, RowBlocks, TensorFile, raw_bytes
+from sith_hf.files.unchanged import write_all
 
 __all__ = [
     "DTYPES",
     "Entry",
     "FileBackedRows",
-    "Header",
     "Layout",
     "Part",
     "ResumableJob",
     "RowBlocks",
-    "Stamp",
-    "UnchangedFile",
+    "TensorFile",
     "json_texts",
     "library_versions",
     "new_folder",
     "raw_bytes",
     "read_artifact",
     "read_file_backed",
-    "read_header",
     "require",
     "scratch_folder",
     "text_tensors",

@@ -1,7 +1,7 @@
-"""Our safetensors files: written whole or not at all, and checked in full when they are read.
+"""Artifacts: safetensors files with checksums, written whole or not at all and checked in full when read.
 
-The metadata says what a file is (``format``) and in which version (``version``), and has a checksum of each tensor;
-everything else that is not a tensor is one JSON object under ``sith``. The layout of each kind stands beside its class.
+The metadata names the ``format`` and ``version`` of a file and has the checksums; everything else that is not a tensor
+is one JSON object under ``sith``. The layout of each kind is beside its class.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,39 +17,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sith_hf.core.reading import reason
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files.atomic import write_whole
-from sith_hf.files.tensor_file import (
-    CHECKSUMS,
-    DTYPES,
-    FileBackedRows,
-    Header,
-    RowBlocks,
-    read_header,
-    read_tensor,
-    stated_checksums,
-    stored_checksum,
-    tensor_checksum,
-    write_tensors,
-)
-from sith_hf.files.unchanged import Stamp, UnchangedFile
+from sith_hf.files.tensor_file import CHECKSUMS, DTYPES, FileBackedRows, RowBlocks, TensorFile, write_tensors
 
 AGAIN = "make it again, or fetch it again"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file of one kind holds.
+    """The contents of one kind of artifact.
 
     Attributes:
         format: the name in the metadata, such as ``sith-hf/edit-spec``.
         version: the version that this release writes and reads.
-        filename: the name that the file has in its folder.
+        filename: the name of the file in its folder.
         tensors: name to (dtype, shape). A shape is a string of axis names, such as ``"N D"``; the same name
             means the same size throughout the file, and a number means that size.
-        data: the keys that the JSON object must have, with their types.
-        repo_type: the kind of Hub repository that it is published in.
-        rounded: the float32 tensors that a file may hold as float16 or bfloat16.
+        data: the required keys of the JSON object, with their types.
+        repo_type: the kind of Hub repository for such a file.
+        rounded: the float32 tensors that may be stored as float16 or bfloat16.
     """
 
     format: str
@@ -61,53 +48,44 @@ class Layout:
     repo_type: str = "model"
     rounded: tuple[str, ...] = ()
 
-    def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
-        """The dtypes that a tensor may have."""
-        return (self.tensors[name][0], *((torch.float16, torch.bfloat16) if name in self.rounded else ()))
-
 
 def text_tensors(texts: Sequence[str]) -> dict[str, Tensor]:
-    """Texts as tensors: their UTF-8 bytes end to end, and the offset of each and of the end."""
+    """Return texts as tensors: their UTF-8 bytes end to end, and the offset of each and of the end."""
     encoded = [text.encode("utf-8") for text in texts]
-    offsets = torch.zeros(len(encoded) + 1, dtype=torch.int64)
-    if encoded:
-        offsets[1:] = torch.tensor([len(item) for item in encoded], dtype=torch.int64).cumsum(0)
     return {
         "text_bytes": torch.frombuffer(bytearray(b"".join(encoded) or b"\0"), dtype=torch.uint8),
-        "text_offsets": offsets,
+        "text_offsets": torch.tensor([0, *map(len, encoded)], dtype=torch.int64).cumsum(0),
     }
 
 
 def texts_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, ...]:
-    """The inverse of :func:`text_tensors`. Raises ArtifactError where offsets or bytes are damaged."""
+    """Return the texts of :func:`text_tensors`. Raises ArtifactError for damaged offsets or bytes."""
     raw, offsets = tensors["text_bytes"].numpy().tobytes(), tensors["text_offsets"].tolist()
-    if not offsets or offsets[0] != 0 or offsets[-1] > len(raw) or any(a > b for a, b in pairwise(offsets)):
-        raise ArtifactError(
-            f"{path}: the offsets of the texts do not fit the bytes; the file is damaged, make it again"
-        )
+    fits = offsets and offsets[0] == 0 and offsets[-1] <= len(raw) and all(a <= b for a, b in pairwise(offsets))
+    require(bool(fits), path, f"the offsets of the texts do not fit the bytes, the file is damaged; {AGAIN}")
     try:
         return tuple(raw[a:b].decode("utf-8") for a, b in pairwise(offsets))
     except UnicodeDecodeError:
-        raise ArtifactError(f"{path}: the texts are not UTF-8; the file is damaged, make it again") from None
+        raise ArtifactError(f"{path}: the texts are not UTF-8, the file is damaged; {AGAIN}") from None
 
 
 def library_versions() -> dict[str, str]:
-    """The versions that a result depends on, for its provenance."""
+    """Return the versions of the libraries that a result depends on."""
     return {name: version(name) for name in ("sith-hf", "torch", "transformers")}
 
 
 def write_artifact(
     folder: str | Path, layout: Layout, tensors: Mapping[str, Tensor | RowBlocks], data: Mapping[str, Any]
 ) -> Path:
-    """Write one file into ``folder``, which is made if it is missing. Return the file's path.
+    """Write one artifact into ``folder``, which is created if missing. Return the file's path.
 
     Raises:
-        OutputError: the file could not be written whole; an earlier one under its name is then still there.
+        OutputError: the file could not be written; an earlier one of the same name is unchanged.
     """
     path = Path(folder) / layout.filename
-    said = json.dumps(data, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    said.encode("utf-8")  # no reader accepts half of a surrogate pair
-    metadata = {"format": layout.format, "version": str(layout.version), "sith": said}
+    text = json.dumps(data, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text.encode("utf-8")  # no reader accepts half of a surrogate pair
+    metadata = {"format": layout.format, "version": str(layout.version), "sith": text}
     write_whole(path, lambda file: write_tensors(file, tensors, metadata))
     return path
 
@@ -119,100 +97,81 @@ def read_artifact(path: Path, layout: Layout) -> tuple[dict[str, Tensor], dict[s
         the tensors by name, and the JSON object of the metadata.
 
     Raises:
-        ArtifactError: anything is not as ``layout`` says; the message names the file and the fault.
+        ArtifactError: the file does not fit ``layout`` or is damaged; the message names the file and the fault.
+        TemporaryError: the file changed meanwhile.
     """
-    tensors, data, _ = _read(path, layout, None)
-    return tensors, data
+    return read_file_backed(path, layout, None)[:2]
 
 
-def read_file_backed(path: Path, layout: Layout, name: str) -> tuple[dict[str, Tensor], dict[str, Any], FileBackedRows]:
-    """As :func:`read_artifact`, but the tensor ``name`` stays in the file.
-
-    Its checksum is compared, a piece at a time. Whether its numbers are finite is the caller's to check: all of a map
-    of three gigabytes at once would take several times that.
-
-    Returns:
-        the tensors by name, of which ``name`` is a map of the file; the JSON object; and the rows of ``name``.
-    """
-    tensors, data, rows = _read(path, layout, name)
-    assert rows is not None
-    return tensors, data, rows
-
-
-def _read(
+def read_file_backed(
     path: Path, layout: Layout, backed: str | None
 ) -> tuple[dict[str, Tensor], dict[str, Any], FileBackedRows | None]:
-    # All of it comes from one descriptor: beside a writer, a second one may be another file of the same name.
+    """Read and check one file as :func:`read_artifact` does, but leave the tensor ``backed`` in the file.
+
+    Its checksum is compared a piece at a time. The caller checks that it is finite, since doing so for a whole map of
+    three gigabytes would take several times that much memory.
+
+    Returns:
+        the tensors by name, of which ``backed`` is a memory map; the JSON object; and the rows of ``backed``, None
+        without one.
+    """
+    tensors: dict[str, Tensor] = {}
+    rows = None
     try:
-        with FileIO(path) as file:
-            source = UnchangedFile(path, Stamp.of(file))
-            header = read_header(file)
-            _check_identity(path, layout, header)
-            checksums = stated_checksums(header)
-            _check_shapes(path, layout, header)
-            tensors: dict[str, Tensor] = {}
-            rows = None
+        # One descriptor for everything: after a writer has replaced the file, a second one would be of another file.
+        with TensorFile.read(path) as (found, file):
+            _check_identity(path, layout, found)
+            _check_shapes(path, layout, found)
+            found.check_sums(file)
             for name in layout.tensors:
-                entry = header.entries[name]
                 if name == backed:
-                    rows = FileBackedRows.of(source, entry)
-                    found = None if checksums is None else stored_checksum(source, file, entry)
+                    rows = FileBackedRows(found, found.entries[name])
                     tensors[name] = rows.mapped(file)
                 else:
-                    tensors[name] = read_tensor(source, file, entry)
-                    found = None if checksums is None else tensor_checksum(tensors[name])
-                if checksums is not None and found != checksums[name]:
-                    raise ArtifactError(f"{path}: {name} does not have its checksum, the file is damaged; {AGAIN}")
-                finite = name == backed or not tensors[name].is_floating_point() or tensors[name].isfinite().all()
-                require(bool(finite), path, f"{name} holds NaN or infinity; make the file again")
-            if Stamp.of(file) != source.stamp:
-                raise ArtifactError(f"{path} changed while it was read: read it again")
+                    tensor = tensors[name] = found.tensor(file, name)
+                    finite = not tensor.is_floating_point() or bool(tensor.isfinite().all())
+                    require(finite, path, f"{name} holds NaN or infinity; make the file again")
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        reason = getattr(error, "strerror", None) or error
-        raise ArtifactError(f"{path} is not a whole safetensors file ({reason}); {AGAIN}") from None
-    return tensors, _data(path, layout, header), rows
+        raise ArtifactError(f"{path} is not a whole safetensors file ({reason(error)}); {AGAIN}") from None
+    return tensors, _data(path, layout, found), rows
 
 
-def _check_identity(path: Path, layout: Layout, header: Header) -> None:
-    metadata = header.metadata
-    found = metadata.get("format")
-    if found != layout.format:
-        raise ArtifactError(f"{path} is not a file of format {layout.format} (its metadata says {found!r})")
-    if metadata.get("version") != str(layout.version):
-        raise ArtifactError(
-            f"{path}: version {metadata.get('version')!r} of {layout.format}; this sith-hf reads version "
-            f"{layout.version}: install the release that wrote it, or make it again"
-        )
-    # A damaged name of the checksums must not look like a file of the time before checksums.
-    unknown = sorted(set(metadata) - {"format", "version", "sith", CHECKSUMS})
+def _check_identity(path: Path, layout: Layout, file: TensorFile) -> None:
+    kind, version = file.metadata.get("format"), file.metadata.get("version")
+    if kind != layout.format:
+        raise ArtifactError(f"{path} is not a file of format {layout.format} (its metadata says {kind!r})")
+    advice = f"this sith-hf reads version {layout.version}: install the release that wrote it, or make it again"
+    require(version == str(layout.version), path, f"version {version!r} of {layout.format}; {advice}")
+    # A damaged name of the checksums must not look like a file of a release without checksums.
+    unknown = sorted(set(file.metadata) - {"format", "version", "sith", CHECKSUMS})
     require(not unknown, path, f"its metadata has unknown keys {unknown}; {AGAIN}")
 
 
-def _check_shapes(path: Path, layout: Layout, header: Header) -> None:
-    """Check names, dtypes and shapes before anything is read."""
-    found, wanted = set(header.entries), set(layout.tensors)
+def _check_shapes(path: Path, layout: Layout, file: TensorFile) -> None:
+    """Check names, dtypes and shapes before any tensor is read."""
+    found, wanted = set(file.entries), set(layout.tensors)
     missing, extra = sorted(wanted - found), sorted(found - wanted)
     require(not missing and not extra, path, f"tensors missing {missing}, unexpected {extra}; {AGAIN}")
     sizes: dict[str, int] = {}
     for name, (dtype, axes) in layout.tensors.items():
-        entry, expected = header.entries[name], axes.split()
-        if DTYPES.get(entry.dtype) not in layout.dtypes(name) or len(entry.shape) != len(expected):
-            raise ArtifactError(
-                f"{path}: {name} should be {dtype} with axes [{', '.join(expected)}]; "
-                f"it is {entry.dtype} of shape {list(entry.shape)}"
-            )
+        entry, expected = file.entries[name], axes.split()
+        dtypes = {dtype, torch.float16, torch.bfloat16} if name in layout.rounded else {dtype}
+        require(
+            DTYPES.get(entry.dtype) in dtypes and len(entry.shape) == len(expected),
+            path,
+            f"{name} must be {dtype} with axes [{', '.join(expected)}]; it is {entry.dtype} {list(entry.shape)}",
+        )
         for axis, size in zip(expected, entry.shape, strict=True):
             right = int(axis) if axis.isdigit() else sizes.setdefault(axis, size)
-            if size != right:
-                raise ArtifactError(f"{path}: axis {axis} of {name} has {size} entries where {right} were expected")
+            require(size == right, path, f"axis {axis} of {name} has {size} entries; expected {right}")
 
 
-def _data(path: Path, layout: Layout, header: Header) -> dict[str, Any]:
+def _data(path: Path, layout: Layout, file: TensorFile) -> dict[str, Any]:
     try:
-        data = json.loads(header.metadata.get("sith", "null"))
-        # What could not be written again is no JSON of ours: NaN, half of a surrogate pair.
+        data = json.loads(file.metadata.get("sith", "null"))
+        # NaN and half of a surrogate pair can be read but not written.
         json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except (ValueError, RecursionError):  # a number of thousands of digits is a ValueError
         raise ArtifactError(f"{path}: its metadata is not JSON; {AGAIN}") from None
@@ -230,7 +189,7 @@ def require(condition: bool, path: Path, complaint: str) -> None:
 
 
 def json_texts(value: object, what: str) -> tuple[str, ...]:
-    """A JSON list of strings as a tuple. Raises InputError otherwise."""
+    """Return a JSON list of strings as a tuple. Raises InputError for anything else."""
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise InputError(f"{what} must be a list of texts")
+        raise InputError(f"{what} must be a list of texts; got {type(value).__name__}")
     return tuple(value)

@@ -1,7 +1,7 @@
-"""Files and folders that appear under their name when they are whole and on the disk, or not at all.
+"""Files and folders that appear under their final name whole and on the disk, or not at all.
 
-Everything is made in a working folder beside its place. The process that made it holds a lock in it; what a killed
-process left is swept by the next one that works there.
+Everything is made in a working folder beside its final place. A lock in that folder shows that its process is alive;
+the next process that works there removes the folders of killed ones.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from sith_hf.core.reading import reason
 from sith_hf.errors import InputError, OutputError, SithError
 from sith_hf.files.unchanged import write_all
 
-_PREFIX, _SUFFIX = ".sith-hf-work.", ".partial"
-_SCRATCH = "sith-hf-"
-# Working folders of ours, and those of releases that ran the code of a card.
+_PREFIX, _SCRATCH, _SUFFIX = ".sith-hf-work.", "sith-hf-", ".partial"
+# Working folders, and those of releases that ran the code of a card.
 _NAMES = re.compile(r"(\.sith-hf-work\.|sith-hf-).*\.partial|sith-card-[a-z0-9_]{8}")
-# Inside: what is being made, the old folder under its own name while it is replaced, and the lock.
+# In a working folder: the new file or folder, the old folder under its own name while it is replaced, and the lock.
 _NEW, _OLD, _LOCK = "new", "old", "lock"
-# A folder without a lock is one of the past, or of a process about to lock it: seconds. This old, it is left over.
+# A folder without a lock is from an earlier release, or about to be locked. After a day it is left over.
 _LEFT_OVER = 24 * 3600.0
 # Of renameat2(2).
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-# The answers of file systems that have no locks, and that cannot sync a folder.
+# Errors of file systems that have no locks, and that cannot sync a folder.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 def write_whole(path: Path, content: bytes | Callable[[FileIO], object]) -> None:
-    """Write a file so that nobody ever sees half of it; an earlier one under its name is replaced.
+    """Write a file atomically; an earlier one of the same name is replaced.
 
     Args:
-        path: where. Missing folders are made.
-        content: its bytes, or what writes them into an empty open file.
+        path: its path. Missing folders are created.
+        content: its bytes, or a function that writes them into an empty open file.
 
     Raises:
         OutputError: it could not be written.
     """
-    with _output(path, (OSError, ValueError)), made_parents(path), _working_folder(path.parent) as work:
+    with writing(path), made_parents(path), _working_folder(path.parent) as work:
         with FileIO(work / _NEW, "w") as file:
             if isinstance(content, bytes):
                 write_all(file, content)
@@ -65,64 +65,75 @@ def write_whole(path: Path, content: bytes | Callable[[FileIO], object]) -> None
 def new_folder(
     target: Path, *, source: Path | None = None, overwrite: bool = False, keep_others: bool = False
 ) -> Iterator[Path]:
-    """A folder to fill, which becomes ``target`` when the block ends well and vanishes when it does not.
+    """Yield a folder to fill, which becomes ``target`` after the block and is removed if the block fails.
 
     Args:
         target: its place.
-        source: a folder that is read meanwhile, and must not overlap.
+        source: a folder that is read meanwhile and must not overlap.
         overwrite: replace a ``target`` that is not empty.
-        keep_others: replace the files of the same names in it, all together, and keep all others.
+        keep_others: replace files of the same names in ``target``, all together, and keep all others.
 
     Raises:
-        InputError: the target is a file, in use without ``overwrite``, or overlaps the source.
-        OutputError: writing failed.
+        InputError: ``target`` is a file, is not empty without ``overwrite``, or overlaps ``source``.
+        OutputError: it could not be written.
     """
-    with _output(target):
+    with writing(target, (OSError,)):
         try:
             there, here = target.resolve(), None if source is None else source.resolve()
         except (RuntimeError, ValueError) as error:
-            raise InputError(f"{target} is no place for a folder ({error}); name another") from None
+            raise InputError(f"{target} cannot be a folder ({error}); name another") from None
         if here is not None and (here == there or here in there.parents or there in here.parents):
             raise InputError(f"{target} and the source {source} overlap; write into another folder")
         if (target.is_symlink() and not keep_others) or (target.exists() and not target.is_dir()):
             raise InputError(f"{target} exists and is not a folder; name a new one")
-        sweep(there.parent)  # what a killed run was replacing comes back
+        sweep(there.parent)  # puts back what a killed run was replacing
         if there.is_dir() and any(there.iterdir()) and not (overwrite or keep_others):
             raise InputError(f"{target} is not empty; name a new folder, or allow overwriting it (--overwrite)")
         with made_parents(there), _working_folder(there.parent) as work:
             new = work / _NEW
             new.mkdir()
             yield new
-            _sync_tree(new)
+            for place, _, names in os.walk(new, topdown=False):
+                for name in names:
+                    if not os.path.islink(path := os.path.join(place, name)):
+                        _sync(path)
+                _sync(place)
             if keep_others and there.is_dir():
-                _merge(there, new, work / "aside")
+                _merge(there, work)
             else:
-                _replace(there, new, work / _OLD / there.name)
+                _replace(there, work)
             _sync_parent(there)
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A temporary folder. Raises OutputError where none can be made."""
+    """Yield a temporary folder. Raises OutputError if none can be made."""
     place = Path(tempfile.gettempdir())
-    made = False
-    try:
-        with _working_folder(place, _SCRATCH) as work:
-            new = work / _NEW
+    with ExitStack() as held:
+        try:
+            new = held.enter_context(_working_folder(place, _SCRATCH)) / _NEW
             new.mkdir()
-            made = True
-            yield new
-    except OSError as error:
-        if made:
+        except OSError as error:
+            raise OutputError(f"{place}: a temporary folder could not be made ({reason(error)}); free space") from None
+        yield new
+
+
+@contextmanager
+def writing(path: Path, kinds: tuple[type[Exception], ...] = (OSError, ValueError)) -> Iterator[None]:
+    """Raise errors of these kinds as OutputError about ``path``."""
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, SithError):
             raise
-        raise OutputError(f"{place}: a temporary folder could not be made ({_reason(error)}); make room") from None
+        raise OutputError(f"{path} could not be written ({reason(error)}); nothing was changed there") from error
 
 
 def hold(path: Path) -> BaseFileLock:
-    """Lock a file, which is made if it is missing, until the lock is released or this process ends.
+    """Lock a file, which is created if missing, until the lock is released or this process ends.
 
     Raises:
-        Timeout: another has it.
+        Timeout: another process holds it.
         OSError: the file system has no locks.
     """
     lock = FileLock(path, timeout=0, thread_local=False)
@@ -130,17 +141,17 @@ def hold(path: Path) -> BaseFileLock:
         lock.acquire()
     except NotImplementedError as error:
         raise OSError(errno.ENOLCK, str(error)) from None
-    if not path.exists():  # its last owner has removed it meanwhile
+    if not path.exists():  # its last owner removed it meanwhile
         lock.release()
         raise Timeout(str(path))
     return lock
 
 
 def sweep(parent: Path) -> None:
-    """Remove the working folders in ``parent`` of processes that ended without doing so, as by SIGKILL.
+    """Remove the working folders in ``parent`` of processes that were killed.
 
-    A folder that one of them was replacing gets its name back where nothing else has that name, and else stays. What
-    a living process holds stays, and so does all that cannot be locked.
+    A folder that such a process was replacing gets its name back unless the name is taken; then it stays. Folders
+    that a living process holds, and those that cannot be locked, stay.
     """
     with suppress(OSError):
         for stale in sorted(parent / name for name in os.listdir(parent) if _NAMES.fullmatch(name)):
@@ -151,17 +162,17 @@ def sweep(parent: Path) -> None:
                     continue
                 if os.path.lexists(stale / _LOCK):
                     lock = hold(stale / _LOCK)
-                    for old in _kept(stale):
+                    for old in _replaced(stale):
                         if not os.path.lexists(parent / old.name):
                             os.rename(old, parent / old.name)
-                    _remove(stale, lock, keep_old=bool(_kept(stale)))
+                    _remove(stale, lock, keep_old=bool(_replaced(stale)))
                 elif time.time() - found.st_mtime > _LEFT_OVER:
-                    _remove(stale, None, keep_old=bool(_kept(stale)))
+                    _remove(stale, None, keep_old=bool(_replaced(stale)))
 
 
 @contextmanager
 def made_parents(path: Path) -> Iterator[None]:
-    """Make the folders above ``path`` that are missing. Where the block fails, those are removed again, if empty."""
+    """Create the missing folders above ``path``. If the block fails, remove those of them that are empty."""
     made = [place for place in path.parents if not place.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +180,7 @@ def made_parents(path: Path) -> Iterator[None]:
         for place in made:
             _sync_parent(place)
     except BaseException:
-        with suppress(OSError):  # a folder that holds something stays
+        with suppress(OSError):  # a folder that is not empty stays
             for place in made:
                 with suppress(FileNotFoundError):
                     place.rmdir()
@@ -177,23 +188,8 @@ def made_parents(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _output(path: Path, kinds: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
-    """Raise what the system refuses as OutputError."""
-    try:
-        yield
-    except kinds as error:
-        if isinstance(error, SithError):
-            raise
-        raise OutputError(f"{path} could not be written ({_reason(error)}); nothing was changed there") from error
-
-
-def _reason(error: Exception) -> object:
-    return getattr(error, "strerror", None) or error
-
-
-@contextmanager
 def _working_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
-    """A fresh folder in ``parent``, locked by this process where there are locks."""
+    """Yield a fresh folder in ``parent``, locked by this process if the file system has locks."""
     sweep(parent)
     lock: BaseFileLock | None = None
     for _ in range(9):
@@ -206,19 +202,19 @@ def _working_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
             if not isinstance(error, OSError) or error.errno not in _NO_LOCKS:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-            (folder / _LOCK).unlink(missing_ok=True)  # its age alone then says that it is left over
+            (folder / _LOCK).unlink(missing_ok=True)  # then only its age shows that it is left over
         break
     else:
         raise OSError(errno.ENOLCK, f"no lock could be taken in {parent}")
     try:
         yield folder
     finally:
-        # An old folder that could not be put back is never thrown away.
-        _remove(folder, lock, keep_old=any(not os.path.lexists(parent / old.name) for old in _kept(folder)))
+        # Keep an old folder that could not be put back.
+        _remove(folder, lock, keep_old=any(not os.path.lexists(parent / old.name) for old in _replaced(folder)))
 
 
 def _remove(folder: Path, lock: BaseFileLock | None, *, keep_old: bool) -> None:
-    # The lock goes with the folder: who takes it later finds it without a name. Windows removes no file that is open.
+    # Remove the lock while it is held: hold() notices that it is gone. Windows cannot remove an open file.
     if lock is not None and os.name == "nt":
         lock.release()
     shutil.rmtree(folder / _NEW if keep_old else folder, ignore_errors=True)
@@ -226,16 +222,14 @@ def _remove(folder: Path, lock: BaseFileLock | None, *, keep_old: bool) -> None:
         lock.release()
 
 
-def _kept(work: Path) -> list[Path]:
+def _replaced(work: Path) -> list[Path]:
     """The folder that was replaced and is still in a working folder."""
     return list((work / _OLD).iterdir()) if (work / _OLD).is_dir() else []
 
 
-# ---------------------------------------------------------------- putting it under its name
-
-
-def _replace(there: Path, new: Path, old: Path) -> None:
-    """Give ``new`` the name ``there``; a folder that has it is in the working folder then."""
+def _replace(there: Path, work: Path) -> None:
+    """Give the new folder in ``work`` the name ``there``."""
+    new, old = work / _NEW, work / _OLD / there.name
     if not there.is_dir():
         os.rename(new, there)
         return
@@ -251,69 +245,65 @@ def _replace(there: Path, new: Path, old: Path) -> None:
                 os.rename(old, there)
             except OSError as error:
                 raise OutputError(
-                    f"{there} could not be written ({_reason(error)}); what was there is now in {old}"
+                    f"{there} could not be written ({reason(error)}); its old content is now in {old}"
                 ) from error
         raise
 
 
-def _merge(there: Path, new: Path, aside: Path) -> None:
-    """Replace the files of ``there`` that ``new`` has too, all or none, and keep the others.
+def _merge(there: Path, work: Path) -> None:
+    """Replace the files of ``there`` that the new folder in ``work`` has too, all or none, and keep the others.
 
-    The whole folder is exchanged where that is safe: then not even a kill leaves one old and one new file. The others
-    are linked into the new folder before. It is not safe for a folder within it, which another process may be
-    filling, for a mount, nor for the current folder, in which the user's shell would be left without files.
+    If possible, the others are linked into the new folder and the folders exchanged: even a kill leaves no pair of
+    one old and one new file. That is not safe for a folder with a subfolder, which another process may be filling,
+    for a mount, and for the current folder, in which a shell would then see no files.
     """
-    current = Path.cwd()
+    new, current = work / _NEW, Path.cwd()
+    ours = sorted(path.relative_to(new) for path in new.rglob("*") if not path.is_dir())
     flat = not any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(there))
     if flat and there not in (current, *current.parents) and not os.path.ismount(there):
-        linked: list[Path] = []
         with suppress(OSError, NotImplementedError):  # file systems and platforms without links
-            for name in sorted({*os.listdir(there)} - {*os.listdir(new)}):
+            for name in {*os.listdir(there)} - {*os.listdir(new)}:
                 os.link(there / name, new / name, follow_symlinks=False)
-                linked.append(new / name)
             shutil.copystat(there, new)
-            _sync_folder(new)
+            _sync(new)
             if _exchange(new, there):
-                # What another program has written there in between.
+                # Keep the files that another program has written meanwhile.
                 for name in {*os.listdir(new)} - {*os.listdir(there)}:
                     os.rename(new / name, there / name)
                 return
-        for path in linked:
-            path.unlink()
-    _merge_files(there, new, aside)
+    _merge_files(there, work, ours)
 
 
-def _merge_files(there: Path, new: Path, aside: Path) -> None:
-    """The same a file at a time. A failure puts the old files back; a kill in between does not."""
-    done: list[tuple[Path, Path | None]] = []
-    with ExitStack() as made:
-        try:
-            for path in sorted(path for path in new.rglob("*") if not path.is_dir()):
-                final, old = there / path.relative_to(new), aside / path.relative_to(new)
-                made.enter_context(made_parents(final))
-                if os.path.lexists(final):
-                    old.parent.mkdir(parents=True, exist_ok=True)
-                    try:
-                        os.link(final, old)
-                    except (OSError, NotImplementedError):
-                        shutil.copy2(final, old)
-                done.append((final, old if old.exists() else None))
-                os.replace(path, final)
-                _sync_parent(final)
-        except BaseException:
-            for final, before in reversed(done):
+def _merge_files(there: Path, work: Path, names: list[Path]) -> None:
+    """Replace one file after the other. A failure puts the old files back; a kill does not."""
+    with ExitStack() as made, ExitStack() as undo:
+        for name in names:
+            final, old = there / name, work / "aside" / name
+            made.enter_context(made_parents(final))
+            if os.path.lexists(final):
+                old.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    if before is None:
-                        final.unlink(missing_ok=True)
-                    else:
-                        os.replace(before, final)
-                except OSError as error:
-                    raise OutputError(f"{there} is half written: {final} could not be put back ({error})") from error
-            raise
+                    os.link(final, old)
+                except (OSError, NotImplementedError):
+                    shutil.copy2(final, old)
+            undo.callback(_put_back, old, final)
+            os.replace(work / _NEW / name, final)
+            _sync_parent(final)
+        undo.pop_all()
+
+
+def _put_back(old: Path, final: Path) -> None:
+    try:
+        if old.exists():
+            os.replace(old, final)
+        else:
+            final.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{final} could not be put back, its folder is half written ({error})") from error
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step. False where the kernel or the file system cannot."""
+    """Exchange two names in one step. Return False if the kernel or the file system cannot."""
     if sys.platform != "linux":
         return False
     try:
@@ -328,41 +318,27 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(other))
 
 
-# ---------------------------------------------------------------- onto the disk
-
-
-def _sync_tree(folder: Path) -> None:
-    """Wait until everything in a folder is on the disk."""
-    for place, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            if not os.path.islink(path := os.path.join(place, name)):
-                _sync(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-        _sync_folder(place)
-
-
 def _sync_parent(path: Path) -> None:
-    """Wait until the name of a file or folder is on the disk. Raises OutputError, for it is there by now."""
+    """Wait until the name of a file or folder is on the disk. Raises OutputError: it has its final name already."""
     try:
-        _sync_folder(path.parent)
+        _sync(path.parent)
     except OSError as error:
         raise OutputError(
-            f"{path} was written, but it may not be on the disk ({_reason(error)}): look at it before you go on"
+            f"{path} was written, but it may not be on the disk ({reason(error)}): check it before you use it"
         ) from error
 
 
-def _sync_folder(folder: str | Path) -> None:
-    if os.name == "nt":  # which opens no folder
+def _sync(path: str | Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    folder, windows = os.path.isdir(path), os.name == "nt"
+    if folder and windows:  # which cannot open a folder
         return
     try:
-        _sync(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
+        if not folder or error.errno not in _NO_FOLDER_SYNC:
             raise
-
-
-def _sync(path: str | Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,16 +14,14 @@ from sith_hf.towers.clip import (
     read_tower,
     tensor_key,
 )
-from sith_hf.towers.config_files import CONFIGS, published
 from sith_hf.towers.image_mean import ImageMean, image_mean_file, read_image_mean
 from sith_hf.towers.loading import LoadedModel, load_model
 from sith_hf.towers.offload import loader
 from sith_hf.towers.text_encoder import encode_texts, fill_template
-from sith_hf.towers.weights import CHUNK, INDEX, SINGLE, Checkpoint
+from sith_hf.towers.weights import CONFIGS, INDEX, Checkpoint, published
 
 __all__ = [
     "AttentionLayer",
-    "CHUNK",
     "CONFIGS",
     "Checkpoint",
     "INDEX",
@@ -31,7 +29,6 @@ __all__ = [
     "LAYER_PARTS",
     "LoadedModel",
     "PROJECTION",
-    "SINGLE",
     "SUPPORTED",
     "VisionTower",
     "check_family",

@@ -1,4 +1,4 @@
-"""CLIP vision towers: where their tensors are, and the algebra between residual stream and joint space."""
+"""CLIP vision towers: the places of their tensors, and the maps between residual stream and joint space."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sith_hf.core.validation import whole_numbers
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.offload import values
 
-# model_type of config.json -> its architectures with a vision tower.
+# model_type in config.json: its architectures with a vision tower.
 SUPPORTED: Mapping[str, tuple[str, ...]] = {
     "clip": ("CLIPModel",),
     "clip_vision_model": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
@@ -65,8 +65,7 @@ class HeadFactors:
     Attributes:
         write: B, ``[H, D, d]``.
         read: A, ``[H, d, D]``.
-        constant: ``[H, d]``, the part of a head's values that does not depend on the input; an edit keeps the
-            constant output ``write[h] @ constant[h]``.
+        constant: ``[H, d]``, the part of the values that does not depend on the input; edits keep its output.
     """
 
     write: Tensor
@@ -76,7 +75,7 @@ class HeadFactors:
 
 @dataclass(frozen=True, eq=False)
 class AttentionLayer:
-    """The tensors of one attention layer that decomposing and editing read: references into the model, read-only.
+    """The tensors of one attention layer that decomposing and editing read; references into the model, read-only.
 
     Attributes:
         norm_weight, norm_bias: ``layer_norm1``, ``[D]`` each.
@@ -118,7 +117,7 @@ class AttentionLayer:
         return HeadFactors(write=write, read=read, constant=constant)
 
     def sha256(self, layer: int) -> dict[str, str]:
-        """Return fingerprints by name on disk, for layer number ``layer``."""
+        """Return fingerprints by name on disk; ``layer`` is the number of this layer."""
         return {tensor_key(layer, part): tensor_sha256(getattr(self, part)) for part in LAYER_PARTS}
 
 
@@ -150,7 +149,7 @@ class VisionTower:
         """Return layer numbers ascending and non-negative; negative ones count from the last, None means all.
 
         Raises:
-            InputError: no layer, one out of range, or one named twice.
+            InputError: no layer, one that does not exist, or one twice.
         """
         count = len(self.layers)
         if layers is None:
@@ -274,9 +273,7 @@ def read_tower(model: Any, companion: Any | None = None) -> VisionTower:
     vision = getattr(model, "vision_model", model)
     stem = "" if vision is model else "vision_model."
     holder = companion if getattr(model, "visual_projection", None) is None else model
-    projection = None
-    if holder is not None:
-        projection = values(holder, PROJECTION, holder.visual_projection.weight)
+    projection = None if holder is None else values(holder, PROJECTION, holder.visual_projection.weight)
     size = vision.post_layernorm.weight.shape[0]
     if projection is not None and projection.shape[1] != size:
         raise InputError(
@@ -285,23 +282,16 @@ def read_tower(model: Any, companion: Any | None = None) -> VisionTower:
         )
 
     def read(path: str) -> Tensor:
-        return _finite(values(model, stem + path, attrgetter(path)(vision)), path)
+        return values(model, stem + path, attrgetter(path)(vision))
 
-    layers = [
-        AttentionLayer(**{part: read(f"encoder.layers.{number}.{path}") for part, path in LAYER_PARTS.items()})
-        for number in range(len(vision.encoder.layers))
-    ]
     return VisionTower(
         num_heads=vision.config.num_attention_heads,
-        layers=tuple(layers),
+        layers=tuple(
+            AttentionLayer(**{part: read(f"encoder.layers.{number}.{path}") for part, path in LAYER_PARTS.items()})
+            for number in range(len(vision.encoder.layers))
+        ),
         post_norm_weight=read("post_layernorm.weight"),
         post_norm_bias=read("post_layernorm.bias"),
         post_norm_eps=vision.post_layernorm.eps,
-        projection=None if projection is None else _finite(projection, PROJECTION),
+        projection=projection,
     )
-
-
-def _finite(tensor: Tensor, name: str) -> Tensor:
-    if not torch.isfinite(tensor).all():
-        raise InputError(f"{name} holds NaN or infinity: the checkpoint is damaged, download it again")
-    return tensor.detach()

@@ -36,8 +36,7 @@ class ImageMean:
         count: the number of images; 0 for an estimate without images.
         skipped: the number of rows without a readable image, by reason.
         base: the weights that embedded them: every tensor of the vision tower, and the projection.
-        source: the dataset as JSON values: title, split, revision, column, limit, and its ``datasets`` fingerprint if
-            there is one.
+        source: the dataset as JSON values: title, split, revision, column, limit, ``datasets`` fingerprint if known.
         images_sha256: the fingerprint of the images, independent of their order.
     """
 
@@ -70,14 +69,8 @@ class ImageMean:
         mean = tensors["image_mean"]
         some = data["count"] > 0 or "estimate" in data["source"]
         require(some and float(mean.norm()) < 1, path, "it is not a mean of unit vectors")
-        return cls(
-            image_mean=mean,
-            count=data["count"],
-            skipped=data["skipped"],
-            base=BaseRef.from_json(data["base"]),
-            source=data["source"],
-            images_sha256=data["images_sha256"],
-        )
+        same = {name: data[name] for name in ("count", "skipped", "source", "images_sha256")}
+        return cls(image_mean=mean, base=BaseRef.from_json(data["base"]), **same)
 
     def check(self, tower: VisionTower) -> None:
         """Raise BaseMismatch unless ``tower`` has the weights that embedded the images."""
@@ -99,18 +92,17 @@ def read_image_mean(path: str | Path, tower: VisionTower | None = None) -> Tenso
         tower: the tower that the mean belongs to; checked for artifacts, which have a fingerprint.
 
     Raises:
-        InputError: no such tensor.
+        InputError: there is no such file or tensor.
         BaseMismatch: the mean was computed with other weights than those of ``tower``.
     """
     try:
         file = image_mean_file(path)
         with safe_open(file, framework="pt") as opened:
-            ours = (opened.metadata() or {}).get("format") == IMAGE_MEAN_LAYOUT.format
-            found: Tensor | None = None if ours else opened.get_tensor("image_mean")
+            if (opened.metadata() or {}).get("format") != IMAGE_MEAN_LAYOUT.format:
+                tensor: Tensor = opened.get_tensor("image_mean")
+                return tensor
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path}: expected a safetensors file with a tensor named image_mean ({error})") from None
-    if found is not None:
-        return found
     mean = ImageMean.from_pretrained(file)
     if tower is not None:
         mean.check(tower)

@@ -65,7 +65,7 @@ def load_model(
         architecture = check_family(config.get("model_type"), config.get("architectures"))
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{name}: {error}") from None
-    # AttributeError and TypeError: config.json holds a list or a number.
+    # AttributeError, TypeError: config.json holds a list or a number.
     except (OSError, HFValidationError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{name}: no CLIP checkpoint there ({_one_line(error)})") from None
     if want_text and architecture != "CLIPModel":
@@ -75,7 +75,7 @@ def load_model(
         folder = _fetched(name, lambda: fetch_snapshot(name, revision=folder.name, token=token))
     if not any(folder.glob("*.safetensors")):
         raise UnsupportedModel(
-            f"{name} has no .safetensors weights and sith-hf unpickles nothing: convert it with save_pretrained"
+            f"{name} has no .safetensors weights, and sith-hf unpickles nothing: convert it with save_pretrained"
         )
     try:
         model, report = getattr(transformers, architecture).from_pretrained(
@@ -89,7 +89,7 @@ def load_model(
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise InputError(
-            f"{name}: {len(missing)} tensors of a {architecture} are missing, {missing[0]} first; "
+            f"{name}: {len(missing)} tensors of a {architecture} are missing, such as {missing[0]}; "
             "transformers would fill them with random numbers. Download the checkpoint again"
         )
     model.config._name_or_path = name  # not the path in the cache
@@ -115,8 +115,7 @@ def _load_tokenizer(folder: Path) -> Any | None:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder)
     except (OSError, ValueError, TypeError, KeyError):
-        # A model without one can be decomposed over an encoded dictionary.
-        return None
+        return None  # an encoded dictionary needs no tokenizer
     # Without the files, transformers 5 returns a tokenizer that maps every text to unknown tokens.
     return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) else None
 

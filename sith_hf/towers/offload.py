@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sith_hf.errors import InputError
@@ -32,9 +33,10 @@ def loader(model: Any, path: str) -> tuple[Any, str]:
 
 
 def values(model: Any, path: str, parameter: Tensor) -> Tensor:
-    """Return the parameter at ``path``, or its offloaded values."""
-    if not parameter.is_meta:
-        return parameter
-    hook, name = loader(model, path)
-    tensor: Tensor = hook.weights_map[name]
-    return tensor
+    """Return the parameter at ``path``, or its offloaded values. Raises InputError if one is not finite."""
+    if parameter.is_meta:
+        hook, name = loader(model, path)
+        parameter = hook.weights_map[name]
+    if not torch.isfinite(parameter).all():
+        raise InputError(f"{path} holds NaN or infinity: the checkpoint is damaged, download it again")
+    return parameter.detach()

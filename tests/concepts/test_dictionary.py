@@ -16,7 +16,7 @@ from sith_hf.concepts import ConceptDictionary, tidy
 from sith_hf.concepts import dictionary as concepts
 from sith_hf.concepts.texts import MAX_CHARACTERS
 from sith_hf.errors import ArtifactError, InputError, TemporaryError
-from sith_hf.files import tensor_file as stored
+from sith_hf.pursuit import atoms as stored
 from sith_hf.pursuit import centred
 from sith_hf.pursuit.pursuit import Pursuit
 from sith_hf.towers.text_encoder import encode_texts

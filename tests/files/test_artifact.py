@@ -28,8 +28,7 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.edits import spec as edits
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import ArtifactError, InputError, OutputError, SithError
-from sith_hf.files import artifact as artifacts
-from sith_hf.files import text_tensors, texts_of, write_whole
+from sith_hf.files import tensor_file, text_tensors, texts_of, write_whole
 from sith_hf.gains.scores import Scores
 from sith_hf.hub import download as pull
 from sith_hf.images.mean import estimated_mean
@@ -352,7 +351,7 @@ def test_a_reader_beside_a_writer_gets_one_file_whole(when, results, tmp_path, m
                 reads.append("a tensor")
             return super().readinto(buffer)
 
-    monkeypatch.setattr(artifacts, "FileIO", Watched)
+    monkeypatch.setattr(tensor_file, "FileIO", Watched)
     found = EditSpec.from_pretrained(path)
     assert reads
     assert (found, found.labels) == (first, first.labels)
@@ -371,8 +370,8 @@ def test_a_file_that_is_written_to_in_place_is_refused(results, tmp_path, monkey
             os.utime(path, ns=(1, 1))
             return super().readinto(buffer)
 
-    monkeypatch.setattr(artifacts, "FileIO", Watched)
-    with pytest.raises(InputError, match="changed while it was read"):
+    monkeypatch.setattr(tensor_file, "FileIO", Watched)
+    with pytest.raises(InputError, match="changed while it was in use"):
         EditSpec.from_pretrained(path)
 
 

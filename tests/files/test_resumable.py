@@ -17,9 +17,10 @@ import torch
 from sith_hf.errors import InputError, OutputError, TemporaryError
 from sith_hf.files import resumable as job
 from sith_hf.files import write_whole
-from sith_hf.files.resumable import FACTS, LOCK, SUFFIX, ResumableJob
+from sith_hf.files.resumable import LOCK, SUFFIX, ResumableJob
 from sith_hf.towers import text_encoder as encoding
 from tests.support.made import tiny_concepts, tiny_editor
+from tests.support.raw import read_raw, write_raw
 
 decompose = import_module("sith_hf.decomposition.decompose")
 
@@ -216,10 +217,22 @@ def test_without_a_finished_part_any_job_may_begin(tmp_path):
     assert resumed(tmp_path / "out", {"weights": "v"}) == NAMES
 
 
-def test_parts_of_another_job_whose_facts_are_lost_are_made_again(tmp_path):
+def test_a_part_with_damaged_facts_is_made_again(tmp_path):
     output = tmp_path / "out"
     interrupted(output)
-    (part_file(output, "a").parent / FACTS).write_bytes(b"{")
+    path = part_file(output, "a")
+    path.write_bytes(path.read_bytes().replace(b'weights\\": \\"w', b'weights\\": \\"v'))
+    assert resumed(output) == ["a", "c"]
+
+
+def test_parts_whose_facts_are_lost_are_made_again(tmp_path):
+    output = tmp_path / "out"
+    interrupted(output)
+    for name in ("a", "b"):
+        tensors, metadata = read_raw(part_file(output, name))
+        del metadata["facts"], metadata["checksums"]
+        write_raw(part_file(output, name), tensors, metadata)
+    (part_file(output, "a").parent / "job.json").write_text("left by an earlier release")
     assert resumed(output, {"weights": "v"}) == NAMES
 
 
@@ -276,9 +289,7 @@ def test_a_full_disk_is_reported_once_and_costs_nothing_that_was_finished(tmp_pa
         with pytest.raises(OutputError, match=r"No space left.*kept in"), ResumableJob.beside(output) as kept:
             list(kept.parts("job", FACTS_GIVEN, NAMES, make(log)))
     assert log == NAMES
-    assert sorted(path.name for path in part_file(output, "a").parent.iterdir()) == sorted(
-        [FACTS, f"a{SUFFIX}", f"b{SUFFIX}"]
-    )
+    assert sorted(path.name for path in part_file(output, "a").parent.iterdir()) == [f"a{SUFFIX}", f"b{SUFFIX}"]
     assert resumed(output) == ["c"]
 
 

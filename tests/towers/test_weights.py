@@ -74,7 +74,7 @@ class TestReading:
         assert b"".join(other.where[key].chunks(key)) != raw_tensors(full)[key].content
 
     def test_chunks_are_bounded_and_whole(self, full, monkeypatch):
-        monkeypatch.setattr("sith_hf.towers.weights.CHUNK", 1000)
+        monkeypatch.setattr("sith_hf.files.unchanged._PIECE", 1000)
         shard = Checkpoint.read(full).shards[0]
         key = "vision_model.encoder.layers.0.self_attn.out_proj.weight"
         pieces = list(shard.chunks(key))
