@@ -108,10 +108,9 @@ def _read(path: Path) -> dict[str, Any]:
     from sith_hf.recipe import read_yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
+        data = read_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({' '.join(str(error).split())[:200]})") from None
-    data = read_yaml(text, str(path))
     if not isinstance(data, dict):
         raise InputError(f"{path} is not a plan; expected a mapping with the key tasks")
     return data

@@ -52,12 +52,10 @@ def import_reference(
     for path in files:
         read_reference(path)
     numbered_concepts(concepts, template)
-    theirs = image_mean is not None and image_mean.suffix == ".pt"
-    mean = None
-    if image_mean is not None:
-        mean = read_mean(image_mean) if theirs else read_image_mean(image_mean)
+    reader = read_mean if image_mean is not None and image_mean.suffix == ".pt" else read_image_mean
+    mean = None if image_mean is None else reader(image_mean)
     editor = SithEditor.from_pretrained(model, **loading)
-    if image_mean is not None and not theirs:
+    if image_mean is not None and reader is read_image_mean:
         mean = read_image_mean(image_mean, editor.tower)
     imported = read(
         files,

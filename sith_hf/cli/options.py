@@ -21,10 +21,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 class CommaSeparated(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
     """Values separated by commas, as a tuple.
 
-    Args:
-        name: the placeholder in --help.
-        item: converts one value; raises ValueError.
-        expected: what the values are, for the error message.
+    ``name`` is the placeholder in --help. ``item`` converts one value, or raises ValueError; ``expected`` describes the
+    values in its message.
     """
 
     def __init__(self, name: str, item: Callable[[str], Any], expected: str = "texts") -> None:
@@ -158,9 +156,9 @@ overwrite = click.option("--overwrite", is_flag=True, help="Replace an output fo
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def output(what: str) -> Callable[[F], F]:
-    """Add ``-o/--output``, a folder for ``what``."""
-    return click.option("-o", "--output", type=PATH, required=True, help=f"Folder for {what}; created if missing.")
+def output(content: str) -> Callable[[F], F]:
+    """Add ``-o/--output``, a folder for ``content``."""
+    return click.option("-o", "--output", type=PATH, required=True, help=f"Folder for {content}; created if missing.")
 
 
 def dictionary_of(

@@ -36,7 +36,7 @@ def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: 
 
 
 def show_saved(as_json: bool, saved: SavedCheckpoint) -> None:
-    """Print what a checkpoint changed, and to stderr the files that it left out."""
+    """Print the changes of a checkpoint, and to stderr the files that were left out."""
     if not as_json:
         for name in saved.left_out:
             click.echo(f"left out {sanitize(name)}: it holds the unedited weights", err=True)

@@ -84,7 +84,7 @@ def _edited(
 
 
 def _report(pushed: PushResult, as_json: bool) -> None:
-    """Print what was sent, or would be sent."""
+    """Print the files that were sent, or would be sent."""
     from sith_hf.core.escaping import sanitize
     from sith_hf.core.tables import table
 

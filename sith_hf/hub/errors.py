@@ -43,8 +43,8 @@ _ADVICE = {
     403: "this token may not change the {place}{quoted}: check the namespace, use a token with write access to it "
     f"({_TOKENS}), or propose the change with --create-pr",
     404: "the Hub finds no {place}{quoted}: check its name and the access of the token",
-    409: "it conflicts with the {place} on the Hub{quoted}: look at it and try again, or choose another name",
-    412: "the {place} changed meanwhile: look at the change, and try again to put yours on top",
+    409: "it conflicts with the {place} on the Hub{quoted}: review it and try again, or choose another name",
+    412: "the {place} changed meanwhile: review the change, and push again",
     429: "the Hub limits the rate of requests (429): try again in a few minutes",
 }
 _REASONS: dict[type[BaseException], str] = {
@@ -66,7 +66,7 @@ _ABSENT = (
 
 @contextmanager
 def hub_errors(doing: str, place: str, token: str | None = None) -> Iterator[None]:
-    """Turn what the client raises inside the block into a :class:`HubError`; a SithError passes through.
+    """Turn errors of the client inside the block into a :class:`HubError`; a SithError passes through.
 
     Args:
         doing: the action, as "uploading the files to me/model".
