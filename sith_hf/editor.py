@@ -111,7 +111,7 @@ class SithEditor:
 
     @property
     def text(self) -> LoadedModel:
-        """The model whose text tower encodes concepts. Raises InputError for a vision-only model without companion."""
+        """The model whose text tower encodes concepts. Raises InputError if there is none."""
         if self._text is None:
             raise InputError(
                 f"{self.loaded.name} has no text tower: name its CLIP model with "
@@ -159,10 +159,8 @@ class SithEditor:
         if concepts.embeddings is None:
             text = self.text
             return concepts.encode(text.model, text.tokenizer, text.name, job=job, progress=progress)
-        if self._text is None:
-            # A tower with its own projection needs no text tower for an encoded dictionary.
-            return concepts
-        if concepts.encoder_sha256 != self._text_sha256:
+        # A tower with its own projection needs no text tower for an encoded dictionary.
+        if self._text is not None and concepts.encoder_sha256 != self._text_sha256:
             raise InputError(
                 f"the dictionary was encoded by {concepts.encoder}, not by {self.text.name}: "
                 "make it again from its texts, without embeddings"
@@ -183,19 +181,19 @@ class SithEditor:
 
         Args:
             concepts: the dictionary; it is encoded first if necessary.
-            settings: which vectors, and how they are explained.
+            settings: the choice of vectors, and the method of explanation.
             device, job, progress: as for :func:`sith_hf.decomposition.decompose`.
-            fields: fields of ``settings`` by name, such as ``layers=[-2, -1]``
-                (see :class:`sith_hf.decomposition.DecomposeSettings`).
+            fields: fields of ``settings`` by name, such as ``layers=[-2, -1]``.
 
         Raises:
             InputError: an unknown field, a value out of range, or a dictionary of another text tower.
         """
         settings = (settings or DecomposeSettings()).override(**fields)
         settings.check(self.tower, len(concepts))
-        result = decompose(
+        encoded = self.encode(concepts, job=job, progress=progress)
+        self._decomposition = decompose(
             self.tower,
-            self.encode(concepts, job=job, progress=progress),
+            encoded,
             settings,
             name=self.loaded.name,
             revision=self.loaded.revision,
@@ -203,8 +201,7 @@ class SithEditor:
             job=job,
             progress=progress,
         )
-        self._decomposition = result
-        return result
+        return self._decomposition
 
     def embed(self, *concepts: str, decomposition: Decomposition | None = None) -> dict[str, Tensor]:
         """Return the text embedding of each concept, ``[P]``: from the decomposition if it occurs there, else encoded.
@@ -213,19 +210,18 @@ class SithEditor:
             InputError: a concept to encode, and no text tower or another than the decomposition's.
         """
         decomposition = decomposition or self.decomposition
+        settings, template = decomposition.settings, decomposition.settings.get("template")
         found: dict[str, Tensor] = {}
         for concept in concepts:
             if decomposition.has(concept):
                 found[concept] = decomposition.embedding_of(concept)
-                continue
-            settings = decomposition.settings
-            if settings.get("encoder_sha256") != self._text_sha256:
+            elif settings.get("encoder_sha256") == self._text_sha256:
+                found[concept] = encode_texts(self.text.model, self.text.tokenizer, [concept], template)[0]
+            else:
                 raise InputError(
                     f"no explanation has the concept {concept!r}, and {self.text.name} cannot encode it: this "
                     f"decomposition's dictionary was encoded by {settings.get('encoder')}, so use that text model"
                 )
-            template = settings.get("template")
-            found[concept] = encode_texts(self.text.model, self.text.tokenizer, [concept], template)[0]
         return found
 
     def find(self, concept: str, *, near: float = NEAR, limit: int | None = 20) -> list[Match]:

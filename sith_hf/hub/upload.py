@@ -253,7 +253,7 @@ class _Upload:
             return landed
 
     def _landed(self, start: str, before: Mapping[str, str]) -> tuple[str, str | None] | None:
-        """Look for a commit whose answer was lost. Raises HubError if that stays unknown."""
+        """Look for a commit whose answer was lost. Raises HubError if its fate stays unknown."""
         with self.hub_errors(f"checking whether the commit to {self.name} arrived"):
             if self.create_pr:
                 after = self._pull_requests()
