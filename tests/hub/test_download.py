@@ -161,7 +161,7 @@ def test_what_is_not_there(hub, read, worker):
             "no dataset", "no model"
         ), kind
         assert "does not have this branch" in refused(lambda k=kind: read(k, revision="nowhere"))
-        assert "not the id of a Hub repository" in refused(lambda k=kind: read(k, "a/b/c"))
+        assert "a/b/c: no" in refused(lambda k=kind: read(k, "a/b/c"))
     assert "dataset repository of this name" in refused(lambda: read("checkpoint", "me/data"))
     assert "dataset repository of this name" in refused(lambda: read("editor", "me/data"))
     assert "does not have this file" in refused(lambda: read("spec", "me/empty"))
