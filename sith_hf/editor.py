@@ -13,8 +13,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from sith_hf.checkpoint import SavedCheckpoint, locate, revert, save_edited
-from sith_hf.checkpoint import history as history_
+from sith_hf.checkpoint import SavedCheckpoint, history, locate, revert, save_edited
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import text_tower_sha256
 from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match, decompose
@@ -31,8 +30,8 @@ from sith_hf.towers import LoadedModel, VisionTower, encode_texts, load_model, r
 class SithEditor:
     """A CLIP checkpoint to explain and to edit.
 
-    An editor remembers its latest decomposition: :meth:`decompose` sets it, :meth:`find` and the edits read it. Nothing
-    else about it changes: results are new objects, and the weights differ only inside :meth:`applied`.
+    An editor remembers its latest decomposition: :meth:`decompose` sets it, :meth:`find` and the edits read it. The
+    rest of its state is constant: results are new objects, and the weights differ only inside :meth:`applied`.
 
     Example::
 
@@ -52,6 +51,9 @@ class SithEditor:
     history: tuple[EditSpec, ...] = ()
     _decomposition: Decomposition | None = field(default=None, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        self.tower  # noqa: B018  - fail early on mismatched weights
+
     @classmethod
     def from_pretrained(
         cls,
@@ -68,8 +70,8 @@ class SithEditor:
         Args:
             name: a Hub id or a folder.
             revision: branch, tag or commit on the Hub.
-            text_model: for the last two, the ``CLIPModel`` that they belong to. It provides the text tower and, for a
-                ``CLIPVisionModel``, the projection.
+            text_model: for a vision-only model, its ``CLIPModel``: the source of the text tower and, for a
+                ``CLIPVisionModel``, of the projection.
             token: a Hub token; the one of the environment or login when None.
 
         Raises:
@@ -79,9 +81,7 @@ class SithEditor:
         """
         loaded = load_model(str(name), revision, token=token)
         companion = None if text_model is None else load_model(str(text_model), want_text=True, token=token)
-        editor = cls(loaded, companion, () if loaded.folder is None else history_(loaded.folder))
-        editor.tower  # noqa: B018  - fail early on mismatched weights
-        return editor
+        return cls(loaded, companion, () if loaded.folder is None else history(loaded.folder))
 
     @classmethod
     def from_model(
@@ -90,20 +90,14 @@ class SithEditor:
         """Make an editor of a model in memory.
 
         Args:
-            model: as for :meth:`from_pretrained`, as an object.
-            tokenizer: the tokenizer of the text tower in use.
-            text_model: the companion ``CLIPModel``, as an object.
-            name: the model's name in provenance; the name it was loaded by when None.
+            model: a model of a class that :meth:`from_pretrained` loads.
+            tokenizer: the tokenizer of the text tower.
+            text_model: for a vision-only model, its ``CLIPModel``.
+            name: the model's name in provenance; the name that it was loaded by when None.
         """
-        title = name or getattr(model.config, "_name_or_path", "") or "in memory"
-        loaded = LoadedModel(model, tokenizer, title, getattr(model.config, "_commit_hash", None))
-        companion = None
-        if text_model is not None:
-            other = getattr(text_model.config, "_name_or_path", "") or "in memory"
-            companion = LoadedModel(text_model, tokenizer, other, None)
-        editor = cls(loaded, companion)
-        editor.tower  # noqa: B018
-        return editor
+        loaded = LoadedModel(model, tokenizer, name or _name_of(model), getattr(model.config, "_commit_hash", None))
+        companion = None if text_model is None else LoadedModel(text_model, tokenizer, _name_of(text_model), None)
+        return cls(loaded, companion)
 
     @property
     def model(self) -> Any:
@@ -112,23 +106,23 @@ class SithEditor:
 
     @cached_property
     def tower(self) -> VisionTower:
-        """Its vision tower."""
+        """The vision tower."""
         return read_tower(self.loaded.model, None if self.companion is None else self.companion.model)
 
     @property
     def text(self) -> LoadedModel:
-        """The model whose text tower encodes concepts. Raises InputError for a vision-only model without companion."""
-        if self._text is not None:
-            return self._text
-        raise InputError(
-            f"{self.loaded.name} has no text tower: name its CLIP model with "
-            'text_model="openai/clip-vit-base-patch32" (--text-model on the command line)'
-        )
+        """The model whose text tower encodes concepts. Raises InputError if there is none."""
+        if self._text is None:
+            raise InputError(
+                f"{self.loaded.name} has no text tower: name its CLIP model with "
+                'text_model="openai/clip-vit-base-patch32" (--text-model on the command line)'
+            )
+        return self._text
 
     @property
     def _text(self) -> LoadedModel | None:
-        candidates = [item for item in (self.companion, self.loaded) if item is not None]
-        return next((item for item in candidates if hasattr(item.model, "text_projection")), None)
+        models = (item for item in (self.companion, self.loaded) if item is not None)
+        return next((item for item in models if hasattr(item.model, "text_projection")), None)
 
     @cached_property
     def _text_sha256(self) -> str:
@@ -165,10 +159,8 @@ class SithEditor:
         if concepts.embeddings is None:
             text = self.text
             return concepts.encode(text.model, text.tokenizer, text.name, job=job, progress=progress)
-        if self._text is None:
-            # A tower with its own projection needs no text tower for an encoded dictionary.
-            return concepts
-        if concepts.encoder_sha256 != self._text_sha256:
+        # A tower with its own projection needs no text tower for an encoded dictionary.
+        if self._text is not None and concepts.encoder_sha256 != self._text_sha256:
             raise InputError(
                 f"the dictionary was encoded by {concepts.encoder}, not by {self.text.name}: "
                 "make it again from its texts, without embeddings"
@@ -189,19 +181,19 @@ class SithEditor:
 
         Args:
             concepts: the dictionary; it is encoded first if necessary.
-            settings: which vectors, and how they are explained.
+            settings: the choice of vectors, and the method of explanation.
             device, job, progress: as for :func:`sith_hf.decomposition.decompose`.
-            fields: fields of ``settings`` by name, such as ``layers=[-2, -1]``
-                (see :class:`sith_hf.decomposition.DecomposeSettings`).
+            fields: fields of ``settings`` by name, such as ``layers=[-2, -1]``.
 
         Raises:
             InputError: an unknown field, a value out of range, or a dictionary of another text tower.
         """
         settings = (settings or DecomposeSettings()).override(**fields)
         settings.check(self.tower, len(concepts))
-        result = decompose(
+        encoded = self.encode(concepts, job=job, progress=progress)
+        self._decomposition = decompose(
             self.tower,
-            self.encode(concepts, job=job, progress=progress),
+            encoded,
             settings,
             name=self.loaded.name,
             revision=self.loaded.revision,
@@ -209,25 +201,27 @@ class SithEditor:
             job=job,
             progress=progress,
         )
-        self._decomposition = result
-        return result
+        return self._decomposition
 
     def embed(self, *concepts: str, decomposition: Decomposition | None = None) -> dict[str, Tensor]:
-        """Return each concept's text embedding, ``[P]``, from the decomposition if it occurs there, else encoded."""
+        """Return the text embedding of each concept, ``[P]``: from the decomposition if it occurs there, else encoded.
+
+        Raises:
+            InputError: a concept to encode, and no text tower or another than the decomposition's.
+        """
         decomposition = decomposition or self.decomposition
+        settings, template = decomposition.settings, decomposition.settings.get("template")
         found: dict[str, Tensor] = {}
         for concept in concepts:
             if decomposition.has(concept):
                 found[concept] = decomposition.embedding_of(concept)
-                continue
-            settings = decomposition.settings
-            if settings.get("encoder_sha256") != self._text_sha256:
+            elif settings.get("encoder_sha256") == self._text_sha256:
+                found[concept] = encode_texts(self.text.model, self.text.tokenizer, [concept], template)[0]
+            else:
                 raise InputError(
                     f"no explanation has the concept {concept!r}, and {self.text.name} cannot encode it: this "
                     f"decomposition's dictionary was encoded by {settings.get('encoder')}, so use that text model"
                 )
-            template = settings.get("template")
-            found[concept] = encode_texts(self.text.model, self.text.tokenizer, [concept], template)[0]
         return found
 
     def find(self, concept: str, *, near: float = NEAR, limit: int | None = 20) -> list[Match]:
@@ -257,9 +251,7 @@ class SithEditor:
     def save_pretrained(
         self, folder: str | Path, spec: EditSpec, *, overwrite: bool = False, progress: bool = False
     ) -> SavedCheckpoint:
-        """Write a copy of the checkpoint that this editor was loaded from, edited.
-
-        Arguments and results are those of :func:`sith_hf.checkpoint.save_edited`.
+        """Write an edited copy of this editor's checkpoint (see :func:`sith_hf.checkpoint.save_edited`).
 
         Raises:
             InputError: also for a model in memory, which has no checkpoint to copy.
@@ -274,19 +266,17 @@ class SithEditor:
         evaluation: Mapping[str, Any] | None = None,
         **options: Unpack[PushOptions],
     ) -> PushResult:
-        """Publish the checkpoint that this editor was loaded from, edited (see :func:`sith_hf.publish.push_edited`).
+        """Publish an edited copy of this editor's checkpoint (see :func:`sith_hf.publish.push_edited`).
 
         Args:
             repo_id: ``namespace/name``; a name alone goes into the namespace of the token's user.
             spec: the edit.
             evaluation: measured results for the card.
-            options: ``private``, ``revision``, ``create_pr``, ``commit_message``, ``token``, ``overwrite_card``,
-                ``dry_run`` (see :class:`sith_hf.hub.PushOptions`).
+            options: see :class:`sith_hf.hub.PushOptions`.
 
         Raises:
-            InputError, BaseMismatch, OutputError: as for :meth:`save_pretrained`, and options or a repository that
-                do not go together with this.
-            HubError: the Hub refused, failed or could not be reached; the message gives the repository's state.
+            InputError, BaseMismatch, OutputError: as for :meth:`save_pretrained`.
+            InputError, HubError: as for :func:`sith_hf.publish.push_edited`.
         """
         check_options(options)
         with scratch_folder() as scratch:
@@ -304,18 +294,22 @@ class SithEditor:
         return folder or locate(name, self.loaded.revision)
 
 
+def _name_of(model: Any) -> str:
+    return getattr(model.config, "_name_or_path", "") or "in memory"
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Edit:
-    """An edit in the making: every method returns a new one, ``spec`` is the edit so far.
+    """An edit under construction: every method returns a new one, and ``spec`` is its current state.
 
     Attributes:
-        editor: whose model it is for.
-        decomposition: what vectors are chosen from.
+        editor: the editor of the model.
+        decomposition: the decomposition that vectors are chosen from.
         gains: the vectors chosen so far.
     """
 
     editor: SithEditor
-    decomposition: Decomposition = field(repr=False)
+    decomposition: Decomposition
     gains: Gains = field(default_factory=Gains)
 
     def set_gain(
@@ -328,9 +322,9 @@ class Edit:
         layers: Iterable[int] | None = None,
         heads: Iterable[int] | None = None,
     ) -> Edit:
-        """Give the vectors that are about any of ``concepts`` a gain; the rule is :func:`sith_hf.gains.by_concepts`.
+        """Set the gain of the vectors that are about any of ``concepts`` (see :func:`sith_hf.gains.by_concepts`).
 
-        The gains of a vector that is chosen again multiply, so that suppressing twice suppresses.
+        If a vector is chosen again, its gains multiply.
 
         Raises:
             InputError: no concept, a value out of range, or no vector that is about the concepts.
@@ -347,15 +341,15 @@ class Edit:
         return replace(self, gains=self.gains.then(chosen))
 
     def suppress(self, *concepts: str, gain: float = 0.0, **rule: Any) -> Edit:
-        """Remove the vectors that are about ``concepts`` (gain 0), or weaken them. ``rule``: see :meth:`set_gain`."""
+        """Remove the vectors that are about ``concepts``, or weaken them. ``rule``: see :meth:`set_gain`."""
         return self.set_gain(*concepts, gain=gain, **rule)
 
     def amplify(self, *concepts: str, gain: float = 1.5, **rule: Any) -> Edit:
-        """Turn up the vectors that are about ``concepts``. ``rule``: see :meth:`set_gain`."""
+        """Amplify the vectors that are about ``concepts``. ``rule``: see :meth:`set_gain`."""
         return self.set_gain(*concepts, gain=gain, **rule)
 
     def invert(self, *concepts: str, **rule: Any) -> Edit:
-        """Turn the vectors that are about ``concepts`` into their opposites (gain -1)."""
+        """Invert the vectors that are about ``concepts`` (gain -1). ``rule``: see :meth:`set_gain`."""
         return self.set_gain(*concepts, gain=-1.0, **rule)
 
     def vectors(
@@ -366,13 +360,13 @@ class Edit:
         heads: Iterable[int] | None = None,
         vectors: Iterable[int] | None = None,
     ) -> Edit:
-        """Give vectors named by number a gain (see :func:`sith_hf.gains.by_name`)."""
+        """Set the gain of vectors by number (see :func:`sith_hf.gains.by_name`)."""
         chosen = by_name(self.decomposition, gain, layers=layers, heads=heads, vectors=vectors)
         return replace(self, gains=self.gains.then(chosen))
 
     @cached_property
     def spec(self) -> EditSpec:
-        """The edit as it can be saved, applied and written into a checkpoint."""
+        """The edit, to save, apply or write into a checkpoint."""
         return make_spec(self.editor.tower, self.decomposition, self.gains)
 
     def __str__(self) -> str:

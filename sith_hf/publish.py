@@ -45,15 +45,13 @@ from sith_hf.hub import (
 )
 from sith_hf.towers import CONFIGS, INDEX, Checkpoint, published
 
-# Replaces the path of a local base in published files.
-UNNAMED = "a local checkpoint"
-
+UNNAMED = "a local checkpoint"  # replaces the path of a local base in published files
 EDIT = f"{SITH}/{EDIT_SPEC_LAYOUT.filename}"
 EVALUATION = f"{SITH}/evaluation.json"
 PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 TEXT = frozenset({".md", ".txt", ".yaml", ".yml", ".json", ".toml", ".cfg", ".ini", ".py", ".sh"})
 
-# The file by which a repository is known, to what the repository then holds.
+# The file that identifies the kind of a repository, to the name of that kind.
 KINDS: Mapping[str, str] = {
     EDIT: "an edited checkpoint",
     EDIT_SPEC_LAYOUT.filename: "an edit spec",
@@ -79,20 +77,19 @@ def push_edited(
         repo_id: ``namespace/name``; a name alone belongs to the user of the token.
         evaluation: measured results for the card (see :class:`sith_hf.cards.facts.Results`), published as
             ``sith/evaluation.json``; read from that file of the folder when None.
-        options: ``private``, ``revision``, ``create_pr``, ``commit_message``, ``token``, ``overwrite_card``,
-            ``dry_run`` (see :class:`sith_hf.hub.PushOptions`).
+        options: see :class:`sith_hf.hub.PushOptions`.
 
     Raises:
-        InputError: not an edited checkpoint, weights that differ from what its edit left, options that exclude each
-            other, or a repository that holds something else.
-        HubError: the Hub refused, failed or could not be reached; the message says what the repository holds now.
+        InputError: not an edited checkpoint, weights that changed after the edit, options that exclude each other, or
+            a repository with other content.
+        HubError: the Hub refused, failed or could not be reached. The message gives the state of the repository.
     """
     check_options(options)
     folder = Path(folder)
-    spec = _edit_of(folder)
+    spec, checkpoint = _read_edited(folder)
+    recipe = folder / SITH / "recipe.yaml"
     try:
-        files = edited_files(folder)
-        recipe = folder / SITH / "recipe.yaml"
+        files = _edited_files(checkpoint)
         recipe_text = recipe.read_text(encoding="utf-8") if recipe.is_file() else None
         if evaluation is not None:
             files[EVALUATION] = (json.dumps(evaluation, indent=2, sort_keys=True) + "\n").encode("utf-8")
@@ -102,14 +99,15 @@ def push_edited(
         raise
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{folder} could not be read ({error}); nothing was sent") from None
+    base_id, base_card = _base_id(spec.base, folder), _base_metadata(folder)
     files[MAP_FILE] = picture(folder, spec)
     repo_id = full_repo_id(repo_id, options)
     card = model_card(
         folder,
         replace(_public_spec(spec), base=spec.base),  # the card shows the last part of a local path
         repo_id=repo_id,
-        base_id=base_id(spec.base, folder),
-        base_card=base_metadata(folder),
+        base_id=base_id,
+        base_card=base_card,
         evaluation=evaluation,
         recipe=recipe_text,
     )
@@ -118,7 +116,7 @@ def push_edited(
 
 
 def push_artifact(item: object, repo_id: str, **options: Unpack[PushOptions]) -> PushResult:
-    """Publish an edit spec, a decomposition or a dictionary; arguments and errors as for ``push_to_hub`` of each."""
+    """Publish an edit spec, a decomposition or a dictionary (see :meth:`sith_hf.hub.Pushable.push_to_hub`)."""
     check_options(options)
     repo_id = full_repo_id(repo_id, options)
     with scratch_folder() as work:
@@ -139,25 +137,21 @@ def push_artifact(item: object, repo_id: str, **options: Unpack[PushOptions]) ->
                 files = _with_table(work, layout, words.to_dataset())
             case _:
                 raise InputError(
-                    f"a {type(item).__name__} cannot be published; a spec, decomposition or dictionary can"
+                    f"cannot publish a {type(item).__name__}: expected a spec, decomposition or dictionary"
                 )
         package = UploadPackage(files, card, layout.filename, KINDS, layout.repo_type)
         return upload_package(package, repo_id, options)
 
 
-def edited_files(folder: Path) -> dict[str, Path | bytes]:
-    """Return the files of an edited checkpoint to upload, by name in the repository, without card and picture.
-
-    Raises:
-        InputError: a file seems to contain a token of the Hub.
-    """
-    checkpoint = Checkpoint.read(folder)
+def _edited_files(checkpoint: Checkpoint) -> dict[str, Path | bytes]:
+    """Return the files to upload by name in the repository, without card and picture. Raises InputError."""
+    folder = checkpoint.folder
     files: dict[str, Path | bytes] = {shard.path.name: shard.path for shard in checkpoint.shards}
     if checkpoint.index is not None:
         files[INDEX] = folder / INDEX
     files |= other_files(checkpoint)
     for path in sorted((folder / SITH).rglob("*")):
-        # The short cards in sith/ name local folders, and the card of the repository says more.
+        # The short cards in sith/ contain paths of local folders.
         if path.is_file() and path.name != CARD:
             name = path.relative_to(folder).as_posix()
             files[name] = _public_file(path) if path.name == EDIT_SPEC_LAYOUT.filename else path
@@ -175,7 +169,7 @@ def edited_files(folder: Path) -> dict[str, Path | bytes]:
 
 
 def _stays(folder: Path, source: Path | bytes) -> bool:
-    """Whether a file is not uploaded: a pickle, or a link out of the folder (links into the Hub's cache excepted)."""
+    """Whether a file is not uploaded: a pickle, or a link out of the folder, except into the Hub's cache."""
     if isinstance(source, bytes):
         return False
     real = source.resolve()
@@ -183,14 +177,11 @@ def _stays(folder: Path, source: Path | bytes) -> bool:
     return source.suffix in PICKLES or (source.is_symlink() and outside)
 
 
-def base_id(base: BaseRef, folder: Path) -> str | None:
-    """Return the Hub id of a base: the spec's own, else the one in ``config.json``, else None.
-
-    The name in a spec is a Hub id if the spec has a commit. ``config.json`` is not used if the base was edited itself:
-    the file then names the base of the base.
-    """
+def _base_id(base: BaseRef, folder: Path) -> str | None:
+    """Return the Hub id of a base: the one in its spec, else the one in ``config.json``, else None."""
     if hub_base(base) is not None:
         return base.name
+    # The config.json of a base that was itself edited names the base of the base.
     if (folder / SITH / "base" / EDIT_SPEC_LAYOUT.filename).is_file():
         return None
     try:
@@ -201,8 +192,8 @@ def base_id(base: BaseRef, folder: Path) -> str | None:
     return name if looks_right and not os.path.exists(name) else None
 
 
-def base_metadata(folder: Path) -> dict[str, Any] | None:
-    """Return the metadata of the base's card, which an edited checkpoint keeps; None without a card."""
+def _base_metadata(folder: Path) -> dict[str, Any] | None:
+    """Return the metadata of the base's card in an edited checkpoint; None without a card."""
     for place in (folder / BASE_CARD, folder / CARD):
         if place.is_file():
             with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
@@ -210,32 +201,31 @@ def base_metadata(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _edit_of(folder: Path) -> EditSpec:
-    """Read the edit of a folder and check its weights. Raises InputError."""
+def _read_edited(folder: Path) -> tuple[EditSpec, Checkpoint]:
+    """Read an edited checkpoint and check its weights. Raises InputError."""
     path = folder / SITH / EDIT_SPEC_LAYOUT.filename
     try:
-        found = path.is_file()
+        if not path.is_file():
+            raise InputError(f"{folder} is not an edited checkpoint ({path} is missing): write one with save-edited")
     except OSError as error:
         raise InputError(f"{folder} could not be read ({error.strerror})") from None
-    if not found:
-        raise InputError(f"{folder} is not an edited checkpoint ({path} is missing): write one with save-edited")
     spec, checkpoint = EditSpec.from_pretrained(path), Checkpoint.read(folder)
     if not spec.edited_sha256:
         raise InputError(f"{folder}: its edit spec was not written by save-edited; save the checkpoint again")
     here = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.edited_sha256}
     BaseRef("the edit recorded in sith/", None, spec.edited_sha256).check(here, str(folder))
-    return spec
+    return spec, checkpoint
 
 
 def _public_file(path: Path) -> bytes:
-    """Return a saved edit spec without local paths; the same bytes if it names none."""
+    """Return a saved edit spec without local paths; the same bytes if it contains none."""
     try:
         tensors, data = read_artifact(path, EDIT_SPEC_LAYOUT)
         base = BaseRef.from_json(data["base"])
     except ArtifactError as error:
         raise InputError(f"{error}; nothing was sent") from None
-    name = base.name if hub_base(base) is not None else UNNAMED
-    public = {**data, "base": {**data["base"], "name": name}, "settings": _public(data["settings"])}
+    named = {**data["base"], "name": _public_base(base).name}
+    public = {**data, "base": named, "settings": _public(data["settings"])}
     if isinstance(data.get("origin"), dict):
         public["origin"] = {**data["origin"], "decomposition": _public(data["origin"].get("decomposition", {}))}
     if public == data:

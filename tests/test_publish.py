@@ -237,7 +237,7 @@ def test_offline_mode_is_reported_first(hub, worker, made):
     ("options", "words"),
     [
         ({"create_pr": True, "revision": "next"}, "exclude each other"),
-        ({"privat": True}, "no option privat"),
+        ({"privat": True}, "unknown option privat"),
         ({"token": "hf_ümlaut"}, "characters"),
         ({"token": "hf_abc\nX-Other: 1"}, "characters"),
     ],
@@ -555,8 +555,8 @@ def test_hashes_and_stale_names(tmp_path):
     for source in (b"hello", tmp_path / "a"):
         item = Outgoing("a", source)
         assert item.size == 5
-        assert item.hashes[0] == hashlib.sha256(b"hello").hexdigest()
-        assert item.hashes[1] == "b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0"  # git hash-object
+        assert item.sha256 == hashlib.sha256(b"hello").hexdigest()
+        assert item.git_id == "b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0"  # git hash-object
     package = UploadPackage({"new.safetensors": b""}, "", "", {}, stale=("*.safetensors", "sith/*"))
     stale = ["old.safetensors", "sith/a", "sith/base/b.safetensors"]
     assert [

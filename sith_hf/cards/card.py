@@ -47,9 +47,9 @@ def model_card(
     recipe: str | None = None,
     base_id: str | None = None,
 ) -> str:
-    """Return the README.md of an edited checkpoint. The same arguments give the same bytes.
+    """Return the README.md of an edited checkpoint, which shows :func:`picture` from ``MAP_FILE``.
 
-    It shows the picture of :func:`picture`, at ``MAP_FILE``.
+    The same arguments give the same bytes.
 
     Args:
         folder: an edited checkpoint that :func:`sith_hf.checkpoint.save_edited` wrote.
@@ -58,11 +58,11 @@ def model_card(
         base_card: the metadata of the base's card, the source of license and languages.
         evaluation: measured results (see :class:`sith_hf.cards.facts.Results`).
         recipe: the text of the recipe of the edit.
-        base_id: the Hub id in the configuration of a base read from a folder; used in the metadata, and the card says
-            that the two were not compared.
+        base_id: for a base read from a folder, the Hub id in its configuration; the card states that the two were not
+            compared.
 
     Raises:
-        InputError: ``folder`` is no edited checkpoint or has another edit, or an id or the evaluation is invalid.
+        InputError: ``folder`` is not an edited checkpoint or has another edit, or an id or the evaluation is invalid.
     """
     repo_id, folder = _checked(repo_id), Path(folder)
     pinned = card_facts.hub_base(spec.base)
@@ -71,7 +71,7 @@ def model_card(
     path = folder / "sith" / EDIT_SPEC_LAYOUT.filename
     recorded, (_, data) = EditSpec.from_pretrained(path), read_artifact(path, EDIT_SPEC_LAYOUT)
     if recorded != spec:
-        raise InputError(f"{folder} holds another edit than the card describes: save the checkpoint again")
+        raise InputError(f"{folder} contains another edit than the card describes: save the checkpoint again")
     measured = card_facts.measured_rows(evaluation)
     body = render(
         "model_card.md.j2",
@@ -100,37 +100,27 @@ def model_card(
 
 
 def picture(folder: Path, spec: EditSpec) -> bytes:
-    """Return the PNG that :func:`model_card` shows. Raises InputError for a folder that is no CLIP checkpoint."""
+    """Return the PNG that :func:`model_card` shows. Raises InputError unless ``folder`` is a CLIP checkpoint."""
     _, layers = card_facts.config_of(Path(folder))
     return edit_map(spec, layers, card_facts.number_of_heads(spec))
 
 
 def spec_card(spec: EditSpec, *, repo_id: str) -> str:
-    """Return the README.md of an edit that is published without the model.
-
-    Raises:
-        InputError: ``repo_id`` is not the id of a repository.
-    """
-    repo_id = _checked(repo_id)
+    """Return the README.md of an edit that is published without the model. Raises InputError for an invalid id."""
+    body = render("edit_spec.md.j2", **_about(spec, _checked(repo_id)), versions=library_versions())
     base_id = card_facts.hub_base(spec.base)
-    body = render("edit_spec.md.j2", **_about(spec, repo_id), versions=library_versions())
     metadata = ModelCardData(library_name="sith-hf", tags=[*TAGS, "edit-spec"], base_model=base_id)
     return _assembled(ModelCard, metadata, body)
 
 
 def decomposition_card(decomposition: Decomposition, *, repo_id: str) -> str:
-    """Return the README.md of a decomposition published as a dataset, with its rows in ``DATA_FILE``.
-
-    Raises:
-        InputError: ``repo_id`` is not the id of a repository.
-    """
-    repo_id = _checked(repo_id)
+    """Return the README.md of a dataset repository with a decomposition. Raises InputError for an invalid id."""
     _, heads, rank = decomposition.singular_values.shape
-    body = render(
+    return _dataset_card(
         "decomposition.md.j2",
-        repo_id=repo_id,
-        code_id=f'"{repo_id}"',
-        data_file=DATA_FILE,
+        repo_id,
+        "Singular vectors of",
+        "explanations",
         base=decomposition.base,
         base_name=card_facts.base_name(decomposition.base),
         pinned=card_facts.hub_base(decomposition.base) is not None,
@@ -143,32 +133,23 @@ def decomposition_card(decomposition: Decomposition, *, repo_id: str) -> str:
         fidelity=float(decomposition.fidelity.mean()),
         settings=card_facts.setting_rows(decomposition.settings),
         strongest=[decomposition.explain(n, 0, 0, p) for n in decomposition.layers[-1:] for p in decomposition.poles],
-        versions=library_versions(),
     )
-    return _assembled(DatasetCard, _dataset_metadata(f"Singular vectors of {repo_id}", "explanations"), body)
 
 
 def dictionary_card(dictionary: ConceptDictionary, *, repo_id: str) -> str:
-    """Return the README.md of a dictionary published as a dataset, with its rows in ``DATA_FILE``.
-
-    Raises:
-        InputError: ``repo_id`` is not the id of a repository.
-    """
-    repo_id = _checked(repo_id)
+    """Return the README.md of a dataset repository with a dictionary. Raises InputError for an invalid id."""
     encoder = dictionary.encoder
-    body = render(
+    return _dataset_card(
         "dictionary.md.j2",
-        repo_id=repo_id,
-        code_id=f'"{repo_id}"',
-        data_file=DATA_FILE,
+        repo_id,
+        "Concepts of",
+        "concepts",
         dictionary=dictionary,
         encoder=None if encoder is None else card_facts.encoder_name(encoder),
         size=None if dictionary.embeddings is None else dictionary.embeddings.shape[1],
         sample=dictionary.texts[:: max(1, len(dictionary) // 20)][:20],
         categories=sorted(set(dictionary.categories or ())),
-        versions=library_versions(),
     )
-    return _assembled(DatasetCard, _dataset_metadata(f"Concepts of {repo_id}", "concepts"), body)
 
 
 def _about(spec: EditSpec, repo_id: str) -> dict[str, Any]:
@@ -176,8 +157,7 @@ def _about(spec: EditSpec, repo_id: str) -> dict[str, Any]:
     rows, pinned = card_facts.vector_rows(spec), card_facts.hub_base(spec.base)
     return {
         "repo_id": repo_id,
-        "code_id": f'"{repo_id}"',
-        "code_base": f'"{pinned or "path/to/the/base"}"',
+        "code_base": pinned or "path/to/the/base",
         "spec": spec,
         "base_name": card_facts.base_name(spec.base),
         "pinned": pinned is not None,
@@ -211,19 +191,23 @@ def _model_index(repo_id: str, task: str, measured: list[dict[str, Any]]) -> dic
 
 def _slug(text: str) -> str:
     """Return ``text`` as an identifier; a Hub id is unchanged."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "other" if not card_facts.repo_name(text) else text
+    return text if card_facts.is_repo_name(text) else re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "other"
 
 
-def _dataset_metadata(title: str, config: str) -> DatasetCardData:
-    return DatasetCardData(
-        pretty_name=title,
+def _dataset_card(template: str, repo_id: str, title: str, config: str, **data: Any) -> str:
+    """Return the card of a dataset repository with its rows in ``DATA_FILE``."""
+    repo_id = _checked(repo_id)
+    body = render(template, repo_id=repo_id, data_file=DATA_FILE, versions=library_versions(), **data)
+    metadata = DatasetCardData(
+        pretty_name=f"{title} {repo_id}",
         tags=["sith-hf", "clip", "interpretability"],
         configs=[{"config_name": config, "data_files": [{"split": "train", "path": DATA_FILE}]}],
     )
+    return _assembled(DatasetCard, metadata, body)
 
 
 def _checked(repo_id: str) -> str:
-    if not isinstance(repo_id, str) or card_facts.repo_name(repo_id) is None:
+    if not isinstance(repo_id, str) or not card_facts.is_repo_name(repo_id):
         raise InputError(f"{repo_id!r} cannot be the id of a repository on the Hub: use namespace/name")
     return repo_id
 

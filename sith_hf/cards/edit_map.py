@@ -45,16 +45,10 @@ LEGEND = 640
 def edit_map(spec: EditSpec, num_layers: int, num_heads: int) -> bytes:
     """Draw a PNG of layers (rows, first on top) by heads (columns); a square for each edited vector shows its gain.
 
-    Squares of one head are sorted by vector number. Gains beyond the scale have the colours of its ends. The same spec
-    gives the same bytes, with one version of Pillow.
-
-    Args:
-        spec: the edit.
-        num_layers: the number of layers of the tower.
-        num_heads: the number of heads of a layer.
+    Squares of one head are sorted by vector number. With one version of Pillow, the same spec gives the same bytes.
 
     Raises:
-        InputError: the edit changes a layer or head that the tower does not have.
+        InputError: the edit changes a layer or head that a tower of this size does not have.
     """
     from PIL import Image, ImageDraw
 
@@ -69,7 +63,10 @@ def edit_map(spec: EditSpec, num_layers: int, num_heads: int) -> bytes:
     gains: dict[tuple[int, int], list[float]] = {}
     for (layer, head, _), gain in zip(spec.keys, spec.gain.tolist(), strict=True):
         gains.setdefault((layer, head), []).append(gain)
-    _title(draw, spec, len(gains))
+    vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
+    heads = "1 attention head" if len(gains) == 1 else f"{len(gains)} attention heads"
+    _text(draw, (LEFT, 34), f"{vectors} in {heads}", 34, INK)
+    _text(draw, (LEFT, 80), "Each square is one edited vector, coloured by its gain.", 23, FAINT)
     _axes(draw, cell, num_layers, num_heads)
     for layer in range(num_layers):
         for head in range(num_heads):
@@ -90,13 +87,6 @@ def colour(gain: float) -> Colour:
             red, green, blue = (round(a + (b - a) * part) for a, b in zip(below, above, strict=True))
             return red, green, blue
     return SCALE[-1][1]
-
-
-def _title(draw: ImageDraw, spec: EditSpec, heads: int) -> None:
-    vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
-    where = "1 attention head" if heads == 1 else f"{heads} attention heads"
-    _text(draw, (LEFT, 34), f"{vectors} in {where}", 34, INK)
-    _text(draw, (LEFT, 80), "Each square is one edited vector, coloured by its gain.", 23, FAINT)
 
 
 def _axes(draw: ImageDraw, cell: int, num_layers: int, num_heads: int) -> None:

@@ -16,7 +16,6 @@ from sith_hf.cards.markdown import impersonal
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.settings import Settings
-from sith_hf.decomposition import Explanation
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import is_repo_id
@@ -28,17 +27,14 @@ FOLD, CUT = 20, 1000
 
 
 def hub_base(base: BaseRef) -> str | None:
-    """Return the Hub id of a base; None for a folder or a model in memory.
-
-    Only a repository has a commit, so that a name without one is no Hub id, even if it looks like one.
-    """
+    """Return the Hub id of a base; None for a folder or a model in memory, which have no commit."""
     pinned = base.revision is not None and re.fullmatch(r"[0-9a-f]{40}", base.revision)
-    return base.name if pinned and "/" in base.name and repo_name(base.name) else None
+    return base.name if pinned and "/" in base.name and is_repo_name(base.name) else None
 
 
-def repo_name(repo_id: str) -> str | None:
-    """Return ``repo_id`` if it can be the id of a repository on the Hub, else None."""
-    return repo_id if is_repo_id(repo_id) and repo_id.isascii() else None
+def is_repo_name(repo_id: str) -> bool:
+    """Whether ``repo_id`` can be the id of a repository on the Hub."""
+    return is_repo_id(repo_id) and repo_id.isascii()
 
 
 def shown_name(name: str) -> str:
@@ -48,17 +44,17 @@ def shown_name(name: str) -> str:
 
 
 def encoder_name(name: str) -> str:
-    """Return the name of a text tower in cards: a Hub id, or the last part of a path."""
-    return name if repo_name(name) else shown_name(name)
+    """Return the Hub id of a text tower, or the last part of its path."""
+    return name if is_repo_name(name) else shown_name(name)
 
 
 def base_name(base: BaseRef) -> str:
-    """Return the name of a base in cards: its Hub id, or the last part of its path."""
+    """Return the Hub id of a base, or the last part of its path."""
     return hub_base(base) or shown_name(base.name)
 
 
 def config_of(folder: Path) -> tuple[str, int]:
-    """Read the architecture of a checkpoint and the number of layers of its vision tower from ``config.json``.
+    """Read the architecture and the number of layers of the vision tower from the ``config.json`` of a checkpoint.
 
     Raises:
         UnsupportedModel: another family or architecture.
@@ -84,9 +80,8 @@ def number_of_heads(spec: EditSpec) -> int:
 
 
 def summary(spec: EditSpec) -> str:
-    """Return what changed, in one sentence, without any text from outside."""
-    heads = len({key[:2] for key in spec.keys})
-    layers = spec.layers
+    """Summarise the changes in one sentence, without any text from outside."""
+    heads, layers = len({key[:2] for key in spec.keys}), spec.layers
     vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
     head = "head" if heads == 1 else "heads"
     where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {_listed([str(n) for n in layers])}"
@@ -109,9 +104,9 @@ def _listed(items: Sequence[str]) -> str:
 
 
 def topics(spec: EditSpec, limit: int = 5) -> list[str]:
-    """Return the main concepts of the edited vectors, by weight times change of gain; texts from outside.
+    """Return the main concepts of the edited vectors, by weight times change of gain: texts from outside.
 
-    Empty if the spec does not record explanations.
+    The list is empty if the spec does not record explanations.
     """
     total: dict[str, float] = {}
     if spec.provenance is not None:
@@ -126,13 +121,11 @@ def vector_rows(spec: EditSpec) -> list[dict[str, Any]]:
 
     ``plus`` and ``minus`` are the explanations of the poles, None if not recorded.
     """
-    rows = []
-    for i, row in enumerate(spec.rows()):
-        poles: dict[str, Explanation] = {}
-        if spec.provenance is not None:
-            poles = {pole.pole: pole for pole in spec.provenance.explanations[i]}
-        reason = "" if spec.provenance is None else spec.provenance.reasons[i]
-        rows.append({**row, "reason": reason, "plus": poles.get("+"), "minus": poles.get("-")})
+    rows = [{**row, "reason": "", "plus": None, "minus": None} for row in spec.rows()]
+    if spec.provenance is not None:
+        for row, explanations, reason in zip(rows, spec.provenance.explanations, spec.provenance.reasons, strict=True):
+            poles = {explanation.pole: explanation for explanation in explanations}
+            row.update(reason=reason, plus=poles.get("+"), minus=poles.get("-"))
     return rows
 
 
@@ -152,7 +145,7 @@ _SETTINGS = {
 
 
 def edit_setting_rows(spec: EditSpec) -> list[tuple[str, str]]:
-    """Return :func:`setting_rows` of the decomposition of an edit, as far as the spec records them."""
+    """Return :func:`setting_rows` of the decomposition of an edit, if the spec records them."""
     return setting_rows(spec.settings if spec.provenance is None else spec.provenance.decomposition)
 
 
@@ -187,7 +180,7 @@ class MeasuredResult(Settings):
 
 
 class Results(Settings):
-    """What an evaluation measured: on the task of the edit, and beside it."""
+    """The results of an evaluation: on the task of the edit, and side effects."""
 
     results: tuple[MeasuredResult, ...] | None = None
     collateral: tuple[MeasuredResult, ...] | None = None
@@ -202,18 +195,15 @@ def measured_rows(evaluation: Mapping[str, Any] | None) -> dict[str, list[dict[s
     Raises:
         InputError: the evaluation has another form.
     """
-    found = Results() if evaluation is None else Results.from_data(evaluation, "the evaluation for the card")
-    parts = {"results": found.results or (), "collateral": found.collateral or ()}
-    return {name: [_row(item) for item in items] for name, items in parts.items()}
-
-
-def _row(item: MeasuredResult) -> dict[str, Any]:
-    texts = {name: sanitize(impersonal(getattr(item, name) or "")) for name in ("dataset", "metric", "split")}
-    return {**item.model_dump(), **texts}
+    found = Results.from_data({} if evaluation is None else evaluation, "the evaluation for the card").model_dump()
+    rows: dict[str, list[dict[str, Any]]] = {name: list(items or ()) for name, items in found.items()}
+    for row in (*rows["results"], *rows["collateral"]):
+        row.update({name: sanitize(impersonal(row[name] or "")) for name in ("dataset", "metric", "split")})
+    return rows
 
 
 def card_texts(recipe: str | None) -> dict[str, str]:
-    """Return ``intended_use`` and ``limitations`` of a recipe's YAML, where present; texts from outside."""
+    """Return ``intended_use`` and ``limitations`` of a recipe's YAML, if present: texts from outside."""
     try:
         data = yaml.safe_load(recipe or "")
     except (yaml.YAMLError, RecursionError, ValueError):
@@ -226,23 +216,26 @@ def card_texts(recipe: str | None) -> dict[str, str]:
 def inherited(base_card: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the license and the languages in the metadata of the base's card.
 
-    A value of a form that the Hub does not know is dropped, so that nothing else gets into the card.
+    Values of a form that the Hub does not know are dropped.
     """
     card = base_card if isinstance(base_card, Mapping) else {}
-    found: dict[str, Any] = {}
-    license = card.get("license")
-    if _texts(license, r"[a-z0-9][a-z0-9.+\-]{0,63}"):
-        found["license"] = license
-        if license == "other":
-            if _texts(card.get("license_name"), r"[A-Za-z0-9][A-Za-z0-9.\-_ ]{0,99}"):
-                found["license_name"] = card["license_name"]
-            if _texts(card.get("license_link"), r"LICENSE(\.md|\.txt)?|https://[A-Za-z0-9./\-_%#?=&~+]{1,300}"):
-                found["license_link"] = card["license_link"]
-    if _texts(card.get("language"), r"[a-z]{2,3}"):
-        found["language"] = card["language"]
-    return found
+    other = card.get("license") == "other"
+    return {
+        name: card[name]
+        for name, pattern in _INHERITED.items()
+        if _matches(card.get(name), pattern) and (other or not name.startswith("license_"))
+    }
 
 
-def _texts(value: object, pattern: str) -> bool:
+_INHERITED = {
+    "license": r"[a-z0-9][a-z0-9.+\-]{0,63}",
+    "license_name": r"[A-Za-z0-9][A-Za-z0-9.\-_ ]{0,99}",
+    "license_link": r"LICENSE(\.md|\.txt)?|https://[A-Za-z0-9./\-_%#?=&~+]{1,300}",
+    "language": r"[a-z]{2,3}",
+}
+
+
+def _matches(value: object, pattern: str) -> bool:
+    """Whether a text, or every text of a list, matches the pattern."""
     items = value if isinstance(value, list) and value else [value]
     return all(isinstance(item, str) and re.fullmatch(pattern, item) for item in items)

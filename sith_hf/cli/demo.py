@@ -9,14 +9,15 @@ from pathlib import Path
 
 import click
 
-from sith_hf.cli.options import echo_json, json_option
+from sith_hf.cli import options
+from sith_hf.cli.output import show_result
 
 
 @click.command()
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     default=Path("sith-demo"),
     show_default=True,
     help="Folder for the decomposition, the spec and the edited checkpoint.",
@@ -24,25 +25,21 @@ from sith_hf.cli.options import echo_json, json_option
 @click.option(
     "--seed", type=int, default=2026, show_default=True, help="Seed of the pictures for the measurement; 1000 or above."
 )
-@json_option
+@options.as_json
 def demo(output: Path, seed: int, as_json: bool) -> None:
     """Explain the embedded checkpoint, suppress backgrounds in it, and measure before and after."""
     from sith_hf.demo import report, run_demo, save_picture
 
     result = run_demo(output, seed, lambda line: click.echo(line, err=True))
     picture = save_picture(result, seed)
-    if as_json:
-        echo_json(
-            {
-                "base": result.base.to_json(),
-                "edited": result.edited.to_json(),
-                "edited_vectors": len(result.spec),
-                "folder": str(result.folder / "edited"),
-                "picture": str(picture),
-                "seed": seed,
-            }
-        )
-    else:
-        # With make, sith-hf is not on the PATH; the printed commands must work anyway.
-        command = "sith-hf" if shutil.which("sith-hf") else os.path.relpath(sys.argv[0])
-        click.echo(report(result, seed, command))
+    data = {
+        "base": result.base.to_json(),
+        "edited": result.edited.to_json(),
+        "edited_vectors": len(result.spec),
+        "folder": str(result.folder / "edited"),
+        "picture": str(picture),
+        "seed": seed,
+    }
+    # With make, sith-hf is not on the PATH; the printed commands must work anyway.
+    command = "sith-hf" if shutil.which("sith-hf") else os.path.relpath(sys.argv[0])
+    show_result(as_json, data, report(result, seed, command))

@@ -3,53 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from sith_hf.cli.options import (
-    ConceptGain,
-    Numbers,
-    echo_json,
-    given,
-    json_option,
-    model_options,
-    output_option,
-    rule_options,
-)
+from sith_hf.cli import options
+from sith_hf.cli.output import show_result
 from sith_hf.errors import InputError
 
 
 @click.command()
 @click.argument("model")
 @click.option("--decomposition", required=True, help="The decomposition of MODEL: folder or Hub id.")
-@click.option("--suppress", type=ConceptGain(0.0), multiple=True, help="Suppress a concept (gain 0).")
-@click.option("--amplify", type=ConceptGain(1.5), multiple=True, help="Amplify a concept (gain 1.5).")
+@click.option("--suppress", type=options.ConceptGain(0.0), multiple=True, help="Suppress a concept (gain 0).")
+@click.option("--amplify", type=options.ConceptGain(1.5), multiple=True, help="Amplify a concept (gain 1.5).")
 @click.option("--invert", multiple=True, metavar="CONCEPT", help="Invert a concept (gain -1).")
-@click.option("--layers", type=Numbers(), help="Edit only these layers; with --gain, all their vectors.")
-@click.option("--heads", type=Numbers(), help="Edit only these heads; with --gain, all their vectors.")
-@click.option("--vectors", type=Numbers(), help="With --gain: edit only these vectors.")
+@options.group(
+    "where",
+    click.option("--layers", type=options.NUMBERS, help="Edit only these layers; with --gain, all their vectors."),
+    click.option("--heads", type=options.NUMBERS, help="Edit only these heads; with --gain, all their vectors."),
+)
+@click.option("--vectors", type=options.NUMBERS, help="With --gain: edit only these vectors.")
 @click.option("--gain", type=float, help="Gain of the given layers, heads and vectors, in place of concepts.")
 @click.option("--strength", type=float, help="Scale the edit: 0.5 moves every gain halfway to 1.")
-@rule_options
-@model_options
-@output_option("edit_spec.safetensors")
-@json_option
+@options.rule
+@options.model
+@options.output("edit_spec.safetensors")
+@options.as_json
 def edit(
     model: str,
     decomposition: str,
     suppress: tuple[tuple[str, float], ...],
     amplify: tuple[tuple[str, float], ...],
     invert: tuple[str, ...],
-    layers: tuple[int, ...] | None,
-    heads: tuple[int, ...] | None,
+    where: dict[str, Any],
     vectors: tuple[int, ...] | None,
     gain: float | None,
     strength: float | None,
-    threshold: float | None,
-    near: float | None,
-    both_poles: bool,
-    revision: str | None,
-    text_model: str | None,
+    rule: dict[str, Any],
+    loading: dict[str, Any],
     output: Path,
     as_json: bool,
 ) -> None:
@@ -69,21 +61,17 @@ def edit(
     from sith_hf.decomposition import Decomposition
     from sith_hf.editor import SithEditor
 
-    editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
+    editor = SithEditor.from_pretrained(model, **loading)
     draft = editor.with_decomposition(Decomposition.from_pretrained(decomposition)).edit()
     topics: dict[float, list[str]] = {}
     for concept, amount in (*suppress, *amplify, *((item, -1.0) for item in invert)):
         topics.setdefault(amount, []).append(concept)
     for amount, concepts in topics.items():
-        rule = given(threshold=threshold, near=near, layers=layers, heads=heads)
-        draft = draft.set_gain(*concepts, gain=amount, both_poles=both_poles, **rule)
+        draft = draft.set_gain(*concepts, gain=amount, **rule, **where)
     if gain is not None:
-        draft = draft.vectors(gain, layers=layers, heads=heads, vectors=vectors)
+        draft = draft.vectors(gain, vectors=vectors, **where)
     spec = draft.spec if strength is None else draft.spec * strength
     if not spec:
         raise InputError("the edit changes nothing: every gain is 1; give another gain or strength")
     path = spec.save_pretrained(output)
-    if as_json:
-        echo_json({"spec": str(path), "vectors": spec.rows()})
-    else:
-        click.echo(f"{spec}\n{path}")
+    show_result(as_json, {"spec": str(path), "vectors": spec.rows()}, spec, path)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from sith_hf.cli.options import echo_json, json_option, output_option, overwrite_option
+from sith_hf.cli import options
+from sith_hf.cli.output import show_result
+from sith_hf.errors import InputError
 
 # As in sith_hf.towers, which --help must not import.
 ARCHITECTURES = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection")
@@ -21,9 +23,9 @@ ARCHITECTURES = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection"
     show_default=True,
     help="The class of the base.",
 )
-@output_option("the adapter")
-@overwrite_option
-@json_option
+@options.output("the adapter")
+@options.overwrite
+@options.as_json
 def export_adapter(spec_path: str, architecture: str, output: Path, overwrite: bool, as_json: bool) -> None:
     """Export an edit as a LoRA adapter, a small folder that peft loads beside the base.
 
@@ -33,27 +35,15 @@ def export_adapter(spec_path: str, architecture: str, output: Path, overwrite: b
     from sith_hf.checkpoint import export_adapter as export_adapter_
     from sith_hf.core.escaping import sanitize
     from sith_hf.edits import EditSpec
-    from sith_hf.errors import InputError
 
     spec = EditSpec.from_pretrained(spec_path)
-    given, target = Path(spec_path).resolve(), output.resolve()
-    if given.exists() and (given == target or target in given.parents):
+    source, target = Path(spec_path).resolve(), output.resolve()
+    if source.exists() and (source == target or target in source.parents):
         raise InputError(f"{output} holds the edit spec: write the adapter to another folder")
     folder = export_adapter_(spec, output, architecture, overwrite=overwrite)
     base = hub_base(spec.base)
-    ranks = {layer: spec.layer.tolist().count(layer) for layer in spec.layers}
-    if as_json:
-        echo_json(
-            {
-                "folder": str(folder),
-                "architecture": architecture,
-                "base_model": base,
-                "rank": {str(layer): rank for layer, rank in ranks.items()},
-            }
-        )
-        return
-    for layer, rank in ranks.items():
-        click.echo(f"layer {layer}: rank {rank}")
-    if base is None:
+    if base is None and not as_json:
         click.echo(f"{sanitize(spec.base.name)} was not loaded from the Hub: the adapter names no base model", err=True)
-    click.echo(f"{folder}")
+    ranks = {str(layer): spec.layer.tolist().count(layer) for layer in spec.layers}
+    data = {"folder": str(folder), "architecture": architecture, "base_model": base, "rank": ranks}
+    show_result(as_json, data, *(f"layer {layer}: rank {rank}" for layer, rank in ranks.items()), folder)

@@ -3,90 +3,85 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from sith_hf.cli.options import echo_json, given, json_option, model_options, output_option
+from sith_hf.cli import options
+from sith_hf.cli.output import show_result
 from sith_hf.errors import InputError
 
 
 @click.command()
 @click.argument("model")
-@output_option("image_mean.safetensors")
-@click.option("--data", help="Images: a Hub dataset, a folder, or a Parquet file.")
+@options.output("image_mean.safetensors")
+@options.group("data", options.data)
 @click.option("--estimate", is_flag=True, help="Estimate the mean from the weights, without images.")
-@click.option("--config", help="The configuration of a dataset with several.")
-@click.option("--split", help="The split of a dataset with several.")
-@click.option("--data-revision", help="Branch, tag or commit of --data on the Hub.")
-@click.option("--streaming", is_flag=True, help="Read rows as a stream, without a copy on disk.")
-@click.option("--column", help="The column of images.  [default: image]")
-@click.option("--limit", type=int, help="Use only the first N rows.")
-@click.option("--batch-size", type=int, help="Images at a time.  [default: 32]")
-@model_options
-@json_option
+@options.group(
+    "data",
+    options.config,
+    options.split,
+    click.option("--data-revision", help="Branch, tag or commit of --data on the Hub."),
+    options.streaming,
+    click.option("--column", help="The column of images.  [default: image]"),
+    options.limit,
+)
+@options.group("batches", options.batch_size)
+@options.model
+@options.as_json
 def image_mean(
     model: str,
     output: Path,
-    data: str | None,
+    data: dict[str, Any],
     estimate: bool,
-    config: str | None,
-    split: str | None,
-    data_revision: str | None,
-    streaming: bool,
-    column: str | None,
-    limit: int | None,
-    batch_size: int | None,
-    revision: str | None,
-    text_model: str | None,
+    batches: dict[str, Any],
+    loading: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Average the normalised image embeddings of a dataset by MODEL, a folder or Hub id.
 
     The mean closes the gap between image and text embeddings: pass it to sith-hf decompose with --image-mean.
 
-    Finished pieces are kept in OUTPUT.work: after an interruption, run the same command again to continue.
-    Several processes share the work: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf image-mean ...
+    Finished parts are stored in OUTPUT.work until the end: run the same command again to resume after an interruption.
+    To use several processes: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf image-mean ...
     """
     from sith_hf.core.distributed import join_processes
 
-    # First, so that an error from here on ends every process.
+    # First, so that any later error ends every process.
     processes = join_processes()
-    options = given(name=config, split=split, revision=data_revision, limit=limit, column=column)
-    if (data is None) != estimate:
+    if ("dataset" in data) == estimate:
         raise InputError("use one of --data, to average images, and --estimate, to use the weights only")
-    if estimate and (options or streaming or batch_size is not None):
+    if estimate and (data or batches):
         raise InputError("--estimate reads no images; remove the options about images")
 
     from sith_hf.editor import SithEditor
     from sith_hf.files import ResumableJob
     from sith_hf.images import DatasetSettings, estimated_mean, mean_of_images
 
-    columns = {} if column is None else {"columns": {"image": options.pop("column")}}
-    source = None if data is None else {"dataset": data, "streaming": streaming, **columns, **options}
-    plan = None if source is None else DatasetSettings.from_data(source, "the options")
-    editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
+    if "data_revision" in data:
+        data["revision"] = data.pop("data_revision")
+    if "column" in data:
+        data["columns"] = {"image": data.pop("column")}
+    images = None if estimate else DatasetSettings.from_data(data, "the options")
+    editor = SithEditor.from_pretrained(model, **loading)
     with ResumableJob.beside(output, processes) as job:
-        if plan is None:
+        if images is None:
             mean = estimated_mean(editor)
         else:
-            mean = mean_of_images(editor, plan, job=job, progress=True, **given(batch_size=batch_size))
+            mean = mean_of_images(editor, images, job=job, progress=True, **batches)
         path = processes.on_main(lambda: str(output / mean.save_pretrained(output).name))
     if not processes.is_main:
         return
-    if as_json:
-        echo_json(
-            {
-                "image_mean": path,
-                "count": mean.count,
-                "skipped": dict(mean.skipped),
-                "length": float(mean.image_mean.norm()),
-                "images_sha256": mean.images_sha256,
-                "source": dict(mean.source),
-                "processes": processes.world_size,
-            }
-        )
-        return
+    length = float(mean.image_mean.norm())
     skipped = "".join(f", {number} skipped ({reason})" for reason, number in mean.skipped.items())
-    what = "estimate without images" if plan is None else f"mean of {mean.count} images{skipped}"
-    click.echo(f"{what}, of length {float(mean.image_mean.norm()):.3f}")
-    click.echo(path)
+    kind = "estimate without images" if estimate else f"mean of {mean.count} images{skipped}"
+    data = {
+        "image_mean": path,
+        "count": mean.count,
+        "skipped": dict(mean.skipped),
+        "length": length,
+        "images_sha256": mean.images_sha256,
+        "source": dict(mean.source),
+        "processes": processes.world_size,
+    }
+    show_result(as_json, data, f"{kind}, of length {length:.3f}", path)

@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from sith_hf.cli.options import echo_json, json_option, model_options, output_option
+from sith_hf.cli import options
+from sith_hf.cli.output import show_decomposition
 
 
 @click.command(name="import-reference")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=options.PATH)
 @click.argument("model")
-@click.option(
-    "--concepts",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The authors' text file of concepts, one a line.",
-)
-@output_option("decomposition.safetensors and dictionary.safetensors")
-@model_options
+@click.option("--concepts", type=options.PATH, required=True, help="The authors' text file of concepts, one a line.")
+@options.output("decomposition.safetensors and dictionary.safetensors")
+@options.model
 @click.option("--template", help="The authors' prompt template, if they used one.")
 @click.option(
     "--image-mean",
-    type=click.Path(path_type=Path),
-    help="The authors' image_mean.pt, or what sith-hf image-mean wrote. Needed if the authors used one.",
+    type=options.PATH,
+    help="The authors' image_mean.pt, or the output of sith-hf image-mean. Needed if the authors used one.",
 )
 @click.option("--check/--no-check", default=True, show_default=True, help="Refuse files that do not fit MODEL.")
-@json_option
+@options.as_json
 def import_reference(
     files: tuple[Path, ...],
     model: str,
     concepts: Path,
     output: Path,
-    revision: str | None,
-    text_model: str | None,
+    loading: dict[str, Any],
     template: str | None,
     image_mean: Path | None,
     check: bool,
@@ -56,12 +52,10 @@ def import_reference(
     for path in files:
         read_reference(path)
     numbered_concepts(concepts, template)
-    theirs = image_mean is not None and image_mean.suffix == ".pt"
-    mean = None
-    if image_mean is not None:
-        mean = read_mean(image_mean) if theirs else read_image_mean(image_mean)
-    editor = SithEditor.from_pretrained(model, revision, text_model=text_model)
-    if image_mean is not None and not theirs:
+    reader = read_mean if image_mean is not None and image_mean.suffix == ".pt" else read_image_mean
+    mean = None if image_mean is None else reader(image_mean)
+    editor = SithEditor.from_pretrained(model, **loading)
+    if image_mean is not None and reader is read_image_mean:
         mean = read_image_mean(image_mean, editor.tower)
     imported = read(
         files,
@@ -75,28 +69,12 @@ def import_reference(
         check=check,
         progress=True,
     )
-    result = imported.decomposition
     for fit in imported.fits:
         if fit.difference > FITS:
             click.echo(f"Warning: {fit}. Is the image mean, precision or release of the model another one?", err=True)
+    result = imported.decomposition
     with new_folder(output, keep_others=True) as folder:
         imported.dictionary.save_pretrained(folder)
-        path = output / result.save_pretrained(folder).name
-    if as_json:
-        echo_json(
-            {
-                "decomposition": str(path),
-                "layers": list(result.layers),
-                "heads": result.num_heads,
-                "vectors": result.rank,
-                "fidelity": float(result.fidelity.mean()),
-                "fits": [vars(fit) for fit in imported.fits],
-                "settings": dict(result.settings),
-            }
-        )
-        return
-    click.echo(f"{result!r}")
-    for fit in imported.fits:
-        click.echo(str(fit))
-    click.echo(f"mean fidelity {result.fidelity.mean():.3f} of at most {result.ceiling.mean():.3f}")
-    click.echo(f"{path}")
+        saved = str(output / result.save_pretrained(folder).name)
+    fits = [vars(fit) for fit in imported.fits]
+    show_decomposition(as_json, result, saved, *map(str, imported.fits), fits=fits)

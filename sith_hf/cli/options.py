@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from functools import reduce
+from functools import reduce, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.errors import InputError
+
+if TYPE_CHECKING:
+    from sith_hf.concepts import ConceptDictionary
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
-    """Whole numbers separated by commas, such as ``-2,-1``."""
+class CommaSeparated(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
+    """Values separated by commas, as a tuple.
 
-    name = "N,N,..."
+    ``name`` is the placeholder in --help. ``item`` converts one value, or raises ValueError; ``expected`` describes the
+    values in its message.
+    """
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+    def __init__(self, name: str, item: Callable[[str], Any], expected: str = "texts") -> None:
+        self.name, self.item, self.expected = name, item, expected
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(int(item) for item in str(value).split(","))
+            return tuple(self.item(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"'{sanitize(str(value))}' is not a list of whole numbers such as 0,1 or -2,-1", param, ctx)
+            self.fail(f"'{sanitize(str(value))}' is not a list of {self.expected}", param, ctx)
+
+
+NUMBERS = CommaSeparated("N,N,...", int, "whole numbers such as 0,1 or -2,-1")
+TEXTS = CommaSeparated("A,B,...", str.strip)
 
 
 class ConceptGain(click.ParamType):  # type: ignore[type-arg]
@@ -49,40 +61,131 @@ class ConceptGain(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"'{sanitize(gain)}' is not a number; write a gain such as {sanitize(concept)}=0.5", param, ctx)
 
 
-def together(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator, listed in --help in this order."""
-    return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
+def group(name: str, *options: Callable[[F], F]) -> Callable[[F], F]:
+    """Make one decorator of ``options``, listed in --help in this order.
 
+    The command receives one argument, ``name``: a dictionary of the options that were given, so that the defaults are
+    those of the function that is called. Several groups of one name share the dictionary.
+    """
 
-model_options = together(
-    click.option("--text-model", help="The CLIPModel that a vision-only MODEL belongs to: folder or Hub id."),
-    click.option("--revision", help="Branch, tag or commit of MODEL on the Hub."),
-)
-_THRESHOLD = "Minimum share of an explanation that the concepts must have.  [default: 0.5]"
-_NEAR = "Minimum cosine of centred embeddings for a concept to count as near.  [default: 0.6]"
-_POLES = "Choose a vector by the mean of its poles, not by its stronger pole."
-rule_options = together(
-    click.option("--threshold", type=float, help=_THRESHOLD),
-    click.option("--near", type=float, help=_NEAR),
-    click.option("--both-poles", is_flag=True, help=_POLES),
-)
+    def decorate(command: F) -> F:
+        @wraps(command)
+        def gathered(**values: Any) -> Any:
+            own = given(**{item.name: values.pop(item.name) for item in added})
+            return command(**{**values, name: {**values.get(name, {}), **own}})
 
+        before = len(getattr(command, "__click_params__", ()))
+        decorated: Any = reduce(lambda inner, option: option(inner), reversed(options), gathered)
+        added = decorated.__click_params__[before:]
+        return decorated  # type: ignore[no-any-return]
 
-def output_option(what: str) -> Callable[[F], F]:
-    """Add ``-o/--output``, a folder for ``what``."""
-    text = f"Folder for {what}; created if missing."
-    return click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=text)
-
-
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an output folder that is not empty.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    return decorate
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """Drop the options that were not given: their defaults are those of the function that is called."""
+    """Drop the options that were not given."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-def echo_json(value: Any) -> None:
-    """Print ``value`` as JSON."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))
+PATH = click.Path(path_type=Path)
+
+# For SithEditor.from_pretrained.
+model = group(
+    "loading",
+    click.option("--text-model", help="The CLIPModel that a vision-only MODEL belongs to: folder or Hub id."),
+    click.option("--revision", help="Branch, tag or commit of MODEL on the Hub."),
+)
+# For dictionary_of.
+dictionary = group(
+    "words",
+    click.option("--concepts", type=PATH, help="A text file of concepts: UTF-8, one per line."),
+    click.option("--dictionary", help="An encoded dictionary: folder or Hub id."),
+    click.option("--dataset", help="A dataset with a column of concepts: folder or Hub id (with --column)."),
+    click.option("--column", help="The column of --dataset."),
+    click.option("--template", help='Prompt for each concept, such as "a photo of a {}".'),
+)
+# For DecomposeSettings; two decorators, because commands list others between them.
+vectors = group(
+    "vectors",
+    click.option(
+        "--layers",
+        type=NUMBERS,
+        help="Layer numbers, negative ones from the last, such as -4,-3,-2,-1.  [default: all]",
+    ),
+    click.option("--rank", type=int, help="Singular vectors kept per head.  [default: all]"),
+    click.option(
+        "--poles", type=click.Choice(["+-", "+"]), help="Explain both poles, or + only as in the paper.  [default: +-]"
+    ),
+)
+folding = group(
+    "vectors",
+    click.option(
+        "--fold/--no-fold", default=None, help="Fold the layer norm into the read directions.  [default: fold]"
+    ),
+    click.option("--centre/--no-centre", default=None, help="Drop the all-ones direction.  [default: as --fold]"),
+)
+image_mean = click.option(
+    "--image-mean",
+    type=PATH,
+    help="Output of sith-hf image-mean, or a safetensors file with a vector image_mean.",
+)
+near = click.option(
+    "--near", type=float, help="Minimum cosine of centred embeddings for a concept to count as near.  [default: 0.6]"
+)
+# For Edit.set_gain.
+rule = group(
+    "rule",
+    click.option(
+        "--threshold", type=float, help="Minimum share of an explanation that the concepts must have.  [default: 0.5]"
+    ),
+    near,
+    click.option(
+        "--both-poles", is_flag=True, help="Choose a vector by the mean of its poles, not by its stronger pole."
+    ),
+)
+# For DatasetSettings, in a group.
+data = click.option("--data", "dataset", help="Images: a Hub dataset, a folder, or a Parquet file.")
+config = click.option("--config", "name", help="The configuration of a dataset with several.")
+split = click.option("--split", help="The split of a dataset with several.")
+streaming = click.option(
+    "--streaming", is_flag=True, default=None, help="Read rows as a stream, without a copy on disk."
+)
+limit = click.option("--limit", type=int, help="Use only the first N rows.")
+batch_size = click.option("--batch-size", type=int, help="Images at a time.  [default: 32]")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace an output folder that is not empty.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def output(content: str) -> Callable[[F], F]:
+    """Add ``-o/--output``, a folder for ``content``."""
+    return click.option("-o", "--output", type=PATH, required=True, help=f"Folder for {content}; created if missing.")
+
+
+def dictionary_of(
+    concepts: Path | None = None,
+    dictionary: str | None = None,
+    dataset: str | None = None,
+    column: str | None = None,
+    template: str | None = None,
+) -> ConceptDictionary:
+    """Load the dictionary that the options name; the built-in one by default.
+
+    Raises:
+        InputError: options that exclude each other, or a source that is missing or damaged.
+    """
+    if sum(item is not None for item in (concepts, dictionary, dataset)) > 1:
+        raise InputError("--concepts, --dictionary and --dataset exclude each other: give only one")
+    if (dataset is None) != (column is None):
+        raise InputError("--dataset and --column need each other: give both")
+    if dictionary is not None and template is not None:
+        raise InputError("--template has no effect on --dictionary, which is already encoded: leave one out")
+
+    from sith_hf.concepts import ConceptDictionary
+
+    if concepts is not None:
+        return ConceptDictionary.from_file(concepts, template=template)
+    if dictionary is not None:
+        return ConceptDictionary.from_pretrained(dictionary)
+    if dataset is not None and column is not None:
+        return ConceptDictionary.from_dataset(dataset, column, template=template)
+    return ConceptDictionary.builtin(template=template)

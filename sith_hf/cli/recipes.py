@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
-from sith_hf.cli.options import echo_json, json_option
+from sith_hf.cli import options
+from sith_hf.cli.output import show_result
 from sith_hf.errors import InputError
 
 
 @click.command()
 @click.argument("name", required=False)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of recipes, for editors that check YAML.")
-@json_option
+@options.as_json
 def recipes(name: str | None, schema: bool, as_json: bool) -> None:
     """List the recipes that come with sith-hf, or show one of them by NAME."""
     if schema and name is not None:
@@ -21,16 +22,12 @@ def recipes(name: str | None, schema: bool, as_json: bool) -> None:
     from sith_hf.recipe import Recipe, shipped_names, shipped_text
 
     if schema:
-        echo_json(Recipe.model_json_schema())
+        show_result(True, Recipe.model_json_schema())
     elif name is not None:
         text = shipped_text(name)
-        if as_json:
-            echo_json(Recipe.shipped(name).model_dump(mode="json"))
-        else:
-            click.echo(text, nl=False)
+        show_result(as_json, Recipe.shipped(name).model_dump(mode="json"), text.removesuffix("\n"))
     else:
-        known = {item: Recipe.shipped(item) for item in shipped_names()}
-        if as_json:
-            echo_json([{"name": item, "title": r.title, "base": r.base.model} for item, r in known.items()])
-        else:
-            click.echo(table(["recipe", "base", "title"], [[item, r.base.model, r.title] for item, r in known.items()]))
+        known = [(item, Recipe.shipped(item)) for item in shipped_names()]
+        data = [{"name": item, "title": recipe.title, "base": recipe.base.model} for item, recipe in known]
+        rows = [[item, recipe.base.model, recipe.title] for item, recipe in known]
+        show_result(as_json, data, table(["recipe", "base", "title"], rows))

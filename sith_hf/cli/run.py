@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from sith_hf.cli.options import echo_json, json_option, output_option, overwrite_option
+from sith_hf.cli import options
+from sith_hf.cli.output import show_result
 
 
 @click.command()
@@ -18,9 +19,9 @@ from sith_hf.cli.options import echo_json, json_option, output_option, overwrite
     metavar="KEY=VALUE",
     help="Set a value of the recipe, such as decompose.layers=[-2,-1] or base.model=openai/clip-vit-base-patch32.",
 )
-@output_option("all results")
-@overwrite_option
-@json_option
+@options.output("all results")
+@options.overwrite
+@options.as_json
 def run(recipe: str, overrides: tuple[str, ...], output: Path, overwrite: bool, as_json: bool) -> None:
     """Run RECIPE, a YAML file or the name of one that comes with sith-hf (see sith-hf recipes).
 
@@ -33,7 +34,4 @@ def run(recipe: str, overrides: tuple[str, ...], output: Path, overwrite: bool, 
         click.echo(line, err=True)
 
     done = run_recipe(recipe, output, overrides=overrides, overwrite=overwrite, say=say, progress=True)
-    if as_json:
-        echo_json(done.to_json())
-    else:
-        click.echo(str(done))
+    show_result(as_json, done.to_json(), done)

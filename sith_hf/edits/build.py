@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec
@@ -14,7 +15,7 @@ from sith_hf.towers import PROJECTION, VisionTower
 
 
 def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) -> EditSpec:
-    """Build the edit that gives singular vectors of ``decomposition`` these gains.
+    """Build the edit that sets ``gains`` of singular vectors of ``decomposition``.
 
     Args:
         tower: the tower that was decomposed.
@@ -22,7 +23,7 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
         gains: the vectors to change, with their new gains.
 
     Raises:
-        BaseMismatch: other weights were decomposed.
+        BaseMismatch: the decomposition was made from other weights.
         InputError: a vector that is not in the decomposition, or a gain that is not finite.
     """
     layers = sorted({layer for layer, _, _ in gains.gain})
@@ -37,31 +38,29 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
     size, head_size = tower.hidden_size, tower.hidden_size // tower.num_heads
     keys = sorted(gains.gain)
     write, row = torch.zeros(len(keys), size), torch.zeros(len(keys), head_size)
-    constant = torch.zeros(len(keys))
-    explained = []
+    constant, explained = torch.zeros(len(keys)), []
     factors = {n: tower.layers[n].factors(tower.num_heads, fold=fold, centre=centre) for n in numbers}
     for i, (layer, head, vector) in enumerate(keys):
         check_gain(gains.gain[layer, head, vector])
-        poles = [decomposition.explain(layer, head, vector, pole) for pole in decomposition.poles]
+        explained.append(tuple(decomposition.explain(layer, head, vector, pole) for pole in decomposition.poles))
         direction = decomposition.write[decomposition.position(layer), head, vector]
         term = direction.double() @ factors[layer].write[head].cpu()
         write[i], row[i] = direction, term
         constant[i] = term @ factors[layer].constant[head].cpu()
-        explained.append(tuple(poles))
+    positions = torch.tensor(keys, dtype=torch.int64).reshape(-1, 3)
+    reasons = tuple(gains.reason.get(key, "") for key in keys)
     return EditSpec.from_terms(
-        layer=torch.tensor([k[0] for k in keys], dtype=torch.int64),
-        head=torch.tensor([k[1] for k in keys], dtype=torch.int64),
-        vector=torch.tensor([k[2] for k in keys], dtype=torch.int64),
+        layer=positions[:, 0],
+        head=positions[:, 1],
+        vector=positions[:, 2],
         gain=torch.tensor([gains.gain[k] for k in keys], dtype=torch.float64),
         write=write,
         row=row,
         constant=constant,
-        labels=[
+        labels=tuple(
             " | ".join(f"{p.pole} {', '.join(text for text, _ in p.concepts)}" for p in poles) for poles in explained
-        ],
-        provenance=Provenance(
-            tuple(explained), tuple(gains.reason.get(key, "") for key in keys), dict(decomposition.settings)
         ),
-        base=BaseRef(decomposition.base.name, decomposition.base.revision, sha256),
+        provenance=Provenance(tuple(explained), reasons, dict(decomposition.settings)),
+        base=replace(decomposition.base, sha256=sha256),
         settings={"fold": fold, "centre": centre},
     )

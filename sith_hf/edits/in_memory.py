@@ -23,9 +23,9 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
     """Edit the tower of ``model`` in place, and restore every byte on leaving, also after an exception.
 
-    Parameters stay the same objects at the same addresses. Weights that ``accelerate`` offloaded, to memory or to
-    disk, are edited in the map that they are loaded from. Call ``backward`` inside the block: autograd refuses
-    weights that have changed since the forward pass.
+    Parameters stay the same objects at the same addresses. Weights that ``accelerate`` offloaded are edited in the map
+    that it loads them from. Call ``backward`` inside the block: autograd refuses weights that have changed since the
+    forward pass.
 
     Args:
         model: a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel``, on any device, in any float
@@ -36,10 +36,10 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
         the same model object, edited with the bytes that :func:`sith_hf.checkpoint.save_edited` writes.
 
     Raises:
-        BaseMismatch: the model's tensors are not the ones that the edit was made for.
+        BaseMismatch: the edit was made for other weights.
         UnsupportedModel: no CLIP vision tower.
-        InputError: the spec is a revert, overflows the dtype, or meets weights that cannot be changed in
-            place: quantized, sharded, shared between layers, or not in memory.
+        InputError: the spec is a revert, the edit overflows the dtype, or weights cannot be changed in place:
+            quantized, sharded, shared between layers, or not in memory.
     """
     if spec.reverts:
         raise InputError("this spec removes an edit: apply the edit itself")
@@ -87,8 +87,8 @@ class _Place:
 
     Attributes:
         parameter: the model's parameter.
-        hook: the hook that loads it from its ``weights_map`` before use; None where the parameter holds the values.
-        name: its name in that map.
+        hook: the hook that loads it from its ``weights_map`` before use; None if the parameter holds the values.
+        name: the name in that map.
     """
 
     parameter: Tensor
@@ -101,7 +101,7 @@ class _Place:
         return tensor.detach().cpu()
 
     def write(self, new: Tensor, undo: ExitStack) -> None:
-        """Store ``new``, after registering with ``undo`` how to restore the old bytes."""
+        """Store ``new``; ``undo`` restores the old bytes."""
         if self.hook is None:
             undo.callback(_copy, self.parameter, self.parameter.detach().clone())
             _copy(self.parameter, new)
@@ -111,7 +111,7 @@ class _Place:
 
 
 def _copy(parameter: Tensor, values: Tensor) -> None:
-    # A model made in inference mode can be changed in that mode only.
+    # A model made in inference mode can only be changed in that mode.
     with torch.inference_mode(parameter.is_inference()), torch.no_grad():
         parameter.copy_(values)
 

@@ -26,28 +26,26 @@ class Provenance:
     decomposition: Mapping[str, Any]
 
     def select(self, terms: Sequence[int]) -> Provenance:
-        """Return the provenance of some of the terms, in this order."""
+        """Return the provenance of these terms, in this order."""
         return Provenance(
             tuple(self.explanations[i] for i in terms), tuple(self.reasons[i] for i in terms), self.decomposition
         )
 
     def join(self, other: Provenance) -> Provenance | None:
-        """Concatenate two; None where their decompositions had different settings."""
+        """Concatenate two; None if their decompositions had different settings."""
         if dict(self.decomposition) != dict(other.decomposition):
             return None
         explanations = (*self.explanations, *other.explanations)
         return Provenance(explanations, (*self.reasons, *other.reasons), self.decomposition)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object."""
-        poles = [
-            [{**vars(pole), "concepts": [list(c) for c in pole.concepts]} for pole in p] for p in self.explanations
-        ]
+        """Return plain data."""
+        poles = [[vars(pole) for pole in term] for term in self.explanations]
         return {"explanations": poles, "reasons": list(self.reasons), "decomposition": dict(self.decomposition)}
 
     @classmethod
     def from_json(cls, value: Any) -> Provenance:
-        """Read what :meth:`to_json` returned. Raises ArtifactError for anything else."""
+        """Read the data of :meth:`to_json`. Raises ArtifactError for any other data."""
         try:
             found = _Stored.from_data(value, "the provenance")
         except InputError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from torch import Tensor
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import finite_number
-from sith_hf.edits.layer_delta import LayerChange, layer_change
 from sith_hf.edits.provenance import Provenance
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from sith_hf.files import Layout, json_texts, library_versions, read_artifact, require, write_artifact
@@ -46,6 +45,27 @@ EDIT_SPEC_LAYOUT = Layout(
 
 
 @dataclass(frozen=True, eq=False)
+class LayerChange:
+    """The change of the output projection of one layer.
+
+    Attributes:
+        heads: head number to the change of its columns of ``out_proj.weight``, ``[D, d]`` float64.
+        bias: the change of ``out_proj.bias``, ``[D]`` float64.
+    """
+
+    heads: Mapping[int, Tensor]
+    bias: Tensor
+
+    def added_to(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return new tensors, as for :meth:`EditSpec.apply`."""
+        changed = weight.clone()
+        for head, delta in self.heads.items():
+            columns = slice(head * delta.shape[1], (head + 1) * delta.shape[1])
+            changed[:, columns] = (weight[:, columns].double() + delta.to(weight.device)).to(weight.dtype)
+        return changed, (bias.double() + self.bias.to(bias.device)).to(bias.dtype)
+
+
+@dataclass(frozen=True, eq=False)
 class EditSpec(Pushable):
     """New gains for N singular vectors, with everything needed to write them into a checkpoint (Method, sec. 6).
 
@@ -54,14 +74,14 @@ class EditSpec(Pushable):
         out_proj.weight[:, head*d : (head+1)*d] += (gain - 1) * outer(write, row)
         out_proj.bias                           -= (gain - 1) * constant * write
 
-    With ``reverts`` the same is subtracted: the spec then leads from the edited weights back to the base.
+    With ``reverts`` the same is subtracted: the spec then restores the base from the edited weights.
     Terms are sorted by layer, head and vector; each occurs once, and none has a gain of 1.
 
     Attributes:
-        layer, head, vector: ``[N]`` int64, which singular vectors.
+        layer, head, vector: ``[N]`` int64, the positions of the singular vectors.
         gain: ``[N]`` float64; 0 removes, above 1 amplifies, -1 inverts.
         write: ``[N, D]`` float32, the write directions.
-        row: ``[N, d]`` float32, w^T C B_h: what each write direction reads from the head's values.
+        row: ``[N, d]`` float32, w^T C B_h: the linear reading of the head's values by each write direction.
         constant: ``[N]`` float32, the part of that reading that does not depend on the input.
         labels: for each vector, the concepts that explain it.
         base: the weights that the edit was made for.
@@ -86,37 +106,22 @@ class EditSpec(Pushable):
     edited_sha256: Mapping[str, str] | None = None
 
     @classmethod
-    def from_terms(
-        cls,
-        *,
-        gain: Tensor,
-        labels: Sequence[str],
-        base: BaseRef,
-        settings: Mapping[str, Any],
-        reverts: bool = False,
-        provenance: Provenance | None = None,
-        **tensors: Tensor,
-    ) -> EditSpec:
-        """Bring terms in any order into normal form: sorted, without those whose gain is 1. Arguments are the fields.
+    def from_terms(cls, **fields: Any) -> EditSpec:
+        """Make a spec of terms in any order: sort them, and drop those whose gain is 1. Arguments are the attributes.
 
         Raises:
             InputError: a gain that is not finite, or a vector that is named twice.
         """
-        keys = list(zip(*(tensors[name].tolist() for name in ("layer", "head", "vector")), strict=True))
+        spec = cls(**fields)
+        keys = spec.keys
         if len(set(keys)) != len(keys):
             raise InputError("an edit names a singular vector twice; give each vector one gain")
-        order = [i for i in sorted(range(len(keys)), key=keys.__getitem__) if float(gain[i]) != 1.0]
+        order = [i for i in sorted(range(len(keys)), key=keys.__getitem__) if float(spec.gain[i]) != 1.0]
         index = torch.tensor(order, dtype=torch.int64)
-        fields: dict[str, Any] = {name: tensor[index] for name, tensor in tensors.items()}
-        return cls(
-            gain=gain[index],
-            **fields,
-            labels=tuple(labels[i] for i in order),
-            provenance=None if provenance is None else provenance.select(order),
-            base=base,
-            settings=settings,
-            reverts=reverts,
-        )
+        tensors: dict[str, Any] = {name: getattr(spec, name)[index] for name in EDIT_SPEC_LAYOUT.tensors}
+        labels = tuple(spec.labels[i] for i in order)
+        provenance = None if spec.provenance is None else spec.provenance.select(order)
+        return replace(spec, **tensors, labels=labels, provenance=provenance)
 
     def __post_init__(self) -> None:
         if not torch.isfinite(self.gain).all():
@@ -152,10 +157,16 @@ class EditSpec(Pushable):
         return {tensor_key(layer, part) for layer in self.layers for part in ("out_weight", "out_bias")}
 
     def change(self, layer: int) -> LayerChange:
-        """Return what the edit adds to one layer, in float64 (Method, sec. 6); zero for other layers."""
+        """Return the sum of the terms of one layer, in float64 (Method, sec. 6); zero for other layers."""
         here = self.layer == layer
         amount = (self.gain[here] - 1) * (-1 if self.reverts else 1)
-        return layer_change(amount, self.head[here], self.write[here], self.row[here], self.constant[here])
+        head, row, constant = self.head[here], self.row[here].double(), self.constant[here].double()
+        scaled = amount.unsqueeze(-1) * self.write[here].double()
+        terms = {number: head == number for number in sorted(set(head.tolist()))}
+        return LayerChange(
+            heads={number: scaled[term].T @ row[term] for number, term in terms.items()},
+            bias=-(scaled * constant.unsqueeze(-1)).sum(dim=0),
+        )
 
     def apply(self, layer: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Return the edited ``out_proj`` weight and bias of one layer; columns of untouched heads keep their bytes.
@@ -166,7 +177,7 @@ class EditSpec(Pushable):
             bias: ``[D]``, likewise.
 
         Returns:
-            fresh tensors of the same dtypes, rounded once from float64.
+            new tensors of the same dtypes, rounded once from float64.
 
         Raises:
             BaseMismatch: the tensors have another width than the spec.
@@ -181,18 +192,18 @@ class EditSpec(Pushable):
         return change.added_to(weight, bias) if change.heads else (weight.clone(), bias.clone())
 
     def inverse(self) -> EditSpec:
-        """Return the revert, which subtracts what this spec adds; ``spec.compose(spec.inverse())`` is empty."""
+        """Return the revert, which subtracts the terms of this spec; ``spec.compose(spec.inverse())`` is empty."""
         return replace(self, reverts=not self.reverts, edited_sha256=None)
 
     def compose(self, other: EditSpec) -> EditSpec:
         """Combine two edits of one base.
 
-        A vector that only one of them names keeps its gain. Where both name it, gains multiply. An edit composed with
-        a revert adds up instead: equal gains cancel, and ``new.compose(old.inverse())`` leads from the base edited by
-        ``old`` to the base edited by ``new``.
+        A vector of only one edit keeps its gain; for a vector of both, gains multiply. An edit and a revert add up
+        instead: equal gains cancel, and ``new.compose(old.inverse())`` changes the base edited by ``old`` to the base
+        edited by ``new``.
 
         Raises:
-            BaseMismatch: the two were made for different weights or with different settings.
+            BaseMismatch: edits of different weights or with different settings.
         """
         if dict(self.settings) != dict(other.settings):
             raise BaseMismatch(
@@ -231,31 +242,23 @@ class EditSpec(Pushable):
         return EditSpec.from_terms(
             **merged,
             gain=torch.cat([gains, others]),
-            labels=[*self.labels, *(other.labels[i] for i in rest.tolist())],
-            base=BaseRef(self.base.name, self.base.revision, {**self.base.sha256, **other.base.sha256}),
+            labels=(*self.labels, *(other.labels[i] for i in rest.tolist())),
+            base=replace(self.base, sha256={**self.base.sha256, **other.base.sha256}),
             settings=self.settings,
             reverts=self.reverts,
             provenance=provenance,
         )
 
     def __mul__(self, strength: float) -> EditSpec:
-        """Scale the edit: strength 0 changes nothing, 0.5 goes halfway from gain 1, 1 is the edit itself.
+        """Scale the edit: strength 0 changes nothing, 0.5 moves every gain halfway to 1, 1 is the edit itself.
 
         Raises:
             InputError: a strength that is not a finite number.
         """
         amount = finite_number(strength, "a strength")
-        fields = {name: getattr(self, name) for name in EDIT_SPEC_LAYOUT.tensors}
         # Not 1 + strength * (gain - 1), whose rounding would change gains at strength 1.
-        fields["gain"] = torch.lerp(torch.ones_like(self.gain), self.gain, amount)
-        return EditSpec.from_terms(
-            **fields,
-            labels=self.labels,
-            base=self.base,
-            settings=self.settings,
-            reverts=self.reverts,
-            provenance=self.provenance,
-        )
+        gain = torch.lerp(torch.ones_like(self.gain), self.gain, amount)
+        return EditSpec.from_terms(**{**vars(self), "gain": gain, "edited_sha256": None})
 
     __rmul__ = __mul__
 
@@ -296,7 +299,7 @@ class EditSpec(Pushable):
     def from_pretrained(
         cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None
     ) -> EditSpec:
-        """Read what :meth:`save_pretrained` wrote, from a folder, an edited checkpoint or a Hub repository.
+        """Read a saved spec from a folder, an edited checkpoint or a Hub repository.
 
         Raises:
             ArtifactError: the file is missing, damaged or of another version.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
@@ -16,6 +16,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import HubError, NotOnHub
 from sith_hf.hub.errors import hub_errors
+from sith_hf.hub.package import Outgoing
 
 # The same weights in other formats, which an edit does not change.
 OTHER_WEIGHTS = (
@@ -28,15 +29,13 @@ OTHER_WEIGHTS = (
     "*.gguf",
 )
 
-_CHUNK = 16 * 2**20
 _DAMAGED = "arrived damaged (another hash than the Hub names); try again"
-_TYPES = ("model", "dataset", "space")
 # Seconds by which the clock of a file system may lag behind that of the process.
 _LAG = 2.0
 
 
 def is_repo_id(name: str) -> bool:
-    """Whether this can be the id of a repository on the Hub."""
+    """Whether ``name`` can be the id of a repository on the Hub."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -59,71 +58,63 @@ def fetch_file(
         filenames: the names to try, in order.
         repo_types: the types of repository to try, in order.
         revision: branch, tag or commit; ``main`` when None.
-        token: the usual places when None.
+        token: a Hub token; the one of the environment or login when None.
 
     Raises:
-        NotOnHub: no such repository, revision or file.
+        NotOnHub: the repository, the revision or every file is missing.
         HubError: the Hub could not be reached, or the download is damaged.
     """
-    first: NotOnHub | None = None
-    for repo_type in repo_types:
-        for filename in filenames:
-            try:
-                with hub_errors(
-                    f"fetching {sanitize(filename)} from {sanitize(repo_id)}", f"{repo_type} repository", token
-                ):
-                    found = Path(
-                        hf_hub_download(repo_id, filename, repo_type=repo_type, revision=revision, token=token)
-                    )
-                    _check(found)
-                return found
-            except NotOnHub as error:
-                first = first or error
-    assert first is not None
-    raise NotOnHub(f"{first}{_elsewhere(repo_id, repo_types, token)}")
+    missing: list[NotOnHub] = []
+    for repo_type, filename in product(repo_types, filenames):
+        doing = f"fetching {sanitize(filename)} from {sanitize(repo_id)}"
+        try:
+            with hub_errors(doing, f"{repo_type} repository", token):
+                found = hf_hub_download(repo_id, filename, repo_type=repo_type, revision=revision, token=token)
+                _check(Path(found))
+            return Path(found)
+        except NotOnHub as error:
+            missing.append(error)
+    raise NotOnHub(f"{missing[0]}{_elsewhere(repo_id, repo_types, token)}")
 
 
 def fetch_snapshot(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:
     """Download a model repository, without weights in other formats; return its folder, named by the commit.
 
-    Fresh downloads are checked; files that were in the cache are trusted.
+    New downloads are checked; files in the cache are trusted.
 
     Raises:
-        NotOnHub: no such repository or revision.
+        NotOnHub: the repository or the revision is missing.
         HubError: the Hub could not be reached, or the download is damaged.
     """
-    started = time.time() - _LAG
-    ignored = list(OTHER_WEIGHTS)
-    damaged: list[str] = []
+    started, ignored = time.time() - _LAG, list(OTHER_WEIGHTS)
     try:
         with hub_errors(f"fetching {sanitize(repo_id)}", "model repository", token):
             try:
                 folder = Path(snapshot_download(repo_id, revision=revision, token=token, ignore_patterns=ignored))
             finally:
-                # After a failure too: the next attempt would trust what has arrived until now.
+                # After a failure too: the next attempt would trust the files that arrived.
                 damaged = _drop_damaged(repo_id, started)
     except NotOnHub as error:
         raise NotOnHub(f"{error}{_elsewhere(repo_id, ('model',), token)}") from None
     if damaged:
-        raise HubError(f"{sanitize(repo_id)}: {len(damaged)} files {_DAMAGED}")
+        raise HubError(f"{sanitize(repo_id)}: {damaged} files {_DAMAGED}")
     return folder
 
 
-def _drop_damaged(repo_id: str, started: float) -> list[str]:
-    """Remove blobs newer than ``started`` with a wrong hash from the cache; return their names."""
+def _drop_damaged(repo_id: str, started: float) -> int:
+    """Remove blobs newer than ``started`` with a wrong hash from the cache; return their number."""
     place = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / "blobs"
     fresh = [blob for blob in sorted(place.glob("*")) if blob.is_file() and blob.stat().st_mtime >= started]
     damaged = [blob for blob in fresh if not _whole(blob)]
     for blob in damaged:
         blob.unlink()
-    return [blob.name for blob in damaged]
+    return len(damaged)
 
 
 def _check(path: Path) -> None:
-    """Compare a file in the cache with the hash in the name of its blob. Raises HubError.
+    """Compare a file in the cache with the hash in the name of its blob, and remove it if damaged. Raises HubError.
 
-    A damaged file is removed, so that the next attempt downloads it again. A cache without links (as on Windows) has
-    no such names, and the file is not checked.
+    In a cache without links (as on Windows) names are not hashes, and nothing is checked.
     """
     blob = path.resolve()
     if blob != path and not _whole(blob):
@@ -136,21 +127,15 @@ def _whole(blob: Path) -> bool:
     """Whether a blob of the cache has the hash in its name: a sha256, or a git object id."""
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
         return True
-    head = b"blob %d\0" % blob.stat().st_size
-    digest = hashlib.sha256() if len(blob.name) == 64 else hashlib.sha1(head, usedforsecurity=False)
-    with blob.open("rb") as file:
-        while piece := file.read(_CHUNK):
-            digest.update(piece)
-    return digest.hexdigest() == blob.name
+    content = Outgoing(blob.name, blob)
+    return blob.name == (content.sha256 if len(blob.name) == 64 else content.git_id)
 
 
 def _elsewhere(repo_id: str, repo_types: Sequence[str], token: str | None) -> str:
     """Return a hint if a repository of this name has another type."""
-    if not constants.HF_HUB_OFFLINE:
-        for repo_type in _TYPES:
-            if repo_type not in repo_types:
-                place = f"{repo_type} repository"
-                with suppress(HubError), hub_errors(f"looking for {sanitize(repo_id)}", place, token):
-                    if HfApi(token=token).repo_exists(repo_id, repo_type=repo_type):
-                        return f" (there is a {repo_type} repository of this name)"
+    others = [] if constants.HF_HUB_OFFLINE else [t for t in ("model", "dataset", "space") if t not in repo_types]
+    for repo_type in others:
+        with suppress(HubError), hub_errors(f"looking for {sanitize(repo_id)}", f"{repo_type} repository", token):
+            if HfApi(token=token).repo_exists(repo_id, repo_type=repo_type):
+                return f" (there is a {repo_type} repository of this name)"
     return ""

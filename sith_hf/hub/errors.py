@@ -1,11 +1,11 @@
-"""Turn the errors of the Hub's client into one sentence each, with the remedy and without tokens."""
+"""Turn the errors of the Hub's client into one sentence each, with advice and without tokens."""
 
 from __future__ import annotations
 
 import errno
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub import get_token
@@ -37,11 +37,36 @@ CLIENT = (
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OFFLINE = "offline mode is on, and this needs the Hub: unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE)"
 _TOKENS = "https://huggingface.co/settings/tokens"
+# Status of an answer, and kind of an error, to the sentence about it.
+_ADVICE = {
+    401: f"the Hub rejects the token{{quoted}}: log in with `hf auth login`, or create a new token at {_TOKENS}",
+    403: "this token may not change the {place}{quoted}: check the namespace, use a token with write access to it "
+    f"({_TOKENS}), or propose the change with --create-pr",
+    404: "the Hub finds no {place}{quoted}: check its name and the access of the token",
+    409: "it conflicts with the {place} on the Hub{quoted}: review it and try again, or choose another name",
+    412: "the {place} changed meanwhile: review the change, and push again",
+    429: "the Hub limits the rate of requests (429): try again in a few minutes",
+}
+_REASONS: dict[type[BaseException], str] = {
+    OfflineModeIsEnabled: OFFLINE,
+    LocalTokenNotFoundError: f"there is no token: log in with `hf auth login` ({_TOKENS})",
+    HFValidationError: "this is not a repository id ({error}): use namespace/name",
+    GatedRepoError: "the {place} is gated: request access on its page, with this account",
+    RepositoryNotFoundError: "there is no {place}, or this token may not see it: check its name, or log in with "
+    "`hf auth login`",
+    RevisionNotFoundError: "the {place} does not have this branch, tag or commit: check the revision",
+    RemoteEntryNotFoundError: "the {place} does not have this file: check its name",
+    LocalEntryNotFoundError: f"it is not in the cache, and {OFFLINE}",
+}
+_ABSENT = (
+    RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError, LocalEntryNotFoundError,
+    OfflineModeIsEnabled, HFValidationError,
+)  # fmt: skip
 
 
 @contextmanager
 def hub_errors(doing: str, place: str, token: str | None = None) -> Iterator[None]:
-    """Turn what the client raises inside the block into a :class:`HubError`; an error of ours passes through.
+    """Turn errors of the client inside the block into a :class:`HubError`; a SithError passes through.
 
     Args:
         doing: the action, as "uploading the files to me/model".
@@ -49,7 +74,7 @@ def hub_errors(doing: str, place: str, token: str | None = None) -> Iterator[Non
         token: a token in use, which no message may contain.
 
     Raises:
-        NotOnHub: the Hub has no such thing, or hides it from this token.
+        NotOnHub: the Hub does not have it, or hides it from this token.
         HubError: the client raised anything else, or a file could not be read or written.
     """
     try:
@@ -60,12 +85,12 @@ def hub_errors(doing: str, place: str, token: str | None = None) -> Iterator[Non
         if not isinstance(error, (OSError, TRANSPORT)) and not _raised_by_client(error):
             raise
         root = _root(error)
-        kind = NotOnHub if _absent(root) else HubError
+        kind = NotOnHub if isinstance(root, _ABSENT) and not isinstance(root, GatedRepoError) else HubError
         raise kind(hide(f"{doing} failed: {_reason(root, place)}", token)) from None
 
 
 def _raised_by_client(error: BaseException) -> bool:
-    """Whether the client raised this, or code that it called: its frames follow the last of ours."""
+    """Whether the client or code that it called raised this: its frames follow the last one of sith_hf."""
     frames = traceback.walk_tb(error.__traceback__)
     packages = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in frames]
     return "huggingface_hub" in packages[len(packages) - packages[::-1].index("sith_hf") :]
@@ -100,18 +125,10 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _absent(error: BaseException) -> bool:
-    if isinstance(error, GatedRepoError):
-        return False
-    if isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError)):
-        return True
-    return isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled, HFValidationError))
-
-
 def _reason(error: BaseException, place: str) -> str:
-    for kind, reason in _REASONS:
+    for kind, reason in _REASONS.items():
         if isinstance(error, kind):
-            return reason(error, place)
+            return reason.format(place=place, error=_short(error))
     if isinstance(error, HfHubHTTPError):
         return _status(error, place)
     if isinstance(error, OSError) and error.errno in _FULL:
@@ -138,34 +155,6 @@ def _status(error: HfHubHTTPError, place: str) -> str:
     return _ADVICE.get(status, other).format(status=status, place=place, quoted=quoted)
 
 
-_ADVICE = {
-    401: f"the Hub rejects the token{{quoted}}: log in with `hf auth login`, or create a new token at {_TOKENS}",
-    403: "this token may not change the {place}{quoted}: check the namespace, use a token with write access to it "
-    f"({_TOKENS}), or propose the change with --create-pr",
-    404: "the Hub finds no {place}{quoted}: check its name and the access of the token",
-    409: "it conflicts with the {place} on the Hub{quoted}: look at it and try again, or choose another name",
-    412: "the {place} changed meanwhile: look at the change, and try again to put yours on top",
-    429: "the Hub limits the rate of requests (429): try again in a few minutes",
-}
-
-
 def _short(error: BaseException) -> str:
     text = sanitize(" ".join(str(error).split()), 160)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-_REASONS: tuple[tuple[type[BaseException], Callable[[BaseException, str], str]], ...] = (
-    (OfflineModeIsEnabled, lambda error, place: OFFLINE),
-    (LocalTokenNotFoundError, lambda error, place: f"there is no token: log in with `hf auth login` ({_TOKENS})"),
-    (HFValidationError, lambda error, place: f"this is not a repository id ({_short(error)}): use namespace/name"),
-    (GatedRepoError, lambda error, place: f"the {place} is gated: request access on its page, with this account"),
-    (
-        RepositoryNotFoundError,
-        lambda error, place: (
-            f"there is no {place}, or this token may not see it: check its name, or log in with `hf auth login`"
-        ),
-    ),
-    (RevisionNotFoundError, lambda error, place: f"the {place} has no such branch, tag or commit: check the revision"),
-    (RemoteEntryNotFoundError, lambda error, place: f"the {place} has no such file: check its name"),
-    (LocalEntryNotFoundError, lambda error, place: f"it is not in the cache, and {OFFLINE}"),
-)

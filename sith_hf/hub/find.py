@@ -18,10 +18,10 @@ def find_artifact(
         name_or_path: the folder, file or repository.
         layout: the kind of artifact.
         revision: branch, tag or commit of a repository.
-        token: for a repository; the usual places when None.
+        token: a Hub token; the one of the environment or login when None.
 
     Raises:
-        ArtifactError: it is in none of these places, or the Hub could not be reached.
+        ArtifactError: the artifact is missing, or the Hub could not be reached.
     """
     path = Path(name_or_path)
     # An edited checkpoint keeps its spec in the folder sith/.
@@ -35,9 +35,9 @@ def find_artifact(
                     return path / place
             raise ArtifactError(f"{path} holds no {layout.filename}; give a folder that save_pretrained wrote")
     except OSError as error:
-        raise ArtifactError(f"{path} could not be looked up ({error.strerror})") from None
+        raise ArtifactError(f"{path} could not be read ({error.strerror})") from None
     if not is_repo_id(str(name_or_path)):
-        raise ArtifactError(f"{path}: no such file or folder (and not the id of a Hub repository)")
+        raise ArtifactError(f"{path}: no file or folder has this name, and it is not the id of a Hub repository")
     try:
         types = (layout.repo_type, *(kind for kind in ("model", "dataset") if kind != layout.repo_type))
         return fetch_file(str(name_or_path), places, repo_types=types, revision=revision, token=token)

@@ -19,9 +19,8 @@ class Pushable:
         table that the Hub's viewer shows and ``datasets.load_dataset`` reads. ``from_pretrained`` reads them all.
 
         Args:
-            repo_id: ``namespace/name``; a name alone goes into the namespace of the token's user.
-            options: ``private``, ``revision``, ``create_pr``, ``commit_message``, ``token``, ``overwrite_card``,
-                ``dry_run`` (see :class:`sith_hf.hub.PushOptions`).
+            repo_id: ``namespace/name``; a name alone belongs to the user of the token.
+            options: see :class:`sith_hf.hub.PushOptions`.
 
         Raises:
             InputError: options that exclude each other, or a repository that holds something else.

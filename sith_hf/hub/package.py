@@ -1,9 +1,10 @@
-"""What an upload takes and returns: the options, the package of files, the result, and the checksum of a card."""
+"""Inputs and results of an upload: the options, the package of files, the result, and the checksum of a card."""
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
+import io
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -18,7 +19,6 @@ from sith_hf.errors import HubError, InputError
 from sith_hf.hub.errors import OFFLINE
 
 CARD = "README.md"
-_CHUNK = 16 * 2**20
 _CHECKSUM = re.compile(r"\n<!-- sith-hf card ([0-9a-f]{64}) -->\n\Z")
 
 
@@ -49,53 +49,58 @@ class Outgoing:
     """A file to send.
 
     Attributes:
-        path: its name in the repository.
-        source: a local file, or the content itself.
+        path: the name in the repository.
+        source: a local file, or the content.
     """
 
     path: str
     source: Path | bytes = field(repr=False)
 
+    def open(self) -> io.BufferedIOBase:
+        """Open the content for reading."""
+        return io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source.open("rb")
+
     @cached_property
     def size(self) -> int:
-        """Its size in bytes."""
+        """The size in bytes."""
         return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
 
     @cached_property
-    def hashes(self) -> tuple[str, str]:
-        """The sha256, by which the Hub knows large files, and the git object id, by which it knows small ones."""
-        large, small = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
-        if isinstance(self.source, bytes):
-            large.update(self.source)
-            small.update(self.source)
-        else:
-            with self.source.open("rb") as file:
-                while piece := file.read(_CHUNK):
-                    large.update(piece)
-                    small.update(piece)
-        return large.hexdigest(), small.hexdigest()
+    def sha256(self) -> str:
+        """The hash by which the Hub identifies large files."""
+        with self.open() as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @cached_property
+    def git_id(self) -> str:
+        """The git object id, by which the Hub identifies small files."""
+        start = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
+        with self.open() as file:
+            return hashlib.file_digest(file, lambda: start).hexdigest()
 
     def header(self) -> dict[str, Any]:
         """Read the header of a safetensors file."""
-        if isinstance(self.source, bytes):
-            content = self.source
-        else:
-            with self.source.open("rb") as file:
-                content = file.read(8)
-                content += file.read(int.from_bytes(content, "little"))
-        found: dict[str, Any] = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        with self.open() as file:
+            found: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         return found
+
+    def equals(self, remote: Any) -> bool:
+        """Whether a file on the Hub has the same bytes; None is a missing file."""
+        if remote is None or remote.size != self.size:
+            return False
+        same = remote.lfs.sha256 == self.sha256 if remote.lfs is not None else remote.blob_id == self.git_id
+        return bool(same)
 
 
 @dataclass(frozen=True)
 class UploadPackage:
-    """The complete content of a repository, and what may be replaced there.
+    """The complete content of a repository, and which files it replaces there.
 
     Attributes:
         files: name in the repository to local file or content, without the card.
         card: the text of the card.
-        kind: the file by which a repository of this kind is known; one of ``kinds``.
-        kinds: for each such file, what the repository then holds ("an edit spec").
+        kind: the file that identifies the kind of the repository; one of ``kinds``.
+        kinds: such a file to the name of its kind ("an edit spec").
         repo_type: ``model`` or ``dataset``.
         stale: patterns of names; files on the Hub that match and are not in ``files`` are deleted. A pattern without
             a slash matches only files at the top level.
@@ -117,32 +122,31 @@ class UploadPackage:
         """Return why a repository with these files must not be overwritten; None if it may be."""
         if self.kind in names:
             return None
-        for name, what in self.kinds.items():
+        for name, kind in self.kinds.items():
             if name in names:
-                return f"holds {what} already: choose another repository"
-        for name in names:
-            if re.fullmatch(r"[^/]+\.(bin|h5|msgpack|safetensors)", name):
-                return (
-                    f"holds weights that sith-hf did not write ({name}): choose another repository, or propose the "
-                    "change with --create-pr"
-                )
-        return None
+                return f"holds {kind} already: choose another repository"
+        weights = next((name for name in names if re.fullmatch(r"[^/]+\.(bin|h5|msgpack|safetensors)", name)), None)
+        if weights is None:
+            return None
+        return (
+            f"holds weights that sith-hf did not write ({weights}): choose another repository, or propose the change "
+            "with --create-pr"
+        )
 
     def is_stale(self, path: str) -> bool:
         """Whether a file on the Hub is left over from an earlier push."""
-        return path not in self.files and any(
-            fnmatch.fnmatchcase(path, pattern) and ("/" in pattern or "/" not in path) for pattern in self.stale
-        )
+        patterns = (pattern for pattern in self.stale if "/" in pattern or "/" not in path)
+        return path not in self.files and any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True)
 class PushResult:
-    """What a push sent, or would send.
+    """The files that a push sent, or would send.
 
     Attributes:
         repo_id, repo_type, url: the repository.
         revision: the branch.
-        commit: the new commit, or the present one if nothing had to be sent; None for a dry run and a pull request.
+        commit: the new commit, or the current one if nothing was sent; None for a dry run and a pull request.
         pull_request: the URL of the pull request, if one was opened.
         sent: name to size in bytes, of the files that differ from the Hub's.
         unchanged: the files that the Hub already has.
@@ -191,14 +195,6 @@ def is_generated(card: str) -> bool:
     return found is not None and with_checksum(text[: found.start()]) == text
 
 
-def same_bytes(item: Outgoing, there: Any) -> bool:
-    """Whether the file on the Hub has the bytes of the local one."""
-    if there is None or there.size != item.size:
-        return False
-    large, small = item.hashes
-    return bool(there.lfs.sha256 == large if there.lfs is not None else there.blob_id == small)
-
-
 def check_options(options: PushOptions) -> None:
     """Fail early on options that cannot work.
 
@@ -209,11 +205,9 @@ def check_options(options: PushOptions) -> None:
     unknown = set(options) - set(PushOptions.__annotations__)
     if unknown:
         raise InputError(
-            f"push_to_hub has no option {', '.join(sorted(unknown))}; it has {', '.join(PushOptions.__annotations__)}"
+            f"unknown option {', '.join(sorted(unknown))}: push_to_hub has {', '.join(PushOptions.__annotations__)}"
         )
     if options.get("create_pr") and options.get("revision") not in (None, "main"):
-        raise InputError(
-            "create_pr and revision exclude each other, since a pull request goes to main: leave out one of them"
-        )
+        raise InputError("create_pr and revision exclude each other (a pull request goes to main): leave out revision")
     if constants.HF_HUB_OFFLINE:
         raise HubError(OFFLINE)

@@ -1,7 +1,7 @@
 """Upload files to a repository in one commit, and verify that they arrived.
 
-Either everything arrives or the repository stays as it was: the commit names its parent, a repository or branch
-created for a failed upload is deleted again, and a commit whose answer was lost is recognised.
+Either everything arrives or the repository is unchanged: the commit names its parent, a repository or branch created
+for a failed upload is deleted, and a commit is found even if the Hub's answer to it was lost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from sith_hf.hub.package import (
     PushResult,
     UploadPackage,
     is_generated,
-    same_bytes,
     with_checksum,
 )
 
@@ -36,7 +35,7 @@ def full_repo_id(repo_id: str, options: PushOptions) -> str:
     """Return ``namespace/name``; a name alone belongs to the user of the token.
 
     Raises:
-        InputError: not the id of a repository.
+        InputError: an invalid id.
         HubError: no token, or the Hub could not be reached.
     """
     token = _token(options)
@@ -61,8 +60,8 @@ def upload_package(package: UploadPackage, repo_id: str, options: PushOptions) -
         options: as :func:`sith_hf.hub.check_options` accepts them.
 
     Raises:
-        InputError: a repository that holds something else, or a file that cannot be read.
-        HubError: the Hub refused, failed or could not be reached. The message says what the repository holds now.
+        InputError: a repository with other content, or a file that cannot be read.
+        HubError: the Hub refused, failed or could not be reached. The message gives the state of the repository.
     """
     try:
         return _Upload(package, repo_id, options).run()
@@ -82,23 +81,24 @@ def _token(options: PushOptions) -> str | None:
             "pushing needs a token with write access: log in with `hf auth login`, set HF_TOKEN, or pass --token"
         )
     if token and not re.fullmatch(r"[!-~]+", token):
-        raise HubError("the token has characters that no token has: copy it again, or log in with `hf auth login`")
+        raise HubError("the token contains invalid characters: copy it again, or log in with `hf auth login`")
     return token or None
 
 
 class _Upload:
-    """One upload. ``made`` names what was created for it and must be deleted if it fails."""
+    """One upload. ``made`` is what was created for it and must be deleted if it fails: repository or branch."""
 
     def __init__(self, package: UploadPackage, repo_id: str, options: PushOptions) -> None:
         self.package, self.repo_id, self.repo_type, self.options = package, repo_id, package.repo_type, options
+        self.repo: dict[str, Any] = {"repo_id": repo_id, "repo_type": self.repo_type}
+        self.name = sanitize(repo_id)
         self.token = _token(options)
         self.api = HfApi(token=self.token or False)
         self.revision = options.get("revision") or "main"
         self.dry_run, self.create_pr = bool(options.get("dry_run")), bool(options.get("create_pr"))
-        self.place = f"{self.repo_type} repository {sanitize(repo_id)}"
+        self.place = f"{self.repo_type} repository {self.name}"
         page = "" if self.repo_type == "model" else f"{self.repo_type}s/"
         self.url = f"{constants.ENDPOINT}/{page}{repo_id}"
-        self.message = options.get("commit_message") or package.title
         self.made: str | None = None
         self.start = ""
         self.there: dict[str, Any] = {}
@@ -110,19 +110,18 @@ class _Upload:
     def run(self) -> PushResult:
         head = self._look()
         if not self.create_pr and (reason := self.package.clash(self.there)) is not None:
-            raise InputError(f"{sanitize(self.repo_id)} {reason}; nothing was sent")
+            raise InputError(f"{self.name} {reason}; nothing was sent")
         card = with_checksum(self.package.card)
         kept = self._card_to_keep(head, card)
         named = {**self.package.files, **({} if kept else {CARD: card.encode()})}
         self.files = [Outgoing(path, source) for path, source in sorted(named.items())]
         self.deleted = tuple(sorted(path for path in self.there if self.package.is_stale(path)))
-        self.sent = [item for item in self.files if not same_bytes(item, self.there.get(item.path))]
+        self.sent = [item for item in self.files if not item.equals(self.there.get(item.path))]
         commit, pull_request = head, None
         if (self.sent or self.deleted) and not self.dry_run:
             commit, pull_request = self._send(head)
         return PushResult(
-            repo_id=self.repo_id,
-            repo_type=self.repo_type,
+            **self.repo,
             url=self.url,
             revision=self.revision,
             commit=None if self.dry_run or pull_request else commit,
@@ -138,43 +137,40 @@ class _Upload:
 
     def _look(self) -> str | None:
         """Return the parent of the commit, None without a repository. Sets ``there``: path to file on the Hub."""
-        with self.hub_errors(f"looking at {sanitize(self.repo_id)}"):
+        with self.hub_errors(f"reading {self.name}"):
             try:
-                info = self.api.repo_info(self.repo_id, repo_type=self.repo_type, revision="main")
+                info = self.api.repo_info(**self.repo, revision="main")
             except RepositoryNotFoundError:
                 return None
             if self.options.get("private") and not info.private:
                 raise HubError(
-                    f"{sanitize(self.repo_id)} is there already and is public: make it private in its settings, "
-                    "or leave out --private"
+                    f"{self.name} exists and is public: make it private in its settings, or leave out --private"
                 )
             head = info.sha
             if self.revision != "main":
                 try:
-                    info = self.api.repo_info(self.repo_id, repo_type=self.repo_type, revision=self.revision)
-                    head = info.sha
+                    head = self.api.repo_info(**self.repo, revision=self.revision).sha
                 except RevisionNotFoundError:
                     self.branch_missing = True
-        if not isinstance(head, str):
-            raise HubError(f"the Hub's answer names no commit of {sanitize(self.repo_id)}; try again")
-        with self.hub_errors(f"looking at {sanitize(self.repo_id)}"):
+            if not isinstance(head, str):
+                raise HubError(f"the Hub's answer names no commit of {self.name}; try again")
             self.there = self._tree(head)
         return head
 
     def _tree(self, revision: str) -> dict[str, Any]:
-        listed = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type=self.repo_type)
+        listed = self.api.list_repo_tree(**self.repo, recursive=True, revision=revision)
         return {str(item.path): item for item in listed if hasattr(item, "blob_id")}
 
     def _card_to_keep(self, head: str | None, card: str) -> str | None:
         """Return why the README.md on the Hub must not be replaced; None if it may be."""
         if CARD not in self.there or self.options.get("overwrite_card"):
             return None
-        if same_bytes(Outgoing(CARD, card.encode()), self.there[CARD]):
+        if Outgoing(CARD, card.encode()).equals(self.there[CARD]):
             return None
         try:
             path = fetch_file(self.repo_id, [CARD], repo_types=(self.repo_type,), revision=head, token=self.token)
             content = path.read_bytes()
-            if not same_bytes(Outgoing(CARD, content), self.there[CARD]):
+            if not Outgoing(CARD, content).equals(self.there[CARD]):
                 return "it could not be read completely"
             text = content.decode("utf-8")
         except (OSError, UnicodeDecodeError):  # a HubError is an OSError
@@ -199,15 +195,15 @@ class _Upload:
             private, made = self.options.get("private"), "repository"
             try:
                 with self.hub_errors("creating the repository"):
-                    self.api.create_repo(self.repo_id, repo_type=self.repo_type, private=private, exist_ok=False)
+                    self.api.create_repo(**self.repo, private=private, exist_ok=False)
             except HubError as error:
-                # If it exists although the answer was lost, it may be somebody else's: it is never deleted.
+                # If it exists although the answer was lost, somebody else may own it: never delete it.
                 if refused(error) or not self._exists():
                     raise
                 made = UNSURE
             self.made, self.branch_missing = made, self.revision != "main"
-            with self.hub_errors(f"looking at the new {self.place}"):
-                info = self.api.repo_info(self.repo_id, repo_type=self.repo_type)
+            with self.hub_errors(f"reading the new {self.place}"):
+                info = self.api.repo_info(**self.repo)
             if private and not info.private:
                 raise HubError("the Hub made the new repository public: create a private one on the website")
             head = str(info.sha)
@@ -215,7 +211,7 @@ class _Upload:
             self.start, self.made = head, self.made or "branch"
             try:
                 with self.hub_errors(f"creating the branch {sanitize(self.revision)}"):
-                    self.api.create_branch(self.repo_id, branch=self.revision, revision=head, repo_type=self.repo_type)
+                    self.api.create_branch(**self.repo, branch=self.revision, revision=head)
             except HubError as error:
                 if refused(error) and self.made == "branch":
                     self.made = None
@@ -223,27 +219,28 @@ class _Upload:
         return head
 
     def _exists(self) -> bool:
-        """Whether the repository exists. Raises HubError if that cannot be found out."""
+        """Whether the repository exists. Raises HubError if this stays unknown."""
         self.uncertain = True
-        with self.hub_errors(f"checking whether {sanitize(self.repo_id)} was created"):
-            found = self.api.repo_exists(self.repo_id, repo_type=self.repo_type)
+        with self.hub_errors(f"checking whether {self.name} was created"):
+            found = self.api.repo_exists(**self.repo)
         self.uncertain = False
         return found
 
     def _commit(self, start: str) -> tuple[str, str | None]:
         before = self._pull_requests() if self.create_pr else {}
+        message = self.options.get("commit_message") or self.package.title
         operations = [CommitOperationDelete(path_in_repo=path) for path in self.deleted]
         added = [CommitOperationAdd(item.path, item.source) for item in self.sent]
-        doing = f"uploading the files to {sanitize(self.repo_id)}"
-        target: dict[str, Any] = {"repo_type": self.repo_type, "revision": self.revision, "create_pr": self.create_pr}
+        doing = f"uploading the files to {self.name}"
+        target: dict[str, Any] = {**self.repo, "revision": self.revision, "create_pr": self.create_pr}
         with self.hub_errors(doing):
-            self.api.preupload_lfs_files(self.repo_id, added, free_memory=False, **target)
+            self.api.preupload_lfs_files(additions=added, free_memory=False, **target)
         # Until the answer arrives, the outcome is unknown.
         self.uncertain = True
         try:
             with self.hub_errors(doing):
                 info = self.api.create_commit(
-                    self.repo_id, [*added, *operations], commit_message=self.message, parent_commit=start, **target
+                    operations=[*added, *operations], commit_message=message, parent_commit=start, **target
                 )
             return info.oid, info.pr_url
         except HubError as error:
@@ -256,66 +253,64 @@ class _Upload:
             return landed
 
     def _landed(self, start: str, before: Mapping[str, str]) -> tuple[str, str | None] | None:
-        """Look for a commit whose answer was lost. Raises HubError if that stays unknown."""
-        with self.hub_errors(f"checking whether the commit to {sanitize(self.repo_id)} arrived"):
+        """Look for a commit whose answer was lost. Raises HubError if its fate stays unknown."""
+        with self.hub_errors(f"checking whether the commit to {self.name} arrived"):
             if self.create_pr:
                 after = self._pull_requests()
                 for ref in sorted(set(after) - set(before)):
                     if self._differs(after[ref]) is None:
                         return after[ref], f"{self.url}/discussions/{ref.rsplit('/', 1)[-1]}"
             else:
-                info = self.api.repo_info(self.repo_id, repo_type=self.repo_type, revision=self.revision)
-                if info.sha and info.sha != start and self._differs(info.sha) is None:
-                    return info.sha, None
+                head = self.api.repo_info(**self.repo, revision=self.revision).sha
+                if head and head != start and self._differs(head) is None:
+                    return head, None
         self.uncertain = False
         return None
 
     def _pull_requests(self) -> dict[str, str]:
-        with self.hub_errors("looking at the pull requests"):
-            refs = self.api.list_repo_refs(self.repo_id, repo_type=self.repo_type, include_pull_requests=True)
+        with self.hub_errors("listing the pull requests"):
+            refs = self.api.list_repo_refs(**self.repo, include_pull_requests=True)
         return {ref.ref: ref.target_commit for ref in refs.pull_requests or []}
 
     def _differs(self, revision: str) -> str | None:
-        """Return what a revision lacks; None if it is complete."""
+        """Return a difference between a revision and the package; None if there is none."""
         there = self._tree(revision)
         for item in self.files:
-            if not same_bytes(item, there.get(item.path)):
+            if not item.equals(there.get(item.path)):
                 return f"{item.path} {'differs from the local file' if item.path in there else 'is missing'}"
         left = sorted(set(self.deleted) & set(there))
         return f"{left[0]} is still there" if left else None
 
     def _confirm(self, commit: str) -> None:
         """Compare hashes and headers on the Hub with the local ones. Raises HubError."""
-        where = f"{sanitize(self.repo_id)} was written (commit {sanitize(commit)})"
+        where = f"{self.name} was written (commit {sanitize(commit)})"
         with self.hub_errors(f"{where}, but verifying it"):
             wrong = self._differs(commit)
             for item in self.sent:
                 if wrong is None and item.path.endswith(".safetensors"):
-                    header = self.api.parse_safetensors_file_metadata(
-                        self.repo_id, item.path, repo_type=self.repo_type, revision=commit
-                    )
+                    header = self.api.parse_safetensors_file_metadata(**self.repo, filename=item.path, revision=commit)
                     if _header(header) != item.header():
                         wrong = f"the Hub serves {item.path} with another header"
         if wrong is not None:
             raise HubError(f"{where}, but {sanitize(wrong, 300)}: push it again, or go back to the commit before")
 
     def _take_back(self) -> str:
-        """Delete what a failed upload created, if nobody changed it; return what the message says about it."""
+        """Delete what a failed upload created, unless somebody changed it; return a sentence for the message."""
         if self.uncertain:
-            return "it is not known whether the repository changed: look at its page, and push again"
+            return "the state of the repository is unknown: look at its page, and push again"
         if self.made == UNSURE:
             return f"a {self.place} exists now, created by this push or by somebody else"
         try:
             with self.hub_errors("cleaning up"):
                 if self.made == "repository":
                     if set(self._tree("main")) <= {".gitattributes"}:
-                        self.api.delete_repo(self.repo_id, repo_type=self.repo_type)
+                        self.api.delete_repo(**self.repo)
                         return "the new repository was deleted again"
                     return "the new repository was kept, because somebody has written to it"
                 if self.made == "branch":
-                    refs = self.api.list_repo_refs(self.repo_id, repo_type=self.repo_type)
+                    refs = self.api.list_repo_refs(**self.repo)
                     if (self.revision, self.start) in {(ref.name, ref.target_commit) for ref in refs.branches}:
-                        self.api.delete_branch(self.repo_id, branch=self.revision, repo_type=self.repo_type)
+                        self.api.delete_branch(**self.repo, branch=self.revision)
                         return "the new branch was deleted again"
         except HubError:
             return f"the new, empty {self.made} could not be deleted: delete it, or push again"

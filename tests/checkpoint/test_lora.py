@@ -520,7 +520,7 @@ class TestCommand:
         spec.inverse().save_pretrained(tmp_path / "revert")
         export_adapter(spec, tmp_path / "used")
         for arguments, message in {
-            (tmp_path / "nothing", "-o", tmp_path / "new"): "no such file or folder",
+            (tmp_path / "nothing", "-o", tmp_path / "new"): "no file or folder",
             (tmp_path / "revert", "-o", tmp_path / "new"): "removes an edit",
             (tmp_path / "spec", "-o", tmp_path / "used"): "--overwrite",
             (tmp_path / "used", "-o", tmp_path / "new"): "edit_spec.safetensors",

@@ -5,18 +5,18 @@ from __future__ import annotations
 import click
 import pytest
 
-from sith_hf.cli.options import ConceptGain, Numbers
+from sith_hf.cli.options import NUMBERS, ConceptGain
 
 
 @pytest.mark.parametrize(("text", "numbers"), [("0", (0,)), ("-2,-1", (-2, -1)), ("3, 1", (3, 1)), ("1,1", (1, 1))])
 def test_numbers(text, numbers):
-    assert Numbers().convert(text, None, None) == numbers
+    assert NUMBERS.convert(text, None, None) == numbers
 
 
 @pytest.mark.parametrize("text", ["", ",", "1,", "0,,1", "0 1", "0;1", "1.5", "1e3", "0x1", "\xb2", "last", "9" * 5000])
 def test_refused_numbers(text):
     with pytest.raises(click.BadParameter, match="whole numbers") as caught:
-        Numbers().convert(text, None, None)
+        NUMBERS.convert(text, None, None)
     assert len(caught.value.message) < 400
 
 

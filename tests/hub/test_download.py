@@ -160,12 +160,12 @@ def test_what_is_not_there(hub, read, worker):
         assert "no model repository" in refused(lambda k=kind: read(k, "me/nothing")).replace(
             "no dataset", "no model"
         ), kind
-        assert "no such branch" in refused(lambda k=kind: read(k, revision="nowhere"))
+        assert "does not have this branch" in refused(lambda k=kind: read(k, revision="nowhere"))
         assert "a/b/c: no" in refused(lambda k=kind: read(k, "a/b/c"))
     assert "dataset repository of this name" in refused(lambda: read("checkpoint", "me/data"))
     assert "dataset repository of this name" in refused(lambda: read("editor", "me/data"))
-    assert "no such file" in refused(lambda: read("spec", "me/empty"))
-    assert "no such file" in refused(lambda: read("editor", "me/empty"))
+    assert "does not have this file" in refused(lambda: read("spec", "me/empty"))
+    assert "does not have this file" in refused(lambda: read("editor", "me/empty"))
     code = "Decomposition.from_pretrained('me/empty')"
     assert "decomposition.safetensors" in refused(lambda: worker.do(code, hub.token))
 

@@ -1,0 +1,45 @@
+"""Print the results of subcommands."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sith_hf.core.escaping import sanitize
+
+if TYPE_CHECKING:
+    from sith_hf.checkpoint import SavedCheckpoint
+    from sith_hf.decomposition import Decomposition
+
+
+def show_result(as_json: bool, data: Any, *lines: object) -> None:
+    """Print ``data`` as JSON, or ``lines``."""
+    text = json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) if as_json else "\n".join(map(str, lines))
+    click.echo(text)
+
+
+def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: str, **more: object) -> None:
+    """Print a decomposition that was saved at ``path``: as JSON with ``more``, or as text with ``lines``."""
+    fidelity, ceiling = float(result.fidelity.mean()), float(result.ceiling.mean())
+    data = {
+        "decomposition": path,
+        "layers": list(result.layers),
+        "heads": result.num_heads,
+        "vectors": result.rank,
+        "fidelity": fidelity,
+        "settings": dict(result.settings),
+        **more,
+    }
+    show_result(as_json, data, repr(result), *lines, f"mean fidelity {fidelity:.3f} of at most {ceiling:.3f}", path)
+
+
+def show_saved(as_json: bool, saved: SavedCheckpoint) -> None:
+    """Print the changes of a checkpoint, and to stderr the files that were left out."""
+    if not as_json:
+        for name in saved.left_out:
+            click.echo(f"left out {sanitize(name)}: it holds the unedited weights", err=True)
+    data = {"folder": str(saved.folder), "changed": dict(saved.changed), "left_out": list(saved.left_out)}
+    lines = (f"{key}: largest change {change:.3g}" for key, change in saved.changed.items())
+    show_result(as_json, data, *lines, saved.folder)
