@@ -7,7 +7,7 @@ classes in ``sith_hf.evaluation.metric_classes``.
 from sith_hf.evaluation.charts import blank_figure, worst_against_average, write_figure
 from sith_hf.evaluation.plan import Plan, Task, ZeroShot
 from sith_hf.evaluation.result import Evaluation
-from sith_hf.evaluation.run import evaluate, evaluate_plan
+from sith_hf.evaluation.run import evaluate
 from sith_hf.evaluation.sweep import Sweep, strengths, sweep
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "ZeroShot",
     "blank_figure",
     "evaluate",
-    "evaluate_plan",
     "strengths",
     "sweep",
     "worst_against_average",

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from sith_hf.cards import impersonal, shown_name
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 from sith_hf.images.dataset_settings import DatasetSettings
+from sith_hf.world import world_dataset
 
 _FILES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 
@@ -37,8 +40,7 @@ class ImageDataset:
 
     def names_of(self, column: str) -> tuple[str, ...] | None:
         """Return the names of a ``ClassLabel`` column's values, None for a column of another type."""
-        feature = (self.rows.features or {}).get(column)
-        names = getattr(feature, "names", None)
+        names = getattr((self.rows.features or {}).get(column), "names", None)
         return None if names is None else tuple(str(name) for name in names)
 
     def text_of(self, column: str, value: Any) -> str | None:
@@ -97,14 +99,14 @@ class ImageDataset:
         except (OSError, ValueError, TypeError, RuntimeError, KeyError, EOFError) as error:
             raise InputError(f"{self.title}: its rows cannot be read ({_one_line(error)})") from None
 
-    @property
-    def known_length(self) -> int | None:
-        """The maximum number of rows, None if unknown."""
+    def bar(self, action: str, shown: bool) -> tqdm[Any]:
+        """Return a progress bar over the rows."""
         try:
             count = len(self.rows)
         except (TypeError, NotImplementedError):
-            return self.data.limit
-        return count if self.data.limit is None else min(count, self.data.limit)
+            count = None
+        limits = [limit for limit in (count, self.data.limit) if limit is not None]
+        return tqdm(total=min(limits, default=None), desc=f"{action} {self.title}", unit="row", disable=not shown)
 
 
 def open_dataset(data: DatasetSettings, *, progress: bool = False) -> ImageDataset:
@@ -114,8 +116,6 @@ def open_dataset(data: DatasetSettings, *, progress: bool = False) -> ImageDatas
         InputError: not found, not on this machine while offline, no such split, or not readable by ``datasets``.
     """
     if data.world is not None and data.seed is not None and data.pictures is not None:
-        from sith_hf.world import world_dataset
-
         rows = world_dataset(data.world, data.seed, data.pictures)
         return _source(data, f"drawn world: {data.world}, seed {data.seed}", "", rows)
 
@@ -177,8 +177,8 @@ def _local(data: DatasetSettings, path: Path) -> Any:
         saved = datasets.load_from_disk(str(path))
         if not data.streaming:
             return saved
-        if isinstance(saved, datasets.DatasetDict):
-            return datasets.IterableDatasetDict({key: value.to_iterable_dataset() for key, value in saved.items()})
+        if isinstance(saved, Mapping):
+            return {key: value.to_iterable_dataset() for key, value in saved.items()}
         return saved.to_iterable_dataset()
     return datasets.load_dataset(str(path), data.name, streaming=data.streaming)
 

@@ -13,18 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.errors import InputError
 from sith_hf.images.datasets import ImageDataset
 from sith_hf.images.decode import BrokenImage, decode_image
-from sith_hf.images.model_variant import ModelVariant
-from sith_hf.images.shared_layers import embed_all
+from sith_hf.images.model_variant import ModelVariant, embed_all
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-RowCheck = Callable[[Mapping[str, Any], int], None]
 
 _Part = tuple[dict[str, NDArray[np.float32]], list[str | None], list[str]]
 
@@ -64,7 +60,7 @@ def embed_rows(
     image_columns: Sequence[str],
     columns: Sequence[str],
     *,
-    check: RowCheck | None = None,
+    check: Callable[[Mapping[str, Any], int], None] | None = None,
     batch_size: int = 32,
     precision: str = "no",
     progress: bool = False,
@@ -81,7 +77,7 @@ def embed_rows(
         columns: other columns to read.
         check: called with the other columns and the number of each row before the row is embedded; raises InputError.
         batch_size: rows at a time, in each process.
-        precision: ``"no"`` for the checkpoint's own, ``"bf16"`` or ``"fp16"`` for automatic mixed precision.
+        precision: ``"no"`` for the checkpoint's own dtype, ``"bf16"`` or ``"fp16"`` for automatic mixed precision.
         progress: show a bar on stderr.
 
     Raises:
@@ -110,12 +106,7 @@ def embed_rows(
     rows, seen = source.read(columns, image_columns), 0
     with (
         ready(variants, state.device),
-        tqdm(
-            total=source.known_length,
-            desc=f"embedding {source.title}",
-            unit="row",
-            disable=not (progress and state.is_main_process),
-        ) as bar,
+        source.bar("embedding", progress and state.is_main_process) as bar,
     ):
         while batch := list(islice(rows, batch_size * state.num_processes)):
             if check is not None:
@@ -123,10 +114,11 @@ def embed_rows(
                     check(row, number)
             seen += len(batch)
             mine = batch[state.process_index * batch_size : (state.process_index + 1) * batch_size]
-            found, reasons, marks = embed_batch(variants, mine, image_columns, state.device, precision)
+            part = embed_batch(variants, mine, image_columns, state.device, precision)
             if state.num_processes > 1:
-                found, reasons, marks = _gathered(gather_object([(found, reasons, marks)]), image_columns)
-            digests += marks
+                part = _gathered(gather_object([part]), image_columns)
+            found, reasons, added = part
+            digests += added
             for row, reason in zip(batch, reasons, strict=True):
                 if reason is not None:
                     skipped[reason] += 1
@@ -174,7 +166,7 @@ def embed_batch(
 
     Returns:
         image column to embeddings ``[C, n, P]`` of the n readable rows; for every row None, or the reason why its
-        images cannot be read; n digests.
+        images cannot be decoded; n digests.
     """
     digests: list[str] = []
     decoded: dict[str, list[Any]] = {name: [] for name in image_columns}
@@ -191,15 +183,14 @@ def embed_batch(
             decoded[name].append(picture)
             seen.update(f"{picture.size}".encode() + picture.tobytes())
         digests.append(seen.hexdigest())
-    found = {}
+    found = {name: np.zeros((len(variants), 0, 0), dtype=np.float32) for name in image_columns}
+    half = nullcontext() if precision == "no" else torch.autocast(device.type, dtype=_DTYPES[precision])
     for name, items in decoded.items():
         if items:
             pixels = _pixels(variants[0], items).to(device)
-            with torch.inference_mode(), _autocast(device, precision):
-                embedded = [made.float().cpu() for made in embed_all(variants, pixels)]
+            with torch.inference_mode(), half:
+                embedded = [own.float().cpu() for own in embed_all(variants, pixels)]
             found[name] = torch.stack(embedded).numpy()
-        else:
-            found[name] = np.zeros((len(variants), 0, 0), dtype=np.float32)
     return found, reasons, digests
 
 
@@ -214,17 +205,14 @@ def _pixels(variant: ModelVariant, pictures: list[Any]) -> torch.Tensor:
     return pixels
 
 
-def _autocast(device: torch.device, precision: str) -> Any:
-    return nullcontext() if precision == "no" else torch.autocast(device.type, dtype=_DTYPES[precision])
-
-
 def _gathered(results: list[_Part], image_columns: Sequence[str]) -> _Part:
+    """Join the parts of all processes."""
     found = {}
     for name in image_columns:
         arrays = [part[name] for part, _, _ in results if part[name].shape[1]]
         found[name] = np.concatenate(arrays, axis=1) if arrays else results[0][0][name]
     reasons = [reason for _, reasons, _ in results for reason in reasons]
-    return found, reasons, [mark for _, _, marks in results for mark in marks]
+    return found, reasons, [digest for _, _, digests in results for digest in digests]
 
 
 @contextmanager
@@ -235,17 +223,17 @@ def ready(variants: Sequence[ModelVariant], device: torch.device) -> Iterator[No
     homes = [next(model.parameters()).device for model in models]
     with ExitStack() as undo:
         for model, home in zip(models, homes, strict=True):
-            undo.callback(_train, [module for module in model.modules() if module.training])
+            undo.callback(_set_training, [module for module in model.modules() if module.training])
             undo.callback(model.to, home)
             model.to(device).eval()
         yield
 
 
-def _train(modules: list[Any]) -> None:
+def _set_training(modules: list[Any]) -> None:
     for module in modules:
         module.training = True
 
 
 def counted_reasons(skipped: Mapping[str, int]) -> str:
-    """Format why rows were left out, with counts."""
+    """Format the reasons why rows were left out, with counts."""
     return ", ".join(f"{count}: {reason}" for reason, count in sorted(skipped.items()))

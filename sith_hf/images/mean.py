@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sith_hf.core.distributed import Processes, device_of_this_process
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
@@ -24,8 +24,9 @@ from sith_hf.files import Part, ResumableJob
 from sith_hf.images.comparison import model_variants
 from sith_hf.images.dataset_settings import DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
+from sith_hf.images.decode import bytes_or_path, read_bytes
 from sith_hf.images.embed import counted_reasons, embed_batch, ready
-from sith_hf.images.model_variant import BASE, ModelVariant
+from sith_hf.images.model_variant import BASE, ModelVariant, vision_tower
 from sith_hf.towers import PROJECTION, ImageMean
 
 # Batches in one piece, the most that is repeated after an interruption.
@@ -79,15 +80,7 @@ def mean_of_images(
         "batch size": [batch_size, BATCHES],
     }
     pieces: dict[str, Part] = {}
-    with (
-        ready([variant], device),
-        tqdm(
-            total=source.known_length,
-            desc=f"averaging {source.title}",
-            unit="row",
-            disable=not (progress and job.processes.is_main),
-        ) as bar,
-    ):
+    with ready([variant], device), source.bar("averaging", progress and job.processes.is_main) as bar:
 
         def make(found: Mapping[str, Part]) -> Iterator[tuple[str, Part]]:
             for name, rows in _pieces(source, column, batch_size * BATCHES, job.processes, found):
@@ -120,7 +113,7 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
     if not 0 < finite_number(length, "the length of a mean, above 0 and below 1,") < 1:
         raise InputError(f"the length of a mean must be above 0 and below 1; got {length}")
     editor.tower.require_projection()
-    embeddings = getattr(editor.model, "vision_model", editor.model).embeddings
+    embeddings = vision_tower(editor.model).embeddings
     token = embeddings.class_embedding.detach() + embeddings.position_embedding.weight.detach()[0]
     direction = editor.tower.to_joint(token.cpu().double())
     return ImageMean(
@@ -136,19 +129,17 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
 def _together(
     pieces: Mapping[str, Part], source: ImageDataset, base: BaseRef, described: Mapping[str, Any]
 ) -> ImageMean:
-    skipped: Counter[str] = Counter()
-    total, count, images = None, 0, 0
-    for name in sorted(pieces):
-        part = pieces[name]
-        skipped.update(json.loads(part["skipped"].numpy().tobytes()))
-        count += int(part["count"])
-        images += _number(part)
-        if part["sum"].numel():
-            total = part["sum"] if total is None else total + part["sum"]
+    """Add up the pieces, in the order of their names."""
     if not pieces:
         raise InputError(f"{source.title} has no rows")
-    if total is None:
+    parts = [pieces[name] for name in sorted(pieces)]
+    skipped: Counter[str] = Counter()
+    for part in parts:
+        skipped.update(json.loads(part["skipped"].numpy().tobytes()))
+    sums = [part["sum"] for part in parts if part["sum"].numel()]
+    if not sums:
         raise InputError(f"{source.title}: no row has a readable image ({counted_reasons(skipped)})")
+    total, count = sum(sums[1:], start=sums[0]), sum(int(part["count"]) for part in parts)
     if not torch.isfinite(total).all():
         raise InputError(f"{base.name}: image embeddings are not finite")
     return ImageMean(
@@ -157,7 +148,7 @@ def _together(
         skipped=dict(sorted(skipped.items())),
         base=base,
         source=described,
-        images_sha256=f"{images % 2**256:064x}",
+        images_sha256=f"{sum(map(_number, parts)) % 2**256:064x}",
     )
 
 
@@ -165,18 +156,17 @@ def _pieces(
     source: ImageDataset, column: str, size: int, processes: Processes, found: Mapping[str, Part]
 ) -> Iterator[tuple[str, Rows]]:
     """Yield the unfinished pieces of this process, by name, with their rows."""
-    rows, limit = source.rows, source.data.limit
-    known = not source.data.streaming and not source.data.where
-    if known:
+    if not source.data.streaming and not source.data.where:
         from datasets.distributed import split_dataset_by_node
 
+        rows, limit = source.rows, source.data.limit
         if limit is not None:
             rows = rows.select(range(min(limit, len(rows))))
         pieces = -(-len(rows) // size)
-        # Every process sees the same list of missing pieces, and takes every number-th of them.
+        # Every process sees the same list of missing pieces and computes its share of them.
         missing = [number for number in range(pieces) if _name(0, number) not in found]
         for number in missing[processes.rank :: processes.world_size]:
-            # One node for each piece: pieces stay the same for any number of processes.
+            # With one "node" for each piece, pieces stay the same for any number of processes.
             part = split_dataset_by_node(rows, rank=number, world_size=pieces)
             yield _name(0, number), list(_whole(source, part).read([], [column]))
         return
@@ -195,7 +185,7 @@ def _pieces(
 def _streamed(
     source: ImageDataset, column: str, size: int, processes: Processes
 ) -> Iterator[tuple[int, int, int, Rows]]:
-    """Yield pieces of a stream: shard, number, process, rows. Processes share shards if each gets as many."""
+    """Yield pieces of a stream: shard, number, process, rows. Processes share shards if each gets the same number."""
     whole = source.data.streaming and source.data.limit is None
     shards = int(getattr(source.rows, "num_shards", 1) or 1) if whole else 1
     even = shards % processes.world_size == 0
@@ -249,42 +239,30 @@ def _images(rows: Sequence[dict[str, Any]], column: str) -> int:
     """Return a fingerprint of the images of rows. Fingerprints of parts add up to that of the whole."""
     total = 0
     for row in rows:
-        row[column] = _raw(row[column])
-        total += int.from_bytes(hashlib.sha256(_bytes(row[column])).digest(), "big")
+        value = row[column] = _raw(row[column])
+        if value is None or isinstance(value, str):
+            value = repr(value).encode("utf-8", "replace")
+        elif not isinstance(value, bytes | bytearray | memoryview):
+            value = np.asarray(value).tobytes()
+        total += int.from_bytes(hashlib.sha256(value).digest(), "big")
     return total % 2**256
 
 
 def _raw(value: Any) -> Any:
     """Return the bytes of an image given by its path; other values unchanged."""
-    if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path")
+    value = bytes_or_path(value)
     if isinstance(value, str):
-        import fsspec  # type: ignore[import-untyped]
-
-        try:
-            with fsspec.open(value, "rb") as file:
-                return file.read()
-        except (OSError, ValueError):
-            return value  # embed_batch reports the reason
+        with suppress(OSError, ValueError):  # embed_batch reports the reason
+            return read_bytes(value)
     return value
-
-
-def _bytes(value: Any) -> bytes:
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    if value is None or isinstance(value, str):
-        return repr(value).encode("utf-8", "replace")
-    return np.asarray(value).tobytes()
 
 
 def _weights(editor: SithEditor) -> dict[str, str]:
     """Return fingerprints of every tensor that embeds an image, by name on disk."""
-    vision = getattr(editor.model, "vision_model", editor.model)
-    tensors: dict[str, Tensor] = {f"vision_model.{name}": tensor for name, tensor in vision.state_dict().items()}
-    return {
-        name: tensor_sha256(tensor)
-        for name, tensor in sorted({**tensors, PROJECTION: editor.tower.require_projection()}.items())
-    }
+    vision: dict[str, Tensor] = vision_tower(editor.model).state_dict()
+    tensors = {f"vision_model.{name}": tensor for name, tensor in vision.items()}
+    tensors[PROJECTION] = editor.tower.require_projection()
+    return {name: tensor_sha256(tensor) for name, tensor in sorted(tensors.items())}
 
 
 def _described(source: ImageDataset) -> dict[str, Any]:
