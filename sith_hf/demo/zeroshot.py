@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from sith_hf.errors import InputError
 from sith_hf.towers import encode_texts
-from sith_hf.world import IMAGE_SIZE, OBJECT_TEMPLATES, TASKS, compose, encode, render, sample_balanced, sample_groups
+from sith_hf.world import IMAGE_SIZE, OBJECT_TEMPLATES, TASKS, encode, render, sample_balanced, sample_groups
 
 BATCH = 250
 Pair = tuple[tuple[str, str], tuple[str, str]]
@@ -82,8 +82,8 @@ def attributes(model: Any, processor: Any, count: int, seed: int) -> dict[str, f
     Returns:
         "objects" (among all of `world.OBJECTS`), "colours", "backgrounds" and "sizes".
     """
-    codes = encode(sample_balanced(count, seed))
-    images = embed_images(model, compose(codes, np.random.default_rng(seed + 1)))
+    scenes = sample_balanced(count, seed)
+    images, codes = embed_images(model, render(scenes, seed + 1)), encode(scenes)
     result = {}
     for axis, (key, (names, templates)) in enumerate(TASKS.items()):
         scores = images @ class_embeddings(model, processor, names, templates).T

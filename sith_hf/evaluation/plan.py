@@ -110,7 +110,7 @@ class Plan(Settings):
     """An evaluation: its tasks and their common settings."""
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
-    """What is measured; tasks need different names."""
+    """The tasks, each with its own name."""
 
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Images at a time."""

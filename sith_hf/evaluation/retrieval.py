@@ -20,8 +20,7 @@ and HySAC's tables (Poppi et al., CVPR 2025) agree on the pools. Safe-CLIP's tra
 kind only. Two more settings, outside the protocol, measure whether the model still distinguishes unsafe content: unsafe
 images to unsafe texts and back, each with its own partner as the right answer.
 
-A caption may occur in several rows. Every row whose caption equals the right one is then a right answer, and a text
-query is answered by the image of any row with this text. Where all captions differ, this is the protocol above.
+A caption may occur in several rows. Every row whose caption equals the right one is then a right answer, and a image of any row with a query's text answers it. If all captions differ, this is the protocol above.
 """
 
 from __future__ import annotations

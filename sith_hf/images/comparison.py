@@ -125,8 +125,8 @@ class Comparison:
 
 def text_model_of(editor: SithEditor) -> LoadedModel | None:
     """Return the CLIPModel that encodes texts for the editor's model; None if it has none."""
-    both = [item for item in (editor.companion, editor.loaded) if item is not None]
-    return next((item for item in both if hasattr(item.model, "text_projection")), None)
+    both = (editor.companion, editor.loaded)
+    return next((item for item in both if item is not None and hasattr(item.model, "text_projection")), None)
 
 
 def image_processor(*models: LoadedModel | None) -> Any:
@@ -159,8 +159,7 @@ def image_processor(*models: LoadedModel | None) -> Any:
 
 def _comparable(base: Any, other: Any, base_name: str, other_name: str) -> None:
     ours, theirs = base.state_dict(), other.state_dict()
-    sizes = {key: value.shape for key, value in ours.items()}
-    if sizes != {key: value.shape for key, value in theirs.items()}:
+    if {key: value.shape for key, value in ours.items()} != {key: value.shape for key, value in theirs.items()}:
         raise InputError(
             f"{other_name} ({type(other).__name__}) and {base_name} ({type(base).__name__}) differ in architecture or "
             "size; compare an edited checkpoint with the base that it was made from"

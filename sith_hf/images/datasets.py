@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,19 +113,23 @@ def open_dataset(data: DatasetSettings, *, progress: bool = False) -> ImageDatas
     """Open a dataset, or draw one. With ``progress``, ``datasets`` shows its bars on stderr.
 
     Raises:
-        InputError: not found, not on this machine while offline, no such split, or not readable by ``datasets``.
+        InputError: not found, not on this machine while offline, an unknown split, or not readable by ``datasets``.
     """
     if data.world is not None and data.seed is not None and data.pictures is not None:
         rows = world_dataset(data.world, data.seed, data.pictures)
         return _source(data, f"drawn world: {data.world}, seed {data.seed}", "", rows)
 
     from datasets.exceptions import DatasetsError
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     name = str(data.dataset)
     local = os.path.exists(name)
     title = shown_name(name) if local else sanitize(impersonal(name))
     try:
-        with nullcontext() if progress else _quiet():
+        with ExitStack() as undo:
+            if not progress and not are_progress_bars_disabled():
+                disable_progress_bars()
+                undo.callback(enable_progress_bars)
             rows = _local(data, Path(name)) if local else _remote(data)
     except InputError:
         raise
@@ -136,20 +140,6 @@ def open_dataset(data: DatasetSettings, *, progress: bool = False) -> ImageDatas
         ) from None
     split, rows = _split(data, rows, title)
     return _source(data, title, split, rows)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
 
 
 def _source(data: DatasetSettings, title: str, split: str, rows: Any) -> ImageDataset:
@@ -169,9 +159,9 @@ def _local(data: DatasetSettings, path: Path) -> Any:
     if data.revision is not None:
         raise InputError(f"{shown_name(str(path))} is a local dataset, which has no revisions; remove revision")
     if path.is_file():
-        if path.suffix.lower() not in _FILES:
+        kind = _FILES.get(path.suffix.lower())
+        if kind is None:
             raise InputError(f"{path.name} has an unknown file type; expected one of {', '.join(_FILES)}")
-        kind = _FILES[path.suffix.lower()]
         return datasets.load_dataset(kind, data_files=str(path), streaming=data.streaming)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         saved = datasets.load_from_disk(str(path))

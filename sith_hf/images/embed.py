@@ -94,7 +94,7 @@ def embed_rows(
     columns = [name for name in dict.fromkeys(columns) if name not in image_columns]
     source.check([*image_columns, *columns])
     if check is not None and not source.data.streaming and columns:
-        # Fail before hours of work. Reading the other columns twice costs little, except in a stream.
+        # Fail before hours of work. A second reading of the other columns costs little, except in a stream.
         for number, row in enumerate(source.read(columns)):
             check(row, number)
 
@@ -104,10 +104,7 @@ def embed_rows(
     digests: list[str] = []
     skipped: Counter[str] = Counter()
     rows, seen = source.read(columns, image_columns), 0
-    with (
-        ready(variants, state.device),
-        source.bar("embedding", progress and state.is_main_process) as bar,
-    ):
+    with ready(variants, state.device), source.bar("embedding", progress and state.is_main_process) as bar:
         while batch := list(islice(rows, batch_size * state.num_processes)):
             if check is not None:
                 for number, row in enumerate(batch, seen):
@@ -155,14 +152,7 @@ def embed_batch(
     device: torch.device,
     precision: str,
 ) -> _Part:
-    """Embed one batch.
-
-    Args:
-        variants: C models with one image processor, inside :func:`ready`.
-        rows: with images as :func:`~sith_hf.images.decode.decode_image` takes them.
-        image_columns: the columns of images.
-        device: of the models.
-        precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
+    """Embed one batch, inside :func:`ready`.
 
     Returns:
         image column to embeddings ``[C, n, P]`` of the n readable rows; for every row None, or the reason why its

@@ -32,7 +32,7 @@ from sith_hf.towers import PROJECTION, ImageMean
 # Batches in one piece, the most that is repeated after an interruption.
 BATCHES = 16
 
-# Length of an estimated mean: the best of 0.1, 0.2 ... 0.5 for the embedded checkpoint; each beats no mean.
+# Length of an estimated mean: the best of 0.1, 0.2 ... 0.5 for the embedded checkpoint; all are better than no mean.
 LENGTH = 0.3
 
 Rows = list[dict[str, Any]]
@@ -69,8 +69,16 @@ def mean_of_images(
     (variant,) = model_variants(editor, {BASE: None}, processor=processor)
     source, column = open_dataset(data, progress=progress and job.processes.is_main), data.columns.image
     source.check([column])
-    base = BaseRef(editor.loaded.name, editor.loaded.revision, _weights(editor))
-    described = {**_described(source), "column": column, "limit": data.limit}
+    base = _base(editor)
+    described = {
+        "title": source.title,
+        "config": data.name,
+        "split": source.split or None,
+        "revision": data.revision,
+        "fingerprint": None if data.streaming else getattr(source.rows, "_fingerprint", None),
+        "column": column,
+        "limit": data.limit,
+    }
     device = device_of_this_process()
     facts = {
         "images": [described, data.dataset, data.seed, data.pictures, data.streaming, sorted(data.where.items())],
@@ -96,7 +104,7 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
     """Estimate the mean image embedding from the weights alone.
 
     The class token before the first layer is the same for every image. Its embedding, as if no layer added anything,
-    points in the direction of the mean. On the embedded checkpoint its cosine with the true mean is 0.8, and
+    points in about the direction of the mean. On the embedded checkpoint its cosine with the true mean is 0.8, and
     explanations share 2.7 of five concepts with those made with the true mean, against 1.7 without a mean
     (``benchmarks/image_mean.py``). It is untested on other checkpoints: if you have images, average them.
 
@@ -120,7 +128,7 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
         image_mean=direction * length,
         count=0,
         skipped={},
-        base=BaseRef(editor.loaded.name, editor.loaded.revision, _weights(editor)),
+        base=_base(editor),
         source={"estimate": "class token before the first layer", "length": length},
         images_sha256="",
     )
@@ -156,9 +164,9 @@ def _pieces(
     source: ImageDataset, column: str, size: int, processes: Processes, found: Mapping[str, Part]
 ) -> Iterator[tuple[str, Rows]]:
     """Yield the unfinished pieces of this process, by name, with their rows."""
-    if not source.data.streaming and not source.data.where:
-        from datasets.distributed import split_dataset_by_node
+    from datasets.distributed import split_dataset_by_node
 
+    if not source.data.streaming and not source.data.where:
         rows, limit = source.rows, source.data.limit
         if limit is not None:
             rows = rows.select(range(min(limit, len(rows))))
@@ -170,36 +178,25 @@ def _pieces(
             part = split_dataset_by_node(rows, rank=number, world_size=pieces)
             yield _name(0, number), list(_whole(source, part).read([], [column]))
         return
-    for shard, number, whose, piece in _streamed(source, column, size, processes):
-        name = _name(shard, number)
-        if name in found:
-            if _images(piece, column) != _number(found[name]):
-                raise InputError(
-                    f"{source.title}: images from row {number * size} on differ from those before the interruption; "
-                    "delete the work folder to start again"
-                )
-        elif whose == processes.rank:
-            yield name, piece
-
-
-def _streamed(
-    source: ImageDataset, column: str, size: int, processes: Processes
-) -> Iterator[tuple[int, int, int, Rows]]:
-    """Yield pieces of a stream: shard, number, process, rows. Processes share shards if each gets the same number."""
-    whole = source.data.streaming and source.data.limit is None
-    shards = int(getattr(source.rows, "num_shards", 1) or 1) if whole else 1
+    stream = source.data.streaming and source.data.limit is None
+    shards = int(getattr(source.rows, "num_shards", 1) or 1) if stream else 1
+    # Processes share the shards if each gets the same number, and otherwise the pieces of every shard.
     even = shards % processes.world_size == 0
     for shard in range(shards):
         if even and shard % processes.world_size != processes.rank:
             continue
-        part = source
-        if shards > 1:
-            from datasets.distributed import split_dataset_by_node
-
-            part = _whole(source, split_dataset_by_node(source.rows, rank=shard, world_size=shards))
-        read, number = part.read([], [column]), 0
+        part = split_dataset_by_node(source.rows, rank=shard, world_size=shards) if shards > 1 else None
+        read, number = (source if part is None else _whole(source, part)).read([], [column]), 0
         while piece := list(islice(read, size)):
-            yield shard, number, processes.rank if even else (shard + number) % processes.world_size, piece
+            name = _name(shard, number)
+            if name in found:
+                if _images(piece, column) != _number(found[name]):
+                    raise InputError(
+                        f"{source.title}: images from row {number * size} on differ from those before the "
+                        "interruption; delete the work folder to start again"
+                    )
+            elif even or (shard + number) % processes.world_size == processes.rank:
+                yield name, piece
             number += 1
 
 
@@ -257,20 +254,10 @@ def _raw(value: Any) -> Any:
     return value
 
 
-def _weights(editor: SithEditor) -> dict[str, str]:
-    """Return fingerprints of every tensor that embeds an image, by name on disk."""
+def _base(editor: SithEditor) -> BaseRef:
+    """Return the reference to the weights that embed an image, with fingerprints by name on disk."""
     vision: dict[str, Tensor] = vision_tower(editor.model).state_dict()
     tensors = {f"vision_model.{name}": tensor for name, tensor in vision.items()}
     tensors[PROJECTION] = editor.tower.require_projection()
-    return {name: tensor_sha256(tensor) for name, tensor in sorted(tensors.items())}
-
-
-def _described(source: ImageDataset) -> dict[str, Any]:
-    """Return a dataset as plain data, without local folders."""
-    return {
-        "title": source.title,
-        "config": source.data.name,
-        "split": source.split or None,
-        "revision": source.data.revision,
-        "fingerprint": getattr(source.rows, "_fingerprint", None) if not source.data.streaming else None,
-    }
+    prints = {name: tensor_sha256(tensor) for name, tensor in sorted(tensors.items())}
+    return BaseRef(editor.loaded.name, editor.loaded.revision, prints)
