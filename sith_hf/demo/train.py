@@ -120,14 +120,10 @@ def build_model(tokenizer: CLIPTokenizer, settings: TrainingSettings) -> CLIPMod
 
 def make_optimizers(model: CLIPModel, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices inside the layers, and AdamW for everything else."""
-    inner, outer, plain = [], [], []
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 2 and ".layers." in name:
-            inner.append(parameter)
-        elif parameter.ndim >= 2:
-            outer.append(parameter)
-        else:
-            plain.append(parameter)
+    parameters = list(model.named_parameters())
+    inner = [p for name, p in parameters if p.ndim == 2 and ".layers." in name]
+    outer = [p for name, p in parameters if p.ndim > 2 or (p.ndim == 2 and ".layers." not in name)]
+    plain = [p for _, p in parameters if p.ndim < 2]
     muon = torch.optim.Muon(
         inner, lr=settings.muon_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
     )

@@ -46,17 +46,11 @@ def class_embeddings(model: Any, processor: Any, names: Sequence[str], templates
 def classify(
     model: Any, processor: Any, images: NDArray[np.uint8], names: Sequence[str], templates: Sequence[str] = ("{}",)
 ) -> NDArray[np.int64]:
-    """Classify pictures zero-shot.
+    """Classify pictures uint8 `[N, 48, 48, 3]` zero-shot; return indices into `names`, int64 `[N]`.
 
     Args:
-        model: a `CLIPModel`.
-        processor: its `CLIPProcessor` or tokenizer.
-        images: uint8 `[N, 48, 48, 3]`.
-        names: the classes.
+        processor: a `CLIPProcessor` or tokenizer.
         templates: prompts with a `{}` for the name; their embeddings are averaged.
-
-    Returns:
-        index into `names` for each picture, int64 `[N]`.
 
     Raises:
         InputError: pictures of another shape.

@@ -44,7 +44,6 @@ def stratum_means(
     groups = np.zeros(values.shape[1], dtype=np.int64) if strata is None else np.asarray(strata, dtype=np.int64)
     if groups.shape != values.shape[1:]:
         raise InputError(f"strata must name one stratum for each of {values.shape[1]} items; got {list(groups.shape)}")
-    resamples = whole_number(resamples, "the number of resamples", 1)
     generator = np.random.default_rng([whole_number(seed, "the seed", 0), zlib.crc32(salt.encode("utf-8"))])
     count = int(groups.max()) + 1
     means = np.empty((resamples, count, len(values)))

@@ -20,7 +20,8 @@ and HySAC's tables (Poppi et al., CVPR 2025) agree on the pools. Safe-CLIP's tra
 kind only. Two more settings, outside the protocol, measure whether the model still distinguishes unsafe content: unsafe
 images to unsafe texts and back, each with its own partner as the right answer.
 
-A caption may occur in several rows. Every row whose caption equals the right one is then a right answer, and a image of any row with a query's text answers it. If all captions differ, this is the protocol above.
+A caption may occur in several rows. All rows whose caption equals the right one are then right answers, and so are the
+images of all rows with a query's text. If all captions differ, this is the protocol above.
 """
 
 from __future__ import annotations
@@ -142,14 +143,12 @@ def _right(query: str, pool: tuple[str, ...], texts: Mapping[str, Sequence[str]]
 
 
 def _notes(texts: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return remarks on repeated captions."""
     notes = []
-    for key, items in texts.items():
-        repeated = len(items) - len(set(items))
-        if repeated:
-            kind = "unsafe captions" if key == "T*" else "captions"
-            notes.append(f"{repeated} of {len(items)} {kind} repeat an earlier one; any row with it is right")
-    if "T*" in texts:
-        same = sum(safe == unsafe for safe, unsafe in zip(texts["T"], texts["T*"], strict=True))
-        if same:
-            notes.append(f"{same} rows have one caption for the safe and the unsafe image")
+    for kind, own in texts.items():
+        if repeated := len(own) - len(set(own)):
+            name = "unsafe captions" if kind == "T*" else "captions"
+            notes.append(f"{repeated} of {len(own)} {name} repeat an earlier one; any row with it is right")
+    if same := sum(safe == unsafe for safe, unsafe in zip(texts["T"], texts.get("T*", ()), strict=False)):
+        notes.append(f"{same} rows have one caption for the safe and the unsafe image")
     return notes

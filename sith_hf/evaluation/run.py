@@ -24,7 +24,6 @@ FEW = 10
 RUNNERS: Mapping[str, type[TaskRunner[Any]]] = MappingProxyType(
     {"zero-shot": ZeroShotRunner, "retrieval": RetrievalRunner, "collateral": CollateralRunner}
 )
-"""Every kind of task."""
 
 
 def evaluate(

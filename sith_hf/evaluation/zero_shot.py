@@ -17,8 +17,6 @@ from sith_hf.evaluation.task import TaskData, TaskRunner
 from sith_hf.evaluation.texts import check_sizes, class_embeddings
 from sith_hf.images import EmbeddedRows, ImageDataset
 
-_SHOWN = 8
-
 
 class ZeroShotRunner(TaskRunner[ZeroShot]):
     """Zero-shot classification of the images by every variant.
@@ -137,20 +135,17 @@ class ZeroShotRunner(TaskRunner[ZeroShot]):
     def _notes(self, numbers: set[int], groups: set[str], rows: EmbeddedRows) -> list[str]:
         """Return remarks on classes and groups without an image."""
         notes = []
-        empty = [name for number, name in enumerate(self.classes) if number not in numbers]
-        if empty:
-            notes.append(
-                f"{len(empty)} of {len(self.classes)} classes have no image and count in no mean: {_some(empty)}"
-            )
+        if empty := [name for number, name in enumerate(self.classes) if number not in numbers]:
+            share = f"{len(empty)} of {len(self.classes)}"
+            notes.append(f"{share} classes have no image and count in no mean: {_some(empty)}")
         expected = set(self._read(rows.left_out)[1]) if rows.skipped else set()
         if len(self._groups) == 1:
             expected.update(self.source.names_of(self._groups[0]) or ())
-        without = sorted(expected - groups)
-        if without:
+        if without := sorted(expected - groups):
             notes.append(f"{len(without)} groups have no image and count in no mean: {_some(without)}")
         return notes
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(sanitize(name, 40) for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+    shown = ", ".join(sanitize(name, 40) for name in names[:8])
+    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"

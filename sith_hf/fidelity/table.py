@@ -82,20 +82,15 @@ class FidelityTable:
     def summary(self, result: MethodQuality) -> dict[str, Any]:
         """Return means and spreads (standard deviations) over vectors and poles for one method and sparsity."""
         weight = (self.share if self.weight == "energy" else torch.ones_like(self.share)).unsqueeze(-1)
-        fidelity, spread = _mean(result.fidelity, weight)
-        coherence, coherence_spread = _mean(result.coherence, weight)
-        found: dict[str, Any] = {
-            **result.settings,
-            "fidelity": fidelity,
-            "fidelity_spread": spread,
-            "relative": _mean(_relative(result.fidelity, self.ceiling.unsqueeze(-1)), weight)[0],
-            "coherence": coherence,
-            "coherence_spread": coherence_spread,
-        }
+        found: dict[str, Any] = dict(result.settings)
+        found["fidelity"], found["fidelity_spread"] = _mean(result.fidelity, weight)
+        found["relative"], _ = _mean(_relative(result.fidelity, self.ceiling.unsqueeze(-1)), weight)
+        found["coherence"], found["coherence_spread"] = _mean(result.coherence, weight)
         if result.null is not None and result.p is not None and result.q is not None and self.null_ceiling is not None:
+            chance = result.null.fidelity.double()
             found |= {
-                "null_fidelity": float(result.null.fidelity.double().mean()),
-                "null_fidelity_spread": float(result.null.fidelity.double().std(correction=0)),
+                "null_fidelity": float(chance.mean()),
+                "null_fidelity_spread": float(chance.std(correction=0)),
                 "null_relative": float(_relative(result.null.fidelity, self.null_ceiling).double().mean()),
                 "null_coherence": float(result.null.coherence.double().mean()),
                 "median_p": float(result.p.median()),

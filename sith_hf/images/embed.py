@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -211,17 +211,16 @@ def ready(variants: Sequence[ModelVariant], device: torch.device) -> Iterator[No
     models = [variant.model for variant in variants]
     # Read before any model moves: they share parameters.
     homes = [next(model.parameters()).device for model in models]
-    with ExitStack() as undo:
-        for model, home in zip(models, homes, strict=True):
-            undo.callback(_set_training, [module for module in model.modules() if module.training])
-            undo.callback(model.to, home)
+    training = [module for model in models for module in model.modules() if module.training]
+    try:
+        for model in models:
             model.to(device).eval()
         yield
-
-
-def _set_training(modules: list[Any]) -> None:
-    for module in modules:
-        module.training = True
+    finally:
+        for model, home in zip(models, homes, strict=True):
+            model.to(home)
+        for module in training:
+            module.training = True
 
 
 def counted_reasons(skipped: Mapping[str, int]) -> str:
