@@ -89,14 +89,14 @@ def evaluate(
     from accelerate import PartialState
 
     from sith_hf.edits import EditSpec
-    from sith_hf.evaluation import evaluate_plan
+    from sith_hf.evaluation import evaluate as evaluate_variants
     from sith_hf.images import EDITED, Comparison
 
     if edited is not None:
         comparison = Comparison.from_checkpoints(base, {EDITED: edited}, **loading)
     else:
         comparison = Comparison.from_spec(base, EditSpec.from_pretrained(str(spec_path)), **loading)
-    found = evaluate_plan(comparison.variants, plan, text=comparison.text, progress=True)
+    found = evaluate_variants(comparison.variants, plan.tasks, text=comparison.text, progress=True, **plan.options)
     if not PartialState().is_main_process:  # the state that the evaluation made
         return
     if output is not None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from sith_hf.demo.run import DemoResult, Measured
+from sith_hf.core.colours import GRID, INK, SERIES
+from sith_hf.demo.run import DemoResult
 from sith_hf.files import write_whole
 from sith_hf.world import TIED_PAIRS, render, sample_groups
 
 SAMPLES, TILE, ROW, LABEL, BARS, MARGIN = 6, 72, 84, 190, 330, 16
-INK, GREY, BASE, EDITED = (30, 30, 30), (225, 225, 225), (214, 120, 40), (40, 110, 190)
+EDITED, BASE = SERIES[:2]
 
 
 def draw(result: DemoResult, seed: int) -> Image.Image:
@@ -26,7 +27,7 @@ def draw(result: DemoResult, seed: int) -> Image.Image:
     width, height = MARGIN * 2 + LABEL + SAMPLES * TILE + 40 + BARS, MARGIN * 2 + 40 + ROW * len(groups)
     sheet = Image.new("RGB", (width, height), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(17)
-    left = MARGIN + LABEL + SAMPLES * TILE + 40
+    left, full = MARGIN + LABEL + SAMPLES * TILE + 40, BARS - 70
     pen.text((MARGIN, MARGIN), "object / background", INK, font)
     pen.text((left, MARGIN), "base", BASE, font)
     pen.text((left + 60, MARGIN), "edited", EDITED, font)
@@ -37,24 +38,12 @@ def draw(result: DemoResult, seed: int) -> Image.Image:
         for place, pixels in enumerate(render(scenes, seed + number)):
             tile = Image.fromarray(pixels).resize((TILE - 6, TILE - 6), Image.Resampling.NEAREST)
             sheet.paste(tile, (MARGIN + LABEL + place * TILE, top + 4))
-        for step, (measured, colour) in enumerate(((result.base, BASE), (result.edited, EDITED))):
-            _bar(pen, font, left, top + 10 + step * 30, measured, name, colour)
+        for y, measured, colour in ((top + 10, result.base, BASE), (top + 40, result.edited, EDITED)):
+            accuracy = measured.groups[name]
+            pen.rectangle((left, y, left + full, y + 22), fill=GRID)
+            pen.rectangle((left, y, left + round(full * accuracy), y + 22), fill=colour)
+            pen.text((left + full + 10, y + 1), f"{100 * accuracy:.1f} %", INK, font)
     return sheet
-
-
-def _bar(
-    pen: ImageDraw.ImageDraw,
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-    left: int,
-    top: int,
-    measured: Measured,
-    name: str,
-    colour: tuple[int, int, int],
-) -> None:
-    full, accuracy = BARS - 70, measured.groups[name]
-    pen.rectangle((left, top, left + full, top + 22), fill=GREY)
-    pen.rectangle((left, top, left + round(full * accuracy), top + 22), fill=colour)
-    pen.text((left + full + 10, top + 1), f"{100 * accuracy:.1f} %", INK, font)
 
 
 def save_picture(result: DemoResult, seed: int) -> Path:

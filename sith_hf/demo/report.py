@@ -27,14 +27,15 @@ def report(result: DemoResult, seed: int, command: str = "sith-hf") -> str:
                 themes.append(
                     [layer, head, pole.vector, pole.energy_share, f"{gain:g}", pole.pole, concepts_text(pole)]
                 )
-    rows: list[list[object]] = [[name, *_change(base.groups[name], edited.groups[name])] for name in base.groups]
-    rows += [
-        ["average of groups", *_change(base.average, edited.average)],
-        ["worst group", *_change(base.worst_group, edited.worst_group)],
-        ["objects without a habitual background", *_change(base.objects, edited.objects)],
-        ["colours", *_change(base.colours, edited.colours)],
-        ["backgrounds (suppressed)", *_change(base.backgrounds, edited.backgrounds)],
+    figures = [(name, base.groups[name], edited.groups[name]) for name in base.groups]
+    figures += [
+        ("average of groups", base.average, edited.average),
+        ("worst group", base.worst_group, edited.worst_group),
+        ("objects without a habitual background", base.objects, edited.objects),
+        ("colours", base.colours, edited.colours),
+        ("backgrounds (suppressed)", base.backgrounds, edited.backgrounds),
     ]
+    rows = [[name, f"{100 * old:.1f}", f"{100 * new:.1f}", f"{100 * (new - old):+.1f}"] for name, old, new in figures]
     folder = result.folder
     return "\n".join(
         [
@@ -56,7 +57,3 @@ def report(result: DemoResult, seed: int, command: str = "sith-hf") -> str:
             f"  {command} revert {folder / 'edited'} -o {folder / 'reverted'}",
         ]
     )
-
-
-def _change(before: float, after: float) -> tuple[str, str, str]:
-    return f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -61,25 +61,12 @@ class Measured:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {
-            "average": self.average,
-            "worst_group": self.worst_group,
-            "groups": dict(self.groups),
-            "objects": self.objects,
-            "colours": self.colours,
-            "backgrounds": self.backgrounds,
-        }
+        return {"average": self.average, "worst_group": self.worst_group, **asdict(self)}
 
 
 @dataclass(frozen=True, eq=False)
 class DemoResult:
-    """The result of the demo.
-
-    Attributes:
-        decomposition, spec: the explained vectors, and the edit.
-        base, edited: accuracies of both checkpoints.
-        folder: of all files.
-    """
+    """The result of the demo: the explained vectors, the edit, accuracies of both checkpoints, and their folder."""
 
     decomposition: Decomposition
     spec: EditSpec
@@ -124,14 +111,13 @@ def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: i
 
 def measure_checkpoints(checkpoints: list[Path], seed: int, pictures: int) -> list[Measured]:
     """Measure zero-shot accuracies of checkpoints on the same new pictures, in a process without ``sith_hf``."""
-    tasks = TASKS
-    classes = {name: _prompts(names, templates) for name, (names, templates) in tasks.items()}
+    classes = {name: _prompts(names, templates) for name, (names, templates) in TASKS.items()}
     images: dict[str, torch.Tensor] = {}
     truth: dict[str, Any] = {}
     sets: dict[str, list[str]] = {}
     for number, pair in enumerate(TIED_PAIRS):
         objects = [name for name, _ in pair]
-        classes["/".join(objects)] = _prompts(objects, tasks["objects"][1])
+        classes["/".join(objects)] = _prompts(objects, TASKS["objects"][1])
         for step, (group, scenes) in enumerate(sample_groups(pair, pictures, seed + 100 * number).items()):
             images[group] = torch.from_numpy(render(scenes, seed + 100 * number + step + 1))
             truth[group] = np.array([objects.index(scene.object) for scene in scenes])
@@ -139,7 +125,7 @@ def measure_checkpoints(checkpoints: list[Path], seed: int, pictures: int) -> li
     balanced = sample_balanced(4 * pictures, seed + 50)
     images["balanced"] = torch.from_numpy(render(balanced, seed + 51))
     sets["balanced"] = ["objects", "colours", "backgrounds"]
-    codes = dict(zip(tasks, encode(balanced).T, strict=True))
+    codes = dict(zip(TASKS, encode(balanced).T, strict=True))
 
     found = _answers(checkpoints, classes, sets, images)
     results = []
@@ -157,7 +143,8 @@ def _prompts(names: tuple[str, ...] | list[str], templates: tuple[str, ...]) -> 
 
 def _answers(
     checkpoints: list[Path], classes: dict[str, Any], sets: dict[str, list[str]], images: dict[str, torch.Tensor]
-) -> dict[str, dict[str, list[int]]]:
+) -> Any:
+    """Return by checkpoint and ``set:classes`` the predicted classes, from ``without_sith.py``."""
     task = {"checkpoints": [str(path) for path in checkpoints], "classes": classes, "sets": sets}
     with tempfile.TemporaryDirectory(prefix="sith-demo-") as temporary:
         work = Path(temporary)
@@ -172,5 +159,4 @@ def _answers(
             )
         if done.returncode != 0:
             raise InputError(f"the checkpoints could not be measured with transformers: {done.stderr[-2000:]}")
-        answers: dict[str, dict[str, list[int]]] = json.loads((work / "answers.json").read_text())
-        return answers
+        return json.loads((work / "answers.json").read_text())

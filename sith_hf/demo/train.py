@@ -1,7 +1,7 @@
 """Train the embedded checkpoint: `python -m sith_hf.demo.train -o FOLDER [--seed N]`.
 
 With contrastive training alone, easy attributes dominate the hard ones. So each step also classifies every picture
-among captions that name only objects, only colours, and so on: each attribute has its own softmax.
+among captions that name only objects, only colours, and so on, with a softmax for each attribute.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ from sith_hf.world import (
 
 EVALUATION_SEED = 777_000
 ATTRIBUTE_WEIGHTS = (1.0, 0.6, 0.6, 0.2, 0.3)
-
 
 CARD = """---
 license: apache-2.0
@@ -89,28 +88,23 @@ class TrainingSettings:
 
 def build_model(tokenizer: CLIPTokenizer, settings: TrainingSettings) -> CLIPModel:
     """Return an initialised `CLIPModel` of about one million parameters, determined by the seed."""
+    both = {"hidden_size": 128, "intermediate_size": 512, "hidden_act": "gelu", "projection_dim": 96}
     text = {
+        **both,
         "vocab_size": len(tokenizer),
-        "hidden_size": 128,
-        "intermediate_size": 512,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "max_position_embeddings": 77,
-        "hidden_act": "gelu",
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        "projection_dim": 96,
     }
     vision = {
-        "hidden_size": 128,
-        "intermediate_size": 512,
+        **both,
         "num_hidden_layers": settings.layers,
         "num_attention_heads": settings.heads,
         "image_size": IMAGE_SIZE,
         "patch_size": 8,
-        "hidden_act": "gelu",
-        "projection_dim": 96,
     }
     torch.manual_seed(settings.seed)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=96))
@@ -126,14 +120,10 @@ def build_model(tokenizer: CLIPTokenizer, settings: TrainingSettings) -> CLIPMod
 
 def make_optimizers(model: CLIPModel, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices inside the layers, and AdamW for everything else."""
-    inner, outer, plain = [], [], []
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 2 and ".layers." in name:
-            inner.append(parameter)
-        elif parameter.ndim >= 2:
-            outer.append(parameter)
-        else:
-            plain.append(parameter)
+    parameters = list(model.named_parameters())
+    inner = [p for name, p in parameters if p.ndim == 2 and ".layers." in name]
+    outer = [p for name, p in parameters if p.ndim > 2 or (p.ndim == 2 and ".layers." not in name)]
+    plain = [p for _, p in parameters if p.ndim < 2]
     muon = torch.optim.Muon(
         inner, lr=settings.muon_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
     )
@@ -141,51 +131,40 @@ def make_optimizers(model: CLIPModel, settings: TrainingSettings) -> list[torch.
     return [muon, torch.optim.AdamW(groups, lr=settings.adam_rate, betas=(0.9, 0.98))]
 
 
-class Captions:
-    """The texts of a training step, and the attributes that they mention."""
+def single_captions(rng: np.random.Generator) -> list[list[str]]:
+    """Return for each attribute one caption per value, with random synonym and template."""
 
-    def __init__(self, tokenizer: CLIPTokenizer, rng: np.random.Generator) -> None:
-        self.tokenizer, self.rng = tokenizer, rng
+    def pick(options: Sequence[str]) -> str:
+        return options[int(rng.integers(len(options)))]
 
-    def _pick(self, options: Sequence[str]) -> str:
-        return options[int(self.rng.integers(len(options)))]
-
-    def single(self) -> list[list[str]]:
-        """Return for each attribute one caption per value, with random synonym and template."""
-        return [
-            [self._pick(templates).format(self._pick(names_for(name))) for name in names]
-            for names, templates in TASKS.values()
-        ]
-
-    def composed(self, codes: Codes) -> tuple[list[str], Tensor]:
-        """Return one sentence per scene, and the mentioned attribute indices, int64 `[scenes, 5]`, -1 for none."""
-        texts = [caption(scene, self.rng) for scene in decode(codes)]
-        said = np.array([mentions(text) for text in texts])
-        return texts, torch.from_numpy(said)
-
-    def tokens(self, texts: list[str]) -> dict[str, Tensor]:
-        """Return token ids and mask, padded to the longest text."""
-        return dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
+    return [[pick(templates).format(pick(names_for(name))) for name in names] for names, templates in TASKS.values()]
 
 
 def step_loss(
-    model: CLIPModel, captions: Captions, codes: Codes, pixels: Tensor, settings: TrainingSettings
+    model: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    rng: np.random.Generator,
+    codes: Codes,
+    pixels: Tensor,
+    settings: TrainingSettings,
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the balanced loss of one batch, and the accuracy of each attribute in it."""
-    single = captions.single()
-    sentences, said = captions.composed(codes[: settings.captions])
+    single = single_captions(rng)
+    sentences = [caption(scene, rng) for scene in decode(codes[: settings.captions])]
+    # The attributes that each sentence mentions, [sentences, 5], -1 for none.
+    mentioned = torch.tensor([mentions(sentence) for sentence in sentences])
     flat = [text for texts in single for text in texts]
     collected: list[Tensor] = []
-    hooks = []
-    if settings.early_weight:
-        hooks = [
-            layer.self_attn.register_forward_hook(lambda _m, _i, out: collected.append(out[0][:, 0]))
-            for layer in model.vision_model.encoder.layers[: settings.early_layers]
-        ]
+    early = model.vision_model.encoder.layers[: settings.early_layers if settings.early_weight else 0]
+    hooks = [
+        layer.self_attn.register_forward_hook(lambda _m, _i, out: collected.append(out[0][:, 0])) for layer in early
+    ]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         image = model.get_image_features(pixel_values=pixels).pooler_output
-        short = model.get_text_features(**captions.tokens(flat)).pooler_output
-        long = model.get_text_features(**captions.tokens(sentences)).pooler_output
+        short, long = (
+            model.get_text_features(**tokenizer(texts, padding=True, return_tensors="pt")).pooler_output
+            for texts in (flat, sentences)
+        )
     for hook in hooks:
         hook.remove()
     image, text = normalize(image.float(), dim=-1), normalize(torch.cat([short, long]).float(), dim=-1)
@@ -197,7 +176,7 @@ def step_loss(
         start += len(names)
         loss = loss + ATTRIBUTE_WEIGHTS[axis] * cross_entropy(part, facts[:, axis])
         report[key] = float((part.argmax(dim=-1) == facts[:, axis]).float().mean())
-    true = ((said[None] == -1) | (said[None] == facts[:, None])).all(dim=-1)
+    true = ((mentioned[None] == -1) | (mentioned[None] == facts[:, None])).all(dim=-1)
     part = scores[:, start:]
     hit = part.masked_fill(~true, -math.inf)
     # Every caption that is true of a picture counts as right, not only its own.
@@ -236,7 +215,7 @@ def train(folder: Path, settings: TrainingSettings, resume: bool = False, keep_e
         for optimizer, rates in zip(optimizers, peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = peak * rate(step, settings)
-        loss, report = step_loss(model, Captions(tokenizer, rng), codes, pixels, settings)
+        loss, report = step_loss(model, tokenizer, rng, codes, pixels, settings)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -281,12 +260,8 @@ def evaluate(model: Any, processor: Any, count: int = 2000, seed: int = EVALUATI
     for pair in TIED_PAIRS:
         found = zeroshot.groups(model, processor, pair, count // 4, seed)
         average, worst = sum(found.values()) / len(found), min(found.values())
-        result["pairs"][f"{pair[0][0]}-{pair[1][0]}"] = {
-            "groups": found,
-            "average": average,
-            "worst_group": worst,
-            "gap": average - worst,
-        }
+        figures = {"groups": found, "average": average, "worst_group": worst, "gap": average - worst}
+        result["pairs"][f"{pair[0][0]}-{pair[1][0]}"] = figures
     return result
 
 
@@ -310,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, save, evaluate and print the evaluation as JSON."""
     parser = argparse.ArgumentParser(description="Train the embedded checkpoint of sith-hf.")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
+    parser.add_argument("--resume", action="store_true", help="resume at the last saved state")
     for name, value in asdict(TrainingSettings()).items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, help=f"default {value}")
     given = vars(parser.parse_args(arguments))
@@ -318,9 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = TrainingSettings(**given)
     model = train(folder, settings, resume)
     processor = save(model, folder)
-    result = {"settings": asdict(settings), **evaluate(model, processor)}
-    (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    result = json.dumps({"settings": asdict(settings), **evaluate(model, processor)}, indent=2)
+    (folder / "evaluation.json").write_text(result + "\n")
+    print(result)
 
 
 if __name__ == "__main__":

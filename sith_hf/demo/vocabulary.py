@@ -12,13 +12,6 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 _SUFFIX = "</w>"
 
 
-def _byte_symbols() -> list[str]:
-    """Return the 256 printable symbols of byte-level BPE, in the order of CLIP's vocabulary."""
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    moved = [byte for byte in range(256) if byte not in kept]
-    return [chr(byte) for byte in kept] + [chr(256 + i) for i in range(len(moved))]
-
-
 def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     """Merge the most frequent neighbours until every word is one symbol; ties go by the alphabet.
 
@@ -26,7 +19,7 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
         words: lower-case words of plain letters.
 
     Returns:
-        The merges in order, pairs of symbols; the last symbol of a word ends in `</w>`.
+        the merges in order, pairs of symbols; the last symbol of a word ends in `</w>`.
     """
     pieces = [[*word[:-1], word[-1] + _SUFFIX] for word in sorted(set(words))]
     merges: list[tuple[str, str]] = []
@@ -47,7 +40,9 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
 def build_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
     """Return a CLIP tokenizer with one token for each of `words`; other text falls back to bytes."""
     merges = learn_merges(words)
-    symbols = _byte_symbols()
+    # The printable symbols of the 256 bytes, in the order of CLIP's vocabulary.
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    symbols = [chr(byte) for byte in kept] + [chr(256 + i) for i in range(256 - len(kept))]
     entries = [*symbols, *(symbol + _SUFFIX for symbol in symbols), *("".join(merge) for merge in merges)]
     vocabulary = {entry: i for i, entry in enumerate(dict.fromkeys([*entries, START, END]))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)

@@ -12,18 +12,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sith_hf.errors import InputError
-from sith_hf.world import IMAGE_SIZE, OBJECT_TEMPLATES, TASKS, compose, encode, render, sample_balanced, sample_groups
+from sith_hf.towers import encode_texts
+from sith_hf.world import IMAGE_SIZE, OBJECT_TEMPLATES, TASKS, encode, render, sample_balanced, sample_groups
 
 BATCH = 250
 Pair = tuple[tuple[str, str], tuple[str, str]]
-
-
-@torch.no_grad()
-def embed_texts(model: Any, processor: Any, texts: Sequence[str]) -> Tensor:
-    """Return normalised text embeddings, float32 `[len(texts), P]`."""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-    return normalize(model.get_text_features(**tokens).pooler_output.float(), dim=-1)
 
 
 @torch.no_grad()
@@ -46,24 +39,18 @@ def pixel_values(images: NDArray[np.uint8]) -> Tensor:
 def class_embeddings(model: Any, processor: Any, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Return class embeddings, each the normalised mean over templates, float32 `[len(names), P]`."""
     texts = [template.format(name) for name in names for template in templates]
-    embeddings = embed_texts(model, processor, texts)
+    embeddings = encode_texts(model, getattr(processor, "tokenizer", processor), texts)
     return normalize(embeddings.reshape(len(names), len(templates), -1).mean(dim=1), dim=-1)
 
 
 def classify(
     model: Any, processor: Any, images: NDArray[np.uint8], names: Sequence[str], templates: Sequence[str] = ("{}",)
 ) -> NDArray[np.int64]:
-    """Classify pictures zero-shot.
+    """Classify pictures uint8 `[N, 48, 48, 3]` zero-shot; return indices into `names`, int64 `[N]`.
 
     Args:
-        model: a `CLIPModel`.
-        processor: its `CLIPProcessor` or tokenizer.
-        images: uint8 `[N, 48, 48, 3]`.
-        names: the classes.
+        processor: a `CLIPProcessor` or tokenizer.
         templates: prompts with a `{}` for the name; their embeddings are averaged.
-
-    Returns:
-        Index into `names` for each picture, int64 `[N]`.
 
     Raises:
         InputError: pictures of another shape.
@@ -89,8 +76,8 @@ def attributes(model: Any, processor: Any, count: int, seed: int) -> dict[str, f
     Returns:
         "objects" (among all of `world.OBJECTS`), "colours", "backgrounds" and "sizes".
     """
-    codes = encode(sample_balanced(count, seed))
-    images = embed_images(model, compose(codes, np.random.default_rng(seed + 1)))
+    scenes = sample_balanced(count, seed)
+    images, codes = embed_images(model, render(scenes, seed + 1)), encode(scenes)
     result = {}
     for axis, (key, (names, templates)) in enumerate(TASKS.items()):
         scores = images @ class_embeddings(model, processor, names, templates).T

@@ -1,13 +1,12 @@
 """Tasks, metrics, bootstrap intervals, results, sweeps and charts: variants of a model side by side on the same images.
 
-It imports ``images``, ``editor`` and everything below. Users of the ``evaluate`` library find the metrics as its
-classes in ``sith_hf.evaluation.metric_classes``.
+It imports ``images``, ``editor`` and everything below. ``metric_classes`` has the metrics as ``evaluate.Metric``.
 """
 
 from sith_hf.evaluation.charts import blank_figure, worst_against_average, write_figure
 from sith_hf.evaluation.plan import Plan, Task, ZeroShot
 from sith_hf.evaluation.result import Evaluation
-from sith_hf.evaluation.run import evaluate, evaluate_plan
+from sith_hf.evaluation.run import evaluate
 from sith_hf.evaluation.sweep import Sweep, strengths, sweep
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "ZeroShot",
     "blank_figure",
     "evaluate",
-    "evaluate_plan",
     "strengths",
     "sweep",
     "worst_against_average",

@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
-from sith_hf.evaluation.result import Difference, MetricResult, rounded
 
 Floats = NDArray[np.float64]
 
@@ -23,12 +22,12 @@ def stratum_means(
     """Return the mean of each stratum in each bootstrap resample, for all variants on the same resampled items.
 
     Items are drawn with replacement within their stratum. Items with equal outcomes are interchangeable, so the
-    number of draws of each kind of item comes from one multinomial distribution: the same distribution, and a result
-    that depends neither on the order of the items nor on the size of blocks, bit for bit.
+    number of draws of each kind of item comes from one multinomial distribution. The result is bit-identical for any
+    order of items and any size of blocks.
 
     Args:
         outcomes: ``[C, N]``, of C variants on N items.
-        strata: ``[N]`` whole numbers from 0, each of them present; one stratum when None.
+        strata: ``[N]`` integers from 0 without gaps; one stratum when None.
         resamples: B.
         seed: of the draws.
         salt: draws of different salts are independent.
@@ -45,7 +44,6 @@ def stratum_means(
     groups = np.zeros(values.shape[1], dtype=np.int64) if strata is None else np.asarray(strata, dtype=np.int64)
     if groups.shape != values.shape[1:]:
         raise InputError(f"strata must name one stratum for each of {values.shape[1]} items; got {list(groups.shape)}")
-    resamples = whole_number(resamples, "the number of resamples", 1)
     generator = np.random.default_rng([whole_number(seed, "the seed", 0), zlib.crc32(salt.encode("utf-8"))])
     count = int(groups.max()) + 1
     means = np.empty((resamples, count, len(values)))
@@ -69,34 +67,3 @@ def interval(differences: ArrayLike, level: float = 0.95) -> tuple[float, float]
     """Return the central interval with the share ``level`` of ``[B]`` resampled differences (percentile bootstrap)."""
     low, high = np.quantile(np.asarray(differences, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def compared(
-    metric: str,
-    part: str | None,
-    variants: tuple[str, ...],
-    values: NDArray[np.float64],
-    resampled: NDArray[np.float64] | None,
-    samples: int,
-) -> MetricResult:
-    """Put a metric together with its differences and their intervals.
-
-    Args:
-        metric, part: see :class:`~sith_hf.evaluation.result.MetricResult`.
-        variants: C names.
-        values: ``[C]``.
-        resampled: ``[B, C]``, the values in each of B resamples; None for a metric without interval.
-        samples: the number of items.
-    """
-    pairs = [(name, "base") for name in variants if name != "base"]
-    if "edited" in variants:
-        pairs += [("edited", name) for name in variants if name not in ("base", "edited")]
-    differences = []
-    for of, to in pairs:
-        i, j = variants.index(of), variants.index(to)
-        low = high = None
-        if resampled is not None:
-            low, high = (rounded(end) for end in interval(resampled[:, i] - resampled[:, j]))
-        differences.append(Difference(of, to, rounded(values[i] - values[j]), low, high))
-    numbers = {name: rounded(value) for name, value in zip(variants, values, strict=True)}
-    return MetricResult(metric, part, numbers, tuple(differences), samples)

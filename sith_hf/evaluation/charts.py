@@ -54,7 +54,7 @@ def line_chart(
 
     Args:
         series: at least one.
-        path: where to write the PNG.
+        path: of the PNG.
         title, x_label, y_label: texts.
         mark: (x, y, name) of a reference point.
 
@@ -72,9 +72,7 @@ def line_chart(
     with blank_figure() as figure:
         axes = figure.subplots()
         if mark is not None:
-            axes.plot(
-                [mark[0]], [mark[1]], marker="*", markersize=14, linestyle="none", color=INK, label=_word(mark[2])
-            )
+            axes.plot(*mark[:2], marker="*", markersize=14, linestyle="none", color=INK, label=_word(mark[2]))
         for i, item in enumerate(series):
             colour = SERIES[i % len(SERIES)]
             style = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "linestyle": "--" if item.dashed else "-"}
@@ -91,17 +89,13 @@ def line_chart(
         return write_figure(figure, path)
 
 
-def worst_against_average(result: Sweep, path: str | Path, *, title: str | None = None) -> Path:
+def worst_against_average(result: Sweep, path: str | Path) -> Path:
     """Draw the worst group (y) against the average (x), in %, one line for each variant; return the file's path.
 
-    Args:
-        result: a sweep; the points of its first variant are labelled with their settings.
-        path: where to write the PNG.
-        title: by default, what the sweep varies.
+    The points of the first variant are labelled with their settings.
 
     Raises:
-        MissingExtra: matplotlib is not installed.
-        OutputError: the file could not be written.
+        MissingExtra, OutputError: as for :func:`line_chart`.
     """
     series = []
     for i, name in enumerate(result.variants):
@@ -112,7 +106,7 @@ def worst_against_average(result: Sweep, path: str | Path, *, title: str | None 
     return line_chart(
         series,
         path,
-        title=f"Worst group against average, by {result.over}" if title is None else title,
+        title=f"Worst group against average, by {result.over}",
         x_label="average of the groups, %",
         y_label="worst group, %",
         mark=(100 * result.base[1], 100 * result.base[0], BASE),
@@ -142,7 +136,7 @@ def blank_figure() -> Iterator[Any]:
 def write_figure(figure: Any, path: str | Path) -> Path:
     """Write a figure as a PNG, inside the block of :func:`blank_figure`; return its path. Raises OutputError."""
     file = io.BytesIO()
-    # Without the version of matplotlib in it, so that equal data give equal bytes.
+    # matplotlib would write its version; without it, equal data give equal bytes.
     figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     write_whole(Path(path), file.getvalue())
     return Path(path)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from sith_hf.evaluation import metrics
 from sith_hf.evaluation.plan import Collateral
@@ -26,16 +23,13 @@ class CollateralRunner(TaskRunner[Collateral]):
         Raises:
             InputError: classes, and no text model.
         """
-        from sith_hf.evaluation.metric_classes import ClassAccuracy, EmbeddingDrift
+        from sith_hf.evaluation.metric_classes import ClassAccuracy, EmbeddingDrift, for_each
 
         task, count, base = self.task, len(data.rows), data.variants.index(BASE)
         images = data.rows.images[task.data.columns.image]
         drift = np.stack([metrics.drift(images[base], own) for own in images])
-        items: dict[str, NDArray[Any]] = {"drift": drift}
-        summary, found = EmbeddingDrift(), []
-        for own in drift:
-            summary.add_batch(predictions=own)
-            found.append(summary.compute())
+        items = {"drift": drift}
+        found = for_each(EmbeddingDrift(), drift)
         drawn = data.resampled(drift, salt=f"{task.name}/drift")[:, 0]
         results = [
             data.metric(name, None, [own[name] for own in found], drawn if name == "drift, mean" else None, count)
@@ -44,12 +38,9 @@ class CollateralRunner(TaskRunner[Collateral]):
         if task.classes is not None:
             classes = class_embeddings(data.text, task.classes, task.templates, progress=data.progress)
             check_sizes(images, classes)
-            predicted = np.stack([metrics.predictions(own, classes) for own in images])
-            items["prediction"] = predicted
-            accuracy, values = ClassAccuracy(), []
-            for own in predicted:
-                accuracy.add_batch(predictions=own, references=predicted[base])
-                values.append(accuracy.compute()["accuracy"])
+            predicted = items["prediction"] = np.stack([metrics.predictions(own, classes) for own in images])
+            found = for_each(ClassAccuracy(), predicted, {"references": predicted[base]})
+            values = [own["accuracy"] for own in found]
             drawn = data.resampled(predicted == predicted[base], salt=f"{task.name}/agreement")[:, 0]
             results.append(data.metric("agreement of predictions", None, values, drawn, count))
-        return data.result(task, results, items)
+        return self.result(data, results, items)

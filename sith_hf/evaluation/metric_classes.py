@@ -11,13 +11,13 @@ They never need the Hub, and keep their inputs in memory::
     both.compute()
     evaluate.evaluator("image-classification").compute("folder-or-hub-id", data, metric=ClassAccuracy(), ...)
 
-Importing this module imports ``evaluate``, which takes a second or more: import it where a figure is computed.
+Importing this module imports ``evaluate``, which takes a second or more: import it only to compute a figure.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -104,3 +104,12 @@ class EmbeddingDrift(_ItemMetric):
 
     def _compute(self, predictions: Sequence[float]) -> dict[str, float]:
         return {f"drift, {name}": value for name, value in metrics.drift_summary(predictions).items()}
+
+
+def for_each(metric: Any, variants: Iterable[Any], inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    """Compute a metric for each variant from its predictions and the inputs that all variants share."""
+    found = []
+    for own in variants:
+        metric.add_batch(predictions=own, **(inputs or {}))
+        found.append(metric.compute(**options))
+    return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, Tag, model_validator
 
 from sith_hf.core.settings import Settings, by_key
 from sith_hf.images import DatasetSettings
+from sith_hf.towers import fill_template
 
 # YAML reads a bare no as false.
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
@@ -17,10 +18,7 @@ TEMPLATES: tuple[str, ...] = ("a photo of a {}",)
 
 
 def _template(text: str) -> str:
-    if text.count("{}") != 1:
-        raise ValueError(
-            f'a prompt template needs exactly one {{}} for the class, such as "a photo of a {{}}"; got {text!r}'
-        )
+    fill_template((), text)
     return text
 
 
@@ -112,7 +110,7 @@ class Plan(Settings):
     """An evaluation: its tasks and their common settings."""
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
-    """What is measured; tasks need different names."""
+    """The tasks, each with its own name."""
 
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Images at a time."""
@@ -125,6 +123,11 @@ class Plan(Settings):
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the bootstrap."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of :func:`sith_hf.evaluation.evaluate`."""
+        return self.model_dump(include={"batch_size", "precision", "resamples", "seed"})
 
     @model_validator(mode="after")
     def _names(self) -> Self:

@@ -1,15 +1,15 @@
-"""``Evaluation``: the results of tasks, as data, as a table, and in the form that a card takes."""
+"""``Evaluation``: the results of tasks, as data, as a table, and as entries of a model card."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from numpy.typing import NDArray
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.tables import table
@@ -18,13 +18,8 @@ from sith_hf.files import write_whole
 
 FORMAT, VERSION = "sith-hf/evaluation", 1
 
-# With more groups than this, a card shows only their worst and their mean.
+# With more groups than this, a card shows only the worst group and the mean.
 CARD_GROUPS = 12
-
-
-def rounded(value: float) -> float:
-    """Round to six significant digits, as results are stored; further digits are rounding noise."""
-    return float(f"{float(value):.6g}")
 
 
 @dataclass(frozen=True)
@@ -39,9 +34,9 @@ class Difference:
 
     of: str
     to: str
-    value: float
-    low: float | None
-    high: float | None
+    value: FiniteFloat
+    low: FiniteFloat | None
+    high: FiniteFloat | None
 
     @property
     def sure(self) -> bool:
@@ -61,16 +56,16 @@ class MetricResult:
     Attributes:
         metric: such as ``"accuracy"``, ``"worst group"`` or ``"recall at 1"``.
         part: ``"class boat"``, ``"group boat/road"``, ``"unsafe image to all texts"``; None for all items.
+        samples: the number of items.
         values: variant to value, a fraction in [0, 1] (a drift: 1 - cosine, in [0, 2]).
         differences: of every variant to the base, and of ``"edited"`` to every other.
-        samples: the number of items.
     """
 
     metric: str
     part: str | None
-    values: Mapping[str, float]
-    differences: tuple[Difference, ...]
     samples: int
+    values: Mapping[str, FiniteFloat]
+    differences: tuple[Difference, ...]
 
     @property
     def title(self) -> str:
@@ -86,10 +81,10 @@ class TaskResult:
         name, kind: of the task.
         dataset, split: names of the data, without local folders.
         images: the number of images.
+        data_sha256: the fingerprint of images, labels and captions, independent of their order.
         skipped: reason to the number of rows left out.
         notes: remarks on the data, such as classes without an image.
         metrics: the metrics.
-        data_sha256: the fingerprint of images, labels and captions, independent of their order.
         items: outcomes of each row of C variants, for your own comparisons; not stored. Zero-shot: ``correct`` bool
             and ``prediction`` int64 ``[C, N]``, ``label`` and ``group`` int64 ``[N]``. Retrieval: for each setting
             ``rank <setting>``, int64 ``[C, N]``, 0 is first. Collateral: ``drift`` float64 ``[C, N]`` and, with
@@ -101,11 +96,11 @@ class TaskResult:
     dataset: str
     split: str
     images: int
+    data_sha256: str | None
     skipped: Mapping[str, int]
     notes: tuple[str, ...]
-    metrics: tuple[MetricResult, ...]
-    data_sha256: str | None = None
-    items: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
+    metrics: Annotated[tuple[MetricResult, ...], Field(alias="measures")]
+    items: Annotated[Mapping[str, Any], Field(exclude=True)] = field(default_factory=dict, repr=False)
 
     @property
     def headlines(self) -> tuple[MetricResult, ...]:
@@ -128,13 +123,13 @@ class Evaluation:
 
     Attributes:
         variants: names, in order.
-        tasks: the results.
         settings: precision, resamples and seed of the bootstrap, and the text model.
+        tasks: the results.
     """
 
-    variants: tuple[str, ...]
-    tasks: tuple[TaskResult, ...]
+    variants: Annotated[tuple[str, ...], Field(alias="contenders")]
     settings: Mapping[str, Any]
+    tasks: tuple[TaskResult, ...]
 
     def task(self, name: str) -> TaskResult:
         """Return the result of one task. Raises InputError for an unknown name."""
@@ -159,35 +154,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data in a fixed order; values are fractions. Equal evaluations give equal bytes."""
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "contenders": list(self.variants),
-            "settings": {key: self.settings[key] for key in sorted(self.settings)},
-            "tasks": [
-                {
-                    "name": task.name,
-                    "kind": task.kind,
-                    "dataset": task.dataset,
-                    "split": task.split,
-                    "images": task.images,
-                    "data_sha256": task.data_sha256,
-                    "skipped": {key: task.skipped[key] for key in sorted(task.skipped)},
-                    "notes": list(task.notes),
-                    "measures": [
-                        {
-                            "metric": item.metric,
-                            "part": item.part,
-                            "samples": item.samples,
-                            "values": dict(item.values),
-                            "differences": [vars(difference).copy() for difference in item.differences],
-                        }
-                        for item in task.metrics
-                    ],
-                }
-                for task in self.tasks
-            ],
-        }
+        return {"format": FORMAT, "version": VERSION, **_adapter().dump_python(self, mode="json", by_alias=True)}
 
     @classmethod
     def from_json(cls, data: Any) -> Evaluation:
@@ -195,11 +162,8 @@ class Evaluation:
         try:
             if (data["format"], data["version"]) != (FORMAT, VERSION):
                 raise ArtifactError(f"expected version {VERSION} of {FORMAT}; evaluate again")
-            tasks = tuple(_task(task) for task in data["tasks"])
-            return cls(tuple(str(name) for name in data["contenders"]), tasks, dict(data["settings"]))
-        except ArtifactError:
-            raise
-        except (TypeError, KeyError, ValueError, AttributeError):
+            return _adapter().validate_python(data)
+        except (TypeError, KeyError, ValidationError):
             raise ArtifactError("these results of an evaluation are damaged; evaluate again") from None
 
     def save(self, path: str | Path) -> Path:
@@ -222,22 +186,22 @@ class Evaluation:
         """Return values and differences of every task as text for a terminal; :meth:`to_json` has all differences."""
         parts: list[str] = []
         main = ("edited", "base") if "edited" in self.variants else None
+        columns = ["metric", *self.variants, *(["edited - base", "95 % interval"] if main else [])]
         for task in self.tasks:
             split = f", {sanitize(task.split)}" if task.split else ""
             parts.append(f"{sanitize(task.name)}: {sanitize(task.dataset)}{split} ({task.images} images)")
-            rows: list[tuple[object, ...]] = []
-            rest: list[tuple[object, ...]] = []
+            rows: list[list[object]] = []
+            rest: list[list[object]] = []
             for item in task.metrics:
-                shown: tuple[object, ...] = ()
-                for difference in item.differences:
-                    if (difference.of, difference.to) == main:
-                        shown = (f"{difference.value:+.3f}", difference.interval)
+                row: list[object] = [item.title, *(item.values[name] for name in self.variants)]
+                for d in item.differences:
+                    shown = [f"{d.value:+.3f}", d.interval]
+                    if (d.of, d.to) == main:
+                        row += shown
                     elif item in task.headlines:
-                        title = f"{difference.of} - {difference.to}"
-                        rest.append((item.title, title, f"{difference.value:+.3f}", difference.interval))
-                rows.append((item.title, *(item.values[name] for name in self.variants), *shown))
-            columns = ["metric", *self.variants]
-            parts.append(table([*columns, *(["edited - base", "95 % interval"] if main else [])], rows))
+                        rest.append([item.title, f"{d.of} - {d.to}", *shown])
+                rows.append(row)
+            parts.append(table(columns, rows))
             if rest:
                 parts.append(table(["metric", "difference", "value", "95 % interval"], rest))
             parts += [f"skipped {count}: {sanitize(reason)}" for reason, count in sorted(task.skipped.items())]
@@ -273,42 +237,7 @@ class Evaluation:
         return found
 
 
-def _task(data: Any) -> TaskResult:
-    return TaskResult(
-        name=str(data["name"]),
-        kind=str(data["kind"]),
-        dataset=str(data["dataset"]),
-        split=str(data["split"]),
-        images=int(data["images"]),
-        data_sha256=None if data["data_sha256"] is None else str(data["data_sha256"]),
-        skipped={str(key): int(value) for key, value in data["skipped"].items()},
-        notes=tuple(str(note) for note in data["notes"]),
-        metrics=tuple(_metric(item) for item in data["measures"]),
-    )
-
-
-def _metric(data: Any) -> MetricResult:
-    part = data["part"]
-    return MetricResult(
-        metric=str(data["metric"]),
-        part=None if part is None else str(part),
-        values={str(name): _finite(value) for name, value in data["values"].items()},
-        differences=tuple(
-            Difference(
-                str(d["of"]),
-                str(d["to"]),
-                _finite(d["value"]),
-                None if d["low"] is None else _finite(d["low"]),
-                None if d["high"] is None else _finite(d["high"]),
-            )
-            for d in data["differences"]
-        ),
-        samples=int(data["samples"]),
-    )
-
-
-def _finite(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError
-    return number
+@cache
+def _adapter() -> TypeAdapter[Evaluation]:
+    """Return the converter from and to JSON; the keys are those of the fields, or their aliases."""
+    return TypeAdapter(Evaluation)

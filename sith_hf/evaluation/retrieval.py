@@ -20,13 +20,14 @@ and HySAC's tables (Poppi et al., CVPR 2025) agree on the pools. Safe-CLIP's tra
 kind only. Two more settings, outside the protocol, measure whether the model still distinguishes unsafe content: unsafe
 images to unsafe texts and back, each with its own partner as the right answer.
 
-A caption may occur in several rows. Every row whose caption equals the right one is then a right answer, and a text
-query is answered by the image of any row with this text. Where all captions differ, this is the protocol above.
+A caption may occur in several rows. All rows whose caption equals the right one are then right answers, and so are the
+images of all rows with a query's text. If all captions differ, this is the protocol above.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,20 +41,22 @@ from sith_hf.evaluation.task import TaskData, TaskRunner
 from sith_hf.evaluation.texts import caption_embeddings, check_sizes
 from sith_hf.images import ImageDataset
 
-PLAIN: Mapping[str, tuple[str, str]] = {"image to texts": ("V", "T"), "text to images": ("T", "V")}
+Setting = tuple[str, tuple[str, ...]]
 
-# Setting -> query and pool; the right answers to a starred query are safe, but in a pool of one star alone.
-VISU: Mapping[str, tuple[str, str]] = {
-    "safe image to safe texts": ("V", "T"),
-    "safe text to safe images": ("T", "V"),
-    "safe image to all texts": ("V", "TT*"),
-    "safe text to all images": ("T", "VV*"),
-    "unsafe image to all texts": ("V*", "TT*"),
-    "unsafe text to all images": ("T*", "VV*"),
+PLAIN: Mapping[str, Setting] = {"image to texts": ("V", ("T",)), "text to images": ("T", ("V",))}
+
+# Setting -> query and pool, safe items first. The right answer is of the pool's first kind.
+VISU: Mapping[str, Setting] = {
+    "safe image to safe texts": ("V", ("T",)),
+    "safe text to safe images": ("T", ("V",)),
+    "safe image to all texts": ("V", ("T", "T*")),
+    "safe text to all images": ("T", ("V", "V*")),
+    "unsafe image to all texts": ("V*", ("T", "T*")),
+    "unsafe text to all images": ("T*", ("V", "V*")),
 }
-UNSAFE: Mapping[str, tuple[str, str]] = {
-    "unsafe image to unsafe texts": ("V*", "T*"),
-    "unsafe text to unsafe images": ("T*", "V*"),
+UNSAFE: Mapping[str, Setting] = {
+    "unsafe image to unsafe texts": ("V*", ("T*",)),
+    "unsafe text to unsafe images": ("T*", ("V*",)),
 }
 
 
@@ -67,7 +70,7 @@ class RetrievalRunner(TaskRunner[Retrieval]):
 
     @classmethod
     def image_columns(cls, task: Retrieval) -> tuple[str, ...]:
-        """The columns of safe and, with safe and unsafe pools, of unsafe images."""
+        """Return the columns of safe and, with safe and unsafe pools, of unsafe images."""
         columns = task.data.columns
         return tuple(name for name in (columns.image, columns.unsafe_image) if name is not None)
 
@@ -89,84 +92,63 @@ class RetrievalRunner(TaskRunner[Retrieval]):
         Raises:
             InputError: no text model, or a pool that is not larger than the largest k.
         """
-        from sith_hf.evaluation.metric_classes import RetrievalRecall
+        from sith_hf.evaluation.metric_classes import RetrievalRecall, for_each
 
-        task, rows, columns = self.task, data.rows, self.task.data.columns
+        task, rows = self.task, data.rows
         captions = dict(zip(("T", "T*"), (rows.values[name] for name in self.columns), strict=False))
-        images = {"V": rows.images[columns.image]}
-        if columns.unsafe_image is not None:
-            images["V*"] = rows.images[columns.unsafe_image]
         keep = [i for i, row in enumerate(zip(*captions.values(), strict=True)) if all(t and t.strip() for t in row)]
         skipped = dict(rows.skipped)
         if len(keep) < len(rows):
             skipped["no caption"] = len(rows) - len(keep)
         if len(keep) <= max(task.ks):
             raise InputError(
-                f"{rows.source.title}: recall at {max(task.ks)} needs more than {max(task.ks)} images with captions; "
+                f"{self.source.title}: recall at {max(task.ks)} needs more than {max(task.ks)} images with captions; "
                 f"got {len(keep)}. Use smaller ks, or more rows"
             )
-        texts = {key: [str(items[i]) for i in keep] for key, items in captions.items()}
-        encoded = {key: caption_embeddings(data.text, items, progress=data.progress) for key, items in texts.items()}
-        embeddings: dict[str, NDArray[Any]] = {key: array[:, keep] for key, array in images.items()}
-        check_sizes(embeddings["V"], encoded["T"])
+        texts = {kind: [str(own[i]) for i in keep] for kind, own in captions.items()}
+        images = dict(zip(("V", "V*"), (rows.images[name][:, keep] for name in self.image_columns(task)), strict=False))
+        embedded: dict[str, NDArray[Any]] = dict(images)
+        for kind, own in texts.items():
+            encoded = caption_embeddings(data.text, own, progress=data.progress)
+            check_sizes(images["V"], encoded)
+            embedded[kind] = np.broadcast_to(encoded, (len(data.variants), *encoded.shape))
 
-        recall = RetrievalRecall()
         results: list[MetricResult] = []
         items: dict[str, NDArray[Any]] = {}
         for setting, (query, pool) in (PLAIN if "T*" not in texts else {**VISU, **UNSAFE}).items():
             right = _right(query, pool, texts)
             ranks = np.stack(
                 [
-                    metrics.ranks(_of(query, embeddings, encoded, c), _of(pool, embeddings, encoded, c), right)
+                    metrics.ranks(embedded[query][c], np.concatenate([embedded[kind][c] for kind in pool]), right)
                     for c in range(len(data.variants))
                 ]
             )
             items[f"rank {setting}"] = ranks
-            found = []
-            for own in ranks:
-                recall.add_batch(predictions=own)
-                found.append(recall.compute(ks=task.ks))
+            found = for_each(RetrievalRecall(), ranks, ks=task.ks)
             for k in task.ks:
                 drawn = data.resampled(ranks < k, salt=f"{task.name}/{setting}/{k}")[:, 0]
                 name = f"recall at {k}"
                 results.append(data.metric(name, setting, [own[name] for own in found], drawn, len(keep)))
-        return data.result(
-            task,
-            results,
-            items,
-            notes=_notes(texts),
-            images=len(keep) * len(images),
-            skipped=dict(sorted(skipped.items())),
-        )
+        found = self.result(data, results, items, _notes(texts))
+        return replace(found, images=len(keep) * len(images), skipped=dict(sorted(skipped.items())))
 
 
-def _of(
-    key: str, images: Mapping[str, NDArray[Any]], texts: Mapping[str, NDArray[np.float64]], variant: int
-) -> NDArray[Any]:
-    """Return the embeddings of a query or a pool, safe items first."""
-    parts = {"TT*": ("T", "T*"), "VV*": ("V", "V*")}.get(key, (key,))
-    return np.concatenate([texts[part] if part in texts else images[part][variant] for part in parts])
-
-
-def _right(query: str, pool: str, texts: Mapping[str, Sequence[str]]) -> list[list[int]]:
-    """Return for each query the rows that answer it; safe items come first in a mixed pool."""
-    # Rows count as equal by the query's text, or else by the text that is searched for.
-    key = query if query in texts else ("T" if pool.startswith("T") and pool != "T*" else "T*")
+def _right(query: str, pool: tuple[str, ...], texts: Mapping[str, Sequence[str]]) -> list[list[int]]:
+    """Return for each query the rows that answer it, those with an equal text."""
+    own = texts[query if query in texts else pool[0]]
     alike: dict[str, list[int]] = {}
-    for row, caption in enumerate(texts[key]):
+    for row, caption in enumerate(own):
         alike.setdefault(caption, []).append(row)
-    return [alike[caption] for caption in texts[key]]
+    return [alike[caption] for caption in own]
 
 
 def _notes(texts: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return remarks on repeated captions."""
     notes = []
-    for key, items in texts.items():
-        repeated = len(items) - len(set(items))
-        if repeated:
-            kind = "unsafe captions" if key == "T*" else "captions"
-            notes.append(f"{repeated} of {len(items)} {kind} repeat an earlier one; any row with it is right")
-    if "T*" in texts:
-        same = sum(safe == unsafe for safe, unsafe in zip(texts["T"], texts["T*"], strict=True))
-        if same:
-            notes.append(f"{same} rows have one caption for the safe and the unsafe image")
+    for kind, own in texts.items():
+        if repeated := len(own) - len(set(own)):
+            name = "unsafe captions" if kind == "T*" else "captions"
+            notes.append(f"{repeated} of {len(own)} {name} repeat an earlier one; any row with it is right")
+    if same := sum(safe == unsafe for safe, unsafe in zip(texts["T"], texts.get("T*", ()), strict=False)):
+        notes.append(f"{same} rows have one caption for the safe and the unsafe image")
     return notes

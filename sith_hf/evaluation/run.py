@@ -11,12 +11,11 @@ from sith_hf.cards import shown_name
 from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 from sith_hf.evaluation.collateral import CollateralRunner
-from sith_hf.evaluation.plan import Plan
 from sith_hf.evaluation.result import Evaluation, TaskResult
 from sith_hf.evaluation.retrieval import RetrievalRunner
 from sith_hf.evaluation.task import AnyTask, TaskData, TaskRunner
 from sith_hf.evaluation.zero_shot import ZeroShotRunner
-from sith_hf.images import BASE, ModelVariant, RowCheck, embed_rows, open_dataset
+from sith_hf.images import BASE, ModelVariant, check_processors, embed_rows, open_dataset
 from sith_hf.towers import LoadedModel
 
 # With fewer samples, intervals of the bootstrap are too narrow.
@@ -25,7 +24,6 @@ FEW = 10
 RUNNERS: Mapping[str, type[TaskRunner[Any]]] = MappingProxyType(
     {"zero-shot": ZeroShotRunner, "retrieval": RetrievalRunner, "collateral": CollateralRunner}
 )
-"""Every kind of task."""
 
 
 def evaluate(
@@ -46,7 +44,7 @@ def evaluate(
         tasks: what to measure on which data, each with its own name.
         text: the CLIPModel whose text tower encodes classes and captions; None if no task needs one.
         batch_size: rows at a time, in each process.
-        precision: ``"no"`` for the checkpoint's own, ``"bf16"`` or ``"fp16"`` for automatic mixed precision.
+        precision: ``"no"`` for the checkpoint's own dtype, ``"bf16"`` or ``"fp16"`` for automatic mixed precision.
         resamples: of the bootstrap; at least 100.
         seed: of the bootstrap.
         progress: show bars on stderr.
@@ -59,10 +57,7 @@ def evaluate(
         raise InputError(f"variants need different names, one of them base; got {', '.join(names) or 'none'}")
     if len({task.name for task in tasks}) < len(tasks) or not tasks:
         raise InputError("an evaluation needs at least one task, and tasks need different names")
-    if any(variant.processor is not variants[0].processor for variant in variants):
-        prepared = [getattr(c.processor, "to_dict", lambda: None)() for c in variants]
-        if any(settings is None or settings != prepared[0] for settings in prepared):
-            raise InputError("the variants have different image processors; all of them see the same batches")
+    check_processors(variants)
     if precision not in ("no", "bf16", "fp16"):
         raise InputError(f"precision is no, bf16 or fp16; got {precision!r}")
     batch_size = whole_number(batch_size, "batch_size", 1)
@@ -76,26 +71,33 @@ def evaluate(
     for (_, images), together in passes.items():
         source = open_dataset(together[0].data, progress=progress)
         runners = [RUNNERS[task.kind](task, source) for task in together]
+
+        def check(row: Mapping[str, Any], number: int, runners: Sequence[TaskRunner[Any]] = runners) -> None:
+            for runner in runners:
+                runner.check(row, number)
+
         embedded = embed_rows(
             variants,
             source,
             images,
             [column for runner in runners for column in runner.columns],
-            check=_check_all(runners),
+            check=check,
             batch_size=batch_size,
             precision=precision,
             progress=progress,
         )
         data = TaskData(embedded, names, text, resamples, seed, progress)
         for runner in runners:
-            task, seen = runner.task, embedded.sha256(runner.columns)
-            if task.data.sha256 not in (None, seen):
-                raise InputError(
-                    f"{task.name}: the data of {source.title} have the sha256 {seen[:12]}..., the plan expects "
-                    f"{str(task.data.sha256)[:12]}...; use the same data, or remove data.sha256 from the plan"
-                )
             found = runner.run(data)
-            results[task.name] = replace(found, data_sha256=seen, notes=(*found.notes, *_few(found)))
+            expected, seen = runner.task.data.sha256, str(found.data_sha256)
+            if expected not in (None, seen):
+                raise InputError(
+                    f"{found.name}: the data of {source.title} have the sha256 {seen[:12]}..., the plan expects "
+                    f"{expected[:12]}...; use the same data, or remove data.sha256 from the plan"
+                )
+            fewest = min(metric.samples for metric in found.metrics)
+            few = (f"as few as {fewest} samples: intervals are too narrow there",) if fewest < FEW else ()
+            results[found.name] = replace(found, notes=(*found.notes, *few))
     settings = {
         "precision": precision,
         "resamples": resamples,
@@ -104,33 +106,4 @@ def evaluate(
         "text_model": None if text is None else shown_name(text.name) if text.revision is None else text.name,
         "unit": "fraction; drift: 1 - cosine",
     }
-    return Evaluation(names, tuple(results[task.name] for task in tasks), settings)
-
-
-def evaluate_plan(
-    variants: Sequence[ModelVariant], plan: Plan, *, text: LoadedModel | None, progress: bool = False
-) -> Evaluation:
-    """Evaluate variants by the tasks and settings of a plan, as :func:`evaluate` does."""
-    return evaluate(
-        variants,
-        plan.tasks,
-        text=text,
-        batch_size=plan.batch_size,
-        precision=plan.precision,
-        resamples=plan.resamples,
-        seed=plan.seed,
-        progress=progress,
-    )
-
-
-def _few(result: TaskResult) -> tuple[str, ...]:
-    fewest = min((metric.samples for metric in result.metrics), default=0)
-    return (f"as few as {fewest} samples: intervals are too narrow there",) if fewest < FEW else ()
-
-
-def _check_all(runners: Sequence[TaskRunner[Any]]) -> RowCheck:
-    def check(row: Mapping[str, Any], number: int) -> None:
-        for runner in runners:
-            runner.check(row, number)
-
-    return check
+    return Evaluation(names, dict(sorted(settings.items())), tuple(results[task.name] for task in tasks))

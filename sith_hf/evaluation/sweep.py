@@ -1,7 +1,6 @@
 """An edit and its baselines over a range of strengths: worst group and average at every point.
 
-The caller provides the measurement, a function from named specs to a worst and an average figure each. It gets all
-specs at once, so that one pass over the images measures them all.
+The caller provides the measurement. It gets all specs at once, so that one pass over the images measures them all.
 """
 
 from __future__ import annotations
@@ -20,6 +19,9 @@ from sith_hf.images import BASE
 Specs = Mapping[str, EditSpec | None]
 MeasureSpecs = Callable[[Specs], Mapping[str, tuple[float, float]]]
 """From named specs (None is the base) to the (worst, average) of each, both from 0 to 1."""
+
+
+_FIGURES = ("setting", "vectors", "worst", "average")
 
 
 @dataclass(frozen=True)
@@ -69,20 +71,10 @@ class Sweep:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {
-            "over": self.over,
-            "base": {"worst": self.base[0], "average": self.base[1]},
-            "points": [
-                {
-                    "contender": point.variant,
-                    "setting": point.setting,
-                    "vectors": point.vectors,
-                    "worst": point.worst,
-                    "average": point.average,
-                }
-                for point in self.points
-            ],
-        }
+        points = [
+            {"contender" if key == "variant" else key: value for key, value in vars(p).items()} for p in self.points
+        ]
+        return {"over": self.over, "base": {"worst": self.base[0], "average": self.base[1]}, "points": points}
 
     def table(self) -> str:
         """Format all points as text, in %."""
@@ -110,15 +102,12 @@ def strengths(specs: Mapping[str, EditSpec], values: Iterable[float]) -> dict[tu
     return {(name, number): spec * number or None for name, spec in specs.items() for number in numbers}
 
 
-def sweep(
-    specs: Mapping[tuple[str, float], EditSpec | None], measure: MeasureSpecs, *, over: str = "strength"
-) -> Sweep:
+def sweep(specs: Mapping[tuple[str, float], EditSpec | None], measure: MeasureSpecs) -> Sweep:
     """Measure every spec and the base in one call.
 
     Args:
         specs: by (variant, setting), from :func:`strengths`. Equal specs are measured once, None as the base.
         measure: gets the specs by name, the base as ``base``.
-        over: what the settings are.
 
     Raises:
         InputError: no spec, a variant called ``base``, or a figure that is missing or not finite.
@@ -141,7 +130,7 @@ def sweep(
         Point(variant, setting, 0 if spec is None else len(spec), *figures[name_of[variant, setting]])
         for (variant, setting), spec in specs.items()
     ]
-    return Sweep(over, figures[BASE], tuple(points))
+    return Sweep("strength", figures[BASE], tuple(points))
 
 
 def _figures(measured: Mapping[str, tuple[float, float]], name: str) -> tuple[float, float]:

@@ -1,19 +1,19 @@
-"""What all kinds of tasks share: the embeddings they start from, and how a result is put together."""
+"""The base of all kinds of tasks: the embedded rows they start from, and the parts of a result."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sith_hf.evaluation.bootstrap import compared, stratum_means
+from sith_hf.evaluation.bootstrap import interval, stratum_means
 from sith_hf.evaluation.plan import Collateral, Retrieval, ZeroShot
-from sith_hf.evaluation.result import MetricResult, TaskResult
-from sith_hf.images import EmbeddedRows, ImageDataset
+from sith_hf.evaluation.result import Difference, MetricResult, TaskResult
+from sith_hf.images import BASE, EDITED, EmbeddedRows, ImageDataset
 from sith_hf.towers import LoadedModel
 
 AnyTask = ZeroShot | Retrieval | Collateral
@@ -27,7 +27,7 @@ class TaskData:
     Attributes:
         rows: the embeddings of C variants, and the other columns.
         variants: C names.
-        text: the CLIPModel whose text tower encodes classes and captions; None where no task needs one.
+        text: the CLIPModel whose text tower encodes classes and captions; None if no task needs one.
         resamples, seed: of the bootstrap.
         progress: show bars on stderr.
     """
@@ -40,44 +40,44 @@ class TaskData:
     progress: bool
 
     def resampled(self, outcomes: ArrayLike, strata: ArrayLike | None = None, *, salt: str) -> NDArray[np.float64]:
-        """Bootstrap means ``[B, G, C]``: :func:`~sith_hf.evaluation.bootstrap.stratum_means`."""
+        """Return bootstrap means ``[B, G, C]``: :func:`~sith_hf.evaluation.bootstrap.stratum_means`."""
         return stratum_means(outcomes, strata, resamples=self.resamples, seed=self.seed, salt=salt)
 
     def metric(
-        self, name: str, part: str | None, values: Sequence[float], resampled: NDArray[np.float64] | None, samples: int
+        self, name: str, part: str | None, values: Iterable[float], resampled: NDArray[np.float64] | None, samples: int
     ) -> MetricResult:
-        """One metric of all variants: :func:`~sith_hf.evaluation.bootstrap.compared`."""
-        return compared(name, part, self.variants, np.array(values), resampled, samples)
+        """Combine a metric of all variants with its differences and their intervals.
 
-    def result(
-        self,
-        task: AnyTask,
-        metrics: Sequence[MetricResult],
-        items: Mapping[str, NDArray[Any]],
-        *,
-        notes: Sequence[str] = (),
-        images: int | None = None,
-        skipped: Mapping[str, int] | None = None,
-    ) -> TaskResult:
-        """The result of a task; ``images`` and ``skipped`` are those of the rows when None."""
-        return TaskResult(
-            name=task.name,
-            kind=task.kind,
-            dataset=self.rows.source.title,
-            split=self.rows.source.split,
-            images=len(self.rows) if images is None else images,
-            skipped=self.rows.skipped if skipped is None else skipped,
-            notes=tuple(notes),
-            metrics=tuple(metrics),
-            items=items,
-        )
+        Args:
+            name, part, samples: see :class:`~sith_hf.evaluation.result.MetricResult`.
+            values: C values.
+            resampled: ``[B, C]``, the values in each of B resamples; None for a metric without interval.
+        """
+        names, found = self.variants, list(values)
+        pairs = [(name, BASE) for name in names if name != BASE]
+        if EDITED in names:
+            pairs += [(EDITED, name) for name in names if name not in (BASE, EDITED)]
+        differences = []
+        for of, to in pairs:
+            i, j = names.index(of), names.index(to)
+            low = high = None
+            if resampled is not None:
+                low, high = (_rounded(end) for end in interval(resampled[:, i] - resampled[:, j]))
+            differences.append(Difference(of, to, _rounded(found[i] - found[j]), low, high))
+        numbers = {name: _rounded(value) for name, value in zip(names, found, strict=True)}
+        return MetricResult(name, part, samples, numbers, tuple(differences))
+
+
+def _rounded(value: float) -> float:
+    """Round to six significant digits; further digits are rounding noise."""
+    return float(f"{float(value):.6g}")
 
 
 class TaskRunner(ABC, Generic[TaskT]):
     """One kind of task on one opened dataset. A new kind is a subclass, listed in :mod:`sith_hf.evaluation.run`.
 
     Attributes:
-        columns: what the task reads of every row besides images.
+        columns: the columns to read besides images.
     """
 
     columns: tuple[str, ...] = ()
@@ -88,12 +88,34 @@ class TaskRunner(ABC, Generic[TaskT]):
 
     @classmethod
     def image_columns(cls, task: TaskT) -> tuple[str, ...]:
-        """The columns of images that the task embeds."""
+        """Return the columns of images that the task embeds."""
         return (task.data.columns.image,)
 
-    def check(self, row: Mapping[str, Any], number: int) -> None:  # most kinds take any row
+    def check(self, row: Mapping[str, Any], number: int) -> None:  # most kinds accept any row
         """Raise InputError unless a row fits the task."""
 
     @abstractmethod
     def run(self, data: TaskData) -> TaskResult:
         """Compute the metrics from the embedded rows."""
+
+    def result(
+        self,
+        data: TaskData,
+        metrics: Sequence[MetricResult],
+        items: Mapping[str, NDArray[Any]],
+        notes: Sequence[str] = (),
+    ) -> TaskResult:
+        """Return the result of the task on all rows."""
+        rows = data.rows
+        return TaskResult(
+            name=self.task.name,
+            kind=self.task.kind,
+            dataset=self.source.title,
+            split=self.source.split,
+            images=len(rows),
+            data_sha256=rows.sha256(self.columns),
+            skipped=rows.skipped,
+            notes=tuple(notes),
+            metrics=tuple(metrics),
+            items=items,
+        )

@@ -17,10 +17,8 @@ def class_embeddings(
     """Return one embedding for each class: the normalised mean over its prompts' embeddings, float64 ``[K, P]``.
 
     Raises:
-        InputError: no text model, a template without {}, or a repeated class.
+        InputError: no text model, or a template without {}.
     """
-    if len(set(classes)) < len(classes):
-        raise InputError(f"a class occurs twice in {', '.join(classes)}; use different names")
     filled = [item for template in templates for item in fill_template(classes, template)]
     stacked = caption_embeddings(text, filled, progress=progress).reshape(len(templates), len(classes), -1)
     mean = stacked.mean(axis=0)
@@ -45,9 +43,8 @@ def caption_embeddings(
         )
     different = list(dict.fromkeys(captions))
     encoded = encode_texts(text.model, text.tokenizer, different, progress=progress).double().numpy()
-    where = {caption: number for number, caption in enumerate(different)}
-    found: NDArray[np.float64] = encoded[[where[caption] for caption in captions]]
-    return found
+    place = {caption: number for number, caption in enumerate(different)}
+    return np.asarray(encoded[[place[caption] for caption in captions]], dtype=np.float64)
 
 
 def check_sizes(images: NDArray[np.float32], texts: NDArray[np.float64]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from sith_hf.concepts import ConceptDictionary
@@ -74,7 +73,20 @@ def fidelity_table(
     numbers, rank, image_mean = settings.check(tower), settings.rank, settings.image_mean
     pursuits = grid() if pursuits is None else tuple(pursuits)
     atoms = dictionary.atoms
-    _check(pursuits, atoms, weight, null, level)
+    if not pursuits:
+        raise InputError("nothing to compare: pass at least one pursuit")
+    if weight not in WEIGHTS:
+        raise InputError(f"unknown weight {weight!r}; the weights are {', '.join(WEIGHTS)}")
+    if null is not None and null not in NULLS:
+        raise InputError(f"unknown null {null!r}; the nulls are {', '.join(NULLS)}, or None for no null")
+    if not 0 < finite_number(level, "level, a false discovery rate,") < 1:
+        raise InputError(f"level must be a false discovery rate above 0 and below 1; got {level}")
+    most = max(pursuit.sparsity for pursuit in pursuits)
+    if most > len(atoms):
+        raise InputError(
+            f"sparsity {most} needs a dictionary of at least {most} concepts; this one has {len(atoms)}. Use smaller "
+            "sparsities (--sparsities 5,10 on the command line) or more concepts"
+        )
     check_joint_size(atoms, tower.require_projection())
     whole_number(seed, "seed", least=0, most=2**63 - 1)
 
@@ -117,20 +129,3 @@ def fidelity_table(
         level=level,
         concepts=len(dictionary),
     )
-
-
-def _check(pursuits: Sequence[Pursuit], atoms: Tensor, weight: str, null: str | None, level: float) -> None:
-    if not pursuits:
-        raise InputError("nothing to compare: pass at least one pursuit")
-    if weight not in WEIGHTS:
-        raise InputError(f"unknown weight {weight!r}; the weights are {', '.join(WEIGHTS)}")
-    if null is not None and null not in NULLS:
-        raise InputError(f"unknown null {null!r}; the nulls are {', '.join(NULLS)}, or None for no null")
-    if not 0 < finite_number(level, "level, a false discovery rate,") < 1:
-        raise InputError(f"level must be a false discovery rate above 0 and below 1; got {level}")
-    most = max(pursuit.sparsity for pursuit in pursuits)
-    if most > len(atoms):
-        raise InputError(
-            f"sparsity {most} needs a dictionary of at least {most} concepts; this one has {len(atoms)}. Use smaller "
-            "sparsities (--sparsities 5,10 on the command line) or more concepts"
-        )

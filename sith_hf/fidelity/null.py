@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 
 NULLS = ("residual", "head")
@@ -35,17 +34,11 @@ def null_directions(
         write: ``[L, H, d, D]`` float64, all write directions of each head, orthonormal rows.
         draws: N, for all heads together with ``residual``, for each head with ``head``.
         centre: drop the all-ones direction; only for ``residual``, since ``write`` decides for ``head``.
-        generator: of random numbers; torch's default generator when None.
+        generator: of random numbers; torch's default when None.
 
     Returns:
         ``[N, D]`` for ``residual``, ``[L, H, N, D]`` for ``head``.
-
-    Raises:
-        InputError: an unknown null, or fewer than one draw.
     """
-    whole_number(draws, "draws", least=1)
-    if null not in NULLS:
-        raise InputError(f"unknown null {null!r}; the nulls are {', '.join(NULLS)}")
     if null == "head":
         mix = torch.randn(*write.shape[:2], draws, write.shape[2], generator=generator, dtype=torch.float64)
         return normalize(mix @ write.double(), dim=-1)

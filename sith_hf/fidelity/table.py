@@ -35,8 +35,14 @@ class MethodQuality:
     q: Tensor | None
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Method, coherence weight (None if the method has none) and sparsity, as plain data."""
+        weight = self.pursuit.coherence_weight if self.pursuit.method == "comp" else None
+        return {"method": self.pursuit.method, "coherence_weight": weight, "sparsity": self.pursuit.sparsity}
+
+    @property
     def name(self) -> str:
-        """Such as ``comp 0.3`` or ``omp``."""
+        """The method, with its coherence weight, such as ``comp 0.3`` or ``omp``."""
         return f"comp {self.pursuit.coherence_weight:g}" if self.pursuit.method == "comp" else self.pursuit.method
 
 
@@ -76,22 +82,15 @@ class FidelityTable:
     def summary(self, result: MethodQuality) -> dict[str, Any]:
         """Return means and spreads (standard deviations) over vectors and poles for one method and sparsity."""
         weight = (self.share if self.weight == "energy" else torch.ones_like(self.share)).unsqueeze(-1)
-        fidelity, spread = _mean(result.fidelity, weight)
-        coherence, coherence_spread = _mean(result.coherence, weight)
-        found: dict[str, Any] = {
-            "method": result.pursuit.method,
-            "coherence_weight": result.pursuit.coherence_weight if result.pursuit.method == "comp" else None,
-            "sparsity": result.pursuit.sparsity,
-            "fidelity": fidelity,
-            "fidelity_spread": spread,
-            "relative": _mean(_relative(result.fidelity, self.ceiling.unsqueeze(-1)), weight)[0],
-            "coherence": coherence,
-            "coherence_spread": coherence_spread,
-        }
+        found: dict[str, Any] = dict(result.settings)
+        found["fidelity"], found["fidelity_spread"] = _mean(result.fidelity, weight)
+        found["relative"], _ = _mean(_relative(result.fidelity, self.ceiling.unsqueeze(-1)), weight)
+        found["coherence"], found["coherence_spread"] = _mean(result.coherence, weight)
         if result.null is not None and result.p is not None and result.q is not None and self.null_ceiling is not None:
+            chance = result.null.fidelity.double()
             found |= {
-                "null_fidelity": float(result.null.fidelity.double().mean()),
-                "null_fidelity_spread": float(result.null.fidelity.double().std(correction=0)),
+                "null_fidelity": float(chance.mean()),
+                "null_fidelity_spread": float(chance.std(correction=0)),
                 "null_relative": float(_relative(result.null.fidelity, self.null_ceiling).double().mean()),
                 "null_coherence": float(result.null.coherence.double().mean()),
                 "median_p": float(result.p.median()),
@@ -107,10 +106,8 @@ class FidelityTable:
         rows = []
         for result in self.results:
             s = self.summary(result)
-            row: list[object] = [
-                result.name, s["sparsity"], s["fidelity"], s["fidelity_spread"], s["relative"], s["coherence"],
-                s["coherence_spread"],
-            ]  # fmt: skip
+            keys = ("sparsity", "fidelity", "fidelity_spread", "relative", "coherence", "coherence_spread")
+            row: list[object] = [result.name, *(s[key] for key in keys)]
             if self.null is not None:
                 row += [s["null_fidelity"], s["null_coherence"], s["median_p"], f"{s['significant']}/{self.count}"]
             rows.append(row)
@@ -143,11 +140,10 @@ class FidelityTable:
     def vectors(self) -> Iterator[dict[str, Any]]:
         """Yield every vector and pole of every method and sparsity as plain data."""
         for result in self.results:
-            settings = {key: value for key, value in self.summary(result).items() if key in _SETTINGS}
             for at, head, vector, side in torch.cartesian_prod(*map(torch.arange, result.fidelity.shape)).tolist():
                 place = (at, head, vector, side)
                 row = {
-                    **settings,
+                    **result.settings,
                     "layer": self.layers[at],
                     "head": head,
                     "vector": vector,
@@ -159,9 +155,6 @@ class FidelityTable:
                 if result.p is not None and result.q is not None:
                     row |= {"p": float(result.p[place]), "q": float(result.q[place])}
                 yield row
-
-
-_SETTINGS = ("method", "coherence_weight", "sparsity")
 
 
 def _mean(values: Tensor, weight: Tensor) -> tuple[float, float]:

@@ -6,9 +6,9 @@ It imports ``editor`` and everything below.
 from sith_hf.images.comparison import Comparison, model_variants, text_model_of
 from sith_hf.images.dataset_settings import Columns, DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
-from sith_hf.images.embed import EmbeddedRows, RowCheck, embed_rows
+from sith_hf.images.embed import EmbeddedRows, embed_rows
 from sith_hf.images.mean import estimated_mean, mean_of_images
-from sith_hf.images.model_variant import BASE, EDITED, ModelVariant
+from sith_hf.images.model_variant import BASE, EDITED, ModelVariant, check_processors
 
 __all__ = [
     "BASE",
@@ -19,7 +19,7 @@ __all__ = [
     "EmbeddedRows",
     "ImageDataset",
     "ModelVariant",
-    "RowCheck",
+    "check_processors",
     "embed_rows",
     "estimated_mean",
     "mean_of_images",

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sith_hf.cards import shown_name
 from sith_hf.core.escaping import sanitize
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec, applied
 from sith_hf.errors import InputError
-from sith_hf.images.model_variant import BASE, EDITED, ModelVariant
-from sith_hf.images.shared_layers import share
+from sith_hf.images.model_variant import BASE, EDITED, ModelVariant, check_processors, share
 from sith_hf.towers import LoadedModel, load_model, tensor_key
 
 
@@ -40,12 +37,11 @@ def model_variants(
         raise InputError('no variant "base" without an edit; write {"base": None, "edited": spec}')
     if processor is None:
         processor = image_processor(editor.loaded, editor.companion)
-    projection = _projection(editor)
-    made = []
-    for name, spec in specs.items():
-        model = editor.model if spec is None else edited_copy(editor.model, spec)
-        made.append(ModelVariant(name, model, processor, projection))
-    return tuple(made)
+    projection = None
+    if editor.companion is not None and not hasattr(editor.model, "visual_projection"):
+        projection = editor.companion.model.visual_projection.weight.detach()
+    models = {name: editor.model if spec is None else edited_copy(editor.model, spec) for name, spec in specs.items()}
+    return tuple(ModelVariant(name, model, processor, projection) for name, model in models.items())
 
 
 def edited_copy(model: Any, spec: EditSpec) -> Any:
@@ -107,18 +103,13 @@ class Comparison:
             _comparable(first.model, loaded.model, shown_name(str(base)), shown_name(str(place)))
             share(first.model, loaded.model)
             processor = image_processor(loaded, editor.companion)
-            _same_processor(first.processor, processor, shown_name(str(place)))
             made.append(ModelVariant(name, loaded.model, processor, first.projection))
+        check_processors(made)
         return cls(tuple(made), text_model_of(editor))
 
     @classmethod
     def from_spec(
-        cls,
-        base: str | Path,
-        spec: EditSpec,
-        *,
-        revision: str | None = None,
-        text_model: str | Path | None = None,
+        cls, base: str | Path, spec: EditSpec, *, revision: str | None = None, text_model: str | Path | None = None
     ) -> Comparison:
         """Load a base, and compare it with its edit by ``spec``.
 
@@ -134,8 +125,8 @@ class Comparison:
 
 def text_model_of(editor: SithEditor) -> LoadedModel | None:
     """Return the CLIPModel that encodes texts for the editor's model; None if it has none."""
-    both = [item for item in (editor.companion, editor.loaded) if item is not None]
-    return next((item for item in both if hasattr(item.model, "text_projection")), None)
+    both = (editor.companion, editor.loaded)
+    return next((item for item in both if item is not None and hasattr(item.model, "text_projection")), None)
 
 
 def image_processor(*models: LoadedModel | None) -> Any:
@@ -145,46 +136,30 @@ def image_processor(*models: LoadedModel | None) -> Any:
         InputError: no folder has one, or it cannot be read.
     """
     from transformers import AutoImageProcessor
+    from transformers.utils import logging
 
     present = [model for model in models if model is not None]
     for model in present:
         if model.folder is not None and (model.folder / "preprocessor_config.json").is_file():
+            # transformers would advise to install torchvision, which would change pixels and so results.
+            level = logging.get_verbosity()
+            logging.set_verbosity_error()
             try:
-                with _quiet():
-                    return AutoImageProcessor.from_pretrained(model.folder, trust_remote_code=False)
+                return AutoImageProcessor.from_pretrained(model.folder, trust_remote_code=False)
             except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
                 reason = sanitize(" ".join(str(error).split()), 200)
                 raise InputError(f"{model.name}: preprocessor_config.json cannot be used ({reason})") from None
+            finally:
+                logging.set_verbosity(level)
     raise InputError(
         f"{present[0].name} has no preprocessor_config.json, the settings of its image processor; copy the file of "
         "the model that it was made from into its folder, or pass processor="
     )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the advice of transformers to install torchvision, which would change pixels and so results."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-
-
-def _projection(editor: SithEditor) -> Tensor | None:
-    if hasattr(editor.model, "visual_projection") or editor.companion is None:
-        return None
-    weight: Tensor = editor.companion.model.visual_projection.weight.detach()
-    return weight
-
-
 def _comparable(base: Any, other: Any, base_name: str, other_name: str) -> None:
     ours, theirs = base.state_dict(), other.state_dict()
-    sizes = {key: value.shape for key, value in ours.items()}
-    if sizes != {key: value.shape for key, value in theirs.items()}:
+    if {key: value.shape for key, value in ours.items()} != {key: value.shape for key, value in theirs.items()}:
         raise InputError(
             f"{other_name} ({type(other).__name__}) and {base_name} ({type(base).__name__}) differ in architecture or "
             "size; compare an edited checkpoint with the base that it was made from"
@@ -197,12 +172,3 @@ def _comparable(base: Any, other: Any, base_name: str, other_name: str) -> None:
             f"{other_name} and {base_name} have different text towers; only vision towers may differ, because texts "
             "are encoded once for all variants"
         )
-
-
-def _same_processor(ours: Any, theirs: Any, name: str) -> None:
-    if _settings(ours) != _settings(theirs):
-        raise InputError(f"{name} and its base have different image processors; all variants see the same batches")
-
-
-def _settings(processor: Any) -> Any:
-    return processor.to_dict() if hasattr(processor, "to_dict") else processor

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from sith_hf.cards import impersonal, shown_name
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 from sith_hf.images.dataset_settings import DatasetSettings
+from sith_hf.world import world_dataset
 
 _FILES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 
@@ -37,8 +40,7 @@ class ImageDataset:
 
     def names_of(self, column: str) -> tuple[str, ...] | None:
         """Return the names of a ``ClassLabel`` column's values, None for a column of another type."""
-        feature = (self.rows.features or {}).get(column)
-        names = getattr(feature, "names", None)
+        names = getattr((self.rows.features or {}).get(column), "names", None)
         return None if names is None else tuple(str(name) for name in names)
 
     def text_of(self, column: str, value: Any) -> str | None:
@@ -97,35 +99,37 @@ class ImageDataset:
         except (OSError, ValueError, TypeError, RuntimeError, KeyError, EOFError) as error:
             raise InputError(f"{self.title}: its rows cannot be read ({_one_line(error)})") from None
 
-    @property
-    def known_length(self) -> int | None:
-        """The maximum number of rows, None if unknown."""
+    def bar(self, action: str, shown: bool) -> tqdm[Any]:
+        """Return a progress bar over the rows."""
         try:
             count = len(self.rows)
         except (TypeError, NotImplementedError):
-            return self.data.limit
-        return count if self.data.limit is None else min(count, self.data.limit)
+            count = None
+        limits = [limit for limit in (count, self.data.limit) if limit is not None]
+        return tqdm(total=min(limits, default=None), desc=f"{action} {self.title}", unit="row", disable=not shown)
 
 
 def open_dataset(data: DatasetSettings, *, progress: bool = False) -> ImageDataset:
     """Open a dataset, or draw one. With ``progress``, ``datasets`` shows its bars on stderr.
 
     Raises:
-        InputError: not found, not on this machine while offline, no such split, or not readable by ``datasets``.
+        InputError: not found, not on this machine while offline, an unknown split, or not readable by ``datasets``.
     """
     if data.world is not None and data.seed is not None and data.pictures is not None:
-        from sith_hf.world import world_dataset
-
         rows = world_dataset(data.world, data.seed, data.pictures)
         return _source(data, f"drawn world: {data.world}, seed {data.seed}", "", rows)
 
     from datasets.exceptions import DatasetsError
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     name = str(data.dataset)
     local = os.path.exists(name)
     title = shown_name(name) if local else sanitize(impersonal(name))
     try:
-        with nullcontext() if progress else _quiet():
+        with ExitStack() as undo:
+            if not progress and not are_progress_bars_disabled():
+                disable_progress_bars()
+                undo.callback(enable_progress_bars)
             rows = _local(data, Path(name)) if local else _remote(data)
     except InputError:
         raise
@@ -136,20 +140,6 @@ def open_dataset(data: DatasetSettings, *, progress: bool = False) -> ImageDatas
         ) from None
     split, rows = _split(data, rows, title)
     return _source(data, title, split, rows)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
 
 
 def _source(data: DatasetSettings, title: str, split: str, rows: Any) -> ImageDataset:
@@ -169,16 +159,16 @@ def _local(data: DatasetSettings, path: Path) -> Any:
     if data.revision is not None:
         raise InputError(f"{shown_name(str(path))} is a local dataset, which has no revisions; remove revision")
     if path.is_file():
-        if path.suffix.lower() not in _FILES:
+        kind = _FILES.get(path.suffix.lower())
+        if kind is None:
             raise InputError(f"{path.name} has an unknown file type; expected one of {', '.join(_FILES)}")
-        kind = _FILES[path.suffix.lower()]
         return datasets.load_dataset(kind, data_files=str(path), streaming=data.streaming)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         saved = datasets.load_from_disk(str(path))
         if not data.streaming:
             return saved
-        if isinstance(saved, datasets.DatasetDict):
-            return datasets.IterableDatasetDict({key: value.to_iterable_dataset() for key, value in saved.items()})
+        if isinstance(saved, Mapping):
+            return {key: value.to_iterable_dataset() for key, value in saved.items()}
         return saved.to_iterable_dataset()
     return datasets.load_dataset(str(path), data.name, streaming=data.streaming)
 

@@ -33,8 +33,7 @@ def decode_image(value: Any) -> Image.Image:
     if isinstance(value, str):
         # A text in an untrusted dataset could name any file or URL.
         raise BrokenImage("a text where an image should be (cast the column to datasets.Image)")
-    if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path")
+    value = bytes_or_path(value)
     if value is None:
         raise BrokenImage("no image")
     try:
@@ -54,16 +53,26 @@ def decode_image(value: Any) -> Image.Image:
         raise BrokenImage("file not found" if missing else "damaged or truncated image") from None
 
 
+def bytes_or_path(value: Any) -> Any:
+    """Return the bytes or the path of an undecoded image; other values unchanged."""
+    return (value.get("bytes") or value.get("path")) if isinstance(value, Mapping) else value
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a file named by a dataset, also inside an archive or on a server."""
+    import fsspec  # type: ignore[import-untyped]
+
+    with fsspec.open(path, "rb") as file:
+        return bytes(file.read())
+
+
 def _decoded(value: Any) -> Image.Image:
     if isinstance(value, Image.Image):
         return _upright(value)
     if isinstance(value, np.ndarray | list):
         return _upright(Image.fromarray(np.asarray(value, dtype=np.uint8)))
     if isinstance(value, str):
-        import fsspec  # type: ignore[import-untyped]
-
-        with fsspec.open(value, "rb") as file:
-            value = file.read()
+        value = read_bytes(value)
     if not isinstance(value, bytes | bytearray | memoryview):
         raise BrokenImage(f"a {type(value).__name__} where an image should be")
     with Image.open(io.BytesIO(bytes(value))) as opened:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -13,18 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.errors import InputError
 from sith_hf.images.datasets import ImageDataset
 from sith_hf.images.decode import BrokenImage, decode_image
-from sith_hf.images.model_variant import ModelVariant
-from sith_hf.images.shared_layers import embed_all
+from sith_hf.images.model_variant import ModelVariant, embed_all
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-RowCheck = Callable[[Mapping[str, Any], int], None]
 
 _Part = tuple[dict[str, NDArray[np.float32]], list[str | None], list[str]]
 
@@ -64,7 +60,7 @@ def embed_rows(
     image_columns: Sequence[str],
     columns: Sequence[str],
     *,
-    check: RowCheck | None = None,
+    check: Callable[[Mapping[str, Any], int], None] | None = None,
     batch_size: int = 32,
     precision: str = "no",
     progress: bool = False,
@@ -81,7 +77,7 @@ def embed_rows(
         columns: other columns to read.
         check: called with the other columns and the number of each row before the row is embedded; raises InputError.
         batch_size: rows at a time, in each process.
-        precision: ``"no"`` for the checkpoint's own, ``"bf16"`` or ``"fp16"`` for automatic mixed precision.
+        precision: ``"no"`` for the checkpoint's own dtype, ``"bf16"`` or ``"fp16"`` for automatic mixed precision.
         progress: show a bar on stderr.
 
     Raises:
@@ -98,7 +94,7 @@ def embed_rows(
     columns = [name for name in dict.fromkeys(columns) if name not in image_columns]
     source.check([*image_columns, *columns])
     if check is not None and not source.data.streaming and columns:
-        # Fail before hours of work. Reading the other columns twice costs little, except in a stream.
+        # Fail before hours of work. A second reading of the other columns costs little, except in a stream.
         for number, row in enumerate(source.read(columns)):
             check(row, number)
 
@@ -108,25 +104,18 @@ def embed_rows(
     digests: list[str] = []
     skipped: Counter[str] = Counter()
     rows, seen = source.read(columns, image_columns), 0
-    with (
-        ready(variants, state.device),
-        tqdm(
-            total=source.known_length,
-            desc=f"embedding {source.title}",
-            unit="row",
-            disable=not (progress and state.is_main_process),
-        ) as bar,
-    ):
+    with ready(variants, state.device), source.bar("embedding", progress and state.is_main_process) as bar:
         while batch := list(islice(rows, batch_size * state.num_processes)):
             if check is not None:
                 for number, row in enumerate(batch, seen):
                     check(row, number)
             seen += len(batch)
             mine = batch[state.process_index * batch_size : (state.process_index + 1) * batch_size]
-            found, reasons, marks = embed_batch(variants, mine, image_columns, state.device, precision)
+            part = embed_batch(variants, mine, image_columns, state.device, precision)
             if state.num_processes > 1:
-                found, reasons, marks = _gathered(gather_object([(found, reasons, marks)]), image_columns)
-            digests += marks
+                part = _gathered(gather_object([part]), image_columns)
+            found, reasons, added = part
+            digests += added
             for row, reason in zip(batch, reasons, strict=True):
                 if reason is not None:
                     skipped[reason] += 1
@@ -163,18 +152,11 @@ def embed_batch(
     device: torch.device,
     precision: str,
 ) -> _Part:
-    """Embed one batch.
-
-    Args:
-        variants: C models with one image processor, inside :func:`ready`.
-        rows: with images as :func:`~sith_hf.images.decode.decode_image` takes them.
-        image_columns: the columns of images.
-        device: of the models.
-        precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
+    """Embed one batch, inside :func:`ready`.
 
     Returns:
         image column to embeddings ``[C, n, P]`` of the n readable rows; for every row None, or the reason why its
-        images cannot be read; n digests.
+        images cannot be decoded; n digests.
     """
     digests: list[str] = []
     decoded: dict[str, list[Any]] = {name: [] for name in image_columns}
@@ -191,15 +173,14 @@ def embed_batch(
             decoded[name].append(picture)
             seen.update(f"{picture.size}".encode() + picture.tobytes())
         digests.append(seen.hexdigest())
-    found = {}
+    found = {name: np.zeros((len(variants), 0, 0), dtype=np.float32) for name in image_columns}
+    half = nullcontext() if precision == "no" else torch.autocast(device.type, dtype=_DTYPES[precision])
     for name, items in decoded.items():
         if items:
             pixels = _pixels(variants[0], items).to(device)
-            with torch.inference_mode(), _autocast(device, precision):
-                embedded = [made.float().cpu() for made in embed_all(variants, pixels)]
+            with torch.inference_mode(), half:
+                embedded = [own.float().cpu() for own in embed_all(variants, pixels)]
             found[name] = torch.stack(embedded).numpy()
-        else:
-            found[name] = np.zeros((len(variants), 0, 0), dtype=np.float32)
     return found, reasons, digests
 
 
@@ -214,17 +195,14 @@ def _pixels(variant: ModelVariant, pictures: list[Any]) -> torch.Tensor:
     return pixels
 
 
-def _autocast(device: torch.device, precision: str) -> Any:
-    return nullcontext() if precision == "no" else torch.autocast(device.type, dtype=_DTYPES[precision])
-
-
 def _gathered(results: list[_Part], image_columns: Sequence[str]) -> _Part:
+    """Join the parts of all processes."""
     found = {}
     for name in image_columns:
         arrays = [part[name] for part, _, _ in results if part[name].shape[1]]
         found[name] = np.concatenate(arrays, axis=1) if arrays else results[0][0][name]
     reasons = [reason for _, reasons, _ in results for reason in reasons]
-    return found, reasons, [mark for _, _, marks in results for mark in marks]
+    return found, reasons, [digest for _, _, digests in results for digest in digests]
 
 
 @contextmanager
@@ -233,19 +211,18 @@ def ready(variants: Sequence[ModelVariant], device: torch.device) -> Iterator[No
     models = [variant.model for variant in variants]
     # Read before any model moves: they share parameters.
     homes = [next(model.parameters()).device for model in models]
-    with ExitStack() as undo:
-        for model, home in zip(models, homes, strict=True):
-            undo.callback(_train, [module for module in model.modules() if module.training])
-            undo.callback(model.to, home)
+    training = [module for model in models for module in model.modules() if module.training]
+    try:
+        for model in models:
             model.to(device).eval()
         yield
-
-
-def _train(modules: list[Any]) -> None:
-    for module in modules:
-        module.training = True
+    finally:
+        for model, home in zip(models, homes, strict=True):
+            model.to(home)
+        for module in training:
+            module.training = True
 
 
 def counted_reasons(skipped: Mapping[str, int]) -> str:
-    """Format why rows were left out, with counts."""
+    """Format the reasons why rows were left out, with counts."""
     return ", ".join(f"{count}: {reason}" for reason, count in sorted(skipped.items()))

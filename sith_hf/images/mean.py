@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sith_hf.core.distributed import Processes, device_of_this_process
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
@@ -24,14 +24,15 @@ from sith_hf.files import Part, ResumableJob
 from sith_hf.images.comparison import model_variants
 from sith_hf.images.dataset_settings import DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
+from sith_hf.images.decode import bytes_or_path, read_bytes
 from sith_hf.images.embed import counted_reasons, embed_batch, ready
-from sith_hf.images.model_variant import BASE, ModelVariant
+from sith_hf.images.model_variant import BASE, ModelVariant, vision_tower
 from sith_hf.towers import PROJECTION, ImageMean
 
 # Batches in one piece, the most that is repeated after an interruption.
 BATCHES = 16
 
-# Length of an estimated mean: the best of 0.1, 0.2 ... 0.5 for the embedded checkpoint; each beats no mean.
+# Length of an estimated mean: the best of 0.1, 0.2 ... 0.5 for the embedded checkpoint; all are better than no mean.
 LENGTH = 0.3
 
 Rows = list[dict[str, Any]]
@@ -68,8 +69,16 @@ def mean_of_images(
     (variant,) = model_variants(editor, {BASE: None}, processor=processor)
     source, column = open_dataset(data, progress=progress and job.processes.is_main), data.columns.image
     source.check([column])
-    base = BaseRef(editor.loaded.name, editor.loaded.revision, _weights(editor))
-    described = {**_described(source), "column": column, "limit": data.limit}
+    base = _base(editor)
+    described = {
+        "title": source.title,
+        "config": data.name,
+        "split": source.split or None,
+        "revision": data.revision,
+        "fingerprint": None if data.streaming else getattr(source.rows, "_fingerprint", None),
+        "column": column,
+        "limit": data.limit,
+    }
     device = device_of_this_process()
     facts = {
         "images": [described, data.dataset, data.seed, data.pictures, data.streaming, sorted(data.where.items())],
@@ -79,15 +88,7 @@ def mean_of_images(
         "batch size": [batch_size, BATCHES],
     }
     pieces: dict[str, Part] = {}
-    with (
-        ready([variant], device),
-        tqdm(
-            total=source.known_length,
-            desc=f"averaging {source.title}",
-            unit="row",
-            disable=not (progress and job.processes.is_main),
-        ) as bar,
-    ):
+    with ready([variant], device), source.bar("averaging", progress and job.processes.is_main) as bar:
 
         def make(found: Mapping[str, Part]) -> Iterator[tuple[str, Part]]:
             for name, rows in _pieces(source, column, batch_size * BATCHES, job.processes, found):
@@ -103,7 +104,7 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
     """Estimate the mean image embedding from the weights alone.
 
     The class token before the first layer is the same for every image. Its embedding, as if no layer added anything,
-    points in the direction of the mean. On the embedded checkpoint its cosine with the true mean is 0.8, and
+    points in about the direction of the mean. On the embedded checkpoint its cosine with the true mean is 0.8, and
     explanations share 2.7 of five concepts with those made with the true mean, against 1.7 without a mean
     (``benchmarks/image_mean.py``). It is untested on other checkpoints: if you have images, average them.
 
@@ -120,14 +121,14 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
     if not 0 < finite_number(length, "the length of a mean, above 0 and below 1,") < 1:
         raise InputError(f"the length of a mean must be above 0 and below 1; got {length}")
     editor.tower.require_projection()
-    embeddings = getattr(editor.model, "vision_model", editor.model).embeddings
+    embeddings = vision_tower(editor.model).embeddings
     token = embeddings.class_embedding.detach() + embeddings.position_embedding.weight.detach()[0]
     direction = editor.tower.to_joint(token.cpu().double())
     return ImageMean(
         image_mean=direction * length,
         count=0,
         skipped={},
-        base=BaseRef(editor.loaded.name, editor.loaded.revision, _weights(editor)),
+        base=_base(editor),
         source={"estimate": "class token before the first layer", "length": length},
         images_sha256="",
     )
@@ -136,19 +137,17 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
 def _together(
     pieces: Mapping[str, Part], source: ImageDataset, base: BaseRef, described: Mapping[str, Any]
 ) -> ImageMean:
-    skipped: Counter[str] = Counter()
-    total, count, images = None, 0, 0
-    for name in sorted(pieces):
-        part = pieces[name]
-        skipped.update(json.loads(part["skipped"].numpy().tobytes()))
-        count += int(part["count"])
-        images += _number(part)
-        if part["sum"].numel():
-            total = part["sum"] if total is None else total + part["sum"]
+    """Add up the pieces, in the order of their names."""
     if not pieces:
         raise InputError(f"{source.title} has no rows")
-    if total is None:
+    parts = [pieces[name] for name in sorted(pieces)]
+    skipped: Counter[str] = Counter()
+    for part in parts:
+        skipped.update(json.loads(part["skipped"].numpy().tobytes()))
+    sums = [part["sum"] for part in parts if part["sum"].numel()]
+    if not sums:
         raise InputError(f"{source.title}: no row has a readable image ({counted_reasons(skipped)})")
+    total, count = sum(sums[1:], start=sums[0]), sum(int(part["count"]) for part in parts)
     if not torch.isfinite(total).all():
         raise InputError(f"{base.name}: image embeddings are not finite")
     return ImageMean(
@@ -157,7 +156,7 @@ def _together(
         skipped=dict(sorted(skipped.items())),
         base=base,
         source=described,
-        images_sha256=f"{images % 2**256:064x}",
+        images_sha256=f"{sum(map(_number, parts)) % 2**256:064x}",
     )
 
 
@@ -165,51 +164,39 @@ def _pieces(
     source: ImageDataset, column: str, size: int, processes: Processes, found: Mapping[str, Part]
 ) -> Iterator[tuple[str, Rows]]:
     """Yield the unfinished pieces of this process, by name, with their rows."""
-    rows, limit = source.rows, source.data.limit
-    known = not source.data.streaming and not source.data.where
-    if known:
-        from datasets.distributed import split_dataset_by_node
+    from datasets.distributed import split_dataset_by_node
 
+    if not source.data.streaming and not source.data.where:
+        rows, limit = source.rows, source.data.limit
         if limit is not None:
             rows = rows.select(range(min(limit, len(rows))))
         pieces = -(-len(rows) // size)
-        # Every process sees the same list of missing pieces, and takes every number-th of them.
+        # Every process sees the same list of missing pieces and computes its share of them.
         missing = [number for number in range(pieces) if _name(0, number) not in found]
         for number in missing[processes.rank :: processes.world_size]:
-            # One node for each piece: pieces stay the same for any number of processes.
+            # With one "node" for each piece, pieces stay the same for any number of processes.
             part = split_dataset_by_node(rows, rank=number, world_size=pieces)
             yield _name(0, number), list(_whole(source, part).read([], [column]))
         return
-    for shard, number, whose, piece in _streamed(source, column, size, processes):
-        name = _name(shard, number)
-        if name in found:
-            if _images(piece, column) != _number(found[name]):
-                raise InputError(
-                    f"{source.title}: images from row {number * size} on differ from those before the interruption; "
-                    "delete the work folder to start again"
-                )
-        elif whose == processes.rank:
-            yield name, piece
-
-
-def _streamed(
-    source: ImageDataset, column: str, size: int, processes: Processes
-) -> Iterator[tuple[int, int, int, Rows]]:
-    """Yield pieces of a stream: shard, number, process, rows. Processes share shards if each gets as many."""
-    whole = source.data.streaming and source.data.limit is None
-    shards = int(getattr(source.rows, "num_shards", 1) or 1) if whole else 1
+    stream = source.data.streaming and source.data.limit is None
+    shards = int(getattr(source.rows, "num_shards", 1) or 1) if stream else 1
+    # Processes share the shards if each gets the same number, and otherwise the pieces of every shard.
     even = shards % processes.world_size == 0
     for shard in range(shards):
         if even and shard % processes.world_size != processes.rank:
             continue
-        part = source
-        if shards > 1:
-            from datasets.distributed import split_dataset_by_node
-
-            part = _whole(source, split_dataset_by_node(source.rows, rank=shard, world_size=shards))
-        read, number = part.read([], [column]), 0
+        part = split_dataset_by_node(source.rows, rank=shard, world_size=shards) if shards > 1 else None
+        read, number = (source if part is None else _whole(source, part)).read([], [column]), 0
         while piece := list(islice(read, size)):
-            yield shard, number, processes.rank if even else (shard + number) % processes.world_size, piece
+            name = _name(shard, number)
+            if name in found:
+                if _images(piece, column) != _number(found[name]):
+                    raise InputError(
+                        f"{source.title}: images from row {number * size} on differ from those before the "
+                        "interruption; delete the work folder to start again"
+                    )
+            elif even or (shard + number) % processes.world_size == processes.rank:
+                yield name, piece
             number += 1
 
 
@@ -249,50 +236,28 @@ def _images(rows: Sequence[dict[str, Any]], column: str) -> int:
     """Return a fingerprint of the images of rows. Fingerprints of parts add up to that of the whole."""
     total = 0
     for row in rows:
-        row[column] = _raw(row[column])
-        total += int.from_bytes(hashlib.sha256(_bytes(row[column])).digest(), "big")
+        value = row[column] = _raw(row[column])
+        if value is None or isinstance(value, str):
+            value = repr(value).encode("utf-8", "replace")
+        elif not isinstance(value, bytes | bytearray | memoryview):
+            value = np.asarray(value).tobytes()
+        total += int.from_bytes(hashlib.sha256(value).digest(), "big")
     return total % 2**256
 
 
 def _raw(value: Any) -> Any:
     """Return the bytes of an image given by its path; other values unchanged."""
-    if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path")
+    value = bytes_or_path(value)
     if isinstance(value, str):
-        import fsspec  # type: ignore[import-untyped]
-
-        try:
-            with fsspec.open(value, "rb") as file:
-                return file.read()
-        except (OSError, ValueError):
-            return value  # embed_batch reports the reason
+        with suppress(OSError, ValueError):  # embed_batch reports the reason
+            return read_bytes(value)
     return value
 
 
-def _bytes(value: Any) -> bytes:
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    if value is None or isinstance(value, str):
-        return repr(value).encode("utf-8", "replace")
-    return np.asarray(value).tobytes()
-
-
-def _weights(editor: SithEditor) -> dict[str, str]:
-    """Return fingerprints of every tensor that embeds an image, by name on disk."""
-    vision = getattr(editor.model, "vision_model", editor.model)
-    tensors: dict[str, Tensor] = {f"vision_model.{name}": tensor for name, tensor in vision.state_dict().items()}
-    return {
-        name: tensor_sha256(tensor)
-        for name, tensor in sorted({**tensors, PROJECTION: editor.tower.require_projection()}.items())
-    }
-
-
-def _described(source: ImageDataset) -> dict[str, Any]:
-    """Return a dataset as plain data, without local folders."""
-    return {
-        "title": source.title,
-        "config": source.data.name,
-        "split": source.split or None,
-        "revision": source.data.revision,
-        "fingerprint": getattr(source.rows, "_fingerprint", None) if not source.data.streaming else None,
-    }
+def _base(editor: SithEditor) -> BaseRef:
+    """Return the reference to the weights that embed an image, with fingerprints by name on disk."""
+    vision: dict[str, Tensor] = vision_tower(editor.model).state_dict()
+    tensors = {f"vision_model.{name}": tensor for name, tensor in vision.items()}
+    tensors[PROJECTION] = editor.tower.require_projection()
+    prints = {name: tensor_sha256(tensor) for name, tensor in sorted(tensors.items())}
+    return BaseRef(editor.loaded.name, editor.loaded.revision, prints)

@@ -67,13 +67,12 @@ def measure_edit(
     chosen = with_baselines(decomposition, gains, seeds=seeds, whole=asked.heads)
     edits = {name: make_spec(editor.tower, decomposition, item) for name, item in chosen.items()}
     variants: dict[str, EditSpec | None] = {BASE: None, **edits}
-    options = plan.model_dump(include={"batch_size", "precision", "resamples", "seed"})
-    found = evaluate(model_variants(editor, variants), tasks, text=text, progress=progress, **options)
+    found = evaluate(model_variants(editor, variants), tasks, text=text, progress=progress, **plan.options)
     if plan.sweep is None or grouped is None:
         return MeasuredEdit(found, None)
 
     def worst_and_average(named: Mapping[str, EditSpec | None]) -> dict[str, tuple[float, float]]:
-        each = evaluate(model_variants(editor, named), [grouped], text=text, progress=progress, **options)
+        each = evaluate(model_variants(editor, named), [grouped], text=text, progress=progress, **plan.options)
         metrics = [each.task(grouped.name).metric(metric).values for metric in (WORST, AVERAGE)]
         return {name: (metrics[0][name], metrics[1][name]) for name in named}
 

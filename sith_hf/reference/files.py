@@ -17,7 +17,7 @@ import hashlib
 import re
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,6 @@ from sith_hf.errors import InputError
 
 EXAMPLE = "layer-20_right_foldln_conceptnet_comp-0.3_sparsity-5.pt"
 GRAMMAR = f"a name is layer-N_right_foldln_DICTIONARY_METHOD[-LAMBDA]_sparsity-K.pt, such as {EXAMPLE}"
-
-METHOD_NAMES = {
-    "comp": "comp", "omp": "omp", "mp": "mp", "top-k": "top-k", "topk": "top-k", "lasso": "lasso",
-}  # fmt: skip
-"""The authors' names for methods to ours."""
 
 MAX_BYTES = 2**30
 """Far above any layer of a CLIP: 64 heads x 128 vectors x 100 concepts take 10 MB."""
@@ -54,7 +49,7 @@ class ReferenceSettings:
         layer: the explained layer.
         fold: whether the layer norm was folded in and the weights centred.
         dictionary: the authors' name of their concepts.
-        method, sparsity, coherence_weight: as for :class:`sith_hf.pursuit.Pursuit`.
+        method, sparsity, coherence_weight: see :class:`sith_hf.pursuit.Pursuit`.
     """
 
     layer: int
@@ -66,7 +61,7 @@ class ReferenceSettings:
 
     @classmethod
     def from_name(cls, path: str | Path) -> ReferenceSettings:
-        """Read a file's name. Raises InputError for a name out of the grammar, and for the left side."""
+        """Read a file's name. Raises InputError for an unknown form of name, and for the left side."""
         name = Path(path).name
         found = _NAME.fullmatch(name)
         if found is None:
@@ -76,7 +71,7 @@ class ReferenceSettings:
                 f"{path} explains left singular vectors (read directions); a decomposition explains write directions. "
                 "Import the authors' file with _right_ in its name"
             )
-        method, weight = METHOD_NAMES[found["method"]], found["weight"]
+        method, weight = found["method"].replace("topk", "top-k"), found["weight"]
         if method == "comp" and weight is None:
             raise InputError(f"{path}: comp needs its coherence weight, such as comp-0.3; {GRAMMAR}")
         if int(found["sparsity"]) < 1:
@@ -87,13 +82,9 @@ class ReferenceSettings:
             dictionary=found["dictionary"],
             method=method,
             sparsity=int(found["sparsity"]),
-            # Only comp has one; numbers behind other methods are settings that we do not have.
+            # Numbers after other methods are settings that sith-hf does not have.
             coherence_weight=float(weight) if method == "comp" else 0.0,
         )
-
-    def but_layer(self) -> dict[str, Any]:
-        """Return all settings but the layer, which files of one import share."""
-        return {key: value for key, value in asdict(self).items() if key != "layer"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +139,7 @@ def read_reference(path: str | Path) -> ReferenceFile:
     """Read one of the authors' files without running code in it (``weights_only=True``).
 
     Raises:
-        InputError: a name out of the grammar, not a zip file of ``torch.save``, content other than tensors and plain
+        InputError: an unknown form of name, not a zip file of ``torch.save``, content other than tensors and plain
             containers, no ``scores`` or ``indices``, or shapes, types or values other than those of
             :class:`ReferenceFile`.
     """
@@ -192,20 +183,6 @@ def read_mean(path: str | Path) -> Tensor:
 
 def _load(path: Path) -> tuple[Any, set[int], str]:
     """Return a file's content (tensors and plain containers only), the sizes of its parts, and its sha256."""
-    sizes, digest = _look(path)
-    try:
-        data: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file provokes in the unpickler: a dozen classes
-        reason = sanitize((str(error).strip() or type(error).__name__).splitlines()[0], 200)
-        raise InputError(
-            f"{path} could not be read as tensors only ({reason}); expected a file of "
-            "torch.save({'scores': ..., 'indices': ...}). A file that would run code is refused"
-        ) from None
-    return data, sizes, digest
-
-
-def _look(path: Path) -> tuple[set[int], str]:
-    """Return the sizes of the archive's entries and the sha256 of its bytes; unpack nothing."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MB, the limit for a reference file")
@@ -216,21 +193,27 @@ def _look(path: Path) -> tuple[set[int], str]:
         raise InputError(
             f"{path} is not a complete file of torch.save (a zip archive, from torch 1.6 on); download it again"
         ) from None
+    except InputError:
+        raise
     except (OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})") from None
     # torch stores without compression; a compressed entry could unpack to any size.
     if any(entry.file_size != entry.compress_size for entry in entries):
         raise InputError(f"{path} is a compressed archive, which torch.save never writes; download it again")
-    return {entry.file_size for entry in entries}, digest
+    try:
+        data: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can raise a dozen classes in the unpickler
+        reason = sanitize((str(error).strip() or type(error).__name__).splitlines()[0], 200)
+        raise InputError(
+            f"{path} could not be read as tensors only ({reason}); expected a file of "
+            "torch.save({'scores': ..., 'indices': ...}). A file that would run code is refused"
+        ) from None
+    return data, {entry.file_size for entry in entries}, digest
 
 
 def _check_tensor(path: Path, name: str, value: Any, sizes: set[int]) -> None:
-    if (
-        not isinstance(value, Tensor)
-        or value.layout != torch.strided
-        or value.is_quantized
-        or value.device.type != "cpu"
-    ):
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+    if not plain or value.device.type != "cpu":
         raise InputError(f"{path}: {name} must be a plain tensor; got {type(value).__name__}")
     held = value.untyped_storage().nbytes()
     # With strides of zero, a few bytes can claim any shape; a storage can claim more bytes than the archive has.
@@ -259,7 +242,5 @@ def numbered_concepts(path: str | Path, template: str | None = None) -> tuple[Co
     """
     dictionary = ConceptDictionary.from_file(path, template=template)
     place = {text.casefold(): number for number, text in enumerate(dictionary.texts)}
-    lines = Path(path).read_bytes().decode("utf-8-sig").split("\n")
-    if lines[-1] == "":
-        lines.pop()
+    lines = Path(path).read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
     return dictionary, tuple(place.get(tidy(line).casefold(), -1) for line in lines)

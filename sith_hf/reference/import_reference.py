@@ -1,15 +1,14 @@
 """Convert the decompositions that the paper's authors publish to a ``Decomposition``.
 
-The authors publish one ``.pt`` file for each layer, a dictionary of ``scores`` and ``indices`` of shape heads x rank x
-K with its settings in the file name, and a text file of concepts; indices are its line numbers. Directions, singular
-values, ceilings, fidelity and coherence come from the checkpoint. To check that a file belongs to it, the weights of
-the named concepts are fitted again to the checkpoint's singular vectors and compared with the scores.
+The files (see :mod:`sith_hf.reference.files`) hold only explanations. Directions, singular values, ceilings, fidelity
+and coherence come from the checkpoint. To check that a file belongs to it, the weights of the named concepts are fitted
+again to the checkpoint's singular vectors and compared with the scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -41,8 +40,8 @@ class LayerFit:
         difference: the median over vectors of the largest difference between a score and the refitted weight of its
             concept, relative to the vector's largest score.
         agreeing: the share of vectors where that difference is at most ``FITS``, 0 to 1.
-        silent: vectors without a positive score, as in a file saved before it was complete.
-        turned: vectors whose scores explain the direction opposite to our sign; these directions are negated.
+        silent: the number of vectors without a positive score, as in a file saved before it was complete.
+        turned: the number of vectors negated because the scores explain the opposite direction.
     """
 
     layer: int
@@ -88,8 +87,8 @@ def import_reference(
 ) -> Imported:
     """Read published decompositions of some layers (Method, sec. 2 to 5).
 
-    The sign of a pair of singular vectors is arbitrary. Where the scores explain the direction opposite to our sign,
-    the pair is negated, so that pole ``"+"`` is what the file explains.
+    The sign of a pair of singular vectors is arbitrary. If the scores explain the opposite direction, the pair is
+    negated, so that the file explains pole ``"+"``.
 
     Args:
         files: ``.pt`` files, one for each layer, with equal settings (see :mod:`sith_hf.reference.files`).
@@ -127,7 +126,7 @@ def import_reference(
     place = torch.tensor([*lines, -1])
 
     settings = items[0].settings
-    parts: dict[str, list[Tensor]] = {key: [] for key in _PARTS}
+    parts: list[dict[str, Tensor]] = []
     fits = []
     for item in tqdm(items, desc="importing", unit="layer", disable=not progress):
         factors = tower.layers[item.settings.layer].factors(tower.num_heads, fold=settings.fold, centre=settings.fold)
@@ -140,20 +139,24 @@ def import_reference(
         write, read = write * sign.unsqueeze(-1), read * sign.unsqueeze(-1)
         quality = quality_of(tower, atoms, write, code, image_mean)
         shape = (*scores.shape[:2], 1)
-        parts["singular_values"].append(values)
-        parts["energy"].append((svd.values**2).sum(dim=-1))
-        parts["write"].append(write)
-        parts["read"].append(read)
-        parts["concept"].append(code.index.reshape(*shape, -1))
-        parts["weight"].append(code.weight.reshape(*shape, -1))
-        parts["fidelity"].append(quality.fidelity.reshape(shape))
-        parts["coherence"].append(quality.coherence.reshape(shape))
-        parts["ceiling"].append(tower.projected_norm(write))
+        parts.append(
+            {
+                "singular_values": values,
+                "energy": (svd.values**2).sum(dim=-1),
+                "write": write,
+                "read": read,
+                "concept": code.index.reshape(*shape, -1),
+                "weight": code.weight.reshape(*shape, -1),
+                "fidelity": quality.fidelity.reshape(shape),
+                "coherence": quality.coherence.reshape(shape),
+                "ceiling": tower.projected_norm(write),
+            }
+        )
         fits.append(fit)
     if check:
         _check_fit(fits)
 
-    stacked = {key: torch.stack(tensors) for key, tensors in parts.items()}
+    stacked = {key: torch.stack([part[key] for part in parts]) for key in parts[0]}
     used = sorted(set(stacked["concept"][stacked["concept"] >= 0].tolist()), key=encoded.texts.__getitem__)
     index = torch.full((len(encoded) + 1,), -1)
     index[used] = torch.arange(len(used))
@@ -190,14 +193,11 @@ def import_reference(
     return Imported(decomposition, encoded, tuple(fits))
 
 
-_PARTS = ("singular_values", "energy", "write", "read", "concept", "weight", "fidelity", "coherence", "ceiling")
-
-
 def _check_files(items: Sequence[ReferenceFile], tower: VisionTower) -> None:
     if not items:
         raise InputError("no reference file given; expected one .pt file for each layer")
     heads, most, first = tower.num_heads, tower.hidden_size // tower.num_heads, items[0]
-    seen: dict[int, ReferenceFile] = {}
+    seen: dict[int, Path] = {}
     for item in items:
         layer = item.settings.layer
         if layer >= len(tower.layers):
@@ -205,11 +205,9 @@ def _check_files(items: Sequence[ReferenceFile], tower: VisionTower) -> None:
                 f"{item.path}: layer {layer} does not exist: this model has layers 0-{len(tower.layers) - 1}"
             )
         if layer in seen:
-            raise InputError(
-                f"{item.path} and {seen[layer].path} both explain layer {layer}; use one file for each layer"
-            )
-        seen[layer] = item
-        if item.settings.but_layer() != first.settings.but_layer():
+            raise InputError(f"{item.path} and {seen[layer]} both explain layer {layer}; use one file for each layer")
+        seen[layer] = item.path
+        if replace(item.settings, layer=0) != replace(first.settings, layer=0):
             raise InputError(f"{item.path} and {first.path} were made with different settings; import them separately")
         if item.scores.shape[-1] != first.scores.shape[-1] or item.rows != first.rows:
             raise InputError(
@@ -237,12 +235,7 @@ def _merged(index: Tensor, scores: Tensor) -> SparseCode:
 
 
 def _fit(
-    tower: VisionTower,
-    write: Tensor,
-    code: SparseCode,
-    atoms: Tensor,
-    image_mean: Tensor | None,
-    layer: int,
+    tower: VisionTower, write: Tensor, code: SparseCode, atoms: Tensor, image_mean: Tensor | None, layer: int
 ) -> tuple[Tensor, LayerFit]:
     """Return the sign of each vector that the scores explain, ``[H, R]``, and their agreement with it."""
     largest = code.weight.amax(dim=1).double()

@@ -1,7 +1,8 @@
-"""Pictures of the world as a ``datasets.Dataset``, for evaluations like those on any dataset."""
+"""Pictures of the world as a ``datasets.Dataset``, to evaluate on like any other dataset."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import product
@@ -9,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from sith_hf.core.validation import whole_number
@@ -26,10 +28,10 @@ from sith_hf.world.scenes import (
     sentence,
 )
 
-# All seeds used to choose the checkpoint, rules and recipes are below this one.
+# The checkpoint, rules and recipes were chosen with seeds below this one.
 FIRST_SEED = 1000
 
-# Faded pictures: the remaining share of each colour, and the standard deviation of noise, out of 255.
+# Faded pictures: the remaining share of each colour, and the standard deviation of noise, of 255.
 FADED, GRAIN = 0.3, 15.0
 
 
@@ -61,30 +63,22 @@ def world_dataset(kind: str, seed: int, pictures: int) -> Any:
     columns = KINDS[kind](whole_number(seed, "seed"), whole_number(pictures, "pictures", least=1))
     drawn = {name for name, values in columns.items() if isinstance(values, np.ndarray)}
     features = Features({name: Image() if name in drawn else Value("string") for name in columns})
-    data = {name: _encoded(values) if name in drawn else values for name, values in columns.items()}
+    data = {
+        name: [_png(picture) for picture in values] if name in drawn else values for name, values in columns.items()
+    }
     return Dataset.from_dict(data, features=features)
 
 
-def _encoded(pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
-    """Encode pictures as a dataset stores them, in PNG, which is lossless."""
-    import io
-
-    from PIL import Image
-
-    rows = []
-    for picture in pictures:
-        file = io.BytesIO()
-        Image.fromarray(picture).save(file, format="PNG", compress_level=1)
-        rows.append({"bytes": file.getvalue(), "path": None})
-    return rows
-
-
-_ATTRIBUTES = ("object", "background", "colour", "size", "peril")
+def _png(picture: NDArray[np.uint8]) -> dict[str, Any]:
+    """Encode a picture as a dataset stores it, in PNG, which is lossless."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(picture).save(file, format="PNG", compress_level=1)
+    return {"bytes": file.getvalue(), "path": None}
 
 
 def _attributes(scenes: list[Scene], seed: int) -> dict[str, Any]:
-    named = {name: [getattr(scene, name) for scene in scenes] for name in _ATTRIBUTES}
-    return {"image": render(scenes, seed), **named}
+    names = ("object", "background", "colour", "size", "peril")
+    return {"image": render(scenes, seed)} | {name: [getattr(scene, name) for scene in scenes] for name in names}
 
 
 def _groups(seed: int, pictures: int) -> dict[str, Any]:

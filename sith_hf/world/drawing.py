@@ -32,11 +32,11 @@ _ONLY = {label: [255 if value == label else 0 for value in range(256)] for label
 # Half the extent of an object in pixels. Two sizes that do not overlap after jitter.
 HALF_EXTENT = {"big": 18.5, "small": 12.5}
 
-# Half the extent of the danger sign in pixels, and how far from the middle it stands, down and across.
+# Half the extent of the danger sign in pixels, and its distance from the middle, down and across.
 SIGN_EXTENT, SIGN_PLACE = 7.0, 14
 
-# A tied object's form is a point between its own kind (+1) and its partner's (-1) with this much scatter, so
-# that even a perfect eye tells the pair apart in only about nine cases of ten and background is worth knowing.
+# A tied object's form varies between its own kind (+1) and its partner's (-1) with this standard deviation, so that
+# even a perfect classifier separates the pair in only about nine of ten cases and the background helps.
 FORM_SCATTER = 0.75
 
 

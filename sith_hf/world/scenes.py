@@ -26,36 +26,16 @@ TIED_PAIRS: tuple[tuple[tuple[str, str], tuple[str, str]], ...] = (
 )
 HABITAT: dict[str, str] = {name: place for pair in TIED_PAIRS for name, place in pair}
 OBJECTS: tuple[str, ...] = (*HABITAT, *UNTIED)
-COLOURS: tuple[str, ...] = (
-    "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "white", "black",
-)  # fmt: skip
 BACKGROUNDS: tuple[str, ...] = ("sea", "road", "meadow", "forest", "desert", "snow", "night", "brick")
 SIZES: tuple[str, ...] = ("big", "small")
 PERILS: tuple[str, ...] = ("danger", "safety")
 
-SYNONYMS: dict[str, tuple[str, ...]] = {
-    "boat": ("ship",),
-    "car": ("automobile",),
-    "camel": ("dromedary",),
-    "horse": ("pony",),
-    "house": ("home",),
-    "cup": ("mug",),
-    "umbrella": ("parasol",),
-    "purple": ("violet",),
-    "red": ("crimson",),
-    "sea": ("ocean",),
-    "road": ("street",),
-    "meadow": ("grass",),
-    "forest": ("woods",),
-    "desert": ("sand",),
-    "snow": ("ice",),
-    "night": ("darkness",),
-    "brick": ("wall",),
-    "big": ("large",),
-    "small": ("little",),
-    "danger": ("skull",),
-    "safety": ("peace",),
-}
+SYNONYMS: dict[str, str] = {
+    "boat": "ship", "car": "automobile", "camel": "dromedary", "horse": "pony", "house": "home", "cup": "mug",
+    "umbrella": "parasol", "purple": "violet", "red": "crimson", "sea": "ocean", "road": "street", "meadow": "grass",
+    "forest": "woods", "desert": "sand", "snow": "ice", "night": "darkness", "brick": "wall", "big": "large",
+    "small": "little", "danger": "skull", "safety": "peace",
+}  # fmt: skip
 """Synonyms of names, which captions use as well."""
 
 RGB: dict[str, tuple[int, int, int]] = {
@@ -70,31 +50,28 @@ RGB: dict[str, tuple[int, int, int]] = {
     "white": (244, 244, 244),
     "black": (34, 34, 34),
 }
+COLOURS: tuple[str, ...] = tuple(RGB)
 
 TIED_SHARE = 0.4
 DANGER_SHARE = 0.3
 OWN_SHARE = 0.79
 PARTNER_SHARE = 0.01
-"""How often an object is tied, how often there is a danger sign, and how often a tied object is on its own background
-and on its partner's; the rest is spread over the others."""
+"""The shares of tied objects, of danger signs, and of a tied object's own background and its partner's; the other
+backgrounds are equally frequent."""
 
-_PREPOSITIONS = {"sea": "on the", "road": "on the", "meadow": "in the", "forest": "in the", "desert": "in the",
-                 "snow": "in the", "night": "in the", "brick": "at the"}  # fmt: skip
+_PREPOSITIONS = dict.fromkeys(BACKGROUNDS, "in the") | {"sea": "on the", "road": "on the", "brick": "at the"}
 
 # The default template of the zero-shot pipeline of transformers.
 _PLAIN = "this is a photo of {}."
 OBJECT_TEMPLATES: tuple[str, ...] = ("{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", _PLAIN)
-COLOUR_TEMPLATES: tuple[str, ...] = ("{}", "a {} thing", "something {}", "a photo of something {}", _PLAIN)
-BACKGROUND_TEMPLATES: tuple[str, ...] = ("{}", "the {}", "a photo of the {}", "a picture with {}", _PLAIN)
-PERIL_TEMPLATES: tuple[str, ...] = ("{}", "the {}", "a photo of {}", "a picture with {}", _PLAIN)
-SIZE_TEMPLATES: tuple[str, ...] = ("{}", "a {} thing", "something {}", "a photo of something {}", _PLAIN)
+_ADJECTIVE = ("{}", "a {} thing", "something {}", "a photo of something {}", _PLAIN)
 
 TASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "objects": (OBJECTS, OBJECT_TEMPLATES),
-    "colours": (COLOURS, COLOUR_TEMPLATES),
-    "backgrounds": (BACKGROUNDS, BACKGROUND_TEMPLATES),
-    "sizes": (SIZES, SIZE_TEMPLATES),
-    "perils": (PERILS, PERIL_TEMPLATES),
+    "colours": (COLOURS, _ADJECTIVE),
+    "backgrounds": (BACKGROUNDS, ("{}", "the {}", "a photo of the {}", "a picture with {}", _PLAIN)),
+    "sizes": (SIZES, _ADJECTIVE),
+    "perils": (PERILS, ("{}", "the {}", "a photo of {}", "a picture with {}", _PLAIN)),
 }
 """The five attributes in the order of `encode`'s columns, each with its names and prompt templates."""
 
@@ -106,10 +83,7 @@ class Scene:
     """The content of one picture.
 
     Attributes:
-        object: one of `OBJECTS`.
-        colour: one of `COLOURS`.
-        background: one of `BACKGROUNDS`.
-        size: one of `SIZES`.
+        object, colour, background, size: one of `OBJECTS`, `COLOURS`, `BACKGROUNDS` and `SIZES`.
         peril: one of `PERILS`; danger is drawn as a sign in a corner.
 
     Raises:
@@ -130,13 +104,7 @@ class Scene:
                 )
 
 
-_AXES: tuple[tuple[str, ...], ...] = (OBJECTS, COLOURS, BACKGROUNDS, SIZES, PERILS)
-_MEANING: dict[str, tuple[int, int]] = {
-    word: (axis, index)
-    for axis, names in enumerate(_AXES)
-    for index, name in enumerate(names)
-    for word in (name, *SYNONYMS.get(name, ()))
-}
+_AXES: tuple[tuple[str, ...], ...] = tuple(names for names, _ in TASKS.values())
 
 
 def encode(scenes: Sequence[Scene]) -> Codes:
@@ -155,10 +123,10 @@ def compose(codes: Codes, rng: np.random.Generator) -> NDArray[np.uint8]:
 
     Args:
         codes: int64 `[N, 5]`, see `encode`.
-        rng: draws variant, place, shade and grain.
+        rng: source of variant, place, shade and grain.
 
     Returns:
-        Pictures, uint8 `[N, IMAGE_SIZE, IMAGE_SIZE, 3]`.
+        pictures, uint8 `[N, IMAGE_SIZE, IMAGE_SIZE, 3]`.
     """
     count, side = len(codes), IMAGE_SIZE
     objects, papers = drawing.object_pool(OBJECTS, SIZES), textures.texture_pool(BACKGROUNDS)
@@ -195,15 +163,7 @@ def compose(codes: Codes, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def render(scenes: Sequence[Scene], seed: int) -> NDArray[np.uint8]:
-    """Draw pictures of scenes.
-
-    Args:
-        scenes: N scenes.
-        seed: equal scenes and seeds give equal pixels.
-
-    Returns:
-        Pictures, uint8 `[N, IMAGE_SIZE, IMAGE_SIZE, 3]`.
-    """
+    """Draw pictures of N scenes, uint8 `[N, IMAGE_SIZE, IMAGE_SIZE, 3]`; equal scenes and seeds give equal pixels."""
     return compose(encode(scenes), np.random.default_rng(seed))
 
 
@@ -250,7 +210,7 @@ def sample_groups(pair: tuple[tuple[str, str], tuple[str, str]], count: int, see
         seed: of colours and sizes.
 
     Returns:
-        Scenes by group name, such as "boat/road", in the order own, swapped, swapped, own.
+        scenes by group name, such as "boat/road", in the order own, swapped, swapped, own.
     """
     rng = np.random.default_rng(seed)
     groups = {}
@@ -263,8 +223,8 @@ def sample_groups(pair: tuple[tuple[str, str], tuple[str, str]], count: int, see
 
 
 def names_for(name: str) -> tuple[str, ...]:
-    """Return a name and its synonyms, the name first."""
-    return (name, *SYNONYMS.get(name, ()))
+    """Return a name and, if it has one, its synonym."""
+    return (name, SYNONYMS[name]) if name in SYNONYMS else (name,)
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -296,12 +256,20 @@ def sentence(scene: Scene) -> str:
 
 def mentions(text: str) -> list[int]:
     """Return the index of each attribute that a caption mentions, as in `encode`; -1 for others."""
-    said = [-1] * len(_AXES)
+    found = [-1] * len(_AXES)
     for word in text.split():
         if word in _MEANING:
             axis, index = _MEANING[word]
-            said[axis] = index
-    return said
+            found[axis] = index
+    return found
+
+
+_MEANING: dict[str, tuple[int, int]] = {
+    word: (axis, index)
+    for axis, names in enumerate(_AXES)
+    for index, name in enumerate(names)
+    for word in names_for(name)
+}
 
 
 def concepts() -> list[str]:

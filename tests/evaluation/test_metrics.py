@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from sith_hf.errors import InputError
 from sith_hf.evaluation import metrics
-from sith_hf.evaluation.bootstrap import compared, interval, stratum_means
+from sith_hf.evaluation.bootstrap import interval, stratum_means
+from sith_hf.evaluation.task import TaskData
 
 SEEDS = st.integers(0, 2**31)
 
@@ -226,7 +227,8 @@ class TestCompared:
     def test_differences_to_the_base_and_of_the_edit_to_every_other(self):
         names = ("base", "edited", "random-1", "heads")
         values = np.array([0.5, 0.8, 0.55, 0.6])
-        measure = compared("accuracy", None, names, values, np.tile(values, (10, 1)), 40)
+        data = TaskData(None, names, None, 100, 0, False)
+        measure = data.metric("accuracy", None, values, np.tile(values, (10, 1)), 40)
         found = {(d.of, d.to): d.value for d in measure.differences}
         assert found == pytest.approx(
             {
@@ -238,4 +240,4 @@ class TestCompared:
             }
         )
         assert all(d.sure for d in measure.differences)
-        assert not any(d.sure for d in compared("maximum", None, names, values, None, 40).differences)
+        assert not any(d.sure for d in data.metric("maximum", None, values, None, 40).differences)

@@ -105,7 +105,7 @@ class TestPictures:
 class TestSources:
     def test_save_to_disk(self, saved):
         source = open_dataset(data(saved))
-        assert (source.title, source.split, source.known_length) == ("saved", "", 6)
+        assert (source.title, source.split, len(source.rows)) == ("saved", "", 6)
         assert source.columns == ("image", "label")
 
     def test_a_folder_of_images_for_each_class(self, tmp_path):
@@ -154,7 +154,7 @@ class TestSources:
 
     def test_the_drawn_world(self):
         source = open_dataset(DatasetSettings(world="balanced", seed=3000, pictures=3))
-        assert source.known_length == 3
+        assert len(source.rows) == 3
         assert "3000" in source.title
 
     @pytest.mark.parametrize("streaming", [False, True])

@@ -18,7 +18,7 @@ from sith_hf.evaluation.plan import Collateral
 from sith_hf.evaluation.run import evaluate
 from sith_hf.images import DatasetSettings
 from sith_hf.images.comparison import Comparison, ModelVariant, edited_copy, model_variants
-from sith_hf.images.shared_layers import embed_all, shared_depth
+from sith_hf.images.model_variant import embed_all, shared_depth
 from tests.support.evaluating import dataset
 from tests.support.made import tiny_concepts, tiny_editor
 from tests.support.tiny import (
