@@ -18,15 +18,7 @@ from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import finite_number, whole_number, whole_numbers
 from sith_hf.decomposition.explanation import Explanation, Match
 from sith_hf.errors import ArtifactError, InputError
-from sith_hf.files import (
-    Layout,
-    library_versions,
-    read_artifact,
-    require,
-    text_tensors,
-    texts_of,
-    write_artifact,
-)
+from sith_hf.files import Layout, library_versions, read_artifact, require, text_tensors, texts_of, write_artifact
 from sith_hf.hub import Pushable, find_artifact
 from sith_hf.pursuit import centred
 from sith_hf.towers import LAYER_PARTS, tensor_key
@@ -58,6 +50,9 @@ DECOMPOSITION_LAYOUT = Layout(
     data={"base": dict, "settings": dict, "poles": list, "libraries": dict},
     repo_type="dataset",
 )
+
+# The tensors that are fields of a decomposition as they are.
+_FIELDS = [name for name in DECOMPOSITION_LAYOUT.tensors if name not in ("layers", "text_bytes", "text_offsets")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,21 +154,18 @@ class Decomposition(Pushable):
         """Every explained pole, by layer, head, vector, pole."""
         shape = self.fidelity.shape
         places = product(self.layers, range(self.num_heads), range(self.rank), self.poles)
-        concepts = zip(self.concept.flatten(0, 3).tolist(), self.weight.flatten(0, 3).tolist(), strict=True)
+        pairs = zip(self.concept.flatten(0, 3).tolist(), self.weight.flatten(0, 3).tolist(), strict=True)
+        concepts = (
+            tuple((self.texts[i], w) for i, w in zip(index, weight, strict=True) if i >= 0 and w > 0)
+            for index, weight in pairs
+        )
         numbers = (
             tensor.reshape(*shape[:3], -1).expand(shape).flatten().tolist()
             for tensor in (self.singular_values, self.energy_share, self.fidelity, self.ceiling, self.coherence)
         )
         return tuple(
-            Explanation(
-                layer,
-                head,
-                vector,
-                pole,
-                tuple((self.texts[i], w) for i, w in zip(index, weight, strict=True) if i >= 0 and w > 0),
-                *values,
-            )
-            for (layer, head, vector, pole), (index, weight), *values in zip(places, concepts, *numbers, strict=True)
+            Explanation(layer, head, vector, pole, named, *values)
+            for (layer, head, vector, pole), named, *values in zip(places, concepts, *numbers, strict=True)
         )
 
     def has(self, concept: str) -> bool:
@@ -258,21 +250,15 @@ class Decomposition(Pushable):
         """Return a ``datasets.Dataset`` with one row per explained pole (the fields of :class:`Explanation`)."""
         from datasets import Dataset
 
-        rows = []
-        for item in self.explanations():
-            row = dict(vars(item))
-            row["concepts"] = [text for text, _ in item.concepts]
-            row["weights"] = [weight for _, weight in item.concepts]
-            rows.append(row)
-        return Dataset.from_list(rows)
+        columns = [
+            {"concepts": [text for text, _ in item.concepts], "weights": [weight for _, weight in item.concepts]}
+            for item in self._explanations
+        ]
+        return Dataset.from_list([vars(item) | lists for item, lists in zip(self._explanations, columns, strict=True)])
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``decomposition.safetensors`` into ``folder``. Raises OutputError."""
-        tensors = {
-            name: getattr(self, name)
-            for name in DECOMPOSITION_LAYOUT.tensors
-            if hasattr(self, name) and name != "layers"
-        }
+        tensors = {name: getattr(self, name) for name in _FIELDS}
         tensors |= {"layers": torch.tensor(self.layers)} | text_tensors(self.texts)
         data = {
             "base": self.base.to_json(),
@@ -290,11 +276,7 @@ class Decomposition(Pushable):
         path = find_artifact(name_or_path, DECOMPOSITION_LAYOUT, revision, token)
         tensors, data = read_artifact(path, DECOMPOSITION_LAYOUT)
         texts, poles = texts_of(tensors, path), tuple(data["poles"])
-        fields = {
-            name: tensors[name]
-            for name in DECOMPOSITION_LAYOUT.tensors
-            if not name.startswith("text_") and name != "layers"
-        }
+        fields = {name: tensors[name] for name in _FIELDS}
         layers = tuple(tensors["layers"].tolist())
         _check(path, layers, poles, texts, fields)
         try:
@@ -325,7 +307,5 @@ def _check(
     require(enough, path, "a head has less energy than its singular values")
     cosines = all(bool((fields[name].abs() <= 1 + 1e-3).all()) for name in ("fidelity", "coherence", "ceiling"))
     require(cosines, path, "a fidelity, coherence or ceiling is beyond 1")
-    unit = all(bool(((fields[n].norm(dim=-1) - 1).abs() < 1e-3).all()) for n in ("write", "read"))
-    require(unit, path, "a write or read direction is not of unit length")
-    unit = bool(((fields["embeddings"].norm(dim=-1) - 1).abs() < 1e-3).all())
-    require(unit, path, "an embedding is not of unit length")
+    unit = all(bool(((fields[n].norm(dim=-1) - 1).abs() < 1e-3).all()) for n in ("write", "read", "embeddings"))
+    require(unit, path, "a write direction, read direction or embedding is not of unit length")

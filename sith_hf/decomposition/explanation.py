@@ -51,10 +51,9 @@ class Match:
 def explanation_rows(explanations: Sequence[Explanation]) -> tuple[list[str], list[list[object]]]:
     """Return columns and rows for :func:`sith_hf.core.tables.table`."""
     columns = ["layer", "head", "vector", "pole", "energy", "fidelity", "concepts (weight)"]
-    rows: list[list[object]] = [
+    return columns, [
         [e.layer, e.head, e.vector, e.pole, e.energy_share, e.fidelity, concepts_text(e)] for e in explanations
     ]
-    return columns, rows
 
 
 def match_rows(matches: Sequence[Match]) -> tuple[list[str], list[list[object]]]:

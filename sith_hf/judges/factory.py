@@ -1,21 +1,43 @@
-"""From a recipe's settings to a judge."""
+"""``Judge``, the protocol of every judge, and ``make_judge``: from settings to a judge."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from sith_hf.decomposition import Decomposition
+from sith_hf.gains import Scores
 from sith_hf.judges.client import ChatServer
 from sith_hf.judges.embeddings import EmbeddingJudge
 from sith_hf.judges.language_model import LanguageModelJudge
 from sith_hf.judges.prompts import Prompt
-from sith_hf.judges.protocol import Judge
 from sith_hf.judges.settings import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
 from sith_hf.judges.sheet import SheetJudge
 
-CACHE, TRANSCRIPT = "judge-cache", "judge-transcript.jsonl"
+
+@runtime_checkable
+class Judge(Protocol):
+    """A judge scores explained poles on a topic, from 1 to 5.
+
+    The scale: 1 not about the topic, 2 partly, 3 mainly, 4 for the most part, 5 about nothing else. A pole without
+    concepts, or without a usable answer, gets NaN: a judge never guesses.
+    """
+
+    def score(self, decomposition: Decomposition, *, progress: bool = False) -> Scores:
+        """Return the score of every explained pole.
+
+        Args:
+            decomposition: the explanations to judge.
+            progress: show a bar on stderr if it takes long.
+
+        Raises:
+            InputError: the judge cannot score this decomposition.
+            HubError: a server refused, failed or could not be reached.
+        """
+        ...
 
 
 def make_judge(
@@ -27,19 +49,18 @@ def make_judge(
     transcript: Path | None = None,
     token: str | None = None,
 ) -> Judge:
-    """The judge that ``settings`` describe.
+    """Make the judge that ``settings`` describe.
 
     Args:
         settings: one of :data:`sith_hf.judges.JudgeSettings`.
         embed: embeds concepts that no explanation has (see :class:`EmbeddingJudge`); None if there are none.
-        folder: where relative paths of the settings begin.
-        cache: a folder for a language model's answers; ``judge-cache`` in ``folder`` when None.
-        transcript: a file for its questions and answers; ``judge-transcript.jsonl`` in ``folder`` when None.
-        token: of the Hub; the usual places when None. A server named by ``base_url`` never gets it, because settings
-            may come with another person's recipe (see :class:`sith_hf.judges.client.ChatServer`).
+        folder: the folder that relative paths in the settings start from.
+        cache, transcript: as for :class:`LanguageModelJudge`.
+        token: a token for the Hub; the usual places when None. A server given by ``base_url`` never gets it, because
+            settings may come with another person's recipe (see :class:`sith_hf.judges.client.ChatServer`).
 
     Raises:
-        InputError: settings that do not go together, or a prompt that cannot be read.
+        InputError: settings that contradict each other, or a prompt that cannot be read.
     """
     if isinstance(settings, EmbeddingJudgeSettings):
         return EmbeddingJudge(settings.topic, settings.concepts, embed, settings.near)
@@ -56,8 +77,8 @@ def make_judge(
             timeout=settings.timeout,
             token=token if settings.base_url is None else None,
         ),
-        cache=folder / CACHE if cache is None else cache,
-        transcript=folder / TRANSCRIPT if transcript is None else transcript,
+        cache=cache,
+        transcript=transcript,
         workers=settings.workers,
         most_unanswered=settings.most_unanswered,
     )

@@ -1,4 +1,4 @@
-"""Judges in a recipe's YAML. Settings never hold a token, because recipes are shared."""
+"""Settings of judges in a recipe's YAML. They have no token, because recipes are shared."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sith_hf.decomposition import NEAR
 
 
 class EmbeddingJudgeSettings(Settings):
-    """A judge by embeddings, the default (:class:`sith_hf.judges.EmbeddingJudge`)."""
+    """Settings of :class:`sith_hf.judges.EmbeddingJudge`, the default."""
 
     by: Literal["embeddings"] = "embeddings"
-    """By the model's own text tower."""
+    """Judge by the model's own text tower."""
     topic: str
     """The topic in words; for reports only."""
     concepts: tuple[str, ...]
@@ -24,10 +24,10 @@ class EmbeddingJudgeSettings(Settings):
 
 
 class LanguageModelJudgeSettings(Settings):
-    """A language model as judge (:class:`sith_hf.judges.LanguageModelJudge`)."""
+    """Settings of :class:`sith_hf.judges.LanguageModelJudge`."""
 
     by: Literal["language-model"]
-    """By a chat model on the Hub or on a server."""
+    """Judge by a chat model on the Hub or on a server."""
     prompt: str = "topic"
     """``topic``, ``place``, ``unsafe``, ``theme``, or a template file."""
     topic: str | None = None
@@ -53,10 +53,10 @@ class LanguageModelJudgeSettings(Settings):
 
 
 class SheetJudgeSettings(Settings):
-    """Scores in a file (:class:`sith_hf.judges.SheetJudge`)."""
+    """Settings of :class:`sith_hf.judges.SheetJudge`."""
 
     by: Literal["file"]
-    """By scores in a file."""
+    """Read scores from a file."""
     path: str
     """A score CSV, ``scores.safetensors``, or the folder of the latter."""
     topic: str = "the topic of the sheet"

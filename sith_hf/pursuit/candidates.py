@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Scores are compared by the maximum of each group first; only few groups are examined further.
 GROUP = 64
-"""Scores are compared by the maximum of each group first; only few groups are examined further."""
-
+# The group size when several atoms are sought: their threshold comes from group maxima, tighter for small groups.
 SMALL_GROUP = 8
-"""The group size when several atoms are sought: their threshold comes from group maxima, tighter for small groups."""
-
+# Replaces the integer score of an excluded atom.
 INT32_MIN = -(2**31)
-"""Replaces the integer score of an excluded atom."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,14 +11,12 @@ from sith_hf.errors import InputError
 from sith_hf.pursuit.atoms import Atoms, as_atoms, blocks
 from sith_hf.pursuit.int8 import Int8Atoms, int8_is_faster
 
+# How far an atom's length may be from one; rounding to bfloat16 stays well within.
 UNIT = 1e-2
-"""How far an atom's length may be from one; rounding to bfloat16 stays well within."""
-
+# The fewest products with the dictionary (vectors times steps) for which rounding it pays off.
 MIN_PRODUCTS = 128
-"""The fewest products with the dictionary (vectors times steps) for which rounding it pays off."""
-
+# The fewest numbers in a dictionary for which rounding it pays off.
 MIN_NUMBERS = 2**22
-"""The fewest numbers in a dictionary for which rounding it pays off."""
 
 
 @dataclass(frozen=True, eq=False)

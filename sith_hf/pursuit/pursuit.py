@@ -16,17 +16,14 @@ from sith_hf.pursuit.int8 import BLOCK, HELD_BYTES, WIDE_BLOCK, round_up
 from sith_hf.pursuit.methods import METHODS
 from sith_hf.pursuit.search import PAIRS, AtomSearch, scores_on
 
+# Vectors coded at once: enough for an efficient matrix product, few enough to bound the memory beside it.
 ROWS = 1024
-"""Vectors coded at once: enough for an efficient matrix product, few enough to bound the memory beside it."""
-
+# Numbers in the chosen atoms of those vectors (128 MB in float64); longer explanations get smaller batches.
 CHOSEN = 2**24
-"""Numbers in the chosen atoms of those vectors (128 MB in float64); longer explanations get smaller batches."""
-
+# The fewest vectors coded at once when memory is short.
 LEAST_ROWS = 32
-"""The fewest vectors coded at once when memory is short."""
-
+# The fewest scores in one block when memory is short.
 LEAST_SCORES = 2**15
-"""The fewest scores in one block when memory is short."""
 
 
 @dataclass(frozen=True)

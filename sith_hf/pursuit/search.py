@@ -11,29 +11,22 @@ from sith_hf.pursuit.atoms import READ, Atoms, TensorAtoms, fixed_order_dot
 from sith_hf.pursuit.candidates import GROUP, Candidates, Sieve
 from sith_hf.pursuit.int8 import Int8Atoms, reduced_precision
 
+# Scores this close tie, and the lowest index wins. An absolute number: vectors and atoms have unit length.
 TIE = 1e-12
-"""Scores this close tie, and the lowest index wins. An absolute number: vectors and atoms have unit length."""
-
+# Scores in one block: 8 MB in float32, which fit the processor's cache.
 SCORES = 2**21
-"""Scores in one block: 8 MB in float32, which fit the processor's cache."""
-
+# Blocks on other devices than a CPU are this many times as large: there few large products are faster.
 WIDE = 16
-"""Blocks on other devices than a CPU are this many times as large: there few large products are faster."""
-
+# The largest number of candidates in memory; if near ties give more, the queries are split.
 PAIRS = 2**21
-"""The largest number of candidates in memory; if near ties give more, the queries are split."""
-
+# Numbers in one batch of candidates' atoms that are scored one by one: they fit the cache of one core.
 PAIRED = 2**17
-"""Numbers in one batch of candidates' atoms that are scored one by one: they fit the cache of one core."""
-
+# Fall back to float32 when int8 keeps more than one in this many atoms.
 MAX_LEFT = 64
-"""Fall back to float32 when int8 keeps more than one in this many atoms."""
-
+# Scoring one candidate by itself takes as long as this many scores in a float64 matrix product.
 PAIR_COST = 16
-"""Scoring one candidate by itself takes as long as this many scores in a float64 matrix product."""
-
+# Relative error of a product with factors rounded to bfloat16; TensorFloat-32 stays below it.
 REDUCED = 2**-7 + 2**-16
-"""Relative error of a product with factors rounded to bfloat16; TensorFloat-32 stays below it."""
 
 
 @dataclass(eq=False)

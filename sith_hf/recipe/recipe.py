@@ -1,4 +1,4 @@
-"""``Recipe``: every key that its YAML can hold, with its default and a sentence on it."""
+"""``Recipe``: every key of its YAML, with its default and meaning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import model_validator
 from sith_hf.core.settings import Settings
 from sith_hf.evaluation import Plan
 from sith_hf.recipe.edit_rules import EditStep
-from sith_hf.recipe.source import RecipeSource, shipped_text
+from sith_hf.recipe.source import load_data, shipped_text
 from sith_hf.recipe.strict_yaml import read_yaml
 
 
@@ -26,16 +26,16 @@ class Base(Settings):
     """The CLIPModel that a vision-only checkpoint belongs to."""
 
     sha256: str | None = None
-    """The fingerprint of the decomposed tensors; other weights are refused. A run fills it in."""
+    """The fingerprint of the decomposed tensors, filled in by a run; other weights are refused."""
 
 
 class Dictionary(Settings):
-    """The concepts of explanations: texts, a file or a dataset; the built-in list when none is named."""
+    """The concepts of explanations: texts, a file or a dataset; the built-in list when none is given."""
 
     texts: tuple[str, ...] | None = None
     """The concepts themselves."""
     file: str | None = None
-    """A text file, UTF-8, one concept a line."""
+    """A text file, UTF-8, one concept per line."""
     dataset: str | None = None
     """A Hub id or folder for datasets.load_dataset."""
     column: str | None = None
@@ -48,7 +48,7 @@ class Dictionary(Settings):
     """The prompt around each concept, such as "a photo of a {}"."""
 
     sha256: str | None = None
-    """The fingerprint of texts and template; others are refused. A run fills it in."""
+    """The fingerprint of texts and template, filled in by a run; others are refused."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -61,7 +61,7 @@ class Dictionary(Settings):
 
 
 class DecomposeStep(Settings):
-    """How to decompose; fields as for :func:`sith_hf.decomposition.decompose`."""
+    """How to decompose (:class:`sith_hf.decomposition.DecomposeSettings`)."""
 
     layers: tuple[int, ...] | None = None
     """Layers to decompose; negative numbers count from the last. All when null."""
@@ -109,7 +109,7 @@ class EvaluationStep(Plan):
     baselines: Baselines = Baselines()
     """What to compare the edit with."""
     sweep: SweepStep | None = None
-    """A sweep over strengths, with its plot; none when null."""
+    """A sweep over strengths, with a plot; none when null."""
 
 
 class CardTexts(Settings):
@@ -149,14 +149,13 @@ class Recipe(Settings):
 
     @classmethod
     def from_text(cls, text: str, source: str) -> Recipe:
-        """Read a recipe that extends no other. Raises InputError, naming ``source``, for anything else."""
+        """Read a recipe without ``extends``. Raises InputError, naming ``source``, for invalid YAML or keys."""
         return cls.from_data(read_yaml(text, source), source)
 
     @classmethod
     def from_file(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-        """Read a YAML file, or a recipe that comes with sith-hf (see :meth:`RecipeSource.load`)."""
-        source = RecipeSource.load(path, overrides)
-        return cls.from_data(source.data, source.name)
+        """Read a YAML file, or a recipe that comes with sith-hf; arguments as for :func:`~.source.load_data`."""
+        return cls.from_data(load_data(path, overrides)[0], str(path))
 
     @classmethod
     def shipped(cls, name: str) -> Recipe:
