@@ -12,9 +12,9 @@ from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.errors import InputError, TemporaryError
 from sith_hf.pursuit.atoms import READ, Atoms, as_atoms
 from sith_hf.pursuit.index import DictionaryIndex, build_index, out_of_memory, refuse_rows, worth_rounding
-from sith_hf.pursuit.int8 import BLOCK, HELD_BYTES, WIDE_BLOCK, round_up
+from sith_hf.pursuit.int8 import BLOCK, HELD_BYTES, round_up
 from sith_hf.pursuit.methods import METHODS
-from sith_hf.pursuit.search import PAIRS, AtomSearch, scores_on
+from sith_hf.pursuit.search import PAIRS, SCORES, AtomSearch, scores_on
 
 # Vectors coded at once: enough for an efficient matrix product, few enough to bound the memory beside it.
 ROWS = 1024
@@ -139,29 +139,22 @@ class Pursuit:
         index, weight = torch.cat([part.index for part in parts]), torch.cat([part.weight for part in parts])
         return SparseCode(index.to(x.device), weight.to(x.device))
 
-    def memory(
-        self, vectors: int, atoms: int, width: int, *, itemsize: int = 4, device: torch.device | str = "cpu"
-    ) -> int:
-        """Return an upper bound on the bytes that a call needs beside its vectors and its dictionary.
+    def memory(self, vectors: int, atoms: int, width: int) -> int:
+        """Return a bound on the bytes that a call needs on a CPU, in float32, beside vectors ``[N, P]`` and dictionary.
 
         Only the int8 copy grows with the dictionary, up to ``int8.HELD_BYTES``; the rest is blocks of fixed size.
 
         Args:
-            vectors: N.
-            atoms, width: M and P.
-            itemsize: bytes of a number, 4 for float32, 8 for float64.
-            device: where the vectors are.
+            vectors, atoms, width: N, M and P.
         """
-        where = torch.device(device)
-        block, scores = BLOCK if where.type == "cpu" else WIDE_BLOCK, scores_on(where)
         rows = min(vectors, self._rows(width))
         rounded = 0
         if worth_rounding(torch.Size((atoms, width)), vectors * self.sparsity):
-            rounded = min(HELD_BYTES + block * round_up(width), round_up(atoms) * round_up(width))
-        reading = 8 * max(READ, min(block, round_up(atoms)) * width) * itemsize
-        sieving = 2 * scores * itemsize + 160 * (PAIRS + scores)
+            rounded = min(HELD_BYTES + BLOCK * round_up(width), round_up(atoms) * round_up(width))
+        reading = 32 * max(READ, min(BLOCK, round_up(atoms)) * width)
+        sieving = 8 * SCORES + 160 * (PAIRS + SCORES)
         refit = 8 * rows * (3 * self.sparsity * width + 10 * self.sparsity**2 + 12 * width)
-        lengths, codes, blocks = 9 * atoms, 12 * vectors * self.sparsity, 2000 * (atoms // block + 1)
+        lengths, codes, blocks = 9 * atoms, 12 * vectors * self.sparsity, 2000 * (atoms // BLOCK + 1)
         return rounded + reading + sieving + refit + lengths + codes + blocks
 
     def _rows(self, width: int) -> int:

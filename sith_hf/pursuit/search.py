@@ -144,21 +144,22 @@ class AtomSearch:
 
         The most promising ones come first: a better lower bound on the best score rules out most others.
         """
-        bound = self._rounding_bound(query)
-        narrow = query.to(self.atoms.dtype)
+        bound, narrow = self._rounding_bound(query), query.to(self.atoms.dtype)
+
+        def least(row: Tensor, score: Tensor) -> Tensor:
+            """The upper bound that a candidate must reach, from ``count`` scores for each query."""
+            lowest = query.new_full((len(query),), torch.inf).scatter_reduce(0, row, score, "amin")
+            return lowest - bound - 2 * TIE
+
         ahead = found.leading(count, len(query))
         first = ahead.nonzero().squeeze(1)
         score = self._scores(narrow, found.row[first], found.atom[first]).double()
-        lower = query.new_full((len(query),), torch.inf).scatter_reduce(0, found.row[first], score, "amin") - bound
-        rest = (~ahead & (found.upper >= (lower - 2 * TIE)[found.row])).nonzero().squeeze(1)
+        rest = (~ahead & (found.upper >= least(found.row[first], score)[found.row])).nonzero().squeeze(1)
         others = self._scores(narrow, found.row[rest], found.atom[rest]).double()
         pick, score = torch.cat([first, rest]), torch.cat([score, others])
         left = Candidates(found.row[pick], found.atom[pick], score + bound[found.row[pick]])
         first = left.leading(count, len(query)).nonzero().squeeze(1)
-        lower = (
-            query.new_full((len(query),), torch.inf).scatter_reduce(0, left.row[first], score[first], "amin") - bound
-        )
-        keep = left.upper >= (lower - 2 * TIE)[left.row]
+        keep = left.upper >= least(left.row[first], score[first])[left.row]
         row, atom = left.row[keep], left.atom[keep]
         return row, atom, self._scores(query, row, atom)
 
