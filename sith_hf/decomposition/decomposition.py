@@ -135,7 +135,7 @@ class Decomposition(Pushable):
         return tuple(known[n] if n in known else self.layers[self.position(n)] for n in numbers)
 
     def resolve_head(self, head: int) -> int:
-        """Return ``head``. Raises InputError if there is no such head."""
+        """Return ``head``. Raises InputError if it does not exist."""
         if not 0 <= whole_number(head, "a head") < self.num_heads:
             raise InputError(f"head {head} does not exist: this decomposition has heads 0-{self.num_heads - 1}")
         return head
@@ -291,21 +291,22 @@ class Decomposition(Pushable):
 def _check(
     path: Path, layers: Sequence[int], poles: tuple[Any, ...], texts: tuple[str, ...], fields: Mapping[str, Tensor]
 ) -> None:
-    concept, weight = fields["concept"], fields["weight"]
-    require(poles in [("+", "-"), ("+",)], path, "the poles are neither + nor +-")
-    require(concept.shape[3] == len(poles), path, "the explanations and the poles differ in number")
-    require(len(texts) == len(fields["embeddings"]) > 0, path, "texts and embeddings differ in number")
-    ascending = all(a < b for a, b in pairwise(layers))
-    require(bool(layers) and min(layers) >= 0 and ascending, path, "the layers are not ascending numbers")
-    in_range = bool(((concept >= -1) & (concept < len(texts))).all())
-    require(in_range, path, "an explanation has a concept beyond the last text")
-    require(bool((weight >= 0).all()), path, "an explanation has a negative weight")
-    values, energy = fields["singular_values"], fields["energy"]
-    descending = bool((values >= 0).all()) and bool((values[..., 1:] <= values[..., :-1]).all())
-    require(descending, path, "the singular values are not descending and non-negative")
-    enough = bool((energy * (1 + 1e-3) >= (values**2).sum(dim=-1)).all())
-    require(enough, path, "a head has less energy than its singular values")
-    cosines = all(bool((fields[name].abs() <= 1 + 1e-3).all()) for name in ("fidelity", "coherence", "ceiling"))
-    require(cosines, path, "a fidelity, coherence or ceiling is beyond 1")
-    unit = all(bool(((fields[n].norm(dim=-1) - 1).abs() < 1e-3).all()) for n in ("write", "read", "embeddings"))
-    require(unit, path, "a write direction, read direction or embedding is not of unit length")
+    """Raise ArtifactError unless the fields of an artifact fit together."""
+    concept, values = fields["concept"], fields["singular_values"]
+    ascending = bool(layers) and min(layers) >= 0 and all(a < b for a, b in pairwise(layers))
+    cosines = torch.stack([fields[name].abs().amax() for name in ("fidelity", "coherence", "ceiling")])
+    lengths = torch.cat([fields[name].norm(dim=-1).flatten() for name in ("write", "read", "embeddings")])
+    energy = fields["energy"] * (1 + 1e-3)
+    for fits, problem in (
+        (poles in [("+", "-"), ("+",)], "the poles are neither + nor +-"),
+        (concept.shape[3] == len(poles), "the explanations and the poles differ in number"),
+        (len(texts) == len(fields["embeddings"]) > 0, "texts and embeddings differ in number"),
+        (ascending, "the layers are not ascending numbers"),
+        (((concept >= -1) & (concept < len(texts))).all(), "an explanation has a concept beyond the last text"),
+        ((fields["weight"] >= 0).all(), "an explanation has a negative weight"),
+        ((values >= 0).all() and (values.diff() <= 0).all(), "the singular values are not descending and non-negative"),
+        ((energy >= (values**2).sum(dim=-1)).all(), "a head has less energy than its singular values"),
+        ((cosines <= 1 + 1e-3).all(), "a fidelity, coherence or ceiling is beyond 1"),
+        (((lengths - 1).abs() < 1e-3).all(), "a write direction, read direction or embedding is not of unit length"),
+    ):
+        require(bool(fits), path, problem)

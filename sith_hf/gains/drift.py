@@ -1,4 +1,4 @@
-"""How far an edit moves image embeddings, estimated from the weights alone.
+"""The drift of an edit: how far it moves image embeddings, estimated from the weights alone.
 
 In layer l an edit adds to every token's residual stream
 

@@ -49,7 +49,7 @@ class Gains:
 
 @dataclass(frozen=True)
 class Selection:
-    """The vectors that a rule may choose, and how it combines the two poles of a vector.
+    """The vectors that a rule may choose, and the way it combines the two poles of a vector.
 
     Attributes:
         layers: choose only among these, negative ones from the last; all of the decomposition when None.

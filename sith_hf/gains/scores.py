@@ -33,7 +33,7 @@ SCORES_LAYOUT = Layout(
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """How much each explained pole is about a topic: 1 not at all, 3 mainly, 5 about nothing else.
+    """Scores of explained poles on a topic: 1 not about it, 3 mainly about it, 5 about nothing else.
 
     Attributes:
         layers: the L layer numbers of the decomposition.

@@ -39,7 +39,7 @@ class Candidates:
 
 
 class Sieve:
-    """Takes approximate scores block by block and keeps the pairs that can still be among the ``count`` best of a row.
+    """A filter of approximate scores, block by block, for pairs that can still be among the ``count`` best of a row.
 
     If a score ``r`` differs from the exact one ``s`` by at most ``bound``, then ``r - bound <= s <= r + bound``. The
     ``count``-th largest ``r - bound`` so far (of different atoms) is therefore a lower bound on the ``count``-th best

@@ -168,9 +168,8 @@ class Pursuit:
         size, scores = self._rows(x.shape[1]), scores_on(dictionary.device)
         start = 0
         while start < max(len(x), 1):
-            search = AtomSearch(
-                dictionary.atoms, dictionary.longest, self.block_size, dictionary.int8, dictionary.device, scores
-            )
+            known = dictionary
+            search = AtomSearch(known.atoms, known.longest, self.block_size, known.int8, known.device, scores)
             try:
                 part = self._code(x[start : start + size], search)
             except RuntimeError as error:
@@ -199,15 +198,12 @@ class Pursuit:
         exact = exact / peak
         length = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
         index, weight = METHODS[self.method].run(exact / length, search, self.sparsity, self.coherence_weight)
-        return _sorted(index, (weight * length * peak).to(x.dtype))
-
-
-def _sorted(index: Tensor, weight: Tensor) -> SparseCode:
-    # First by index, padding last; the stable sort by weight keeps that order among equal weights.
-    order = torch.where(index < 0, torch.iinfo(torch.long).max, index).argsort(dim=1)
-    index, weight = index.gather(1, order), weight.gather(1, order)
-    order = weight.argsort(dim=1, descending=True, stable=True)
-    return SparseCode(index.gather(1, order), weight.gather(1, order))
+        weight = (weight * length * peak).to(x.dtype)
+        # First by index, padding last; the stable sort by weight keeps that order among equal weights.
+        order = torch.where(index < 0, torch.iinfo(torch.long).max, index).argsort(dim=1)
+        index, weight = index.gather(1, order), weight.gather(1, order)
+        order = weight.argsort(dim=1, descending=True, stable=True)
+        return SparseCode(index.gather(1, order), weight.gather(1, order))
 
 
 def _check(x: Tensor, atoms: Atoms, sparsity: int) -> None:

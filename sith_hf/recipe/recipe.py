@@ -61,7 +61,7 @@ class Dictionary(Settings):
 
 
 class DecomposeStep(Settings):
-    """How to decompose (:class:`sith_hf.decomposition.DecomposeSettings`)."""
+    """Settings of the decomposition (:class:`sith_hf.decomposition.DecomposeSettings`)."""
 
     layers: tuple[int, ...] | None = None
     """Layers to decompose; negative numbers count from the last. All when null."""
@@ -104,10 +104,10 @@ class SweepStep(Settings):
 
 
 class EvaluationStep(Plan):
-    """What to measure, on base, edited and baselines, in one run on the same batches."""
+    """An evaluation of base, edited and baselines, in one run on the same batches."""
 
     baselines: Baselines = Baselines()
-    """What to compare the edit with."""
+    """The edits to compare with."""
     sweep: SweepStep | None = None
     """A sweep over strengths, with a plot; none when null."""
 
@@ -116,9 +116,9 @@ class CardTexts(Settings):
     """Texts for the model card."""
 
     intended_use: str | None = None
-    """What the edited model is for."""
+    """The uses that the edited model is for."""
     limitations: str | None = None
-    """What the model is not for, and what the edit does not do."""
+    """The uses that the model is not for, and the limits of the edit."""
 
 
 class Recipe(Settings):
@@ -133,11 +133,11 @@ class Recipe(Settings):
     dictionary: Dictionary = Dictionary()
     """The concepts of explanations."""
     decompose: DecomposeStep = DecomposeStep()
-    """How to decompose."""
+    """The settings of the decomposition."""
     edits: tuple[EditStep, ...]
-    """What to edit. The gains of a vector that two edits choose multiply."""
+    """The edits. The gains of a vector that two edits choose multiply."""
     evaluate: EvaluationStep | None = None
-    """What to measure; nothing when null."""
+    """The evaluation; none when null."""
     card: CardTexts = CardTexts()
     """Texts for the model card."""
 
