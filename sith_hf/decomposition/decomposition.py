@@ -250,23 +250,18 @@ class Decomposition(Pushable):
         """Return a ``datasets.Dataset`` with one row per explained pole (the fields of :class:`Explanation`)."""
         from datasets import Dataset
 
-        columns = [
-            {"concepts": [text for text, _ in item.concepts], "weights": [weight for _, weight in item.concepts]}
+        rows = [
+            vars(item) | {"concepts": [text for text, _ in item.concepts], "weights": [w for _, w in item.concepts]}
             for item in self._explanations
         ]
-        return Dataset.from_list([vars(item) | lists for item, lists in zip(self._explanations, columns, strict=True)])
+        return Dataset.from_list(rows)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``decomposition.safetensors`` into ``folder``. Raises OutputError."""
         tensors = {name: getattr(self, name) for name in _FIELDS}
         tensors |= {"layers": torch.tensor(self.layers)} | text_tensors(self.texts)
-        data = {
-            "base": self.base.to_json(),
-            "settings": dict(self.settings),
-            "poles": list(self.poles),
-            "libraries": library_versions(),
-        }
-        return write_artifact(folder, DECOMPOSITION_LAYOUT, tensors, data)
+        data = {"base": self.base.to_json(), "settings": dict(self.settings), "poles": list(self.poles)}
+        return write_artifact(folder, DECOMPOSITION_LAYOUT, tensors, {**data, "libraries": library_versions()})
 
     @classmethod
     def from_pretrained(
@@ -294,9 +289,9 @@ def _check(
     """Raise ArtifactError unless the fields of an artifact fit together."""
     concept, values = fields["concept"], fields["singular_values"]
     ascending = bool(layers) and min(layers) >= 0 and all(a < b for a, b in pairwise(layers))
-    cosines = torch.stack([fields[name].abs().amax() for name in ("fidelity", "coherence", "ceiling")])
+    cosines = torch.cat([fields[name].flatten() for name in ("fidelity", "coherence", "ceiling")])
     lengths = torch.cat([fields[name].norm(dim=-1).flatten() for name in ("write", "read", "embeddings")])
-    energy = fields["energy"] * (1 + 1e-3)
+    energy, descending = fields["energy"] * (1 + 1e-3), (values[..., 1:] <= values[..., :-1]).all()
     for fits, problem in (
         (poles in [("+", "-"), ("+",)], "the poles are neither + nor +-"),
         (concept.shape[3] == len(poles), "the explanations and the poles differ in number"),
@@ -304,9 +299,9 @@ def _check(
         (ascending, "the layers are not ascending numbers"),
         (((concept >= -1) & (concept < len(texts))).all(), "an explanation has a concept beyond the last text"),
         ((fields["weight"] >= 0).all(), "an explanation has a negative weight"),
-        ((values >= 0).all() and (values.diff() <= 0).all(), "the singular values are not descending and non-negative"),
+        ((values >= 0).all() and descending, "the singular values are not descending and non-negative"),
         ((energy >= (values**2).sum(dim=-1)).all(), "a head has less energy than its singular values"),
-        ((cosines <= 1 + 1e-3).all(), "a fidelity, coherence or ceiling is beyond 1"),
+        ((cosines.abs() <= 1 + 1e-3).all(), "a fidelity, coherence or ceiling is beyond 1"),
         (((lengths - 1).abs() < 1e-3).all(), "a write direction, read direction or embedding is not of unit length"),
     ):
         require(bool(fits), path, problem)

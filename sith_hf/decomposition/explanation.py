@@ -59,10 +59,8 @@ def explanation_rows(explanations: Sequence[Explanation]) -> tuple[list[str], li
 def match_rows(matches: Sequence[Match]) -> tuple[list[str], list[list[object]]]:
     """Return columns and rows for :func:`sith_hf.core.tables.table`."""
     columns, rows = explanation_rows([match.explanation for match in matches])
-    return (
-        [*columns[:4], "strength", "share", *columns[4:]],
-        [[*row[:4], match.strength, match.share, *row[4:]] for match, row in zip(matches, rows, strict=True)],
-    )
+    rows = [[*row[:4], match.strength, match.share, *row[4:]] for match, row in zip(matches, rows, strict=True)]
+    return [*columns[:4], "strength", "share", *columns[4:]], rows
 
 
 def concepts_text(explanation: Explanation) -> str:

@@ -96,14 +96,8 @@ class Scores:
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``scores.safetensors`` into ``folder``. Raises OutputError."""
-        data = {
-            "poles": list(self.poles),
-            "topic": self.topic,
-            "judge": self.judge,
-            "record": dict(self.record),
-            "decomposition_sha256": self.decomposition_sha256,
-            "libraries": library_versions(),
-        }
+        data = {name: getattr(self, name) for name in ("topic", "judge", "decomposition_sha256")}
+        data |= {"poles": list(self.poles), "record": dict(self.record), "libraries": library_versions()}
         tensors = {"layers": torch.tensor(self.layers), "score": torch.nan_to_num(self.value, nan=0.0)}
         return write_artifact(folder, SCORES_LAYOUT, tensors, data)
 
@@ -125,10 +119,7 @@ class Scores:
             layers=tuple(tensors["layers"].tolist()),
             poles=poles,
             value=torch.where(score == 0, torch.nan, score),
-            topic=data["topic"],
-            judge=data["judge"],
-            record=data["record"],
-            decomposition_sha256=data["decomposition_sha256"],
+            **{name: data[name] for name in ("topic", "judge", "record", "decomposition_sha256")},
         )
 
     def to_csv(self, path: str | Path, decomposition: Decomposition) -> Path:

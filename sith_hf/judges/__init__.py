@@ -4,14 +4,15 @@ All follow the protocol ``Judge``. The package imports ``gains``, ``decompositio
 """
 
 from sith_hf.judges.embeddings import EmbeddingJudge
-from sith_hf.judges.factory import Judge, make_judge
-from sith_hf.judges.language_model import LanguageModelJudge
-from sith_hf.judges.settings import (
+from sith_hf.judges.judge import (
     EmbeddingJudgeSettings,
+    Judge,
     JudgeSettings,
     LanguageModelJudgeSettings,
     SheetJudgeSettings,
+    make_judge,
 )
+from sith_hf.judges.language_model import LanguageModelJudge
 from sith_hf.judges.sheet import SheetJudge
 
 __all__ = [

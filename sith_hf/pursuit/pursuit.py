@@ -168,8 +168,7 @@ class Pursuit:
         size, scores = self._rows(x.shape[1]), scores_on(dictionary.device)
         start = 0
         while start < max(len(x), 1):
-            known = dictionary
-            search = AtomSearch(known.atoms, known.longest, self.block_size, known.int8, known.device, scores)
+            search = AtomSearch(dictionary, self.block_size, scores)
             try:
                 part = self._code(x[start : start + size], search)
             except RuntimeError as error:

@@ -31,14 +31,7 @@ from sith_hf.gains import (
     topic_shares,
 )
 from sith_hf.judges import JudgeSettings, make_judge
-from sith_hf.recipe.edit_rules import (
-    BudgetEdit,
-    RelevanceEdit,
-    ShareEdit,
-    ThreeWayEdit,
-    ThresholdEdit,
-    VectorsEdit,
-)
+from sith_hf.recipe.edit_rules import BudgetEdit, RelevanceEdit, ShareEdit, ThreeWayEdit, ThresholdEdit, VectorsEdit
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.towers import fill_template
 

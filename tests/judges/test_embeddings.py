@@ -13,7 +13,7 @@ from sith_hf.core.settings import Settings
 from sith_hf.errors import InputError
 from sith_hf.judges import EmbeddingJudge, Judge, LanguageModelJudge, SheetJudge, make_judge
 from sith_hf.judges.embeddings import topic_relevance
-from sith_hf.judges.settings import JudgeSettings
+from sith_hf.judges.judge import JudgeSettings
 from tests.support.made import tiny_concepts, tiny_editor
 
 PLACES = ("beach", "Ocean", "forest", "desert")

@@ -32,9 +32,9 @@ from sith_hf.judges.client import (
     httpx,
 )
 from sith_hf.judges.event_loop import run
+from sith_hf.judges.judge import LanguageModelJudgeSettings
 from sith_hf.judges.language_model import EARLY, FAILURES_IN_A_ROW
 from sith_hf.judges.prompts import SHIPPED, Prompt
-from sith_hf.judges.settings import LanguageModelJudgeSettings
 from tests.support.chat_server import Reply, chat_server, said
 from tests.support.made import WORDS, tiny_editor
 
