@@ -99,10 +99,8 @@ class LanguageModelJudge:
                 write_transcript(self.transcript, _entries(explanations, places, found, faults))
 
         value = torch.full((len(explanations),), math.nan)
-        unparsed = 0
-        for question, answer in found.items():
-            score = parse(answer)
-            unparsed += len(places[question]) * (score is None)
+        scores = {question: parse(answer) for question, answer in found.items()}
+        for question, score in scores.items():
             value[places[question]] = math.nan if score is None else score
         record = {
             "by": "language-model",
@@ -113,7 +111,7 @@ class LanguageModelJudge:
             "poles": len(explanations),
             "empty": sum(not item.concepts for item in explanations),
             "questions": len(places),
-            "unparsed": unparsed,
+            "unparsed": sum(len(places[question]) for question, score in scores.items() if score is None),
             "failed": sum(len(numbers) for question, numbers in places.items() if question not in found),
         }
         self._check(record, faults, self._advice(found))
