@@ -154,7 +154,7 @@ class Recipe(Settings):
 
     @classmethod
     def from_file(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-        """Read a YAML file, or a recipe that comes with sith-hf; arguments as for :func:`~.source.load_data`."""
+        """Read a YAML file or a shipped recipe; arguments as for :func:`sith_hf.recipe.source.load_data`."""
         return cls.from_data(load_data(path, overrides)[0], str(path))
 
     @classmethod

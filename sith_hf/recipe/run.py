@@ -83,7 +83,7 @@ def run_recipe(
     Args:
         recipe: a YAML file, the name of a recipe that comes with sith-hf, or a recipe in memory.
         folder: the folder of the results.
-        overrides: ``key.key=value``, for a recipe that is read from YAML (see :func:`~.source.load_data`).
+        overrides: ``key.key=value``, for a recipe that is read from YAML (see :func:`sith_hf.recipe.source.load_data`).
         overwrite: replace the results of an earlier run. Other files in the folder are never replaced.
         token: a token for the Hub.
         say: called with a line for each step.
