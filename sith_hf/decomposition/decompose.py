@@ -41,9 +41,9 @@ def decompose(
     tower and its float32 cast have the same decomposition.
 
     Args:
-        tower: what to decompose; it needs a projection.
+        tower: the tower to decompose; it needs a projection.
         dictionary: M encoded concepts.
-        settings: which vectors, and how they are explained.
+        settings: the vectors to explain, and how.
         name, revision: the source of the tower's weights, for provenance.
         device: where the products with the dictionary run; the CPU when None. Every device finds the same concepts;
             weights may differ in the last bit.
@@ -57,12 +57,10 @@ def decompose(
     settings, job = settings or DecomposeSettings(), job or ResumableJob()
     numbers = settings.check(tower, len(dictionary))
     rank, pursuit, image_mean = settings.rank, settings.pursuit, settings.image_mean
-    projection = tower.require_projection()
-    atoms = dictionary.streamed_atoms
+    atoms, projection = dictionary.streamed_atoms, tower.require_projection()
     check_joint_size(atoms, projection)
     where = torch.device("cpu" if device is None else device)
-    vectors = (rank or tower.hidden_size // tower.num_heads) * len(settings.poles)
-    heads = _groups(numbers, tower.num_heads, vectors)
+    heads = _groups(numbers, tower.num_heads, (rank or tower.hidden_size // tower.num_heads) * len(settings.poles))
 
     @cache
     def index() -> DictionaryIndex:
@@ -78,8 +76,7 @@ def decompose(
         joint = tower.to_joint(directions, image_mean).flatten(0, 2).float()
         found = pursuit(joint.to(where), index())
         code = SparseCode(found.index.cpu(), found.weight.cpu())
-        shape = (*directions.shape[:3], -1)
-        quality = quality_of(tower, atoms, directions, code, image_mean)
+        shape, quality = (*directions.shape[:3], -1), quality_of(tower, atoms, directions, code, image_mean)
         made = {
             "singular_values": values,
             "energy": (svd.values**2).sum(dim=-1),
@@ -107,12 +104,8 @@ def decompose(
             "device": where.type,
         }
     done: dict[str, Part] = {}
-    with tqdm(
-        total=len(numbers) * tower.num_heads,
-        desc="decomposing",
-        unit="head",
-        disable=not (progress and job.processes.is_main),
-    ) as bar:
+    shown = progress and job.processes.is_main
+    with tqdm(total=len(numbers) * tower.num_heads, desc="decomposing", unit="head", disable=not shown) as bar:
         for group, part in job.parts("decomposition", facts, list(heads), explain):
             done[group] = part
             bar.update(len(part["energy"]))
@@ -155,9 +148,9 @@ def check_joint_size(atoms: Tensor | Atoms, projection: Tensor) -> None:
 
 
 def _groups(layers: Sequence[int], heads: int, vectors: int) -> dict[str, tuple[int, slice]]:
-    """Batches of heads, by name: the heads of a layer in even groups, each about one batch of pursuit.
+    """Even groups of a layer's heads by name, each about one batch of pursuit.
 
-    The groups never depend on the number of processes: batches of other sizes give other last bits.
+    The groups do not depend on the number of processes: the last bits depend on the size of a batch.
     """
     count = -(-heads // max(1, ROWS // vectors))
     edges = [heads * number // count for number in range(count + 1)]

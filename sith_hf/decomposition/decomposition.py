@@ -18,15 +18,7 @@ from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import finite_number, whole_number, whole_numbers
 from sith_hf.decomposition.explanation import Explanation, Match
 from sith_hf.errors import ArtifactError, InputError
-from sith_hf.files import (
-    Layout,
-    library_versions,
-    read_artifact,
-    require,
-    text_tensors,
-    texts_of,
-    write_artifact,
-)
+from sith_hf.files import Layout, library_versions, read_artifact, require, text_tensors, texts_of, write_artifact
 from sith_hf.hub import Pushable, find_artifact
 from sith_hf.pursuit import centred
 from sith_hf.towers import LAYER_PARTS, tensor_key
@@ -58,6 +50,9 @@ DECOMPOSITION_LAYOUT = Layout(
     data={"base": dict, "settings": dict, "poles": list, "libraries": dict},
     repo_type="dataset",
 )
+
+# The tensors that are fields of a decomposition as they are.
+_FIELDS = [name for name in DECOMPOSITION_LAYOUT.tensors if name not in ("layers", "text_bytes", "text_offsets")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +135,7 @@ class Decomposition(Pushable):
         return tuple(known[n] if n in known else self.layers[self.position(n)] for n in numbers)
 
     def resolve_head(self, head: int) -> int:
-        """Return ``head``. Raises InputError if there is no such head."""
+        """Return ``head``. Raises InputError if it does not exist."""
         if not 0 <= whole_number(head, "a head") < self.num_heads:
             raise InputError(f"head {head} does not exist: this decomposition has heads 0-{self.num_heads - 1}")
         return head
@@ -159,21 +154,18 @@ class Decomposition(Pushable):
         """Every explained pole, by layer, head, vector, pole."""
         shape = self.fidelity.shape
         places = product(self.layers, range(self.num_heads), range(self.rank), self.poles)
-        concepts = zip(self.concept.flatten(0, 3).tolist(), self.weight.flatten(0, 3).tolist(), strict=True)
+        pairs = zip(self.concept.flatten(0, 3).tolist(), self.weight.flatten(0, 3).tolist(), strict=True)
+        concepts = (
+            tuple((self.texts[i], w) for i, w in zip(index, weight, strict=True) if i >= 0 and w > 0)
+            for index, weight in pairs
+        )
         numbers = (
             tensor.reshape(*shape[:3], -1).expand(shape).flatten().tolist()
             for tensor in (self.singular_values, self.energy_share, self.fidelity, self.ceiling, self.coherence)
         )
         return tuple(
-            Explanation(
-                layer,
-                head,
-                vector,
-                pole,
-                tuple((self.texts[i], w) for i, w in zip(index, weight, strict=True) if i >= 0 and w > 0),
-                *values,
-            )
-            for (layer, head, vector, pole), (index, weight), *values in zip(places, concepts, *numbers, strict=True)
+            Explanation(layer, head, vector, pole, named, *values)
+            for (layer, head, vector, pole), named, *values in zip(places, concepts, *numbers, strict=True)
         )
 
     def has(self, concept: str) -> bool:
@@ -258,29 +250,18 @@ class Decomposition(Pushable):
         """Return a ``datasets.Dataset`` with one row per explained pole (the fields of :class:`Explanation`)."""
         from datasets import Dataset
 
-        rows = []
-        for item in self.explanations():
-            row = dict(vars(item))
-            row["concepts"] = [text for text, _ in item.concepts]
-            row["weights"] = [weight for _, weight in item.concepts]
-            rows.append(row)
+        rows = [
+            vars(item) | {"concepts": [text for text, _ in item.concepts], "weights": [w for _, w in item.concepts]}
+            for item in self._explanations
+        ]
         return Dataset.from_list(rows)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``decomposition.safetensors`` into ``folder``. Raises OutputError."""
-        tensors = {
-            name: getattr(self, name)
-            for name in DECOMPOSITION_LAYOUT.tensors
-            if hasattr(self, name) and name != "layers"
-        }
+        tensors = {name: getattr(self, name) for name in _FIELDS}
         tensors |= {"layers": torch.tensor(self.layers)} | text_tensors(self.texts)
-        data = {
-            "base": self.base.to_json(),
-            "settings": dict(self.settings),
-            "poles": list(self.poles),
-            "libraries": library_versions(),
-        }
-        return write_artifact(folder, DECOMPOSITION_LAYOUT, tensors, data)
+        data = {"base": self.base.to_json(), "settings": dict(self.settings), "poles": list(self.poles)}
+        return write_artifact(folder, DECOMPOSITION_LAYOUT, tensors, {**data, "libraries": library_versions()})
 
     @classmethod
     def from_pretrained(
@@ -290,11 +271,7 @@ class Decomposition(Pushable):
         path = find_artifact(name_or_path, DECOMPOSITION_LAYOUT, revision, token)
         tensors, data = read_artifact(path, DECOMPOSITION_LAYOUT)
         texts, poles = texts_of(tensors, path), tuple(data["poles"])
-        fields = {
-            name: tensors[name]
-            for name in DECOMPOSITION_LAYOUT.tensors
-            if not name.startswith("text_") and name != "layers"
-        }
+        fields = {name: tensors[name] for name in _FIELDS}
         layers = tuple(tensors["layers"].tolist())
         _check(path, layers, poles, texts, fields)
         try:
@@ -309,23 +286,22 @@ class Decomposition(Pushable):
 def _check(
     path: Path, layers: Sequence[int], poles: tuple[Any, ...], texts: tuple[str, ...], fields: Mapping[str, Tensor]
 ) -> None:
-    concept, weight = fields["concept"], fields["weight"]
-    require(poles in [("+", "-"), ("+",)], path, "the poles are neither + nor +-")
-    require(concept.shape[3] == len(poles), path, "the explanations and the poles differ in number")
-    require(len(texts) == len(fields["embeddings"]) > 0, path, "texts and embeddings differ in number")
-    ascending = all(a < b for a, b in pairwise(layers))
-    require(bool(layers) and min(layers) >= 0 and ascending, path, "the layers are not ascending numbers")
-    in_range = bool(((concept >= -1) & (concept < len(texts))).all())
-    require(in_range, path, "an explanation has a concept beyond the last text")
-    require(bool((weight >= 0).all()), path, "an explanation has a negative weight")
-    values, energy = fields["singular_values"], fields["energy"]
-    descending = bool((values >= 0).all()) and bool((values[..., 1:] <= values[..., :-1]).all())
-    require(descending, path, "the singular values are not descending and non-negative")
-    enough = bool((energy * (1 + 1e-3) >= (values**2).sum(dim=-1)).all())
-    require(enough, path, "a head has less energy than its singular values")
-    cosines = all(bool((fields[name].abs() <= 1 + 1e-3).all()) for name in ("fidelity", "coherence", "ceiling"))
-    require(cosines, path, "a fidelity, coherence or ceiling is beyond 1")
-    unit = all(bool(((fields[n].norm(dim=-1) - 1).abs() < 1e-3).all()) for n in ("write", "read"))
-    require(unit, path, "a write or read direction is not of unit length")
-    unit = bool(((fields["embeddings"].norm(dim=-1) - 1).abs() < 1e-3).all())
-    require(unit, path, "an embedding is not of unit length")
+    """Raise ArtifactError unless the fields of an artifact fit together."""
+    concept, values = fields["concept"], fields["singular_values"]
+    ascending = bool(layers) and min(layers) >= 0 and all(a < b for a, b in pairwise(layers))
+    cosines = torch.cat([fields[name].flatten() for name in ("fidelity", "coherence", "ceiling")])
+    lengths = torch.cat([fields[name].norm(dim=-1).flatten() for name in ("write", "read", "embeddings")])
+    energy, descending = fields["energy"] * (1 + 1e-3), (values[..., 1:] <= values[..., :-1]).all()
+    for fits, problem in (
+        (poles in [("+", "-"), ("+",)], "the poles are neither + nor +-"),
+        (concept.shape[3] == len(poles), "the explanations and the poles differ in number"),
+        (len(texts) == len(fields["embeddings"]) > 0, "texts and embeddings differ in number"),
+        (ascending, "the layers are not ascending numbers"),
+        (((concept >= -1) & (concept < len(texts))).all(), "an explanation has a concept beyond the last text"),
+        ((fields["weight"] >= 0).all(), "an explanation has a negative weight"),
+        ((values >= 0).all() and descending, "the singular values are not descending and non-negative"),
+        ((energy >= (values**2).sum(dim=-1)).all(), "a head has less energy than its singular values"),
+        ((cosines.abs() <= 1 + 1e-3).all(), "a fidelity, coherence or ceiling is beyond 1"),
+        (((lengths - 1).abs() < 1e-3).all(), "a write direction, read direction or embedding is not of unit length"),
+    ):
+        require(bool(fits), path, problem)

@@ -51,19 +51,16 @@ class Match:
 def explanation_rows(explanations: Sequence[Explanation]) -> tuple[list[str], list[list[object]]]:
     """Return columns and rows for :func:`sith_hf.core.tables.table`."""
     columns = ["layer", "head", "vector", "pole", "energy", "fidelity", "concepts (weight)"]
-    rows: list[list[object]] = [
+    return columns, [
         [e.layer, e.head, e.vector, e.pole, e.energy_share, e.fidelity, concepts_text(e)] for e in explanations
     ]
-    return columns, rows
 
 
 def match_rows(matches: Sequence[Match]) -> tuple[list[str], list[list[object]]]:
     """Return columns and rows for :func:`sith_hf.core.tables.table`."""
     columns, rows = explanation_rows([match.explanation for match in matches])
-    return (
-        [*columns[:4], "strength", "share", *columns[4:]],
-        [[*row[:4], match.strength, match.share, *row[4:]] for match, row in zip(matches, rows, strict=True)],
-    )
+    rows = [[*row[:4], match.strength, match.share, *row[4:]] for match, row in zip(matches, rows, strict=True)]
+    return [*columns[:4], "strength", "share", *columns[4:]], rows
 
 
 def concepts_text(explanation: Explanation) -> str:

@@ -54,15 +54,11 @@ def measure_explanations(
 def quality_of(
     tower: VisionTower, atoms: Tensor | Atoms, directions: Tensor, code: SparseCode, image_mean: Tensor | None = None
 ) -> Quality:
-    """Return the quality of given explanations: row n of ``code`` explains the n-th direction.
-
-    Other arguments as for :func:`measure_explanations`.
-    """
-    shape = directions.shape[:-1]
+    """Return the quality of given explanations, of which row n of ``code`` explains the n-th direction."""
     rebuilt = tower.from_joint(code.reconstruct(atoms).double(), image_mean).reshape(directions.shape)
     # Rounding must not push a cosine beyond 1.
     fidelity = (rebuilt * directions).sum(dim=-1).clamp(-1, 1)
-    coherence = _mean_cosine(as_atoms(atoms), code.index, code.weight).reshape(shape)
+    coherence = _mean_cosine(as_atoms(atoms), code.index, code.weight).reshape(directions.shape[:-1])
     return Quality(fidelity.to(torch.float32), coherence.to(torch.float32))
 
 

@@ -17,7 +17,7 @@ from sith_hf.towers import VisionTower, check_mean
 
 @dataclass(frozen=True, eq=False)
 class DecomposeSettings:
-    """The settings of a decomposition; values that fit no tower are an InputError.
+    """The settings of a decomposition. Raises InputError for values that are invalid for every tower.
 
     Example::
 
@@ -67,15 +67,14 @@ class DecomposeSettings:
         """Return the layer numbers, ascending, if these settings fit a tower.
 
         Args:
-            tower: what to decompose.
+            tower: the tower to decompose.
             concepts: M, the size of the dictionary, if known.
 
         Raises:
             InputError: a tower without projection, a layer or rank out of range, an image mean of another size, or
                 fewer concepts than an explanation has.
         """
-        numbers = tower.resolve_layers(self.layers)
-        projection = tower.require_projection()
+        numbers, projection = tower.resolve_layers(self.layers), tower.require_projection()
         head_size = tower.hidden_size // tower.num_heads
         if self.rank is not None and self.rank > head_size:
             raise InputError(f"rank must be between 1 and the head size {head_size}; got {self.rank}")
@@ -90,7 +89,7 @@ class DecomposeSettings:
 
     @property
     def centred(self) -> bool:
-        """``centre``, or ``fold`` where that is None."""
+        """``centre``, or ``fold`` if that is None."""
         return self.fold if self.centre is None else self.centre
 
     @property
@@ -99,7 +98,7 @@ class DecomposeSettings:
         return torch.tensor([1.0 if pole == "+" else -1.0 for pole in self.poles], dtype=torch.float64)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings that a decomposition stores; of the image mean only whether there is one."""
+        """Return the settings that a decomposition stores; of the image mean only whether it is given."""
         return {
             "fold": self.fold,
             "centre": self.centred,

@@ -44,15 +44,15 @@ def factored_svd(write_factor: Tensor, read_factor: Tensor) -> HeadSVD:
     Directions of zero singular values are an arbitrary orthonormal completion.
 
     Args:
-        write_factor: B, ``[H, D, d]``, float32 or float64: what each head writes.
-        read_factor: A, ``[H, d, D]``, same dtype: what each head reads.
+        write_factor: B, ``[H, D, d]``, float32 or float64: the output side of each head.
+        read_factor: A, ``[H, d, D]``, same dtype: the input side of each head.
 
     Raises:
         InputError: mismatched shapes, another dtype, or entries that are not finite.
     """
     if write_factor.ndim != 3 or read_factor.shape != write_factor.mT.shape:
         raise InputError(
-            f"the factors of a value-output matrix must have shapes [H, D, d] and [H, d, D]; "
+            "the factors of a value-output matrix must have shapes [H, D, d] and [H, d, D]; "
             f"got {list(write_factor.shape)} and {list(read_factor.shape)}"
         )
     if write_factor.dtype != read_factor.dtype or write_factor.dtype not in (torch.float32, torch.float64):

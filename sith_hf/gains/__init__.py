@@ -1,19 +1,17 @@
-"""From explanations and scores to gains, one rule a file; drift and the drift budget; baselines.
+"""From explanations and scores to gains; drift and the drift budget; baselines.
 
-It imports ``decomposition`` and what that imports. What needs a text tower takes an ``embed`` function.
+It imports ``decomposition`` and everything below. Rules that need a text tower take an ``embed`` function.
 """
 
 from sith_hf.gains.baselines import with_baselines
-from sith_hf.gains.by_concepts import SHARE_THRESHOLD, by_concepts, share_of
-from sith_hf.gains.by_name import by_name
+from sith_hf.gains.by_concepts import SHARE_THRESHOLD, by_concepts, by_name, share_of
 from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, task_relevance
 from sith_hf.gains.by_score import Keep, by_threshold, three_way, topic_shares
 from sith_hf.gains.drift import drift_shares
 from sith_hf.gains.drift_budget import budgeted
-from sith_hf.gains.gains import Gains, check_gain
+from sith_hf.gains.gains import Gains, Selection, check_gain
 from sith_hf.gains.score_csv import score_csv_text
 from sith_hf.gains.scores import HIGHEST_SCORE, LOWEST_SCORE, SCORES_LAYOUT, Scores
-from sith_hf.gains.selection import Selection
 
 __all__ = [
     "Gains",

@@ -1,8 +1,9 @@
-"""Gains for the vectors whose explanation carries named concepts."""
+"""Gains for vectors given by the concepts of their explanations, or by number."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -10,10 +11,9 @@ from torch import Tensor
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.errors import InputError
-from sith_hf.gains.gains import Gains, check_gain
-from sith_hf.gains.selection import ALL, Selection
+from sith_hf.gains.gains import ALL, Gains, Selection, VectorKey, check_gain
 
-# More than half of an explanation: the vector is then more about the concept than about all else together.
+# Half of an explanation: such a vector is at least as much about the concepts as about everything else.
 SHARE_THRESHOLD = 0.5
 
 
@@ -26,21 +26,21 @@ def by_concepts(
     near: float = NEAR,
     select: Selection = ALL,
 ) -> Gains:
-    """Gains for the vectors whose explanation is about some concepts.
+    """Give one gain to the vectors whose explanation is about some concepts.
 
-    The share of a pole is the part of its explanation's weight that lies on the named concepts and on concepts near
-    them (:meth:`Decomposition.share`). A vector is chosen if the share of its stronger pole, or the mean over its poles
-    with ``select.both_poles``, is at least ``threshold``. It is a share and not a weight, because all weights of an
-    explanation of low fidelity are small. ``both_poles`` leaves out vectors whose other pole is about something else:
-    use it with a query that covers a whole topic (all backgrounds), so that it names both poles of such a vector.
+    The share of a pole is the part of its explanation's weight that lies on the given concepts and on similar ones
+    (:meth:`Decomposition.share`). A vector is chosen if the share of its stronger pole, or the mean over its poles
+    with ``select.both_poles``, is at least ``threshold``. Shares are compared, not weights, because all weights of an
+    explanation of low fidelity are small. ``both_poles`` skips vectors whose other pole is about something else. It
+    needs queries that cover a whole topic (all backgrounds), so that they match both poles of a vector.
 
     Args:
-        decomposition: what to choose from.
+        decomposition: the vectors to choose from.
         queries: concept to its text embedding, ``[P]``, not centred.
-        gain: for every chosen vector.
+        gain: the gain of every chosen vector.
         threshold: the least share, above 0 and at most 1.
-        near: the least cosine of centred embeddings that counts as near.
-        select: what to choose among.
+        near: the least cosine of centred embeddings that counts as similar.
+        select: which vectors may be chosen.
 
     Raises:
         InputError: no concept, a gain that is not finite, or values out of range.
@@ -49,10 +49,10 @@ def by_concepts(
     if not queries:
         raise InputError("name at least one concept")
     if not 0 < finite_number(threshold, "threshold") <= 1:
-        raise InputError(f"threshold is a share above 0 and at most 1; got {threshold}")
+        raise InputError(f"threshold must be a share above 0 and at most 1; got {threshold}")
     share = share_of(decomposition, queries, near=near, select=select)
     named = ", ".join(queries)
-    # Rounding must not keep out a vector that is about nothing else, at a threshold of 1.
+    # At a threshold of 1, rounding must not exclude a vector that is about nothing else.
     reason = {
         key: f"{named}: share {float(share[place]):.2f}"
         for key, place in select.vectors(decomposition, share >= threshold * (1 - 1e-6))
@@ -60,18 +60,44 @@ def by_concepts(
     return Gains(dict.fromkeys(reason, gain), reason)
 
 
-def share_of(
+def by_name(
     decomposition: Decomposition,
-    queries: Mapping[str, Tensor],
+    gain: float,
     *,
-    near: float = NEAR,
-    select: Selection = ALL,
-) -> Tensor:
-    """How much of each vector is about any of some concepts, 0 to 1, ``[L, H, R]``: what :func:`by_concepts` compares.
+    layers: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
+    vectors: Iterable[int] | None = None,
+) -> Gains:
+    """Give one gain to every combination of the given layers, heads and vectors.
 
     Args:
-        decomposition: the vectors; all of them get a share.
-        queries, near: as for :func:`by_concepts`.
-        select: whether the mean or the stronger pole counts.
+        decomposition: the vectors to choose from.
+        gain: the gain of every chosen vector.
+        layers, heads, vectors: numbers in the decomposition; all when None. At least one must be given.
+
+    Raises:
+        InputError: nothing given, a number that is not in the decomposition, or a gain that is not finite.
+    """
+    gain = check_gain(gain)
+    if layers is None and heads is None and vectors is None:
+        raise InputError("name layers, heads or vectors")
+    chosen: dict[VectorKey, float] = {}
+    # product() reads each iterable once, so an iterator serves every layer.
+    for layer, head, vector in product(
+        decomposition.layers if layers is None else decomposition.resolve_layers(tuple(layers)),
+        range(decomposition.num_heads) if heads is None else heads,
+        range(decomposition.rank) if vectors is None else vectors,
+    ):
+        decomposition.explain(layer, head, vector)
+        chosen[layer, head, vector] = gain
+    return Gains(chosen, dict.fromkeys(chosen, "named outright"))
+
+
+def share_of(
+    decomposition: Decomposition, queries: Mapping[str, Tensor], *, near: float = NEAR, select: Selection = ALL
+) -> Tensor:
+    """Return the share of each vector that is about any of some concepts, 0 to 1, ``[L, H, R]``.
+
+    Arguments as for :func:`by_concepts`; of ``select`` only ``both_poles`` matters.
     """
     return select.of_vectors(decomposition.share(torch.stack([q.float() for q in queries.values()]), near))

@@ -1,7 +1,4 @@
-"""Relevance to a task: the concepts that a task is about, and gains from how much a vector is about them.
-
-The third rule of Method, sec. 6 (SITH, for classification). It looks at class names only, never at pictures.
-"""
+"""Gains by relevance to a classification task, from class names only (SITH; Method, sec. 6)."""
 
 from __future__ import annotations
 
@@ -16,8 +13,7 @@ from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
-from sith_hf.gains.gains import Gains
-from sith_hf.gains.selection import ALL, Selection
+from sith_hf.gains.gains import ALL, Gains, Selection
 from sith_hf.pursuit import Pursuit, SomeAtoms, centred
 
 # The paper's settings: ten concepts for each class, a gain never below 0.8, and 0.3 above the relevance.
@@ -47,18 +43,18 @@ def class_task(
     sparsity: int = SPARSITY,
     coherence_weight: float = COHERENCE_WEIGHT,
 ) -> TaskConcepts:
-    """The concepts that COMP selects for class names (SITH; Method, sec. 6).
+    """Return the concepts that COMP selects for class names (SITH; Method, sec. 6).
 
     Class embeddings are centred with the mean of the whole dictionary, class names included, and normalised, as the
-    atoms are; then the concepts of ``leave_out`` are taken out of the atoms. The task is every concept selected for any
-    class, each once. A concept with a weight of zero, selected for its coherence alone, does not count.
+    atoms are; then the concepts in ``leave_out`` are removed from the atoms. The task is every concept selected for any
+    class, each once, without those of weight zero, which were selected for their coherence alone.
 
     Args:
         dictionary: M encoded concepts.
         classes: the names of the C classes.
-        embed: ``embed(*texts)`` gives each text's embedding by the same text tower, ``[P]``, unit length, not centred,
-            such as :meth:`sith_hf.SithEditor.embed`.
-        leave_out: concepts not to select, such as synonyms; the class names when None. The case does not matter.
+        embed: ``embed(*texts)`` returns the embedding of each text by the same text tower, ``[P]``, unit length, not
+            centred, such as :meth:`sith_hf.SithEditor.embed`.
+        leave_out: concepts not to select, such as synonyms, ignoring case; the class names when None.
         sparsity: K, concepts for each class.
         coherence_weight: lambda.
 
@@ -67,17 +63,17 @@ def class_task(
             left.
     """
     if isinstance(classes, str) or not classes:
-        raise InputError("classes is a list of class names, at least one")
+        raise InputError("classes must be a list of at least one class name")
     atoms = dictionary.streamed_atoms
     queries = torch.stack([*embed(*classes).values()]).float().cpu()
     if queries.shape[1:] != atoms.shape[1:]:
-        raise InputError(f"embeddings of classes have shape [{atoms.shape[1]}]; got {list(queries.shape[1:])}")
+        raise InputError(f"embeddings of classes must have shape [{atoms.shape[1]}]; got {list(queries.shape[1:])}")
     hidden = {_folded(name) for name in (classes if leave_out is None else leave_out)}
     left = [i for i, text in enumerate(dictionary.texts) if _folded(text) not in hidden]
     if len(left) < sparsity:
         raise InputError(
-            f"{len(left)} concepts are left beside the class names; {sparsity} for each class need at least as many: "
-            "give a larger dictionary, or a smaller sparsity"
+            f"{len(left)} concepts are left without the class names, expected at least {sparsity} (sparsity): use a "
+            "larger dictionary or a smaller sparsity"
         )
     pursuit = Pursuit(sparsity=sparsity, coherence_weight=coherence_weight)
     code = pursuit(centred(queries, dictionary.mean), SomeAtoms(atoms, torch.tensor(left)))
@@ -86,7 +82,7 @@ def class_task(
 
 
 def task_relevance(decomposition: Decomposition, task: Tensor) -> Tensor:
-    """R = sum over k of c_k * max over j of <concept_k, task_j>, for every pole: ``[L, H, R, poles]`` float32.
+    """Return R = sum over k of c_k * max over j of <concept_k, task_j>, for every pole: ``[L, H, R, poles]`` float32.
 
     Cosines are between embeddings that are normalised but not centred (Method, sec. 6).
 
@@ -99,7 +95,7 @@ def task_relevance(decomposition: Decomposition, task: Tensor) -> Tensor:
     """
     size = decomposition.embeddings.shape[1]
     if task.ndim != 2 or len(task) == 0 or task.shape[1] != size:
-        raise InputError(f"task embeddings have shape [T, {size}], at least one; got {list(task.shape)}")
+        raise InputError(f"task embeddings must have shape [T, {size}], T at least 1; got {list(task.shape)}")
     nearest = (normalize(decomposition.embeddings, dim=-1) @ normalize(task.float(), dim=-1).T).amax(dim=1)
     # Padding has the index -1 and a weight of zero.
     return (decomposition.weight * torch.cat([nearest, torch.zeros(1)])[decomposition.concept]).sum(dim=-1)
@@ -114,18 +110,18 @@ def by_relevance(
     offset: float = OFFSET,
     select: Selection = ALL,
 ) -> Gains:
-    """g = R + offset, at least ``floor`` and at most ``ceiling`` (SITH, for classification; Method, sec. 6).
+    """Set each gain to R + offset, at least ``floor`` and at most ``ceiling`` (SITH, for classification).
 
-    The paper explains one pole of a vector. With two, a vector has the relevance of its more relevant pole unless
-    ``select`` says otherwise: turning down what one pole brings to the task would cost the task.
+    The paper explains one pole of a vector. With two, a vector has the relevance of its more relevant pole, unless
+    ``select`` asks for the mean: weakening a pole that serves the task would hurt the task.
 
     Args:
-        decomposition: what to choose from.
-        relevant: ``[L, H, R, poles]``, as :func:`task_relevance` gives it.
+        decomposition: the vectors to choose from.
+        relevant: ``[L, H, R, poles]``, from :func:`task_relevance`.
         floor: the least gain, for vectors that are not about the task.
         ceiling: the largest gain; none when None.
-        offset: is added to the relevance.
-        select: what to choose among.
+        offset: the number added to the relevance.
+        select: which vectors may be chosen.
 
     Raises:
         InputError: values that are not finite, a floor above the ceiling, or relevance of another shape.
@@ -133,9 +129,9 @@ def by_relevance(
     low, shift = finite_number(floor, "floor"), finite_number(offset, "offset")
     high = None if ceiling is None else finite_number(ceiling, "ceiling")
     if high is not None and low > high:
-        raise InputError(f"floor is at most ceiling; got {floor} and {ceiling}")
+        raise InputError(f"floor must be at most ceiling; got {floor} and {ceiling}")
     if relevant.shape != decomposition.fidelity.shape or not torch.isfinite(relevant).all():
-        raise InputError(f"relevance is finite, of shape {list(decomposition.fidelity.shape)}")
+        raise InputError(f"relevance must be finite, of shape {list(decomposition.fidelity.shape)}")
     value = select.of_vectors(relevant.double())
     gains = (value + shift).clamp(min=low, max=high)
     chosen = dict(select.vectors(decomposition))
@@ -146,16 +142,16 @@ def by_relevance(
 
 
 def level_offset(decomposition: Decomposition, relevant: Tensor) -> float:
-    """The offset that gives the median vector a gain of 1: 1 - median R.
+    """Return the offset that gives the median vector a gain of 1: 1 - median R.
 
-    The paper's 0.3 suits a large dictionary and ten concepts for each class. Over a small dictionary, or for fewer
-    concepts, relevance has another level, and most gains would be far from 1.
+    The paper's 0.3 suits a large dictionary and ten concepts for each class. With a small dictionary or fewer concepts,
+    relevance has another level, and most gains would be far from 1.
 
-    Args:
-        decomposition, relevant: as for :func:`by_relevance`.
+    Raises:
+        InputError: relevance of another shape.
     """
     if relevant.shape != decomposition.fidelity.shape:
-        raise InputError(f"relevance has shape {list(decomposition.fidelity.shape)}")
+        raise InputError(f"relevance must have shape {list(decomposition.fidelity.shape)}; got {list(relevant.shape)}")
     return 1.0 - float(relevant.double().amax(dim=-1).median())
 
 

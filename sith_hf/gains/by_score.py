@@ -1,12 +1,13 @@
-"""From scores to gains: a threshold, and the three-way rule (Method, sec. 6).
+"""Gains from scores: a threshold, and the three-way rule (Method, sec. 6).
 
-A vector writes both of its poles, so an edit always changes both. The score of a vector is that of its highest pole, or
-the mean over its poles with ``both_poles``. The highest leaves out poles without a score; a mean needs all of them. A
-vector without a score is never chosen; ``Gains.unscored`` names it.
+A vector writes both of its poles, so an edit always changes both. The score of a vector is that of its highest pole,
+ignoring poles without a score, or the mean over its poles with ``both_poles``, which needs all scores. A vector without
+a score is never chosen; ``Gains.unscored`` lists it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,9 +17,8 @@ from torch import Tensor
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
-from sith_hf.gains.gains import Gains, check_gain
+from sith_hf.gains.gains import ALL, Gains, Selection, VectorKey, check_gain
 from sith_hf.gains.scores import HIGHEST_SCORE, LOWEST_SCORE, Scores
-from sith_hf.gains.selection import ALL, Selection, VectorKey
 
 # "Mainly about it" on the scale of the judges, and the paper's own threshold.
 SCORE_THRESHOLD = 3.0
@@ -29,16 +29,16 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Keep:
-    """A topic that an edit must not take away.
+    """A topic to protect from an edit.
 
-    Before a vector is edited, the score of its other pole, the one that is not about the edited topic, is looked up
-    here. From ``threshold`` on it protects the vector, and ``Gains.protected`` says why. A pole without a score on this
-    topic protects nothing; the reason of the vector then says so.
+    A vector is protected if its other pole, the one that is not about the edited topic, has at least ``threshold`` on
+    this topic; ``Gains.protected`` has the reason. A pole without a score on this topic does not protect the vector;
+    the reason for its gain then mentions it.
 
     Attributes:
-        scores: of the topic to keep.
+        scores: scores on the topic to keep.
         threshold: the least score of the other pole that protects a vector.
-        gain: for a protected vector instead of the rule's; None leaves it unchanged.
+        gain: the gain of a protected vector; unchanged when None.
 
     Raises:
         InputError: a threshold off the scale, or a gain that is not finite.
@@ -63,15 +63,15 @@ def by_threshold(
     keep: Keep | None = None,
     select: Selection = ALL,
 ) -> Gains:
-    """One gain for every vector with at least a score (SITH, for spurious features; Method, sec. 6).
+    """Give one gain to every vector with at least a score (SITH, for spurious features; Method, sec. 6).
 
     Args:
-        scores: of the topic, 1 to 5.
-        decomposition: what was judged.
+        scores: scores on the topic, 1 to 5.
+        decomposition: the one that was judged.
         threshold: the least score that is chosen.
-        gain: for every chosen vector; 0 removes it.
-        keep: what the edit must not take away.
-        select: what to choose among.
+        gain: the gain of every chosen vector; 0 removes it.
+        keep: a topic to protect.
+        select: which vectors may be chosen.
 
     Raises:
         InputError: scores of other explanations, a threshold off the scale, a gain that is not finite, or ``keep``
@@ -90,24 +90,22 @@ def three_way(
     keep: Keep | None = None,
     select: Selection = ALL,
 ) -> Gains:
-    """Middling vectors are inverted, strong ones removed (SITH, for unsafe content; Method, sec. 6).
+    """Invert vectors with middling scores and remove those with high ones (SITH, for unsafe content; Method, sec. 6).
 
     The paper's judge gives whole scores: 3 gets -1, 4 and 5 get 0. A fraction counts as its floor:
     ``invert_from <= score < remove_from`` gets -1, ``remove_from <= score`` gets 0, anything less stays unchanged.
     With equal limits nothing is inverted, and the rule is :func:`by_threshold`.
 
     Args:
-        scores: of the topic, 1 to 5.
-        decomposition: what was judged.
+        scores, decomposition, keep, select: as for :func:`by_threshold`.
         invert_from, remove_from: the two limits, the first at most the second.
-        keep, select: as for :func:`by_threshold`.
 
     Raises:
-        InputError: as :func:`by_threshold`, and for limits in the wrong order.
+        InputError: as for :func:`by_threshold`, or limits in the wrong order.
     """
     low, high = _on_the_scale(invert_from, "invert_from"), _on_the_scale(remove_from, "remove_from")
     if low > high:
-        raise InputError(f"invert_from is at most remove_from; got {low} and {high}")
+        raise InputError(f"invert_from must be at most remove_from; got {low} and {high}")
 
     def rule(score: float) -> float | None:
         return 0.0 if _reaches(score, high) else -1.0 if _reaches(score, low) else None
@@ -116,11 +114,10 @@ def three_way(
 
 
 def topic_shares(scores: Scores, decomposition: Decomposition, select: Selection = ALL) -> Tensor:
-    """Scores as shares, 1 to 5 becoming 0 to 1, for :func:`sith_hf.gains.budgeted`; ``[L, H, R]`` float32.
+    """Return scores as shares for :func:`sith_hf.gains.budgeted`, 1 to 5 becoming 0 to 1: ``[L, H, R]`` float32.
 
-    Args:
-        scores, decomposition: as for :func:`by_threshold`. A vector without a score has a share of 0.
-        select: whether the mean or the highest pole counts.
+    A vector without a score has a share of 0. Arguments as for :func:`by_threshold`; of ``select`` only ``both_poles``
+    matters.
 
     Raises:
         InputError: scores of other explanations.
@@ -140,7 +137,7 @@ def _chosen(
     scores.check(decomposition)
     if keep is not None:
         if len(decomposition.poles) < 2:
-            raise InputError('keep reads the other pole, but only one pole was explained: decompose with "+-"')
+            raise InputError('keep needs both poles, but only one pole was explained: decompose with poles "+-"')
         keep.scores.check(decomposition)
     gain: dict[VectorKey, float] = {}
     reason: dict[VectorKey, str] = {}
@@ -149,7 +146,7 @@ def _chosen(
     value = _vector_scores(scores, select)
     for key, place in select.vectors(decomposition):
         score = float(value[place])
-        if score != score:
+        if math.isnan(score):
             unscored.add(key)
             continue
         new = rule(score)
@@ -159,30 +156,22 @@ def _chosen(
         how = "mean of both poles" if select.both_poles and len(scores.poles) > 1 else f"pole {scores.poles[top]}"
         words = f"{scores.topic}: score {score:.2f}, {how} ({scores.judge})"
         if keep is not None:
-            protects, said = _protects(keep, keep.scores.value[place].tolist(), top)
-            if protects:
-                protected[key] = f"{said}, although {words}"
+            # Two poles, so the other one is 1 - top.
+            other, pole = float(keep.scores.value[place][1 - top]), f"pole {keep.scores.poles[1 - top]}"
+            if _reaches(other, keep.threshold):
+                about = f"{pole} is about {keep.scores.topic}: score {other:.2f} ({keep.scores.judge})"
+                protected[key] = f"{about}, although {words}"
                 if keep.gain is None:
                     continue
-                new = keep.gain
-            words = f"{words}; {said}" if said else words
+                new, words = keep.gain, f"{words}; {about}"
+            elif math.isnan(other):
+                words = f"{words}; {pole} has no score on {keep.scores.topic}"
         gain[key], reason[key] = new, words
     return Gains(gain, reason, protected, frozenset(unscored))
 
 
-def _protects(keep: Keep, poles: list[float], top: int) -> tuple[bool, str]:
-    """Whether a pole other than ``top`` is about the topic to keep, with a few words if there is something to say."""
-    others = {i: score for i, score in enumerate(poles) if i != top}
-    names = {i: f"pole {keep.scores.poles[i]}" for i in others}
-    for i, score in others.items():
-        if _reaches(score, keep.threshold):
-            return True, f"{names[i]} is about {keep.scores.topic}: score {score:.2f} ({keep.scores.judge})"
-    silent = [names[i] for i, score in others.items() if score != score]
-    return False, f"{', '.join(silent)} has no score on {keep.scores.topic}" if silent else ""
-
-
 def _vector_scores(scores: Scores, select: Selection) -> Tensor:
-    """One score for each vector, ``[L, H, R]`` float64; NaN where there is none."""
+    """One score for each vector, ``[L, H, R]`` float64; NaN for a vector without a score."""
     value = scores.value.double()
     if select.both_poles:
         return value.mean(dim=-1)
@@ -197,5 +186,5 @@ def _reaches(score: float, limit: float) -> bool:
 def _on_the_scale(value: float, name: str) -> float:
     number = finite_number(value, name)
     if not LOWEST_SCORE < number <= HIGHEST_SCORE:
-        raise InputError(f"{name} is a score above {LOWEST_SCORE:g} and at most {HIGHEST_SCORE:g}; got {value}")
+        raise InputError(f"{name} must be above {LOWEST_SCORE:g} and at most {HIGHEST_SCORE:g}; got {value}")
     return number

@@ -1,10 +1,10 @@
-"""How far an edit moves image embeddings, estimated from the weights alone.
+"""The drift of an edit: how far it moves image embeddings, estimated from the weights alone.
 
 In layer l an edit adds to every token's residual stream
 
     delta = sum over edited i of (g_i - 1) s_i (r_i . x) w_i
 
-where x is what the head attends to, behind the layer norm. Its effect beyond the layer has no bound from weights alone:
+where x is the head's input after the layer norm. The effect beyond the layer has no bound from weights alone:
 the next layer norm divides by the length of the residual stream, which can be arbitrarily small. The estimate follows
 the direct path into the embedding. With P = W_P diag(gamma) C of the last layer norm and the projection, and sigma the
 residual stream's deviation at the class token, the embedding before normalisation moves by P delta / sigma. For an x of
@@ -30,8 +30,7 @@ with gains 0, 0.5 and -1; measured over estimated drift at three quantiles, and 
     vectors of one topic     0.56   0.80   1.32         0.985
 
 So it ranks edits well, is about right for edits of a topic, and mostly too high for others. The formula was chosen on
-another checkpoint of the same world, with similar figures (all edits 0.06, 0.56, 1.21 and 0.973). Both are small:
-elsewhere, measure one edit and scale.
+another checkpoint of the same world. Both checkpoints are small: elsewhere, measure one edit and scale.
 """
 
 from __future__ import annotations
@@ -46,15 +45,15 @@ from sith_hf.towers import AttentionLayer, VisionTower
 
 
 def drift_shares(tower: VisionTower, decomposition: Decomposition) -> Tensor:
-    """The estimated drift of removing each singular vector alone, ``[L, H, R]`` float64 from 0 to 1/2; see the module.
+    """Estimate the drift of removing each singular vector alone, ``[L, H, R]`` float64 from 0 to 1/2; see the module.
 
     Args:
         tower: the tower that was decomposed; it needs a projection.
-        decomposition: its singular vectors.
+        decomposition: the singular vectors.
 
     Raises:
         BaseMismatch: the tower's weights are not the ones that were decomposed.
-        InputError: no projection, or a decomposition that does not say whether it was folded and centred.
+        InputError: no projection, or a decomposition that does not record whether it was folded.
     """
     decomposition.base.check(tower.sha256(decomposition.layers), "this model")
     readout = _readout(tower)
@@ -65,58 +64,47 @@ def drift_shares(tower: VisionTower, decomposition: Decomposition) -> Tensor:
 
 
 def drift_of(decomposition: Decomposition, drift: Tensor, gains: Gains) -> float:
-    """The estimated drift of an edit: the mean of 1 - cos between image embeddings before and after.
+    """Estimate the drift of an edit: the mean of 1 - cos between image embeddings before and after.
 
     Args:
-        decomposition: what ``gains`` were chosen from.
-        drift: ``[L, H, R]``, as :func:`drift_shares` gives it.
+        decomposition: the one that ``gains`` were chosen from.
+        drift: ``[L, H, R]``, from :func:`drift_shares`.
         gains: the edit.
 
     Raises:
-        InputError: a vector that is not in the decomposition, or drift of another shape.
+        InputError: a vector that is not in the decomposition, or drift of another shape, negative or not finite.
     """
-    check_drift(decomposition, drift)
+    shape = decomposition.singular_values.shape
+    if drift.shape != shape or not torch.isfinite(drift).all() or bool((drift < 0).any()):
+        raise InputError(f"drift must be finite, not negative and of shape {list(shape)} (see drift_shares)")
     moved = 0.0
     for (layer, head, vector), gain in sorted(gains.gain.items()):
-        decomposition.explain(layer, head, vector)  # refuses what is not there
+        decomposition.explain(layer, head, vector)
         moved += (1 - check_gain(gain)) ** 2 * float(drift[decomposition.position(layer), head, vector])
     return moved
 
 
-def check_drift(decomposition: Decomposition, drift: Tensor) -> None:
-    """Raise InputError unless ``drift`` is finite, not negative, and has one entry for each singular vector."""
-    shape = decomposition.singular_values.shape
-    if drift.shape != shape or not torch.isfinite(drift).all() or bool((drift < 0).any()):
-        raise InputError(f"drift has shape {list(shape)} and is finite and not negative (see drift_shares)")
-
-
 def _readout(tower: VisionTower) -> Tensor:
-    """P = W_P diag(gamma) C, ``[P, D]`` float64: from the residual stream at the end to the embedding, times sigma."""
+    """P = W_P diag(gamma) C, ``[P, D]`` float64: from the last residual stream to the embedding, times sigma."""
     readout = tower.require_projection().cpu().double() * tower.post_norm_weight.cpu().double()
     return readout - readout.mean(dim=1, keepdim=True)
 
 
 def _written(layer: AttentionLayer, num_heads: int, readout: Tensor) -> float:
-    """The sum of s^2 |P w|^2 over all heads of a layer, vectors that were not kept included."""
+    """The sum of s^2 |P w|^2 over all heads of a layer, with the vectors beyond the rank."""
     factors = layer.factors(num_heads)
     # |P B A|^2 without the P x D product: both Gram matrices are d x d.
     out, into = readout @ factors.write.cpu(), factors.read.cpu()
     return float(((out.mT @ out) * (into @ into.mT)).sum())
 
 
-def _folded(decomposition: Decomposition) -> bool:
-    fold = decomposition.settings.get("fold")
+def _driven(tower: VisionTower, decomposition: Decomposition) -> Tensor:
+    """E(r . x)^2 for an input without a preferred direction, ``[L, H, R]``: 1 with a folded layer norm."""
+    read, fold = decomposition.read.double(), decomposition.settings.get("fold")
     if not isinstance(fold, bool):
         raise InputError("the decomposition does not record whether the layer norm was folded; decompose again")
-    return fold
-
-
-def _driven(tower: VisionTower, decomposition: Decomposition) -> Tensor:
-    """E(r . x)^2 for an input without a preferred direction, ``[L, H, R]``: 1 where the layer norm is folded in."""
-    read = decomposition.read.double()
-    if _folded(decomposition):
-        centred = read - read.mean(dim=-1, keepdim=True)
-        return centred.square().sum(dim=-1)
+    if fold:
+        return (read - read.mean(dim=-1, keepdim=True)).square().sum(dim=-1)
     layers = [tower.layers[number] for number in decomposition.layers]
     weight = torch.stack([layer.norm_weight.cpu().double() for layer in layers])[:, None, None]
     bias = torch.stack([layer.norm_bias.cpu().double() for layer in layers])[:, None, None]

@@ -1,13 +1,12 @@
-"""The most of a topic within a limit on how far embeddings may move, without data.
+"""Weaken an edit until its estimated drift is within a limit, and keep as much of its effect as possible.
 
-A rule such as :func:`sith_hf.gains.by_threshold` chooses an edit. Here it is weakened until the drift estimated from
-the weights (:mod:`sith_hf.gains.drift`) is within a limit, and as little of the topic as possible stays.
+The drift is estimated from the weights (:mod:`sith_hf.gains.drift`), without images.
 
 Let d_i be the drift of the full edit of vector i, t_i its share of the topic (0 to 1) and u_i the part of its edit that
-is carried out. The edit removes sum t_i d_i u_i of the topic, in units of drift, and moves embeddings by
+is applied. The edit removes sum t_i d_i u_i of the topic, in units of drift, and moves embeddings by
 sum d_i u_i^2. The best u within a limit has a closed form (the problem is convex; set the derivative to zero)::
 
-    u_i = min(1, c * t_i)        with the c that spends the limit
+    u_i = min(1, c * t_i)        with the c that reaches the limit
 
 Vectors purely about the topic are removed first and whole, mixed ones in part. With ``whole=True`` vectors are taken
 one by one, the purest first, until the limit is reached; the last one in part. This edits fewer vectors and removes
@@ -33,29 +32,27 @@ from torch import Tensor
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
-from sith_hf.gains.drift import check_drift, drift_of
-from sith_hf.gains.gains import Gains
-from sith_hf.gains.selection import VectorKey
+from sith_hf.gains.drift import drift_of
+from sith_hf.gains.gains import Gains, VectorKey
 
-# A smaller part of an edit is not worth a term.
+# Smaller parts of an edit are left out.
 SMALLEST_CHANGE = 1e-3
 
 
 def budgeted(
     decomposition: Decomposition, gains: Gains, share: Tensor, drift: Tensor, limit: float, *, whole: bool = False
 ) -> Gains:
-    """``gains``, weakened until the estimated drift of embeddings is at most ``limit``.
+    """Weaken ``gains`` until the estimated drift of embeddings is at most ``limit``.
 
-    Each gain g becomes 1 + u (g - 1) with u from 0 to 1. An edit that is within the limit does not change, and vectors
-    that were protected or unscored stay so.
+    Each gain g becomes 1 + u (g - 1) with u from 0 to 1. An edit within the limit does not change.
 
     Args:
-        decomposition: what ``gains`` were chosen from.
+        decomposition: the one that ``gains`` were chosen from.
         gains: the edit, by any rule.
         share: ``[L, H, R]``, how much each vector is about the topic, 0 to 1: :func:`sith_hf.gains.share_of`, or
             :func:`sith_hf.gains.topic_shares`. Vectors with a share of 0 stay unchanged.
-        drift: ``[L, H, R]``, :func:`sith_hf.gains.drift_shares`.
-        limit: of the estimated mean of 1 - cos between embeddings before and after.
+        drift: ``[L, H, R]``, from :func:`sith_hf.gains.drift_shares`.
+        limit: the largest estimated mean of 1 - cos between embeddings before and after.
         whole: take vectors one by one rather than in parts.
 
     Raises:
@@ -63,20 +60,18 @@ def budgeted(
     """
     most = finite_number(limit, "limit, a mean of 1 - cos,")
     if most < 0:
-        raise InputError(f"limit is at least 0; got {limit}")
-    check_drift(decomposition, drift)
+        raise InputError(f"limit must be at least 0; got {limit}")
+    full = drift_of(decomposition, drift, gains)
     if share.shape != drift.shape or not bool(((share >= 0) & (share <= 1 + 1e-4)).all()):
-        raise InputError(f"share has shape {list(drift.shape)}, each from 0 to 1")
-    if drift_of(decomposition, drift, gains) <= most:
+        raise InputError(f"share must have shape {list(drift.shape)} and values from 0 to 1")
+    if full <= most:
         return gains
 
-    keys = sorted(gains.gain)
-    places = [(decomposition.position(layer), head, vector) for layer, head, vector in keys]
-    # The purest first; equals in the order of layer, head and vector.
-    order = sorted(range(len(keys)), key=lambda i: -float(share[places[i]]))
-    keys, places = [keys[i] for i in order], [places[i] for i in order]
-    shares = [min(1.0, float(share[place])) for place in places]
-    costs = [(1 - gains.gain[key]) ** 2 * float(drift[place]) for key, place in zip(keys, places, strict=True)]
+    places = {key: (decomposition.position(key[0]), *key[1:]) for key in gains.gain}
+    # The purest first; equals by layer, head and vector.
+    keys = sorted(places, key=lambda key: (-float(share[places[key]]), key))
+    shares = [min(1.0, float(share[places[key]])) for key in keys]
+    costs = [(1 - gains.gain[key]) ** 2 * float(drift[places[key]]) for key in keys]
     amounts = (_one_by_one if whole else _in_parts)(shares, costs, most)
 
     gain: dict[VectorKey, float] = {}
@@ -85,18 +80,18 @@ def budgeted(
         if amount < SMALLEST_CHANGE:
             continue
         gain[key] = gains.gain[key] if amount == 1 else 1 + amount * (gains.gain[key] - 1)
-        said = f"{amount:.0%} of it within a drift of {most:g}"
-        reason[key] = f"{gains.reason[key]}; {said}" if gains.reason.get(key) else said
+        part = f"{amount:.0%} of it within a drift of {most:g}"
+        reason[key] = f"{gains.reason[key]}; {part}" if gains.reason.get(key) else part
     return Gains(gain, reason, gains.protected, gains.unscored)
 
 
 def _in_parts(shares: list[float], costs: list[float], limit: float) -> list[float]:
-    """u = min(1, c t) that spends the limit exactly, for shares in descending order and more cost than the limit."""
+    """u = min(1, c t) that reaches the limit exactly, for descending shares whose cost exceeds the limit."""
     whole = [0.0, *accumulate(costs)]
     rest = [sum(t * t * d for t, d in zip(shares[k:], costs[k:], strict=True)) for k in range(len(costs) + 1)]
     for k, share in enumerate(shares):
         if rest[k] <= 0:
-            # Only vectors that are not about the topic are left, and the limit is not even reached.
+            # Only vectors that are not about the topic are left, and the drift is below the limit.
             return [1.0] * k + [0.0] * (len(shares) - k)
         c = (max(0.0, limit - whole[k]) / rest[k]) ** 0.5
         if c * share <= 1:

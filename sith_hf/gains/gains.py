@@ -1,24 +1,30 @@
-"""``Gains``: which singular vectors an edit takes, and what each is multiplied by."""
+"""``Gains``, the result of every rule, and ``Selection``, the vectors that a rule may choose."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+import torch
+from torch import Tensor
+
 from sith_hf.core.validation import finite_number
-from sith_hf.gains.selection import VectorKey
+from sith_hf.decomposition import Decomposition
+
+# A singular vector by its layer, head and number in the head.
+VectorKey = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Gains:
-    """Singular vectors with their gains and the reason of each; every other vector keeps a gain of 1.
+    """Singular vectors with their gains, and the reason for each; every other vector keeps a gain of 1.
 
     Attributes:
         gain: (layer, head, vector) to gain.
-        reason: (layer, head, vector) to a few words on why it was chosen.
-        protected: (layer, head, vector) to a few words on why a rule that would have taken the vector left it
-            unchanged, or gave it a milder gain if the rule has one.
+        reason: (layer, head, vector) to the reason for the gain, in words.
+        protected: (layer, head, vector) to the reason why a rule left a chosen vector unchanged or gave it a milder
+            gain, in words.
         unscored: vectors that a rule could not judge, because they have no score.
     """
 
@@ -35,22 +41,65 @@ class Gains:
         return len(self.gain)
 
     def then(self, other: Gains) -> Gains:
-        """Both. The gains of a vector that both name multiply, so that suppressing twice suppresses."""
+        """Return the union. The gains of a vector in both multiply, so suppressing twice suppresses."""
         gain = {key: self.gain.get(key, 1.0) * other.gain.get(key, 1.0) for key in [*self.gain, *other.gain]}
-        return Gains(
-            gain,
-            _joined(self.reason, other.reason, gain),
-            _joined(self.protected, other.protected, [*self.protected, *other.protected]),
-            self.unscored | other.unscored,
-        )
+        reason, protected = _joined(self.reason, other.reason), _joined(self.protected, other.protected)
+        return Gains(gain, reason, protected, self.unscored | other.unscored)
 
 
-def _joined(
-    first: Mapping[VectorKey, str], second: Mapping[VectorKey, str], keys: Iterable[VectorKey]
-) -> dict[VectorKey, str]:
-    return {key: "; ".join(words[key] for words in (first, second) if key in words) for key in keys}
+@dataclass(frozen=True)
+class Selection:
+    """The vectors that a rule may choose, and the way it combines the two poles of a vector.
+
+    Attributes:
+        layers: choose only among these, negative ones from the last; all of the decomposition when None.
+        heads: choose only among these; all when None.
+        both_poles: judge a vector by the mean over its poles, not by the stronger one.
+    """
+
+    layers: Iterable[int] | None = None
+    heads: Iterable[int] | None = None
+    both_poles: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "heads"):
+            numbers = getattr(self, name)
+            object.__setattr__(self, name, None if numbers is None else tuple(numbers))
+
+    def of_vectors(self, poles: Tensor) -> Tensor:
+        """Combine values of poles, ``[L, H, R, poles]``, to values of vectors, ``[L, H, R]``."""
+        return poles.mean(dim=-1) if self.both_poles else poles.amax(dim=-1)
+
+    def vectors(
+        self, decomposition: Decomposition, where: Tensor | None = None
+    ) -> Iterator[tuple[VectorKey, tuple[int, int, int]]]:
+        """Yield the key of every selected vector, and its place in tensors of shape ``[L, H, R]``.
+
+        Args:
+            decomposition: the vectors to choose from.
+            where: a mask ``[L, H, R]``; no further restriction when None.
+
+        Raises:
+            InputError: a layer or head that is not in the decomposition.
+        """
+        allowed = torch.zeros(decomposition.singular_values.shape, dtype=torch.bool)
+        numbers = decomposition.layers if self.layers is None else decomposition.resolve_layers(self.layers)
+        columns = range(decomposition.num_heads)
+        heads = list(columns if self.heads is None else map(decomposition.resolve_head, self.heads))
+        for number in numbers:
+            allowed[decomposition.position(number), heads] = True
+        for at, head, vector in torch.nonzero(allowed if where is None else allowed & where).tolist():
+            yield (decomposition.layers[at], head, vector), (at, head, vector)
+
+
+# Every vector, judged by its stronger pole.
+ALL = Selection()
 
 
 def check_gain(gain: float) -> float:
-    """``gain`` as a float. Raises InputError unless it is a finite number."""
+    """Return ``gain`` as a float. Raises InputError unless it is a finite number."""
     return finite_number(gain, "a gain (0 removes, 1 leaves, above 1 amplifies, -1 inverts)")
+
+
+def _joined(first: Mapping[VectorKey, str], second: Mapping[VectorKey, str]) -> dict[VectorKey, str]:
+    return {key: "; ".join(words[key] for words in (first, second) if key in words) for key in [*first, *second]}

@@ -1,9 +1,9 @@
-"""The score CSV that a person fills in: one explained pole a row, which a spreadsheet reads and cannot run.
+"""The score CSV that a person fills in: one explained pole per row, safe to open in a spreadsheet.
 
 Columns: ``layer``, ``head``, ``vector``, ``pole`` (``plus`` or ``minus``), ``concepts`` and ``weights`` (JSON lists,
 the heaviest first), ``fidelity``, ``coherence``, ``energy_share`` and, last, ``score``. Spreadsheets run a cell that
-begins with ``=``, ``+``, ``-``, ``@`` or a control character. Here no cell does: poles are words, numbers are numbers,
-and concepts are in a JSON list. Semicolons in the list are escaped, because in some languages they separate cells.
+begins with ``=``, ``+``, ``-``, ``@`` or a control character. No cell here does: poles are words, numbers are numbers,
+and concepts are in a JSON list. Semicolons in the list are escaped, because in some locales they separate cells.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ COLUMNS = (
 )  # fmt: skip
 _NEEDED = ("layer", "head", "vector", "pole", "concepts", "score")
 _WORDS = {"+": "plus", "-": "minus"}
-_POLES = {**{word: pole for pole, word in _WORDS.items()}, **{pole: pole for pole in _WORDS}}
+_POLES = {word: pole for pole, word in _WORDS.items()} | {pole: pole for pole in _WORDS}
 
-# A ViT-H with 80 vectors a head has 80,000 rows of some 300 bytes.
+# A ViT-H with 80 vectors per head has 80,000 rows of about 300 bytes.
 MAX_BYTES = 200_000_000
 _REPORTED = 3
 
-# An explained pole by its layer, head, vector and the index of the pole.
-PoleKey = tuple[int, int, int, int]
+# An explained pole by its layer, head, vector and sign.
+PoleKey = tuple[int, int, int, str]
 
 
 def explanations_sha256(decomposition: Decomposition) -> str:
-    """The fingerprint of a decomposition's explanations: its layers, its poles, and the concepts of each pole.
+    """Return the fingerprint of a decomposition's explanations: its layers, its poles, and the concepts of each pole.
 
-    Weights do not count: they follow from the concepts and the direction, and their last digits differ between
+    Weights are not included: they follow from the concepts and the direction, and their last digits differ between
     machines.
     """
     parts = [repr((decomposition.layers, decomposition.poles, tuple(decomposition.concept.shape)))]
@@ -56,12 +56,7 @@ def explanations_sha256(decomposition: Decomposition) -> str:
 
 
 def score_csv_text(decomposition: Decomposition, value: Tensor | None = None) -> str:
-    """The text of a score CSV.
-
-    Args:
-        decomposition: its explanations are listed.
-        value: ``[L, H, R, poles]`` scores to fill in, except NaN; none when None.
-    """
+    """Return a score CSV with a row per explained pole, filled in with ``value`` ``[L, H, R, poles]`` except NaN."""
     file = io.StringIO()
     writer = csv.writer(file)
     writer.writerow(COLUMNS)
@@ -78,41 +73,38 @@ def score_csv_text(decomposition: Decomposition, value: Tensor | None = None) ->
 
 
 def read_score_csv(path: str | Path, decomposition: Decomposition) -> tuple[Tensor, dict[str, Any]]:
-    """Read a score CSV that :func:`score_csv_text` wrote and that a person filled in.
+    """Read a score CSV that a person filled in.
 
-    A spreadsheet may have saved it with semicolons or tabs between cells. Columns may have any order; only the place,
-    the concepts and the score are read. Rows without a score and missing rows are counted.
+    Cells may be separated by commas, semicolons or tabs, as spreadsheets save them. Columns may have any order; only
+    the place, the concepts and the score are read.
 
     Args:
         path: a CSV file in UTF-8.
-        decomposition: the one that it was written for.
+        decomposition: the one that the file was written for.
 
     Returns:
         ``[L, H, R, poles]`` float32 scores, 1 to 5 or NaN, and a record: the file's sha256, the number of rows without
         a score (``empty``) and of explained poles without a row (``absent``).
 
     Raises:
-        InputError: not such a file, a row of another decomposition, a pole that has two rows, a score that is not
-            from 1 to 5, or no score at all. The message names the lines.
+        InputError: not such a file, a row of another decomposition, two rows for one pole, a score outside 1 to 5, or
+            no score at all. The message names the lines.
     """
     raw = read_input(
         Path(path), "the score CSV", "make one with `sith-hf judge DECOMPOSITION --export FILE`", MAX_BYTES
     )
-    places = {
-        (item.layer, item.head, item.vector, decomposition.poles.index(item.pole)): item
-        for item in decomposition.explanations()
-    }
+    places = {(item.layer, item.head, item.vector, item.pole): item for item in decomposition.explanations()}
     found: dict[PoleKey, float] = {}
     complaints: list[str] = []
     for line, cells in _rows(path, raw):
         try:
-            place = _place(cells, decomposition)
+            place = _place(cells)
             if place not in places:
                 raise InputError("the decomposition has no such layer, head, vector and pole")
             if place in found:
                 raise InputError("this pole has a row already; keep one of the two")
             if _texts(cells["concepts"]) != [text for text, _ in places[place].concepts]:
-                raise InputError("other concepts than in the decomposition: the file was written for another one")
+                raise InputError("the concepts differ from the decomposition: the file was written for another one")
             found[place] = _score(cells["score"])
         except InputError as error:
             complaints.append(f"line {line}: {error}")
@@ -121,7 +113,7 @@ def read_score_csv(path: str | Path, decomposition: Decomposition) -> tuple[Tens
         raise InputError(f"{path}: {'; '.join(complaints[:_REPORTED])}{more}")
     filled = [score for score in found.values() if not math.isnan(score)]
     if not filled:
-        raise InputError(f"{path}: no score is filled in; write a number from 1 to 5 into the last column")
+        raise InputError(f"{path}: no score is filled in; write numbers from 1 to 5 into the column score")
     value = torch.tensor([found.get(place, math.nan) for place in places])
     record = {"empty": len(found) - len(filled), "absent": len(places) - len(found)}
     return value.reshape(decomposition.fidelity.shape), {"sha256": hashlib.sha256(raw).hexdigest(), **record}
@@ -145,25 +137,23 @@ def _rows(path: str | Path, raw: bytes) -> Iterator[tuple[int, dict[str, str]]]:
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) < len(names):
-                raise InputError(f"{path}, line {reader.line_num}: {len(cells)} cells, where {len(names)} are expected")
+                raise InputError(f"{path}, line {reader.line_num}: {len(cells)} cells, expected {len(names)}")
             yield reader.line_num, dict(zip(names, cells, strict=False))
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
 
 
-def _place(cells: dict[str, str], decomposition: Decomposition) -> PoleKey:
+def _place(cells: dict[str, str]) -> PoleKey:
     numbers = []
     for name in ("layer", "head", "vector"):
         cell = cells[name].strip()
         if not (cell.isascii() and cell.isdigit() and len(cell) < 10):
-            raise InputError(f"{name} is a whole number; got {sanitize(cell, 40)!r}")
+            raise InputError(f"{name} is not a whole number; got {sanitize(cell, 40)!r}")
         numbers.append(int(cell))
     pole = _POLES.get(cells["pole"].strip().lower())
     if pole is None:
         raise InputError(f"pole is plus or minus; got {sanitize(cells['pole'], 40)!r}")
-    if pole not in decomposition.poles:
-        raise InputError("the decomposition has no such pole")
-    return numbers[0], numbers[1], numbers[2], decomposition.poles.index(pole)
+    return numbers[0], numbers[1], numbers[2], pole
 
 
 def _texts(cell: str) -> object:
@@ -183,5 +173,5 @@ def _score(cell: str) -> float:
     except ValueError:
         score = math.nan
     if not 1 <= score <= 5:
-        raise InputError(f"a score is a number from 1 to 5, or an empty cell; got {sanitize(text, 40)!r}")
+        raise InputError(f"a score must be a number from 1 to 5, or an empty cell; got {sanitize(text, 40)!r}")
     return score

@@ -24,7 +24,7 @@ SCORES_LAYOUT = Layout(
     format="sith-hf/scores",
     version=1,
     filename="scores.safetensors",
-    # The file holds no NaN: a pole without a score has a 0.
+    # The file has no NaN: the score of a pole without one is 0.
     tensors={"layers": (torch.int64, "L"), "score": (torch.float32, "L H R poles")},
     data={"poles": list, "topic": str, "judge": str, "record": dict, "decomposition_sha256": str, "libraries": dict},
     repo_type="dataset",
@@ -33,19 +33,19 @@ SCORES_LAYOUT = Layout(
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """How much each explained pole is about a topic: 1 not at all, 3 mainly, 5 about nothing else.
+    """Scores of explained poles on a topic: 1 not about it, 3 mainly about it, 5 about nothing else.
 
     Attributes:
-        layers: the L layer numbers, as the decomposition has them.
-        poles: ``("+", "-")`` or ``("+",)``, as the decomposition has them.
-        value: ``[L, H, R, poles]`` float32, from 1 to 5; NaN where the judge gave no usable answer.
+        layers: the L layer numbers of the decomposition.
+        poles: the poles of the decomposition, ``("+", "-")`` or ``("+",)``.
+        value: ``[L, H, R, poles]`` float32, from 1 to 5; NaN for a pole without a usable answer.
         topic: the topic, in words.
         judge: who scored, and how, in words.
         record: the judge's settings and counts as plain data; equal answers give equal records.
         decomposition_sha256: the fingerprint of the explanations that were judged
             (:func:`sith_hf.gains.score_csv.explanations_sha256`).
-        run: counts of this run alone, such as how many questions were asked and how many answers were known already.
-            It is not saved, so that equal answers give equal files.
+        run: counts of this run alone, such as the number of questions asked and of cached answers. Not saved, so that
+            equal answers give equal files.
 
     Raises:
         InputError: a score that is neither from 1 to 5 nor NaN, or a shape that does not fit layers and poles.
@@ -64,11 +64,11 @@ class Scores:
         shape = tuple(self.value.shape)
         if len(shape) != 4 or (shape[0], shape[3]) != (len(self.layers), len(self.poles)):
             raise InputError(
-                f"scores have shape [L, H, R, poles], here [{len(self.layers)}, H, R, {len(self.poles)}]; "
+                f"scores of {len(self.layers)} layers must have shape [{len(self.layers)}, H, R, {len(self.poles)}]; "
                 f"got {list(shape)}"
             )
         if not bool((torch.isnan(self.value) | ((self.value >= LOWEST_SCORE) & (self.value <= HIGHEST_SCORE))).all()):
-            raise InputError("a score is a number from 1 to 5, or NaN where there is none")
+            raise InputError("a score must be a number from 1 to 5, or NaN for a pole without one")
 
     def __repr__(self) -> str:
         return (
@@ -90,20 +90,14 @@ class Scores:
         """Raise InputError unless these scores are of the explanations of ``decomposition``."""
         if self.decomposition_sha256 != explanations_sha256(decomposition):
             raise InputError(
-                f"the scores for {sanitize(self.topic)!r} were made from other explanations than those of "
+                f"the scores for {sanitize(self.topic)!r} belong to other explanations than those of "
                 f"{decomposition!r}: judge this decomposition, or use the one that was judged"
             )
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``scores.safetensors`` into ``folder``. Raises OutputError."""
-        data = {
-            "poles": list(self.poles),
-            "topic": self.topic,
-            "judge": self.judge,
-            "record": dict(self.record),
-            "decomposition_sha256": self.decomposition_sha256,
-            "libraries": library_versions(),
-        }
+        data = {name: getattr(self, name) for name in ("topic", "judge", "decomposition_sha256")}
+        data |= {"poles": list(self.poles), "record": dict(self.record), "libraries": library_versions()}
         tensors = {"layers": torch.tensor(self.layers), "score": torch.nan_to_num(self.value, nan=0.0)}
         return write_artifact(folder, SCORES_LAYOUT, tensors, data)
 
@@ -112,23 +106,20 @@ class Scores:
         """Read what :meth:`save_pretrained` wrote, from a folder, a file or a Hub repository.
 
         Raises:
-            ArtifactError: missing, damaged or of another version.
+            ArtifactError: a file that is missing, damaged or of another version.
         """
         path = find_artifact(name_or_path, SCORES_LAYOUT, revision, token)
         tensors, data = read_artifact(path, SCORES_LAYOUT)
         score, poles = tensors["score"], tuple(data["poles"])
-        require(poles in [("+", "-"), ("+",)], path, "the poles are neither + nor + and -")
+        require(poles in [("+", "-"), ("+",)], path, "the poles are neither + nor +-")
         require(score.shape[3] == len(poles), path, "the scores do not fit the poles")
         inside = bool(((score == 0) | ((score >= LOWEST_SCORE) & (score <= HIGHEST_SCORE))).all())
-        require(inside, path, "a score is not from 1 to 5")
+        require(inside, path, "a score is outside 1 to 5")
         return cls(
             layers=tuple(tensors["layers"].tolist()),
             poles=poles,
             value=torch.where(score == 0, torch.nan, score),
-            topic=data["topic"],
-            judge=data["judge"],
-            record=data["record"],
-            decomposition_sha256=data["decomposition_sha256"],
+            **{name: data[name] for name in ("topic", "judge", "record", "decomposition_sha256")},
         )
 
     def to_csv(self, path: str | Path, decomposition: Decomposition) -> Path:
@@ -146,25 +137,19 @@ class Scores:
     def from_csv(
         cls, path: str | Path, decomposition: Decomposition, *, topic: str, judge: str | None = None
     ) -> Scores:
-        """Read a score CSV that was filled in, or that :meth:`to_csv` wrote.
+        """Read a score CSV that a person filled in, or that :meth:`to_csv` wrote.
 
         Args:
-            path: the file.
-            decomposition: the one that the file was written for.
+            path, decomposition: as for :func:`sith_hf.gains.score_csv.read_score_csv`.
             topic: the topic of the scores, in words.
             judge: who filled it in; the file's name when None.
 
         Raises:
-            InputError: what :func:`sith_hf.gains.score_csv.read_score_csv` refuses.
+            InputError: as for :func:`sith_hf.gains.score_csv.read_score_csv`.
         """
         value, record = read_score_csv(path, decomposition)
-        return cls.of(
-            decomposition,
-            value,
-            topic=topic,
-            judge=judge or f"the score CSV {Path(path).name}",
-            record={"by": "file", **record},
-        )
+        judge = judge or f"the score CSV {Path(path).name}"
+        return cls.of(decomposition, value, topic=topic, judge=judge, record={"by": "file", **record})
 
     @classmethod
     def of(
@@ -177,7 +162,7 @@ class Scores:
         record: Mapping[str, Any],
         run: Mapping[str, int] | None = None,
     ) -> Scores:
-        """Scores of the explanations of ``decomposition``; the other arguments are fields."""
+        """Make scores of the explanations of ``decomposition``; the other arguments are fields."""
         return cls(
             layers=decomposition.layers,
             poles=decomposition.poles,

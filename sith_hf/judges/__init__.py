@@ -1,18 +1,18 @@
-"""Judges score how much an explained pole is about a topic, 1 to 5: by embeddings, by a language model, or from a file.
+"""Judges, which score how much an explained pole is about a topic: by embeddings, by a language model, or from a file.
 
-They share one protocol, ``Judge``. The package imports ``gains``, ``decomposition`` and everything below.
+All follow the protocol ``Judge``. The package imports ``gains``, ``decomposition`` and everything below.
 """
 
 from sith_hf.judges.embeddings import EmbeddingJudge
-from sith_hf.judges.factory import make_judge
-from sith_hf.judges.language_model import LanguageModelJudge
-from sith_hf.judges.protocol import Judge
-from sith_hf.judges.settings import (
+from sith_hf.judges.judge import (
     EmbeddingJudgeSettings,
+    Judge,
     JudgeSettings,
     LanguageModelJudgeSettings,
     SheetJudgeSettings,
+    make_judge,
 )
+from sith_hf.judges.language_model import LanguageModelJudge
 from sith_hf.judges.sheet import SheetJudge
 
 __all__ = [

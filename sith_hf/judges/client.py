@@ -1,8 +1,9 @@
-"""One question to a chat server: the request, what is tried again, and what no error message may hold."""
+"""``ChatServer``: one question to a language model, with repeated attempts and without secrets in messages."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,27 +19,53 @@ from sith_hf.core.validation import finite_number
 from sith_hf.errors import HubError, InputError
 from sith_hf.hub import OFFLINE, TRANSPORT, hide
 from sith_hf.judges.answers import MAX_CHARACTERS
-from sith_hf.judges.http import DamagedAnswer, RefusedRequest, httpx, post
+
+# The library of huggingface_hub: httpx in some releases, httpx2 in others, with the same interface.
+httpx: Any = importlib.import_module(TRANSPORT.__module__.partition(".")[0])
+
+# The most bytes of an answer: enough for MAX_CHARACTERS, with every character escaped as JSON allows.
+MAX_BYTES = 2_000_000
 
 TOKEN_VARIABLE = "SITH_HF_JUDGE_TOKEN"
 
-# Where the Hub's inference providers are asked: https://huggingface.co/docs/inference-providers
+# The Hub's inference providers: https://huggingface.co/docs/inference-providers
 ROUTER = "https://router.huggingface.co/v1"
 
-# Seconds before the second, third, ... attempt. A server may ask for another pause, up to the longest.
+# Seconds before the second, third, ... attempt. A server may ask for another pause, up to LONGEST_PAUSE.
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 LONGEST_PAUSE = 60.0
-# Attempts at a silent server: fewer than at one that says that it is busy.
+# Attempts at a server that does not answer in time: fewer than at one that reports to be busy.
 MAX_TIMEOUTS = 2
 LONGEST_TIMEOUT = 86_400.0
 
+# Statuses after which the same question is asked again, and statuses that every question would get.
 _AGAIN = (408, 409, 425, 429)
-# With these no other question will fare better.
 _FINAL = (401, 402, 403, 404, 405)
+
+_TOKEN_ADVICE = f"check the token: `hf auth login` for the Hub, {TOKEN_VARIABLE} for another server"
+_ADVICE = {401: _TOKEN_ADVICE, 402: "the account has no credits left", 403: _TOKEN_ADVICE}
 
 
 class Unanswered(HubError):
-    """A question that got no usable answer, after every attempt. Another question may get one."""
+    """A question without a usable answer after every attempt. Other questions may get one."""
+
+
+class DamagedAnswer(ValueError):
+    """An answer that does not have the form of a chat server's."""
+
+
+class RefusedRequest(Exception):
+    """An answer with an error status or a redirection, which is not followed.
+
+    Attributes:
+        status: the HTTP status.
+        headers: the headers of the answer.
+    """
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status, self.headers = status, headers
+        text = f"points to {headers['location']}" if "location" in headers else body.decode("utf-8", "replace").strip()
+        super().__init__(f"status {status} ({text})" if text else f"status {status}")
 
 
 @dataclass(frozen=True)
@@ -48,20 +75,20 @@ class ChatServer:
     At most 2 MB of an answer are read. Offline mode applies to the Hub's providers only, not to ``base_url``.
 
     Tokens: the Hub's providers get ``token`` or the Hub's token from the usual places (``hf auth login``,
-    ``HF_TOKEN``). A server named by ``base_url`` never gets the Hub's token: it gets ``token``, or the environment's
-    ``SITH_HF_JUDGE_TOKEN``, or none.
+    ``HF_TOKEN``). A server given by ``base_url`` never gets the Hub's token: it gets ``token``, or the environment
+    variable ``SITH_HF_JUDGE_TOKEN``, or none.
 
     Attributes:
         model: the name of the model. With ``base_url``, None leaves the choice to the server.
-        provider: one of the Hub's inference providers; the user's own order when None.
+        provider: one of the Hub's inference providers; the order of the user's Hub settings when None.
         base_url: an OpenAI-compatible server, such as ``http://localhost:8000/v1``.
         parameters: more keys of the request, such as ``temperature``.
         timeout: seconds for one attempt, from the connection to the last byte; above 0, at most a day.
         token: see above; never shown.
 
     Raises:
-        InputError: neither a model nor a server, both a provider and a server, a server that is no plain http(s) URL,
-            or a timeout out of range.
+        InputError: neither a model nor a server, both a provider and a server, a ``base_url`` that is not a plain
+            http(s) URL, or a timeout out of range.
     """
 
     model: str | None = None
@@ -73,7 +100,7 @@ class ChatServer:
 
     def __post_init__(self) -> None:
         if not 0 < finite_number(self.timeout, "timeout, in seconds,") <= LONGEST_TIMEOUT:
-            raise InputError(f"timeout is above 0 and at most {LONGEST_TIMEOUT:,.0f} seconds; got {self.timeout}")
+            raise InputError(f"timeout must be above 0 and at most {LONGEST_TIMEOUT:,.0f} seconds; got {self.timeout}")
         if self.base_url is None:
             if not self.model or self.model.startswith(("http://", "https://")):
                 raise InputError("name the language model by its Hub id, or a server with base_url (--base-url)")
@@ -88,22 +115,24 @@ class ChatServer:
         except (ValueError, httpx.InvalidURL):
             fits = False
         if not fits:
-            raise InputError(f"base_url is a URL such as http://localhost:8000/v1; got {sanitize(self.base_url)!r}")
+            raise InputError(
+                f"base_url must be a URL such as http://localhost:8000/v1; got {sanitize(self.base_url)!r}"
+            )
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise InputError(
-                "base_url holds no password, query or fragment, because records name it; "
-                f"put a token into {TOKEN_VARIABLE}"
+                "base_url must not have a password, query or fragment, because records contain it; "
+                f"put a token into the environment variable {TOKEN_VARIABLE}"
             )
 
     @property
     def name(self) -> str:
-        """Model and server in words, without any secret."""
+        """The model and server in words, without secrets."""
         if self.base_url is not None:
             return f"{self.model or 'the model'} at {self.base_url}"
         return f"{self.model} of {self.provider}" if self.provider else str(self.model)
 
     def session(self) -> Any:
-        """The ``httpx.AsyncClient`` to ask with, as an asynchronous context."""
+        """Return the ``httpx.AsyncClient`` for questions, an asynchronous context."""
         if self.base_url is not None:
             return httpx.AsyncClient()
         session = get_async_session()
@@ -118,17 +147,17 @@ class ChatServer:
         wait: Callable[[float], Awaitable[object]] = asyncio.sleep,
         report: Callable[[str], object] = lambda _: None,
     ) -> str:
-        """Return the answer to a question, after at most six attempts, two of which may be too late.
+        """Return the answer to a question, after at most six attempts, of which two may time out.
 
         Args:
             prompt: the question.
             session: from :meth:`session`.
-            wait: is called with the seconds to wait before another attempt.
-            report: is called with the fault before each wait.
+            wait: waits for some seconds before another attempt.
+            report: called with the fault before each wait.
 
         Raises:
             Unanswered: this question got no usable answer.
-            HubError: no question will.
+            HubError: no question would get one.
         """
         fault, late = "", 0
         for pause in (*PAUSES, None):
@@ -140,12 +169,13 @@ class ChatServer:
                 fault = self._fault(error)
                 status = error.status if isinstance(error, RefusedRequest) else None
                 if status is not None and (status in _FINAL or status < 400):
-                    raise HubError(f"asking {sanitize(self.name)} failed: {fault}; {_advice(status)}") from None
+                    advice = _ADVICE.get(status, "check the model, the provider and the URL")
+                    raise HubError(f"asking {sanitize(self.name)} failed: {fault}; {advice}") from None
                 late += isinstance(error, TimeoutError)
                 temporary = status is None or status in _AGAIN or status >= 500
                 if pause is None or late >= MAX_TIMEOUTS or not temporary:
                     break
-                pause = _named_pause(error) or pause
+                pause = _requested_pause(error) or pause
                 report(f"{sanitize(self.name)}: {fault}; asking again in {pause:g} s")
                 await wait(pause)
         raise Unanswered(f"{sanitize(self.name)} did not answer: {fault}")
@@ -153,20 +183,28 @@ class ChatServer:
     async def _once(self, prompt: str, session: Any) -> str:
         token = self._token()
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
-        # A server with one model takes any name, but many refuse a question without one.
+        # A server with one model accepts any name, but many refuse a question without one.
         model = f"{self.model}:{self.provider}" if self.provider else self.model or "dummy"
         data = {"model": model, "messages": [{"role": "user", "content": prompt}], **self.parameters}
         given = {name: value for name, value in data.items() if value is not None}
-        content = _content(await post(session, _chat_url(self.base_url or ROUTER), given, headers, self.timeout))
-        return content[: MAX_CHARACTERS + 1]
+        body = await post(session, _chat_url(self.base_url or ROUTER), given, headers, self.timeout)
+        try:
+            content = json.loads(body)["choices"][0]["message"].get("content")
+        # A server may send JSON of any form, or none.
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            content = 0
+        if content is not None and not isinstance(content, str):
+            raise DamagedAnswer("the answer does not have the form of a chat server's")
+        # None if the model used all of its tokens to think.
+        return (content or "")[: MAX_CHARACTERS + 1]
 
     def _token(self) -> str | None:
         if self.base_url is not None:
             token = self.token or os.environ.get(TOKEN_VARIABLE, "").strip() or None
         elif not (token := self.token or get_token()):
-            raise HubError(f"asking {sanitize(self.name)} failed: there is no token of the Hub; run `hf auth login`")
+            raise HubError(f"asking {sanitize(self.name)} failed: no token for the Hub was found; run `hf auth login`")
         if token is not None and not (token.isascii() and token.isprintable()):
-            raise InputError("the token holds characters that an HTTP header cannot hold")
+            raise InputError("the token has characters that an HTTP header cannot hold")
         return token
 
     def _fault(self, error: BaseException) -> str:
@@ -176,38 +214,50 @@ class ChatServer:
         return sanitize(hide(text, self._token()), 160)
 
 
-def _content(body: bytes) -> str:
-    """The text of a chat server's answer; empty where a model spent all of its tokens on thinking."""
-    try:
-        content = json.loads(body)["choices"][0]["message"].get("content")
-    # A server may send JSON of any shape, or none.
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        content = 0
-    if content is not None and not isinstance(content, str):
-        raise DamagedAnswer("the answer is not that of a chat server")
-    return content or ""
-
-
 def _chat_url(base_url: str) -> str:
-    """The address of the chat, from a URL that ends there, in ``/v1``, or with the host."""
+    """The URL of the chat, from one that ends there, with ``/v1``, or with the host."""
     base = base_url.rstrip("/")
     if base.endswith("/chat/completions"):
         return base
     return f"{base}/chat/completions" if base.endswith("/v1") else f"{base}/v1/chat/completions"
 
 
-def _named_pause(error: BaseException) -> float | None:
-    """The seconds that the server asks to wait, if it names any."""
+def _requested_pause(error: BaseException) -> float | None:
+    """The seconds that the server asks to wait, if any."""
     if not isinstance(error, RefusedRequest):
         return None
     text = error.headers.get("retry-after", "").strip()
-    # It may also be a date, or nonsense.
+    # The header may also be a date or invalid.
     return min(float(text), LONGEST_PAUSE) if text.isascii() and text.isdigit() and len(text) < 8 else None
 
 
-def _advice(status: int) -> str:
-    if status in (401, 403):
-        return f"check the token: `hf auth login` for the Hub, {TOKEN_VARIABLE} for another server"
-    if status == 402:
-        return "the account has no credits left"
-    return "check the model, the provider and the URL"
+async def post(client: Any, url: str, data: Mapping[str, Any], headers: Mapping[str, str], seconds: float) -> bytes:
+    """Send JSON and return the body of the answer.
+
+    Args:
+        client: an ``httpx.AsyncClient``.
+        url, data, headers: the request; headers are added to those of the client.
+        seconds: the limit from the connection to the last byte.
+
+    Raises:
+        TimeoutError: the answer was not complete in time.
+        DamagedAnswer: the answer has more than MAX_BYTES bytes, or is compressed although it must not be.
+        RefusedRequest: an error status or a redirection.
+        TRANSPORT: no connection, or a broken one.
+    """
+    # The size of a compressed body is not known before it is decompressed.
+    options = {"headers": {**headers, "accept-encoding": "identity"}, "timeout": None, "follow_redirects": False}
+    body = bytearray()
+    async with asyncio.timeout(seconds), client.stream("POST", url, json=data, **options) as response:
+        async for piece in response.aiter_raw():
+            body += piece[: MAX_BYTES + 1 - len(body)]
+            if len(body) > MAX_BYTES:
+                break
+    encoded = response.headers.get("content-encoding", "identity").strip().lower() != "identity"
+    if not 200 <= response.status_code < 300:
+        raise RefusedRequest(response.status_code, response.headers, b"" if encoded else bytes(body))
+    if encoded:
+        raise DamagedAnswer("the answer has an encoding that was not accepted")
+    if len(body) > MAX_BYTES:
+        raise DamagedAnswer(f"the answer has more than {MAX_BYTES:,} bytes")
+    return bytes(body)

@@ -1,4 +1,4 @@
-"""The judge by embeddings: a topic is a list of concepts, compared by the model's own text tower."""
+"""``EmbeddingJudge``: compares explanations with a topic's concepts by the model's own text tower."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sith_hf.errors import InputError
 from sith_hf.gains import HIGHEST_SCORE, LOWEST_SCORE, Scores
 from sith_hf.pursuit import centred
 
-# Below this part of `near` a concept counts 0, from `near` on it counts 1.
+# A concept counts 0 below this part of `near`, and 1 from `near` on.
 FAR = 2 / 3
 
 
 @dataclass(frozen=True)
 class EmbeddingJudge:
-    """Scores a pole by how much of its explanation lies on a topic's concepts, or near them.
+    """A judge that scores a pole by the part of its explanation that lies on or near a topic's concepts.
 
     Each concept of an explanation counts by the cosine between its centred embedding and the nearest one of the topic:
     0 up to two thirds of ``near``, 1 from ``near`` on, linear in between. The topic relevance of a pole is the part of
@@ -29,12 +29,11 @@ class EmbeddingJudge:
 
         score = 1 + 4 * relevance        1: none   2: a quarter   3: one half   4: three quarters   5: all of it
 
-    so that a score of at least 3 means "mainly about the topic".
+    so a score of at least 3 means "mainly about the topic".
 
-    Calibration, on the last two layers of the embedded checkpoint with the words of its world as dictionary. There
-    the backgrounds among the words are known, and pictures with independent object, colour, background, size and peril
-    show what a vector reacts to. The topic is the eight backgrounds without their synonyms.
-    ``python -m pytest tests/judges/test_calibration.py -s`` repeats it and prints these figures:
+    Calibration, on the last two layers of the embedded checkpoint with the words of its world as dictionary. The topic
+    is the eight backgrounds without their synonyms; pictures with independent object, colour, background, size and
+    peril show which attribute a vector reacts to. ``python -m pytest tests/judges/test_calibration.py -s`` prints:
 
     - words: a score of at least 3 and "at least half of the weight lies on backgrounds" agree on all 512 poles;
     - pictures: 71 of 256 vectors react mainly to the background (it explains more than half of the variance that the
@@ -42,18 +41,17 @@ class EmbeddingJudge:
       balanced over yes and no; 46 % with the same scores in random order, 36 % with colours as topic);
     - the background's part of that variance is 0.13, 0.31, 0.63 and 0.78 on average for scores from 1, 2, 3 and 4 on.
 
-    So the score describes the explanation; how well that holds in pictures depends on the explanation, and a score of
-    4 or more is much safer than one of 3.
+    So a score of 4 or more is much safer than one of 3.
 
-    Name the members of a topic ("sea, road, forest"), not its heading alone ("background"): a text tower puts a heading
+    List the members of a topic ("sea, road, forest"), not only its heading ("background"): a text tower puts a heading
     near other headings. If no concept of the dictionary is near the topic's concepts, every score is 1.
 
     Attributes:
         topic: the topic in words; for reports only.
         concepts: the members of the topic, at least one.
-        embed: ``embed(*concepts, decomposition=...)`` gives each concept's embedding, ``[P]``, such as
+        embed: ``embed(*concepts, decomposition=...)`` returns the embedding of each concept, ``[P]``, such as
             :meth:`sith_hf.SithEditor.embed`. With None, all concepts must occur in the explanations.
-        near: the least cosine of centred embeddings at which a concept counts whole, above 0 and at most 1.
+        near: the least cosine of centred embeddings at which a concept counts in full, above 0 and at most 1.
 
     Raises:
         InputError: no topic, no concept, or ``near`` out of range.
@@ -69,11 +67,11 @@ class EmbeddingJudge:
             raise InputError("name the topic in words, such as topic='places and backgrounds'")
         if isinstance(self.concepts, str) or not self.concepts:
             raise InputError("name the members of the topic with concepts, a list of at least one text")
-        if not 0 < finite_number(self.near, "near, a cosine above 0 and at most 1,") <= 1:
-            raise InputError(f"near is a cosine above 0 and at most 1; got {self.near}")
+        if not 0 < finite_number(self.near, "near") <= 1:
+            raise InputError(f"near must be a cosine above 0 and at most 1; got {self.near}")
 
     def score(self, decomposition: Decomposition, *, progress: bool = False) -> Scores:
-        """The scores of every explained pole (see :class:`sith_hf.judges.Judge`).
+        """Return the score of every explained pole (see :class:`sith_hf.judges.Judge`).
 
         Raises:
             InputError: ``embed`` is None and no explanation has one of the concepts.
@@ -101,15 +99,12 @@ class EmbeddingJudge:
 
 
 def topic_relevance(decomposition: Decomposition, queries: Tensor, near: float = NEAR) -> Tensor:
-    """The part of each explanation that is about a topic, ``[L, H, R, poles]``, 0 to 1; NaN for an empty explanation.
+    """Return the part of each explanation that is about a topic, ``[L, H, R, poles]``, 0 to 1; NaN for an empty one.
 
-    Args:
-        decomposition: what was explained.
-        queries: ``[Q, P]`` embeddings of the topic's concepts, not centred.
-        near: as for :class:`EmbeddingJudge`.
+    ``queries`` are ``[Q, P]`` embeddings of the topic's concepts, not centred; ``near`` as for :class:`EmbeddingJudge`.
     """
     cosine = (decomposition.atoms @ centred(queries, decomposition.dictionary_mean).T).amax(dim=1)
-    # Rounding must not reduce a concept that the topic names itself.
+    # Rounding must not reduce a concept of the topic itself.
     counts = ((cosine + 1e-4 - FAR * near) / ((1 - FAR) * near)).clamp(0, 1)
     counts = torch.cat([counts, torch.zeros(1)])  # index -1: no concept
     total = decomposition.weight.sum(dim=-1)

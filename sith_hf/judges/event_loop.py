@@ -1,4 +1,4 @@
-"""Run a coroutine from ordinary code, such as a notebook's cell, so that Ctrl-C ends it at once."""
+"""Run a coroutine from synchronous code, also in a notebook, so that Ctrl-C ends it at once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 
 R = TypeVar("R")
 
-# Seconds that a cancelled coroutine has for closing its connections. Looking up a host name cannot be cancelled.
+# Seconds for a cancelled coroutine to close its connections. A name lookup cannot be cancelled.
 GRACE = 1.0
 
 
 def run(work: Coroutine[Any, Any, R]) -> R:
     """Return what ``work`` returns, or raise what it raises.
 
-    It runs in an event loop of its own in a daemon thread: this thread may have a running loop already. An exception in
-    this thread, such as KeyboardInterrupt, cancels ``work``.
+    It runs in its own event loop in a daemon thread, because this thread may have a running loop already. An exception
+    in this thread, such as KeyboardInterrupt, cancels ``work``.
     """
     loop = asyncio.new_event_loop()
     task = loop.create_task(work)
@@ -34,7 +34,7 @@ def run(work: Coroutine[Any, Any, R]) -> R:
         thread.join()
     finally:
         if thread.is_alive():
-            with suppress(RuntimeError):  # it ended just now
+            with suppress(RuntimeError):  # the loop has just closed
                 loop.call_soon_threadsafe(task.cancel)
             thread.join(GRACE)
     return task.result()

@@ -1,4 +1,4 @@
-"""The judge that asks a language model, and keeps its answers."""
+"""``LanguageModelJudge``: asks a language model about each explanation and keeps its answers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.decomposition import Decomposition, Explanation
 from sith_hf.errors import HubError, InputError
 from sith_hf.gains import Scores
-from sith_hf.judges.answers import parse
-from sith_hf.judges.cache import AnswerCache, Question, write_transcript
+from sith_hf.judges.answers import AnswerCache, Question, parse, write_transcript
 from sith_hf.judges.client import ChatServer, Unanswered
 from sith_hf.judges.event_loop import run
 from sith_hf.judges.prompts import Prompt
@@ -29,26 +28,28 @@ MOST_WORKERS = 64
 
 # Stop after this many questions in a row without an answer.
 FAILURES_IN_A_ROW = 5
-# Stop, and pay for no more, if none of this many first answers is a score.
+# Stop, to save costs, if none of this many first answers is a score.
 EARLY = 20
+
+_FORM = "A score is a line such as 'Score: 4' and nothing else"
 
 
 @dataclass(frozen=True)
 class LanguageModelJudge:
-    """Scores a pole by a language model's answer to a question about its concepts.
+    """A judge that scores a pole by a language model's answer to a question about its concepts.
 
-    Poles with the same concepts in the same order are one question. An answer counts only in the form of
-    :func:`sith_hf.judges.answers.parse`. Any other gives NaN and counts in ``record`` as ``unparsed``; a question
-    without an answer after every attempt counts as ``failed``. Answers with a score are kept as they arrive: a run
-    after an interrupted one asks only what has no score yet.
+    Poles with the same concepts in the same order share one question. Only an answer in the form of
+    :func:`sith_hf.judges.answers.parse` is a score. Any other gives NaN and counts in ``record`` as ``unparsed``; a
+    question without an answer after every attempt counts as ``failed``. Answers with a score are kept as they arrive:
+    after an interruption, the next run asks only the other questions.
 
     Attributes:
         prompt: the question.
         server: the language model.
         cache: a folder for answers with a score; None keeps none.
-        transcript: a file for questions and answers, JSON lines, written whole at the end, also of a failed or
-            interrupted run; None writes none. It holds no token.
-        workers: questions at once, 1 to 64.
+        transcript: a file for questions and answers, JSON lines, written at the end, also of a failed or interrupted
+            run; None writes none. It contains no token.
+        workers: the number of questions at once, 1 to 64.
         most_unanswered: the largest acceptable share of poles without a score, 0 to 1.
         wait: waits for some seconds before another attempt.
 
@@ -67,14 +68,14 @@ class LanguageModelJudge:
     def __post_init__(self) -> None:
         whole_number(self.workers, "workers", least=1, most=MOST_WORKERS)
         if not 0 <= finite_number(self.most_unanswered, "most_unanswered, a share,") <= 1:
-            raise InputError(f"most_unanswered is a share from 0 to 1; got {self.most_unanswered}")
+            raise InputError(f"most_unanswered must be a share from 0 to 1; got {self.most_unanswered}")
 
     def score(self, decomposition: Decomposition, *, progress: bool = False) -> Scores:
-        """The scores of every explained pole (see :class:`sith_hf.judges.Judge`).
+        """Return the score of every explained pole (see :class:`sith_hf.judges.Judge`).
 
         Raises:
             HubError: the server refused, could not be reached, or left too many questions unanswered.
-            InputError: too many answers are no scores.
+            InputError: too many answers are not scores.
         """
         explanations = decomposition.explanations()
         ask = functools.cache(self.prompt.ask)
@@ -98,10 +99,8 @@ class LanguageModelJudge:
                 write_transcript(self.transcript, _entries(explanations, places, found, faults))
 
         value = torch.full((len(explanations),), math.nan)
-        unparsed = 0
-        for question, answer in found.items():
-            score = parse(answer)
-            unparsed += len(places[question]) * (score is None)
+        scores = {question: parse(answer) for question, answer in found.items()}
+        for question, score in scores.items():
             value[places[question]] = math.nan if score is None else score
         record = {
             "by": "language-model",
@@ -112,7 +111,7 @@ class LanguageModelJudge:
             "poles": len(explanations),
             "empty": sum(not item.concepts for item in explanations),
             "questions": len(places),
-            "unparsed": unparsed,
+            "unparsed": sum(len(places[question]) for question, score in scores.items() if score is None),
             "failed": sum(len(numbers) for question, numbers in places.items() if question not in found),
         }
         self._check(record, faults, self._advice(found))
@@ -133,12 +132,18 @@ class LanguageModelJudge:
         faults: dict[Question, str],
         progress: bool,
     ) -> None:
-        """Ask, filling ``found`` and ``faults``. An answer is kept before the next question is asked."""
+        """Ask, filling ``found`` and ``faults``. Each answer is kept before its worker asks the next question."""
         waiting = iter(questions)
         in_a_row = answered = 0
-        # If an earlier run got scores, the model may have none for what is left.
+        # If an earlier run got scores, the remaining questions may be those without one.
         parsed = len(found)
-        report = _once_on_stderr(progress)
+        reported = False
+
+        def report(line: str) -> None:
+            nonlocal reported
+            if progress and not reported:
+                tqdm.write(line, file=sys.stderr)
+            reported = True
 
         async def work(session: Any) -> None:
             nonlocal in_a_row, answered, parsed
@@ -159,7 +164,8 @@ class LanguageModelJudge:
                     in_a_row, answered, parsed = 0, answered + 1, parsed + scored
                     if answered == EARLY < len(questions) and not parsed:
                         raise InputError(
-                            f"none of the first {EARLY} answers is a score. {_form(answer)} {self._advice(found)}"
+                            f"none of the first {EARLY} answers is a score; the last one is "
+                            f"{sanitize(answer, 80)!r}. {_FORM}. {self._advice(found)}"
                         )
                 bar.update()
 
@@ -172,39 +178,21 @@ class LanguageModelJudge:
                 raise errors.exceptions[0] from None
 
     def _check(self, record: Mapping[str, Any], faults: Mapping[Question, str], advice: str) -> None:
-        judged = record["poles"] - record["empty"]
+        judged, failed, unparsed = record["poles"] - record["empty"], record["failed"], record["unparsed"]
         limit = self.most_unanswered * judged
-        if record["failed"] > limit:
-            last = list(faults.values())[-1]
-            raise HubError(f"{record['failed']} of {judged} poles got no answer; the last: {last}. {advice}")
-        if record["failed"] + record["unparsed"] > limit:
+        if failed > limit:
+            raise HubError(f"{failed} of {judged} poles got no answer; the last: {[*faults.values()][-1]}. {advice}")
+        if failed + unparsed > limit:
             raise InputError(
-                f"{record['unparsed']} of {judged} poles got an answer that is no score, and {record['failed']} none. "
-                f"{_form()} {advice}"
+                f"{unparsed} of {judged} poles got an answer that is no score, and {failed} none. {_FORM}. {advice}"
             )
 
     def _advice(self, found: Mapping[Question, str]) -> str:
+        advice = "Try again, or use another model."
         parsed = sum(parse(answer) is not None for answer in list(found.values()))
-        kept = f" {parsed} answers with a score are kept in {self.cache}; another run asks only the rest."
-        said = "" if self.transcript is None else f" {self.transcript} holds the answers."
-        return f"Try again, or use another model.{kept if parsed and self.cache is not None else ''}{said}"
-
-
-def _once_on_stderr(progress: bool) -> Callable[[str], None]:
-    """A function that prints the first line it is given, and nothing without ``progress``."""
-    left = [progress]
-
-    def report(line: str) -> None:
-        if left[0]:
-            left[0] = False
-            tqdm.write(line, file=sys.stderr)
-
-    return report
-
-
-def _form(answer: object = None) -> str:
-    said = "" if answer is None else f", and the last one was {sanitize(str(answer), 80)!r}"
-    return f"A score is a line such as 'Score: 4' and nothing else{said}."
+        if parsed and self.cache is not None:
+            advice += f" {parsed} answers with a score are kept in {self.cache}; another run asks only the rest."
+        return advice if self.transcript is None else f"{advice} The answers are in {self.transcript}."
 
 
 def _entries(

@@ -1,4 +1,4 @@
-"""Questions for a language model: templates of this package, or a file."""
+"""``Prompt``: a question for a language model, from a template of this package or a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sith_hf.core.escaping import escape_texts
 from sith_hf.core.reading import read_text_input
 from sith_hf.errors import InputError
 
-# The topic of each shipped prompt, for reports. The first asks for any topic, which the user names.
+# The topic of each shipped prompt, for reports; None for the prompt about any topic, which the user gives.
 SHIPPED: dict[str, str | None] = {
     "topic": None,
     "place": "places and backgrounds",
@@ -23,10 +23,10 @@ SHIPPED: dict[str, str | None] = {
 }
 MAX_BYTES = 50_000
 
-# Characters that could end the marks around the texts, or begin a template or a block of code.
+# Characters that could close the delimiters around the texts, or begin a template or a code block.
 _MARKS = "<>`{}"
 
-# What a template can raise beside TemplateError.
+# Exceptions that a template can raise in addition to TemplateError.
 _FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 
 
@@ -34,18 +34,17 @@ _FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionE
 class Prompt:
     """A question about one explanation, as a jinja template.
 
-    The template gets ``concepts``, the explanation's concepts as a JSON list, the heaviest first, and ``topic``, a JSON
-    string. Both are untrusted: hidden characters and marks that could end a delimiter are escaped, so that each stays
-    on one line and inside its marks. The template may include ``frame.j2`` and ``texts.j2`` of this package. It runs
-    in jinja's sandbox.
+    The template gets ``concepts``, a JSON list by descending weight, and ``topic``, a JSON string. Both are untrusted:
+    hidden characters and marks that could close a delimiter are escaped, so that each stays on one line and inside its
+    delimiters. The template may include ``frame.j2`` and ``texts.j2`` of this package. It runs in jinja's sandbox.
 
     Attributes:
-        name: of the template, for reports.
+        name: the name of the template, for reports.
         source: the template.
         topic: the topic in words.
 
     Raises:
-        InputError: a template that does not show the concepts or that fails, or no topic.
+        InputError: a template that fails or does not show the concepts, or a blank topic.
     """
 
     name: str
@@ -54,12 +53,10 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if not self.topic.strip():
-            raise InputError(f"the prompt {self.name} needs a topic: name in words what to rate")
+            raise InputError(f"the prompt {self.name} needs a topic: name it in words")
         marker = "sith-hf-probe"
         if marker not in self.ask([marker]):
-            raise InputError(
-                f"the prompt {self.name} shows no concepts: write {{{{ concepts }}}} where the JSON list belongs"
-            )
+            raise InputError(f"the prompt {self.name} shows no concepts: add {{{{ concepts }}}} for the JSON list")
 
     @classmethod
     def load(cls, name_or_path: str | Path, topic: str | None = None, *, folder: Path | None = None) -> Prompt:
@@ -68,7 +65,7 @@ class Prompt:
         Args:
             name_or_path: ``topic``, ``place``, ``unsafe``, ``theme``, or a file.
             topic: the topic in words; needed for ``topic`` and for a file.
-            folder: where a relative path starts.
+            folder: the folder that a relative path starts from.
         """
         name = str(name_or_path)
         if name in SHIPPED:
@@ -83,25 +80,17 @@ class Prompt:
         return hashlib.sha256(self.ask([]).encode()).hexdigest()
 
     def ask(self, concepts: Sequence[str]) -> str:
-        """The question about one explanation.
-
-        Raises:
-            InputError: the template cannot be filled in.
-        """
+        """Return the question about one explanation. Raises InputError if the template cannot be filled in."""
         from jinja2 import TemplateError
 
         try:
-            asked = (
-                _template(self.source)
-                .render(concepts=escape_texts(concepts, _MARKS), topic=escape_texts([self.topic], _MARKS)[1:-1])
-                .strip()
-            )
+            topic = escape_texts([self.topic], _MARKS)[1:-1]
+            return str(_template(self.source).render(concepts=escape_texts(concepts, _MARKS), topic=topic)).strip()
         except (TemplateError, *_FAULTS) as error:
             raise InputError(
                 f"the prompt {self.name} cannot be filled in ({type(error).__name__}: {error}); "
                 "it may use concepts and topic"
             ) from None
-        return str(asked)
 
 
 def _part(name: str) -> str:
@@ -115,7 +104,7 @@ def _template(source: str) -> Any:
 
     environment = ImmutableSandboxedEnvironment(
         loader=DictLoader({name: _part(name) for name in ("frame.j2", "texts.j2")}),
-        autoescape=False,  # the question is no HTML
+        autoescape=False,  # a question is not HTML
         undefined=StrictUndefined,
         trim_blocks=True,
     )

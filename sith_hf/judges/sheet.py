@@ -16,12 +16,12 @@ MAX_BYTES = 200_000_000
 
 @dataclass(frozen=True)
 class SheetJudge:
-    """Scores that a person filled in, or that another judge saved.
+    """A judge that reads scores which a person filled in or another judge saved.
 
     Attributes:
         path: a score CSV (:mod:`sith_hf.gains.score_csv`), ``scores.safetensors``, or the folder of the latter.
-        topic: the topic of a score CSV, in words. A safetensors file holds its own.
-        sha256: the sha256 of the file; None accepts any.
+        topic: the topic of a score CSV, in words. A safetensors file has its own.
+        sha256: the expected sha256 of the file; any when None.
     """
 
     path: Path
@@ -29,10 +29,10 @@ class SheetJudge:
     sha256: str | None = None
 
     def score(self, decomposition: Decomposition, *, progress: bool = False) -> Scores:
-        """The scores of the file (see :class:`sith_hf.judges.Judge`).
+        """Return the scores in the file (see :class:`sith_hf.judges.Judge`).
 
         Raises:
-            InputError: no such file, a file with another sha256, or scores of other explanations.
+            InputError: a file that cannot be read or has another sha256, or scores of other explanations.
         """
         path = Path(self.path)
         path = path / SCORES_LAYOUT.filename if path.is_dir() else path

@@ -1,14 +1,12 @@
 """``Atoms``: the unit rows that pursuit chooses from, read block by block.
 
-A dictionary of a million concepts need not be in memory. Pursuit needs blocks for approximate scores, in order, and a
-few single rows for exact ones. A tensor, centred embeddings, a selection and a file of embeddings
-(:mod:`sith_hf.files.tensor_file`) provide both.
+A dictionary of a million concepts need not be in memory: pursuit needs blocks, in order, for approximate scores, and a
+few single rows for exact ones. A file of embeddings (:mod:`sith_hf.files.tensor_file`) provides both, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,11 +14,10 @@ from torch import Tensor
 
 from sith_hf.errors import InputError
 
+# Numbers in one block of a pass over all rows: 8 MB in float32, which fit the processor's cache.
 READ = 2**21
-"""Numbers in one block of a pass over all rows: 8 MB in float32, which fit the processor's cache."""
-
+# An embedding this close to the dictionary's mean has no direction left after centring.
 SAME = 1e-6
-"""An embedding this close to the dictionary's mean has no direction left after centring."""
 
 
 class Atoms(Protocol):
@@ -55,37 +52,24 @@ class Atoms(Protocol):
         """Raise InputError if the source of the rows has changed since it was opened."""
 
 
-@dataclass(frozen=True, eq=False)
 class TensorAtoms:
-    """The rows of a tensor ``[M, P]``."""
+    """The rows of a tensor ``[M, P]``, which is assumed not to change."""
 
-    tensor: Tensor
-    slack = 0.0
-    longest = None
+    slack, longest = 0.0, None
 
-    @property
-    def shape(self) -> torch.Size:
-        return self.tensor.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.tensor.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.tensor.device
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.shape, self.dtype, self.device = tensor, tensor.shape, tensor.dtype, tensor.device
 
     def block(self, start: int, stop: int) -> Tensor:
         return self.tensor[start:stop]
 
     def rows(self, index: Tensor) -> Tensor:
-        return self.tensor[index.to(self.tensor.device)]
+        return self.tensor[index.to(self.device)]
 
     def check_unchanged(self) -> None:
-        """Do nothing: a tensor in memory is assumed not to change."""
+        pass
 
 
-@dataclass(frozen=True, eq=False)
 class CentredAtoms:
     """Rows of other atoms minus a mean, normalised again, float32 (Method, sec. 3), computed when they are read.
 
@@ -93,28 +77,18 @@ class CentredAtoms:
     of float32: u for the subtraction, relative to the length of the difference; at most (P/2 + 2) u for that length,
     summed in any order; u for the division; and u for the float32 rows in comparison. Together less than (P + 8) u;
     ``slack`` is (P + 16) u.
-
-    Attributes:
-        embeddings: the rows to centre, float32.
-        mean: ``[P]`` float32.
     """
 
-    embeddings: Atoms
-    mean: Tensor
-    dtype = torch.float32
-    longest = 1 + 2**-20
+    dtype, longest = torch.float32, 1 + 2**-20
 
-    @property
-    def shape(self) -> torch.Size:
-        return self.embeddings.shape
-
-    @property
-    def device(self) -> torch.device:
-        return self.embeddings.device
-
-    @property
-    def slack(self) -> float:
-        return (self.shape[1] + 16) * torch.finfo(torch.float32).eps / 2
+    def __init__(self, embeddings: Atoms, mean: Tensor) -> None:
+        """
+        Args:
+            embeddings: the rows to centre, float32.
+            mean: ``[P]`` float32.
+        """
+        self.embeddings, self.mean, self.shape, self.device = embeddings, mean, embeddings.shape, embeddings.device
+        self.slack = (self.shape[1] + 16) * torch.finfo(torch.float32).eps / 2
 
     def block(self, start: int, stop: int) -> Tensor:
         difference = self.embeddings.block(start, stop) - self.mean
@@ -129,34 +103,14 @@ class CentredAtoms:
         self.embeddings.check_unchanged()
 
 
-@dataclass(frozen=True, eq=False)
 class SomeAtoms:
-    """A selection of other atoms.
+    """The rows ``index`` ``[S]`` int64, on the CPU, of other atoms."""
 
-    Attributes:
-        all: the original atoms.
-        index: ``[S]`` int64 on the CPU, rows of ``all``.
-    """
-
-    all: Atoms
-    index: Tensor
     slack = 0.0
 
-    @property
-    def shape(self) -> torch.Size:
-        return torch.Size((len(self.index), self.all.shape[1]))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.all.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.all.device
-
-    @property
-    def longest(self) -> float | None:
-        return self.all.longest
+    def __init__(self, atoms: Atoms, index: Tensor) -> None:
+        self.all, self.index, self.longest = atoms, index, atoms.longest
+        self.shape, self.dtype, self.device = torch.Size((len(index), atoms.shape[1])), atoms.dtype, atoms.device
 
     def block(self, start: int, stop: int) -> Tensor:
         return self.all.rows(self.index[start:stop])

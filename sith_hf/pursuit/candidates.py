@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Scores are compared by the maximum of each group first; only few groups are examined further.
 GROUP = 64
-"""Scores are compared by the maximum of each group first; only few groups are examined further."""
-
+# The group size when several atoms are sought: their threshold comes from group maxima, tighter for small groups.
 SMALL_GROUP = 8
-"""The group size when several atoms are sought: their threshold comes from group maxima, tighter for small groups."""
-
+# Replaces the integer score of an excluded atom.
 INT32_MIN = -(2**31)
-"""Replaces the integer score of an excluded atom."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +39,7 @@ class Candidates:
 
 
 class Sieve:
-    """Takes approximate scores block by block and keeps the pairs that can still be among the ``count`` best of a row.
+    """A filter of approximate scores, block by block, for pairs that can still be among the ``count`` best of a row.
 
     If a score ``r`` differs from the exact one ``s`` by at most ``bound``, then ``r - bound <= s <= r + bound``. The
     ``count``-th largest ``r - bound`` so far (of different atoms) is therefore a lower bound on the ``count``-th best

@@ -11,19 +11,17 @@ from sith_hf.errors import InputError
 from sith_hf.pursuit.atoms import Atoms, as_atoms, blocks
 from sith_hf.pursuit.int8 import Int8Atoms, int8_is_faster
 
+# How far an atom's length may be from one; rounding to bfloat16 stays well within.
 UNIT = 1e-2
-"""How far an atom's length may be from one; rounding to bfloat16 stays well within."""
-
+# The fewest products with the dictionary (vectors times steps) for which rounding it pays off.
 MIN_PRODUCTS = 128
-"""The fewest products with the dictionary (vectors times steps) for which rounding it pays off."""
-
+# The fewest numbers in a dictionary for which rounding it pays off.
 MIN_NUMBERS = 2**22
-"""The fewest numbers in a dictionary for which rounding it pays off."""
 
 
 @dataclass(frozen=True, eq=False)
 class DictionaryIndex:
-    """Atoms that were checked: all finite and of unit length.
+    """Checked atoms, all finite and of unit length.
 
     Attributes:
         atoms: the dictionary.
@@ -61,7 +59,10 @@ def build_index(
     where = torch.empty(0, device=source.device if device is None else device).device
     longest = source.longest
     if longest is None:
-        longest = _longest(source)
+        length = torch.cat([torch.linalg.vector_norm(block.detach(), dim=1).cpu() for block in blocks(source)])
+        refuse_rows("atoms", ~torch.isfinite(length), "is not finite")
+        refuse_rows("atoms", (length - 1).abs() > UNIT, "does not have unit length; normalise the dictionary first")
+        longest = float(length.max())
     int8 = None
     if worth_rounding(source.shape, products) and int8_is_faster(where, torch.get_num_threads()):
         try:
@@ -81,18 +82,11 @@ def worth_rounding(shape: torch.Size, products: int | None) -> bool:
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error of torch means too little memory, on any device."""
-    said = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def refuse_rows(name: str, bad: Tensor, what: str) -> None:
     """Raise InputError for the first row of ``name`` where ``bad`` ``[N]`` is true."""
     if bool(bad.any()):
         raise InputError(f"{name}[{int(bad.int().argmax())}] {what} ({int(bad.sum())} of {len(bad)} rows)")
-
-
-def _longest(atoms: Atoms) -> float:
-    length = torch.cat([torch.linalg.vector_norm(block.detach(), dim=1).cpu() for block in blocks(atoms)])
-    refuse_rows("atoms", ~torch.isfinite(length), "is not finite")
-    refuse_rows("atoms", (length - 1).abs() > UNIT, "does not have unit length; normalise the dictionary first")
-    return float(length.max())

@@ -16,25 +16,20 @@ from torch import Tensor
 
 from sith_hf.pursuit.atoms import Atoms
 
+# Atoms that share a scale and a matrix product on a CPU: the scores stay in its cache.
 BLOCK = 2048
-"""Atoms that share a scale and a matrix product on a CPU: the scores stay in its cache."""
-
+# The same on other devices, where few large products are faster.
 WIDE_BLOCK = 2**15
-"""The same on other devices, where few large products are faster."""
-
+# Numbers are rounded to -127 .. 127 steps.
 LEVELS = 127
-"""Numbers are rounded to -127 .. 127 steps."""
-
+# Rows and columns are padded with zeros to a multiple of this: scores come in whole groups, and integer kernels need
+# multiples of 8 or 16 and more than 16 queries.
 LANES = 64
-"""Rows and columns are padded with zeros to a multiple of this: scores come in whole groups, and integer kernels need
-multiples of 8 or 16 and more than 16 queries."""
-
+# Bytes of rounded atoms kept in memory (2 GB: 2.8 million atoms of 768 numbers); the rest is rounded in each pass.
 HELD_BYTES = 2**31
-"""Bytes of rounded atoms kept in memory (2 GB: 2.8 million atoms of 768 numbers); the rest is rounded in each pass."""
-
+# Ratio of a block's largest number to its root mean square above which the atoms are rotated first: a few large
+# numbers make all steps long. The largest of two million normal numbers is at about 5.2.
 OUTLIER_RATIO = 7.0
-"""Ratio of a block's largest number to its root mean square above which the atoms are rotated first: a few large
-numbers make all steps long. The largest of two million normal numbers is at about 5.2."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,9 +19,9 @@ Coder = Callable[[Tensor, AtomSearch, int, float], tuple[Tensor, Tensor]]
 """From unit vectors ``[N, P]`` float64, a dictionary, K and lambda to indices ``[N, K]`` int64, distinct within a row
 and -1 for padding, and weights ``[N, K]`` float64, non-negative and 0 for padding, in any order."""
 
+# How far rounding may move an atom out of the span of atoms that it depends on. The atoms of a centred dictionary are
+# linearly dependent, which matters if an explanation takes nearly all of a small one.
 NOISE = {torch.float32: 1e-5, torch.float64: 0.0}
-"""How far rounding may move an atom out of the span of atoms that it depends on. The atoms of a centred dictionary are
-linearly dependent, which matters if an explanation takes nearly all of a small one."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,6 @@ class Method:
 
 def comp(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
     """Coherent orthogonal matching pursuit (SITH, sec. 4): one product per step for residual and coherence."""
-    return _pursue(x, search, sparsity, coherence_weight)
-
-
-def omp(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
-    """Non-negative orthogonal matching pursuit: COMP without coherence (SITH, sec. 4)."""
-    return _pursue(x, search, sparsity, 0.0)
-
-
-def _pursue(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
     refit = _Refit(x, sparsity)
     total = torch.zeros_like(x)
     for step in range(sparsity):
@@ -51,6 +42,11 @@ def _pursue(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: floa
         picked, _ = search.best(query, exclude=refit.index)
         total += refit.add(picked.squeeze(1), search)
     return refit.index, refit.weight
+
+
+def omp(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
+    """Non-negative orthogonal matching pursuit: COMP without coherence (SITH, sec. 4)."""
+    return comp(x, search, sparsity, 0.0)
 
 
 def matching_pursuit(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:

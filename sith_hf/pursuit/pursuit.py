@@ -12,21 +12,18 @@ from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.errors import InputError, TemporaryError
 from sith_hf.pursuit.atoms import READ, Atoms, as_atoms
 from sith_hf.pursuit.index import DictionaryIndex, build_index, out_of_memory, refuse_rows, worth_rounding
-from sith_hf.pursuit.int8 import BLOCK, HELD_BYTES, WIDE_BLOCK, round_up
+from sith_hf.pursuit.int8 import BLOCK, HELD_BYTES, round_up
 from sith_hf.pursuit.methods import METHODS
-from sith_hf.pursuit.search import PAIRS, AtomSearch, scores_on
+from sith_hf.pursuit.search import PAIRS, SCORES, AtomSearch, scores_on
 
+# Vectors coded at once: enough for an efficient matrix product, few enough to bound the memory beside it.
 ROWS = 1024
-"""Vectors coded at once: enough for an efficient matrix product, few enough to bound the memory beside it."""
-
+# Numbers in the chosen atoms of those vectors (128 MB in float64); longer explanations get smaller batches.
 CHOSEN = 2**24
-"""Numbers in the chosen atoms of those vectors (128 MB in float64); longer explanations get smaller batches."""
-
+# The fewest vectors coded at once when memory is short.
 LEAST_ROWS = 32
-"""The fewest vectors coded at once when memory is short."""
-
+# The fewest scores in one block when memory is short.
 LEAST_SCORES = 2**15
-"""The fewest scores in one block when memory is short."""
 
 
 @dataclass(frozen=True)
@@ -142,29 +139,22 @@ class Pursuit:
         index, weight = torch.cat([part.index for part in parts]), torch.cat([part.weight for part in parts])
         return SparseCode(index.to(x.device), weight.to(x.device))
 
-    def memory(
-        self, vectors: int, atoms: int, width: int, *, itemsize: int = 4, device: torch.device | str = "cpu"
-    ) -> int:
-        """Return an upper bound on the bytes that a call needs beside its vectors and its dictionary.
+    def memory(self, vectors: int, atoms: int, width: int) -> int:
+        """Return a bound on the bytes that a call needs on a CPU, in float32, beside vectors ``[N, P]`` and dictionary.
 
         Only the int8 copy grows with the dictionary, up to ``int8.HELD_BYTES``; the rest is blocks of fixed size.
 
         Args:
-            vectors: N.
-            atoms, width: M and P.
-            itemsize: bytes of a number, 4 for float32, 8 for float64.
-            device: where the vectors are.
+            vectors, atoms, width: N, M and P.
         """
-        where = torch.device(device)
-        block, scores = BLOCK if where.type == "cpu" else WIDE_BLOCK, scores_on(where)
         rows = min(vectors, self._rows(width))
         rounded = 0
         if worth_rounding(torch.Size((atoms, width)), vectors * self.sparsity):
-            rounded = min(HELD_BYTES + block * round_up(width), round_up(atoms) * round_up(width))
-        reading = 8 * max(READ, min(block, round_up(atoms)) * width) * itemsize
-        sieving = 2 * scores * itemsize + 160 * (PAIRS + scores)
+            rounded = min(HELD_BYTES + BLOCK * round_up(width), round_up(atoms) * round_up(width))
+        reading = 32 * max(READ, min(BLOCK, round_up(atoms)) * width)
+        sieving = 8 * SCORES + 160 * (PAIRS + SCORES)
         refit = 8 * rows * (3 * self.sparsity * width + 10 * self.sparsity**2 + 12 * width)
-        lengths, codes, blocks = 9 * atoms, 12 * vectors * self.sparsity, 2000 * (atoms // block + 1)
+        lengths, codes, blocks = 9 * atoms, 12 * vectors * self.sparsity, 2000 * (atoms // BLOCK + 1)
         return rounded + reading + sieving + refit + lengths + codes + blocks
 
     def _rows(self, width: int) -> int:
@@ -178,9 +168,7 @@ class Pursuit:
         size, scores = self._rows(x.shape[1]), scores_on(dictionary.device)
         start = 0
         while start < max(len(x), 1):
-            search = AtomSearch(
-                dictionary.atoms, dictionary.longest, self.block_size, dictionary.int8, dictionary.device, scores
-            )
+            search = AtomSearch(dictionary, self.block_size, scores)
             try:
                 part = self._code(x[start : start + size], search)
             except RuntimeError as error:
@@ -209,15 +197,12 @@ class Pursuit:
         exact = exact / peak
         length = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
         index, weight = METHODS[self.method].run(exact / length, search, self.sparsity, self.coherence_weight)
-        return _sorted(index, (weight * length * peak).to(x.dtype))
-
-
-def _sorted(index: Tensor, weight: Tensor) -> SparseCode:
-    # First by index, padding last; the stable sort by weight keeps that order among equal weights.
-    order = torch.where(index < 0, torch.iinfo(torch.long).max, index).argsort(dim=1)
-    index, weight = index.gather(1, order), weight.gather(1, order)
-    order = weight.argsort(dim=1, descending=True, stable=True)
-    return SparseCode(index.gather(1, order), weight.gather(1, order))
+        weight = (weight * length * peak).to(x.dtype)
+        # First by index, padding last; the stable sort by weight keeps that order among equal weights.
+        order = torch.where(index < 0, torch.iinfo(torch.long).max, index).argsort(dim=1)
+        index, weight = index.gather(1, order), weight.gather(1, order)
+        order = weight.argsort(dim=1, descending=True, stable=True)
+        return SparseCode(index.gather(1, order), weight.gather(1, order))
 
 
 def _check(x: Tensor, atoms: Atoms, sparsity: int) -> None:

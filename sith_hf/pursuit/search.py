@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from sith_hf.pursuit.atoms import READ, Atoms, TensorAtoms, fixed_order_dot
+from sith_hf.pursuit.atoms import READ, TensorAtoms, fixed_order_dot
 from sith_hf.pursuit.candidates import GROUP, Candidates, Sieve
+from sith_hf.pursuit.index import DictionaryIndex
 from sith_hf.pursuit.int8 import Int8Atoms, reduced_precision
 
+# Scores this close tie, and the lowest index wins. An absolute number: vectors and atoms have unit length.
 TIE = 1e-12
-"""Scores this close tie, and the lowest index wins. An absolute number: vectors and atoms have unit length."""
-
+# Scores in one block: 8 MB in float32, which fit the processor's cache.
 SCORES = 2**21
-"""Scores in one block: 8 MB in float32, which fit the processor's cache."""
-
+# Blocks on other devices than a CPU are this many times as large: there few large products are faster.
 WIDE = 16
-"""Blocks on other devices than a CPU are this many times as large: there few large products are faster."""
-
+# The largest number of candidates in memory; if near ties give more, the queries are split.
 PAIRS = 2**21
-"""The largest number of candidates in memory; if near ties give more, the queries are split."""
-
+# Numbers in one batch of candidates' atoms that are scored one by one: they fit the cache of one core.
 PAIRED = 2**17
-"""Numbers in one batch of candidates' atoms that are scored one by one: they fit the cache of one core."""
-
+# Fall back to float32 when int8 keeps more than one in this many atoms.
 MAX_LEFT = 64
-"""Fall back to float32 when int8 keeps more than one in this many atoms."""
-
+# Scoring one candidate by itself takes as long as this many scores in a float64 matrix product.
 PAIR_COST = 16
-"""Scoring one candidate by itself takes as long as this many scores in a float64 matrix product."""
-
+# Relative error of a product with factors rounded to bfloat16; TensorFloat-32 stays below it.
 REDUCED = 2**-7 + 2**-16
-"""Relative error of a product with factors rounded to bfloat16; TensorFloat-32 stays below it."""
 
 
-@dataclass(eq=False)
 class AtomSearch:
     """Exact search for ``argmax_m <query, atom_m>`` over blocks of the dictionary (Method, sec. 4, steps 1 and 2).
 
@@ -46,22 +37,18 @@ class AtomSearch:
     about ten for int8. They are scored again in float64, with rounding errors far below ``TIE``; the most promising
     first, because its exact score rules out most others. So the result is that of float64 for every block size, batch
     size, device, matmul precision and kind of product.
-
-    Attributes:
-        atoms: the dictionary.
-        longest: the length of the longest atom; the rounding bound scales with it.
-        block_size: atoms in one matrix product; chosen from the number of queries when None.
-        int8: the rounded dictionary, tried first; the search sets it to None when it keeps too many candidates.
-        device: where float products run; that of the atoms when None.
-        scores: float scores in one block; ``scores_on(device)`` when None.
     """
 
-    atoms: Atoms
-    longest: float
-    block_size: int | None = None
-    int8: Int8Atoms | None = None
-    device: torch.device | None = None
-    scores: int | None = None
+    def __init__(self, dictionary: DictionaryIndex, block_size: int | None = None, scores: int | None = None) -> None:
+        """
+        Args:
+            dictionary: the atoms; int8 products are tried first, until they keep too many candidates.
+            block_size: atoms in one matrix product; chosen from the number of queries when None.
+            scores: float scores in one block; ``scores_on(device)`` when None.
+        """
+        self.atoms, self.longest, self.int8 = dictionary.atoms, dictionary.longest, dictionary.int8
+        self.device, self.block_size = dictionary.device, block_size
+        self.scores = scores or scores_on(dictionary.device)
 
     def best(self, query: Tensor, count: int = 1, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the ``count`` best atoms for each query, the same as finding one and excluding it ``count`` times.
@@ -134,7 +121,7 @@ class AtomSearch:
     def _preselect(self, query: Tensor, count: int, exclude: Tensor) -> Candidates | None:
         """Candidates by products in the atoms' dtype; None for too many."""
         total, width = self.atoms.shape[0], self._block(len(query))
-        device = self.device or self.atoms.device
+        device = self.device
         sieve = Sieve(len(query), count, exclude, device, TIE, PAIRS if len(query) > 1 else 2**62)
         rough, bound = query.to(device, self.atoms.dtype), self._rounding_bound(query).to(device, sieve.real)
         buffer = rough.new_empty(len(query), -(-width // sieve.group) * sieve.group)
@@ -151,21 +138,22 @@ class AtomSearch:
 
         The most promising ones come first: a better lower bound on the best score rules out most others.
         """
-        bound = self._rounding_bound(query)
-        narrow = query.to(self.atoms.dtype)
+        bound, narrow = self._rounding_bound(query), query.to(self.atoms.dtype)
+
+        def least(row: Tensor, score: Tensor) -> Tensor:
+            """The upper bound that a candidate must reach, from ``count`` scores for each query."""
+            lowest = query.new_full((len(query),), torch.inf).scatter_reduce(0, row, score, "amin")
+            return lowest - bound - 2 * TIE
+
         ahead = found.leading(count, len(query))
         first = ahead.nonzero().squeeze(1)
         score = self._scores(narrow, found.row[first], found.atom[first]).double()
-        lower = query.new_full((len(query),), torch.inf).scatter_reduce(0, found.row[first], score, "amin") - bound
-        rest = (~ahead & (found.upper >= (lower - 2 * TIE)[found.row])).nonzero().squeeze(1)
+        rest = (~ahead & (found.upper >= least(found.row[first], score)[found.row])).nonzero().squeeze(1)
         others = self._scores(narrow, found.row[rest], found.atom[rest]).double()
         pick, score = torch.cat([first, rest]), torch.cat([score, others])
         left = Candidates(found.row[pick], found.atom[pick], score + bound[found.row[pick]])
         first = left.leading(count, len(query)).nonzero().squeeze(1)
-        lower = (
-            query.new_full((len(query),), torch.inf).scatter_reduce(0, left.row[first], score[first], "amin") - bound
-        )
-        keep = left.upper >= (lower - 2 * TIE)[left.row]
+        keep = left.upper >= least(left.row[first], score[first])[left.row]
         row, atom = left.row[keep], left.atom[keep]
         return row, atom, self._scores(query, row, atom)
 
@@ -203,9 +191,8 @@ class AtomSearch:
 
     def _block(self, rows: int) -> int:
         count, terms = self.atoms.shape
-        scores = self.scores or scores_on(self.device or self.atoms.device)
-        size = self.block_size or max(GROUP, scores // rows // GROUP * GROUP)
-        if not isinstance(self.atoms, TensorAtoms) or self.device not in (None, self.atoms.device):
+        size = self.block_size or max(GROUP, self.scores // rows // GROUP * GROUP)
+        if not isinstance(self.atoms, TensorAtoms) or self.device != self.atoms.device:
             # A block that is not a view of a tensor in memory stays small.
             size = min(size, max(GROUP, READ // terms))
         return min(size, count)

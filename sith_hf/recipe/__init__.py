@@ -6,21 +6,8 @@ It imports ``evaluation``, ``judges``, ``editor``, ``checkpoint`` and everything
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.inputs import decompose_with
 from sith_hf.recipe.recipe import Recipe
-from sith_hf.recipe.resolve import resolve, shareable
 from sith_hf.recipe.run import run_recipe
-from sith_hf.recipe.source import RecipeSource, shipped_names, shipped_text
-from sith_hf.recipe.strict_yaml import read_yaml, write_yaml
+from sith_hf.recipe.source import shipped_names, shipped_text
+from sith_hf.recipe.strict_yaml import read_yaml
 
-__all__ = [
-    "Recipe",
-    "RecipeSource",
-    "choose",
-    "decompose_with",
-    "read_yaml",
-    "resolve",
-    "run_recipe",
-    "shareable",
-    "shipped_names",
-    "shipped_text",
-    "write_yaml",
-]
+__all__ = ["Recipe", "choose", "decompose_with", "read_yaml", "run_recipe", "shipped_names", "shipped_text"]

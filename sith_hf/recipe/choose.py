@@ -1,4 +1,4 @@
-"""Choose gains as the edits of a recipe say: ask judges and apply rules, in the recipe's order."""
+"""Choose gains by the edits of a recipe: ask judges and apply rules, in the recipe's order."""
 
 from __future__ import annotations
 
@@ -31,26 +31,19 @@ from sith_hf.gains import (
     topic_shares,
 )
 from sith_hf.judges import JudgeSettings, make_judge
-from sith_hf.recipe.edit_rules import (
-    BudgetEdit,
-    RelevanceEdit,
-    ShareEdit,
-    ThreeWayEdit,
-    ThresholdEdit,
-    VectorsEdit,
-)
+from sith_hf.recipe.edit_rules import BudgetEdit, RelevanceEdit, ShareEdit, ThreeWayEdit, ThresholdEdit, VectorsEdit
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.towers import fill_template
 
 
 @dataclass(frozen=True, eq=False)
 class ChosenEdit:
-    """The edit that a recipe chooses.
+    """The edit of a recipe.
 
     Attributes:
         gains: the chosen vectors and the protected ones, with reasons.
         spec: the edit.
-        scores: the judges' scores by a name such as "0-judge" or "0-keep": the number of the edit and its field.
+        scores: the judges' scores by number and field of the edit, such as "0-judge" or "0-keep".
     """
 
     gains: Gains
@@ -70,27 +63,27 @@ def choose(
     say: Callable[[str], object] = lambda line: None,
     progress: bool = False,
 ) -> ChosenEdit:
-    """Choose what a recipe edits. The gains of a vector that two edits choose multiply.
+    """Choose the vectors and gains of a recipe. The gains of a vector that two edits choose multiply.
 
     Args:
-        recipe: its edits.
+        recipe: the recipe with the edits.
         editor, decomposition, concepts: the model, its explained vectors, and the dictionary of the explanations.
-        folder: where relative paths of the recipe start.
-        token: for a language model on the Hub; the usual places when None.
-        transcripts: a folder for the questions and answers of language models, a file for each judge.
-        say: is called with a line on each judge's scores.
+        folder: the folder that relative paths of the recipe start from.
+        token: a token for a language model on the Hub; the usual places when None.
+        transcripts: a folder for questions to and answers of language models, one file per judge; none when None.
+        say: called with a line on each judge's scores.
         progress: show bars on stderr.
 
     Raises:
-        InputError: an edit that chooses no vector, or values that its rule refuses.
-        HubError: a judge on a server refused, failed or could not be reached.
+        InputError: an edit that chooses no vector, or as for its rule.
+        HubError: a server of a judge refused, failed or could not be reached.
     """
     editor = editor.with_decomposition(decomposition)
     scores: dict[str, Scores] = {}
 
     def judged(name: str, settings: JudgeSettings) -> Scores:
         written = None if transcripts is None else transcripts / f"{name}.jsonl"
-        # Beside the Hub's cache, so that no question is paid for twice.
+        # Shared by all runs, so that no question is paid for twice.
         cache = cached_assets_path("sith-hf", namespace="judge", subfolder="answers")
         judge = make_judge(settings, editor.embed, folder=folder, cache=cache, transcript=written, token=token)
         scores[name] = judge.score(decomposition, progress=progress)
@@ -106,8 +99,8 @@ def choose(
         if not found:
             protected = f" ({len(found.protected)} are protected by keep)" if found.protected else ""
             raise InputError(
-                f"edits.{number}: the rule {step.rule} chooses no vector{protected}; look with sith-hf find, or lower "
-                "the threshold"
+                f"edits.{number}: the rule {step.rule} chooses no vector{protected}; lower the threshold, or see which "
+                "concepts there are with sith-hf find"
             )
         gains = gains.then(found)
     return ChosenEdit(gains, make_spec(editor.tower, decomposition, gains), scores)

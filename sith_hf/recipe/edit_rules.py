@@ -1,4 +1,4 @@
-"""The edits of a recipe: the keys and defaults of each rule that chooses gains."""
+"""The edits of a recipe: keys and defaults of each rule."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sith_hf.judges import JudgeSettings
 
 class _Step(Settings):
     layers: tuple[int, ...] | None = None
-    """Choose only among these layers; negative numbers count from the last. All that were decomposed when null."""
+    """Choose only among these layers; negative numbers count from the last. All decomposed layers when null."""
     heads: tuple[int, ...] | None = None
     """Choose only among these heads; all when null."""
 
 
 class ShareEdit(_Step):
-    """One gain for the vectors that are about named concepts (:func:`sith_hf.gains.by_concepts`)."""
+    """One gain for the vectors that are about some concepts (:func:`sith_hf.gains.by_concepts`)."""
 
     rule: Literal["share"] = "share"
     """Choose vectors by the share of their explanation's weight that lies on the concepts."""
@@ -31,13 +31,13 @@ class ShareEdit(_Step):
     threshold: float = SHARE_THRESHOLD
     """The least share, above 0 and at most 1."""
     near: float = NEAR
-    """The least cosine of centred embeddings that counts as near a concept."""
+    """The least cosine of centred embeddings that counts as similar."""
     both_poles: bool = False
     """Judge a vector by the mean over its poles, not by the stronger one."""
 
 
 class VectorsEdit(_Step):
-    """One gain for vectors named by number (:func:`sith_hf.gains.by_name`)."""
+    """One gain for vectors given by number (:func:`sith_hf.gains.by_name`)."""
 
     rule: Literal["vectors"]
     """Choose every combination of the given layers, heads and vectors."""
@@ -61,7 +61,7 @@ class _Judged(_Step):
 
 
 class ThresholdEdit(_Judged):
-    """One gain from a score on (Method, sec. 6, spurious features)."""
+    """One gain for vectors with at least a score (Method, sec. 6, spurious features)."""
 
     rule: Literal["threshold"]
     """Choose vectors with at least a score."""
@@ -92,7 +92,7 @@ class RelevanceEdit(_Step):
     template: str | None = None
     """The prompt around each class name, such as "a photo of a {}"."""
     sparsity: int = 10
-    """The number of concepts of the dictionary that stand for each class."""
+    """The number of concepts of the dictionary that represent each class."""
     coherence_weight: float = 0.3
     """The lambda of COMP that selects them."""
     floor: float = 0.8
@@ -100,9 +100,9 @@ class RelevanceEdit(_Step):
     ceiling: float | None = None
     """The largest gain; none when null."""
     offset: float | Literal["level"] = 0.3
-    """Is added to the relevance; "level" gives the vector of median relevance the gain 1."""
+    """The number added to the relevance; "level" gives the vector of median relevance the gain 1."""
     leave_out: tuple[str, ...] | None = None
-    """Concepts of the dictionary that cannot stand for a class; the class names when null."""
+    """Concepts of the dictionary that cannot represent a class; the class names when null."""
 
 
 class BudgetEdit(ThresholdEdit):

@@ -1,4 +1,4 @@
-"""Open what a recipe starts from: base, dictionary, image mean; and check their fingerprints."""
+"""The inputs of a recipe: base, dictionary, decomposition, paths; and checks of their fingerprints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EMBEDDED = "embedded"
 
 
 def open_base(base: Base, folder: Path, *, token: str | None = None) -> SithEditor:
-    """Open the base. Raises InputError and UnsupportedModel as ``SithEditor.from_pretrained`` does."""
+    """Open the base. Raises as for ``SithEditor.from_pretrained``."""
     if base.model == EMBEDDED and base.revision is not None:
         raise InputError("base.revision: the embedded checkpoint has no revisions")
     name = embedded_checkpoint() if base.model == EMBEDDED else local(base.model, folder)
@@ -32,18 +32,18 @@ def open_base(base: Base, folder: Path, *, token: str | None = None) -> SithEdit
 
 
 def local(name: str, folder: Path) -> str:
-    """The path of ``name`` below ``folder`` if that is a folder, else ``name``: a Hub id or a path from here."""
+    """Return the path of ``name`` below ``folder`` if that is a folder, else ``name`` (such as a Hub id)."""
     return str(folder / name) if os.path.isdir(folder / name) else name
 
 
 def full_path(name: str, folder: Path) -> str:
-    """The full path of a local folder; anything else unchanged."""
+    """Return the full path of a local folder; other names unchanged."""
     found = local(name, folder)
     return os.path.abspath(found) if name != EMBEDDED and os.path.isdir(found) else name
 
 
 def with_full_path(task: Task, folder: Path) -> Task:
-    """The task with the full path of a local dataset below ``folder``."""
+    """Return the task with the full path of a local dataset below ``folder``."""
     name = task.data.dataset
     if name is None or not os.path.exists(folder / name):
         return task
@@ -51,7 +51,7 @@ def with_full_path(task: Task, folder: Path) -> Task:
 
 
 def with_data(task: Task, **changes: str | None) -> Task:
-    """The task with other values for keys of its data."""
+    """Return the task with other values for keys of its data."""
     changed: Task = task.model_copy(update={"data": task.data.model_copy(update=changes)})
     return changed
 
@@ -84,37 +84,30 @@ def dictionary_of(dictionary: Dictionary, folder: Path) -> ConceptDictionary:
 def decompose_with(
     recipe: Recipe, editor: SithEditor, folder: Path, *, job: ResumableJob | None = None, progress: bool = False
 ) -> tuple[ConceptDictionary, Decomposition]:
-    """Decompose the editor's model as a recipe says; returns the encoded dictionary and the decomposition.
+    """Decompose the editor's model by a recipe; return the encoded dictionary and the decomposition.
 
-    ``job`` keeps finished parts (see :func:`sith_hf.decomposition.decompose`).
+    ``job`` stores finished parts (see :func:`sith_hf.decomposition.decompose`).
 
     Raises:
         InputError: settings out of range, or weights or texts with other fingerprints than the recipe's.
     """
-    step = recipe.decompose
-    mean = None if step.image_mean is None else read_image_mean(folder / step.image_mean, editor.tower)
+    step = recipe.decompose.model_dump()
+    path, coder = step.pop("image_mean"), {key: step.pop(key) for key in ("method", "sparsity", "coherence_weight")}
+    mean = None if path is None else read_image_mean(folder / path, editor.tower)
     concepts = editor.encode(dictionary_of(recipe.dictionary, folder), job=job, progress=progress)
-    settings = DecomposeSettings(
-        layers=step.layers,
-        rank=step.rank,
-        poles=step.poles,
-        pursuit=Pursuit(method=step.method, sparsity=step.sparsity, coherence_weight=step.coherence_weight),
-        fold=step.fold,
-        centre=step.centre,
-        image_mean=mean,
-    )
+    settings = DecomposeSettings(**step, pursuit=Pursuit(**coder), image_mean=mean)
     decomposition = editor.decompose(concepts, settings, job=job, progress=progress)
     check_sha256(recipe.base.sha256, base_sha256(decomposition.base.sha256), "base")
     return concepts, decomposition
 
 
 def base_sha256(tensors: Mapping[str, str]) -> str:
-    """One fingerprint of the tensors that a decomposition reads."""
+    """Return one fingerprint of the tensors that a decomposition reads."""
     return texts_sha256([f"{name} {tensors[name]}" for name in sorted(tensors)])
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes. Raises InputError when it cannot be read."""
+    """Return the sha256 of a file. Raises InputError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -123,9 +116,9 @@ def file_sha256(path: Path) -> str:
 
 
 def check_sha256(expected: str | None, found: str, what: str) -> None:
-    """Raise InputError if ``expected`` is not None and not ``found``."""
+    """Raise InputError if ``expected`` is neither None nor ``found``."""
     if expected is not None and expected != found:
         raise InputError(
-            f"{what}: this has the sha256 {found[:12]}..., the recipe expects {expected[:12]}...; use the same {what}, "
-            f"or remove {what}.sha256 from the recipe"
+            f"{what}: the sha256 is {found[:12]}..., the recipe expects {expected[:12]}...; use the same {what}, or "
+            f"remove {what}.sha256 from the recipe"
         )

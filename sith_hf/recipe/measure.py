@@ -1,11 +1,9 @@
-"""Evaluate an edit, its base and its baselines, and several strengths of them."""
+"""Evaluate an edit, its base and its baselines, and several strengths of each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.decomposition import Decomposition
@@ -21,23 +19,6 @@ from sith_hf.recipe.recipe import EvaluationStep
 WORST, AVERAGE = "worst group", "average over groups"
 
 
-@dataclass(frozen=True, eq=False)
-class MeasuredEdit:
-    """Figures of an edit.
-
-    Attributes:
-        evaluation: base, edited and baselines on every task.
-        sweep: worst group and average for several strengths; None without a sweep in the recipe.
-    """
-
-    evaluation: Evaluation
-    sweep: Sweep | None
-
-    def to_json(self) -> dict[str, Any]:
-        """The evaluation as plain data, with the sweep beside its tasks."""
-        return self.evaluation.to_json() | ({} if self.sweep is None else {"sweep": self.sweep.to_json()})
-
-
 def measure_edit(
     plan: EvaluationStep,
     editor: SithEditor,
@@ -46,41 +27,43 @@ def measure_edit(
     folder: Path,
     *,
     progress: bool = False,
-) -> MeasuredEdit:
-    """Evaluate an edit as a plan says.
+) -> tuple[Evaluation, Sweep | None]:
+    """Evaluate base, edited and baselines on every task, and worst group and average over strengths.
 
     Args:
-        plan: the recipe's part ``evaluate``.
-        editor: of the base.
+        plan: the part ``evaluate`` of a recipe.
+        editor: an editor of the base.
         decomposition, gains: the explained vectors, and the edit.
-        folder: where relative paths of datasets start.
+        folder: the folder that relative paths of datasets start from.
         progress: show bars on stderr.
 
+    Returns:
+        The evaluation, and the sweep; None without a sweep in the plan.
+
     Raises:
-        InputError: data that cannot be used, an edit without baselines, or a sweep without a task that has groups.
+        InputError: unusable data, an edit without possible baselines, or a sweep without a task that has groups.
     """
     tasks = tuple(with_full_path(task, folder) for task in plan.tasks)
     grouped = None if plan.sweep is None else _grouped(tasks, plan.sweep.task)
     text = text_model_of(editor)
-    asked = plan.baselines
-    seeds = range(asked.seed, asked.seed + asked.random)
-    chosen = with_baselines(decomposition, gains, seeds=seeds, whole=asked.heads)
+    seeds = range(plan.baselines.seed, plan.baselines.seed + plan.baselines.random)
+    chosen = with_baselines(decomposition, gains, seeds=seeds, whole=plan.baselines.heads)
     edits = {name: make_spec(editor.tower, decomposition, item) for name, item in chosen.items()}
     variants: dict[str, EditSpec | None] = {BASE: None, **edits}
     found = evaluate(model_variants(editor, variants), tasks, text=text, progress=progress, **plan.options)
     if plan.sweep is None or grouped is None:
-        return MeasuredEdit(found, None)
+        return found, None
 
     def worst_and_average(named: Mapping[str, EditSpec | None]) -> dict[str, tuple[float, float]]:
         each = evaluate(model_variants(editor, named), [grouped], text=text, progress=progress, **plan.options)
         metrics = [each.task(grouped.name).metric(metric).values for metric in (WORST, AVERAGE)]
         return {name: (metrics[0][name], metrics[1][name]) for name in named}
 
-    return MeasuredEdit(found, sweep(strengths(edits, plan.sweep.strengths), worst_and_average))
+    return found, sweep(strengths(edits, plan.sweep.strengths), worst_and_average)
 
 
 def _grouped(tasks: Sequence[Task], wanted: str | None) -> Task:
-    """The task that a sweep measures; checked before anything is measured."""
+    """The task for a sweep, checked before any evaluation."""
     for task in tasks:
         if wanted in (None, task.name) and isinstance(task, ZeroShot) and task.data.columns.group is not None:
             return task

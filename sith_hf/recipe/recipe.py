@@ -1,4 +1,4 @@
-"""``Recipe``: every key that its YAML can hold, with its default and a sentence on it."""
+"""``Recipe``: every key of its YAML, with its default and meaning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import model_validator
 from sith_hf.core.settings import Settings
 from sith_hf.evaluation import Plan
 from sith_hf.recipe.edit_rules import EditStep
-from sith_hf.recipe.source import RecipeSource, shipped_text
+from sith_hf.recipe.source import load_data, shipped_text
 from sith_hf.recipe.strict_yaml import read_yaml
 
 
@@ -26,16 +26,16 @@ class Base(Settings):
     """The CLIPModel that a vision-only checkpoint belongs to."""
 
     sha256: str | None = None
-    """The fingerprint of the decomposed tensors; other weights are refused. A run fills it in."""
+    """The fingerprint of the decomposed tensors, filled in by a run; other weights are refused."""
 
 
 class Dictionary(Settings):
-    """The concepts of explanations: texts, a file or a dataset; the built-in list when none is named."""
+    """The concepts of explanations: texts, a file or a dataset; the built-in list when none is given."""
 
     texts: tuple[str, ...] | None = None
     """The concepts themselves."""
     file: str | None = None
-    """A text file, UTF-8, one concept a line."""
+    """A text file, UTF-8, one concept per line."""
     dataset: str | None = None
     """A Hub id or folder for datasets.load_dataset."""
     column: str | None = None
@@ -48,7 +48,7 @@ class Dictionary(Settings):
     """The prompt around each concept, such as "a photo of a {}"."""
 
     sha256: str | None = None
-    """The fingerprint of texts and template; others are refused. A run fills it in."""
+    """The fingerprint of texts and template, filled in by a run; others are refused."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -61,7 +61,7 @@ class Dictionary(Settings):
 
 
 class DecomposeStep(Settings):
-    """How to decompose; fields as for :func:`sith_hf.decomposition.decompose`."""
+    """Settings of the decomposition (:class:`sith_hf.decomposition.DecomposeSettings`)."""
 
     layers: tuple[int, ...] | None = None
     """Layers to decompose; negative numbers count from the last. All when null."""
@@ -104,21 +104,21 @@ class SweepStep(Settings):
 
 
 class EvaluationStep(Plan):
-    """What to measure, on base, edited and baselines, in one run on the same batches."""
+    """An evaluation of base, edited and baselines, in one run on the same batches."""
 
     baselines: Baselines = Baselines()
-    """What to compare the edit with."""
+    """The edits to compare with."""
     sweep: SweepStep | None = None
-    """A sweep over strengths, with its plot; none when null."""
+    """A sweep over strengths, with a plot; none when null."""
 
 
 class CardTexts(Settings):
     """Texts for the model card."""
 
     intended_use: str | None = None
-    """What the edited model is for."""
+    """The uses that the edited model is for."""
     limitations: str | None = None
-    """What the model is not for, and what the edit does not do."""
+    """The uses that the model is not for, and the limits of the edit."""
 
 
 class Recipe(Settings):
@@ -133,11 +133,11 @@ class Recipe(Settings):
     dictionary: Dictionary = Dictionary()
     """The concepts of explanations."""
     decompose: DecomposeStep = DecomposeStep()
-    """How to decompose."""
+    """The settings of the decomposition."""
     edits: tuple[EditStep, ...]
-    """What to edit. The gains of a vector that two edits choose multiply."""
+    """The edits. The gains of a vector that two edits choose multiply."""
     evaluate: EvaluationStep | None = None
-    """What to measure; nothing when null."""
+    """The evaluation; none when null."""
     card: CardTexts = CardTexts()
     """Texts for the model card."""
 
@@ -149,14 +149,13 @@ class Recipe(Settings):
 
     @classmethod
     def from_text(cls, text: str, source: str) -> Recipe:
-        """Read a recipe that extends no other. Raises InputError, naming ``source``, for anything else."""
+        """Read a recipe without ``extends``. Raises InputError, naming ``source``, for invalid YAML or keys."""
         return cls.from_data(read_yaml(text, source), source)
 
     @classmethod
     def from_file(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-        """Read a YAML file, or a recipe that comes with sith-hf (see :meth:`RecipeSource.load`)."""
-        source = RecipeSource.load(path, overrides)
-        return cls.from_data(source.data, source.name)
+        """Read a YAML file or a shipped recipe; arguments as for :func:`sith_hf.recipe.source.load_data`."""
+        return cls.from_data(load_data(path, overrides)[0], str(path))
 
     @classmethod
     def shipped(cls, name: str) -> Recipe:

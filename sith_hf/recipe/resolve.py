@@ -1,4 +1,4 @@
-"""The recipe that repeats a run: defaults written out, fingerprints filled in, scores of judges pinned."""
+"""The recipe that repeats a run: all defaults, fingerprints filled in, scores of judges read from files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from sith_hf.cards import shown_name
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.evaluation import Task
 from sith_hf.gains import SCORES_LAYOUT
 from sith_hf.judges import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
 from sith_hf.recipe.choose import ChosenEdit
@@ -31,23 +30,22 @@ def resolve(
     chosen: ChosenEdit,
     folder: Path,
     work: Path,
-    data: Mapping[str, str | None] | None = None,
+    data: Mapping[str, str | None],
 ) -> Recipe:
-    """The recipe that repeats a run, for a file in ``work``.
+    """Return the recipe that repeats a run, for a file in ``work``.
 
-    Files that the recipe names are copied to ``inputs/``, and scores of judges that may answer differently are read
-    from ``scores/``. So ``work`` is complete, except for a local base and local datasets: the recipe names their full
-    paths.
+    Files of the recipe are copied to ``inputs/``, and scores of judges that may answer differently are read from
+    ``scores/``. So ``work`` is complete, except for a local base and local datasets, whose full paths the recipe has.
 
     Args:
-        recipe: what was run.
-        editor, decomposition, concepts, chosen: its results; ``scores/`` in ``work`` holds ``chosen.scores``.
-        folder: where relative paths of ``recipe`` start.
+        recipe: the recipe that was run.
+        editor, decomposition, concepts, chosen: its results; ``chosen.scores`` are saved in ``scores/`` in ``work``.
+        folder: the folder that relative paths of ``recipe`` start from.
         work: the folder of the resolved recipe.
-        data: the name of each evaluated task to the fingerprint of its data; None without an evaluation.
+        data: the name of each evaluated task to the fingerprint of its data.
 
     Raises:
-        InputError: a file that the recipe names does not exist any more.
+        InputError: a file of the recipe no longer exists.
         OSError: a file could not be copied.
     """
     base, dictionary, plan = recipe.base, recipe.dictionary, recipe.evaluate
@@ -70,8 +68,9 @@ def resolve(
         }
         edits.append(step.model_copy(update=judges))
     if plan is not None:
-        tasks = tuple(_seen(with_full_path(task, folder), data) for task in plan.tasks)
-        plan = plan.model_copy(update={"tasks": tasks})
+        tasks = [with_full_path(task, folder) for task in plan.tasks]
+        tasks = [with_data(task, sha256=data.get(task.name) or task.data.sha256) for task in tasks]
+        plan = plan.model_copy(update={"tasks": tuple(tasks)})
     opened = {
         "model": full_path(base.model, folder),
         "revision": editor.loaded.revision,
@@ -89,7 +88,7 @@ def resolve(
 
 
 def shareable(recipe: Recipe) -> Recipe:
-    """The recipe for publishing with the edited checkpoint: without the folders of this machine."""
+    """Return the recipe without the folders of this machine, to publish with the edited checkpoint."""
     base = {name: _shown(getattr(recipe.base, name)) for name in ("model", "text_model")}
     plan = recipe.evaluate
     if plan is not None:
@@ -104,11 +103,6 @@ def _shown(name: str | None) -> str | None:
     return shown_name(name) if name is not None and os.path.isabs(name) else name
 
 
-def _seen(task: Task, data: Mapping[str, str | None] | None) -> Task:
-    sha256 = None if data is None else data.get(task.name)
-    return task if sha256 is None else with_data(task, sha256=sha256)
-
-
 def _pinned(judge: JudgeSettings, name: str, chosen: ChosenEdit, work: Path) -> JudgeSettings:
     if isinstance(judge, EmbeddingJudgeSettings):
         return judge
@@ -117,7 +111,7 @@ def _pinned(judge: JudgeSettings, name: str, chosen: ChosenEdit, work: Path) -> 
 
 
 def _copied(source: Path, target: Path) -> str:
-    file_sha256(source)  # refuses a file that cannot be read
+    file_sha256(source)  # raises for a file that cannot be read
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     return f"{INPUTS}/{target.name}"

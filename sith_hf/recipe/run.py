@@ -1,4 +1,4 @@
-"""Run a recipe: from its YAML to an edited checkpoint with everything that led to it beside it."""
+"""Run a recipe: from its YAML to an edited checkpoint, with all intermediate results."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sith_hf.files import ResumableJob, new_folder, write_whole
 from sith_hf.gains import Gains
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.inputs import decompose_with, open_base
-from sith_hf.recipe.measure import MeasuredEdit, measure_edit
+from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.resolve import resolve, shareable
-from sith_hf.recipe.source import RecipeSource
+from sith_hf.recipe.source import load_data
 from sith_hf.recipe.strict_yaml import write_yaml
 
 RECIPE = "recipe.yaml"
@@ -29,15 +29,15 @@ RECIPE = "recipe.yaml"
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """What a run made.
+    """The results of a run.
 
     Attributes:
-        folder: where it stands: ``edited/``, ``spec/``, ``decomposition/``, ``scores/``, ``results.json``,
+        folder: the folder with ``edited/``, ``spec/``, ``decomposition/``, ``scores/``, ``results.json``,
             ``sweep.png`` and ``recipe.yaml``, as far as the recipe asks for them.
         decomposition: the explained vectors.
-        gains: what was chosen and what was left unchanged, with reasons.
+        gains: the chosen vectors and the protected ones, with reasons.
         spec: the edit.
-        evaluation: what was measured; None where the recipe measures nothing.
+        evaluation: the evaluation; None if the recipe has none.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class RunResult:
     evaluation: Evaluation | None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the result as plain data."""
         return {
             "folder": str(self.folder),
             "checkpoint": str(self.folder / "edited"),
@@ -74,35 +74,34 @@ def run_recipe(
     say: Callable[[str], object] = lambda line: None,
     progress: bool = False,
 ) -> RunResult:
-    """Decompose, choose, edit, measure and write, as a recipe says.
+    """Run a recipe: decompose, choose, edit, evaluate and write.
 
-    The folder appears when everything in it is whole. Its ``recipe.yaml`` has every default, every fingerprint and
-    every answer of a judge: running it gives the same bytes. Until then finished parts of the decomposition stay in
-    ``FOLDER.work``, and answers of judges in their caches: after an interruption or a mistake in a later step, the
-    next run continues from there.
+    The folder appears when everything in it is complete. Its ``recipe.yaml`` has every default, every fingerprint and
+    every answer of a judge: running it gives the same bytes. Until then, finished parts of the decomposition are in
+    ``FOLDER.work``, and answers of judges in their caches; the next run continues from there.
 
     Args:
-        recipe: a YAML file, the name of one that comes with sith-hf, or a recipe in memory.
-        folder: where to.
-        overrides: ``key.key=value`` (see :meth:`sith_hf.recipe.RecipeSource.load`).
-        overwrite: replace what an earlier run wrote there. Anything else there is never replaced.
-        token: for the Hub.
+        recipe: a YAML file, the name of a recipe that comes with sith-hf, or a recipe in memory.
+        folder: the folder of the results.
+        overrides: ``key.key=value``, for a recipe that is read from YAML (see :func:`sith_hf.recipe.source.load_data`).
+        overwrite: replace the results of an earlier run. Other files in the folder are never replaced.
+        token: a token for the Hub.
         say: called with a line for each step.
         progress: show bars on stderr.
 
     Raises:
         InputError: a recipe, base, dictionary, dataset, judge or folder that cannot be used, or an edit that changes
             nothing.
-        HubError: a judge on a server refused, failed or could not be reached.
-        OutputError: the results could not be written; nothing stands under ``folder``.
+        HubError: a server of a judge refused, failed or could not be reached.
+        OutputError: the results could not be written; ``folder`` is unchanged.
     """
     if isinstance(recipe, Recipe):
         if tuple(overrides):
-            raise InputError("overrides go with a recipe that is read from YAML")
+            raise InputError("overrides need a recipe that is read from YAML; change the Recipe itself instead")
         plan, home = recipe, Path.cwd()
     else:
-        source = RecipeSource.load(recipe, overrides)
-        plan, home = Recipe.from_data(source.data, source.name), source.folder
+        data, home = load_data(recipe, overrides)
+        plan = Recipe.from_data(data, str(recipe))
     target = Path(folder)
     _check_target(target, home)
 
@@ -116,23 +115,14 @@ def run_recipe(
     with ResumableJob.beside(target) as kept, new_folder(target, source=base, overwrite=overwrite) as work:
         concepts, decomposition = decompose_with(plan, editor, home, job=kept, progress=progress)
         chosen = choose(
-            plan,
-            editor,
-            decomposition,
-            concepts,
-            home,
-            token=token,
-            transcripts=work / "transcripts",
-            say=report,
-            progress=progress,
-        )
+            plan, editor, decomposition, concepts, home,
+            token=token, transcripts=work / "transcripts", say=report, progress=progress,
+        )  # fmt: skip
         report(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.protected)} left unchanged")
-        measured: MeasuredEdit | None = None
+        found, sweep = None, None
         if plan.evaluate is not None:
-            measured = measure_edit(plan.evaluate, editor, decomposition, chosen.gains, home, progress=progress)
-        seen = None
-        if measured is not None:
-            seen = {task.name: task.data_sha256 for task in measured.evaluation.tasks}
+            found, sweep = measure_edit(plan.evaluate, editor, decomposition, chosen.gains, home, progress=progress)
+        seen = {task.name: task.data_sha256 for task in found.tasks} if found else {}
         decomposition.save_pretrained(work / "decomposition")
         chosen.spec.save_pretrained(work / "spec")
         for name, scores in chosen.scores.items():
@@ -143,33 +133,31 @@ def run_recipe(
         editor.save_pretrained(work / "edited", chosen.spec, progress=progress)
         shared = write_yaml(shareable(resolved).model_dump(mode="json"), plan.title)
         write_whole(work / "edited" / SITH / RECIPE, shared.encode("utf-8"))
-        if measured is not None:
-            write_whole(work / "results.json", _json(measured.to_json()))
-            write_whole(work / "edited" / SITH / "evaluation.json", _json(measured.evaluation.card()))
-            if measured.sweep is not None:
-                try:
-                    worst_against_average(measured.sweep, work / "sweep.png")
-                except MissingExtra as error:
-                    report(f"no picture of the sweep: {error}")
-    return RunResult(
-        target, decomposition, chosen.gains, chosen.spec, None if measured is None else measured.evaluation
-    )
+        if found is not None:
+            swept = {} if sweep is None else {"sweep": sweep.to_json()}
+            write_whole(work / "results.json", _json(found.to_json() | swept))
+            write_whole(work / "edited" / SITH / "evaluation.json", _json(found.card()))
+        if sweep is not None:
+            try:
+                worst_against_average(sweep, work / "sweep.png")
+            except MissingExtra as error:
+                report(f"the plot of the sweep was not drawn: {error}")
+    return RunResult(target, decomposition, chosen.gains, chosen.spec, found)
 
 
 def _check_target(target: Path, home: Path) -> None:
-    """Raises InputError for a folder that a run must not replace, whatever its user allows."""
+    """Raise InputError for a folder that a run must never replace."""
     try:
         there = target.resolve()
-        entries = [entry.name for entry in there.iterdir()] if there.is_dir() else []
+        occupied = there.is_dir() and any(there.iterdir())
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{sanitize(str(target))} is no place for a folder ({sanitize(str(error))}); name another"
-        ) from None
+        shown = sanitize(str(target))
+        raise InputError(f"{shown} cannot be used as a folder ({sanitize(str(error))}); name a new folder") from None
     ours = (there / "spec").is_dir() and (there / RECIPE).is_file()
     if there in (cwd := Path.cwd().resolve(), *cwd.parents) or (there in (home, *home.parents) and not ours):
-        raise InputError(f"{target} holds this folder or the recipe itself; name a folder of its own for the results")
-    if entries and not ours:
-        raise InputError(f"{target} is not empty, and holds something that no run wrote; name a new folder")
+        raise InputError(f"{target} contains the current folder or the recipe; name a folder for the results only")
+    if occupied and not ours:
+        raise InputError(f"{target} is not empty and was not written by an earlier run; name a new folder")
 
 
 def _json(data: Any) -> bytes:

@@ -1,11 +1,10 @@
-"""Where a recipe comes from: a shipped one or a file, merged with what it extends and with overrides."""
+"""Read a recipe, shipped or a file, merge it with the one that it extends, and apply overrides."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,50 +12,42 @@ from typing import Any
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_text_input
 from sith_hf.errors import InputError
-from sith_hf.recipe.overrides import with_override
 from sith_hf.recipe.strict_yaml import read_yaml
 
 EXTENDS = "extends"
 MAX_BYTES = 10_000_000
 
-# The keys of a recipe that can hold a path, and the keys of a dictionary that name the source of its concepts.
+# The keys of a recipe that can have a path as value, and the keys of a dictionary that give the source of its concepts.
 PLACES = frozenset({"file", "image_mean", "path", "prompt", "dataset", "model", "text_model"})
 SOURCES = frozenset({"texts", "file", "dataset", "column"})
 
 
-@dataclass(frozen=True)
-class RecipeSource:
-    """A recipe as plain data.
+def load_data(name_or_path: str | Path, overrides: Iterable[str] = ()) -> tuple[dict[str, Any], Path]:
+    """Read a recipe as plain data, merged with the recipe that it extends and overridden.
 
-    Attributes:
-        name: the name or path that it was loaded by.
-        data: the YAML, merged with what it extends, and overridden.
-        folder: the folder that relative paths in it start from.
+    Args:
+        name_or_path: a YAML file, or the name of a recipe that comes with sith-hf.
+        overrides: each replaces a value, or adds one to a mapping: ``key.key=value``, the value in YAML, such as
+            ``decompose.layers=[-2,-1]`` or ``edits.0.gain=0.5``.
+
+    Returns:
+        The data, and the folder that relative paths in it start from.
+
+    Raises:
+        InputError: a recipe that does not exist or is not YAML, a circle of ``extends``, or an invalid override.
     """
-
-    name: str
-    data: Mapping[str, Any]
-    folder: Path
-
-    @classmethod
-    def load(cls, name_or_path: str | Path, overrides: Iterable[str] = ()) -> RecipeSource:
-        """Read a recipe.
-
-        Args:
-            name_or_path: a YAML file, or the name of a recipe that comes with sith-hf.
-            overrides: ``key.key=value`` (see :func:`sith_hf.recipe.overrides.with_override`).
-
-        Raises:
-            InputError: no such recipe, not YAML, a circle of ``extends``, or an override that does not fit.
-        """
-        data, folder = _extended(str(name_or_path), None, ())
-        for override in overrides:
-            data = with_override(data, override)
-        return cls(str(name_or_path), data, folder)
+    data, folder = _extended(str(name_or_path), None, ())
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        keys = path.split(".")
+        if not separator or not all(keys):
+            raise InputError(f"--set {sanitize(override)}: write key.key=value, such as decompose.layers=[-2,-1]")
+        data = _with(data, keys, read_yaml(text, f"--set {path}"), path)
+    return data, folder
 
 
 def shipped_names() -> list[str]:
-    """The names of the recipes that come with sith-hf; those of the paper are ``paper/NAME``."""
+    """Return the names of the recipes that come with sith-hf; those of the paper are ``paper/NAME``."""
     root = files("sith_hf.recipes")
     here = [entry.name for entry in root.iterdir()]
     below = [f"paper/{entry.name}" for entry in (root / "paper").iterdir()] if (root / "paper").is_dir() else []
@@ -64,7 +55,7 @@ def shipped_names() -> list[str]:
 
 
 def shipped_text(name: str) -> str:
-    """The YAML of a recipe that comes with sith-hf. Raises InputError for an unknown name."""
+    """Return the YAML of a recipe that comes with sith-hf. Raises InputError for an unknown name."""
     known = shipped_names()
     if name not in known:
         raise InputError(f"no recipe {name!r} comes with sith-hf; there are {', '.join(known)}")
@@ -92,7 +83,7 @@ def _extended(name: str, folder: Path | None, chain: tuple[str, ...]) -> tuple[d
     if parent is None:
         return data, home
     if not isinstance(parent, str):
-        raise InputError(f"{name}: extends names one recipe: a file, or one that comes with sith-hf")
+        raise InputError(f"{name}: extends must name one recipe: a file, or one that comes with sith-hf")
     below, there = _extended(parent, home, (*chain, identity))
     below = _rooted(below, there) if there != home else below
     given = data.get("dictionary")
@@ -124,3 +115,17 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         old = both.get(key)
         both[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return both
+
+
+def _with(data: Any, keys: list[str], value: Any, path: str) -> Any:
+    """A copy of ``data`` with ``value`` at ``keys``."""
+    if not keys:
+        return value
+    key, *rest = keys
+    if isinstance(data, list):
+        if not key.isdecimal() or int(key) >= len(data):
+            raise InputError(f"--set {path}: {key} is not an index of a list of {len(data)} (the first is 0)")
+        return [_with(item, rest, value, path) if i == int(key) else item for i, item in enumerate(data)]
+    if data is not None and not isinstance(data, dict):
+        raise InputError(f"--set {path}: {key} cannot be set inside the value {sanitize(str(data))}")
+    return {**(data or {}), key: _with((data or {}).get(key), rest, value, path)}

@@ -1,4 +1,4 @@
-"""YAML read strictly, and written in one form."""
+"""Strict reading of YAML, and its one written form."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sith_hf.errors import InputError
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only. Repeated keys and references between places are refused."""
+    """A loader of plain data that refuses repeated keys and references."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
-            # A few nested references can stand for billions of values.
+            # A few nested references can expand to billions of values.
             event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(
                 None, None, "references (*name) are not used here", event.start_mark
@@ -36,21 +36,19 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(text: str, source: str) -> Any:
-    """Read plain data from a YAML text. Raises InputError, naming ``source``, for anything else."""
+    """Read plain data from YAML. Raises InputError, naming ``source``, for anything else."""
     try:
         loader = _Loader(text)
         try:
             return loader.get_single_data()
         finally:
             loader.dispose()
-    # A tag such as !!int raises what Python's own conversion raises.
+    # A tag such as !!int raises the exceptions of Python's conversion.
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise InputError(
-            f"{source} is not YAML that a recipe may hold: {sanitize(' '.join(str(error).split()), 300)}"
-        ) from None
+        raise InputError(f"{source} is not YAML of plain data: {sanitize(' '.join(str(error).split()), 300)}") from None
 
 
 def write_yaml(data: Any, comment: str) -> str:
-    """Write ``data`` as YAML, keys in their order, below a comment of one line."""
+    """Return ``data`` as YAML, keys in their order, below a comment of one line."""
     body = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
     return f"# {sanitize(comment, 1000)}\n{body}"

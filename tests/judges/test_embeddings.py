@@ -13,7 +13,7 @@ from sith_hf.core.settings import Settings
 from sith_hf.errors import InputError
 from sith_hf.judges import EmbeddingJudge, Judge, LanguageModelJudge, SheetJudge, make_judge
 from sith_hf.judges.embeddings import topic_relevance
-from sith_hf.judges.settings import JudgeSettings
+from sith_hf.judges.judge import JudgeSettings
 from tests.support.made import tiny_concepts
 
 PLACES = ("beach", "Ocean", "forest", "desert")
@@ -159,11 +159,9 @@ class TestSettings:
         sheet = make_judge(read({"by": "file", "path": "a/sheet.csv"}), None, folder=tmp_path)
         assert sheet.path == tmp_path / "a" / "sheet.csv"
         data = {"by": "language-model", "prompt": "mine.j2", "topic": "t", "model": "me/model"}
-        made = make_judge(read(data), None, folder=tmp_path)
+        made = make_judge(read(data), None, folder=tmp_path, cache=Path("c"), transcript=Path("t"))
         assert made.prompt.source.startswith("Rate")
-        assert made.cache.parent == made.transcript.parent == tmp_path
-        moved = make_judge(read(data), None, folder=tmp_path, cache=Path("c"), transcript=Path("t"))
-        assert (moved.cache, moved.transcript) == (Path("c"), Path("t"))
+        assert (made.cache, made.transcript) == (Path("c"), Path("t"))
 
     def test_they_come_back_as_they_were(self):
         settings = read({"by": "language-model", "prompt": "place", "model": "me/model"})

@@ -20,14 +20,21 @@ import torch
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.errors import HubError, InputError, OutputError
 from sith_hf.judges import LanguageModelJudge, make_judge
-from sith_hf.judges.answers import parse
-from sith_hf.judges.cache import AnswerCache, Question
-from sith_hf.judges.client import LONGEST_PAUSE, MAX_TIMEOUTS, PAUSES, TOKEN_VARIABLE, ChatServer, Unanswered
+from sith_hf.judges.answers import AnswerCache, Question, parse
+from sith_hf.judges.client import (
+    LONGEST_PAUSE,
+    MAX_BYTES,
+    MAX_TIMEOUTS,
+    PAUSES,
+    TOKEN_VARIABLE,
+    ChatServer,
+    Unanswered,
+    httpx,
+)
 from sith_hf.judges.event_loop import run
-from sith_hf.judges.http import MAX_BYTES, httpx
+from sith_hf.judges.judge import LanguageModelJudgeSettings
 from sith_hf.judges.language_model import EARLY, FAILURES_IN_A_ROW
 from sith_hf.judges.prompts import SHIPPED, Prompt
-from sith_hf.judges.settings import LanguageModelJudgeSettings
 from tests.support.chat_server import Reply, chat_server, said
 from tests.support.made import WORDS
 

@@ -12,7 +12,7 @@ from scipy.optimize import nnls as scipy_nnls
 from torch import Tensor
 
 from sith_hf.errors import InputError, MissingExtra
-from sith_hf.pursuit.atoms import TensorAtoms
+from sith_hf.pursuit import build_index
 from sith_hf.pursuit.methods import METHODS
 from sith_hf.pursuit.pursuit import Pursuit, SparseCode
 from sith_hf.pursuit.search import AtomSearch
@@ -365,7 +365,7 @@ def test_lasso_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_search_gives_the_same_as_asking_one_by_one() -> None:
     atoms = unit(gaussian(0, 40, 6).repeat(3, 1)).float()
-    search = AtomSearch(TensorAtoms(atoms), 1.0, 17)
+    search = AtomSearch(build_index(atoms), 17)
     query = gaussian(1, 20, 6)
     index, score = search.best(query, 9)
     taken = torch.empty(20, 0, dtype=torch.long)

@@ -14,7 +14,7 @@ from sith_hf.errors import InputError
 from sith_hf.recipe import Recipe
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.edit_rules import ShareEdit
-from sith_hf.recipe.source import RecipeSource, shipped_names
+from sith_hf.recipe.source import load_data, shipped_names
 from sith_hf.recipe.strict_yaml import read_yaml, write_yaml
 from tests.support.tiny import save_clip
 
@@ -224,4 +224,4 @@ def test_an_edit_that_chooses_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_source_is_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(GOOD)
-    assert RecipeSource.load(tmp_path / "a.yaml").folder == tmp_path.resolve()
+    assert load_data(tmp_path / "a.yaml")[1] == tmp_path.resolve()

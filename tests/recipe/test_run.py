@@ -79,7 +79,7 @@ def test_its_recipe_has_every_fingerprint_and_no_place_of_this_machine(run: RunR
 @pytest.mark.parametrize(
     ("override", "part"),
     [
-        ("dictionary.sha256=" + "a" * 64, "dictionary: this has the sha256"),
+        ("dictionary.sha256=" + "a" * 64, "dictionary: the sha256 is"),
         ("base.model=/nowhere/at/all", "/nowhere/at/all"),
         ("dictionary={file: none.txt}", "none.txt"),
         ("decompose.image_mean=none.safetensors", "none.safetensors"),
