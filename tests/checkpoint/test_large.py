@@ -24,7 +24,8 @@ from sith_hf.checkpoint.verify import verify
 from sith_hf.checkpoint.write import revert, save_edited
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError
-from sith_hf.files import Stamp, UnchangedFile, new_folder
+from sith_hf.files import new_folder
+from sith_hf.files.unchanged import UnchangedFile, stamp_of
 from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint, Shard
 from tests.support import tiny
 from tests.support.raw import Raw, out_proj, random_spec, raw_tensors, read_raw, tree, write_raw
@@ -244,11 +245,12 @@ class TestCopies:
         content = random.Random(0).randbytes(2**20 + 7)  # read in pieces of 2**18 bytes
         (tmp_path / "source").write_bytes(content)
         with FileIO(tmp_path / "source") as file:
-            source = UnchangedFile(tmp_path / "source", Stamp.of(file))
+            source = UnchangedFile(tmp_path / "source", stamp_of(file))
         with FileIO(tmp_path / "copy", "w") as target:
             source.copy_into(target, start=5)
         assert (tmp_path / "copy").read_bytes() == content[5:]
-        assert len(list(source.pieces(0, len(content)))) == 5
+        with source.opened() as file:
+            assert len(list(source.pieces(file, 0, len(content)))) == 5
 
     def test_a_tower_without_the_prefix_too(self, tmp_path, monkeypatch):
         tiny.vision_model().save_pretrained(tmp_path / "base")

@@ -145,3 +145,7 @@ def _raised(do: Callable[[], None]) -> list[str]:
 
 if __name__ == "__main__":
     main()
+    # The report is written. After a peer has died, gloo's threads sometimes abort the interpreter while it ends.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
