@@ -33,7 +33,7 @@ def find_artifact(
             for place in places:
                 if (path / place).is_file():
                     return path / place
-            raise ArtifactError(f"{path} holds no {layout.filename}; give a folder that save_pretrained wrote")
+            raise ArtifactError(f"{path} holds no {layout.filename}: name the folder that sith-hf wrote it into")
     except OSError as error:
         raise ArtifactError(f"{path} could not be read ({error.strerror})") from None
     if not is_repo_id(str(name_or_path)):
