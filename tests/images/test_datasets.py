@@ -108,12 +108,15 @@ class TestSources:
         assert (source.title, source.split, len(source.rows)) == ("saved", "", 6)
         assert source.columns == ("image", "label")
 
-    def test_a_folder_of_images_for_each_class(self, tmp_path):
+    @pytest.mark.parametrize("folder", ["photos", "imagefolder"])  # the latter is also a loader of datasets
+    def test_a_folder_of_images_for_each_class(self, tmp_path, monkeypatch, folder):
+        monkeypatch.chdir(tmp_path)
         for name in ("boat", "car"):
-            (tmp_path / "photos" / name).mkdir(parents=True)
+            (tmp_path / folder / name).mkdir(parents=True)
             for red in (1, 2):
-                (tmp_path / "photos" / name / f"{red}.png").write_bytes(png(red))
-        source = open_dataset(data(tmp_path / "photos"))
+                (tmp_path / folder / name / f"{red}.png").write_bytes(png(red))
+        source = open_dataset(data(folder))
+        assert source.title == folder
         assert source.names_of("label") == ("boat", "car")
         assert sorted(source.text_of("label", value) for (value,) in rows_of(source, "label")) == [
             "boat",
