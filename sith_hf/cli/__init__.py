@@ -69,6 +69,8 @@ class LazyGroup(click.Group):
 def sith_hf() -> None:
     """Explain the attention heads of a CLIP vision tower, and suppress or amplify named concepts.
 
+    Start with sith-hf demo: it needs no model of your own. sith-hf COMMAND --help lists the options of a command.
+
     Results go to stdout, progress and messages to stderr. Exit codes: 0 success, 1 a failed verification, 2 unusable
     input, 130 interrupted.
     """
