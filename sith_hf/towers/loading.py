@@ -110,7 +110,7 @@ def _fetched(name: str, fetch: Callable[[], Path]) -> Path:
     try:
         return fetch()
     except HubError as error:
-        raise InputError(f"{name}: no CLIP checkpoint there ({error})") from None
+        raise InputError(f"{name}: no CLIP checkpoint there (no folder has this name, and {error})") from None
 
 
 def _load_tokenizer(folder: Path) -> Any | None:
