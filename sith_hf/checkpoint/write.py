@@ -51,7 +51,7 @@ def locate(name: str | Path, revision: str | None = None, token: str | None = No
     if os.path.isdir(name):  # unlike Path.is_dir, it never raises
         return Path(name)
     if not is_repo_id(str(name)):
-        raise InputError(f"{name}: no folder has this name (check the path), and it is no id of a repository")
+        raise InputError(f"{name}: no folder has this name (check the path), and it is no repository id")
     try:
         return fetch_snapshot(str(name), revision=revision, token=token)
     except HubError as error:

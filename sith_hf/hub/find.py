@@ -37,7 +37,7 @@ def find_artifact(
     except OSError as error:
         raise ArtifactError(f"{path} could not be read ({error.strerror})") from None
     if not is_repo_id(str(name_or_path)):
-        raise ArtifactError(f"{path}: no file or folder has this name (check the path), and it is no id of a repository")
+        raise ArtifactError(f"{path}: no file or folder has this name (check the path), and it is no repository id")
     try:
         types = (layout.repo_type, *(kind for kind in ("model", "dataset") if kind != layout.repo_type))
         return fetch_file(str(name_or_path), places, repo_types=types, revision=revision, token=token)
