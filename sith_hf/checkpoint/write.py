@@ -51,11 +51,11 @@ def locate(name: str | Path, revision: str | None = None, token: str | None = No
     if os.path.isdir(name):  # unlike Path.is_dir, it never raises
         return Path(name)
     if not is_repo_id(str(name)):
-        raise InputError(f"{name}: no such folder (and not the id of a Hub repository)")
+        raise InputError(f"{name}: no folder has this name (check the path), and it is no repository id")
     try:
         return fetch_snapshot(str(name), revision=revision, token=token)
     except HubError as error:
-        raise InputError(f"{name}: not a local folder, and {error}") from None
+        raise InputError(f"{name}: no folder has this name (check the path), and {error}") from None
 
 
 def history(folder: Path) -> tuple[EditSpec, ...]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 
 import click
 
 from sith_hf.core.distributed import silence_other_ranks
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import SithError
 
 # Subcommand -> (name of its module and function, line in --help). Kept here so that --help imports no subcommand.
@@ -47,6 +49,16 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(f"sith_hf.cli.{name}"), name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            close = get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+            ctx.fail(f"no command is called '{sanitize(name)}'; {hint}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
@@ -56,6 +68,8 @@ class LazyGroup(click.Group):
 @click.version_option(version=version("sith-hf"), prog_name="sith-hf")
 def sith_hf() -> None:
     """Explain the attention heads of a CLIP vision tower, and suppress or amplify named concepts.
+
+    Start with sith-hf demo: it needs no model of your own. sith-hf COMMAND --help lists the options of a command.
 
     Results go to stdout, progress and messages to stderr. Exit codes: 0 success, 1 a failed verification, 2 unusable
     input, 130 interrupted.
@@ -73,8 +87,6 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except SithError as error:
-        from sith_hf.core.escaping import sanitize
-
         click.echo(f"Error: {sanitize(str(error), 2000)}", err=True)
         code = 2
     except (KeyboardInterrupt, click.Abort):

@@ -20,7 +20,7 @@ from sith_hf.cli.output import show_result
     type=options.PATH,
     default=Path("sith-demo"),
     show_default=True,
-    help="Folder for the decomposition, the spec and the edited checkpoint.",
+    help="Folder for the decomposition, the spec, the edited checkpoint and a picture.",
 )
 @click.option(
     "--seed", type=int, default=2026, show_default=True, help="Seed of the pictures for the measurement; 1000 or above."

@@ -52,8 +52,8 @@ def edit(
     by_concept = bool(suppress or amplify or invert)
     if by_concept == (gain is not None):
         raise InputError(
-            "nothing to edit, or two ways at once: give --suppress, --amplify or --invert; "
-            "or --gain with --layers, --heads or --vectors"
+            f"{'two ways to choose vectors' if by_concept else 'nothing to edit'}: give either concepts "
+            "(--suppress, --amplify, --invert), or --gain with --layers, --heads or --vectors"
         )
     if by_concept and vectors is not None:
         raise InputError("--vectors does not combine with concepts, which choose the vectors; use it with --gain")

@@ -9,6 +9,7 @@ import click
 
 from sith_hf.cli import options
 from sith_hf.cli.output import show_result
+from sith_hf.core.reading import reason
 from sith_hf.errors import InputError
 
 
@@ -110,7 +111,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = read_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())[:200]})") from None
+        raise InputError(f"{path} cannot be read ({reason(error)}): --plan names a YAML file of tasks") from None
     if not isinstance(data, dict):
         raise InputError(f"{path} is not a plan; expected a mapping with the key tasks")
     return data

@@ -92,8 +92,8 @@ PATH = click.Path(path_type=Path)
 # For SithEditor.from_pretrained.
 model = group(
     "loading",
-    click.option("--text-model", help="The CLIPModel that a vision-only MODEL belongs to: folder or Hub id."),
-    click.option("--revision", help="Branch, tag or commit of MODEL on the Hub."),
+    click.option("--text-model", help="For a vision-only checkpoint: the CLIPModel it belongs to, a folder or Hub id."),
+    click.option("--revision", help="Branch, tag or commit of MODEL (or BASE) on the Hub."),
 )
 # For dictionary_of.
 dictionary = group(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     click.option("--base", help="Instead of FOLDER: the base to edit and publish, a folder or Hub id."),
     click.option("--spec", help="The edit spec for --base: folder or Hub id."),
     click.option("--recipe", help="The recipe to run on --base: a YAML file, or the name of a recipe of sith-hf."),
-    click.option("--text-model", help="With --recipe: the CLIPModel of a vision-only --base."),
+    click.option("--text-model", help="With --recipe, for a vision-only --base: the CLIPModel it belongs to."),
 )
 @click.option("--repo-id", required=True, help="The repository: namespace/name.")
 @options.group(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -67,7 +68,9 @@ def column_of(dataset: Any, column: str, split: str, revision: str | None) -> li
         import datasets
 
         try:
-            dataset = datasets.load_dataset(str(dataset), split=split, revision=revision)
+            # Without "./", datasets takes a folder named csv or text for one of its own loaders.
+            name = os.path.join(".", dataset) if os.path.isdir(dataset) else str(dataset)
+            dataset = datasets.load_dataset(name, split=split, revision=revision)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"dataset {dataset}: could not be loaded ({first_line})") from None

@@ -69,7 +69,7 @@ class BaseRef:
             if found != wanted:
                 state = "is not there" if found is None else "has other values"
                 raise BaseMismatch(
-                    f"made for {self.name}, but {key} {state} in {where}: "
+                    f"this was made for {self.name}, but {key} {state} in {where}: "
                     "use the original base, or make it again for this one"
                 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Self, get_args
@@ -61,8 +62,8 @@ def by_key(key: str, values: Sequence[str], default: str | None = None) -> Discr
 
 def _complaint(root: type[Settings], item: Mapping[str, Any]) -> str:
     loc = item["loc"]
-    # A location contains the tags of unions, which no user wrote.
-    shown = ".".join(sanitize(str(part)) for part in loc if not str(part).startswith("tag:"))
+    # A location contains the tags and types of unions, which no user wrote.
+    shown = ".".join(sanitize(str(part)) for part in loc if not re.match(r"tag:|[\w-]+\[.*\]$", str(part)))
     if item["type"] != "extra_forbidden":
         message = str(item["msg"]).removeprefix("Value error, ")
         return f"{shown}: {message}" if shown else message

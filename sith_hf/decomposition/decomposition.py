@@ -181,8 +181,8 @@ class Decomposition(Pushable):
         index = position(self.texts, concept)
         if index is None:
             raise InputError(
-                f"no explanation has the concept {concept!r}: use SithEditor.find, which can encode it (--model on the "
-                "command line), or pass its text embedding"
+                f"no explanation has the concept {concept!r}: name the decomposed model, which encodes it (--model on "
+                "the command line, SithEditor.find in Python), or pass its text embedding"
             )
         return self.embeddings[index]
 

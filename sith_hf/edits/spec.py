@@ -271,7 +271,8 @@ class EditSpec(Pushable):
 
     def __str__(self) -> str:
         verb = "Revert of an edit" if self.reverts else "Edit"
-        lines = [f"{verb} of {sanitize(self.base.name)}: {len(self)} singular vectors in layers {self.layers}"]
+        vectors = f"{len(self)} singular {'vector' if len(self) == 1 else 'vectors'}"
+        lines = [f"{verb} of {sanitize(self.base.name)}: {vectors} in layers {self.layers}"]
         lines.append(f"{'layer':>5} {'head':>4} {'vector':>6} {'gain':>7}  concepts")
         for row in self.rows():
             label = sanitize(row["label"])

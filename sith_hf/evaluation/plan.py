@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, Tag, model_validator
 
@@ -14,6 +14,8 @@ from sith_hf.towers import fill_template
 # YAML reads a bare no as false.
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
+Classes = TypeVar("Classes", tuple[str, ...], Mapping[str, str])
+
 TEMPLATES: tuple[str, ...] = ("a photo of a {}",)
 
 
@@ -22,26 +24,22 @@ def _template(text: str) -> str:
     return text
 
 
-def _classes(classes: tuple[str, ...]) -> tuple[str, ...]:
-    twice = sorted({name for name in classes if classes.count(name) > 1})
+def _classes(classes: Classes) -> Classes:
+    names = [*classes.values()] if isinstance(classes, Mapping) else [*classes]
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"the class {', '.join(twice)} occurs more than once")
-    if len(classes) < 2:
-        raise ValueError("a classification needs at least two classes")
-    if not all(name.strip() for name in classes):
+    if len(names) < 2:
+        raise ValueError(f"a classification needs at least two classes; got {len(names)}")
+    if not all(name.strip() for name in names):
         raise ValueError("a class name is blank")
-    return classes
-
-
-def _named(classes: Mapping[str, str]) -> Mapping[str, str]:
-    _classes(tuple(classes.values()))
     return classes
 
 
 Template = Annotated[str, AfterValidator(_template)]
 Templates = Annotated[tuple[Template, ...], Field(min_length=1)]
 ClassList = Annotated[tuple[str, ...], AfterValidator(_classes)]
-ClassMap = Annotated[Mapping[str, str], AfterValidator(_named)]
+ClassNames = Annotated[tuple[str, ...] | Mapping[str, str], AfterValidator(_classes)]
 
 
 class ZeroShot(Settings):
@@ -56,7 +54,7 @@ class ZeroShot(Settings):
     data: DatasetSettings
     """The images."""
 
-    classes: ClassList | ClassMap | None = None
+    classes: ClassNames | None = None
     """Class names, or a mapping from labels in the data to names; the label column's names when absent."""
 
     templates: Templates = TEMPLATES

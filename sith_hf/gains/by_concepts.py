@@ -80,7 +80,7 @@ def by_name(
     """
     gain = check_gain(gain)
     if layers is None and heads is None and vectors is None:
-        raise InputError("name layers, heads or vectors")
+        raise InputError("name layers, heads or vectors to edit (--layers, --heads, --vectors on the command line)")
     chosen: dict[VectorKey, float] = {}
     # product() reads each iterable once, so an iterator serves every layer.
     for layer, head, vector in product(

@@ -33,13 +33,13 @@ def find_artifact(
             for place in places:
                 if (path / place).is_file():
                     return path / place
-            raise ArtifactError(f"{path} holds no {layout.filename}; give a folder that save_pretrained wrote")
+            raise ArtifactError(f"{path} holds no {layout.filename}: name the folder that sith-hf wrote it into")
     except OSError as error:
         raise ArtifactError(f"{path} could not be read ({error.strerror})") from None
     if not is_repo_id(str(name_or_path)):
-        raise ArtifactError(f"{path}: no file or folder has this name, and it is not the id of a Hub repository")
+        raise ArtifactError(f"{path}: no file or folder has this name (check the path), and it is no repository id")
     try:
         types = (layout.repo_type, *(kind for kind in ("model", "dataset") if kind != layout.repo_type))
         return fetch_file(str(name_or_path), places, repo_types=types, revision=revision, token=token)
     except HubError as error:
-        raise ArtifactError(f"{name_or_path}: not a local folder, and {error}") from None
+        raise ArtifactError(f"{name_or_path}: no file or folder has this name (check the path), and {error}") from None

@@ -170,7 +170,8 @@ def _local(data: DatasetSettings, path: Path) -> Any:
         if isinstance(saved, Mapping):
             return {key: value.to_iterable_dataset() for key, value in saved.items()}
         return saved.to_iterable_dataset()
-    return datasets.load_dataset(str(path), data.name, streaming=data.streaming)
+    # Without "./", datasets takes a folder named imagefolder or csv for one of its own loaders.
+    return datasets.load_dataset(os.path.join(".", path), data.name, streaming=data.streaming)
 
 
 def _remote(data: DatasetSettings) -> Any:

@@ -53,7 +53,7 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if not self.topic.strip():
-            raise InputError(f"the prompt {self.name} needs a topic: name it in words")
+            raise InputError(f"the prompt {self.name} needs a topic: name it in words (--topic on the command line)")
         marker = "sith-hf-probe"
         if marker not in self.ask([marker]):
             raise InputError(f"the prompt {self.name} shows no concepts: add {{{{ concepts }}}} for the JSON list")

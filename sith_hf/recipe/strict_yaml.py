@@ -45,7 +45,10 @@ def read_yaml(text: str, source: str) -> Any:
             loader.dispose()
     # A tag such as !!int raises the exceptions of Python's conversion.
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise InputError(f"{source} is not YAML of plain data: {sanitize(' '.join(str(error).split()), 300)}") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        line = "" if mark is None else f", line {mark.line + 1}"
+        shown = sanitize(" ".join(str(problem).split()), 300)
+        raise InputError(f"{source}{line}: not YAML of plain data ({shown})") from None
 
 
 def write_yaml(data: Any, comment: str) -> str:

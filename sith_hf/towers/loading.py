@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from sith_hf.errors import HubError, InputError, UnsupportedModel
@@ -55,7 +55,11 @@ def load_model(
 
     name = str(name)
     folder = Path(name)
-    if not os.path.isdir(name) and is_repo_id(name):
+    if not os.path.isdir(name):
+        if os.path.exists(name) or not is_repo_id(name):
+            raise InputError(
+                f"{name}: no CLIP checkpoint there (not a folder, and not a Hub id such as me/clip): check the path"
+            )
         # The configuration first, so that other models are not downloaded.
         folder = _fetched(name, lambda: fetch_file(name, ["config.json"], revision=revision, token=token)).parent
     try:
@@ -66,7 +70,7 @@ def load_model(
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{name}: {error}") from None
     # AttributeError, TypeError: config.json holds a list or a number.
-    except (OSError, HFValidationError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{name}: no CLIP checkpoint there ({_one_line(error)})") from None
     if want_text and architecture != "CLIPModel":
         raise UnsupportedModel(f"{name} is a {architecture} without a text tower: a text model must be a CLIPModel")
@@ -106,7 +110,7 @@ def _fetched(name: str, fetch: Callable[[], Path]) -> Path:
     try:
         return fetch()
     except HubError as error:
-        raise InputError(f"{name}: no CLIP checkpoint there ({error})") from None
+        raise InputError(f"{name}: no CLIP checkpoint there (no folder has this name, and {error})") from None
 
 
 def _load_tokenizer(folder: Path) -> Any | None:

@@ -67,6 +67,12 @@ class TestExitCodes:
     def test_an_option_that_does_not_exist(self, refuses, words, named):
         refuses(("show", "{work}/d", *words), named)
 
+    def test_a_command_that_does_not_exist(self):
+        assert "did you mean decompose?" in refused(sith("decompos"))
+        unlike = refused(sith("xyzzy"))
+        assert "did you mean" not in unlike
+        assert all(name in unlike for name in COMMANDS)
+
     def test_a_reader_that_went_away(self):
         reader, writer = os.pipe()
         os.close(reader)

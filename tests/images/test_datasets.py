@@ -108,12 +108,15 @@ class TestSources:
         assert (source.title, source.split, len(source.rows)) == ("saved", "", 6)
         assert source.columns == ("image", "label")
 
-    def test_a_folder_of_images_for_each_class(self, tmp_path):
+    @pytest.mark.parametrize("folder", ["photos", "imagefolder"])  # the latter is also a loader of datasets
+    def test_a_folder_of_images_for_each_class(self, tmp_path, monkeypatch, folder):
+        monkeypatch.chdir(tmp_path)
         for name in ("boat", "car"):
-            (tmp_path / "photos" / name).mkdir(parents=True)
+            (tmp_path / folder / name).mkdir(parents=True)
             for red in (1, 2):
-                (tmp_path / "photos" / name / f"{red}.png").write_bytes(png(red))
-        source = open_dataset(data(tmp_path / "photos"))
+                (tmp_path / folder / name / f"{red}.png").write_bytes(png(red))
+        source = open_dataset(data(folder))
+        assert source.title == folder
         assert source.names_of("label") == ("boat", "car")
         assert sorted(source.text_of("label", value) for (value,) in rows_of(source, "label")) == [
             "boat",
@@ -278,7 +281,8 @@ class TestPlan:
             ({"data": {"dataset": "d", "columns": {"unsafe_image": "u"}}}, "go together"),
             ({"classes": ["boat", "boat"]}, "boat occurs more than once"),
             ({"classes": {"0": "boat", "1": "boat"}}, "boat occurs more than once"),
-            ({"classes": ["boat"]}, "two classes"),
+            ({"classes": ["boat"]}, "plan.yaml: tasks.0.classes: a classification needs at least two classes; got 1"),
+            ({"classes": 3}, "plan.yaml: tasks.0.classes: Input should be a valid array; tasks.0.classes: Input"),
             ({"templates": ["a photo"]}, "exactly one {}"),
             ({"templates": ["{} and {}"]}, "exactly one {}"),
             ({"templates": []}, "at least 1"),

@@ -63,7 +63,7 @@ def test_a_recipe_is_frozen() -> None:
         ("title: [", "not YAML"),
         ("title: t\ntitle: u\nedits: []\n", "is repeated"),
         ("1: t\n", "a key is a text"),
-        ("title: &a [x]\nedits: *a\n", "references"),
+        ("title: &a [x]\nedits: *a\n", "here, line 2: not YAML of plain data (references"),
         ("title: !!python/object/apply:os.system [id]\nedits: []\n", "not YAML"),
         ("title: t\nedits: 2020-01-01\n", "may hold only"),
         ("title: t\ndecompose: {poles: both}\nedits: [{concepts: [a]}]\n", "decompose.poles"),
