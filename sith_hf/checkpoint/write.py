@@ -138,7 +138,7 @@ def revert(
     spec = EditSpec.from_pretrained(checkpoint.folder)
     if spec.edited_sha256 is None or not spec.touched_keys <= set(spec.edited_sha256):
         raise InputError(
-            f"{source}: its edit spec has no fingerprints of the edited weights: it was not saved by save-edited"
+            f"{source}: its edit spec has no fingerprints of the edited weights; only output of save-edited has them"
         )
     found = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.edited_sha256}
     BaseRef("the edit recorded in sith/", None, spec.edited_sha256).check(found, str(source))
@@ -214,7 +214,7 @@ class EditedTensors(Mapping[str, Tensor]):
         for key in self:
             before, after = self._pair(key)
             sizes[key], prints[key] = float((after.double() - before).abs_().max()), tensor_sha256(after)
-            del before, after  # or they live while the next layer is read
+            del before, after  # free them before the next layer is read
         self._held = {}
         return sizes, prints
 
