@@ -1,4 +1,4 @@
-"""``sith-hf edit``."""
+"""``sith-hf edit``: choose gains and save them as an edit spec."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def edit(
     by_concept = bool(suppress or amplify or invert)
     if by_concept == (gain is not None):
         raise InputError(
-            "nothing to edit, or two ways at once: give --suppress, --amplify or --invert; "
+            "an edit needs exactly one kind of choice: give --suppress, --amplify or --invert; "
             "or --gain with --layers, --heads or --vectors"
         )
     if by_concept and vectors is not None:
