@@ -299,7 +299,7 @@ def _put_back(old: Path, final: Path) -> None:
         else:
             final.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{final} could not be put back, its folder is half written ({error})") from error
+        raise OutputError(f"{final}: its folder is half written ({error}); write it again") from error
 
 
 def _exchange(one: Path, other: Path) -> bool:

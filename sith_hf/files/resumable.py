@@ -217,7 +217,7 @@ def _held(output: Path) -> Iterator[Path]:
             output = output.resolve()
             folder = output.with_name(f"{output.name}.work")
             if output.exists() and not output.is_dir():
-                raise NotADirectoryError(f"{output} is a file")
+                raise NotADirectoryError(f"{output} is a file: name another folder")
             if output.is_dir() and not os.access(output, os.W_OK | os.X_OK):
                 # Fail before hours of work, not after.
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
