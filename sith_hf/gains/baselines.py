@@ -12,7 +12,7 @@ from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains.gains import Gains, VectorKey
 
-# Of an edit's energy: fewer heads would leave most of it out, and all heads that it touches are often all there are.
+# The share of an edit's energy. Fewer heads leave most of it out; the heads of an edit are often all heads there are.
 WHOLE_HEADS_SHARE = 0.5
 
 
@@ -71,7 +71,7 @@ def whole_heads(decomposition: Decomposition, gains: Gains) -> Gains:
         held[layer, head] = held.get((layer, head), 0.0) + (1 - gain) ** 2 * value**2
     total = sum(held.values())
     if total <= 0:
-        raise InputError("the edit changes no vector, so no head holds any of it")
+        raise InputError("the edit changes no vector; choose an edit with heads to remove")
     order = sorted(held, key=lambda where: (-held[where], where))
     enough = WHOLE_HEADS_SHARE * total * (1 - 1e-9)
     heads = 1 + sum(so_far < enough for so_far in accumulate(held[where] for where in order))

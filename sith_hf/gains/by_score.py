@@ -93,7 +93,7 @@ def three_way(
     """Invert vectors with middling scores and remove those with high ones (SITH, for unsafe content; Method, sec. 6).
 
     The paper's judge gives whole scores: 3 gets -1, 4 and 5 get 0. A fraction counts as its floor:
-    ``invert_from <= score < remove_from`` gets -1, ``remove_from <= score`` gets 0, anything less stays unchanged.
+    ``invert_from <= score < remove_from`` gets -1, ``remove_from <= score`` gets 0, lower scores leave the gain at 1.
     With equal limits nothing is inverted, and the rule is :func:`by_threshold`.
 
     Args:

@@ -29,8 +29,8 @@ with gains 0, 0.5 and -1; measured over estimated drift at three quantiles, and 
     random, all four layers  0.04   0.32   0.68         0.983
     vectors of one topic     0.56   0.80   1.32         0.985
 
-So it ranks edits well, is about right for edits of a topic, and mostly too high for others. The formula was chosen on
-another checkpoint of the same world. Both checkpoints are small: elsewhere, measure one edit and scale.
+The estimate ranks edits well, is about right for edits of a topic, and mostly too high for others. The formula was
+chosen on another checkpoint of the same world. Both checkpoints are small: elsewhere, measure one edit and scale.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from sith_hf.towers import AttentionLayer, VisionTower
 
 
 def drift_shares(tower: VisionTower, decomposition: Decomposition) -> Tensor:
-    """Estimate the drift of removing each singular vector alone, ``[L, H, R]`` float64 from 0 to 1/2; see the module.
+    """Estimate the drift of removing each singular vector alone, ``[L, H, R]`` float64 from 0 to 1/2.
 
     Args:
         tower: the tower that was decomposed; it needs a projection.
