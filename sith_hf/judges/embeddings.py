@@ -29,7 +29,7 @@ class EmbeddingJudge:
 
         score = 1 + 4 * relevance        1: none   2: a quarter   3: one half   4: three quarters   5: all of it
 
-    so a score of at least 3 means "mainly about the topic".
+    A score of at least 3 means "mainly about the topic".
 
     Calibration, on the last two layers of the embedded checkpoint with the words of its world as dictionary. The topic
     is the eight backgrounds without their synonyms; pictures with independent object, colour, background, size and

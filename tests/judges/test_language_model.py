@@ -317,7 +317,7 @@ class TestTrouble:
     def test_a_redirection_is_not_followed(self):
         with chat_server(lambda prompt, _: "3") as other:
             there = Reply(307, headers={"location": f"{other.url}/chat/completions"})
-            with chat_server(lambda prompt, _: there) as seen, pytest.raises(HubError, match=r"307.*points to"):
+            with chat_server(lambda prompt, _: there) as seen, pytest.raises(HubError, match=r"307.*redirects to"):
                 ask(ChatServer(base_url=seen.url, token=TOKEN), Pauses())
         assert not other.prompts
 
