@@ -47,7 +47,8 @@ class Sieve:
     """
 
     def __init__(self, rows: int, count: int, exclude: Tensor, device: torch.device, tie: float, limit: int) -> None:
-        """
+        """Start without candidates.
+
         Args:
             rows: N, the number of queries.
             count: the number of atoms to find for each query.

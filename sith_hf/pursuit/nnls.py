@@ -63,7 +63,7 @@ def nnls(gram: Tensor, rhs: Tensor, start: Tensor | None = None, *, noise: float
         state.solve()
     raise SithError(
         f"non-negative least squares did not converge for {len(live)} of {count} problems of {width} columns "
-        f"after {20 * (width + 1)} solves; is every Gram matrix symmetric and positive semidefinite?"
+        f"after {20 * (width + 1)} solves; check that every Gram matrix is symmetric and positive semidefinite"
     )
 
 

@@ -52,9 +52,8 @@ class SparseCode:
         """
         source = as_atoms(atoms)
         if len(source.shape) != 2 or (self.index.numel() > 0 and int(self.index.max()) >= source.shape[0]):
-            raise InputError(
-                f"the code has index {int(self.index.max())}, the dictionary has shape {list(source.shape)}"
-            )
+            top, shape = int(self.index.max()), list(source.shape)
+            raise InputError(f"the code has index {top}, the dictionary has shape {shape}; use the code's dictionary")
         total = torch.zeros(len(self.index), source.shape[1], dtype=source.dtype, device=self.index.device)
         if source.shape[0] == 0:
             return total
@@ -131,7 +130,7 @@ class Pursuit:
                 )
             elif dictionary.device != x.device:
                 raise InputError(
-                    f"the index was built for {dictionary.device}; the vectors are on {x.device}: build it there"
+                    f"the index is on {dictionary.device}, but the vectors are on {x.device}: build an index there"
                 )
             # MPS has no float64: it computes the products, and the CPU all else.
             parts = list(self._parts(x.cpu() if x.device.type == "mps" else x, dictionary, progress))
@@ -218,4 +217,4 @@ def _check(x: Tensor, atoms: Atoms, sparsity: int) -> None:
             f"an explanation of {sparsity} atoms needs at least {sparsity} in the dictionary; got {atoms.shape[0]}"
         )
     refuse_rows("x", ~torch.isfinite(x).all(1), "is not finite")
-    refuse_rows("x", (x == 0).all(1), "is zero; a zero vector has no direction to explain")
+    refuse_rows("x", (x == 0).all(1), "is zero, without a direction to explain; remove it")

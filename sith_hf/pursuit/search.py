@@ -14,7 +14,7 @@ from sith_hf.pursuit.int8 import Int8Atoms, reduced_precision
 TIE = 1e-12
 # Scores in one block: 8 MB in float32, which fit the processor's cache.
 SCORES = 2**21
-# Blocks on other devices than a CPU are this many times as large: there few large products are faster.
+# Blocks on other devices than a CPU are this many times as large, because few large products are faster there.
 WIDE = 16
 # The largest number of candidates in memory; if near ties give more, the queries are split.
 PAIRS = 2**21
@@ -40,7 +40,8 @@ class AtomSearch:
     """
 
     def __init__(self, dictionary: DictionaryIndex, block_size: int | None = None, scores: int | None = None) -> None:
-        """
+        """Prepare a search in a dictionary.
+
         Args:
             dictionary: the atoms; int8 products are tried first, until they keep too many candidates.
             block_size: atoms in one matrix product; chosen from the number of queries when None.
@@ -101,7 +102,7 @@ class AtomSearch:
         return index, value
 
     def _preselect_int8(self, int8: Int8Atoms, query: Tensor, count: int, exclude: Tensor) -> Candidates | None:
-        """Candidates by int8 products; None for too many."""
+        """Return the candidates by int8 products; None if there are too many."""
         rows = len(query)
         queries = int8.queries(query)
         sieve = Sieve(
@@ -119,7 +120,7 @@ class AtomSearch:
         return sieve.candidates(query.device)
 
     def _preselect(self, query: Tensor, count: int, exclude: Tensor) -> Candidates | None:
-        """Candidates by products in the atoms' dtype; None for too many."""
+        """Return the candidates by products in the atoms' dtype; None if there are too many."""
         total, width = self.atoms.shape[0], self._block(len(query))
         device = self.device
         sieve = Sieve(len(query), count, exclude, device, TIE, PAIRS if len(query) > 1 else 2**62)
