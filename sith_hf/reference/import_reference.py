@@ -122,7 +122,7 @@ def import_reference(
     mean = embeddings[present].double().mean(dim=0).float()
     atoms = centred(embeddings, mean)
     if atoms.shape[1] != projection.shape[0]:
-        raise InputError(f"embeddings have size {atoms.shape[1]}, this model's joint space {projection.shape[0]}")
+        raise InputError(f"embeddings have size {atoms.shape[1]}; this model needs size {projection.shape[0]}")
     place = torch.tensor([*lines, -1])
 
     settings = items[0].settings
