@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 def push_edited(folder: Path | None, made: dict[str, str], repo_id: str, pushing: PushOptions, as_json: bool) -> None:
     """Publish FOLDER, an edited checkpoint, with its card on the Hub; or edit --base and publish the result.
 
-    Everything goes into one commit, which is then verified. Pushing the same again does nothing.
+    All files are sent in one commit, which is then verified. Pushing the same again does nothing.
     """
     if (folder is None) == ("base" not in made):
         raise InputError("give either FOLDER, an edited checkpoint, or --base with --spec or --recipe")
