@@ -119,7 +119,7 @@ class Decomposition(Pushable):
 
     @cached_property
     def energy_share(self) -> Tensor:
-        """s^2 over the head's energy, ``[L, H, R]``; zero for a head of zeros."""
+        """The energy shares, s^2 over the head's energy, ``[L, H, R]``; zero for a head of zeros."""
         return self.singular_values**2 / self.energy.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)
 
     def position(self, layer: int) -> int:

@@ -89,7 +89,7 @@ class DecomposeSettings:
 
     @property
     def centred(self) -> bool:
-        """``centre``, or ``fold`` if that is None."""
+        """The value of ``centre``, or of ``fold`` if that is None."""
         return self.fold if self.centre is None else self.centre
 
     @property

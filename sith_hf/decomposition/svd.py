@@ -33,7 +33,7 @@ class HeadSVD:
     read: Tensor
 
     def matrix(self) -> Tensor:
-        """Return the value-output matrices, ``[H, D, D]``. Large: for tests and small towers."""
+        """Return the value-output matrices, ``[H, D, D]``: large tensors, for tests and small towers."""
         return self.write.mT @ (self.values.unsqueeze(-1) * self.read)
 
 
