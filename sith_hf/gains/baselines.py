@@ -17,7 +17,7 @@ WHOLE_HEADS_SHARE = 0.5
 
 
 def random_vectors(decomposition: Decomposition, gains: Gains, seed: int) -> Gains:
-    """Draw as many vectors of the same layers at random, with the same gains.
+    """Draw random vectors: as many, of the same layers, with the same gains.
 
     The draw may contain vectors of the edit, but is never the edit itself.
 
@@ -55,7 +55,7 @@ def whole_heads(decomposition: Decomposition, gains: Gains) -> Gains:
     """Remove the fewest heads that hold at least half of an edit.
 
     A head holds ``sum (1 - g_i)^2 s_i^2`` over its edited vectors: the energy that the edit takes from it. The heads
-    that hold most come first, equals by layer and head. The constant output of a head stays, as in any edit. If the
+    that hold most come first, ties by layer and head. The constant output of a head stays, as in any edit. If the
     rank is below the head size, the R leading vectors of a head are removed.
 
     Args:

@@ -85,13 +85,13 @@ def drift_of(decomposition: Decomposition, drift: Tensor, gains: Gains) -> float
 
 
 def _readout(tower: VisionTower) -> Tensor:
-    """P = W_P diag(gamma) C, ``[P, D]`` float64: from the last residual stream to the embedding, times sigma."""
+    """Return P = W_P diag(gamma) C, ``[P, D]`` float64: from the last residual stream to the embedding, times sigma."""
     readout = tower.require_projection().cpu().double() * tower.post_norm_weight.cpu().double()
     return readout - readout.mean(dim=1, keepdim=True)
 
 
 def _written(layer: AttentionLayer, num_heads: int, readout: Tensor) -> float:
-    """The sum of s^2 |P w|^2 over all heads of a layer, with the vectors beyond the rank."""
+    """Return the sum of s^2 |P w|^2 over all heads of a layer, with the vectors beyond the rank."""
     factors = layer.factors(num_heads)
     # |P B A|^2 without the P x D product: both Gram matrices are d x d.
     out, into = readout @ factors.write.cpu(), factors.read.cpu()
@@ -99,7 +99,7 @@ def _written(layer: AttentionLayer, num_heads: int, readout: Tensor) -> float:
 
 
 def _driven(tower: VisionTower, decomposition: Decomposition) -> Tensor:
-    """E(r . x)^2 for an input without a preferred direction, ``[L, H, R]``: 1 with a folded layer norm."""
+    """Return E(r . x)^2 for an input without a preferred direction, ``[L, H, R]``: 1 with a folded layer norm."""
     read, fold = decomposition.read.double(), decomposition.settings.get("fold")
     if not isinstance(fold, bool):
         raise InputError("the decomposition does not record whether the layer norm was folded; decompose again")
