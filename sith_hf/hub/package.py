@@ -208,6 +208,6 @@ def check_options(options: PushOptions) -> None:
             f"unknown option {', '.join(sorted(unknown))}: push_to_hub has {', '.join(PushOptions.__annotations__)}"
         )
     if options.get("create_pr") and options.get("revision") not in (None, "main"):
-        raise InputError("create_pr and revision exclude each other (a pull request goes to main): leave out revision")
+        raise InputError("create_pr and revision exclude each other (a pull request is for main): leave out revision")
     if constants.HF_HUB_OFFLINE:
         raise HubError(OFFLINE)
