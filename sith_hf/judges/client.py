@@ -216,7 +216,7 @@ class ChatServer:
 
 
 def _chat_url(base_url: str) -> str:
-    """The URL of the chat, from one that ends there, with ``/v1``, or with the host."""
+    """Return the URL of the chat, from one that ends there, with ``/v1``, or with the host."""
     base = base_url.rstrip("/")
     if base.endswith("/chat/completions"):
         return base
@@ -224,7 +224,7 @@ def _chat_url(base_url: str) -> str:
 
 
 def _requested_pause(error: BaseException) -> float | None:
-    """The seconds that the server asks to wait, if any."""
+    """Return the seconds that the server asks to wait, if any."""
     if not isinstance(error, RefusedRequest):
         return None
     text = error.headers.get("retry-after", "").strip()

@@ -51,7 +51,7 @@ class EmbeddingJudge:
         concepts: the members of the topic, at least one.
         embed: ``embed(*concepts, decomposition=...)`` returns the embedding of each concept, ``[P]``, such as
             :meth:`sith_hf.SithEditor.embed`. With None, all concepts must occur in the explanations.
-        near: the least cosine of centred embeddings at which a concept counts in full, above 0 and at most 1.
+        near: the minimum cosine of centred embeddings at which a concept counts in full, above 0 and at most 1.
 
     Raises:
         InputError: no topic, no concept, or ``near`` out of range.

@@ -54,7 +54,7 @@ class EmbeddingJudgeSettings(Settings):
     concepts: tuple[str, ...]
     """The members of the topic."""
     near: float = Field(default=NEAR, gt=0, le=1)
-    """The least cosine of centred embeddings at which a concept counts in full."""
+    """The minimum cosine of centred embeddings at which a concept counts in full."""
 
 
 class LanguageModelJudgeSettings(Settings):
