@@ -157,13 +157,13 @@ class Pursuit:
         return rounded + reading + sieving + refit + lengths + codes + blocks
 
     def _rows(self, width: int) -> int:
-        """Vectors coded at once."""
+        """Return the number of vectors coded at once."""
         return max(1, min(ROWS, CHOSEN // (self.sparsity * width)))
 
     def _parts(
         self, x: Tensor, dictionary: DictionaryIndex, progress: Callable[[int], object] | None
     ) -> Iterator[SparseCode]:
-        """The codes of ``x``, batch by batch; after a lack of memory in smaller batches and blocks."""
+        """Yield the codes of ``x``, batch by batch; after a lack of memory in smaller batches and blocks."""
         size, scores = self._rows(x.shape[1]), scores_on(dictionary.device)
         start = 0
         while start < max(len(x), 1):
@@ -191,13 +191,13 @@ class Pursuit:
         if len(x) == 0:
             return SparseCode(x.new_empty(0, self.sparsity, dtype=torch.long), x.new_empty(0, self.sparsity))
         exact = x.double()
-        # Two steps, so that squares neither overflow nor underflow.
+        # Normalise in two steps, so that squares neither overflow nor underflow.
         peak = exact.abs().amax(1, keepdim=True)
         exact = exact / peak
         length = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
         index, weight = METHODS[self.method].run(exact / length, search, self.sparsity, self.coherence_weight)
         weight = (weight * length * peak).to(x.dtype)
-        # First by index, padding last; the stable sort by weight keeps that order among equal weights.
+        # Sort by index first, padding last; the stable sort by weight keeps that order among equal weights.
         order = torch.where(index < 0, torch.iinfo(torch.long).max, index).argsort(dim=1)
         index, weight = index.gather(1, order), weight.gather(1, order)
         order = weight.argsort(dim=1, descending=True, stable=True)
