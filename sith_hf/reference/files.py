@@ -227,7 +227,7 @@ def _check_values(path: Path, scores: Tensor, indices: Tensor) -> None:
     if bool((scores < 0).any()):
         raise InputError(f"{path}: scores must not be negative; the smallest is {float(scores.min()):.4g}")
     if bool((indices < -1).any()):
-        raise InputError(f"{path}: index {int(indices.min())}; expected line numbers from 0, or -1 for padding")
+        raise InputError(f"{path}: indices must be line numbers from 0, or -1 for padding; got {int(indices.min())}")
     if bool(((indices < 0) & (scores > 0)).any()):
         raise InputError(f"{path}: padding (index -1) has a score above 0; the file is damaged, download it again")
     ordered = torch.where(scores > 0, indices, -1).sort(dim=-1).values

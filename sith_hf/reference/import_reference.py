@@ -229,7 +229,7 @@ def _merged(index: Tensor, scores: Tensor) -> SparseCode:
         row = same.any(dim=1).nonzero().squeeze(1)
         weight[row, same[row].int().argmax(dim=1)] += weight[row, later]
         weight[row, later], index[row, later] = 0.0, -1
-    # Padding goes last, after concepts of weight zero.
+    # Padding comes last, after concepts of weight zero.
     order = torch.where(index < 0, -1.0, weight).argsort(dim=1, descending=True, stable=True)
     return SparseCode(index.gather(1, order), weight.gather(1, order))
 
