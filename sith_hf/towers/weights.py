@@ -105,7 +105,7 @@ class Shard:
         write_all(file, raw)
 
     def _renamed_header(self) -> bytes:
-        """The length and bytes of a header with canonical names; empty if all names are canonical."""
+        """Return the length and bytes of a header with canonical names; empty if all names are canonical."""
         if all(canonical(entry.key) == entry.key for entry in self.entries.values()):
             return b""
         header = {key if key == "__metadata__" else canonical(key): item for key, item in self.file.fields.items()}
