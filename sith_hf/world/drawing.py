@@ -191,7 +191,7 @@ def _form(sign: int, quantile: float) -> float:
 
 
 def _draw(parts: Sequence[Outline], half: float, tilt: float, stretch: float) -> Bytes:
-    """Coverage of body, shade, ink and light, uint8 `[LAYERS, CANVAS, CANVAS]`."""
+    """Return the coverage of body, shade, ink and light, uint8 `[LAYERS, CANVAS, CANVAS]`."""
     side = CANVAS * SUPERSAMPLING
     image = Image.new("L", (side, side), 0)
     pen = ImageDraw.Draw(image)
