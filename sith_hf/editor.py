@@ -269,7 +269,7 @@ class SithEditor:
         """Publish an edited copy of this editor's checkpoint (see :func:`sith_hf.publish.push_edited`).
 
         Args:
-            repo_id: ``namespace/name``; a name alone goes into the namespace of the token's user.
+            repo_id: ``namespace/name``; a name alone belongs to the user of the token.
             spec: the edit.
             evaluation: measured results for the card.
             options: see :class:`sith_hf.hub.PushOptions`.
