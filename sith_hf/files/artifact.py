@@ -141,7 +141,7 @@ def read_file_backed(
 def _check_identity(path: Path, layout: Layout, file: TensorFile) -> None:
     kind, version = file.metadata.get("format"), file.metadata.get("version")
     if kind != layout.format:
-        raise ArtifactError(f"{path} has the format {kind!r}; name a file of format {layout.format}")
+        raise ArtifactError(f"{path} is not a file of format {layout.format} but of {kind!r}; name another file")
     advice = f"this sith-hf reads version {layout.version}: install the release that wrote it, or make it again"
     if version != str(layout.version):
         raise ArtifactError(f"{path}: version {version!r} of {layout.format}; {advice}")
