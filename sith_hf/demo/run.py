@@ -162,7 +162,7 @@ def _answers(
         if done.returncode != 0:
             last = (done.stderr.strip() or "no message").splitlines()[-1]
             raise SithError(
-                f"measuring with transformers failed with exit code {done.returncode}: {sanitize(last)}. "
+                f"measuring with transformers failed with exit code {done.returncode}: {sanitize(last, 500)}. "
                 "Check the installation of transformers and torch, and run the demo again"
             )
         return json.loads((work / "answers.json").read_text())
