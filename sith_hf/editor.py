@@ -233,19 +233,19 @@ class SithEditor:
         return Edit(self, self.decomposition)
 
     def suppress(self, *concepts: str, gain: float = 0.0, **rule: Any) -> Edit:
-        """See :meth:`Edit.suppress`."""
+        """Start an edit and suppress concepts (see :meth:`Edit.suppress`)."""
         return self.edit().suppress(*concepts, gain=gain, **rule)
 
     def amplify(self, *concepts: str, gain: float = 1.5, **rule: Any) -> Edit:
-        """See :meth:`Edit.amplify`."""
+        """Start an edit and amplify concepts (see :meth:`Edit.amplify`)."""
         return self.edit().amplify(*concepts, gain=gain, **rule)
 
     def invert(self, *concepts: str, **rule: Any) -> Edit:
-        """See :meth:`Edit.invert`."""
+        """Start an edit and invert concepts (see :meth:`Edit.invert`)."""
         return self.edit().invert(*concepts, **rule)
 
     def applied(self, spec: EditSpec) -> AbstractContextManager[Any]:
-        """The model with the edit in it, inside a ``with`` block (see :func:`sith_hf.edits.applied`)."""
+        """Edit the model inside a ``with`` block (see :func:`sith_hf.edits.applied`)."""
         return applied(self.model, spec)
 
     def save_pretrained(
@@ -254,7 +254,7 @@ class SithEditor:
         """Write an edited copy of this editor's checkpoint (see :func:`sith_hf.checkpoint.save_edited`).
 
         Raises:
-            InputError: also for a model in memory, which has no checkpoint to copy.
+            InputError: also for a model in memory, which has no checkpoint.
         """
         return save_edited(self._source(), spec, folder, overwrite=overwrite, progress=progress)
 
@@ -269,7 +269,7 @@ class SithEditor:
         """Publish an edited copy of this editor's checkpoint (see :func:`sith_hf.publish.push_edited`).
 
         Args:
-            repo_id: ``namespace/name``; a name alone goes into the namespace of the token's user.
+            repo_id: ``namespace/name``; a name alone belongs to the user of the token.
             spec: the edit.
             evaluation: measured results for the card.
             options: see :class:`sith_hf.hub.PushOptions`.
@@ -336,7 +336,7 @@ class Edit:
             most = float(share_of(self.decomposition, queries, near=near, select=select).max())
             raise InputError(
                 f"no vector is about {', '.join(concepts)} with a share of at least {threshold} (the largest share in "
-                f"all layers is {most:.2f}): lower threshold or near, decompose more layers, or look with find"
+                f"all layers is {most:.2f}): lower threshold or near, decompose more layers, or search with find"
             )
         return replace(self, gains=self.gains.then(chosen))
 

@@ -3,7 +3,7 @@
     SithError
     ├── InputError (ValueError)        what the user passed cannot be used
     │   ├── UnsupportedModel           an unsupported model family or checkpoint format
-    │   ├── ArtifactError              an artifact is missing, damaged, of another version, or not ours
+    │   ├── ArtifactError              an artifact is missing, damaged, of another version or another kind
     │   ├── BaseMismatch               a result was made for other weights than these
     │   └── TemporaryError             a temporary failure: retrying may succeed
     ├── OutputError (OSError)          a result could not be written; no file is half-written
@@ -28,7 +28,7 @@ class UnsupportedModel(InputError):
 
 
 class ArtifactError(InputError):
-    """An artifact on disk is missing, damaged, of another version, or not ours."""
+    """An artifact on disk is missing, damaged, of another version or another kind."""
 
 
 class BaseMismatch(InputError):

@@ -169,7 +169,7 @@ def _edited_files(checkpoint: Checkpoint) -> dict[str, Path | bytes]:
 
 
 def _stays(folder: Path, source: Path | bytes) -> bool:
-    """Whether a file is not uploaded: a pickle, or a link out of the folder, except into the Hub's cache."""
+    """Return whether a file is left out: a pickle, or a link out of the folder, except into the Hub's cache."""
     if isinstance(source, bytes):
         return False
     real = source.resolve()

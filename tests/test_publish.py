@@ -460,7 +460,7 @@ def test_results_do_not_overwrite_each_other(hub, worker, made):
     ConceptDictionary.from_pretrained(c).push_to_hub("me/both")
     """
     values = {"d": str(made.root / "decomposition"), "c": str(made.root / "dictionary")}
-    assert "a decomposition already" in refused(lambda: worker.do(code, hub.token, **values))
+    assert "already holds a decomposition" in refused(lambda: worker.do(code, hub.token, **values))
     assert "dictionary.safetensors" not in hub.repo("me/both", "dataset").files()
 
 

@@ -71,7 +71,7 @@ def model_card(
     path = folder / "sith" / EDIT_SPEC_LAYOUT.filename
     recorded, (_, data) = EditSpec.from_pretrained(path), read_artifact(path, EDIT_SPEC_LAYOUT)
     if recorded != spec:
-        raise InputError(f"{folder} contains another edit than the card describes: save the checkpoint again")
+        raise InputError(f"{folder} does not contain the edit of this card: save the checkpoint again")
     measured = card_facts.measured_rows(evaluation)
     body = render(
         "model_card.md.j2",

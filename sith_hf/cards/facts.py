@@ -22,7 +22,7 @@ from sith_hf.hub import is_repo_id
 from sith_hf.pursuit import METHODS
 from sith_hf.towers import check_family
 
-# Rows from which a table is folded, and at which it is cut.
+# A table with more rows than the first number is folded; rows after the second are left out.
 FOLD, CUT = 20, 1000
 
 
@@ -33,7 +33,7 @@ def hub_base(base: BaseRef) -> str | None:
 
 
 def is_repo_name(repo_id: str) -> bool:
-    """Whether ``repo_id`` can be the id of a repository on the Hub."""
+    """Return whether ``repo_id`` can be the id of a repository on the Hub."""
     return is_repo_id(repo_id) and repo_id.isascii()
 
 
@@ -68,7 +68,7 @@ def config_of(folder: Path) -> tuple[str, int]:
     except InputError:
         raise
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise InputError(f"{folder}/config.json does not describe a CLIP model ({type(error).__name__})") from None
+        raise InputError(f"{folder}/config.json is not of a CLIP model ({type(error).__name__}); fix it") from None
     if not isinstance(layers, int) or isinstance(layers, bool) or not 0 < layers <= 1000:
         raise InputError(f"{folder}/config.json: num_hidden_layers is {layers!r}; expected a number from 1 to 1000")
     return architecture, layers
@@ -236,6 +236,6 @@ _INHERITED = {
 
 
 def _matches(value: object, pattern: str) -> bool:
-    """Whether a text, or every text of a list, matches the pattern."""
+    """Return whether a text, or every text of a list, matches the pattern."""
     items = value if isinstance(value, list) and value else [value]
     return all(isinstance(item, str) and re.fullmatch(pattern, item) for item in items)

@@ -36,7 +36,7 @@ def environment() -> Any:
     folder = files("sith_hf.hub_cards")
     made = Environment(
         loader=FunctionLoader(lambda file: (folder / file).read_text(encoding="utf-8")),
-        autoescape=False,  # HTML escaping would leave Markdown alive
+        autoescape=False,  # HTML escaping does not escape Markdown
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,

@@ -133,7 +133,7 @@ def adapter_config(spec: EditSpec, architecture: str = "CLIPModel") -> dict[str,
         # One pattern, not a list: peft matches a listed name as a suffix, and would find encoder.layers.0 twice in a
         # CLIPModel, load nothing there, and not report it.
         "target_modules": "|".join(re.escape(module) for module in ranks),
-        # Scale 1 everywhere, also for readers that ignore the patterns.
+        # The scale is 1 everywhere, also for readers that ignore the patterns.
         "r": max(ranks.values()),
         "lora_alpha": max(ranks.values()),
         "rank_pattern": ranks,

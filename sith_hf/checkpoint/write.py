@@ -23,7 +23,7 @@ from sith_hf.towers import INDEX, Checkpoint, tensor_key
 
 SITH = "sith"
 
-# The card of the base in the repository of an edited checkpoint, so that a revert can put it back.
+# The card of the base in the repository of an edited checkpoint, so that a revert can restore it.
 BASE_CARD = f"{SITH}/base_card.md"
 
 
@@ -100,7 +100,7 @@ def save_edited(
         raise InputError("the edit changes nothing: every gain is 1")
     if spec.reverts:
         raise InputError("this spec removes an edit: use revert on the edited checkpoint")
-    # The revision belongs to the base named in the spec, and means nothing elsewhere.
+    # The revision is valid only for the base named in the spec.
     revision = spec.base.revision if str(source) == spec.base.name else None
     checkpoint = Checkpoint.read(locate(source, revision, token))
     check_base(checkpoint, spec)
@@ -138,7 +138,7 @@ def revert(
     spec = EditSpec.from_pretrained(checkpoint.folder)
     if spec.edited_sha256 is None or not spec.touched_keys <= set(spec.edited_sha256):
         raise InputError(
-            f"{source}: its edit spec has no fingerprints of the edited weights: it was not saved by save-edited"
+            f"{source}: its edit spec has no fingerprints of the edited weights; only output of save-edited has them"
         )
     found = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.edited_sha256}
     BaseRef("the edit recorded in sith/", None, spec.edited_sha256).check(found, str(source))
@@ -160,7 +160,7 @@ def revert(
 
 
 def _earlier_spec(checkpoint: Checkpoint, spec: EditSpec, restored: Mapping[str, str]) -> EditSpec | None:
-    """The edit before ``spec``, with the fingerprints of the restored tensors; None if there is none.
+    """Return the edit before ``spec``, with the fingerprints of the restored tensors; None if there is none.
 
     Restored tensors are those of the earlier edit only to within rounding; with its own fingerprints it could not be
     reverted.
@@ -214,12 +214,12 @@ class EditedTensors(Mapping[str, Tensor]):
         for key in self:
             before, after = self._pair(key)
             sizes[key], prints[key] = float((after.double() - before).abs_().max()), tensor_sha256(after)
-            del before, after  # or they live while the next layer is read
+            del before, after  # free them before the next layer is read
         self._held = {}
         return sizes, prints
 
     def _pair(self, key: str) -> tuple[Tensor, Tensor]:
-        """A tensor before and after the edit."""
+        """Return a tensor before and after the edit."""
         if key not in self._held:
             self._held = {}  # free one layer before reading the next
             self._held = self._read(self._layer_of[key])

@@ -1,4 +1,4 @@
-"""The command ``sith-hf``: one subcommand a file, imported only when it is called."""
+"""The command ``sith-hf``: one subcommand per file, imported only when it is called."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMMANDS = {
     "revert": ("revert", "Remove the edit from an edited checkpoint."),
     "export-adapter": ("export_adapter", "Write an edit as a LoRA adapter for peft."),
     "evaluate": ("evaluate", "Compare an edited model with its base."),
-    "fidelity": ("fidelity", "Compare methods of explanation, and with chance."),
+    "fidelity": ("fidelity", "Measure explanations by method and against chance."),
     "import-reference": ("import_reference", "Import decompositions published with the paper."),
     "run": ("run", "Run a recipe, from base to evaluated edit."),
     "recipes": ("recipes", "List the shipped recipes, or show one."),

@@ -1,4 +1,4 @@
-"""``sith-hf decompose``."""
+"""``sith-hf decompose``: explain the heads of a tower."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def decompose(
     editor = SithEditor.from_pretrained(model, **loading)
     mean = None if image_mean is None else read_image_mean(image_mean, editor.tower)
     settings = DecomposeSettings(pursuit=pursuit, image_mean=mean, **vectors)
-    settings.check(editor.tower, len(source))  # before hours of work
+    settings.check(editor.tower, len(source))  # fail before hours of work
     if processes.is_main and len(source) >= LARGE:
         most = pursuit.memory(ROWS, len(source), editor.tower.require_projection().shape[0])
         click.echo(f"explaining needs at most {most / 1e9:.1f} GB beside the model and the dictionary", err=True)

@@ -1,4 +1,4 @@
-"""``sith-hf demo``."""
+"""``sith-hf demo``: explain and edit the embedded checkpoint."""
 
 from __future__ import annotations
 

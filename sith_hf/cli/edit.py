@@ -1,4 +1,4 @@
-"""``sith-hf edit``."""
+"""``sith-hf edit``: choose gains and save them as an edit spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sith-hf evaluate``."""
+"""``sith-hf evaluate``: compare an edited model with its base."""
 
 from __future__ import annotations
 

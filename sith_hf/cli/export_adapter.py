@@ -1,4 +1,4 @@
-"""``sith-hf export-adapter``."""
+"""``sith-hf export-adapter``: write an edit as a LoRA adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sith-hf fidelity``."""
+"""``sith-hf fidelity``: measure explanations by method and against chance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WEIGHTS = options.CommaSeparated("X,X,...", float, "numbers such as 0.1,0.3")
     click.option(
         "--methods",
         type=options.TEXTS,
-        help="Sparse coders, as comp,omp.  [default: all; lasso needs scikit-learn]",
+        help="Sparse coders, such as comp,omp.  [default: all; lasso needs scikit-learn]",
     ),
     click.option("--sparsities", type=options.NUMBERS, help="Concepts per explanation.  [default: 5,10,20,50]"),
     click.option("--coherence-weights", type=WEIGHTS, help="The lambdas of comp.  [default: 0.1,0.3,0.5]"),
@@ -109,7 +109,7 @@ def fidelity(
     if plot is not None:
         fidelity_chart(result, plot)
     lines = [
-        f"{result.count} explanations a row, weighted {'equally' if result.weight == 'equal' else 'by energy'}; "
+        f"{result.count} explanations per row, weighted {'equally' if result.weight == 'equal' else 'by energy'}; "
         f"mean ceiling of fidelity {float(result.ceiling.double().mean()):.3f}"
     ]
     if result.null is not None:

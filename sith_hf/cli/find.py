@@ -1,4 +1,4 @@
-"""``sith-hf find``."""
+"""``sith-hf find``: find the singular vectors that carry a concept."""
 
 from __future__ import annotations
 

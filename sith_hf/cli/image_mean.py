@@ -1,4 +1,4 @@
-"""``sith-hf image-mean``."""
+"""``sith-hf image-mean``: average the image embeddings of a dataset."""
 
 from __future__ import annotations
 

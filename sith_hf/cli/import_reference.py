@@ -1,4 +1,4 @@
-"""``sith-hf import-reference``."""
+"""``sith-hf import-reference``: convert decompositions of the paper's authors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sith_hf.cli.output import show_decomposition
 @click.command(name="import-reference")
 @click.argument("files", nargs=-1, required=True, type=options.PATH)
 @click.argument("model")
-@click.option("--concepts", type=options.PATH, required=True, help="The authors' text file of concepts, one a line.")
+@click.option("--concepts", type=options.PATH, required=True, help="The authors' text file of concepts, one per line.")
 @options.output("decomposition.safetensors and dictionary.safetensors")
 @options.model
 @click.option("--template", help="The authors' prompt template, if they used one.")
@@ -71,7 +71,7 @@ def import_reference(
     )
     for fit in imported.fits:
         if fit.difference > FITS:
-            click.echo(f"Warning: {fit}. Is the image mean, precision or release of the model another one?", err=True)
+            click.echo(f"Warning: {fit}. Check the image mean, precision and release of the model.", err=True)
     result = imported.decomposition
     with new_folder(output, keep_others=True) as folder:
         imported.dictionary.save_pretrained(folder)

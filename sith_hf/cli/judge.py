@@ -1,4 +1,4 @@
-"""``sith-hf judge``."""
+"""``sith-hf judge``: score explanations on a topic."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--topic", help='What to rate, in words, such as "places and backgrounds".')
 @options.group(
     "embeddings",
-    click.option("--concepts", type=options.TEXTS, help="By embeddings: the members of the topic, as sea,road,forest."),
+    click.option("--concepts", type=options.TEXTS, help="By embeddings: the topic's members, such as sea,road,forest."),
     click.option(
         "--near", type=float, help="By embeddings: minimum cosine for a concept to count as near.  [default: 0.6]"
     ),
@@ -75,7 +75,7 @@ def judge(
     stray = sorted(name for other, named in own.items() if other != kind for name in named)
     if stray:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in stray)
-        raise InputError(f"{names}: not an option of a judge by {kind.replace('-', ' ')}")
+        raise InputError(f"leave out {names}: a judge by {kind.replace('-', ' ')} does not use it")
     if kind == "embeddings" and (topic is None or "concepts" not in embeddings):
         raise InputError("by embeddings: name the topic with --topic, and its members with --concepts")
 

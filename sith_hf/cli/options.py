@@ -122,7 +122,7 @@ folding = group(
     click.option(
         "--fold/--no-fold", default=None, help="Fold the layer norm into the read directions.  [default: fold]"
     ),
-    click.option("--centre/--no-centre", default=None, help="Drop the all-ones direction.  [default: as --fold]"),
+    click.option("--centre/--no-centre", default=None, help="Drop the all-ones direction.  [default: same as --fold]"),
 )
 image_mean = click.option(
     "--image-mean",

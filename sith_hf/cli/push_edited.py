@@ -1,4 +1,4 @@
-"""``sith-hf push-edited``."""
+"""``sith-hf push-edited``: publish an edited checkpoint on the Hub."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 def push_edited(folder: Path | None, made: dict[str, str], repo_id: str, pushing: PushOptions, as_json: bool) -> None:
     """Publish FOLDER, an edited checkpoint, with its card on the Hub; or edit --base and publish the result.
 
-    Everything goes into one commit, which is then verified. Pushing the same again does nothing.
+    All files are sent in one commit, which is then verified. Pushing the same again does nothing.
     """
     if (folder is None) == ("base" not in made):
         raise InputError("give either FOLDER, an edited checkpoint, or --base with --spec or --recipe")
     if ("base" in made) != (("spec" in made) != ("recipe" in made)):
-        raise InputError("give one of --spec and --recipe with --base, and none of them with FOLDER")
+        raise InputError("give one of --spec and --recipe with --base, and neither with FOLDER")
 
     from sith_hf.files import scratch_folder
     from sith_hf.hub import check_options
@@ -76,7 +76,7 @@ def _edited(
 
     from sith_hf.recipe import run_recipe
 
-    # A recipe's own paths start at its folder, those of the command line here. In YAML, null is no revision.
+    # A recipe's paths start at its folder; make those of the command line absolute. In YAML, null is no revision.
     place = {"model": base, "text_model": text_model}
     found = {name: os.path.abspath(path) if path and os.path.isdir(path) else path for name, path in place.items()}
     overrides = [f"base.{name}={json.dumps(value)}" for name, value in {**found, "revision": None}.items()]

@@ -1,4 +1,4 @@
-"""``sith-hf recipes``."""
+"""``sith-hf recipes``: list or show the shipped recipes."""
 
 from __future__ import annotations
 

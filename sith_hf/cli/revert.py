@@ -1,4 +1,4 @@
-"""``sith-hf revert``."""
+"""``sith-hf revert``: remove the edit from an edited checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sith-hf run``."""
+"""``sith-hf run``: run a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sith-hf save-edited``."""
+"""``sith-hf save-edited``: write an edit into a copy of a checkpoint."""
 
 from __future__ import annotations
 

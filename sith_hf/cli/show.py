@@ -1,4 +1,4 @@
-"""``sith-hf show``."""
+"""``sith-hf show``: print a decomposition or an edit spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sith-hf verify``."""
+"""``sith-hf verify``: compare an edited checkpoint with its base."""
 
 from __future__ import annotations
 

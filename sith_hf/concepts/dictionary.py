@@ -109,8 +109,8 @@ class ConceptDictionary(Pushable):
         CLIP's tokenizers ignore case, so "Beach" and "beach" are one concept; the first spelling is kept.
 
         Raises:
-            InputError: fewer than two concepts, one that is no text or longer than 1000 characters, another number of
-                categories than texts, or a template without exactly one ``{}``.
+            InputError: fewer than two concepts, one that is not a text or has more than 1000 characters, another
+                number of categories than texts, or a template without exactly one ``{}``.
         """
         if isinstance(texts, str):
             raise InputError("texts must be a list of concepts; got one text")
@@ -313,6 +313,6 @@ class ConceptDictionary(Pushable):
 def _check_rows(embeddings: Atoms, tolerance: float, path: Path) -> None:
     for block in blocks(embeddings):
         length = block.float().norm(dim=-1)
-        require(bool(length.isfinite().all()), path, "embeddings holds NaN or infinity; make the file again")
+        require(bool(length.isfinite().all()), path, "embeddings holds NaN or infinity")
         close = bool(((length - 1).abs() <= tolerance).all())
-        require(close, path, "the embeddings are not of unit length; make the file again")
+        require(close, path, "the embeddings are not of unit length")

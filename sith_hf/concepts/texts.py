@@ -22,7 +22,7 @@ def distinct(given: Iterable[object]) -> tuple[tuple[str, ...], tuple[int, ...],
         the remaining texts, their indices in ``given``, and the number of blank texts.
 
     Raises:
-        InputError: an item that is no text or longer than 1000 characters, or fewer than two texts left.
+        InputError: an item that is not a text or is longer than 1000 characters, or fewer than two texts left.
     """
     kept: dict[str, tuple[int, str]] = {}
     blank = 0
@@ -77,7 +77,7 @@ def column_of(dataset: Any, column: str, split: str, revision: str | None) -> li
     columns = getattr(dataset, "column_names", None)
     if not isinstance(columns, list):
         raise InputError(
-            "dataset must be a datasets.Dataset or a name for load_dataset. Of a DatasetDict, choose one split"
+            "dataset must be a datasets.Dataset or a name for load_dataset. Choose one split of a DatasetDict"
         )
     if column not in columns:
         raise InputError(f"the dataset has no column {column!r}: its columns are {', '.join(columns)}")

@@ -47,7 +47,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, the only process that prints and writes."""
+        """Return whether this is rank 0, the only process that prints and writes."""
         return self.rank == 0
 
     def all_gather(self, do: Callable[[], T]) -> list[T]:
@@ -90,7 +90,7 @@ class Processes:
         return results[0]  # type: ignore[no-any-return]
 
     def _portable(self, error: Exception) -> Exception:
-        """Return an error that other processes can unpickle: our own class, or RuntimeError with the traceback."""
+        """Return an error that other processes can unpickle: a SithError, or RuntimeError with the traceback."""
         if isinstance(error, MissingExtra):  # composes its message from other arguments
             return SithError(str(error))
         if isinstance(error, SithError):
@@ -123,7 +123,7 @@ def join_processes() -> Processes:
         # Without an accelerator, cpu=True selects a backend that works there.
         state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PART_TIMEOUT)
     except (RuntimeError, ValueError) as error:
-        raise SithError(f"the {wanted} processes of this run cannot connect to each other ({error})") from None
+        raise SithError(f"the {wanted} processes cannot connect ({error}); check the launcher's options") from None
     if state.num_processes != wanted:
         raise InputError(
             f"the launcher started {wanted} processes, but accelerate sees {state.num_processes}: use torchrun "

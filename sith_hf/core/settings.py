@@ -23,7 +23,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_data(cls, data: Any, source: str) -> Self:
-        """Validate plain data, as YAML or JSON gives it.
+        """Validate plain data from YAML or JSON.
 
         Raises:
             InputError: the message names ``source``, the place of every mistake, and the nearest key to an unknown one.

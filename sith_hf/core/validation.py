@@ -14,7 +14,7 @@ def whole_number(value: Any, what: str, least: int | None = None, most: int | No
     """Return ``value`` as an int.
 
     Raises:
-        InputError: not an integer (a bool is none), or not from ``least`` to ``most``.
+        InputError: not an integer (a bool is not one), or not from ``least`` to ``most``.
     """
     try:
         if isinstance(value, bool):
@@ -29,7 +29,7 @@ def whole_number(value: Any, what: str, least: int | None = None, most: int | No
 
 
 def finite_number(value: Any, what: str) -> float:
-    """Return ``value`` as a float. Raises InputError unless it is a finite number (a bool is none)."""
+    """Return ``value`` as a float. Raises InputError unless it is a finite number (a bool is not one)."""
     try:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError

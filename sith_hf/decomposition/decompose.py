@@ -112,7 +112,7 @@ def decompose(
     stacks = [[done[group] for group, (number, _) in heads.items() if number == wanted] for wanted in numbers]
     stacked = {key: torch.stack([torch.cat([part[key] for part in parts]) for parts in stacks]) for key in stacks[0][0]}
 
-    # A copy, so that later changes of the caller's tensor do not reach the result.
+    # Copy it, so that later changes of the caller's tensor do not reach the result.
     mean = torch.zeros(projection.shape[0]) if image_mean is None else image_mean.detach().float().cpu().clone()
     used = sorted(set(stacked["concept"][stacked["concept"] >= 0].tolist()), key=dictionary.texts.__getitem__)
     renumbered = torch.full((len(dictionary) + 1,), -1)
@@ -148,7 +148,7 @@ def check_joint_size(atoms: Tensor | Atoms, projection: Tensor) -> None:
 
 
 def _groups(layers: Sequence[int], heads: int, vectors: int) -> dict[str, tuple[int, slice]]:
-    """Even groups of a layer's heads by name, each about one batch of pursuit.
+    """Return even groups of a layer's heads by name, each about one batch of pursuit.
 
     The groups do not depend on the number of processes: the last bits depend on the size of a batch.
     """
@@ -162,7 +162,7 @@ def _groups(layers: Sequence[int], heads: int, vectors: int) -> dict[str, tuple[
 
 
 def _rows_sha256(rows: Atoms) -> str:
-    """The sha256 of float32 rows, read block by block."""
+    """Return the sha256 of float32 rows, read block by block."""
     digest = hashlib.sha256(f"{list(rows.shape)}".encode())
     for block in blocks(rows):
         digest.update(block.detach().cpu().contiguous().view(torch.uint8).numpy().data)

@@ -51,7 +51,7 @@ DECOMPOSITION_LAYOUT = Layout(
     repo_type="dataset",
 )
 
-# The tensors that are fields of a decomposition as they are.
+# The tensors that become fields of the same name.
 _FIELDS = [name for name in DECOMPOSITION_LAYOUT.tensors if name not in ("layers", "text_bytes", "text_offsets")]
 
 
@@ -104,12 +104,12 @@ class Decomposition(Pushable):
 
     @property
     def num_heads(self) -> int:
-        """H."""
+        """The number of heads in a layer, H."""
         return int(self.singular_values.shape[1])
 
     @property
     def rank(self) -> int:
-        """R."""
+        """The number of vectors per head, R."""
         return int(self.singular_values.shape[2])
 
     @cached_property
@@ -119,7 +119,7 @@ class Decomposition(Pushable):
 
     @cached_property
     def energy_share(self) -> Tensor:
-        """s^2 over the head's energy, ``[L, H, R]``; zero for a head of zeros."""
+        """The energy shares, s^2 over the head's energy, ``[L, H, R]``; zero for a head of zeros."""
         return self.singular_values**2 / self.energy.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)
 
     def position(self, layer: int) -> int:
@@ -169,7 +169,7 @@ class Decomposition(Pushable):
         )
 
     def has(self, concept: str) -> bool:
-        """Whether a concept occurs in the explanations, ignoring case. Raises InputError for a blank text."""
+        """Return whether a concept occurs in the explanations, ignoring case. Raises InputError for a blank text."""
         return position(self.texts, concept) is not None
 
     def embedding_of(self, concept: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fidelity and coherence: how good the explanations of some directions are (Method, sec. 5)."""
+"""Fidelity and coherence: the quality of explanations (Method, sec. 5)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def quality_of(
 
 
 def _mean_cosine(atoms: Atoms, index: Tensor, weight: Tensor) -> Tensor:
-    """The mean pairwise cosine of each row's concepts of positive weight, ``[N]``; 1 for a single concept."""
+    """Return the mean pairwise cosine of each row's concepts of positive weight, ``[N]``; 1 for a single concept."""
     present = ((index >= 0) & (weight > 0)).to(atoms.dtype)
     chosen = normalize(atoms.rows(index.clamp(min=0)), dim=-1) * present.unsqueeze(-1)
     count = present.sum(dim=-1)

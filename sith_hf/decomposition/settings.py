@@ -37,10 +37,10 @@ class DecomposeSettings:
     """The sparse coder."""
 
     fold: bool = True
-    """Whether to fold the layer norm into the read directions."""
+    """Fold the layer norm into the read directions."""
 
     centre: bool | None = None
-    """Whether to drop the all-ones direction; as ``fold`` when None."""
+    """Drop the all-ones direction; the value of ``fold`` when None."""
 
     image_mean: Tensor | None = None
     """mu, ``[P]``, the mean of normalised image embeddings; zero when None."""
@@ -89,7 +89,7 @@ class DecomposeSettings:
 
     @property
     def centred(self) -> bool:
-        """``centre``, or ``fold`` if that is None."""
+        """The value of ``centre``, or of ``fold`` if that is None."""
         return self.fold if self.centre is None else self.centre
 
     @property
@@ -98,7 +98,7 @@ class DecomposeSettings:
         return torch.tensor([1.0 if pole == "+" else -1.0 for pole in self.poles], dtype=torch.float64)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings that a decomposition stores; of the image mean only whether it is given."""
+        """Return the settings that a decomposition stores; for the image mean, only whether one was given."""
         return {
             "fold": self.fold,
             "centre": self.centred,

@@ -33,7 +33,7 @@ class HeadSVD:
     read: Tensor
 
     def matrix(self) -> Tensor:
-        """Return the value-output matrices, ``[H, D, D]``. Large: for tests and small towers."""
+        """Return the value-output matrices, ``[H, D, D]``: large tensors, for tests and small towers."""
         return self.write.mT @ (self.values.unsqueeze(-1) * self.read)
 
 
@@ -63,10 +63,10 @@ def factored_svd(write_factor: Tensor, read_factor: Tensor) -> HeadSVD:
     size, head_size = write_factor.shape[1:]
     if head_size > size:
         raise InputError(
-            f"a head of size {head_size} is wider than the residual stream of size {size}: were the factors swapped?"
+            f"a head of size {head_size} is wider than the residual stream of size {size}: swap the factors"
         )
     if not (torch.isfinite(write_factor).all() and torch.isfinite(read_factor).all()):
-        raise InputError("a value or output projection holds NaN or infinity; the checkpoint is damaged")
+        raise InputError("a value or output projection holds NaN or infinity; download the checkpoint again")
 
     write_basis, write_core = torch.linalg.qr(write_factor)
     read_basis, read_core = torch.linalg.qr(read_factor.mT)

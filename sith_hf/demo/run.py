@@ -17,10 +17,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from sith_hf.core.escaping import sanitize
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
-from sith_hf.errors import InputError, OutputError
+from sith_hf.errors import InputError, OutputError, SithError
 from sith_hf.files import new_folder
 from sith_hf.recipe import Recipe, choose, decompose_with
 from sith_hf.world import (
@@ -87,6 +88,7 @@ def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: i
     Raises:
         InputError: a folder ``edited/`` that no demo wrote, or a seed that was used to choose the recipe.
         OutputError: a file could not be written.
+        SithError: the measurement with transformers failed.
     """
     if seed < FIRST_SEED:
         raise InputError(f"seed {seed} was used to choose the recipe; use {FIRST_SEED} or above")
@@ -144,7 +146,7 @@ def _prompts(names: tuple[str, ...] | list[str], templates: tuple[str, ...]) -> 
 def _answers(
     checkpoints: list[Path], classes: dict[str, Any], sets: dict[str, list[str]], images: dict[str, torch.Tensor]
 ) -> Any:
-    """Return by checkpoint and ``set:classes`` the predicted classes, from ``without_sith.py``."""
+    """Return the predicted classes by checkpoint and ``set:classes``, from ``without_sith.py``."""
     task = {"checkpoints": [str(path) for path in checkpoints], "classes": classes, "sets": sets}
     with tempfile.TemporaryDirectory(prefix="sith-demo-") as temporary:
         work = Path(temporary)
@@ -152,11 +154,15 @@ def _answers(
             (work / "task.json").write_text(json.dumps(task))
             save_file(images, work / "pictures.safetensors")
         except (OSError, SafetensorError) as error:
-            raise OutputError(f"{work.parent}: the pictures could not be written ({error})") from None
+            raise OutputError(f"{work.parent}: the pictures could not be written ({error}); free space") from None
         with as_file(files("sith_hf.demo") / "without_sith.py") as script:
             done = subprocess.run(
                 [sys.executable, "-I", str(script), temporary], capture_output=True, text=True, check=False
             )
         if done.returncode != 0:
-            raise InputError(f"the checkpoints could not be measured with transformers: {done.stderr[-2000:]}")
+            last = (done.stderr.strip() or "no message").splitlines()[-1]
+            raise SithError(
+                f"measuring with transformers failed with exit code {done.returncode}: {sanitize(last, 500)}. "
+                "Check the installation of transformers and torch, and run the demo again"
+            )
         return json.loads((work / "answers.json").read_text())

@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
 
 
 def check_vision_model(checkpoint: str, model: CLIPModel) -> None:
-    """Check that the vision tower loads by itself and gives the outputs that it gives inside the CLIPModel."""
+    """Check that the vision tower loads by itself and gives the same outputs as inside the CLIPModel."""
     # transformers would list every unused weight of the text tower.
     logging.set_verbosity_error()
     vision, report = CLIPVisionModel.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)

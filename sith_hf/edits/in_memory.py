@@ -37,7 +37,7 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
 
     Raises:
         BaseMismatch: the edit was made for other weights.
-        UnsupportedModel: no CLIP vision tower.
+        UnsupportedModel: the model has no CLIP vision tower.
         InputError: the spec is a revert, the edit overflows the dtype, or weights cannot be changed in place:
             quantized, sharded, shared between layers, or not in memory.
     """
@@ -126,7 +126,7 @@ def _find(root: Any, path: str, name: str) -> _Place:
         everywhere = [p for module in root.modules() for p in module.parameters(recurse=False)]
         if sum(_plain(p) and p.data_ptr() == parameter.data_ptr() for p in everywhere) > 1:
             raise InputError(
-                f"{path}.{name} is shared with another layer, which the edit would also change: load the model anew"
+                f"{path}.{name} is shared with another layer, which the edit would also change: load the model again"
             )
         return _Place(parameter, None, name)
     return _Place(parameter, *loader(root, f"{path}.{name}"))

@@ -32,7 +32,7 @@ class Provenance:
         )
 
     def join(self, other: Provenance) -> Provenance | None:
-        """Concatenate two; None if their decompositions had different settings."""
+        """Append another provenance; return None if the decompositions had different settings."""
         if dict(self.decomposition) != dict(other.decomposition):
             return None
         explanations = (*self.explanations, *other.explanations)
@@ -57,7 +57,7 @@ class Provenance:
 
 
 class _Stored(Settings):
-    """The JSON form."""
+    """The JSON form of a provenance."""
 
     explanations: tuple[tuple[Explanation, ...], ...]
     reasons: tuple[str, ...]

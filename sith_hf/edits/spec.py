@@ -174,7 +174,7 @@ class EditSpec(Pushable):
         Args:
             layer: the layer's number.
             weight: ``[D, D]``, any float dtype.
-            bias: ``[D]``, likewise.
+            bias: ``[D]``, any float dtype.
 
         Returns:
             new tensors of the same dtypes, rounded once from float64.

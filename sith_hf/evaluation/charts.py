@@ -115,7 +115,7 @@ def worst_against_average(result: Sweep, path: str | Path) -> Path:
 
 @contextmanager
 def blank_figure() -> Iterator[Any]:
-    """A figure with matplotlib's default settings; the user's are restored when the block ends.
+    """Yield a figure with matplotlib's default settings; the user's are restored when the block ends.
 
     Raises:
         MissingExtra: matplotlib is not installed.

@@ -98,7 +98,7 @@ class RetrievalRecall(_ItemMetric):
 
 
 class EmbeddingDrift(_ItemMetric):
-    """How far embeddings move, 1 - cosine: mean, 95th percentile and maximum over items."""
+    """Drift of embeddings, 1 - cosine: mean, 95th percentile and maximum over items."""
 
     inputs: ClassVar = {"predictions": ("float64", "drift of an item, as sith_hf.evaluation.metrics.drift gives it")}
 

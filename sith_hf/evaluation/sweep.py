@@ -18,7 +18,7 @@ from sith_hf.images import BASE
 
 Specs = Mapping[str, EditSpec | None]
 MeasureSpecs = Callable[[Specs], Mapping[str, tuple[float, float]]]
-"""From named specs (None is the base) to the (worst, average) of each, both from 0 to 1."""
+"""A measurement: from named specs (None is the base) to the (worst, average) of each, from 0 to 1."""
 
 
 _FIGURES = ("setting", "vectors", "worst", "average")

@@ -55,7 +55,7 @@ def fidelity_table(
     Args:
         tower: a tower with a projection.
         dictionary: M encoded concepts.
-        pursuits: methods and settings, as of :func:`grid`; all methods at 5, 10, 20 and 50 concepts when None.
+        pursuits: methods and settings, from :func:`grid`; all methods at 5, 10, 20 and 50 concepts when None.
         settings: which vectors; ``pursuits`` take the place of its pursuit.
         weight: of vectors in means, ``"equal"`` or ``"energy"`` (see :class:`FidelityTable`).
         null: ``"residual"``, ``"head"``, or None for no random directions (see :mod:`sith_hf.fidelity.null`).

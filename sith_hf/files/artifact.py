@@ -62,7 +62,7 @@ def texts_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, ...]:
     """Return the texts of :func:`text_tensors`. Raises ArtifactError for damaged offsets or bytes."""
     raw, offsets = tensors["text_bytes"].numpy().tobytes(), tensors["text_offsets"].tolist()
     fits = offsets and offsets[0] == 0 and offsets[-1] <= len(raw) and all(a <= b for a, b in pairwise(offsets))
-    require(bool(fits), path, f"the offsets of the texts do not fit the bytes, the file is damaged; {AGAIN}")
+    require(bool(fits), path, "the offsets of the texts do not fit the bytes")
     try:
         return tuple(raw[a:b].decode("utf-8") for a, b in pairwise(offsets))
     except UnicodeDecodeError:
@@ -130,7 +130,7 @@ def read_file_backed(
                 else:
                     tensor = tensors[name] = found.tensor(file, name)
                     finite = not tensor.is_floating_point() or bool(tensor.isfinite().all())
-                    require(finite, path, f"{name} holds NaN or infinity; make the file again")
+                    require(finite, path, f"{name} holds NaN or infinity")
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -141,19 +141,20 @@ def read_file_backed(
 def _check_identity(path: Path, layout: Layout, file: TensorFile) -> None:
     kind, version = file.metadata.get("format"), file.metadata.get("version")
     if kind != layout.format:
-        raise ArtifactError(f"{path} is not a file of format {layout.format} (its metadata says {kind!r})")
+        raise ArtifactError(f"{path} is not a file of format {layout.format} but of {kind!r}; name another file")
     advice = f"this sith-hf reads version {layout.version}: install the release that wrote it, or make it again"
-    require(version == str(layout.version), path, f"version {version!r} of {layout.format}; {advice}")
+    if version != str(layout.version):
+        raise ArtifactError(f"{path}: version {version!r} of {layout.format}; {advice}")
     # A damaged name of the checksums must not look like a file of a release without checksums.
     unknown = sorted(set(file.metadata) - {"format", "version", "sith", CHECKSUMS})
-    require(not unknown, path, f"its metadata has unknown keys {unknown}; {AGAIN}")
+    require(not unknown, path, f"its metadata has unknown keys {unknown}")
 
 
 def _check_shapes(path: Path, layout: Layout, file: TensorFile) -> None:
     """Check names, dtypes and shapes before any tensor is read."""
     found, wanted = set(file.entries), set(layout.tensors)
     missing, extra = sorted(wanted - found), sorted(found - wanted)
-    require(not missing and not extra, path, f"tensors missing {missing}, unexpected {extra}; {AGAIN}")
+    require(not missing and not extra, path, f"tensors missing {missing}, unexpected {extra}")
     sizes: dict[str, int] = {}
     for name, (dtype, axes) in layout.tensors.items():
         entry, expected = file.entries[name], axes.split()
@@ -178,14 +179,14 @@ def _data(path: Path, layout: Layout, file: TensorFile) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ArtifactError(f"{path}: its metadata holds no JSON object under 'sith'; {AGAIN}")
     for key, kind in layout.data.items():
-        require(key in data and isinstance(data[key], kind), path, f"its metadata has no valid {key!r}; {AGAIN}")
+        require(key in data and isinstance(data[key], kind), path, f"its metadata has no valid {key!r}")
     return data
 
 
 def require(condition: bool, path: Path, complaint: str) -> None:
-    """Raise ArtifactError with ``complaint`` unless ``condition`` holds."""
+    """Raise ArtifactError with ``complaint`` and advice unless ``condition`` holds."""
     if not condition:
-        raise ArtifactError(f"{path}: {complaint}")
+        raise ArtifactError(f"{path}: {complaint}; {AGAIN}")
 
 
 def json_texts(value: object, what: str) -> tuple[str, ...]:

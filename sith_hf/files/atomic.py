@@ -86,7 +86,7 @@ def new_folder(
             raise InputError(f"{target} and the source {source} overlap; write into another folder")
         if (target.is_symlink() and not keep_others) or (target.exists() and not target.is_dir()):
             raise InputError(f"{target} exists and is not a folder; name a new one")
-        sweep(there.parent)  # puts back what a killed run was replacing
+        sweep(there.parent)  # restores what a killed run was replacing
         if there.is_dir() and any(there.iterdir()) and not (overwrite or keep_others):
             raise InputError(f"{target} is not empty; name a new folder, or allow overwriting it (--overwrite)")
         with made_parents(there), _working_folder(there.parent) as work:
@@ -209,7 +209,7 @@ def _working_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        # Keep an old folder that could not be put back.
+        # Keep an old folder that could not be restored.
         _remove(folder, lock, keep_old=any(not os.path.lexists(parent / old.name) for old in _replaced(folder)))
 
 
@@ -223,7 +223,7 @@ def _remove(folder: Path, lock: BaseFileLock | None, *, keep_old: bool) -> None:
 
 
 def _replaced(work: Path) -> list[Path]:
-    """The folder that was replaced and is still in a working folder."""
+    """Return the folder that was replaced and is still in a working folder."""
     return list((work / _OLD).iterdir()) if (work / _OLD).is_dir() else []
 
 
@@ -275,7 +275,7 @@ def _merge(there: Path, work: Path) -> None:
 
 
 def _merge_files(there: Path, work: Path, names: list[Path]) -> None:
-    """Replace one file after the other. A failure puts the old files back; a kill does not."""
+    """Replace one file after the other. A failure restores the old files; a kill does not."""
     with ExitStack() as made, ExitStack() as undo:
         for name in names:
             final, old = there / name, work / "aside" / name
@@ -299,7 +299,7 @@ def _put_back(old: Path, final: Path) -> None:
         else:
             final.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{final} could not be put back, its folder is half written ({error})") from error
+        raise OutputError(f"{final}: its folder is half written ({error}); write it again") from error
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -38,7 +38,7 @@ class ResumableJob:
 
     Example::
 
-        with ResumableJob.beside("out/") as job:                # out.work/ until the block ends well
+        with ResumableJob.beside("out/") as job:                # out.work/ until the block succeeds
             for name, part in job.parts("sums", {"data": "..."}, ["a", "b"], make):
                 ...                                             # made now, or found there
             result.save_pretrained("out/")
@@ -54,7 +54,7 @@ class ResumableJob:
     @classmethod
     @contextmanager
     def beside(cls, output: str | Path, processes: Processes = SINGLE) -> Iterator[ResumableJob]:
-        """Work beside the folder ``output``, in ``OUTPUT.work``, which is removed when the block ends well.
+        """Work beside the folder ``output``, in ``OUTPUT.work``, which is removed when the block succeeds.
 
         If the block fails, the finished parts stay for the next run. Only parts whose input :meth:`parts` finds
         unusable are removed.
@@ -113,7 +113,7 @@ class ResumableJob:
     ) -> Iterator[tuple[str, Part]]:
         """Yield the parts of a job of unknown length: first those found, then those made now.
 
-        They stay even if ``make`` raises InputError: its source may be out of reach only for a while.
+        They stay even if ``make`` raises InputError: its source may be unavailable only temporarily.
 
         Args:
             step, facts: as for :meth:`parts`.
@@ -217,7 +217,7 @@ def _held(output: Path) -> Iterator[Path]:
             output = output.resolve()
             folder = output.with_name(f"{output.name}.work")
             if output.exists() and not output.is_dir():
-                raise NotADirectoryError(f"{output} is a file")
+                raise NotADirectoryError(f"{output} is a file: name another folder")
             if output.is_dir() and not os.access(output, os.W_OK | os.X_OK):
                 # Fail before hours of work, not after.
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

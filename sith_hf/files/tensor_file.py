@@ -104,7 +104,7 @@ class TensorFile(UnchangedFile):
             found.check(file)
 
     def tensor(self, file: FileIO, key: str) -> Tensor:
-        """Read a tensor of one of ``DTYPES`` from an open descriptor into memory of its own."""
+        """Read a tensor of one of ``DTYPES`` from an open descriptor into new memory."""
         entry = self.entries[key]
         tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
         self.fill(file, raw_bytes(tensor), entry.start)
@@ -183,7 +183,7 @@ def write_tensors(file: FileIO, tensors: Mapping[str, Tensor | RowBlocks], metad
     names = {dtype: name for name, dtype in DTYPES.items()}
     fields: dict[str, Any] = {}
     at = 0
-    # Wide numbers first, so that every tensor is aligned.
+    # Write wide numbers first, so that every tensor is aligned.
     for name in sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name)):
         item = tensors[name]
         stop = at + prod(item.shape) * item.dtype.itemsize
@@ -232,7 +232,7 @@ class FileBackedRows:
 
     @property
     def shape(self) -> torch.Size:
-        """``[M, P]``."""
+        """The shape ``[M, P]``."""
         return torch.Size(self.entry.shape)
 
     def mapped(self, file: FileIO) -> Tensor:

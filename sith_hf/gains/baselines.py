@@ -12,12 +12,12 @@ from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains.gains import Gains, VectorKey
 
-# Of an edit's energy: fewer heads would leave most of it out, and all heads that it touches are often all there are.
+# The share of an edit's energy. Fewer heads leave most of it out; the heads of an edit are often all heads there are.
 WHOLE_HEADS_SHARE = 0.5
 
 
 def random_vectors(decomposition: Decomposition, gains: Gains, seed: int) -> Gains:
-    """Draw as many vectors of the same layers at random, with the same gains.
+    """Draw random vectors: as many, of the same layers, with the same gains.
 
     The draw may contain vectors of the edit, but is never the edit itself.
 
@@ -55,7 +55,7 @@ def whole_heads(decomposition: Decomposition, gains: Gains) -> Gains:
     """Remove the fewest heads that hold at least half of an edit.
 
     A head holds ``sum (1 - g_i)^2 s_i^2`` over its edited vectors: the energy that the edit takes from it. The heads
-    that hold most come first, equals by layer and head. The constant output of a head stays, as in any edit. If the
+    that hold most come first, ties by layer and head. The constant output of a head stays, as in any edit. If the
     rank is below the head size, the R leading vectors of a head are removed.
 
     Args:
@@ -71,7 +71,7 @@ def whole_heads(decomposition: Decomposition, gains: Gains) -> Gains:
         held[layer, head] = held.get((layer, head), 0.0) + (1 - gain) ** 2 * value**2
     total = sum(held.values())
     if total <= 0:
-        raise InputError("the edit changes no vector, so no head holds any of it")
+        raise InputError("the edit changes no vector; choose an edit with heads to remove")
     order = sorted(held, key=lambda where: (-held[where], where))
     enough = WHOLE_HEADS_SHARE * total * (1 - 1e-9)
     heads = 1 + sum(so_far < enough for so_far in accumulate(held[where] for where in order))

@@ -38,8 +38,8 @@ def by_concepts(
         decomposition: the vectors to choose from.
         queries: concept to its text embedding, ``[P]``, not centred.
         gain: the gain of every chosen vector.
-        threshold: the least share, above 0 and at most 1.
-        near: the least cosine of centred embeddings that counts as similar.
+        threshold: the minimum share, above 0 and at most 1.
+        near: the minimum cosine of centred embeddings that counts as similar.
         select: which vectors may be chosen.
 
     Raises:

@@ -118,8 +118,8 @@ def by_relevance(
     Args:
         decomposition: the vectors to choose from.
         relevant: ``[L, H, R, poles]``, from :func:`task_relevance`.
-        floor: the least gain, for vectors that are not about the task.
-        ceiling: the largest gain; none when None.
+        floor: the minimum gain, for vectors that are not about the task.
+        ceiling: the maximum gain; no limit when None.
         offset: the number added to the relevance.
         select: which vectors may be chosen.
 

@@ -37,7 +37,7 @@ class Keep:
 
     Attributes:
         scores: scores on the topic to keep.
-        threshold: the least score of the other pole that protects a vector.
+        threshold: the minimum score of the other pole that protects a vector.
         gain: the gain of a protected vector; unchanged when None.
 
     Raises:
@@ -68,7 +68,7 @@ def by_threshold(
     Args:
         scores: scores on the topic, 1 to 5.
         decomposition: the one that was judged.
-        threshold: the least score that is chosen.
+        threshold: the minimum score of a chosen vector.
         gain: the gain of every chosen vector; 0 removes it.
         keep: a topic to protect.
         select: which vectors may be chosen.
@@ -93,7 +93,7 @@ def three_way(
     """Invert vectors with middling scores and remove those with high ones (SITH, for unsafe content; Method, sec. 6).
 
     The paper's judge gives whole scores: 3 gets -1, 4 and 5 get 0. A fraction counts as its floor:
-    ``invert_from <= score < remove_from`` gets -1, ``remove_from <= score`` gets 0, anything less stays unchanged.
+    ``invert_from <= score < remove_from`` gets -1, ``remove_from <= score`` gets 0, lower scores leave the gain at 1.
     With equal limits nothing is inverted, and the rule is :func:`by_threshold`.
 
     Args:
@@ -171,7 +171,7 @@ def _chosen(
 
 
 def _vector_scores(scores: Scores, select: Selection) -> Tensor:
-    """One score for each vector, ``[L, H, R]`` float64; NaN for a vector without a score."""
+    """Return one score for each vector, ``[L, H, R]`` float64; NaN for a vector without a score."""
     value = scores.value.double()
     if select.both_poles:
         return value.mean(dim=-1)

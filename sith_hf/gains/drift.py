@@ -29,8 +29,8 @@ with gains 0, 0.5 and -1; measured over estimated drift at three quantiles, and 
     random, all four layers  0.04   0.32   0.68         0.983
     vectors of one topic     0.56   0.80   1.32         0.985
 
-So it ranks edits well, is about right for edits of a topic, and mostly too high for others. The formula was chosen on
-another checkpoint of the same world. Both checkpoints are small: elsewhere, measure one edit and scale.
+The estimate ranks edits well, is about right for edits of a topic, and mostly too high for others. The formula was
+chosen on another checkpoint of the same world. Both checkpoints are small: elsewhere, measure one edit and scale.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from sith_hf.towers import AttentionLayer, VisionTower
 
 
 def drift_shares(tower: VisionTower, decomposition: Decomposition) -> Tensor:
-    """Estimate the drift of removing each singular vector alone, ``[L, H, R]`` float64 from 0 to 1/2; see the module.
+    """Estimate the drift of removing each singular vector alone, ``[L, H, R]`` float64 from 0 to 1/2.
 
     Args:
         tower: the tower that was decomposed; it needs a projection.
@@ -85,13 +85,13 @@ def drift_of(decomposition: Decomposition, drift: Tensor, gains: Gains) -> float
 
 
 def _readout(tower: VisionTower) -> Tensor:
-    """P = W_P diag(gamma) C, ``[P, D]`` float64: from the last residual stream to the embedding, times sigma."""
+    """Return P = W_P diag(gamma) C, ``[P, D]`` float64: from the last residual stream to the embedding, times sigma."""
     readout = tower.require_projection().cpu().double() * tower.post_norm_weight.cpu().double()
     return readout - readout.mean(dim=1, keepdim=True)
 
 
 def _written(layer: AttentionLayer, num_heads: int, readout: Tensor) -> float:
-    """The sum of s^2 |P w|^2 over all heads of a layer, with the vectors beyond the rank."""
+    """Return the sum of s^2 |P w|^2 over all heads of a layer, with the vectors beyond the rank."""
     factors = layer.factors(num_heads)
     # |P B A|^2 without the P x D product: both Gram matrices are d x d.
     out, into = readout @ factors.write.cpu(), factors.read.cpu()
@@ -99,7 +99,7 @@ def _written(layer: AttentionLayer, num_heads: int, readout: Tensor) -> float:
 
 
 def _driven(tower: VisionTower, decomposition: Decomposition) -> Tensor:
-    """E(r . x)^2 for an input without a preferred direction, ``[L, H, R]``: 1 with a folded layer norm."""
+    """Return E(r . x)^2 for an input without a preferred direction, ``[L, H, R]``: 1 with a folded layer norm."""
     read, fold = decomposition.read.double(), decomposition.settings.get("fold")
     if not isinstance(fold, bool):
         raise InputError("the decomposition does not record whether the layer norm was folded; decompose again")

@@ -68,7 +68,7 @@ def budgeted(
         return gains
 
     places = {key: (decomposition.position(key[0]), *key[1:]) for key in gains.gain}
-    # The purest first; equals by layer, head and vector.
+    # Take the purest first, ties by layer, head and vector.
     keys = sorted(places, key=lambda key: (-float(share[places[key]]), key))
     shares = [min(1.0, float(share[places[key]])) for key in keys]
     costs = [(1 - gains.gain[key]) ** 2 * float(drift[places[key]]) for key in keys]
@@ -86,7 +86,7 @@ def budgeted(
 
 
 def _in_parts(shares: list[float], costs: list[float], limit: float) -> list[float]:
-    """u = min(1, c t) that reaches the limit exactly, for descending shares whose cost exceeds the limit."""
+    """Return u = min(1, c t) that reaches the limit exactly, for descending shares whose cost exceeds the limit."""
     whole = [0.0, *accumulate(costs)]
     rest = [sum(t * t * d for t, d in zip(shares[k:], costs[k:], strict=True)) for k in range(len(costs) + 1)]
     for k, share in enumerate(shares):
@@ -100,7 +100,7 @@ def _in_parts(shares: list[float], costs: list[float], limit: float) -> list[flo
 
 
 def _one_by_one(shares: list[float], costs: list[float], limit: float) -> list[float]:
-    """Whole vectors in order while they fit, then one in part."""
+    """Take whole vectors in order while they fit, then one in part."""
     amounts, left = [0.0] * len(costs), limit
     for k, (share, cost) in enumerate(zip(shares, costs, strict=True)):
         if share <= 0:

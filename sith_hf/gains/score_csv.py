@@ -120,7 +120,7 @@ def read_score_csv(path: str | Path, decomposition: Decomposition) -> tuple[Tens
 
 
 def _rows(path: str | Path, raw: bytes) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells by column, for every row that is not blank."""
+    """Yield line number and cells by column, for every row that is not blank."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -164,7 +164,7 @@ def _texts(cell: str) -> object:
 
 
 def _score(cell: str) -> float:
-    """The score of a cell, with a decimal point or a decimal comma; NaN for an empty one."""
+    """Return the score of a cell, with a decimal point or a decimal comma; NaN for an empty one."""
     text = cell.strip()
     if not text:
         return math.nan

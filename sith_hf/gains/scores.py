@@ -106,7 +106,7 @@ class Scores:
         """Read what :meth:`save_pretrained` wrote, from a folder, a file or a Hub repository.
 
         Raises:
-            ArtifactError: a file that is missing, damaged or of another version.
+            ArtifactError: the file is missing, damaged or of another version.
         """
         path = find_artifact(name_or_path, SCORES_LAYOUT, revision, token)
         tensors, data = read_artifact(path, SCORES_LAYOUT)

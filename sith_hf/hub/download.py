@@ -35,7 +35,7 @@ _LAG = 2.0
 
 
 def is_repo_id(name: str) -> bool:
-    """Whether ``name`` can be the id of a repository on the Hub."""
+    """Return whether ``name`` can be the id of a repository on the Hub."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -92,7 +92,7 @@ def fetch_snapshot(repo_id: str, *, revision: str | None = None, token: str | No
             try:
                 folder = Path(snapshot_download(repo_id, revision=revision, token=token, ignore_patterns=ignored))
             finally:
-                # After a failure too: the next attempt would trust the files that arrived.
+                # Check after a failure too: the next attempt would trust the files that arrived.
                 damaged = _drop_damaged(repo_id, started)
     except NotOnHub as error:
         raise NotOnHub(f"{error}{_elsewhere(repo_id, ('model',), token)}") from None
@@ -124,7 +124,7 @@ def _check(path: Path) -> None:
 
 
 def _whole(blob: Path) -> bool:
-    """Whether a blob of the cache has the hash in its name: a sha256, or a git object id."""
+    """Return whether a blob of the cache has the hash in its name: a sha256, or a git object id."""
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
         return True
     content = Outgoing(blob.name, blob)

@@ -90,7 +90,7 @@ def hub_errors(doing: str, place: str, token: str | None = None) -> Iterator[Non
 
 
 def _raised_by_client(error: BaseException) -> bool:
-    """Whether the client or code that it called raised this: its frames follow the last one of sith_hf."""
+    """Return whether the client, or code that it called, raised this: its frames follow the last one of sith_hf."""
     frames = traceback.walk_tb(error.__traceback__)
     packages = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in frames]
     return "huggingface_hub" in packages[len(packages) - packages[::-1].index("sith_hf") :]
@@ -105,7 +105,7 @@ def hide(text: str, token: str | None) -> str:
 
 
 def refused(error: HubError) -> bool:
-    """Whether :func:`hub_errors` raised this for a refusal (status 4xx), after which nothing can have changed."""
+    """Return whether :func:`hub_errors` raised this for a refusal (status 4xx), which changes nothing on the Hub."""
     root = None if error.__context__ is None else _root(error.__context__)
     return isinstance(root, HfHubHTTPError) and 400 <= root.response.status_code < 500
 

@@ -13,7 +13,7 @@ class Pushable:
     __slots__ = ()
 
     def push_to_hub(self, repo_id: str, **options: Unpack[PushOptions]) -> PushResult:
-        """Push this to a repository of its own, with a card, in one commit.
+        """Push this to its own repository, with a card, in one commit.
 
         An edit spec goes into a model repository; a decomposition or a dictionary into a dataset repository, with a
         table that the Hub's viewer shows and ``datasets.load_dataset`` reads. ``from_pretrained`` reads them all.

@@ -85,7 +85,7 @@ class Outgoing:
         return found
 
     def equals(self, remote: Any) -> bool:
-        """Whether a file on the Hub has the same bytes; None is a missing file."""
+        """Return whether a file on the Hub has the same bytes; None is a missing file."""
         if remote is None or remote.size != self.size:
             return False
         same = remote.lfs.sha256 == self.sha256 if remote.lfs is not None else remote.blob_id == self.git_id
@@ -124,7 +124,7 @@ class UploadPackage:
             return None
         for name, kind in self.kinds.items():
             if name in names:
-                return f"holds {kind} already: choose another repository"
+                return f"already holds {kind}: choose another repository"
         weights = next((name for name in names if re.fullmatch(r"[^/]+\.(bin|h5|msgpack|safetensors)", name)), None)
         if weights is None:
             return None
@@ -134,7 +134,7 @@ class UploadPackage:
         )
 
     def is_stale(self, path: str) -> bool:
-        """Whether a file on the Hub is left over from an earlier push."""
+        """Return whether a file on the Hub is left over from an earlier push."""
         patterns = (pattern for pattern in self.stale if "/" in pattern or "/" not in path)
         return path not in self.files and any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
@@ -173,7 +173,7 @@ class PushResult:
 
     @property
     def nothing_to_do(self) -> bool:
-        """Whether the Hub already had everything."""
+        """Return whether the Hub already had everything."""
         return not self.sent and not self.deleted
 
     def to_json(self) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def with_checksum(card: str) -> str:
 
 
 def is_generated(card: str) -> bool:
-    """Whether the card ends with the right checksum: generated here, and unchanged since (except line endings)."""
+    """Return whether the card ends with its checksum: generated here and unchanged since (except line endings)."""
     text = card.replace("\r\n", "\n").rstrip("\n") + "\n"
     found = _CHECKSUM.search(text)
     return found is not None and with_checksum(text[: found.start()]) == text
@@ -208,6 +208,6 @@ def check_options(options: PushOptions) -> None:
             f"unknown option {', '.join(sorted(unknown))}: push_to_hub has {', '.join(PushOptions.__annotations__)}"
         )
     if options.get("create_pr") and options.get("revision") not in (None, "main"):
-        raise InputError("create_pr and revision exclude each other (a pull request goes to main): leave out revision")
+        raise InputError("create_pr and revision exclude each other (a pull request is for main): leave out revision")
     if constants.HF_HUB_OFFLINE:
         raise HubError(OFFLINE)

@@ -219,7 +219,7 @@ class _Upload:
         return head
 
     def _exists(self) -> bool:
-        """Whether the repository exists. Raises HubError if this stays unknown."""
+        """Return whether the repository exists. Raises HubError if this stays unknown."""
         self.uncertain = True
         with self.hub_errors(f"checking whether {self.name} was created"):
             found = self.api.repo_exists(**self.repo)
@@ -253,7 +253,7 @@ class _Upload:
             return landed
 
     def _landed(self, start: str, before: Mapping[str, str]) -> tuple[str, str | None] | None:
-        """Look for a commit whose answer was lost. Raises HubError if its fate stays unknown."""
+        """Look for a commit whose answer was lost. Raises HubError if it stays unknown whether it arrived."""
         with self.hub_errors(f"checking whether the commit to {self.name} arrived"):
             if self.create_pr:
                 after = self._pull_requests()
@@ -292,7 +292,7 @@ class _Upload:
                     if _header(header) != item.header():
                         wrong = f"the Hub serves {item.path} with another header"
         if wrong is not None:
-            raise HubError(f"{where}, but {sanitize(wrong, 300)}: push it again, or go back to the commit before")
+            raise HubError(f"{where}, but {sanitize(wrong, 300)}: push it again, or revert to the commit before")
 
     def _take_back(self) -> str:
         """Delete what a failed upload created, unless somebody changed it; return a sentence for the message."""
@@ -305,13 +305,13 @@ class _Upload:
                 if self.made == "repository":
                     if set(self._tree("main")) <= {".gitattributes"}:
                         self.api.delete_repo(**self.repo)
-                        return "the new repository was deleted again"
+                        return "the new repository was deleted"
                     return "the new repository was kept, because somebody has written to it"
                 if self.made == "branch":
                     refs = self.api.list_repo_refs(**self.repo)
                     if (self.revision, self.start) in {(ref.name, ref.target_commit) for ref in refs.branches}:
                         self.api.delete_branch(**self.repo, branch=self.revision)
-                        return "the new branch was deleted again"
+                        return "the new branch was deleted"
         except HubError:
             return f"the new, empty {self.made} could not be deleted: delete it, or push again"
         return "the repository was not changed"

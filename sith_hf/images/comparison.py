@@ -152,8 +152,8 @@ def image_processor(*models: LoadedModel | None) -> Any:
             finally:
                 logging.set_verbosity(level)
     raise InputError(
-        f"{present[0].name} has no preprocessor_config.json, the settings of its image processor; copy the file of "
-        "the model that it was made from into its folder, or pass processor="
+        f"{present[0].name} has no preprocessor_config.json, the settings of its image processor: copy that "
+        "file from the base model into this folder, or pass processor="
     )
 
 

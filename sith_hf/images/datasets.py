@@ -59,8 +59,8 @@ class ImageDataset:
         missing = [name for name in dict.fromkeys(columns) if name not in self.columns]
         if missing:
             raise InputError(
-                f"{self.title} has no column {', '.join(missing)}; it has {', '.join(self.columns)}. Name the columns "
-                "under columns (--columns image=...,label=... on the command line, --column for image-mean)"
+                f"{self.title} has no column {', '.join(missing)}; it has {', '.join(self.columns)}. Set them "
+                "with columns (--columns image=...,label=... on the command line, --column for image-mean)"
             )
 
     def read(self, columns: Sequence[str], image_columns: Sequence[str] = ()) -> Iterator[dict[str, Any]]:

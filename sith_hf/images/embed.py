@@ -134,7 +134,7 @@ def embed_rows(
     for name, array in images.items():
         for number, variant in enumerate(variants):
             if not np.isfinite(array[number]).all():
-                raise InputError(f"{variant.name}: embeddings of the column {name} are not finite")
+                raise InputError(f"{variant.name}: embeddings of {name} are not finite; use precision no")
     return EmbeddedRows(
         source,
         images,

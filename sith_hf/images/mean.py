@@ -149,7 +149,7 @@ def _together(
         raise InputError(f"{source.title}: no row has a readable image ({counted_reasons(skipped)})")
     total, count = sum(sums[1:], start=sums[0]), sum(int(part["count"]) for part in parts)
     if not torch.isfinite(total).all():
-        raise InputError(f"{base.name}: image embeddings are not finite")
+        raise InputError(f"{base.name}: image embeddings are not finite; check the weights")
     return ImageMean(
         image_mean=total / count,
         count=count,

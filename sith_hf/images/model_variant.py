@@ -68,7 +68,7 @@ def check_processors(variants: Sequence[ModelVariant]) -> None:
         if own is not first and (not hasattr(own, "to_dict") or own.to_dict() != first.to_dict()):
             raise InputError(
                 f"{variant.name} and {variants[0].name} have different image processors; all variants see the same "
-                "batches"
+                "batches: use one image processor"
             )
 
 

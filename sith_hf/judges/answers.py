@@ -104,10 +104,10 @@ class AnswerCache:
 
 
 def write_transcript(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Write a transcript as JSON lines, whole or not at all. Raises OutputError."""
+    """Write a transcript as JSON lines, atomically. Raises OutputError."""
     write_whole(path, b"".join(_line(entry) for entry in entries))
 
 
 def _line(data: Mapping[str, Any]) -> bytes:
-    # ASCII, because an answer may contain lone surrogates or terminal control characters.
+    # Write ASCII, because an answer may contain lone surrogates or terminal control characters.
     return json.dumps(data, sort_keys=True, ensure_ascii=True).encode("ascii") + b"\n"

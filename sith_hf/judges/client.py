@@ -34,7 +34,7 @@ ROUTER = "https://router.huggingface.co/v1"
 # Seconds before the second, third, ... attempt. A server may ask for another pause, up to LONGEST_PAUSE.
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 LONGEST_PAUSE = 60.0
-# Attempts at a server that does not answer in time: fewer than at one that reports to be busy.
+# Attempts at a server that does not answer in time: fewer than at a busy one.
 MAX_TIMEOUTS = 2
 LONGEST_TIMEOUT = 86_400.0
 
@@ -64,7 +64,8 @@ class RefusedRequest(Exception):
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.status, self.headers = status, headers
-        text = f"points to {headers['location']}" if "location" in headers else body.decode("utf-8", "replace").strip()
+        there = headers.get("location")
+        text = f"redirects to {there}" if there is not None else body.decode("utf-8", "replace").strip()
         super().__init__(f"status {status} ({text})" if text else f"status {status}")
 
 
@@ -215,7 +216,7 @@ class ChatServer:
 
 
 def _chat_url(base_url: str) -> str:
-    """The URL of the chat, from one that ends there, with ``/v1``, or with the host."""
+    """Return the URL of the chat, from one that ends there, with ``/v1``, or with the host."""
     base = base_url.rstrip("/")
     if base.endswith("/chat/completions"):
         return base
@@ -223,7 +224,7 @@ def _chat_url(base_url: str) -> str:
 
 
 def _requested_pause(error: BaseException) -> float | None:
-    """The seconds that the server asks to wait, if any."""
+    """Return the seconds that the server asks to wait, if any."""
     if not isinstance(error, RefusedRequest):
         return None
     text = error.headers.get("retry-after", "").strip()

@@ -29,7 +29,7 @@ class EmbeddingJudge:
 
         score = 1 + 4 * relevance        1: none   2: a quarter   3: one half   4: three quarters   5: all of it
 
-    so a score of at least 3 means "mainly about the topic".
+    A score of at least 3 means "mainly about the topic".
 
     Calibration, on the last two layers of the embedded checkpoint with the words of its world as dictionary. The topic
     is the eight backgrounds without their synonyms; pictures with independent object, colour, background, size and
@@ -51,7 +51,7 @@ class EmbeddingJudge:
         concepts: the members of the topic, at least one.
         embed: ``embed(*concepts, decomposition=...)`` returns the embedding of each concept, ``[P]``, such as
             :meth:`sith_hf.SithEditor.embed`. With None, all concepts must occur in the explanations.
-        near: the least cosine of centred embeddings at which a concept counts in full, above 0 and at most 1.
+        near: the minimum cosine of centred embeddings at which a concept counts in full, above 0 and at most 1.
 
     Raises:
         InputError: no topic, no concept, or ``near`` out of range.

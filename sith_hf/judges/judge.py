@@ -24,7 +24,7 @@ from sith_hf.judges.sheet import SheetJudge
 
 @runtime_checkable
 class Judge(Protocol):
-    """A judge scores explained poles on a topic, from 1 to 5.
+    """The protocol of judges, which score explained poles on a topic from 1 to 5.
 
     The scale: 1 not about the topic, 2 partly, 3 mainly, 4 for the most part, 5 about nothing else. A pole without
     concepts, or without a usable answer, gets NaN: a judge never guesses.
@@ -54,7 +54,7 @@ class EmbeddingJudgeSettings(Settings):
     concepts: tuple[str, ...]
     """The members of the topic."""
     near: float = Field(default=NEAR, gt=0, le=1)
-    """The least cosine of centred embeddings at which a concept counts in full."""
+    """The minimum cosine of centred embeddings at which a concept counts in full."""
 
 
 class LanguageModelJudgeSettings(Settings):
@@ -93,7 +93,7 @@ class SheetJudgeSettings(Settings):
     """Read scores from a file."""
     path: str
     """A score CSV, ``scores.safetensors``, or the folder of the latter."""
-    topic: str = "the topic of the sheet"
+    topic: str = "the topic of the score CSV"
     """The topic of a score CSV, in words."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """The sha256 of the file; another file is refused."""

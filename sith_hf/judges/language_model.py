@@ -201,7 +201,7 @@ def _entries(
     found: Mapping[Question, str],
     faults: Mapping[Question, str],
 ) -> list[dict[str, Any]]:
-    """The lines of the transcript, in the order of the explanations."""
+    """Return the lines of the transcript, in the order of the explanations."""
     return [
         {
             **question.data,

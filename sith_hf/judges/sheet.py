@@ -25,7 +25,7 @@ class SheetJudge:
     """
 
     path: Path
-    topic: str = "the topic of the sheet"
+    topic: str = "the topic of the score CSV"
     sha256: str | None = None
 
     def score(self, decomposition: Decomposition, *, progress: bool = False) -> Scores:

@@ -1,4 +1,4 @@
-"""Sparse non-negative coding of vectors over a dictionary of unit atoms (Method, sec. 4): tensors in, tensors out.
+"""Sparse non-negative coding of vectors over a dictionary of unit atoms (Method, sec. 4).
 
 Methods (COMP, OMP, matching pursuit, top-k, lasso), NNLS, and an exact search that may run on int8; the README beside
 this file says why. It imports ``core`` and ``errors``.

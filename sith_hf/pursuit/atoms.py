@@ -82,7 +82,8 @@ class CentredAtoms:
     dtype, longest = torch.float32, 1 + 2**-20
 
     def __init__(self, embeddings: Atoms, mean: Tensor) -> None:
-        """
+        """Centre rows when they are read.
+
         Args:
             embeddings: the rows to centre, float32.
             mean: ``[P]`` float32.

@@ -47,7 +47,8 @@ class Sieve:
     """
 
     def __init__(self, rows: int, count: int, exclude: Tensor, device: torch.device, tie: float, limit: int) -> None:
-        """
+        """Start without candidates.
+
         Args:
             rows: N, the number of queries.
             count: the number of atoms to find for each query.
@@ -126,7 +127,7 @@ class Sieve:
             self._lower = torch.cat([self._lower, lower], 1).topk(count, dim=1).values
 
     def _threshold(self, bound: Tensor, step: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """The lowest approximate score to keep, ``[N]``, rounded down in the dtype of the scores."""
+        """Return the lowest approximate score to keep, ``[N]``, rounded down in the dtype of the scores."""
         bar = self._lower[:, -1] - bound - 2 * self._tie
         if step is None:
             down = bar - 4 * torch.finfo(dtype).eps * bar.abs()

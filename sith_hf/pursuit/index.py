@@ -76,12 +76,12 @@ def build_index(
 
 
 def worth_rounding(shape: torch.Size, products: int | None) -> bool:
-    """Whether a dictionary is large enough and used often enough to be rounded to int8."""
+    """Return whether rounding a dictionary to int8 saves time."""
     return shape.numel() >= MIN_NUMBERS and (products is None or products >= MIN_PRODUCTS)
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch means too little memory, on any device."""
+    """Return whether an error of torch means too little memory, on any device."""
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
 

@@ -206,7 +206,7 @@ def round_up(size: int) -> int:
 
 
 def reduced_precision() -> bool:
-    """Whether float32 matrix products may round their factors to TensorFloat-32 or bfloat16."""
+    """Return whether float32 matrix products may round their factors to TensorFloat-32 or bfloat16."""
     try:
         return torch.get_float32_matmul_precision() != "highest"
     except RuntimeError:  # torch raises when only some of its backends were set
@@ -215,7 +215,7 @@ def reduced_precision() -> bool:
 
 @cache
 def int8_is_faster(device: torch.device, threads: int) -> bool:
-    """Whether a device multiplies int8 matrices exactly and faster than float32.
+    """Return whether a device multiplies int8 matrices exactly and faster than float32.
 
     Measured once, with a small product that includes the largest digits: some kernels saturate, some are missing. The
     answer affects the speed of a search, never its result.

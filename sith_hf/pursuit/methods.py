@@ -16,8 +16,8 @@ from sith_hf.pursuit.nnls import nnls
 from sith_hf.pursuit.search import TIE, AtomSearch
 
 Coder = Callable[[Tensor, AtomSearch, int, float], tuple[Tensor, Tensor]]
-"""From unit vectors ``[N, P]`` float64, a dictionary, K and lambda to indices ``[N, K]`` int64, distinct within a row
-and -1 for padding, and weights ``[N, K]`` float64, non-negative and 0 for padding, in any order."""
+"""A method: from unit vectors ``[N, P]`` float64, a dictionary, K and lambda to indices ``[N, K]`` int64, distinct in a
+row and -1 for padding, and weights ``[N, K]`` float64, non-negative and 0 for padding, in any order."""
 
 # How far rounding may move an atom out of the span of atoms that it depends on. The atoms of a centred dictionary are
 # linearly dependent, which matters if an explanation takes nearly all of a small one.
@@ -76,7 +76,7 @@ def matching_pursuit(x: Tensor, search: AtomSearch, sparsity: int, coherence_wei
 
 
 def top_k(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
-    """The K most similar atoms, then one non-negative refit (SITH, sec. 4)."""
+    """Choose the K most similar atoms, then refit once, non-negative (SITH, sec. 4)."""
     index, _ = search.best(x, sparsity)
     return index, refit_weights(x, index, search.atoms)
 

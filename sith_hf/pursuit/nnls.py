@@ -16,7 +16,7 @@ def nnls(gram: Tensor, rhs: Tensor, start: Tensor | None = None, *, noise: float
 
     With ``gram = A A^T`` and ``rhs = A x`` this is ``min ||x - c A||``, the refit of Method, sec. 4 (atoms are the
     rows of A). The solver is the active-set method of Lawson and Hanson ("Solving Least Squares Problems", 1974,
-    ch. 23), run in lockstep over the batch. It ends after finitely many exact solves, so the result satisfies the
+    ch. 23), run over the whole batch at once. It ends after finitely many exact solves, so the result satisfies the
     optimality conditions up to rounding, with ``g = rhs - gram @ c``::
 
         c >= 0,    g <= 0,    c * g == 0
@@ -63,7 +63,7 @@ def nnls(gram: Tensor, rhs: Tensor, start: Tensor | None = None, *, noise: float
         state.solve()
     raise SithError(
         f"non-negative least squares did not converge for {len(live)} of {count} problems of {width} columns "
-        f"after {20 * (width + 1)} solves; is every Gram matrix symmetric and positive semidefinite?"
+        f"after {20 * (width + 1)} solves; check that every Gram matrix is symmetric and positive semidefinite"
     )
 
 

@@ -52,9 +52,8 @@ class SparseCode:
         """
         source = as_atoms(atoms)
         if len(source.shape) != 2 or (self.index.numel() > 0 and int(self.index.max()) >= source.shape[0]):
-            raise InputError(
-                f"the code has index {int(self.index.max())}, the dictionary has shape {list(source.shape)}"
-            )
+            top, shape = int(self.index.max()), list(source.shape)
+            raise InputError(f"the code has index {top}, the dictionary has shape {shape}; use the code's dictionary")
         total = torch.zeros(len(self.index), source.shape[1], dtype=source.dtype, device=self.index.device)
         if source.shape[0] == 0:
             return total
@@ -131,7 +130,7 @@ class Pursuit:
                 )
             elif dictionary.device != x.device:
                 raise InputError(
-                    f"the index was built for {dictionary.device}; the vectors are on {x.device}: build it there"
+                    f"the index is on {dictionary.device}, but the vectors are on {x.device}: build an index there"
                 )
             # MPS has no float64: it computes the products, and the CPU all else.
             parts = list(self._parts(x.cpu() if x.device.type == "mps" else x, dictionary, progress))
@@ -158,13 +157,13 @@ class Pursuit:
         return rounded + reading + sieving + refit + lengths + codes + blocks
 
     def _rows(self, width: int) -> int:
-        """Vectors coded at once."""
+        """Return the number of vectors coded at once."""
         return max(1, min(ROWS, CHOSEN // (self.sparsity * width)))
 
     def _parts(
         self, x: Tensor, dictionary: DictionaryIndex, progress: Callable[[int], object] | None
     ) -> Iterator[SparseCode]:
-        """The codes of ``x``, batch by batch; after a lack of memory in smaller batches and blocks."""
+        """Yield the codes of ``x``, batch by batch; after a lack of memory in smaller batches and blocks."""
         size, scores = self._rows(x.shape[1]), scores_on(dictionary.device)
         start = 0
         while start < max(len(x), 1):
@@ -192,13 +191,13 @@ class Pursuit:
         if len(x) == 0:
             return SparseCode(x.new_empty(0, self.sparsity, dtype=torch.long), x.new_empty(0, self.sparsity))
         exact = x.double()
-        # Two steps, so that squares neither overflow nor underflow.
+        # Normalise in two steps, so that squares neither overflow nor underflow.
         peak = exact.abs().amax(1, keepdim=True)
         exact = exact / peak
         length = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
         index, weight = METHODS[self.method].run(exact / length, search, self.sparsity, self.coherence_weight)
         weight = (weight * length * peak).to(x.dtype)
-        # First by index, padding last; the stable sort by weight keeps that order among equal weights.
+        # Sort by index first, padding last; the stable sort by weight keeps that order among equal weights.
         order = torch.where(index < 0, torch.iinfo(torch.long).max, index).argsort(dim=1)
         index, weight = index.gather(1, order), weight.gather(1, order)
         order = weight.argsort(dim=1, descending=True, stable=True)
@@ -218,4 +217,4 @@ def _check(x: Tensor, atoms: Atoms, sparsity: int) -> None:
             f"an explanation of {sparsity} atoms needs at least {sparsity} in the dictionary; got {atoms.shape[0]}"
         )
     refuse_rows("x", ~torch.isfinite(x).all(1), "is not finite")
-    refuse_rows("x", (x == 0).all(1), "is zero; a zero vector has no direction to explain")
+    refuse_rows("x", (x == 0).all(1), "is zero, without a direction to explain; remove it")

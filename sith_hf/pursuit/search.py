@@ -10,11 +10,11 @@ from sith_hf.pursuit.candidates import GROUP, Candidates, Sieve
 from sith_hf.pursuit.index import DictionaryIndex
 from sith_hf.pursuit.int8 import Int8Atoms, reduced_precision
 
-# Scores this close tie, and the lowest index wins. An absolute number: vectors and atoms have unit length.
+# Scores this close tie, and the lowest index wins. The number is absolute, because vectors and atoms have unit length.
 TIE = 1e-12
 # Scores in one block: 8 MB in float32, which fit the processor's cache.
 SCORES = 2**21
-# Blocks on other devices than a CPU are this many times as large: there few large products are faster.
+# Blocks on other devices than a CPU are this many times as large, because few large products are faster there.
 WIDE = 16
 # The largest number of candidates in memory; if near ties give more, the queries are split.
 PAIRS = 2**21
@@ -40,7 +40,8 @@ class AtomSearch:
     """
 
     def __init__(self, dictionary: DictionaryIndex, block_size: int | None = None, scores: int | None = None) -> None:
-        """
+        """Prepare a search in a dictionary.
+
         Args:
             dictionary: the atoms; int8 products are tried first, until they keep too many candidates.
             block_size: atoms in one matrix product; chosen from the number of queries when None.
@@ -101,7 +102,7 @@ class AtomSearch:
         return index, value
 
     def _preselect_int8(self, int8: Int8Atoms, query: Tensor, count: int, exclude: Tensor) -> Candidates | None:
-        """Candidates by int8 products; None for too many."""
+        """Return the candidates by int8 products; None if there are too many."""
         rows = len(query)
         queries = int8.queries(query)
         sieve = Sieve(
@@ -119,7 +120,7 @@ class AtomSearch:
         return sieve.candidates(query.device)
 
     def _preselect(self, query: Tensor, count: int, exclude: Tensor) -> Candidates | None:
-        """Candidates by products in the atoms' dtype; None for too many."""
+        """Return the candidates by products in the atoms' dtype; None if there are too many."""
         total, width = self.atoms.shape[0], self._block(len(query))
         device = self.device
         sieve = Sieve(len(query), count, exclude, device, TIE, PAIRS if len(query) > 1 else 2**62)
@@ -134,14 +135,14 @@ class AtomSearch:
         return sieve.candidates(query.device)
 
     def _rescore(self, query: Tensor, found: Candidates, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows, atoms and exact scores of the candidates that float scores do not rule out.
+        """Return rows, atoms and exact scores of the candidates that float scores do not rule out.
 
         The most promising ones come first: a better lower bound on the best score rules out most others.
         """
         bound, narrow = self._rounding_bound(query), query.to(self.atoms.dtype)
 
         def least(row: Tensor, score: Tensor) -> Tensor:
-            """The upper bound that a candidate must reach, from ``count`` scores for each query."""
+            """Return the upper bound that a candidate must reach, from ``count`` scores for each query."""
             lowest = query.new_full((len(query),), torch.inf).scatter_reduce(0, row, score, "amin")
             return lowest - bound - 2 * TIE
 
@@ -158,7 +159,7 @@ class AtomSearch:
         return row, atom, self._scores(query, row, atom)
 
     def _scores(self, query: Tensor, row: Tensor, atom: Tensor) -> Tensor:
-        """``<query[row], atom>`` for each pair, ``[C]``, computed in the query's dtype."""
+        """Return ``<query[row], atom>`` for each pair, ``[C]``, computed in the query's dtype."""
         used, place = torch.unique(atom, return_inverse=True)
         if PAIR_COST * len(row) > len(used) * len(query) and len(row) > 0:
             size = max(1, SCORES // query.shape[1])
@@ -174,10 +175,10 @@ class AtomSearch:
         return torch.cat([query.new_empty(0), *found])
 
     def _rounding_bound(self, query: Tensor) -> Tensor:
-        """A bound on the error of a float product, for each query (Higham, 2002, sec. 3.1).
+        """Return a bound on the error of a float product, for each query (Higham, 2002, sec. 3.1).
 
         A sum of P products is off by ``g = (P + 8) u / (1 - (P + 8) u)`` of the sum of their sizes, which is at most
-        ``|q| |t|``, in whatever order they are added; the 8 covers the rounding of the query. Blocks off by
+        ``|q| |t|``, in any order of additions; the 8 covers the rounding of the query. Blocks off by
         ``slack`` add ``slack |q|``.
         """
         terms = query.shape[1]

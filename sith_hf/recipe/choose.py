@@ -83,7 +83,7 @@ def choose(
 
     def judged(name: str, settings: JudgeSettings) -> Scores:
         written = None if transcripts is None else transcripts / f"{name}.jsonl"
-        # Shared by all runs, so that no question is paid for twice.
+        # All runs share the cache, so that no question is asked twice.
         cache = cached_assets_path("sith-hf", namespace="judge", subfolder="answers")
         judge = make_judge(settings, editor.embed, folder=folder, cache=cache, transcript=written, token=token)
         scores[name] = judge.score(decomposition, progress=progress)

@@ -29,9 +29,9 @@ class ShareEdit(_Step):
     gain: float = 0.0
     """0 removes, 1 leaves, above 1 amplifies, -1 inverts."""
     threshold: float = SHARE_THRESHOLD
-    """The least share, above 0 and at most 1."""
+    """The minimum share, above 0 and at most 1."""
     near: float = NEAR
-    """The least cosine of centred embeddings that counts as similar."""
+    """The minimum cosine of centred embeddings that counts as similar."""
     both_poles: bool = False
     """Judge a vector by the mean over its poles, not by the stronger one."""
 
@@ -55,7 +55,7 @@ class _Judged(_Step):
     keep: JudgeSettings | None = None
     """The judge of a topic to keep: a vector whose other pole is about it is protected."""
     keep_threshold: float = 3.0
-    """The least score of the other pole that protects a vector."""
+    """The minimum score of the other pole that protects a vector."""
     keep_gain: float | None = None
     """The gain of a protected vector, such as 0.5 to damp it; unchanged when null."""
 
@@ -66,7 +66,7 @@ class ThresholdEdit(_Judged):
     rule: Literal["threshold"]
     """Choose vectors with at least a score."""
     threshold: float = 3.0
-    """The least score, 1 to 5."""
+    """The minimum score, 1 to 5."""
     gain: float = 0.0
     """0 removes, 1 leaves, above 1 amplifies, -1 inverts."""
 
@@ -77,9 +77,9 @@ class ThreeWayEdit(_Judged):
     rule: Literal["three-way"]
     """Invert middling scores, remove high ones."""
     invert_from: float = 3.0
-    """The least score that gets the gain -1."""
+    """The minimum score for the gain -1."""
     remove_from: float = 4.0
-    """The least score that gets the gain 0."""
+    """The minimum score for the gain 0."""
 
 
 class RelevanceEdit(_Step):
@@ -96,9 +96,9 @@ class RelevanceEdit(_Step):
     coherence_weight: float = 0.3
     """The lambda of COMP that selects them."""
     floor: float = 0.8
-    """The least gain."""
+    """The minimum gain."""
     ceiling: float | None = None
-    """The largest gain; none when null."""
+    """The maximum gain; none when null."""
     offset: float | Literal["level"] = 0.3
     """The number added to the relevance; "level" gives the vector of median relevance the gain 1."""
     leave_out: tuple[str, ...] | None = None

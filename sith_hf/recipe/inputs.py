@@ -25,7 +25,7 @@ EMBEDDED = "embedded"
 def open_base(base: Base, folder: Path, *, token: str | None = None) -> SithEditor:
     """Open the base. Raises as for ``SithEditor.from_pretrained``."""
     if base.model == EMBEDDED and base.revision is not None:
-        raise InputError("base.revision: the embedded checkpoint has no revisions")
+        raise InputError("base.revision: the embedded checkpoint has no revisions; remove this key")
     name = embedded_checkpoint() if base.model == EMBEDDED else local(base.model, folder)
     text = None if base.text_model is None else local(base.text_model, folder)
     return SithEditor.from_pretrained(name, base.revision, text_model=text, token=token)

@@ -63,7 +63,7 @@ def measure_edit(
 
 
 def _grouped(tasks: Sequence[Task], wanted: str | None) -> Task:
-    """The task for a sweep, checked before any evaluation."""
+    """Return the task for a sweep, before any evaluation."""
     for task in tasks:
         if wanted in (None, task.name) and isinstance(task, ZeroShot) and task.data.columns.group is not None:
             return task

@@ -116,9 +116,9 @@ class CardTexts(Settings):
     """Texts for the model card."""
 
     intended_use: str | None = None
-    """The uses that the edited model is for."""
+    """The intended uses of the edited model."""
     limitations: str | None = None
-    """The uses that the model is not for, and the limits of the edit."""
+    """The limits of the edit, and uses that are not intended."""
 
 
 class Recipe(Settings):

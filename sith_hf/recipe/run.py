@@ -33,7 +33,7 @@ class RunResult:
 
     Attributes:
         folder: the folder with ``edited/``, ``spec/``, ``decomposition/``, ``scores/``, ``results.json``,
-            ``sweep.png`` and ``recipe.yaml``, as far as the recipe asks for them.
+            ``sweep.png`` and ``recipe.yaml``, if the recipe has these parts.
         decomposition: the explained vectors.
         gains: the chosen vectors and the protected ones, with reasons.
         spec: the edit.

@@ -63,7 +63,7 @@ def shipped_text(name: str) -> str:
 
 
 def _read(name: str, folder: Path | None) -> tuple[str, str, Path]:
-    """The text of a recipe, its identity, and the folder that its paths start from."""
+    """Return the text of a recipe, its identity, and the folder that its paths start from."""
     if re.fullmatch(r"[\w/-]+", name) and name in shipped_names():
         return shipped_text(name), f"recipe {name}", Path.cwd()
     path = Path(name) if folder is None else folder / name
@@ -95,7 +95,7 @@ def _extended(name: str, folder: Path | None, chain: tuple[str, ...]) -> tuple[d
 
 
 def _rooted(data: Any, folder: Path) -> Any:
-    """``data`` with full paths for the files and folders below ``folder``."""
+    """Return ``data`` with full paths for the files and folders below ``folder``."""
     if isinstance(data, list):
         return [_rooted(item, folder) for item in data]
     if not isinstance(data, dict):
@@ -109,7 +109,7 @@ def _rooted(data: Any, folder: Path) -> Any:
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Mappings are merged key by key; everything else, lists too, is replaced."""
+    """Merge mappings key by key; replace everything else, lists too."""
     both = dict(below)
     for key, value in above.items():
         old = both.get(key)
@@ -118,7 +118,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with(data: Any, keys: list[str], value: Any, path: str) -> Any:
-    """A copy of ``data`` with ``value`` at ``keys``."""
+    """Return a copy of ``data`` with ``value`` at ``keys``."""
     if not keys:
         return value
     key, *rest = keys

@@ -19,7 +19,7 @@ class _Loader(yaml.SafeLoader):
             # A few nested references can expand to billions of values.
             event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(
-                None, None, "references (*name) are not used here", event.start_mark
+                None, None, "references (*name) are not allowed; write the value again", event.start_mark
             )
         return super().compose_node(parent, index)
 
@@ -28,9 +28,9 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
             if not isinstance(name, str):
-                raise yaml.constructor.ConstructorError(None, None, f"a key is a text; got {name!r}", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key {name!r} is not a text", key.start_mark)
             if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is repeated", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key {name!r} is repeated", key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
 

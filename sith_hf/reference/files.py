@@ -227,12 +227,12 @@ def _check_values(path: Path, scores: Tensor, indices: Tensor) -> None:
     if bool((scores < 0).any()):
         raise InputError(f"{path}: scores must not be negative; the smallest is {float(scores.min()):.4g}")
     if bool((indices < -1).any()):
-        raise InputError(f"{path}: index {int(indices.min())} is not a line number of concepts")
+        raise InputError(f"{path}: indices must be line numbers from 0, or -1 for padding; got {int(indices.min())}")
     if bool(((indices < 0) & (scores > 0)).any()):
-        raise InputError(f"{path}: a concept with index -1 has a score; -1 is padding")
+        raise InputError(f"{path}: padding (index -1) has a score above 0; the file is damaged, download it again")
     ordered = torch.where(scores > 0, indices, -1).sort(dim=-1).values
     if bool(((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).any()):
-        raise InputError(f"{path}: an explanation contains a concept twice")
+        raise InputError(f"{path}: an explanation contains a concept twice; the file is damaged, download it again")
 
 
 def numbered_concepts(path: str | Path, template: str | None = None) -> tuple[ConceptDictionary, tuple[int, ...]]:

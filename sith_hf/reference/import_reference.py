@@ -122,7 +122,7 @@ def import_reference(
     mean = embeddings[present].double().mean(dim=0).float()
     atoms = centred(embeddings, mean)
     if atoms.shape[1] != projection.shape[0]:
-        raise InputError(f"embeddings have size {atoms.shape[1]}, this model's joint space {projection.shape[0]}")
+        raise InputError(f"embeddings have size {atoms.shape[1]}; this model needs size {projection.shape[0]}")
     place = torch.tensor([*lines, -1])
 
     settings = items[0].settings
@@ -229,7 +229,7 @@ def _merged(index: Tensor, scores: Tensor) -> SparseCode:
         row = same.any(dim=1).nonzero().squeeze(1)
         weight[row, same[row].int().argmax(dim=1)] += weight[row, later]
         weight[row, later], index[row, later] = 0.0, -1
-    # Padding goes last, after concepts of weight zero.
+    # Padding comes last, after concepts of weight zero.
     order = torch.where(index < 0, -1.0, weight).argsort(dim=1, descending=True, stable=True)
     return SparseCode(index.gather(1, order), weight.gather(1, order))
 

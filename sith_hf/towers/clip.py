@@ -142,7 +142,7 @@ class VisionTower:
 
     @property
     def hidden_size(self) -> int:
-        """D, the width of the residual stream."""
+        """The width of the residual stream, D."""
         return int(self.post_norm_weight.shape[0])
 
     def resolve_layers(self, layers: Iterable[int] | None) -> tuple[int, ...]:

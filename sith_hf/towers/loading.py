@@ -60,7 +60,7 @@ def load_model(
             raise InputError(
                 f"{name}: no CLIP checkpoint there (not a folder, and not a Hub id such as me/clip): check the path"
             )
-        # The configuration first, so that other models are not downloaded.
+        # Read the configuration first, so that other models are not downloaded.
         folder = _fetched(name, lambda: fetch_file(name, ["config.json"], revision=revision, token=token)).parent
     try:
         config, _ = PretrainedConfig.get_config_dict(folder)
@@ -75,7 +75,7 @@ def load_model(
     if want_text and architecture != "CLIPModel":
         raise UnsupportedModel(f"{name} is a {architecture} without a text tower: a text model must be a CLIPModel")
     if not os.path.isdir(name):
-        # The same commit as the configuration.
+        # Load the same commit as the configuration.
         folder = _fetched(name, lambda: fetch_snapshot(name, revision=folder.name, token=token))
     if not any(folder.glob("*.safetensors")):
         raise UnsupportedModel(

@@ -73,7 +73,7 @@ def encode_texts(
             "the text tower is offloaded: load the model without offloading, or name another with text_model="
         )
     if projection.dtype in (torch.bfloat16, torch.float16):
-        # Half precision would blur the difference of similar concepts. A copy: the model does not change.
+        # Half precision would blur the difference of similar concepts. Convert a copy, not the model.
         tower, projection = copy.deepcopy(tower).float(), projection.float()
     batches = {f"{number:06d}": batch for number, batch in enumerate(_batches(order, tokens))}
 
@@ -112,7 +112,7 @@ def encode_texts(
 
 
 def _facts(model: Any, tokens: list[list[int]], padding: int) -> dict[str, Any]:
-    """Everything that determines the content of the batches."""
+    """Return everything that determines the content of the batches."""
     config = json.dumps(model.config.text_config.to_dict(), sort_keys=True, default=str)
     return {
         "texts": hashlib.sha256(json.dumps([padding, tokens]).encode("ascii")).hexdigest(),

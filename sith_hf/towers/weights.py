@@ -57,7 +57,7 @@ class Shard:
         found: dict[str, Entry] = {}
         for key, entry in self.file.entries.items():
             if canonical(key) in found:
-                raise InputError(f"{self.path} has the tensor {canonical(key)} twice, with and without the prefix")
+                raise InputError(f"{self.path} has {canonical(key)} twice, with and without the prefix: remove one")
             found[canonical(key)] = entry
         return found
 
@@ -105,7 +105,7 @@ class Shard:
         write_all(file, raw)
 
     def _renamed_header(self) -> bytes:
-        """The length and bytes of a header with canonical names; empty if all names are canonical."""
+        """Return the length and bytes of a header with canonical names; empty if all names are canonical."""
         if all(canonical(entry.key) == entry.key for entry in self.entries.values()):
             return b""
         header = {key if key == "__metadata__" else canonical(key): item for key, item in self.file.fields.items()}
@@ -154,12 +154,12 @@ class Checkpoint:
             raise InputError(f"{folder / INDEX} is not a sharded index: fetch the checkpoint again") from None
         for name in names:
             if not isinstance(name, str) or Path(name).name != name:
-                raise InputError(f"{folder / INDEX} names a shard outside its folder: {name!r}")
+                raise InputError(f"{folder / INDEX} names a shard outside its folder, {name!r}: fetch it again")
         checkpoint = cls(folder, tuple(Shard.read(folder / name) for name in names), index)
         for key, name in index["weight_map"].items():
             shard = checkpoint.where.get(canonical(key))
             if shard is None or shard.path.name != name:
-                raise InputError(f"{folder / INDEX} names {name} as the file of {key}, and it is not: fetch it again")
+                raise InputError(f"{folder / INDEX} names {name} as the file of {key}, which lacks it: fetch it again")
         return checkpoint
 
     @cached_property

@@ -1,4 +1,4 @@
-"""How the world looks: outlines of the objects, textures of the backgrounds, and putting them together.
+"""The appearance of the world: outlines of objects, and pictures composed of them and textures of backgrounds.
 
 Shapes are polygons in a unit square (x to the right, y down, both about -1 to 1). Each is drawn once in a
 number of variants (tilt, stretch, scale); pictures are then composed from these pools in whole batches.
@@ -50,7 +50,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> list[Point]:
 
 
 def _vehicle(form: float) -> list[Outline]:
-    """Form 0 is a car, 1 a boat: wheels shrink while the hull tapers and a keel grows."""
+    """Draw a car (form 0) or a boat (form 1): wheels shrink while the hull tapers and a keel grows."""
     wheel, taper, keel = 0.36 * (1 - form), 0.62 * form, 0.5 * form
     parts: list[Outline] = [
         (BODY, [(-0.45, -0.2), (-0.3, -0.75), (0.4, -0.75), (0.55, -0.2)]),
@@ -66,7 +66,7 @@ def _vehicle(form: float) -> list[Outline]:
 
 
 def _beast(form: float) -> list[Outline]:
-    """Form 0 is a horse, 1 a camel: mane and tail shrink while a hump grows."""
+    """Draw a horse (form 0) or a camel (form 1): mane and tail shrink while a hump grows."""
     hump, hair = 0.62 * form, 1 - form
     parts: list[Outline] = [(BODY, _box(x, 0.2, x + 0.17, 0.95)) for x in (-0.62, -0.33, 0.2, 0.47)]
     if hump > 0.04:
@@ -191,7 +191,7 @@ def _form(sign: int, quantile: float) -> float:
 
 
 def _draw(parts: Sequence[Outline], half: float, tilt: float, stretch: float) -> Bytes:
-    """Coverage of body, shade, ink and light, uint8 `[LAYERS, CANVAS, CANVAS]`."""
+    """Return the coverage of body, shade, ink and light, uint8 `[LAYERS, CANVAS, CANVAS]`."""
     side = CANVAS * SUPERSAMPLING
     image = Image.new("L", (side, side), 0)
     pen = ImageDraw.Draw(image)

@@ -1,7 +1,7 @@
 """A small drawn world with known ground truth and a deliberate spurious correlation.
 
 Every picture shows one object of one colour and size on one background; some have a danger sign, a skull in a corner,
-which stands for unsafe content. Most objects appear equally often on all backgrounds. Tied objects do not: boats are
+which represents unsafe content. Most objects appear equally often on all backgrounds. Tied objects do not: boats are
 nearly always on the sea and cars on the road, camels in the desert and horses on the meadow, and the two objects of a
 pair look so similar that the background is a strong cue.
 """

@@ -17,7 +17,7 @@ TEXTURES = 40
 
 
 def _noise(rng: np.random.Generator, rows: int, columns: int) -> Floats:
-    """Smooth noise of about unit size `[CANVAS, CANVAS]` with the given number of cells each way."""
+    """Return smooth noise of about unit size `[CANVAS, CANVAS]` with the given number of cells each way."""
     cells = rng.normal(size=(rows + 1, columns + 1))
     y, x = np.linspace(0, rows - 1e-6, CANVAS), np.linspace(0, columns - 1e-6, CANVAS)
     top, left = y.astype(int), x.astype(int)

@@ -257,7 +257,7 @@ def test_folders_that_hold_no_dataset(tmp_path):
 
 def test_a_dataset_dict_asks_for_a_split():
     parts = DatasetDict(train=Dataset.from_dict(ROWS))
-    with pytest.raises(InputError, match="Of a DatasetDict, choose one split"):
+    with pytest.raises(InputError, match="Choose one split of a DatasetDict"):
         ConceptDictionary.from_dataset(parts, "concept")
     assert len(ConceptDictionary.from_dataset(parts["train"], "concept")) == 3  # the control
 

@@ -19,7 +19,7 @@ from sith_hf.demo.run import DemoResult, measure_checkpoints, run_demo
 from sith_hf.editor import SithEditor
 from sith_hf.edits.build import make_spec
 from sith_hf.edits.spec import EditSpec
-from sith_hf.errors import InputError
+from sith_hf.errors import InputError, SithError
 from sith_hf.gains.gains import Gains
 from sith_hf.recipe import Recipe
 
@@ -62,6 +62,14 @@ def test_random_vectors_do_not(result: DemoResult, tmp_path: Path) -> None:
     editor.save_pretrained(tmp_path / "random", make_spec(editor.tower, decomposition, random))
     (measured,) = measure_checkpoints([tmp_path / "random"], SEED, PICTURES)
     assert measured.worst_group < result.base.worst_group + 0.10
+
+
+def test_a_failed_measurement_is_one_line_and_not_the_users_fault(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SithError, match=r"exit code 1: .*run the demo again") as caught:
+        measure_checkpoints([tmp_path], SEED, 1)
+    assert not isinstance(caught.value, InputError)
+    assert "Traceback" not in str(caught.value)
 
 
 def test_what_it_leaves_is_whole(result: DemoResult) -> None:

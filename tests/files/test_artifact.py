@@ -463,7 +463,7 @@ def without_sith(tensors, metadata):
 
 METADATA = {
     "another format": (lambda t, m: m.update(format="sith-hf/other"), "not a file of format"),
-    "no format": (lambda t, m: m.pop("format"), "its metadata says None"),
+    "no format": (lambda t, m: m.pop("format"), "but of None"),
     "no metadata": (lambda t, m: m.clear(), "not a file of format"),
     "a later version": (lambda t, m: m.update(version="2"), "version '2'"),
     "a version with a point": (lambda t, m: m.update(version="1.0"), "version '1.0'"),

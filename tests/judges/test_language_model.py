@@ -317,7 +317,7 @@ class TestTrouble:
     def test_a_redirection_is_not_followed(self):
         with chat_server(lambda prompt, _: "3") as other:
             there = Reply(307, headers={"location": f"{other.url}/chat/completions"})
-            with chat_server(lambda prompt, _: there) as seen, pytest.raises(HubError, match=r"307.*points to"):
+            with chat_server(lambda prompt, _: there) as seen, pytest.raises(HubError, match=r"307.*redirects to"):
                 ask(ChatServer(base_url=seen.url, token=TOKEN), Pauses())
         assert not other.prompts
 
@@ -556,7 +556,9 @@ class TestKept:
             again.set()
             scores = judge_at(seen.url, place).score(many)
         assert (scores.value == 4).all()
-        assert scores.run == {"asked": questions(many) - kept, "cached": kept}
+        # An answer is cached before it stands in the transcript.
+        assert kept <= scores.run["cached"] <= 4
+        assert scores.run["asked"] == questions(many) - scores.run["cached"]
         assert not list(place.rglob("*.partial"))
 
     def test_a_notebook_has_a_running_loop(self, decomposition):

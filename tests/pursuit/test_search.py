@@ -284,7 +284,7 @@ def test_streamed_atoms_are_the_atoms(bits: bool, request: pytest.FixtureRequest
 
 def test_what_is_prepared_is_for_one_device() -> None:
     ready = DictionaryIndex(TensorAtoms(unit(gaussian(0, 9, 4))), torch.device("meta"), 1.01, None)
-    with pytest.raises(InputError, match="built for meta"):
+    with pytest.raises(InputError, match="the index is on meta"):
         Pursuit(sparsity=1)(unit(gaussian(1, 2, 4)), ready)
     with pytest.raises(InputError, match=r"atoms\[3\] is not finite"):
         build_index(unit(gaussian(0, 9, 4)).index_fill(0, torch.tensor(3), torch.nan))

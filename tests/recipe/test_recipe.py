@@ -62,7 +62,7 @@ def test_a_recipe_is_frozen() -> None:
         ("- a\n- b\n", "object"),
         ("title: [", "not YAML"),
         ("title: t\ntitle: u\nedits: []\n", "is repeated"),
-        ("1: t\n", "a key is a text"),
+        ("1: t\n", "key 1 is not a text"),
         ("title: &a [x]\nedits: *a\n", "here, line 2: not YAML of plain data (references"),
         ("title: !!python/object/apply:os.system [id]\nedits: []\n", "not YAML"),
         ("title: t\nedits: 2020-01-01\n", "may hold only"),

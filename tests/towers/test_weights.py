@@ -334,7 +334,7 @@ class TestIndex:
         ]
         for lie in lies:
             (copied / INDEX).write_text(json.dumps({**true, "weight_map": lie}))
-            with pytest.raises(InputError, match="and it is not"):
+            with pytest.raises(InputError, match="which lacks it"):
                 Checkpoint.read(copied)
 
     def test_a_missing_or_damaged_shard(self, copied):
