@@ -285,9 +285,8 @@ class ConceptDictionary(Pushable):
             ArtifactError: the file is missing, damaged or of another kind, or an embedding is not of unit length.
         """
         path = find_artifact(name_or_path, DICTIONARY_LAYOUT, revision, token)
-        if in_memory is None:
-            in_memory = path.stat().st_size <= IN_MEMORY
-        tensors, data, stored = read_file_backed(path, DICTIONARY_LAYOUT, None if in_memory else "embeddings")
+        least = IN_MEMORY + 1 if in_memory is None else 0
+        tensors, data, stored = read_file_backed(path, DICTIONARY_LAYOUT, None if in_memory else "embeddings", least)
         texts, embeddings = texts_of(tensors, path), tensors["embeddings"]
         categories = None if data["categories"] is None else json_texts(data["categories"], f"{path}: categories")
         require(len(texts) == len(embeddings) >= 2, path, "texts and embeddings differ in number")

@@ -104,16 +104,16 @@ def read_artifact(path: Path, layout: Layout) -> tuple[dict[str, Tensor], dict[s
 
 
 def read_file_backed(
-    path: Path, layout: Layout, backed: str | None
+    path: Path, layout: Layout, backed: str | None, least: int = 0
 ) -> tuple[dict[str, Tensor], dict[str, Any], FileBackedRows | None]:
-    """Read and check one file as :func:`read_artifact` does, but leave the tensor ``backed`` in the file.
+    """Read and check one file as :func:`read_artifact` does, but leave the tensor ``backed`` in a large file.
 
-    Its checksum is compared a piece at a time. The caller checks that it is finite, since doing so for a whole map of
-    three gigabytes would take several times that much memory.
+    A file is large from ``least`` bytes on. The checksum is compared a piece at a time. The caller checks that the
+    tensor is finite, since doing so for a whole map of three gigabytes would take several times that much memory.
 
     Returns:
         the tensors by name, of which ``backed`` is a memory map; the JSON object; and the rows of ``backed``, None
-        without one.
+        if it was read.
     """
     tensors: dict[str, Tensor] = {}
     rows = None
@@ -124,7 +124,7 @@ def read_file_backed(
             _check_shapes(path, layout, found)
             found.check_sums(file)
             for name in layout.tensors:
-                if name == backed:
+                if name == backed and found.stamp[2] >= least:
                     rows = FileBackedRows(found, found.entries[name])
                     tensors[name] = rows.mapped(file)
                 else:

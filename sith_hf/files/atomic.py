@@ -31,7 +31,9 @@ _PREFIX, _SCRATCH, _SUFFIX = ".sith-hf-work.", "sith-hf-", ".partial"
 _NAMES = re.compile(r"(\.sith-hf-work\.|sith-hf-).*\.partial|sith-card-[a-z0-9_]{8}")
 # In a working folder: the new file or folder, the old folder under its own name while it is replaced, and the lock.
 _NEW, _OLD, _LOCK = "new", "old", "lock"
-# A folder without a lock is from an earlier release, or about to be locked. After a day it is left over.
+# In its place, where the file system has no locks: an empty folder is left over from a kill before it was locked.
+_UNLOCKED = "unlocked"
+# Another folder without a lock may be in use, by an earlier release too. After a day it is left over.
 _LEFT_OVER = 24 * 3600.0
 # Of renameat2(2).
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -166,6 +168,8 @@ def sweep(parent: Path) -> None:
                         if not os.path.lexists(parent / old.name):
                             os.rename(old, parent / old.name)
                     _remove(stale, lock, keep_old=bool(_replaced(stale)))
+                elif stale.name.endswith(_SUFFIX) and not os.listdir(stale):
+                    stale.rmdir()  # a living process that was about to lock it makes another one
                 elif time.time() - found.st_mtime > _LEFT_OVER:
                     _remove(stale, None, keep_old=bool(_replaced(stale)))
 
@@ -202,7 +206,7 @@ def _working_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
             if not isinstance(error, OSError) or error.errno not in _NO_LOCKS:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-            (folder / _LOCK).unlink(missing_ok=True)  # then only its age shows that it is left over
+            os.replace(folder / _LOCK, folder / _UNLOCKED)  # then only its age shows that it is left over
         break
     else:
         raise OSError(errno.ENOLCK, f"no lock could be taken in {parent}")
@@ -217,7 +221,12 @@ def _remove(folder: Path, lock: BaseFileLock | None, *, keep_old: bool) -> None:
     # Remove the lock while it is held: hold() notices that it is gone. Windows cannot remove an open file.
     if lock is not None and os.name == "nt":
         lock.release()
-    shutil.rmtree(folder / _NEW if keep_old else folder, ignore_errors=True)
+    with suppress(OSError):
+        # The lock goes last: after a kill in between, the next run finds a lock that it can take, or an empty folder.
+        for path in [folder / _NEW] if keep_old else sorted(folder.iterdir(), key=lambda path: path.name == _LOCK):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if not keep_old:
+        shutil.rmtree(folder, ignore_errors=True)
     if lock is not None:
         lock.release()
 

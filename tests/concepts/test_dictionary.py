@@ -398,6 +398,14 @@ def made(count: int = 300, width: int = 40, seed: int = 0) -> ConceptDictionary:
     return ConceptDictionary(texts, embeddings=rows, encoder="none", encoder_sha256="0")
 
 
+def test_a_large_dictionary_stays_in_its_file(tmp_path, monkeypatch):
+    path = made().save_pretrained(tmp_path)
+    monkeypatch.setattr("sith_hf.concepts.dictionary.IN_MEMORY", path.stat().st_size)
+    assert ConceptDictionary.from_pretrained(path).stored is None  # the control
+    monkeypatch.setattr("sith_hf.concepts.dictionary.IN_MEMORY", path.stat().st_size - 1)
+    assert ConceptDictionary.from_pretrained(path).stored.file.path == path
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_stored_dictionary_is_the_same_dictionary(dtype, tmp_path):
     path = made().save_pretrained(tmp_path, dtype)

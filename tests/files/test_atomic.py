@@ -266,10 +266,35 @@ class TestSweeping:
         write_whole(tmp_path / "a", b"a")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
+    def test_an_empty_folder_goes_at_once(self, tmp_path):
+        """A kill before the lock leaves one; the control, with something in it, may belong to a living process."""
+        empty, full = tmp_path / ".sith-hf-work.a.partial", tmp_path / ".sith-hf-work.b.partial"
+        empty.mkdir()
+        (full / "new").mkdir(parents=True)
+        write_whole(tmp_path / "file", b"x")
+        assert (empty.exists(), full.exists()) == (False, True)
+
+    def test_the_lock_is_removed_last(self, tmp_path, monkeypatch):
+        """A run that is killed while it removes its folder must leave a lock, by which the next run finds it."""
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "old").write_text("old")
+        beside, unlink = [], os.unlink
+
+        def watched(path, **options):
+            if os.path.basename(path) == "lock":
+                (work,) = tmp_path.glob(".sith-hf-work.*")
+                beside.append(sorted(os.listdir(work)))
+            unlink(path, **options)
+
+        monkeypatch.setattr(os, "unlink", watched)
+        with new_folder(tmp_path / "folder", overwrite=True) as folder:
+            (folder / "new").write_text("new")
+        assert beside == [["lock"]]
+
     @pytest.mark.parametrize("name", ["sith-card-abcdefgh", ".sith-hf-work.abcdefgh.partial"])
     def test_folders_without_a_lock_go_when_they_are_old(self, tmp_path, monkeypatch, name):
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        (tmp_path / name).mkdir()
+        (tmp_path / name / "new").mkdir(parents=True)
         with scratch_folder():
             assert (tmp_path / name).is_dir()
         os.utime(tmp_path / name, (1_000_000_000, 1_000_000_000))

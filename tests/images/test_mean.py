@@ -158,6 +158,19 @@ def test_it_goes_with_its_weights(editor, mean, tmp_path):
     assert "visual_projection.weight" in mean.base.sha256
 
 
+def test_a_damaged_format_does_not_skip_the_checks(mean, tmp_path):
+    """Such a file is no file of another program, which has no fingerprint of its model."""
+    path = mean.save_pretrained(tmp_path)
+    read_image_mean(path)  # the control
+    for old, new in ((b'"format"', b'"dormat"'), (b"sith-hf/image-mean", b"sith-hf/image-mead")):
+        content = path.read_bytes()
+        assert content.count(old) == 1
+        path.write_bytes(content.replace(old, new))
+        with pytest.raises(ArtifactError, match="is not a file of format"):
+            read_image_mean(path)
+        path.write_bytes(content)
+
+
 def test_a_file_of_somebody_elses_is_read(editor, tmp_path):
     save_file({"image_mean": torch.full((24,), 0.1)}, tmp_path / "theirs.safetensors")
     assert torch.equal(read_image_mean(tmp_path / "theirs.safetensors", editor.tower), torch.full((24,), 0.1))
