@@ -5,8 +5,9 @@ this file says why. It imports ``core`` and ``errors``.
 """
 
 from sith_hf.pursuit.atoms import Atoms, CentredAtoms, SomeAtoms, TensorAtoms, as_atoms, blocks, centred, total
+from sith_hf.pursuit.comp import refit_weights
 from sith_hf.pursuit.index import DictionaryIndex, build_index
-from sith_hf.pursuit.methods import METHODS, refit_weights
+from sith_hf.pursuit.methods import METHODS
 from sith_hf.pursuit.pursuit import ROWS, Pursuit, SparseCode
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The methods that choose atoms: COMP, OMP, matching pursuit, top-k and lasso."""
+"""The methods that choose atoms, by name: COMP and OMP (in comp.py), matching pursuit, top-k and lasso."""
 
 from __future__ import annotations
 
@@ -11,17 +11,12 @@ import torch
 from torch import Tensor
 
 from sith_hf.errors import MissingExtra
-from sith_hf.pursuit.atoms import Atoms, as_atoms
-from sith_hf.pursuit.nnls import nnls
+from sith_hf.pursuit.comp import comp, omp, refit_weights
 from sith_hf.pursuit.search import TIE, AtomSearch
 
 Coder = Callable[[Tensor, AtomSearch, int, float], tuple[Tensor, Tensor]]
 """A method: from unit vectors ``[N, P]`` float64, a dictionary, K and lambda to indices ``[N, K]`` int64, distinct in a
 row and -1 for padding, and weights ``[N, K]`` float64, non-negative and 0 for padding, in any order."""
-
-# How far rounding may move an atom out of the span of atoms that it depends on. The atoms of a centred dictionary are
-# linearly dependent, which matters if an explanation takes nearly all of a small one.
-NOISE = {torch.float32: 1e-5, torch.float64: 0.0}
 
 
 @dataclass(frozen=True)
@@ -31,22 +26,6 @@ class Method:
     title: str
     source: str
     run: Coder
-
-
-def comp(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
-    """Coherent orthogonal matching pursuit (SITH, sec. 4): one product per step for residual and coherence."""
-    refit = _Refit(x, sparsity)
-    total = torch.zeros_like(x)
-    for step in range(sparsity):
-        query = refit.residual + (coherence_weight / max(step, 1)) * total
-        picked, _ = search.best(query, exclude=refit.index)
-        total += refit.add(picked.squeeze(1), search)
-    return refit.index, refit.weight
-
-
-def omp(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
-    """Non-negative orthogonal matching pursuit: COMP without coherence (SITH, sec. 4)."""
-    return comp(x, search, sparsity, 0.0)
 
 
 def matching_pursuit(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float) -> tuple[Tensor, Tensor]:
@@ -125,42 +104,6 @@ def lasso(x: Tensor, search: AtomSearch, sparsity: int, coherence_weight: float)
         short = score[:, 0] > penalty + 1e-9
         waiting, pool = waiting[short], torch.cat([pool, rivals], 1)[short]
     return index, refit_weights(x, index, search.atoms)
-
-
-class _Refit:
-    """The chosen atoms of N vectors, one more per step, with the best non-negative weights and the residuals."""
-
-    def __init__(self, x: Tensor, sparsity: int) -> None:
-        self.x = self.residual = x
-        self.index = torch.empty(len(x), 0, dtype=torch.long, device=x.device)
-        self.weight = x.new_empty(len(x), 0)
-        self._atoms = x.new_empty(len(x), sparsity, x.shape[1])
-        self._gram = x.new_empty(len(x), sparsity, sparsity)
-        self._rhs = x.new_empty(len(x), sparsity)
-
-    def add(self, picked: Tensor, search: AtomSearch) -> Tensor:
-        """Choose atom ``picked[n]`` for vector n, refit, and return the chosen atoms ``[N, P]``."""
-        step = self.index.shape[1]
-        size = step + 1
-        atoms = search.rows(picked).double()
-        self._atoms[:, step] = atoms
-        products = (self._atoms[:, :size] @ atoms.unsqueeze(2)).squeeze(2)
-        self._gram[:, step, :size] = products
-        self._gram[:, :size, step] = products
-        self._rhs[:, step] = (self.x * atoms).sum(1)
-        # The previous weights are at their minimum, so one or two solves usually suffice.
-        start = torch.cat([self.weight, self.weight.new_zeros(len(self.x), 1)], 1)
-        self.weight = nnls(self._gram[:, :size, :size], self._rhs[:, :size], start, noise=NOISE[search.atoms.dtype])
-        self.residual = self.x - (self.weight.unsqueeze(1) @ self._atoms[:, :size]).squeeze(1)
-        self.index = torch.cat([self.index, picked.unsqueeze(1)], 1)
-        return atoms
-
-
-def refit_weights(x: Tensor, index: Tensor, dictionary: Tensor | Atoms) -> Tensor:
-    """Return the best non-negative weights ``[N, K]`` of the atoms ``index`` for ``x``; 0 where the index is -1."""
-    chosen = as_atoms(dictionary).rows(index.clamp(min=0)).to(x.device)
-    atoms = chosen.double() * (index >= 0).unsqueeze(2)
-    return nnls(atoms @ atoms.mT, (atoms @ x.unsqueeze(2)).squeeze(2), noise=NOISE[dictionary.dtype])
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(

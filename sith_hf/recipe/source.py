@@ -12,6 +12,7 @@ from typing import Any
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_text_input
 from sith_hf.errors import InputError
+from sith_hf.recipe.overrides import override_value
 from sith_hf.recipe.strict_yaml import read_yaml
 
 EXTENDS = "extends"
@@ -38,11 +39,7 @@ def load_data(name_or_path: str | Path, overrides: Iterable[str] = ()) -> tuple[
     """
     data, folder = _extended(str(name_or_path), None, ())
     for override in overrides:
-        path, separator, text = override.partition("=")
-        keys = path.split(".")
-        if not separator or not all(keys):
-            raise InputError(f"--set {sanitize(override)}: write key.key=value, such as decompose.layers=[-2,-1]")
-        data = _with(data, keys, read_yaml(text, f"--set {path}"), path)
+        data = override_value(data, override)
     return data, folder
 
 
@@ -115,17 +112,3 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         old = both.get(key)
         both[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return both
-
-
-def _with(data: Any, keys: list[str], value: Any, path: str) -> Any:
-    """Return a copy of ``data`` with ``value`` at ``keys``."""
-    if not keys:
-        return value
-    key, *rest = keys
-    if isinstance(data, list):
-        if not key.isdecimal() or int(key) >= len(data):
-            raise InputError(f"--set {path}: {key} is not an index of a list of {len(data)} (the first is 0)")
-        return [_with(item, rest, value, path) if i == int(key) else item for i, item in enumerate(data)]
-    if data is not None and not isinstance(data, dict):
-        raise InputError(f"--set {path}: {key} cannot be set inside the value {sanitize(str(data))}")
-    return {**(data or {}), key: _with((data or {}).get(key), rest, value, path)}
