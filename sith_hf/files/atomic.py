@@ -269,17 +269,20 @@ def _merge(there: Path, work: Path) -> None:
     new, current = work / _NEW, Path.cwd()
     ours = sorted(path.relative_to(new) for path in new.rglob("*") if not path.is_dir())
     flat = not any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(there))
+    exchanged = False
     if flat and there not in (current, *current.parents) and not os.path.ismount(there):
         with suppress(OSError, NotImplementedError):  # file systems and platforms without links
             for name in {*os.listdir(there)} - {*os.listdir(new)}:
                 os.link(there / name, new / name, follow_symlinks=False)
             shutil.copystat(there, new)
             _sync(new)
-            if _exchange(new, there):
-                # Keep the files that another program has written meanwhile.
-                for name in {*os.listdir(new)} - {*os.listdir(there)}:
+            exchanged = _exchange(new, there)
+        if exchanged:
+            # Keep the files that another program has written meanwhile, unless it has removed them again.
+            for name in {*os.listdir(new)} - {*os.listdir(there)}:
+                with suppress(FileNotFoundError):
                     os.rename(new / name, there / name)
-                return
+            return
     _merge_files(there, work, ours)
 
 

@@ -202,6 +202,28 @@ class TestReplacing:
         assert (tmp_path / "a").read_bytes() == b"a"
 
 
+def test_a_file_that_comes_and_goes_meanwhile_does_not_bring_the_old_pair_back(tmp_path, monkeypatch):
+    write_pair(tmp_path / "out", "old")
+    (tmp_path / "out" / "other").write_text("kept")
+    link, rename = os.link, os.rename
+
+    def link_beside_a_writer(source, target, **options):
+        (tmp_path / "out" / "late").write_text("short-lived")
+        link(source, target, **options)
+
+    def rename_too_late(source, target):
+        if Path(source).name == "late":
+            raise FileNotFoundError(errno.ENOENT, "removed again")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "link", link_beside_a_writer)
+    monkeypatch.setattr(os, "rename", rename_too_late)
+    write_pair(tmp_path / "out", "new")
+    found = contents(tmp_path / "out")
+    assert {found[name] for name in PAIR} == {"new"}
+    assert found["other"] == "kept"
+
+
 SCRATCH = """
 import sys
 from sith_hf.files import scratch_folder
