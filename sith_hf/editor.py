@@ -141,7 +141,8 @@ class SithEditor:
         Raises:
             BaseMismatch: the decomposition was made from other weights.
         """
-        decomposition.base.check(self.tower.sha256(self.tower.resolve_layers(decomposition.layers)), self.loaded.name)
+        layers = [layer for layer in decomposition.layers if layer < len(self.tower.layers)]
+        decomposition.base.check(self.tower.sha256(layers), self.loaded.name)
         other = copy(self)
         other._decomposition = decomposition
         return other
@@ -158,7 +159,7 @@ class SithEditor:
         """
         if concepts.embeddings is None:
             text = self.text
-            return concepts.encode(text.model, text.tokenizer, text.name, job=job, progress=progress)
+            return concepts.encode(text.model, text.tokenizer, text.title, job=job, progress=progress)
         # A tower with its own projection needs no text tower for an encoded dictionary.
         if self._text is not None and concepts.encoder_sha256 != self._text_sha256:
             raise InputError(
@@ -195,7 +196,7 @@ class SithEditor:
             self.tower,
             encoded,
             settings,
-            name=self.loaded.name,
+            name=self.loaded.title,
             revision=self.loaded.revision,
             device=device,
             job=job,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -160,10 +159,10 @@ def export_adapter(
 
     Args:
         spec: the edit.
-        folder: a folder that does not exist or is empty.
+        folder: a folder that does not exist, is empty, or already holds this very adapter, which then stays.
         architecture: the class of the base: ``CLIPModel``, ``CLIPVisionModel`` or ``CLIPVisionModelWithProjection``.
             An adapter for the first also fits the last; the second needs its own.
-        overwrite: replace a ``folder`` that is not empty, once the new one is complete.
+        overwrite: replace another adapter in ``folder``, once the new one is complete.
 
     Returns:
         the folder.
@@ -183,10 +182,10 @@ def export_adapter(
         stem = _WRAPPED + output_projection(architecture).format(layer=layer)
         tensors |= {f"{stem}.lora_A.weight": one.down, f"{stem}.lora_B.weight": one.up, f"{stem}.lora_B.bias": one.bias}
     card = adapter_card(spec, config)
-    # Do not overwrite a local base, nor this program.
-    local = os.path.isfile(os.path.join(spec.base.name, "config.json"))
-    source = Path(spec.base.name) if local else Path(__file__)
-    with new_folder(Path(folder), source=source, overwrite=overwrite) as work:
+    earlier = Path(folder, CONFIG).is_file()
+    if overwrite and not earlier and Path(folder).is_dir() and any(Path(folder).iterdir()):
+        raise InputError(f"{folder} is not empty and holds no adapter: name a new folder")  # it may be the base
+    with new_folder(Path(folder), overwrite=overwrite, repeats=lambda _: earlier) as work:
         (work / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (work / WEIGHTS).write_bytes(save(tensors, {"format": "pt"}))
         (work / CARD).write_text(card, encoding="utf-8")

@@ -14,10 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sith_hf.checkpoint.write import EditedTensors, check_base, locate, other_files, other_weights
+from sith_hf.core.escaping import sanitize
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import CARD, is_generated
 from sith_hf.towers import CONFIGS, Checkpoint, published
+from sith_hf.world import EMBEDDED, embedded_checkpoint
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def verify(
 
     Args:
         edited: folder or Hub id of the edited checkpoint.
-        base: folder or Hub id of its base; when None, the one named in the spec.
+        base: folder or Hub id of its base; when None, the one named in the spec: a Hub id, or a folder of this name
+            in the current folder or beside ``edited``.
         spec: the edit; when None, the one in the folder's ``sith/``.
         progress: show a bar on stderr.
 
@@ -67,12 +70,7 @@ def verify(
     """
     theirs = Checkpoint.read(locate(edited))
     spec = spec or EditSpec.from_pretrained(theirs.folder)
-    try:
-        ours = Checkpoint.read(locate(base or spec.base.name, None if base else spec.base.revision))
-    except InputError as error:
-        if base is not None:
-            raise
-        raise InputError(f"{error}. This is the base named in the edit: name its folder or Hub id (--base)") from None
+    ours = Checkpoint.read(_base_of(spec, theirs.folder) if base is None else locate(base))
     check_base(ours, spec)
     expected = EditedTensors(ours, spec)
     problems: list[str] = []
@@ -98,6 +96,26 @@ def verify(
             problems.append(f"tensor {key} differs from the base, but the edit does not touch it")
     same, differences = _compare_files(ours, theirs)
     return Verification(changed, identical, same, worst, (*problems, *differences))
+
+
+def _base_of(spec: EditSpec, edited: Path) -> Path:
+    """Return the folder of the base that a spec names: on the Hub, or a folder here or beside ``edited``.
+
+    An edit records no more of a local base than the last part of its path.
+    """
+    name, revision = spec.base.name, spec.base.revision
+    advice = "name the base's folder or Hub id (--base)"
+    try:
+        if revision is not None:
+            return locate(name, revision)
+    except InputError as error:
+        raise InputError(f"{error}. This is the base that the edit names: {advice}") from None
+    if name == EMBEDDED:
+        return embedded_checkpoint()
+    for place in (Path(name), edited.parent / name, edited.parent.parent / name):
+        if place.is_dir():
+            return place
+    raise InputError(f"the edit is of a local checkpoint called {sanitize(name)!r}, which is not here: {advice}")
 
 
 def roundings_apart(found: Tensor, expected: Tensor) -> float:

@@ -6,7 +6,9 @@ import fnmatch
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from tqdm import tqdm
 from sith_hf.cards import edited_card
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
-from sith_hf.errors import BaseMismatch, HubError, InputError
+from sith_hf.errors import ArtifactError, BaseMismatch, HubError, InputError
 from sith_hf.files import new_folder
 from sith_hf.hub import CARD, OTHER_WEIGHTS, fetch_snapshot, is_generated, is_repo_id
 from sith_hf.towers import INDEX, Checkpoint, tensor_key
@@ -86,8 +88,8 @@ def save_edited(
     Args:
         source: a folder or Hub id; float32, float16 or bfloat16 safetensors, sharded or not.
         spec: the edit.
-        target: a folder that does not exist or is empty.
-        overwrite: replace a ``target`` that is not empty, once the new one is complete.
+        target: a folder that does not exist, is empty, or already holds this very result, which then stays.
+        overwrite: replace any other ``target``, once the new one is complete.
         token: a Hub token; the one of the environment or login when None.
         progress: show a bar on stderr.
 
@@ -109,7 +111,8 @@ def save_edited(
     if not any(changed.values()):
         raise InputError("the edit changes nothing: every change is lost in the rounding of the checkpoint's dtype")
     record = replace(spec, edited_sha256=sha256)
-    with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite) as folder:
+    again = partial(_has_edit, record)
+    with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite, repeats=again) as folder:
         _copy(checkpoint, folder, edited, progress)
         _copy_tree(checkpoint.folder / SITH, folder / SITH / "base")
         record.save_pretrained(folder / SITH)
@@ -145,7 +148,8 @@ def revert(
     restored = EditedTensors(checkpoint, spec.inverse())
     changed, sha256 = restored.survey()
     earlier = _earlier_spec(checkpoint, spec, sha256)
-    with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite) as folder:
+    again = partial(_has_edit, earlier)
+    with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite, repeats=again) as folder:
         _copy(checkpoint, folder, restored, progress)
         _copy_tree(checkpoint.folder / SITH / "base", folder / SITH)
         if earlier is not None:
@@ -157,6 +161,16 @@ def revert(
         if base_card.is_file() and not card.exists():
             shutil.copyfile(base_card, card)
     return SavedCheckpoint(Path(target), changed, other_weights(checkpoint))
+
+
+def _has_edit(spec: EditSpec | None, folder: Path) -> bool:
+    """Return whether a folder is a checkpoint whose newest edit has the weights of ``spec``; None is no edit."""
+    with suppress(ArtifactError):
+        if not (folder / "config.json").is_file():
+            return False
+        found = next(iter(history(folder)), None)
+        return (found and found.edited_sha256) == (spec and spec.edited_sha256)
+    return False
 
 
 def _earlier_spec(checkpoint: Checkpoint, spec: EditSpec, restored: Mapping[str, str]) -> EditSpec | None:

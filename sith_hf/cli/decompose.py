@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import show_decomposition
+from sith_hf.cli.output import save_results, show_decomposition
+from sith_hf.errors import InputError, SithError
+
+if TYPE_CHECKING:
+    from sith_hf.concepts import ConceptDictionary
+    from sith_hf.decomposition import DecomposeSettings, Decomposition
+    from sith_hf.editor import SithEditor
 
 # For dictionaries of this size or more the required memory is printed first.
 LARGE = 100_000
@@ -32,6 +39,7 @@ LARGE = 100_000
 def decompose(
     model: str,
     output: Path,
+    overwrite: bool,
     loading: dict[str, Any],
     words: dict[str, Any],
     vectors: dict[str, Any],
@@ -52,9 +60,9 @@ def decompose(
     processes = join_processes()
     source = options.dictionary_of(**words)
 
-    from sith_hf.decomposition import DecomposeSettings
+    from sith_hf.decomposition import DECOMPOSITION_LAYOUT, DecomposeSettings
     from sith_hf.editor import SithEditor
-    from sith_hf.files import ResumableJob, new_folder
+    from sith_hf.files import ResumableJob
     from sith_hf.pursuit import ROWS, Pursuit
     from sith_hf.towers import read_image_mean
 
@@ -67,15 +75,14 @@ def decompose(
         most = pursuit.memory(ROWS, len(source), editor.tower.require_projection().shape[0])
         click.echo(f"explaining needs at most {most / 1e9:.1f} GB beside the model and the dictionary", err=True)
     with ResumableJob.beside(output, processes) as job:
-        encoded = editor.encode(source, job=job, progress=True)
-        result = editor.decompose(encoded, settings, device=device_of_this_process(), job=job, progress=True)
-
-        def write() -> str:
-            with new_folder(output, keep_others=True) as folder:
-                encoded.save_pretrained(folder)
-                return str(output / result.save_pretrained(folder).name)
-
-        path = processes.on_main(write)
+        earlier = None if overwrite else _earlier(output, source, editor, settings)
+        if earlier is None:
+            encoded = editor.encode(source, job=job, progress=True)
+            result = editor.decompose(encoded, settings, device=device_of_this_process(), job=job, progress=True)
+            path = processes.on_main(lambda: save_results(output, overwrite, encoded, result))
+        else:
+            encoded, result = earlier
+            path = str(output / DECOMPOSITION_LAYOUT.filename)
     if processes.is_main:
         more = {
             "poles": list(result.poles),
@@ -85,3 +92,24 @@ def decompose(
             "processes": processes.world_size,
         }
         show_decomposition(as_json, result, path, repr(encoded), **more)
+
+
+def _earlier(
+    output: Path, source: ConceptDictionary, editor: SithEditor, settings: DecomposeSettings
+) -> tuple[ConceptDictionary, Decomposition] | None:
+    """Return the results of an earlier run of the same command in ``output``, None if it has no decomposition.
+
+    Raises:
+        InputError: it has another decomposition, or one that cannot be read.
+    """
+    from sith_hf.concepts import ConceptDictionary
+    from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition, repeats
+
+    if not (output / DECOMPOSITION_LAYOUT.filename).exists():
+        return None
+    with suppress(SithError):
+        words, found = ConceptDictionary.from_pretrained(output), Decomposition.from_pretrained(output)
+        same = (words.sha256, words.template) == (source.sha256, source.template)
+        if same and repeats(found, editor.tower, editor.encode(words), settings):
+            return words, found
+    raise InputError(f"{output} already has another decomposition; name a new folder, or replace it with --overwrite")

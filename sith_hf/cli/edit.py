@@ -8,16 +8,16 @@ from typing import Any
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.output import save_results, show_result
 from sith_hf.errors import InputError
 
 
 @click.command()
 @click.argument("model")
 @click.option("--decomposition", required=True, help="The decomposition of MODEL: folder or Hub id.")
-@click.option("--suppress", type=options.ConceptGain(0.0), multiple=True, help="Suppress a concept (gain 0).")
-@click.option("--amplify", type=options.ConceptGain(1.5), multiple=True, help="Amplify a concept (gain 1.5).")
-@click.option("--invert", multiple=True, metavar="CONCEPT", help="Invert a concept (gain -1).")
+@click.option("--suppress", multiple=True, metavar="CONCEPT[=GAIN],...", help="Suppress concepts (gain 0).")
+@click.option("--amplify", multiple=True, metavar="CONCEPT[=GAIN],...", help="Amplify concepts (gain 1.5).")
+@click.option("--invert", multiple=True, metavar="CONCEPT,...", help="Invert concepts (gain -1).")
 @options.group(
     "where",
     click.option("--layers", type=options.NUMBERS, help="Edit only these layers; with --gain, all their vectors."),
@@ -33,8 +33,8 @@ from sith_hf.errors import InputError
 def edit(
     model: str,
     decomposition: str,
-    suppress: tuple[tuple[str, float], ...],
-    amplify: tuple[tuple[str, float], ...],
+    suppress: tuple[str, ...],
+    amplify: tuple[str, ...],
     invert: tuple[str, ...],
     where: dict[str, Any],
     vectors: tuple[int, ...] | None,
@@ -43,6 +43,7 @@ def edit(
     rule: dict[str, Any],
     loading: dict[str, Any],
     output: Path,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Choose gains for singular vectors of MODEL, a folder or Hub id, and save them as an edit spec.
@@ -61,11 +62,12 @@ def edit(
     from sith_hf.decomposition import Decomposition
     from sith_hf.editor import SithEditor
 
-    editor = SithEditor.from_pretrained(model, **loading)
-    draft = editor.with_decomposition(Decomposition.from_pretrained(decomposition)).edit()
+    explained = Decomposition.from_pretrained(decomposition)
     topics: dict[float, list[str]] = {}
-    for concept, amount in (*suppress, *amplify, *((item, -1.0) for item in invert)):
-        topics.setdefault(amount, []).append(concept)
+    for texts, default in ((suppress, 0.0), (amplify, 1.5), (invert, -1.0)):
+        for concept, amount in options.concept_gains(texts, default, explained.has):
+            topics.setdefault(amount, []).append(concept)
+    draft = SithEditor.from_pretrained(model, **loading).with_decomposition(explained).edit()
     for amount, concepts in topics.items():
         draft = draft.set_gain(*concepts, gain=amount, **rule, **where)
     if gain is not None:
@@ -73,5 +75,5 @@ def edit(
     spec = draft.spec if strength is None else draft.spec * strength
     if not spec:
         raise InputError("the edit changes nothing: every gain is 1; give another gain or strength")
-    path = spec.save_pretrained(output)
-    show_result(as_json, {"spec": str(path), "vectors": spec.rows()}, spec, path)
+    path = save_results(output, overwrite, spec)
+    show_result(as_json, {"spec": path, "vectors": spec.rows()}, spec, path)

@@ -24,7 +24,6 @@ ARCHITECTURES = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection"
     help="The class of the base.",
 )
 @options.output("the adapter")
-@options.overwrite
 @options.as_json
 def export_adapter(spec_path: str, architecture: str, output: Path, overwrite: bool, as_json: bool) -> None:
     """Export an edit as a LoRA adapter, a small folder that peft loads beside the base.

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import show_result
-from sith_hf.errors import InputError
+from sith_hf.cli.output import save_results, show_result
+from sith_hf.errors import ArtifactError, InputError
+
+if TYPE_CHECKING:
+    from sith_hf.editor import SithEditor
+    from sith_hf.images import DatasetSettings
+    from sith_hf.towers import ImageMean
 
 
 @click.command()
@@ -32,6 +38,7 @@ from sith_hf.errors import InputError
 def image_mean(
     model: str,
     output: Path,
+    overwrite: bool,
     data: dict[str, Any],
     estimate: bool,
     batches: dict[str, Any],
@@ -57,6 +64,7 @@ def image_mean(
     from sith_hf.editor import SithEditor
     from sith_hf.files import ResumableJob
     from sith_hf.images import DatasetSettings, estimated_mean, mean_of_images
+    from sith_hf.towers import IMAGE_MEAN_LAYOUT
 
     if "data_revision" in data:
         data["revision"] = data.pop("data_revision")
@@ -65,11 +73,15 @@ def image_mean(
     images = None if estimate else DatasetSettings.from_data(data, "the options")
     editor = SithEditor.from_pretrained(model, **loading)
     with ResumableJob.beside(output, processes) as job:
-        if images is None:
-            mean = estimated_mean(editor)
+        earlier = None if overwrite or images is None else _earlier(output, editor, images)
+        if earlier is not None:
+            mean, path = earlier, str(output / IMAGE_MEAN_LAYOUT.filename)
         else:
-            mean = mean_of_images(editor, images, job=job, progress=True, **batches)
-        path = processes.on_main(lambda: str(output / mean.save_pretrained(output).name))
+            if images is None:
+                mean = estimated_mean(editor)
+            else:
+                mean = mean_of_images(editor, images, job=job, progress=True, **batches)
+            path = processes.on_main(lambda: save_results(output, overwrite, mean))
     if not processes.is_main:
         return
     length = float(mean.image_mean.norm())
@@ -85,3 +97,21 @@ def image_mean(
         "processes": processes.world_size,
     }
     show_result(as_json, data, f"{kind}, of length {length:.3f}", path)
+
+
+def _earlier(output: Path, editor: SithEditor, images: DatasetSettings) -> ImageMean | None:
+    """Return the result of an earlier run of the same command in ``output``, None if it has no image mean.
+
+    Raises:
+        InputError: it has another image mean, or one that cannot be read.
+    """
+    from sith_hf.images import is_mean_of
+    from sith_hf.towers import IMAGE_MEAN_LAYOUT, ImageMean
+
+    if not (output / IMAGE_MEAN_LAYOUT.filename).exists():
+        return None
+    with suppress(ArtifactError):
+        found = ImageMean.from_pretrained(output)
+        if is_mean_of(found, editor, images):
+            return found
+    raise InputError(f"{output} already has another image mean; name a new folder, or replace it with --overwrite")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import show_decomposition
+from sith_hf.cli.output import save_results, show_decomposition
 
 
 @click.command(name="import-reference")
@@ -30,6 +30,7 @@ def import_reference(
     model: str,
     concepts: Path,
     output: Path,
+    overwrite: bool,
     loading: dict[str, Any],
     template: str | None,
     image_mean: Path | None,
@@ -43,7 +44,6 @@ def import_reference(
     scores are compared with weights fitted to MODEL.
     """
     from sith_hf.editor import SithEditor
-    from sith_hf.files import new_folder
     from sith_hf.reference import FITS, numbered_concepts, read_mean, read_reference
     from sith_hf.reference import import_reference as read
     from sith_hf.towers import read_image_mean
@@ -62,7 +62,7 @@ def import_reference(
         editor.tower,
         concepts,
         lambda dictionary: editor.encode(dictionary, progress=True),
-        name=editor.loaded.name,
+        name=editor.loaded.title,
         revision=editor.loaded.revision,
         template=template,
         image_mean=mean,
@@ -73,8 +73,6 @@ def import_reference(
         if fit.difference > FITS:
             click.echo(f"Warning: {fit}. Check the image mean, precision and release of the model.", err=True)
     result = imported.decomposition
-    with new_folder(output, keep_others=True) as folder:
-        imported.dictionary.save_pretrained(folder)
-        saved = str(output / result.save_pretrained(folder).name)
+    saved = save_results(output, overwrite, imported.dictionary, result)
     fits = [vars(fit) for fit in imported.fits]
     show_decomposition(as_json, result, saved, *map(str, imported.fits), fits=fits)

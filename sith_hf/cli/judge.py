@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.output import save_results, show_result
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--export", type=options.PATH, help="Write a score CSV for a person to fill in, and stop.")
 @click.option("--import", "path", type=options.PATH, help="Read a score CSV that a person filled in.")
 @click.option("-o", "--output", type=options.PATH, help="Folder for scores.safetensors; created if missing.")
+@options.overwrite
 @click.option("--topic", help='What to rate, in words, such as "places and backgrounds".')
 @options.group(
     "embeddings",
@@ -49,6 +50,7 @@ def judge(
     export: Path | None,
     path: Path | None,
     output: Path | None,
+    overwrite: bool,
     topic: str | None,
     embeddings: dict[str, Any],
     language_model: dict[str, Any],
@@ -102,7 +104,7 @@ def judge(
         embed = SithEditor.from_pretrained(checkpoint, **loading).with_decomposition(loaded).embed
     made = make_judge(settings, embed, folder=Path(), cache=output / "answers", transcript=output / "transcript.jsonl")
     scores = made.score(loaded, progress=True)
-    _report(scores, loaded, scores.save_pretrained(output), as_json)
+    _report(scores, loaded, save_results(output, overwrite, scores), as_json)
 
 
 def _export(decomposition: str, sheet: Path, as_json: bool) -> None:
@@ -118,7 +120,7 @@ def _export(decomposition: str, sheet: Path, as_json: bool) -> None:
     show_result(as_json, {"sheet": str(sheet), "rows": rows}, f"{rows} rows", sheet)
 
 
-def _report(scores: Scores, decomposition: Decomposition, path: Path, as_json: bool) -> None:
+def _report(scores: Scores, decomposition: Decomposition, path: str, as_json: bool) -> None:
     import torch
 
     from sith_hf.core.escaping import sanitize
@@ -127,7 +129,7 @@ def _report(scores: Scores, decomposition: Decomposition, path: Path, as_json: b
 
     counts = {str(n): int(((scores.value >= n) & (scores.value < n + 1)).sum()) for n in range(1, 6)}
     data = {
-        "scores": str(path),
+        "scores": path,
         "topic": scores.topic,
         "judge": scores.judge,
         "poles": scores.value.numel(),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from functools import reduce, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -41,24 +42,31 @@ NUMBERS = CommaSeparated("N,N,...", int, "whole numbers such as 0,1 or -2,-1")
 TEXTS = CommaSeparated("A,B,...", str.strip)
 
 
-class ConceptGain(click.ParamType):  # type: ignore[type-arg]
-    """A concept with an optional gain, such as ``bird`` or ``bird=1.5``."""
+def concept_gains(texts: Iterable[str], default: float, known: Callable[[str], bool]) -> list[tuple[str, float]]:
+    """Return the concepts and gains of texts such as ``sea,road`` and ``bird=1.5``.
 
-    name = "CONCEPT[=GAIN]"
+    Args:
+        texts: the values of an option.
+        default: the gain of a concept without one.
+        known: whether a text is a concept of the decomposition, which is never split.
 
-    def __init__(self, default: float) -> None:
-        self.default = default
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
-        if isinstance(value, tuple):
-            return value
-        concept, separator, gain = str(value).rpartition("=")
-        if not separator:
-            return str(value), self.default
-        try:
-            return concept, float(gain)
-        except ValueError:
-            self.fail(f"'{sanitize(gain)}' is not a number; write a gain such as {sanitize(concept)}=0.5", param, ctx)
+    Raises:
+        InputError: an empty concept, or a gain that is not a number.
+    """
+    found = []
+    for text in texts:
+        whole = known(text) or known(text.rpartition("=")[0])
+        for item in [text] if whole else text.split(","):
+            concept, separator, gain = (item, "", "") if known(item) else item.rpartition("=")
+            concept = (concept if separator or known(item) else gain).strip()
+            if not concept:
+                raise InputError(f"'{sanitize(text)}' has an empty concept; write for example sea,road or bird=1.5")
+            try:
+                found.append((concept, float(gain) if separator else default))
+            except ValueError:
+                example = f"{sanitize(concept)}=0.5"
+                raise InputError(f"'{sanitize(gain)}' is not a number; write a gain such as {example}") from None
+    return found
 
 
 def group(name: str, *options: Callable[[F], F]) -> Callable[[F], F]:
@@ -152,13 +160,39 @@ streaming = click.option(
 )
 limit = click.option("--limit", type=int, help="Use only the first N rows.")
 batch_size = click.option("--batch-size", type=int, help="Images at a time.  [default: 32]")
-overwrite = click.option("--overwrite", is_flag=True, help="Replace an output folder that is not empty.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are already in the output folder.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def output(content: str) -> Callable[[F], F]:
-    """Add ``-o/--output``, a folder for ``content``."""
-    return click.option("-o", "--output", type=PATH, required=True, help=f"Folder for {content}; created if missing.")
+    """Add ``-o/--output``, a folder for ``content``, and ``--overwrite``.
+
+    A command that finds its own results there leaves them alone and says so. Other results need ``--overwrite``.
+    """
+    where = click.option("-o", "--output", type=PATH, required=True, help=f"Folder for {content}; created if missing.")
+
+    def decorate(command: F) -> F:
+        @wraps(command)
+        def said(**values: Any) -> Any:
+            before = _stamps(values["output"])
+            result = command(**values)
+            if before and before == _stamps(values["output"]):
+                click.echo(f"already done: {sanitize(str(values['output']))} was not changed", err=True)
+            return result
+
+        decorated: Any = where(overwrite(said))
+        return decorated  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _stamps(folder: Path) -> list[tuple[int, ...]]:
+    """Return what identifies the files at the top of a folder and their versions."""
+    try:
+        found = [entry.stat() for entry in os.scandir(folder)]
+    except OSError:
+        return []
+    return sorted((item.st_ino, item.st_size, item.st_mtime_ns) for item in found)
 
 
 def dictionary_of(

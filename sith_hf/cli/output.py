@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -12,6 +13,26 @@ from sith_hf.core.escaping import sanitize
 if TYPE_CHECKING:
     from sith_hf.checkpoint import SavedCheckpoint
     from sith_hf.decomposition import Decomposition
+
+
+class Savable(Protocol):
+    """A result with ``save_pretrained``."""
+
+    def save_pretrained(self, folder: str | Path) -> Path: ...
+
+
+def save_results(output: Path, overwrite: bool, *results: Savable) -> str:
+    """Save results in one folder, all or none, and keep its other files. Return the path of the last one.
+
+    Raises:
+        InputError: the folder has other results of these kinds, without ``overwrite``.
+        OutputError: they could not be written.
+    """
+    from sith_hf.files import new_folder
+
+    with new_folder(output, keep_others=True, overwrite=overwrite) as folder:
+        names = [item.save_pretrained(folder).name for item in results]
+    return str(output / names[-1])
 
 
 def show_result(as_json: bool, data: Any, *lines: object) -> None:

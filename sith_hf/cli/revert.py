@@ -13,7 +13,6 @@ from sith_hf.cli.output import show_saved
 @click.command()
 @click.argument("edited")
 @options.output("the reverted checkpoint")
-@options.overwrite
 @options.as_json
 def revert(edited: str, output: Path, overwrite: bool, as_json: bool) -> None:
     """Revert the edit in a copy of EDITED, a folder or Hub id: the base, to within rounding."""

@@ -20,7 +20,6 @@ from sith_hf.cli.output import show_result
     help="Set a value of the recipe, such as decompose.layers=[-2,-1] or base.model=openai/clip-vit-base-patch32.",
 )
 @options.output("all results")
-@options.overwrite
 @options.as_json
 def run(recipe: str, overrides: tuple[str, ...], output: Path, overwrite: bool, as_json: bool) -> None:
     """Run RECIPE, a YAML file or the name of one that comes with sith-hf (see sith-hf recipes).

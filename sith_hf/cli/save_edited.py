@@ -14,7 +14,6 @@ from sith_hf.cli.output import show_saved
 @click.argument("base")
 @click.option("--spec", "spec_path", required=True, help="The edit spec: folder or Hub id.")
 @options.output("the edited checkpoint")
-@options.overwrite
 @options.as_json
 def save_edited(base: str, spec_path: str, output: Path, overwrite: bool, as_json: bool) -> None:
     """Write an edit into a copy of BASE, a folder or Hub id; from_pretrained of transformers loads the result."""

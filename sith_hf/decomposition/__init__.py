@@ -3,7 +3,7 @@
 It imports ``concepts``, ``towers``, ``pursuit``, ``hub``, ``files``, ``core`` and ``errors``.
 """
 
-from sith_hf.decomposition.decompose import check_joint_size, decompose
+from sith_hf.decomposition.decompose import check_joint_size, decompose, repeats
 from sith_hf.decomposition.decomposition import DECOMPOSITION_LAYOUT, NEAR, Decomposition
 from sith_hf.decomposition.explanation import Explanation, Match, concepts_text, explanation_rows, match_rows
 from sith_hf.decomposition.quality import Quality, measure_explanations, quality_of
@@ -27,4 +27,5 @@ __all__ = [
     "match_rows",
     "measure_explanations",
     "quality_of",
+    "repeats",
 ]

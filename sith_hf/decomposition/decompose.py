@@ -127,15 +127,36 @@ def decompose(
         image_mean=mean,
         poles=tuple(settings.poles),
         base=BaseRef(name, revision, tower.sha256(numbers)),
-        settings={
-            **settings.to_json(),
-            "dictionary_size": len(dictionary),
-            "dictionary_sha256": dictionary.sha256,
-            "encoder": dictionary.encoder,
-            "encoder_sha256": dictionary.encoder_sha256,
-            "template": dictionary.template,
-        },
+        settings=_record(settings, dictionary),
     )
+
+
+def repeats(
+    found: Decomposition, tower: VisionTower, dictionary: ConceptDictionary, settings: DecomposeSettings
+) -> bool:
+    """Return whether :func:`decompose` with these arguments made ``found``, or would make it again."""
+    numbers = settings.check(tower, len(dictionary))
+    mean = found.image_mean if settings.image_mean is None else settings.image_mean.detach().float().cpu()
+    return (
+        found.settings == _record(settings, dictionary)
+        and found.layers == numbers
+        and "".join(found.poles) == settings.poles
+        and found.rank == (settings.rank or tower.hidden_size // tower.num_heads)
+        and found.base.sha256 == tower.sha256(numbers)
+        and torch.equal(found.image_mean, mean)
+    )
+
+
+def _record(settings: DecomposeSettings, dictionary: ConceptDictionary) -> dict[str, Any]:
+    """Return the settings that a decomposition stores."""
+    return {
+        **settings.to_json(),
+        "dictionary_size": len(dictionary),
+        "dictionary_sha256": dictionary.sha256,
+        "encoder": dictionary.encoder,
+        "encoder_sha256": dictionary.encoder_sha256,
+        "template": dictionary.template,
+    }
 
 
 def check_joint_size(atoms: Tensor | Atoms, projection: Tensor) -> None:

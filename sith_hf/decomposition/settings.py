@@ -83,7 +83,8 @@ class DecomposeSettings:
         sparsity = self.pursuit.sparsity
         if concepts is not None and concepts < sparsity:
             raise InputError(
-                f"an explanation of {sparsity} concepts needs at least {sparsity} in the dictionary; got {concepts}"
+                f"an explanation of {sparsity} concepts needs at least {sparsity} in the dictionary; got {concepts}: "
+                f"give more concepts, or a smaller sparsity (--sparsity {max(1, concepts)})"
             )
         return numbers
 

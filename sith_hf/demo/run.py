@@ -101,7 +101,7 @@ def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: i
     concepts, decomposition = decompose_with(recipe, editor, folder)
     spec = choose(recipe, editor, decomposition, concepts, folder).spec
     say(f"{recipe.title}: {len(spec)} singular vectors, chosen by their explanations only")
-    with new_folder(folder, keep_others=True) as work:
+    with new_folder(folder, keep_others=True, overwrite=True) as work:
         decomposition.save_pretrained(work / "decomposition")
         spec.save_pretrained(work / "spec")
         editor.save_pretrained(target, spec, overwrite=ours)

@@ -11,7 +11,7 @@ from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains, check_gain
-from sith_hf.towers import PROJECTION, VisionTower
+from sith_hf.towers import LAYER_PARTS, PROJECTION, VisionTower, tensor_key
 
 
 def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) -> EditSpec:
@@ -27,10 +27,11 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
         InputError: a vector that is not in the decomposition, or a gain that is not finite.
     """
     layers = sorted({layer for layer, _, _ in gains.gain})
-    numbers = tower.resolve_layers(layers) if layers else ()
+    numbers = [layer for layer in layers if layer < len(tower.layers)]
     # The projection may belong to a companion model, outside the checkpoint that is edited.
     sha256 = {key: value for key, value in tower.sha256(numbers).items() if key != PROJECTION}
-    decomposition.base.only(sha256).check(sha256, "this model")
+    read = {tensor_key(layer, part) for layer in layers for part in LAYER_PARTS}
+    decomposition.base.only({*sha256, *read}).check(sha256, "this model")
 
     fold, centre = decomposition.settings.get("fold"), decomposition.settings.get("centre")
     if not isinstance(fold, bool) or not isinstance(centre, bool):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import filecmp
 import os
 import re
 import shutil
@@ -65,7 +66,12 @@ def write_whole(path: Path, content: bytes | Callable[[FileIO], object]) -> None
 
 @contextmanager
 def new_folder(
-    target: Path, *, source: Path | None = None, overwrite: bool = False, keep_others: bool = False
+    target: Path,
+    *,
+    source: Path | None = None,
+    overwrite: bool = False,
+    keep_others: bool = False,
+    repeats: Callable[[Path], bool] = lambda _: False,
 ) -> Iterator[Path]:
     """Yield a folder to fill, which becomes ``target`` after the block and is removed if the block fails.
 
@@ -74,9 +80,13 @@ def new_folder(
         source: a folder that is read meanwhile and must not overlap.
         overwrite: replace a ``target`` that is not empty.
         keep_others: replace files of the same names in ``target``, all together, and keep all others.
+        repeats: called with a ``target`` that is not empty, without ``overwrite`` and ``keep_others``; whether the
+            block probably makes its content again.
+
+    A ``target`` that already has the content of the new folder is left alone, also without ``overwrite``.
 
     Raises:
-        InputError: ``target`` is a file, is not empty without ``overwrite``, or overlaps ``source``.
+        InputError: ``target`` is a file, has other content without ``overwrite``, or overlaps ``source``.
         OutputError: it could not be written.
     """
     with writing(target, (OSError,)):
@@ -89,12 +99,23 @@ def new_folder(
         if (target.is_symlink() and not keep_others) or (target.exists() and not target.is_dir()):
             raise InputError(f"{target} exists and is not a folder; name a new one")
         sweep(there.parent)  # restores what a killed run was replacing
-        if there.is_dir() and any(there.iterdir()) and not (overwrite or keep_others):
-            raise InputError(f"{target} is not empty; name a new folder, or allow overwriting it (--overwrite)")
+        occupied = there.is_dir() and any(there.iterdir())
+        if occupied and not (overwrite or keep_others or repeats(there)):
+            raise InputError(f"{target} is not empty; name a new folder, or replace it with --overwrite")
         with made_parents(there), _working_folder(there.parent) as work:
             new = work / _NEW
             new.mkdir()
             yield new
+            if occupied and not overwrite:
+                made = _files_of(new) if keep_others else _files_of(new) | _files_of(there)
+                other = sorted(name for name in made if not _same_file(new / name, there / name))
+                taken = [name for name in other if not keep_others or os.path.lexists(there / name)]
+                if taken:
+                    raise InputError(
+                        f"{target} already has another {taken[0]}; name a new folder, or replace it with --overwrite"
+                    )
+                if not other:
+                    return
             for place, _, names in os.walk(new, topdown=False):
                 for name in names:
                     if not os.path.islink(path := os.path.join(place, name)):
@@ -105,6 +126,14 @@ def new_folder(
             else:
                 _replace(there, work)
             _sync_parent(there)
+
+
+def _files_of(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 @contextmanager

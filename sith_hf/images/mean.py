@@ -70,15 +70,7 @@ def mean_of_images(
     source, column = open_dataset(data, progress=progress and job.processes.is_main), data.columns.image
     source.check([column])
     base = _base(editor)
-    described = {
-        "title": source.title,
-        "config": data.name,
-        "split": source.split or None,
-        "revision": data.revision,
-        "fingerprint": None if data.streaming else getattr(source.rows, "_fingerprint", None),
-        "column": column,
-        "limit": data.limit,
-    }
+    described = _described(source)
     device = device_of_this_process()
     facts = {
         "images": [described, data.dataset, data.seed, data.pictures, data.streaming, sorted(data.where.items())],
@@ -98,6 +90,15 @@ def mean_of_images(
             pieces[name] = part
             bar.update(int(part["rows"]))
     return _together(pieces, source, base, described)
+
+
+def is_mean_of(found: ImageMean, editor: SithEditor, data: DatasetSettings) -> bool:
+    """Return whether :func:`mean_of_images` with these arguments made ``found``, as far as ``datasets`` can tell.
+
+    Raises:
+        InputError: as for :func:`sith_hf.images.open_dataset`.
+    """
+    return found.source == _described(open_dataset(data)) and found.base.sha256 == _base(editor).sha256
 
 
 def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
@@ -132,6 +133,20 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
         source={"estimate": "class token before the first layer", "length": length},
         images_sha256="",
     )
+
+
+def _described(source: ImageDataset) -> dict[str, Any]:
+    """Return the record of a dataset in an image mean."""
+    data = source.data
+    return {
+        "title": source.title,
+        "config": data.name,
+        "split": source.split or None,
+        "revision": data.revision,
+        "fingerprint": None if data.streaming else getattr(source.rows, "_fingerprint", None),
+        "column": data.columns.image,
+        "limit": data.limit,
+    }
 
 
 def _together(
@@ -260,4 +275,4 @@ def _base(editor: SithEditor) -> BaseRef:
     tensors = {f"vision_model.{name}": tensor for name, tensor in vision.items()}
     tensors[PROJECTION] = editor.tower.require_projection()
     prints = {name: tensor_sha256(tensor) for name, tensor in sorted(tensors.items())}
-    return BaseRef(editor.loaded.name, editor.loaded.revision, prints)
+    return BaseRef(editor.loaded.title, editor.loaded.revision, prints)

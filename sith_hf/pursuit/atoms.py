@@ -171,7 +171,13 @@ def total(atoms: Atoms) -> Tensor:
 
 
 def _refuse_mean(length: Tensor) -> None:
-    if bool((length < SAME).any()):
+    same = length < SAME
+    if bool(same.all()):
+        raise InputError(
+            "all concepts have the same embedding: give several with different meanings, and check that the tokenizer "
+            "belongs to the text tower and writes its end token"
+        )
+    if bool(same.any()):
         raise InputError(
             "a concept's embedding equals the mean of the dictionary: give more concepts with different meanings"
         )

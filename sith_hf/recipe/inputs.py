@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import texts_sha256
@@ -13,13 +15,11 @@ from sith_hf.decomposition import DecomposeSettings, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Task
-from sith_hf.files import ResumableJob
+from sith_hf.files import ResumableJob, library_versions
 from sith_hf.pursuit import Pursuit
 from sith_hf.recipe.recipe import Base, Dictionary, Recipe
 from sith_hf.towers import read_image_mean
-from sith_hf.world import embedded_checkpoint
-
-EMBEDDED = "embedded"
+from sith_hf.world import EMBEDDED, embedded_checkpoint
 
 
 def open_base(base: Base, folder: Path, *, token: str | None = None) -> SithEditor:
@@ -113,6 +113,23 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def request_sha256(recipe: Recipe, editor: SithEditor, folder: Path) -> str:
+    """Return the fingerprint of what a run starts from: the recipe, its files and folders, the weights, the release."""
+
+    def named(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: named(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [named(item) for item in value]
+        if not isinstance(value, str) or not os.path.exists(folder / value):
+            return value
+        return file_sha256(folder / value) if os.path.isfile(folder / value) else os.path.abspath(folder / value)
+
+    weights = base_sha256(editor.tower.sha256(range(len(editor.tower.layers))))
+    request = [named(recipe.model_dump(mode="json")), weights, library_versions()]
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def check_sha256(expected: str | None, found: str, what: str) -> None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from sith_hf.checkpoint import SITH, locate
 from sith_hf.core.escaping import sanitize
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec
-from sith_hf.errors import InputError, MissingExtra
+from sith_hf.errors import InputError, MissingExtra, SithError
 from sith_hf.evaluation import Evaluation, worst_against_average
 from sith_hf.files import ResumableJob, new_folder, write_whole
 from sith_hf.gains import Gains
 from sith_hf.recipe.choose import choose
-from sith_hf.recipe.inputs import decompose_with, open_base
+from sith_hf.recipe.inputs import decompose_with, open_base, request_sha256
 from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.resolve import resolve, shareable
@@ -25,6 +28,8 @@ from sith_hf.recipe.source import load_data
 from sith_hf.recipe.strict_yaml import write_yaml
 
 RECIPE = "recipe.yaml"
+# The request that a folder answers, and what its other files do not hold.
+REQUEST = ".request.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +87,7 @@ def run_recipe(
 
     Args:
         recipe: a YAML file, the name of a recipe that comes with sith-hf, or a recipe in memory.
-        folder: the folder of the results.
+        folder: the folder of the results. Those of the same recipe and inputs are read and returned.
         overrides: ``key.key=value``, for a recipe that is read from YAML (see :func:`sith_hf.recipe.source.load_data`).
         overwrite: replace the results of an earlier run. Other files in the folder are never replaced.
         token: a token for the Hub.
@@ -111,8 +116,14 @@ def run_recipe(
     report(f"{plan.title}: opening {plan.base.model}")
     editor = open_base(plan.base, home, token=token)
     base = locate(editor.loaded.folder or editor.loaded.name, editor.loaded.revision, token)
+    request = request_sha256(plan, editor, home)
 
-    with ResumableJob.beside(target) as kept, new_folder(target, source=base, overwrite=overwrite) as work:
+    with ExitStack() as held:
+        kept = held.enter_context(ResumableJob.beside(target))
+        if not overwrite and (earlier := _earlier(target, request)):
+            report(f"{plan.title}: {target} already has the results")
+            return earlier
+        work = held.enter_context(new_folder(target, source=base, overwrite=overwrite))
         concepts, decomposition = decompose_with(plan, editor, home, job=kept, progress=progress)
         chosen = choose(
             plan, editor, decomposition, concepts, home,
@@ -137,12 +148,33 @@ def run_recipe(
             swept = {} if sweep is None else {"sweep": sweep.to_json()}
             write_whole(work / "results.json", _json(found.to_json() | swept))
             write_whole(work / "edited" / SITH / "evaluation.json", _json(found.card()))
+        protected = [[*key, reason] for key, reason in chosen.gains.protected.items()]
+        write_whole(work / REQUEST, _json({"request": request, "protected": protected}))
         if sweep is not None:
             try:
                 worst_against_average(sweep, work / "sweep.png")
             except MissingExtra as error:
                 report(f"the plot of the sweep was not drawn: {error}")
     return RunResult(target, decomposition, chosen.gains, chosen.spec, found)
+
+
+def _earlier(folder: Path, request: str) -> RunResult | None:
+    """Read the results in ``folder`` of a run with this request; None if there are none."""
+    try:
+        data = json.loads((folder / REQUEST).read_text(encoding="ascii"))
+        if data["request"] != request:
+            return None
+        protected = {(layer, head, vector): reason for layer, head, vector, reason in data["protected"]}
+        decomposition = Decomposition.from_pretrained(folder / "decomposition")
+        spec = EditSpec.from_pretrained(folder / "spec")
+        results = folder / "results.json"
+        evaluation = Evaluation.from_file(results) if results.is_file() else None
+    except (SithError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    reasons = () if spec.provenance is None else spec.provenance.reasons
+    keys = [*map(tuple, torch.stack([spec.layer, spec.head, spec.vector], dim=1).tolist())]
+    gains = Gains(dict(zip(keys, spec.gain.tolist(), strict=True)), dict(zip(keys, reasons, strict=False)), protected)
+    return RunResult(folder, decomposition, gains, spec, evaluation)
 
 
 def _check_target(target: Path, home: Path) -> None:

@@ -14,7 +14,7 @@ from sith_hf.towers.clip import (
     read_tower,
     tensor_key,
 )
-from sith_hf.towers.image_mean import ImageMean, image_mean_file, read_image_mean
+from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.towers.loading import LoadedModel, load_model
 from sith_hf.towers.offload import loader
 from sith_hf.towers.text_encoder import encode_texts, fill_template
@@ -24,6 +24,7 @@ __all__ = [
     "AttentionLayer",
     "CONFIGS",
     "Checkpoint",
+    "IMAGE_MEAN_LAYOUT",
     "INDEX",
     "ImageMean",
     "LAYER_PARTS",

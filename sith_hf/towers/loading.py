@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from sith_hf.errors import HubError, InputError, UnsupportedModel
 from sith_hf.hub import fetch_file, fetch_snapshot, is_repo_id
 from sith_hf.towers.clip import check_family
+from sith_hf.world import EMBEDDED, embedded_checkpoint
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,14 @@ class LoadedModel:
     name: str
     revision: str | None
     folder: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """The name in artifacts: the Hub id, ``embedded``, or the last part of a folder's path, wherever it lies."""
+        if self.revision is not None or not (os.path.isdir(self.name) or os.path.isabs(self.name)):
+            return self.name
+        full = os.path.abspath(self.name)
+        return EMBEDDED if full == str(embedded_checkpoint()) else os.path.basename(full)
 
 
 def load_model(

@@ -4,7 +4,7 @@ It imports ``core`` and ``errors``.
 """
 
 from sith_hf.world.data import FIRST_SEED, world_dataset
-from sith_hf.world.embedded import embedded_checkpoint
+from sith_hf.world.embedded import EMBEDDED, embedded_checkpoint
 from sith_hf.world.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -34,6 +34,7 @@ __all__ = [
     "BACKGROUNDS",
     "COLOURS",
     "Codes",
+    "EMBEDDED",
     "FIRST_SEED",
     "IMAGE_SIZE",
     "OBJECTS",

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from sith_hf.errors import InputError
 
+# Its name in recipes and artifacts.
+EMBEDDED = "embedded"
+
 
 def embedded_checkpoint() -> Path:
     """Return the folder of the embedded checkpoint. Raises InputError if the installation lacks it."""

@@ -442,6 +442,12 @@ class TestRefused:
         with pytest.raises(InputError, match="not empty"):
             export_adapter(spec, tmp_path / "adapter")
         assert tree(tmp_path) == before
+        with pytest.raises(InputError, match="holds no adapter"):
+            export_adapter(spec, tmp_path / "adapter", overwrite=True)
+        (tmp_path / "adapter" / "mine.txt").unlink()
+        export_adapter(0.5 * spec, tmp_path / "adapter")
+        with pytest.raises(InputError, match="--overwrite"):
+            export_adapter(spec, tmp_path / "adapter")
         export_adapter(spec, tmp_path / "adapter", overwrite=True)
         assert {path.name for path in (tmp_path / "adapter").iterdir()} == FILES
         assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
@@ -449,8 +455,8 @@ class TestRefused:
     def test_the_base_itself(self, plain, tmp_path):
         shutil.copytree(plain, tmp_path / "base")
         spec, before = random_spec(tmp_path / "base"), tree(tmp_path)
-        for folder in (tmp_path / "base", tmp_path, tmp_path / "base" / "adapter"):
-            with pytest.raises(InputError, match="overlap"):
+        for folder in (tmp_path / "base", tmp_path):
+            with pytest.raises(InputError, match="holds no adapter"):
                 export_adapter(spec, folder, overwrite=True)
         assert tree(tmp_path) == before
 
@@ -518,7 +524,7 @@ class TestCommand:
     def test_an_error_is_one_line(self, spec, tmp_path):
         spec.save_pretrained(tmp_path / "spec")
         spec.inverse().save_pretrained(tmp_path / "revert")
-        export_adapter(spec, tmp_path / "used")
+        export_adapter(0.5 * spec, tmp_path / "used")
         for arguments, message in {
             (tmp_path / "nothing", "-o", tmp_path / "new"): "no file or folder",
             (tmp_path / "revert", "-o", tmp_path / "new"): "removes an edit",

@@ -280,6 +280,22 @@ class TestTarget:
         assert not (target / "sith").exists()
         assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
+    def test_repeating_leaves_the_result_alone(self, plain, spec, edited, tmp_path):
+        """So a run that was killed after its last step can be repeated. Other content is still refused."""
+        target = tmp_path / "target"
+        for run in (lambda edit: save_edited(plain, edit, target), lambda edit: revert(edited, target)):
+            run(spec)
+            before = {path: path.stat() for path in target.rglob("*")}
+            assert run(spec).folder == target
+            assert {path: path.stat() for path in target.rglob("*")} == before
+            (target / "config.json").write_text("{}")
+            with pytest.raises(InputError, match=r"config\.json.*--overwrite"):
+                run(spec)
+            shutil.rmtree(target)
+        save_edited(plain, spec, target)
+        with pytest.raises(InputError, match="not empty"):
+            save_edited(plain, 0.5 * spec, target)
+
     def test_overlapping_folders(self, plain, spec, edited, tmp_path):
         source = shutil.copytree(plain, tmp_path / "outer" / "source")
         (tmp_path / "link").symlink_to(source)

@@ -185,7 +185,7 @@ class TestImportReference:
             given = ("--concepts", work / "concepts.txt", "--image-mean", tmp_path / mean, *arguments)
             return sith(command, *files, work / "clip", *given)
 
-        reading = ("-o", tmp_path / "d", "--no-check")
+        reading = ("-o", tmp_path / "d", "--no-check", "--overwrite")
         for command, arguments in (("fidelity", SMALL), ("import-reference", reading)):
             assert "has other values" in refused(use(command, "other", *arguments))
             succeeded(use(command, "clip", *arguments))  # the control

@@ -106,7 +106,10 @@ class TestByAPerson:
         assert (ran.data["record"]["empty"], ran.data["record"]["absent"]) == (poles - 3, 1)
         value = Scores.from_pretrained(tmp_path / "scores").value.flatten()
         assert torch.equal(value[:2], torch.tensor([5.0, 2.5]))
-        assert sith("judge", work / "d", "--import", sheet, "-o", tmp_path / "scores").code == 0
+        assert sith("judge", work / "d", "--import", sheet, "-o", tmp_path / "untitled").code == 0
+        assert "--overwrite" in refused(sith("judge", work / "d", "--import", sheet, "-o", tmp_path / "scores"))
+        again = sith("judge", work / "d", "--import", sheet, "-o", tmp_path / "scores", "--overwrite")
+        assert again.code == 0, again.err
 
     def test_a_sheet_that_may_be_filled_in_is_not_overwritten(self, work, tmp_path):
         (tmp_path / "sheet.csv").write_text("mine")

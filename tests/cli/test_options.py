@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 import pytest
 
-from sith_hf.cli.options import NUMBERS, ConceptGain
+from sith_hf.cli.options import NUMBERS, concept_gains
+from sith_hf.errors import InputError
 
 
 @pytest.mark.parametrize(("text", "numbers"), [("0", (0,)), ("-2,-1", (-2, -1)), ("3, 1", (3, 1)), ("1,1", (1, 1))])
@@ -20,12 +21,28 @@ def test_refused_numbers(text):
     assert len(caught.value.message) < 400
 
 
+KNOWN = {"salt, pepper", "a=b", "x"}.__contains__
+
+
 @pytest.mark.parametrize(
-    ("text", "pair"),
-    [("bird", ("bird", 1.5)), ("bird=2", ("bird", 2.0)), ("a=b=-1", ("a=b", -1.0)), ("x=inf", ("x", float("inf")))],
+    ("text", "pairs"),
+    [
+        ("bird", [("bird", 1.5)]),
+        ("bird=2", [("bird", 2.0)]),
+        ("x=inf", [("x", float("inf"))]),
+        ("sea,road", [("sea", 1.5), ("road", 1.5)]),
+        ("sea, road=0.5", [("sea", 1.5), ("road", 0.5)]),
+        # A concept of the decomposition is never split.
+        ("salt, pepper", [("salt, pepper", 1.5)]),
+        ("salt, pepper=0", [("salt, pepper", 0.0)]),
+        ("a=b", [("a=b", 1.5)]),
+        ("a=b=-1", [("a=b", -1.0)]),
+        ("sea,a=b", [("sea", 1.5), ("a=b", 1.5)]),
+    ],
 )
-def test_concept_gains(text, pair):
-    assert ConceptGain(1.5).convert(text, None, None) == pair
+def test_concept_gains(text, pairs):
+    assert concept_gains([text], 1.5, KNOWN) == pairs
+    assert concept_gains([text, "x"], 1.5, KNOWN) == [*pairs, ("x", 1.5)]
 
 
 @pytest.mark.parametrize(
@@ -33,11 +50,15 @@ def test_concept_gains(text, pair):
     [
         ("sea=much", "'much' is not a number"),
         ("sea=", "'' is not a number"),
-        ("\x1b[31msea\u202e=\x07much", r"'\x07much' is not a number"),
+        ("", "empty concept"),
+        ("sea,", "empty concept"),
+        (",", "empty concept"),
+        ("=0.5", "empty concept"),
+        ("\x1b[31msea\u202e=\x07much", "is not a number"),
     ],
 )
 def test_refused_concept_gains(text, message):
-    with pytest.raises(click.BadParameter) as caught:
-        ConceptGain(1.5).convert(text, None, None)
-    assert message in caught.value.message
-    assert caught.value.message.isprintable()
+    with pytest.raises(InputError) as caught:
+        concept_gains([text], 1.5, KNOWN)
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()

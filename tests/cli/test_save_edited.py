@@ -72,11 +72,11 @@ class TestVerify:
         tensors, metadata = read_raw(bad / SINGLE)
         content = torch.tensor([value]).numpy().tobytes() + tensors[key].content[4:]
         write_raw(bad / SINGLE, {**tensors, key: tensors[key]._replace(content=content)}, metadata)
-        ran = sith("verify", bad, "--json")
+        ran = sith("verify", bad, "--base", work / "clip", "--json")
         assert ran.code == 1, ran.err
         assert ran.data["ok"] is False
         assert len(ran.data["problems"]) == 2
-        human = sith("verify", bad)
+        human = sith("verify", bad, "--base", work / "clip")
         assert human.code == 1
         assert "NOT verified" in human.out
         assert len(human.out.splitlines()) == 3
@@ -103,6 +103,8 @@ class TestRevert:
         before, after = raw_tensors(work / "clip"), raw_tensors(tmp_path / "back")
         assert {key for key in before if before[key] != after[key]} <= set(scene.save.data["changed"])
         assert tree(tmp_path / "back", without=["model"]) == tree(work / "clip", without=["model"])
+        assert "already done" in succeeded(sith("revert", work / "edited", "-o", tmp_path / "back")).err
+        (tmp_path / "back" / "config.json").write_text("{}")
         assert "--overwrite" in refused(sith("revert", work / "edited", "-o", tmp_path / "back"))
         again = succeeded(sith("revert", work / "edited", "-o", tmp_path / "back", "--overwrite"))
         assert again.out.splitlines()[-1] == str(tmp_path / "back")

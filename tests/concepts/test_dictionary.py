@@ -347,8 +347,10 @@ def test_two_concepts_are_each_others_opposite(tower):
 
 def test_concepts_that_the_tower_cannot_distinguish_are_refused():
     same = torch.nn.functional.normalize(torch.ones(3, 4), dim=-1)
-    with pytest.raises(InputError, match="equals the mean"):
+    with pytest.raises(InputError, match="all concepts have the same embedding"):
         centred(same, same.mean(dim=0))
+    with pytest.raises(InputError, match="equals the mean"):
+        centred(torch.cat([same, -same[:1]]), same[0])
 
 
 # ---------------------------------------------------------------- saving and loading

@@ -38,7 +38,7 @@ def way(request, monkeypatch):
 
 
 def write_pair(folder: Path, content: str) -> None:
-    with new_folder(folder, keep_others=True) as work:
+    with new_folder(folder, keep_others=True, overwrite=True) as work:
         for name in PAIR:
             (work / name).write_text(content)
 
@@ -101,14 +101,14 @@ class TestAPair:
         before = old_pair(tmp_path / "out")
 
         def half() -> None:
-            with new_folder(tmp_path / "out", keep_others=True) as work:
+            with new_folder(tmp_path / "out", keep_others=True, overwrite=True) as work:
                 (work / PAIR[0]).write_text("new")
                 raise Stop
 
         with pytest.raises(Stop):
             half()
         assert contents(tmp_path / "out") == before
-        with pytest.raises(Stop), new_folder(tmp_path / "a" / "b", keep_others=True):
+        with pytest.raises(Stop), new_folder(tmp_path / "a" / "b", keep_others=True, overwrite=True):
             raise Stop
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

@@ -41,7 +41,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """All results, without the record of the request, which differs between a recipe and its resolved form."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".request.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def test_it_leaves_what_it_promises(run: RunResult) -> None:
@@ -134,6 +136,22 @@ def test_a_refused_input_takes_its_parts_with_it(tmp_path: Path, monkeypatch: py
     assert made
     assert not list((tmp_path / "out.work").glob("decomposition/*"))
     assert list((tmp_path / "out.work").glob("encoding/*.part"))  # the control: the texts were not refused
+
+
+def test_the_same_request_again_reads_the_results(
+    run: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run.folder, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    with monkeypatch.context() as patch:
+        patch.setattr(import_module("sith_hf.recipe.run"), "decompose_with", None)  # no work is done
+        again = run_recipe("suppress-spurious", tmp_path / "out", overrides=SMALL)
+    assert again.to_json()["evaluation"] == run.to_json()["evaluation"]
+    assert again.spec == run.spec
+    assert again.gains == run.gains
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    with pytest.raises(InputError, match="--overwrite"):
+        run_recipe("suppress-spurious", tmp_path / "out", overrides=[*SMALL, "edits.0.gain=0.5"])
 
 
 def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:
