@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 @click.option("--by", type=click.Choice(["embeddings", "language-model"]), help="The judge.  [default: embeddings]")
 @click.option("--export", type=options.PATH, help="Write a score CSV for a person to fill in, and stop.")
 @click.option("--import", "path", type=options.PATH, help="Read a score CSV that a person filled in.")
-@click.option("-o", "--output", type=options.PATH, help="Folder for scores.safetensors; created if missing.")
-@options.overwrite
+@options.output("scores.safetensors", required=False)
 @click.option("--topic", help='What to rate, in words, such as "places and backgrounds".')
 @options.group(
     "embeddings",

@@ -164,12 +164,13 @@ overwrite = click.option("--overwrite", is_flag=True, help="Replace results that
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def output(content: str) -> Callable[[F], F]:
+def output(content: str, *, required: bool = True) -> Callable[[F], F]:
     """Add ``-o/--output``, a folder for ``content``, and ``--overwrite``.
 
     A command that finds its own results there leaves them alone and says so. Other results need ``--overwrite``.
     """
-    where = click.option("-o", "--output", type=PATH, required=True, help=f"Folder for {content}; created if missing.")
+    help_line = f"Folder for {content}; created if missing."
+    where = click.option("-o", "--output", type=PATH, required=required, help=help_line)
 
     def decorate(command: F) -> F:
         @wraps(command)
@@ -186,10 +187,10 @@ def output(content: str) -> Callable[[F], F]:
     return decorate
 
 
-def _stamps(folder: Path) -> list[tuple[int, ...]]:
+def _stamps(folder: Path | None) -> list[tuple[int, ...]]:
     """Return what identifies the files at the top of a folder and their versions."""
     try:
-        found = [entry.stat() for entry in os.scandir(folder)]
+        found = [] if folder is None else [entry.stat() for entry in os.scandir(folder)]
     except OSError:
         return []
     return sorted((item.st_ino, item.st_size, item.st_mtime_ns) for item in found)

@@ -19,7 +19,8 @@ from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.recipe import Recipe
-from sith_hf.recipe.run import RunResult, run_recipe
+from sith_hf.recipe.run import RECIPE, RunResult, run_recipe
+from sith_hf.world import embedded_checkpoint
 from tests.support.chat_server import chat_server
 
 decompose = import_module("sith_hf.decomposition.decompose")
@@ -152,6 +153,20 @@ def test_the_same_request_again_reads_the_results(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
     with pytest.raises(InputError, match="--overwrite"):
         run_recipe("suppress-spurious", tmp_path / "out", overrides=[*SMALL, "edits.0.gain=0.5"])
+
+
+def test_a_base_by_its_relative_path_gives_the_same_bytes_again(tmp_path: Path) -> None:
+    shutil.copytree(embedded_checkpoint(), tmp_path / "models" / "mine")
+    home = tmp_path / "recipes"
+    home.mkdir()
+    quick = {"extends": "suppress-spurious", "base": {"model": "../models/mine"}, "evaluate": None}
+    (home / "mine.yaml").write_text(json.dumps(quick))
+    first = run_recipe(home / "mine.yaml", tmp_path / "out", overrides=["decompose.layers=[-1]", "edits.0.layers=[-1]"])
+    again = run_recipe(first.folder / "recipe.yaml", tmp_path / "again")
+    assert files(again.folder) == files(first.folder)
+    assert first.spec.base.name == first.decomposition.settings["encoder"] == "mine"
+    # Only the recipe to run here again has the path.
+    assert {name for name, content in files(first.folder).items() if str(tmp_path).encode() in content} == {RECIPE}
 
 
 def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:

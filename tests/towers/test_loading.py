@@ -23,7 +23,8 @@ from transformers import (
 
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError, SithError, UnsupportedModel
-from sith_hf.towers.loading import load_model
+from sith_hf.towers.loading import LoadedModel, load_model
+from sith_hf.world import embedded_checkpoint
 from tests.support import tiny
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
@@ -383,3 +384,15 @@ def test_the_vision_half_of_a_whole_checkpoint(clean):
     theirs = SithEditor.from_model(vision).tower
     for layer in range(3):
         assert ours.layers[layer].sha256(layer) == theirs.layers[layer].sha256(layer)
+
+
+def test_the_title_does_not_depend_on_where_a_folder_lies(checkpoints, tmp_path, monkeypatch):
+    shutil.copytree(checkpoints.base("CLIPVisionModel"), tmp_path / "a" / "clip")
+    monkeypatch.chdir(tmp_path / "a")
+    names = ("clip", "./clip/", "../a/clip", str(tmp_path / "a" / "clip"))
+    assert {load_model(name).title for name in names} == {"clip"}
+    monkeypatch.chdir(tmp_path / "a" / "clip")
+    assert load_model(".").title == "clip"
+    assert load_model(str(embedded_checkpoint())).title == "embedded"
+    assert LoadedModel(None, None, "me/clip", "0" * 40).title == "me/clip"
+    assert LoadedModel(None, None, "/gone/clip", None).title == "clip"
