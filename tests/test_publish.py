@@ -46,7 +46,7 @@ def test_a_push_makes_one_commit_and_the_same_again_none(hub, push, made):
     assert first["creates"]
     assert first["sent"]["model.safetensors"] == (made.edited / "model.safetensors").stat().st_size
     assert repo.files()["model.safetensors"] == (made.edited / "model.safetensors").read_bytes()
-    assert repo.files()["sith/base_card.md"] == (made.base / "README.md").read_bytes()
+    assert repo.files()["sith/base/README.md"] == (made.base / "README.md").read_bytes()
     assert is_generated(repo.files()["README.md"].decode())
     assert "license: mit" in repo.files()["README.md"].decode()
     hub.forget()
@@ -196,7 +196,7 @@ def test_a_dry_run_reports_everything_and_writes_nothing(hub, push, made):
     done = push("me/dry", dry_run=True, revision="new")
     assert set(done["sent"]) == {"README.md", "model.safetensors"} | {
         name for name in SENT if name.startswith("sith/")
-    } - {"sith/base_card.md"}
+    } - {"sith/base/README.md"}
     assert done["deleted"] == ["model-1.safetensors"]
     assert is_generated(done["card"])
     assert writes(hub) == []
@@ -226,11 +226,43 @@ def test_offline_mode_is_reported_first(hub, worker, made):
         constants.HF_HUB_OFFLINE = False
     """
     # Before the folder is looked at, too.
-    for folder, options in ((made.edited, {}), (made.edited, {"dry_run": True}), ("nowhere", {})):
-        values = {"folder": str(folder), "repo": "me/x", "options": options}
+    for folder in (made.edited, "nowhere"):
+        values = {"folder": str(folder), "repo": "me/x", "options": {}}
         message = refused(lambda values=values: worker.do(code, hub.token, **values))
         assert "HF_HUB_OFFLINE" in message
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("name", ["me/offline", "offline"])
+@pytest.mark.parametrize("token", [True, False])
+def test_a_dry_run_works_offline(hub, worker, made, name, token):
+    code = f"""
+    constants.HF_HUB_OFFLINE = True
+    try:
+        {PUSH}
+        said = cli("push-edited", folder, "--repo-id", repo, "--dry-run")
+    finally:
+        constants.HF_HUB_OFFLINE = False
+    out = [out, said]
+    """
+    values = {"folder": str(made.edited), "repo": name, "options": {"dry_run": True}}
+    done, said = worker.do(code, hub.token if token else None, **values)
+    assert set(done["sent"]) == SENT
+    assert (done["compared"], done["creates"], done["nothing_to_do"]) == (False, False, False)
+    assert "# offline" in done["card"]
+    assert said["code"] == 0
+    assert "not compared with the repository" in said["out"]
+    assert hub.requests == []
+
+
+def test_a_dry_run_without_a_connection_is_told_from_one_that_is_refused(hub, push):
+    hub.fail("info", drop=True, times=None)
+    done = push("me/unreachable", dry_run=True)
+    assert set(done["sent"]) == SENT
+    assert not done["compared"]
+    hub.heal()
+    assert push("me/unreachable", dry_run=True)["compared"]
+    assert "rejects the token" in refused(lambda: push("me/unreachable", dry_run=True, token=hub.wrong_token))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ class PushOptions(TypedDict, total=False):
         commit_message: the title of the commit.
         token: a token with write access; the usual places (``HF_TOKEN``, ``hf auth login``) when None.
         overwrite_card: replace a README.md that was written or changed by hand.
-        dry_run: send nothing; the result lists what would be sent.
+        dry_run: send nothing; the result lists what would be sent. Without the Hub, it is not compared with the
+            repository.
     """
 
     private: bool | None
@@ -104,6 +105,7 @@ class UploadPackage:
         repo_type: ``model`` or ``dataset``.
         stale: patterns of names; files on the Hub that match and are not in ``files`` are deleted. A pattern without
             a slash matches only files at the top level.
+        by_hand: whether somebody wrote the card, which then gets no checksum.
     """
 
     files: Mapping[str, Path | bytes] = field(repr=False)
@@ -112,6 +114,7 @@ class UploadPackage:
     kinds: Mapping[str, str]
     repo_type: str = "model"
     stale: tuple[str, ...] = ()
+    by_hand: bool = False
 
     @property
     def title(self) -> str:
@@ -151,10 +154,15 @@ class PushResult:
         sent: name to size in bytes, of the files that differ from the Hub's.
         unchanged: the files that the Hub already has.
         deleted: the stale files that were deleted.
-        card: the text of the generated card.
+        others: the files of the repository that are neither sent, unchanged nor deleted, such as those of a push by an
+            earlier release. Its history keeps the deleted ones too.
+        left_out: the files of the local folder that are not part of the upload.
+        reasons: each of them to the reason.
+        card: the text of the card.
         card_kept: why the README.md on the Hub was kept; None if the card replaced it.
         creates: whether the repository is new.
         dry_run: whether this was a dry run.
+        compared: whether the repository was read; False for a dry run without the Hub, whose ``sent`` lists every file.
     """
 
     repo_id: str
@@ -170,6 +178,10 @@ class PushResult:
     card_kept: str | None
     creates: bool
     dry_run: bool
+    compared: bool = True
+    others: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nothing_to_do(self) -> bool:
@@ -178,8 +190,9 @@ class PushResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        lists = {"unchanged": list(self.unchanged), "deleted": list(self.deleted), "sent": dict(self.sent)}
-        return {**vars(self), **lists, "nothing_to_do": self.nothing_to_do}
+        lists = {name: list(getattr(self, name)) for name in ("unchanged", "deleted", "others", "left_out")}
+        more = {"sent": dict(self.sent), "reasons": dict(self.reasons), "nothing_to_do": self.nothing_to_do}
+        return {**vars(self), **lists, **more}
 
 
 def with_checksum(card: str) -> str:
@@ -200,7 +213,7 @@ def check_options(options: PushOptions) -> None:
 
     Raises:
         InputError: unknown options, or options that exclude each other.
-        HubError: offline mode is on.
+        HubError: offline mode is on, and this is no dry run.
     """
     unknown = set(options) - set(PushOptions.__annotations__)
     if unknown:
@@ -209,5 +222,5 @@ def check_options(options: PushOptions) -> None:
         )
     if options.get("create_pr") and options.get("revision") not in (None, "main"):
         raise InputError("create_pr and revision exclude each other (a pull request is for main): leave out revision")
-    if constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE and not options.get("dry_run"):
         raise HubError(OFFLINE)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sith_hf.checkpoint import SITH, locate
+from sith_hf.checkpoint import SITH, SavedCheckpoint, locate, write_card
 from sith_hf.core.escaping import sanitize
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec
@@ -25,6 +25,8 @@ from sith_hf.recipe.source import load_data
 from sith_hf.recipe.strict_yaml import write_yaml
 
 RECIPE = "recipe.yaml"
+# Of files of the base that are left out, in the text of a result.
+MOST_LINES = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class RunResult:
         gains: the chosen vectors and the protected ones, with reasons.
         spec: the edit.
         evaluation: the evaluation; None if the recipe has none.
+        saved: the edited checkpoint, with the files of the base that it leaves out.
     """
 
     folder: Path
@@ -45,6 +48,7 @@ class RunResult:
     gains: Gains
     spec: EditSpec
     evaluation: Evaluation | None
+    saved: SavedCheckpoint
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain data."""
@@ -54,6 +58,7 @@ class RunResult:
             "recipe": str(self.folder / RECIPE),
             "edited_vectors": len(self.spec),
             "spared_vectors": len(self.gains.protected),
+            "left_out": list(self.saved.left_out),
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }
 
@@ -61,6 +66,7 @@ class RunResult:
         protected = f", {len(self.gains.protected)} left unchanged" if self.gains.protected else ""
         lines = [f"{len(self.spec)} singular vectors edited in layers {self.spec.layers}{protected}"]
         lines += [] if self.evaluation is None else [self.evaluation.table()]
+        lines += [f"left out {sanitize(name)}: {reason}" for name, reason in self.saved.reasons.items()][:MOST_LINES]
         return "\n".join([*lines, f"{self.folder / 'edited'} (publish it with sith-hf push-edited)"])
 
 
@@ -69,6 +75,7 @@ def run_recipe(
     folder: str | Path,
     *,
     overrides: Iterable[str] = (),
+    include: Iterable[str] = (),
     overwrite: bool = False,
     token: str | None = None,
     say: Callable[[str], object] = lambda line: None,
@@ -84,6 +91,7 @@ def run_recipe(
         recipe: a YAML file, the name of a recipe that comes with sith-hf, or a recipe in memory.
         folder: the folder of the results.
         overrides: ``key.key=value``, for a recipe that is read from YAML (see :func:`sith_hf.recipe.source.load_data`).
+        include: patterns of more files of the base to copy, such as ``*.txt``: no links, pickles or other weights.
         overwrite: replace the results of an earlier run. Other files in the folder are never replaced.
         token: a token for the Hub.
         say: called with a line for each step.
@@ -130,19 +138,20 @@ def run_recipe(
         resolved = resolve(plan, editor, decomposition, concepts, chosen, home, work, seen)
         text = write_yaml(resolved.model_dump(mode="json"), f"{plan.title}: as it was run. Run it again: sith-hf run")
         write_whole(work / RECIPE, text.encode("utf-8"))
-        editor.save_pretrained(work / "edited", chosen.spec, progress=progress)
+        saved = editor.save_pretrained(work / "edited", chosen.spec, include=include, progress=progress)
         shared = write_yaml(shareable(resolved).model_dump(mode="json"), plan.title)
         write_whole(work / "edited" / SITH / RECIPE, shared.encode("utf-8"))
         if found is not None:
             swept = {} if sweep is None else {"sweep": sweep.to_json()}
             write_whole(work / "results.json", _json(found.to_json() | swept))
             write_whole(work / "edited" / SITH / "evaluation.json", _json(found.card()))
+        write_card(work / "edited")  # again, with the recipe and the results
         if sweep is not None:
             try:
                 worst_against_average(sweep, work / "sweep.png")
             except MissingExtra as error:
                 report(f"the plot of the sweep was not drawn: {error}")
-    return RunResult(target, decomposition, chosen.gains, chosen.spec, found)
+    return RunResult(target, decomposition, chosen.gains, chosen.spec, found, replace(saved, folder=target / "edited"))
 
 
 def _check_target(target: Path, home: Path) -> None:
