@@ -13,7 +13,7 @@ from sith_hf.cards.card import (
     picture,
     spec_card,
 )
-from sith_hf.cards.facts import CUT, FOLD, edit_setting_rows, hub_base, shown_name, summary, vector_rows
+from sith_hf.cards.facts import CUT, FOLD, config_of, edit_setting_rows, hub_base, shown_name, summary, vector_rows
 from sith_hf.cards.markdown import impersonal, render
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "FOLD",
     "MAP_FILE",
     "TAGS",
+    "config_of",
     "decomposition_card",
     "dictionary_card",
     "edit_setting_rows",

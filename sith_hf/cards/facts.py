@@ -61,6 +61,8 @@ def config_of(folder: Path) -> tuple[str, int]:
         InputError: ``config.json`` is missing or damaged.
     """
     try:
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError  # a pipe might never end
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architecture = check_family(config.get("model_type"), config.get("architectures"))
         vision = config.get("vision_config", {}) if architecture == "CLIPModel" else config

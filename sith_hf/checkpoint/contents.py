@@ -73,6 +73,8 @@ def contents(checkpoint: Checkpoint, include: Iterable[str] = ()) -> Contents:
     cards = [path for name, path in recorded.items() if PurePosixPath(name).name == CARD]
     if (card := own_card(folder)) is not None:
         cards.append(card)
+    elif os.path.lexists(folder / CARD) and (problem := _not_here(folder, folder / CARD)) is not None:
+        left_out[CARD] = problem
     needed, pictures = model_files(folder), named_pictures(cards, listed)
     ours |= {path.relative_to(folder).as_posix() for path in recorded.values()}
     patterns = (include,) if isinstance(include, str) else tuple(include)
@@ -81,16 +83,17 @@ def contents(checkpoint: Checkpoint, include: Iterable[str] = ()) -> Contents:
     for name in (name for name in listed if name not in ours):
         path, wanted = folder / name, name in needed
         if wanted or name in included or name in pictures or _is_licence(name):
-            problem = _unfit(folder, path) or _same_but_for_case(name, files)
-            if problem is not None and wanted:
-                raise InputError(f"{path}: {problem}, but the model needs this file; put the file itself there")
+            problem = _unfit(folder, path) or _same_but_for_case(name, (*ours, *files))
+            if problem is not None and (wanted or name in included):
+                why = "the model needs this file" if wanted else "--include adds it"
+                raise InputError(f"{sanitize(str(path), 400)}: {problem}, but {why}; put the file itself there")
             if problem is None:
                 files[name] = path
                 continue
         elif name == f"{SITH}/{CARD}":
             problem = EARLIER
         else:
-            problem = _not_here(folder, path) or (OTHER_WEIGHTS if is_other_weights(path) else SPARE)
+            problem = _not_here(folder, path) or (OTHER_WEIGHTS if is_other_weights(path) else danger(path) or SPARE)
         left_out[name] = problem
     return Contents(files, frozenset(pictures) & set(files), dict(sorted(left_out.items())))
 
@@ -225,7 +228,7 @@ def _is_licence(name: str) -> bool:
     return top and (len(parts) == 2 or any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in _LICENCES))
 
 
-def _same_but_for_case(name: str, files: Mapping[str, Path]) -> str | None:
+def _same_but_for_case(name: str, files: Iterable[str]) -> str | None:
     twin = next((other for other in files if other.casefold() == name.casefold()), None)
     return None if twin is None else f"its name differs from {twin} only by case"
 

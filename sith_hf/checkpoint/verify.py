@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sith_hf.checkpoint.contents import EARLIER, HIDDEN, OTHER_WEIGHTS, SITH, SPARE, contents, own_card, record
+from sith_hf.checkpoint.contents import EARLIER, HIDDEN, OTHER_WEIGHTS, SITH, contents, own_card, record
 from sith_hf.checkpoint.write import EditedTensors, check_base, locate
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
@@ -127,7 +127,7 @@ def _compare_files(ours: Checkpoint, theirs: Checkpoint) -> tuple[int, list[str]
             problems.append(f"file {name} holds weights in another format, without the edit")
         elif reason not in (HIDDEN, EARLIER):
             there[name] = theirs.folder / name
-            if reason == SPARE == base.left_out.get(name):  # it was included
+            if reason == base.left_out.get(name):  # it was included, or copied by an earlier release
                 here[name] = ours.folder / name
     card, kept = own_card(ours.folder), record(theirs.folder).get(f"base/{CARD}")
     if card is not None and kept is not None:

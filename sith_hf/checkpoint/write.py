@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sith_hf.cards import config_of
 from sith_hf.checkpoint.card import is_generated_file, write_card
 from sith_hf.checkpoint.contents import SITH, Contents, contents, own_card, record
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
@@ -104,12 +105,13 @@ def save_edited(
     # The revision is valid only for the base named in the spec.
     revision = spec.base.revision if str(source) == spec.base.name else None
     checkpoint = Checkpoint.read(locate(source, revision, token))
+    found, card = contents(checkpoint, include), own_card(checkpoint.folder)
+    config_of(checkpoint.folder)  # before the work; the card names the architecture
     check_base(checkpoint, spec)
     edited = EditedTensors(checkpoint, spec)
     changed, sha256 = edited.survey()
     if not any(changed.values()):
         raise InputError("the edit changes nothing: every change is lost in the rounding of the checkpoint's dtype")
-    found, card = contents(checkpoint, include), own_card(checkpoint.folder)
     earlier = record(checkpoint.folder) | ({} if card is None else {CARD: card})
     with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite) as folder:
         _copy(checkpoint, found, folder, edited, progress)

@@ -112,14 +112,10 @@ def _report(pushed: PushResult, as_json: bool) -> None:
     if pushed.dry_run and pushed.nothing_to_do:
         lines = [f"nothing would be sent: {url} already has everything"]
     elif pushed.dry_run:
-        unknown = "; the Hub was not reached, so this is not compared with the repository"
         where = f"a new repository, {pushed.url}" if pushed.creates else pushed.url
         lines = [
-            table(
-                ["bytes", "file"],
-                sizes,
-                f"would be sent to {where}, branch {pushed.revision}{'' if pushed.compared else unknown}",
-            ),
+            table(["bytes", "file"], sizes, f"would be sent to {where}, branch {pushed.revision}"),
+            *([] if pushed.compared else ["not compared with the repository: the Hub was not reached"]),
             *(f"would be deleted: {name}" for name in deleted),
             *(f"unchanged: {name}" for name in unchanged),
             *others,

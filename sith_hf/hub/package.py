@@ -15,8 +15,10 @@ from typing import Any, TypedDict
 
 from huggingface_hub import constants
 
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import HubError, InputError
 from sith_hf.hub.errors import OFFLINE
+from sith_hf.hub.secrets import find_token, known_tokens
 
 CARD = "README.md"
 _CHECKSUM = re.compile(r"\n<!-- sith-hf card ([0-9a-f]{64}) -->\n\Z")
@@ -135,6 +137,19 @@ class UploadPackage:
             f"holds weights that sith-hf did not write ({weights}): choose another repository, or propose the change "
             "with --create-pr"
         )
+
+    def check_secrets(self, card: str, message: str, token: str | None) -> None:
+        """Raise InputError if any byte of what would be sent, text or not, or a name belongs to a token."""
+        known = known_tokens(token)
+        for name in self.files:
+            if (found := find_token([name.encode("utf-8", "replace")], known)) is not None:
+                raise InputError(f"the name of a file contains {found}: rename it; nothing was sent")
+        texts = {CARD: card.encode(), "the commit message": message.encode("utf-8", "replace")}
+        for name, source in (*texts.items(), *self.files.items()):
+            with Outgoing(name, source).open() as file:
+                found = find_token(iter(lambda: file.read(2**20), b""), known)
+            if found is not None:
+                raise InputError(f"{sanitize(name)} seems to contain {found}: remove it; nothing was sent")
 
     def is_stale(self, path: str) -> bool:
         """Return whether a file on the Hub is left over from an earlier push."""

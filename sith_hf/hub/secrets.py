@@ -78,8 +78,9 @@ def _forms(value: str) -> set[bytes]:
     """Return the encodings of a token; base64 for each of the three places where it may begin in a longer text."""
     plain = value.encode()
     # The first and the last characters of base64 depend on the bytes around the token.
-    coded = (base64.b64encode(bytes(start) + plain)[(start * 8 + 5) // 6 : -4] for start in range(3))
-    return {plain, value.encode("utf-16-le"), value.encode("utf-32-le"), *(form for form in coded if len(form) >= 8)}
+    padded = [bytes(start) + plain for start in range(3)]
+    coded = [base64.b64encode(text)[(start * 8 + 5) // 6 : len(text) * 8 // 6] for start, text in enumerate(padded)]
+    return {plain, value.encode("utf-16-le"), value.encode("utf-32-le"), *coded}
 
 
 def _stored_token() -> str | None:

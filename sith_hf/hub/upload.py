@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
@@ -28,7 +27,6 @@ from sith_hf.hub.package import (
     is_generated,
     with_checksum,
 )
-from sith_hf.hub.secrets import find_token, known_tokens
 
 UNSURE = "perhaps"
 
@@ -117,7 +115,7 @@ class _Upload:
 
     def run(self) -> PushResult:
         card = self.package.card if self.package.by_hand else with_checksum(self.package.card)
-        self._check_secrets(card)
+        self.package.check_secrets(card, self.options.get("commit_message") or "", self.token)
         head = self._look()
         if not self.create_pr and (reason := self.package.clash(self.there)) is not None:
             raise InputError(f"{self.name} {reason}; nothing was sent")
@@ -145,23 +143,6 @@ class _Upload:
             compared=self.compared,
             others=tuple(sorted(set(self.there) - set(named) - set(self.deleted) - {CARD, ".gitattributes"})),
         )
-
-    def _check_secrets(self, card: str) -> None:
-        """Raise InputError if any byte of what would be sent, or a name, belongs to a token."""
-        known = known_tokens(self.token)
-        for name in self.package.files:
-            if (found := find_token([name.encode("utf-8", "replace")], known)) is not None:
-                raise InputError(f"the name of a file contains {found}: rename it; nothing was sent")
-        title = (self.options.get("commit_message") or "").encode("utf-8", "replace")
-        texts: list[tuple[str, Path | bytes]] = [(CARD, card.encode()), ("the commit message", title)]
-        for name, source in (*texts, *self.package.files.items()):
-            with Outgoing(name, source).open() as file:
-                found = find_token(iter(lambda: file.read(2**20), b""), known)
-            if found is not None:
-                raise InputError(
-                    f"{sanitize(name)} seems to contain {found}: remove it, and revoke the token if others have seen "
-                    "it; nothing was sent"
-                )
 
     def _look(self) -> str | None:
         """Return the parent of the commit, None without a repository. Sets ``there``: path to file on the Hub.
