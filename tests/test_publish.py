@@ -688,11 +688,11 @@ def test_no_token_is_sent_in_words(hub, push, made, tmp_path, secret):
 
 def test_what_an_earlier_release_published_is_reported(hub, push, made, tmp_path):
     old = {"training_args.bin": b"pickle", "checkpoint-10/model.safetensors": b"1", "sith/base_card.md": b"# Base\n"}
-    hub.seed("me/earlier", {**old, "sith/edit_spec.safetensors": b"old", ".gitattributes": b""})
+    hub.seed("me/earlier", {**old, "sith/edit_spec.safetensors": b"old"})
     done = push("me/earlier")
     assert done["deleted"] == ["sith/base_card.md"]
     assert done["others"] == ["checkpoint-10/model.safetensors", "training_args.bin"]
-    assert set(hub.repo("me/earlier").files()) == {*SENT, *done["others"], ".gitattributes"}
+    assert set(hub.repo("me/earlier").files()) == {*SENT, *done["others"]}
     assert push("me/earlier")["nothing_to_do"]
 
 

@@ -145,7 +145,7 @@ class UploadPackage:
             if (found := find_token([name.encode("utf-8", "replace")], known)) is not None:
                 raise InputError(f"the name of a file contains {found}: rename it; nothing was sent")
         texts = {CARD: card.encode(), "the commit message": message.encode("utf-8", "replace")}
-        for name, source in (*texts.items(), *self.files.items()):
+        for name, source in (*self.files.items(), *texts.items()):
             with Outgoing(name, source).open() as file:
                 found = find_token(iter(lambda: file.read(2**20), b""), known)
             if found is not None:

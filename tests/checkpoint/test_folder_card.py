@@ -1,4 +1,4 @@
-"""An edited folder describes itself: the card, the base's card beside the edit, and the command that shows or renews it."""
+"""An edited folder describes itself: its card, the card of its base, and the command that shows or renews it."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.cards.golden import make_dictionary
 from tests.support.cli import refused, sith, succeeded
 from tests.support.hub.cards import validate
 
@@ -20,12 +21,10 @@ def test_of_a_folder(work, name, title):
     assert "data/train.parquet" not in ran.out
 
 
-def test_of_a_dictionary(work, tmp_path):
-    from sith_hf import ConceptDictionary
-
-    ConceptDictionary.from_texts(["sea", "road"]).save_pretrained(tmp_path)
+def test_of_a_dictionary(tmp_path):
+    make_dictionary().save_pretrained(tmp_path)
     ran = succeeded(sith("card", tmp_path))
-    assert "# A dictionary of 2 concepts" in ran.out
+    assert "# A dictionary of 6 concepts" in ran.out
     assert validate(ran.out) == ([], [])
 
 
