@@ -19,7 +19,7 @@ from sith_hf.cards import (
     picture,
     spec_card,
 )
-from sith_hf.checkpoint import SITH, contents, folder_card, is_generated_file, own_card, record
+from sith_hf.checkpoint import SITH, contents, folder_card, own_card, record
 from sith_hf.concepts import DICTIONARY_LAYOUT, ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.reading import read_text_input
@@ -28,11 +28,13 @@ from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import ArtifactError, InputError, OutputError
 from sith_hf.files import Layout, read_artifact, scratch_folder, write_artifact
 from sith_hf.hub import (
+    MAX_CARD,
     PushOptions,
     PushResult,
     UploadPackage,
     check_options,
     full_repo_id,
+    is_generated_file,
     upload_package,
 )
 from sith_hf.towers import CONFIGS, INDEX, Checkpoint, published
@@ -40,8 +42,6 @@ from sith_hf.towers import CONFIGS, INDEX, Checkpoint, published
 UNNAMED = "a local checkpoint"  # replaces the path of a local base in published files
 EDIT = f"{SITH}/{EDIT_SPEC_LAYOUT.filename}"
 EVALUATION = f"{SITH}/evaluation.json"
-# The most bytes of a card written by hand.
-MAX_CARD = 2**22
 
 # The file that identifies the kind of a repository, to the name of that kind.
 KINDS: Mapping[str, str] = {

@@ -3,7 +3,7 @@
 It imports ``cards``, ``edits`` and everything below.
 """
 
-from sith_hf.checkpoint.card import folder_card, is_generated_file, write_card
+from sith_hf.checkpoint.card import folder_card, write_card
 from sith_hf.checkpoint.contents import BASE_CARD, SITH, contents, own_card, record
 from sith_hf.checkpoint.lora import export_adapter
 from sith_hf.checkpoint.verify import verify
@@ -17,7 +17,6 @@ __all__ = [
     "export_adapter",
     "folder_card",
     "history",
-    "is_generated_file",
     "locate",
     "own_card",
     "record",

@@ -17,7 +17,7 @@ from sith_hf.core.reading import read_text_input
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.files import write_whole
-from sith_hf.hub import CARD, is_generated, is_repo_id, with_checksum
+from sith_hf.hub import CARD, is_generated_file, is_repo_id, with_checksum
 
 # Characters of a card in which its metadata must end, and of a record.
 _LONGEST_METADATA, _LONGEST_RECORD = 2**16, 64 * 2**20
@@ -84,15 +84,6 @@ def write_card(folder: str | Path, *, overwrite: bool = False) -> Path:
     write_whole(folder / MAP_FILE, picture(folder, EditSpec.from_pretrained(folder)))
     write_whole(card, text.encode("utf-8"))
     return card
-
-
-def is_generated_file(path: Path) -> bool:
-    """Return whether a file is a card that was generated and not changed since."""
-    try:
-        with path.open("rb") as file:
-            return is_generated(file.read(_LONGEST_RECORD).decode("utf-8", "replace"))
-    except OSError:
-        return False
 
 
 def base_id(base: BaseRef, folder: Path) -> str | None:

@@ -18,7 +18,7 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import reason
 from sith_hf.edits import EDIT_SPEC_LAYOUT
 from sith_hf.errors import InputError
-from sith_hf.hub import CARD, find_token, known_tokens
+from sith_hf.hub import CARD, find_token, is_generated_file, known_tokens
 from sith_hf.towers import INDEX, Checkpoint
 
 SITH = "sith"
@@ -66,7 +66,8 @@ def contents(checkpoint: Checkpoint, include: Iterable[str] = ()) -> Contents:
     folder = checkpoint.folder
     listed, left_out = _listed(folder)
     weights = {shard.path.name for shard in checkpoint.shards} | (set() if checkpoint.index is None else {INDEX})
-    for name in sorted(weights):
+    spec = f"{SITH}/{EDIT_SPEC_LAYOUT.filename}"
+    for name in sorted(weights | ({spec} if os.path.lexists(folder / spec) else set())):
         if (problem := _not_here(folder, folder / name)) is not None:
             raise InputError(f"{folder / name}: {problem}; put the file itself into the folder")
     ours, recorded = {CARD, *weights}, record(folder)
@@ -90,7 +91,7 @@ def contents(checkpoint: Checkpoint, include: Iterable[str] = ()) -> Contents:
             if problem is None:
                 files[name] = path
                 continue
-        elif name == f"{SITH}/{CARD}":
+        elif name == f"{SITH}/{CARD}" and is_of_an_earlier_release(folder):
             problem = EARLIER
         else:
             problem = _not_here(folder, path) or (OTHER_WEIGHTS if is_other_weights(path) else danger(path) or SPARE)
@@ -134,7 +135,8 @@ def record(folder: Path) -> dict[str, Path]:
 
 def is_of_an_earlier_release(folder: Path) -> bool:
     """Return whether an earlier release saved this folder: ``README.md`` is the card of the base, not of the edit."""
-    return os.path.lexists(folder / SITH / EDIT_SPEC_LAYOUT.filename) and os.path.lexists(folder / SITH / CARD)
+    both = all(os.path.lexists(folder / SITH / name) for name in (EDIT_SPEC_LAYOUT.filename, CARD))
+    return both and not is_generated_file(folder / CARD)
 
 
 def own_card(folder: Path) -> Path | None:
@@ -145,10 +147,13 @@ def own_card(folder: Path) -> Path | None:
 
 def _listed(folder: Path) -> tuple[list[str], dict[str, str]]:
     """Return the names of all files that are not hidden, and hidden files and linked folders with the reason."""
-    names, left_out = [], {}
+    names: list[str] = []
+    left_out: dict[str, str] = {}
 
     def failed(error: OSError) -> None:
-        raise InputError(f"{error.filename}: the folder could not be read ({error.strerror}); move it away")
+        left_out[f"{PurePosixPath(Path(error.filename).relative_to(folder))}/"] = (
+            f"it cannot be read ({error.strerror})"
+        )
 
     for place, folders, files in os.walk(folder, onerror=failed):
         below = PurePosixPath(Path(place).relative_to(folder))

@@ -13,13 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sith_hf.cards import config_of
-from sith_hf.checkpoint.card import is_generated_file, write_card
+from sith_hf.checkpoint.card import write_card
 from sith_hf.checkpoint.contents import SITH, Contents, contents, own_card, record
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import BaseMismatch, HubError, InputError
 from sith_hf.files import new_folder
-from sith_hf.hub import CARD, fetch_snapshot, is_repo_id
+from sith_hf.hub import CARD, fetch_snapshot, is_generated_file, is_repo_id
 from sith_hf.towers import INDEX, Checkpoint, tensor_key
 
 
@@ -122,7 +122,12 @@ def save_edited(
 
 
 def revert(
-    source: str | Path, target: str | Path, *, overwrite: bool = False, progress: bool = False
+    source: str | Path,
+    target: str | Path,
+    *,
+    include: Iterable[str] = (),
+    overwrite: bool = False,
+    progress: bool = False,
 ) -> SavedCheckpoint:
     """Write a copy of an edited checkpoint with its edit removed: the base, to within rounding.
 
@@ -131,7 +136,7 @@ def revert(
 
     Args:
         source: an edited checkpoint: a folder or Hub id with ``sith/edit_spec.safetensors``.
-        target, overwrite, progress: as for :func:`save_edited`.
+        target, include, overwrite, progress: as for :func:`save_edited`.
 
     Raises:
         InputError, ArtifactError: the source is not an edited checkpoint, or the target is not empty.
@@ -151,7 +156,7 @@ def revert(
     earlier, recorded = _earlier_spec(checkpoint, spec, sha256), record(checkpoint.folder)
     # The name of a file of the base in this folder is the one that it had, below base/.
     before = {name.removeprefix("base/"): path for name, path in recorded.items() if name.startswith("base/")}
-    found, card = contents(checkpoint), before.pop(CARD, None) or own_card(checkpoint.folder)
+    found, card = contents(checkpoint, include), before.pop(CARD, None) or own_card(checkpoint.folder)
     with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite) as folder:
         _copy(checkpoint, found, folder, restored, progress)
         _copy_files({f"{SITH}/{name}": path for name, path in before.items()}, folder)

@@ -17,9 +17,10 @@ from sith_hf.errors import InputError
 @click.option("--overwrite", is_flag=True, help="With --write: replace a README.md that was changed by hand.")
 @options.as_json
 def card(folder: Path, write: bool, overwrite: bool, as_json: bool) -> None:
-    """Show the card of FOLDER: an edited checkpoint, an edit spec, a decomposition or a dictionary. Works offline.
+    """Show or renew the card of a folder.
 
-    The card of an edited checkpoint has its README.md already; --write renews it, after an evaluation for example.
+    FOLDER is an edited checkpoint, an edit spec, a decomposition or a dictionary. The Hub is not asked. An edited
+    checkpoint has its card in README.md already; --write renews it, after an evaluation for example.
     """
     if overwrite and not write:
         raise InputError("--overwrite belongs to --write: give both")

@@ -21,6 +21,8 @@ from sith_hf.hub.errors import OFFLINE
 from sith_hf.hub.secrets import find_token, known_tokens
 
 CARD = "README.md"
+# The most bytes of a card that are read.
+MAX_CARD = 2**22
 _CHECKSUM = re.compile(r"\n<!-- sith-hf card ([0-9a-f]{64}) -->\n\Z")
 
 
@@ -221,6 +223,17 @@ def is_generated(card: str) -> bool:
     text = card.replace("\r\n", "\n").rstrip("\n") + "\n"
     found = _CHECKSUM.search(text)
     return found is not None and with_checksum(text[: found.start()]) == text
+
+
+def is_generated_file(path: Path) -> bool:
+    """Return whether a file is a card for which :func:`is_generated` holds."""
+    try:
+        if not path.is_file():  # a pipe might never end
+            return False
+        with path.open("rb") as file:
+            return is_generated(file.read(MAX_CARD).decode("utf-8", "replace"))
+    except OSError:
+        return False
 
 
 def check_options(options: PushOptions) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertTokenizer, Trainer, TrainingArguments
 
-from sith_hf.checkpoint import contents, revert, save_edited, verify
+from sith_hf.checkpoint import contents, folder_card, revert, save_edited, verify
 from sith_hf.checkpoint.contents import HIDDEN, OTHER_WEIGHTS, SPARE, model_files
 from sith_hf.errors import InputError
 from sith_hf.towers import Checkpoint
@@ -230,6 +230,13 @@ class TestInclude:
         np.save(base / "array.npy", np.zeros(3))
         assert {*texts, "array.npy"} <= copied(save("*"))
 
+    def test_a_revert_includes_them_too(self, base, spec, tmp_path):
+        (base / "notes.txt").write_text("notes")
+        save_edited(base, spec, tmp_path / "edited", include=["notes.txt"])
+        assert revert(tmp_path / "edited", tmp_path / "back").left_out == ("notes.txt",)
+        revert(tmp_path / "edited", tmp_path / "whole", include="notes.txt")
+        assert tree(tmp_path / "whole", without=["model"]) == tree(base, without=["model"])
+
 
 class TestSpecialFiles:
     @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])
@@ -251,6 +258,19 @@ class TestSpecialFiles:
         done = save()
         assert len(done.left_out) == 7
         json.dumps(done.reasons)
+
+    def test_in_the_record_of_an_edit(self, base, spec, secret, tmp_path):
+        save_edited(base, spec, tmp_path / "edited")
+        record = tmp_path / "edited" / "sith"
+        for name in ("recipe.yaml", "base/README.md"):
+            (record / name).unlink(missing_ok=True)
+            (record / name).symlink_to(secret)
+        found = contents(Checkpoint.read(tmp_path / "edited"))
+        assert {"sith/recipe.yaml", "sith/base/README.md"} <= set(found.left_out)
+        assert "my secret" not in folder_card(tmp_path / "edited")
+        shutil.move(record / "edit_spec.safetensors", tmp_path / "spec")
+        (record / "edit_spec.safetensors").symlink_to(tmp_path / "spec")
+        refused(lambda: contents(Checkpoint.read(tmp_path / "edited")), "edit_spec.safetensors", "link out")
 
     def test_no_configuration(self, base, spec, tmp_path):
         (base / "config.json").unlink()
