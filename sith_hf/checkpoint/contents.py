@@ -65,37 +65,24 @@ def contents(checkpoint: Checkpoint, include: Iterable[str] = ()) -> Contents:
     """
     folder = checkpoint.folder
     listed, left_out = _listed(folder)
-    weights = {shard.path.name for shard in checkpoint.shards} | (set() if checkpoint.index is None else {INDEX})
-    spec = f"{SITH}/{EDIT_SPEC_LAYOUT.filename}"
-    for name in sorted(weights | ({spec} if os.path.lexists(folder / spec) else set())):
-        if (problem := _not_here(folder, folder / name)) is not None:
-            raise InputError(f"{folder / name}: {problem}; put the file itself into the folder")
-    ours, recorded = {CARD, *weights}, record(folder)
-    cards = [path for name, path in recorded.items() if PurePosixPath(name).name == CARD]
-    if (card := own_card(folder)) is not None:
-        cards.append(card)
-    elif os.path.lexists(folder / CARD) and (problem := _not_here(folder, folder / CARD)) is not None:
+    ours, cards = _weights(checkpoint), _cards(folder)
+    ours |= {CARD, *(path.relative_to(folder).as_posix() for path in record(folder).values())}
+    if (problem := _unfit(folder, folder / CARD)) is not None and os.path.lexists(folder / CARD):
         left_out[CARD] = problem
     needed, pictures = model_files(folder), named_pictures(cards, listed)
-    ours |= {path.relative_to(folder).as_posix() for path in recorded.values()}
-    patterns = (include,) if isinstance(include, str) else tuple(include)
-    included = _included(folder, listed, left_out, ours, patterns)
+    included = _included(folder, listed, left_out, ours, (include,) if isinstance(include, str) else tuple(include))
     files: dict[str, Path] = {}
     for name in (name for name in listed if name not in ours):
-        path, wanted = folder / name, name in needed
-        if wanted or name in included or name in pictures or _is_licence(name):
-            problem = _unfit(folder, path) or _same_but_for_case(name, (*ours, *files))
-            if problem is not None and (wanted or name in included):
-                why = "the model needs this file" if wanted else "--include adds it"
-                raise InputError(f"{sanitize(str(path), 400)}: {problem}, but {why}; put the file itself there")
-            if problem is None:
-                files[name] = path
-                continue
-        elif name == f"{SITH}/{CARD}" and is_of_an_earlier_release(folder):
-            problem = EARLIER
+        path, wanted = folder / name, name in needed or name in included
+        if not wanted and name not in pictures and not _is_licence(name):
+            left_out[name] = _why_left_out(folder, path)
+        elif (problem := _unfit(folder, path) or _same_but_for_case(name, (*ours, *files))) is None:
+            files[name] = path
+        elif wanted:
+            why = "--include adds it" if name in included else "the model needs this file"
+            raise InputError(f"{sanitize(str(path), 400)}: {problem}, but {why}; put the file itself there")
         else:
-            problem = _not_here(folder, path) or (OTHER_WEIGHTS if is_other_weights(path) else danger(path) or SPARE)
-        left_out[name] = problem
+            left_out[name] = problem
     return Contents(files, frozenset(pictures) & set(files), dict(sorted(left_out.items())))
 
 
@@ -121,13 +108,13 @@ def record(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     earlier, at, prefix = is_of_an_earlier_release(folder), folder / SITH, ""
-    if earlier and _not_here(folder, folder / CARD) is None:
+    if earlier and _unfit(folder, folder / CARD) is None:
         found[f"base/{CARD}"] = folder / CARD
     while at.is_dir() and not at.is_symlink():
         found |= {prefix + name: at / name for name in RECORD if _not_here(folder, at / name) is None}
         # In folders of earlier releases, README.md below sith/ is a summary of the edit.
         for card in [at / EARLIER_BASE_CARD, *([] if earlier else [at / "base" / CARD])]:
-            if _not_here(folder, card) is None:
+            if _unfit(folder, card) is None:
                 found[f"{prefix}base/{CARD}"] = card
         at, prefix = at / "base", f"{prefix}base/"
     return found
@@ -141,8 +128,31 @@ def is_of_an_earlier_release(folder: Path) -> bool:
 
 def own_card(folder: Path) -> Path | None:
     """Return the card that describes a checkpoint, edited or not; None without one."""
-    here = _not_here(folder, folder / CARD) is None and not is_of_an_earlier_release(folder)
+    here = _unfit(folder, folder / CARD) is None and not is_of_an_earlier_release(folder)
     return folder / CARD if here else None
+
+
+def _weights(checkpoint: Checkpoint) -> set[str]:
+    """Return the names of the weights and their index. Raises InputError if they or the edit spec are linked."""
+    folder, spec = checkpoint.folder, f"{SITH}/{EDIT_SPEC_LAYOUT.filename}"
+    names = {shard.path.name for shard in checkpoint.shards} | (set() if checkpoint.index is None else {INDEX})
+    for name in sorted(names | ({spec} if os.path.lexists(folder / spec) else set())):
+        if (problem := _not_here(folder, folder / name)) is not None:
+            raise InputError(f"{folder / name}: {problem}; put the file itself into the folder")
+    return names
+
+
+def _cards(folder: Path) -> list[Path]:
+    """Return the card of a folder, and those of its bases."""
+    own = own_card(folder)
+    bases = [path for name, path in record(folder).items() if PurePosixPath(name).name == CARD]
+    return bases if own is None else [own, *bases]
+
+
+def _why_left_out(folder: Path, path: Path) -> str:
+    if path == folder / SITH / CARD and is_of_an_earlier_release(folder):
+        return EARLIER
+    return _not_here(folder, path) or (OTHER_WEIGHTS if is_other_weights(path) else danger(path) or SPARE)
 
 
 def _listed(folder: Path) -> tuple[list[str], dict[str, str]]:

@@ -22,7 +22,7 @@ from sith_hf.hub.secrets import find_token, known_tokens
 
 CARD = "README.md"
 # The most bytes of a card that are read.
-MAX_CARD = 2**22
+MAX_CARD = 2**26
 _CHECKSUM = re.compile(r"\n<!-- sith-hf card ([0-9a-f]{64}) -->\n\Z")
 
 

@@ -178,6 +178,12 @@ class TestLinks:
         refused(lambda: save_edited(base, spec, tmp_path / "edited"), name, "link out of the folder")
         assert not (tmp_path / "edited").exists()
 
+    def test_a_card_that_is_a_pickle(self, base, spec, tmp_path):
+        (base / "README.md").write_bytes(pickle.dumps({"card": TOKEN}))
+        done = save_edited(base, spec, tmp_path / "edited")
+        assert "pickle" in done.reasons["README.md"]
+        assert not (tmp_path / "edited" / "sith" / "base").exists()
+
     def test_a_card_out_of_the_folder(self, base, save, secret):
         (base / "README.md").unlink()
         (base / "README.md").symlink_to(secret)
