@@ -131,7 +131,7 @@ def _reason(error: BaseException, place: str) -> str:
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
         return "a file arrived incomplete; try again"
     if isinstance(error, ValueError) and "Invalid metadata" in str(error):
-        return f"the Hub rejects the metadata of the card ({_short(error)}): correct it, or report a bug if sith-hf wrote it"
+        return f"the Hub rejects the metadata of the card ({_short(error)}): correct it (a bug if sith-hf wrote it)"
     return f"the Hub's answer is malformed ({_short(error)}); try again"
 
 
