@@ -25,7 +25,7 @@ from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.reading import read_text_input
 from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
-from sith_hf.errors import ArtifactError, InputError, OutputError
+from sith_hf.errors import ArtifactError, InputError, SithError
 from sith_hf.files import Layout, read_artifact, scratch_folder, write_artifact
 from sith_hf.hub import (
     MAX_CARD,
@@ -97,7 +97,7 @@ def push_edited(
             # The card shows the last part of the path of a local base.
             public = replace(_public_spec(spec), base=spec.base)
             card = folder_card(folder, repo_id=repo_id, evaluation=evaluation, public=public)
-    except (InputError, OutputError):
+    except SithError:
         raise
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{folder} could not be read ({error}); nothing was sent") from None

@@ -40,6 +40,8 @@ def is_repo_name(repo_id: str) -> bool:
 def shown_name(name: str) -> str:
     """Return the last part of a local path, so that a card reveals no folders."""
     last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    if last in (".", ".."):
+        return "a local checkpoint"
     return "a model in memory" if last in ("", "in memory") else last
 
 
