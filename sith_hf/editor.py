@@ -250,14 +250,20 @@ class SithEditor:
         return applied(self.model, spec)
 
     def save_pretrained(
-        self, folder: str | Path, spec: EditSpec, *, overwrite: bool = False, progress: bool = False
+        self,
+        folder: str | Path,
+        spec: EditSpec,
+        *,
+        include: Iterable[str] = (),
+        overwrite: bool = False,
+        progress: bool = False,
     ) -> SavedCheckpoint:
         """Write an edited copy of this editor's checkpoint (see :func:`sith_hf.checkpoint.save_edited`).
 
         Raises:
             InputError: also for a model in memory, which has no checkpoint.
         """
-        return save_edited(self._source(), spec, folder, overwrite=overwrite, progress=progress)
+        return save_edited(self._source(), spec, folder, include=include, overwrite=overwrite, progress=progress)
 
     def push_to_hub(
         self,
@@ -265,6 +271,7 @@ class SithEditor:
         spec: EditSpec,
         *,
         evaluation: Mapping[str, Any] | None = None,
+        include: Iterable[str] = (),
         **options: Unpack[PushOptions],
     ) -> PushResult:
         """Publish an edited copy of this editor's checkpoint (see :func:`sith_hf.publish.push_edited`).
@@ -273,6 +280,7 @@ class SithEditor:
             repo_id: ``namespace/name``; a name alone belongs to the user of the token.
             spec: the edit.
             evaluation: measured results for the card.
+            include: patterns of more files of the checkpoint to publish, such as ``*.txt``.
             options: see :class:`sith_hf.hub.PushOptions`.
 
         Raises:
@@ -281,8 +289,11 @@ class SithEditor:
         """
         check_options(options)
         with scratch_folder() as scratch:
-            self.save_pretrained(scratch / "edited", spec)
-            return push_edited(scratch / "edited", repo_id, evaluation=evaluation, **options)
+            patterns = (include,) if isinstance(include, str) else tuple(include)
+            saved = self.save_pretrained(scratch / "edited", spec, include=patterns)
+            pushed = push_edited(scratch / "edited", repo_id, evaluation=evaluation, include=patterns, **options)
+            reasons = {**saved.reasons, **pushed.reasons}
+            return replace(pushed, left_out=tuple(reasons), reasons=reasons)
 
     def revert(self, folder: str | Path, *, overwrite: bool = False, progress: bool = False) -> SavedCheckpoint:
         """Write a copy of the checkpoint without its newest edit (see :func:`sith_hf.checkpoint.revert`)."""

@@ -5,42 +5,36 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
-import yaml
-from huggingface_hub.repocard import metadata_load
-
 from sith_hf.cards import (
     DATA_FILE,
     MAP_FILE,
-    TOKEN,
     decomposition_card,
     dictionary_card,
     hub_base,
-    model_card,
     picture,
     spec_card,
 )
-from sith_hf.checkpoint import BASE_CARD, SITH, other_files
+from sith_hf.checkpoint import SITH, contents, folder_card, own_card, record
 from sith_hf.concepts import DICTIONARY_LAYOUT, ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
+from sith_hf.core.reading import read_text_input
 from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
-from sith_hf.errors import ArtifactError, InputError, OutputError
+from sith_hf.errors import ArtifactError, InputError, SithError
 from sith_hf.files import Layout, read_artifact, scratch_folder, write_artifact
 from sith_hf.hub import (
-    CARD,
+    MAX_CARD,
     PushOptions,
     PushResult,
     UploadPackage,
     check_options,
     full_repo_id,
-    is_generated,
-    is_repo_id,
+    is_generated_file,
     upload_package,
 )
 from sith_hf.towers import CONFIGS, INDEX, Checkpoint, published
@@ -48,8 +42,6 @@ from sith_hf.towers import CONFIGS, INDEX, Checkpoint, published
 UNNAMED = "a local checkpoint"  # replaces the path of a local base in published files
 EDIT = f"{SITH}/{EDIT_SPEC_LAYOUT.filename}"
 EVALUATION = f"{SITH}/evaluation.json"
-PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
-TEXT = frozenset({".md", ".txt", ".yaml", ".yml", ".json", ".toml", ".cfg", ".ini", ".py", ".sh"})
 
 # The file that identifies the kind of a repository, to the name of that kind.
 KINDS: Mapping[str, str] = {
@@ -65,54 +57,54 @@ def push_edited(
     repo_id: str,
     *,
     evaluation: Mapping[str, Any] | None = None,
+    include: Iterable[str] = (),
     **options: Unpack[PushOptions],
 ) -> PushResult:
     """Publish a checkpoint that ``save_edited`` wrote, in one commit, and verify the upload.
 
-    The upload contains its weights, the other files that are not hidden, ``sith/`` with the edit, and a card. Paths of
-    local bases are removed. The base's README.md becomes ``sith/base_card.md``.
+    The upload contains its weights, the other files that belong to the model (see
+    :mod:`sith_hf.checkpoint.contents`), ``sith/`` with the edit, and a card; all others are left out and listed. Paths
+    of local bases are removed. A ``README.md`` that was changed by hand is the card.
 
     Args:
         folder: the edited checkpoint.
         repo_id: ``namespace/name``; a name alone belongs to the user of the token.
         evaluation: measured results for the card (see :class:`sith_hf.cards.facts.Results`), published as
             ``sith/evaluation.json``; read from that file of the folder when None.
+        include: patterns of more files of the folder to publish, such as ``*.txt``: no links, pickles or other weights.
         options: see :class:`sith_hf.hub.PushOptions`.
 
     Raises:
-        InputError: not an edited checkpoint, weights that changed after the edit, options that exclude each other, or
-            a repository with other content.
+        InputError: not an edited checkpoint, weights that changed after the edit, a token in any file, options that
+            exclude each other, or a repository with other content.
         HubError: the Hub refused, failed or could not be reached. The message gives the state of the repository.
     """
     check_options(options)
     folder = Path(folder)
     spec, checkpoint = _read_edited(folder)
-    recipe = folder / SITH / "recipe.yaml"
     try:
-        files = _edited_files(checkpoint)
-        recipe_text = recipe.read_text(encoding="utf-8") if recipe.is_file() else None
+        found = contents(checkpoint, include)
+        files = _edited_files(checkpoint, found.files)
         if evaluation is not None:
             files[EVALUATION] = (json.dumps(evaluation, indent=2, sort_keys=True) + "\n").encode("utf-8")
-        elif (folder / EVALUATION).is_file():
-            evaluation = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
-    except (InputError, OutputError):
+        files[MAP_FILE] = picture(folder, spec)
+        repo_id = full_repo_id(repo_id, options)
+        written = own_card(folder)
+        by_hand = written is not None and not is_generated_file(written)
+        if written is not None and by_hand:
+            card = read_text_input(written, "the card", "write it again", MAX_CARD)
+        else:
+            # The card shows the last part of the path of a local base.
+            public = replace(_public_spec(spec), base=spec.base)
+            card = folder_card(folder, repo_id=repo_id, evaluation=evaluation, public=public)
+    except SithError:
         raise
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{folder} could not be read ({error}); nothing was sent") from None
-    base_id, base_card = _base_id(spec.base, folder), _base_metadata(folder)
-    files[MAP_FILE] = picture(folder, spec)
-    repo_id = full_repo_id(repo_id, options)
-    card = model_card(
-        folder,
-        replace(_public_spec(spec), base=spec.base),  # the card shows the last part of a local path
-        repo_id=repo_id,
-        base_id=base_id,
-        base_card=base_card,
-        evaluation=evaluation,
-        recipe=recipe_text,
-    )
     stale = ("*.safetensors", "*.safetensors.index.json", f"{SITH}/*")
-    return upload_package(UploadPackage(files, card, EDIT, KINDS, stale=stale), repo_id, options)
+    package = UploadPackage(files, card, EDIT, KINDS, stale=stale, by_hand=by_hand)
+    pushed = upload_package(package, repo_id, options)
+    return replace(pushed, left_out=tuple(found.left_out), reasons=found.left_out)
 
 
 def push_artifact(item: object, repo_id: str, **options: Unpack[PushOptions]) -> PushResult:
@@ -143,62 +135,20 @@ def push_artifact(item: object, repo_id: str, **options: Unpack[PushOptions]) ->
         return upload_package(package, repo_id, options)
 
 
-def _edited_files(checkpoint: Checkpoint) -> dict[str, Path | bytes]:
+def _edited_files(checkpoint: Checkpoint, others: Mapping[str, Path]) -> dict[str, Path | bytes]:
     """Return the files to upload by name in the repository, without card and picture. Raises InputError."""
     folder = checkpoint.folder
     files: dict[str, Path | bytes] = {shard.path.name: shard.path for shard in checkpoint.shards}
     if checkpoint.index is not None:
         files[INDEX] = folder / INDEX
-    files |= other_files(checkpoint)
-    for path in sorted((folder / SITH).rglob("*")):
-        # The short cards in sith/ contain paths of local folders.
-        if path.is_file() and path.name != CARD:
-            name = path.relative_to(folder).as_posix()
-            files[name] = _public_file(path) if path.name == EDIT_SPEC_LAYOUT.filename else path
-    readme = files.pop(CARD, None)
-    if isinstance(readme, Path) and BASE_CARD not in files and not is_generated(_text(readme)):
-        files[BASE_CARD] = readme
-    # Hidden files are private; .gitattributes belongs to the Hub.
-    files = {n: s for n, s in files.items() if not (any(p.startswith(".") for p in n.split("/")) or _stays(folder, s))}
+    files |= others
+    files |= {f"{SITH}/{name}": path for name, path in record(folder).items()}
     for name, source in files.items():
-        if isinstance(source, Path) and source.suffix in TEXT and TOKEN.search(_text(source)):
-            raise InputError(f"{name} seems to contain a token of the Hub: remove it; nothing was sent")
         if name in CONFIGS and isinstance(source, Path):
             files[name] = published(source) or source
+        if name.startswith(f"{SITH}/") and name.endswith(EDIT_SPEC_LAYOUT.filename) and isinstance(source, Path):
+            files[name] = _public_file(source)
     return files
-
-
-def _stays(folder: Path, source: Path | bytes) -> bool:
-    """Return whether a file is left out: a pickle, or a link out of the folder, except into the Hub's cache."""
-    if isinstance(source, bytes):
-        return False
-    real = source.resolve()
-    outside = folder.resolve() not in real.parents and real.parent.name != "blobs"
-    return source.suffix in PICKLES or (source.is_symlink() and outside)
-
-
-def _base_id(base: BaseRef, folder: Path) -> str | None:
-    """Return the Hub id of a base: the one in its spec, else the one in ``config.json``, else None."""
-    if hub_base(base) is not None:
-        return base.name
-    # The config.json of a base that was itself edited names the base of the base.
-    if (folder / SITH / "base" / EDIT_SPEC_LAYOUT.filename).is_file():
-        return None
-    try:
-        name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
-    looks_right = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and is_repo_id(name)
-    return name if looks_right and not os.path.exists(name) else None
-
-
-def _base_metadata(folder: Path) -> dict[str, Any] | None:
-    """Return the metadata of the base's card in an edited checkpoint; None without a card."""
-    for place in (folder / BASE_CARD, folder / CARD):
-        if place.is_file():
-            with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
-                return metadata_load(place)
-    return None
 
 
 def _read_edited(folder: Path) -> tuple[EditSpec, Checkpoint]:
@@ -260,5 +210,23 @@ def _with_table(folder: Path, layout: Layout, table: Any) -> dict[str, Path | by
     return {layout.filename: folder / layout.filename, DATA_FILE: folder / DATA_FILE}
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
+def card_of(folder: str | Path) -> str:
+    """Return the card of a local folder, without a checksum. The Hub is not asked.
+
+    Args:
+        folder: an edited checkpoint, an edit spec, a decomposition or a dictionary.
+
+    Raises:
+        InputError, ArtifactError: a folder of another kind, or a damaged one.
+    """
+    folder = Path(folder)
+    found = next((name for name in KINDS if (folder / name).is_file()), None)
+    if found is None:
+        raise InputError(f"{folder} holds none of {', '.join(KINDS)}: name a folder that sith-hf wrote")
+    if found == EDIT:
+        return folder_card(folder)
+    if found == EDIT_SPEC_LAYOUT.filename:
+        return spec_card(EditSpec.from_pretrained(folder), repo_id=None)
+    if found == DECOMPOSITION_LAYOUT.filename:
+        return decomposition_card(Decomposition.from_pretrained(folder), repo_id=None)
+    return dictionary_card(ConceptDictionary.from_pretrained(folder), repo_id=None)

@@ -18,9 +18,9 @@ from sith_hf.hub.package import Outgoing, UploadPackage, is_generated, with_chec
 from sith_hf.recipe import Recipe, run_recipe
 from tests.support import tiny
 from tests.support.hub import leaks, run_cli
-from tests.support.made import tiny_concepts
+from tests.support.made import earlier_releases, tiny_concepts
 from tests.support.pushing import PUSH, SENT, refused, state, writes
-from tests.support.raw import random_spec
+from tests.support.raw import random_spec, read_raw, write_raw
 
 pytest_plugins = ["tests.support.push_fixtures"]
 
@@ -46,7 +46,7 @@ def test_a_push_makes_one_commit_and_the_same_again_none(hub, push, made):
     assert first["creates"]
     assert first["sent"]["model.safetensors"] == (made.edited / "model.safetensors").stat().st_size
     assert repo.files()["model.safetensors"] == (made.edited / "model.safetensors").read_bytes()
-    assert repo.files()["sith/base_card.md"] == (made.base / "README.md").read_bytes()
+    assert repo.files()["sith/base/README.md"] == (made.base / "README.md").read_bytes()
     assert is_generated(repo.files()["README.md"].decode())
     assert "license: mit" in repo.files()["README.md"].decode()
     hub.forget()
@@ -196,7 +196,7 @@ def test_a_dry_run_reports_everything_and_writes_nothing(hub, push, made):
     done = push("me/dry", dry_run=True, revision="new")
     assert set(done["sent"]) == {"README.md", "model.safetensors"} | {
         name for name in SENT if name.startswith("sith/")
-    } - {"sith/base_card.md"}
+    } - {"sith/base/README.md"}
     assert done["deleted"] == ["model-1.safetensors"]
     assert is_generated(done["card"])
     assert writes(hub) == []
@@ -226,11 +226,43 @@ def test_offline_mode_is_reported_first(hub, worker, made):
         constants.HF_HUB_OFFLINE = False
     """
     # Before the folder is looked at, too.
-    for folder, options in ((made.edited, {}), (made.edited, {"dry_run": True}), ("nowhere", {})):
-        values = {"folder": str(folder), "repo": "me/x", "options": options}
+    for folder in (made.edited, "nowhere"):
+        values = {"folder": str(folder), "repo": "me/x", "options": {}}
         message = refused(lambda values=values: worker.do(code, hub.token, **values))
         assert "HF_HUB_OFFLINE" in message
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("name", ["me/offline", "offline"])
+@pytest.mark.parametrize("token", [True, False])
+def test_a_dry_run_works_offline(hub, worker, made, name, token):
+    code = f"""
+    constants.HF_HUB_OFFLINE = True
+    try:
+        {PUSH}
+        said = cli("push-edited", folder, "--repo-id", repo, "--dry-run")
+    finally:
+        constants.HF_HUB_OFFLINE = False
+    out = [out, said]
+    """
+    values = {"folder": str(made.edited), "repo": name, "options": {"dry_run": True}}
+    done, said = worker.do(code, hub.token if token else None, **values)
+    assert set(done["sent"]) == SENT
+    assert (done["compared"], done["creates"], done["nothing_to_do"]) == (False, False, False)
+    assert "# offline" in done["card"]
+    assert said["code"] == 0
+    assert "not compared with the repository" in said["out"]
+    assert hub.requests == []
+
+
+def test_a_dry_run_without_a_connection_is_told_from_one_that_is_refused(hub, push):
+    hub.fail("info", drop=True, times=None)
+    done = push("me/unreachable", dry_run=True)
+    assert set(done["sent"]) == SENT
+    assert not done["compared"]
+    hub.heal()
+    assert push("me/unreachable", dry_run=True)["compared"]
+    assert "rejects the token" in refused(lambda: push("me/unreachable", dry_run=True, token=hub.wrong_token))
 
 
 @pytest.mark.parametrize(
@@ -581,9 +613,110 @@ def test_places_tokens_pickles_and_links_stay_at_home(hub, push, made, tmp_path)
     assert set(files) == SENT
     assert json.loads(files["config.json"]) == config
     (folder / "notes.txt").write_text("log in with hf_" + "a" * 30)
-    refused_with = refused(lambda: push("me/at-home", folder))
-    assert "notes.txt" in refused_with
-    assert "token" in refused_with
+    again = push("me/at-home", folder)
+    assert again["nothing_to_do"]
+    assert set(again["left_out"]) == {"optimizer.pt", "link.txt", "notes.txt"} == set(again["reasons"])
+    assert "link out of the folder" in again["reasons"]["link.txt"]
+
+
+TOKEN = "hf_" + "aB3dE" * 7
+JUDGE = "judge-secret-1234567"
+
+
+def with_metadata(path, text):
+    """Put a text into the header of a safetensors file, whose tensors stay."""
+    tensors, _ = read_raw(path)
+    write_raw(path, tensors, {"format": "pt", "note": text})
+
+
+def with_tensor(path, text):
+    """Put a text into the bytes of a tensor that no edit touches."""
+    tensors, metadata = read_raw(path)
+    key = next(key for key in tensors if "out_proj" not in key and len(tensors[key].content) > 200)
+    content = text.encode() + tensors[key].content[len(text) :]
+    write_raw(path, {**tensors, key: tensors[key]._replace(content=content)}, metadata)
+
+
+@pytest.mark.parametrize("secret", [TOKEN, JUDGE])
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("LICENSE", Path.write_text),
+        ("LICENSE", lambda path, text: path.write_text(text, encoding="utf-16")),
+        ("sith/base/README.md", lambda path, text: path.write_text(f"# Base\n{text}")),
+        ("README.md", lambda path, text: path.write_text(f"# By hand\n{text}")),
+        ("sith/recipe.yaml", lambda path, text: path.write_text(f"title: {text}\n")),
+        ("tokenizer.json", lambda path, text: path.write_text(f'{{"a": "{text}"}}')),
+        ("model.safetensors", with_metadata),
+        ("model.safetensors", with_tensor),
+        ("notes.txt", Path.write_text),
+    ],
+)
+def test_no_byte_of_a_token_is_sent(hub, worker, made, tmp_path, name, write, secret):
+    folder = shutil.copytree(made.edited, tmp_path / "edited")
+    (folder / "notes.txt").write_text("nothing")
+    code = """
+    os.environ["SITH_HF_JUDGE_TOKEN"] = judge
+    try:
+        out = hub.push_edited(folder, repo, include="*.txt", dry_run=True).to_json()
+    finally:
+        del os.environ["SITH_HF_JUDGE_TOKEN"]
+    """
+    values = {"folder": str(folder), "repo": "me/secrets", "judge": JUDGE}
+    assert "notes.txt" in worker.do(code, hub.token, **values)["sent"]  # the control
+    hub.forget()
+    write(folder / name, secret)
+    message = refused(lambda: worker.do(code, hub.token, **values))
+    assert name in message
+    assert "token" in message.lower()
+    assert secret not in message
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("secret", [TOKEN, None])
+def test_no_token_is_sent_in_words(hub, push, made, tmp_path, secret):
+    secret = secret or hub.token
+    message = refused(lambda: push("me/secrets", commit_message=f"with {secret}"))
+    assert "the commit message" in message
+    folder = shutil.copytree(made.edited, tmp_path / "edited")
+    (folder / f"LICENSE-{secret}").write_text("")
+    message += refused(lambda: push("me/secrets", folder))
+    assert "the name of a file" in message
+    assert secret not in message
+    assert hub.requests == []
+
+
+def test_what_an_earlier_release_published_is_reported(hub, push, made, tmp_path):
+    old = {"training_args.bin": b"pickle", "checkpoint-10/model.safetensors": b"1", "sith/base_card.md": b"# Base\n"}
+    hub.seed("me/earlier", {**old, "sith/edit_spec.safetensors": b"old"})
+    done = push("me/earlier")
+    assert done["deleted"] == ["sith/base_card.md"]
+    assert done["others"] == ["checkpoint-10/model.safetensors", "training_args.bin"]
+    assert set(hub.repo("me/earlier").files()) == {*SENT, *done["others"]}
+    assert push("me/earlier")["nothing_to_do"]
+
+
+def test_a_local_card_that_was_changed_by_hand_is_the_card(hub, push, made, tmp_path):
+    folder = shutil.copytree(made.edited, tmp_path / "edited")
+    push("me/own-words", folder)
+    (folder / "README.md").write_text("# My own words\n")
+    done = push("me/own-words", folder)
+    assert (list(done["sent"]), done["card_kept"]) == (["README.md"], None)
+    assert hub.repo("me/own-words").files()["README.md"] == b"# My own words\n"
+    assert push("me/own-words", folder)["nothing_to_do"]
+    hub.seed("me/own-words", {"README.md": "# Words on the Hub\n"})
+    assert "by hand" in push("me/own-words", folder)["card_kept"]
+
+
+def test_a_folder_of_an_earlier_release_is_pushed(hub, push, made, tmp_path):
+    card = (made.base / "README.md").read_bytes()
+    for kind, folder in earlier_releases(made.edited, card, tmp_path).items():
+        push(f"me/of-{kind}", folder)
+        files = hub.repo(f"me/of-{kind}").files()
+        assert set(files) == SENT
+        assert files["sith/base/README.md"] == card
+        assert is_generated(files["README.md"].decode())
+        assert "license: mit" in files["README.md"].decode()
 
 
 def test_results_travel_with_the_checkpoint(hub, push, made, tmp_path):

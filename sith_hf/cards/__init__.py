@@ -9,13 +9,12 @@ from sith_hf.cards.card import (
     TAGS,
     decomposition_card,
     dictionary_card,
-    edited_card,
     model_card,
     picture,
     spec_card,
 )
-from sith_hf.cards.facts import CUT, FOLD, edit_setting_rows, hub_base, shown_name, summary, vector_rows
-from sith_hf.cards.markdown import TOKEN, impersonal, render
+from sith_hf.cards.facts import CUT, FOLD, config_of, edit_setting_rows, hub_base, shown_name, summary, vector_rows
+from sith_hf.cards.markdown import impersonal, render
 
 __all__ = [
     "CUT",
@@ -23,11 +22,10 @@ __all__ = [
     "FOLD",
     "MAP_FILE",
     "TAGS",
-    "TOKEN",
+    "config_of",
     "decomposition_card",
     "dictionary_card",
     "edit_setting_rows",
-    "edited_card",
     "hub_base",
     "impersonal",
     "model_card",

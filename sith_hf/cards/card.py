@@ -11,8 +11,9 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard,
 
 from sith_hf.cards import facts as card_facts
 from sith_hf.cards.edit_map import edit_map
-from sith_hf.cards.markdown import render
+from sith_hf.cards.markdown import impersonal, render
 from sith_hf.concepts import ConceptDictionary
+from sith_hf.core.escaping import sanitize
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import InputError
@@ -27,21 +28,19 @@ PIPELINES: Mapping[str, str] = {
     "CLIPVisionModelWithProjection": "image-feature-extraction",
 }
 
+# Stands for the place of a folder in the code that its card shows.
+FOLDER = "path/to/this/folder"
+
 # Where repositories keep the picture of an edit, and the rows of a dataset.
 MAP_FILE = "sith/edit_map.png"
 DATA_FILE = "data/train.parquet"
-
-
-def edited_card(spec: EditSpec) -> str:
-    """Return a short Markdown summary of an edit: what changed, and how to verify and revert it."""
-    return render("edited_checkpoint.md.j2", spec=spec, rows=spec.rows(), base=card_facts.base_name(spec.base))
 
 
 def model_card(
     folder: Path,
     spec: EditSpec,
     *,
-    repo_id: str,
+    repo_id: str | None,
     base_card: Mapping[str, Any] | None = None,
     evaluation: Mapping[str, Any] | None = None,
     recipe: str | None = None,
@@ -54,7 +53,7 @@ def model_card(
     Args:
         folder: an edited checkpoint that :func:`sith_hf.checkpoint.save_edited` wrote.
         spec: the edit in it.
-        repo_id: the repository of the card.
+        repo_id: the repository of the card; None for a folder, whose card does not depend on its place.
         base_card: the metadata of the base's card, the source of license and languages.
         evaluation: measured results (see :class:`sith_hf.cards.facts.Results`).
         recipe: the text of the recipe of the edit.
@@ -64,7 +63,7 @@ def model_card(
     Raises:
         InputError: ``folder`` is not an edited checkpoint or has another edit, or an id or the evaluation is invalid.
     """
-    repo_id, folder = _checked(repo_id), Path(folder)
+    folder = Path(folder)
     pinned = card_facts.hub_base(spec.base)
     base_id = pinned or (None if base_id is None else _checked(base_id))
     architecture, _ = card_facts.config_of(folder)
@@ -72,10 +71,10 @@ def model_card(
     recorded, (_, data) = EditSpec.from_pretrained(path), read_artifact(path, EDIT_SPEC_LAYOUT)
     if recorded != spec:
         raise InputError(f"{folder} does not contain the edit of this card: save the checkpoint again")
-    measured = card_facts.measured_rows(evaluation)
+    measured, title = card_facts.measured_rows(evaluation), f"{card_facts.base_name(spec.base)}, edited"
     body = render(
         "model_card.md.j2",
-        **_about(spec, repo_id),
+        **_about(spec, repo_id, title),
         recorded_base=None if pinned else base_id,
         architecture=architecture,
         map_file=MAP_FILE,
@@ -94,7 +93,9 @@ def model_card(
         tags=list(TAGS),
         base_model=base_id,
         base_model_relation=None if base_id is None else "finetune",
-        **_model_index(repo_id, PIPELINES[architecture], [*measured["results"], *measured["collateral"]]),
+        **_model_index(
+            _title(repo_id, title), PIPELINES[architecture], [*measured["results"], *measured["collateral"]]
+        ),
     )
     return _assembled(ModelCard, metadata, body)
 
@@ -105,21 +106,23 @@ def picture(folder: Path, spec: EditSpec) -> bytes:
     return edit_map(spec, layers, card_facts.number_of_heads(spec))
 
 
-def spec_card(spec: EditSpec, *, repo_id: str) -> str:
-    """Return the README.md of an edit that is published without the model. Raises InputError for an invalid id."""
-    body = render("edit_spec.md.j2", **_about(spec, _checked(repo_id)), versions=library_versions())
+def spec_card(spec: EditSpec, *, repo_id: str | None) -> str:
+    """Return the README.md of an edit without the model, for a repository or a folder. Raises InputError for an id."""
+    about = _about(spec, repo_id, f"An edit of {card_facts.base_name(spec.base)}")
+    body = render("edit_spec.md.j2", **about, versions=library_versions())
     base_id = card_facts.hub_base(spec.base)
     metadata = ModelCardData(library_name="sith-hf", tags=[*TAGS, "edit-spec"], base_model=base_id)
     return _assembled(ModelCard, metadata, body)
 
 
-def decomposition_card(decomposition: Decomposition, *, repo_id: str) -> str:
-    """Return the README.md of a dataset repository with a decomposition. Raises InputError for an invalid id."""
+def decomposition_card(decomposition: Decomposition, *, repo_id: str | None) -> str:
+    """Return the README.md of a decomposition, for a dataset repository or a folder. Raises InputError for an id."""
     _, heads, rank = decomposition.singular_values.shape
     return _dataset_card(
         "decomposition.md.j2",
         repo_id,
         "Singular vectors of",
+        f"Singular vectors of {card_facts.base_name(decomposition.base)}",
         "explanations",
         base=decomposition.base,
         base_name=card_facts.base_name(decomposition.base),
@@ -136,13 +139,14 @@ def decomposition_card(decomposition: Decomposition, *, repo_id: str) -> str:
     )
 
 
-def dictionary_card(dictionary: ConceptDictionary, *, repo_id: str) -> str:
-    """Return the README.md of a dataset repository with a dictionary. Raises InputError for an invalid id."""
+def dictionary_card(dictionary: ConceptDictionary, *, repo_id: str | None) -> str:
+    """Return the README.md of a dictionary, for a dataset repository or a folder. Raises InputError for an id."""
     encoder = dictionary.encoder
     return _dataset_card(
         "dictionary.md.j2",
         repo_id,
         "Concepts of",
+        f"A dictionary of {len(dictionary)} concepts",
         "concepts",
         dictionary=dictionary,
         encoder=None if encoder is None else card_facts.encoder_name(encoder),
@@ -152,11 +156,12 @@ def dictionary_card(dictionary: ConceptDictionary, *, repo_id: str) -> str:
     )
 
 
-def _about(spec: EditSpec, repo_id: str) -> dict[str, Any]:
-    """Return the data that both cards of an edit use."""
+def _about(spec: EditSpec, repo_id: str | None, title: str) -> dict[str, Any]:
+    """Return the data that both cards of an edit use; ``title`` is that of a folder."""
     rows, pinned = card_facts.vector_rows(spec), card_facts.hub_base(spec.base)
     return {
-        "repo_id": repo_id,
+        "title": _title(repo_id, title),
+        "place": repo_id or FOLDER,
         "code_base": pinned or "path/to/the/base",
         "spec": spec,
         "base_name": card_facts.base_name(spec.base),
@@ -171,7 +176,7 @@ def _about(spec: EditSpec, repo_id: str) -> dict[str, Any]:
     }
 
 
-def _model_index(repo_id: str, task: str, measured: list[dict[str, Any]]) -> dict[str, Any]:
+def _model_index(title: str, task: str, measured: list[dict[str, Any]]) -> dict[str, Any]:
     if not measured:
         return {}
     found = [
@@ -186,7 +191,7 @@ def _model_index(repo_id: str, task: str, measured: list[dict[str, Any]]) -> dic
         )
         for item in measured
     ]
-    return {"model_name": repo_id.rpartition("/")[2], "eval_results": found}
+    return {"model_name": title, "eval_results": found}
 
 
 def _slug(text: str) -> str:
@@ -194,16 +199,23 @@ def _slug(text: str) -> str:
     return text if card_facts.is_repo_name(text) else re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "other"
 
 
-def _dataset_card(template: str, repo_id: str, title: str, config: str, **data: Any) -> str:
-    """Return the card of a dataset repository with its rows in ``DATA_FILE``."""
-    repo_id = _checked(repo_id)
-    body = render(template, repo_id=repo_id, data_file=DATA_FILE, versions=library_versions(), **data)
+def _dataset_card(template: str, repo_id: str | None, pretty: str, title: str, config: str, **data: Any) -> str:
+    """Return the card of a dataset repository with its rows in ``DATA_FILE``, or of a folder without them."""
+    about = {"title": _title(repo_id, title), "place": repo_id or FOLDER, "data_file": repo_id and DATA_FILE}
+    body = render(template, **about, versions=library_versions(), **data)
     metadata = DatasetCardData(
-        pretty_name=f"{title} {repo_id}",
+        pretty_name=sanitize(impersonal(title)) if repo_id is None else f"{pretty} {repo_id}",
         tags=["sith-hf", "clip", "interpretability"],
-        configs=[{"config_name": config, "data_files": [{"split": "train", "path": DATA_FILE}]}],
     )
+    if repo_id is not None:
+        rows = {"config_name": config, "data_files": [{"split": "train", "path": DATA_FILE}]}
+        metadata.configs = [rows]  # type: ignore[attr-defined]
     return _assembled(DatasetCard, metadata, body)
+
+
+def _title(repo_id: str | None, title: str) -> str:
+    """Return the name of a repository, or the title of a folder's card. Raises InputError for an invalid id."""
+    return sanitize(impersonal(title)) if repo_id is None else _checked(repo_id).rpartition("/")[2]
 
 
 def _checked(repo_id: str) -> str:

@@ -40,6 +40,8 @@ def is_repo_name(repo_id: str) -> bool:
 def shown_name(name: str) -> str:
     """Return the last part of a local path, so that a card reveals no folders."""
     last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    if last in (".", ".."):
+        return "a local checkpoint"
     return "a model in memory" if last in ("", "in memory") else last
 
 
@@ -61,6 +63,8 @@ def config_of(folder: Path) -> tuple[str, int]:
         InputError: ``config.json`` is missing or damaged.
     """
     try:
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError  # a pipe might never end
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architecture = check_family(config.get("model_type"), config.get("architectures"))
         vision = config.get("vision_config", {}) if architecture == "CLIPModel" else config

@@ -8,11 +8,11 @@ from importlib.resources import files
 from typing import Any
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.hub import TOKEN
 
 # Characters with a meaning in Markdown, its extensions (tables, mathematics, autolinks) and emoji codes.
 _MARKS = "\\`*_{}[]()#+!|~$:@^="
 
-TOKEN = re.compile(r"(?<![A-Za-z0-9_])(hf_|api_org_)[A-Za-z0-9]{16,}")
 _PATH = re.compile(
     r"(?:(?<=^)|(?<=[\s\"'(=,:;\[]))(?:file://)?(?:/|~/|[A-Za-z]:[\\/])(?:[^\s/\\\"'<>|]+[\\/])+(?=[^\s/\\]|$)"
 )

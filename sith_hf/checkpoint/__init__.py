@@ -3,19 +3,25 @@
 It imports ``cards``, ``edits`` and everything below.
 """
 
+from sith_hf.checkpoint.card import folder_card, write_card
+from sith_hf.checkpoint.contents import BASE_CARD, SITH, contents, own_card, record
 from sith_hf.checkpoint.lora import export_adapter
 from sith_hf.checkpoint.verify import verify
-from sith_hf.checkpoint.write import BASE_CARD, SITH, SavedCheckpoint, history, locate, other_files, revert, save_edited
+from sith_hf.checkpoint.write import SavedCheckpoint, history, locate, revert, save_edited
 
 __all__ = [
     "BASE_CARD",
     "SITH",
     "SavedCheckpoint",
+    "contents",
     "export_adapter",
+    "folder_card",
     "history",
     "locate",
-    "other_files",
+    "own_card",
+    "record",
     "revert",
     "save_edited",
     "verify",
+    "write_card",
 ]

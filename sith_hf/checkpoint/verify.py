@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sith_hf.checkpoint.write import EditedTensors, check_base, locate, other_files, other_weights
+from sith_hf.checkpoint.contents import EARLIER, HIDDEN, OTHER_WEIGHTS, SITH, contents, own_card, record
+from sith_hf.checkpoint.write import EditedTensors, check_base, locate
 from sith_hf.core.escaping import sanitize
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
-from sith_hf.hub import CARD, is_generated
+from sith_hf.hub import CARD
 from sith_hf.towers import CONFIGS, Checkpoint, published
 from sith_hf.world import EMBEDDED, embedded_checkpoint
 
@@ -130,18 +131,28 @@ def roundings_apart(found: Tensor, expected: Tensor) -> float:
 
 
 def _compare_files(ours: Checkpoint, theirs: Checkpoint) -> tuple[int, list[str]]:
-    """Return how many other files are the same, and the differences."""
-    here, there = other_files(ours), other_files(theirs)
-    # Publishing adds a file of the Hub and replaces the card.
-    card = there.get(CARD)
-    generated = card is not None and is_generated(card.read_text(encoding="utf-8", errors="replace"))
-    for name in (".gitattributes", CARD) if generated else (".gitattributes",):
-        here.pop(name, None)
-        there.pop(name, None)
-    # Hidden files are not published.
-    here = {n: path for n, path in here.items() if n in there or not any(p.startswith(".") for p in n.split("/"))}
-    problems = [f"file {name} is not in the base" for name in there if name not in here]
-    problems += [f"file {name} holds weights in another format, without the edit" for name in other_weights(theirs)]
+    """Return how many other files are the same, and the differences.
+
+    Files of the base that are not part of a checkpoint may be missing. The edited checkpoint has its own card, whose
+    pictures the base lacks.
+    """
+    base, edited = contents(ours), contents(theirs)
+    here = dict(base.files)
+    there = {name: path for name, path in edited.files.items() if name in here or name not in edited.pictures}
+    problems = []
+    for name, reason in edited.left_out.items():
+        if reason == OTHER_WEIGHTS:
+            problems.append(f"file {name} holds weights in another format, without the edit")
+        elif reason not in (HIDDEN, EARLIER):
+            there[name] = theirs.folder / name
+            if reason == base.left_out.get(name):  # it was included, or copied by an earlier release
+                here[name] = ours.folder / name
+    card, kept = own_card(ours.folder), record(theirs.folder).get(f"base/{CARD}")
+    if card is not None and kept is not None:
+        here[CARD], there[CARD] = card, kept
+    elif (card is None) != (kept is None) and (theirs.folder / SITH).is_dir():
+        problems.append(f"file {CARD} of the base is {'missing' if kept is None else 'recorded, but it has none'}")
+    problems += [f"file {name} is not in the base" for name in there if name not in here]
     problems += [f"file {name} of the base is missing" for name in here if name not in there]
     shared = [name for name in here if name in there]
     different = [name for name in shared if not _same(name, here[name], there[name])]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,18 +14,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sith_hf.cards import edited_card
+from sith_hf.cards import config_of
+from sith_hf.checkpoint.card import write_card
+from sith_hf.checkpoint.contents import SITH, Contents, contents, own_card, record
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, HubError, InputError
 from sith_hf.files import new_folder
-from sith_hf.hub import CARD, OTHER_WEIGHTS, fetch_snapshot, is_generated, is_repo_id
+from sith_hf.hub import CARD, fetch_snapshot, is_generated_file, is_repo_id
 from sith_hf.towers import INDEX, Checkpoint, tensor_key
-
-SITH = "sith"
-
-# The card of the base in the repository of an edited checkpoint, so that a revert can restore it.
-BASE_CARD = f"{SITH}/base_card.md"
 
 
 @dataclass(frozen=True)
@@ -36,12 +32,14 @@ class SavedCheckpoint:
     Attributes:
         folder: its folder.
         changed: canonical tensor name to the largest absolute change of an entry.
-        left_out: files of the source that were not copied: its weights in another format.
+        left_out: files of the source that were not copied; the name of a folder ends with a slash.
+        reasons: each of them to the reason.
     """
 
     folder: Path
     changed: Mapping[str, float]
     left_out: tuple[str, ...]
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 def locate(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:
@@ -74,27 +72,31 @@ def save_edited(
     spec: EditSpec,
     target: str | Path,
     *,
+    include: Iterable[str] = (),
     overwrite: bool = False,
     token: str | None = None,
     progress: bool = False,
 ) -> SavedCheckpoint:
     """Write a copy of the checkpoint ``source`` with ``spec`` written in (Method, sec. 6).
 
-    Only the ``out_proj`` weights and biases of edited layers differ; every other tensor and every other file has
-    the same bytes. The spec and a card go into the folder ``sith/``. A ``sith/`` of the source moves to
-    ``sith/base/``, so that :func:`revert` can restore it. One layer's tensors at a time are in memory; files are
-    copied by the kernel, never linked (see :meth:`sith_hf.towers.weights.Shard.copy`).
+    Only the ``out_proj`` weights and biases of edited layers differ; every other tensor, and every other file that
+    belongs to the model, has the same bytes (see :mod:`sith_hf.checkpoint.contents`). ``README.md`` describes the
+    edit. The spec goes into the folder ``sith/``; the source's ``README.md`` and ``sith/`` move to ``sith/base/``, so
+    that :func:`revert` can restore them. One layer's tensors at a time are in memory; files are copied by the kernel,
+    never linked (see :meth:`sith_hf.towers.weights.Shard.copy`).
 
     Args:
         source: a folder or Hub id; float32, float16 or bfloat16 safetensors, sharded or not.
         spec: the edit.
         target: a folder that does not exist, is empty, or already holds this very result, which then stays.
+        include: patterns of more files of the source to copy, such as ``*.txt``: no links, pickles or other weights.
         overwrite: replace any other ``target``, once the new one is complete.
         token: a Hub token; the one of the environment or login when None.
         progress: show a bar on stderr.
 
     Raises:
-        InputError: a spec that changes nothing, a target that is not empty, or a damaged source.
+        InputError: a spec that changes nothing, a target that is not empty, a damaged source, or a file that cannot be
+            included.
         BaseMismatch: the source is not the base that the spec was made for.
         OutputError: the copy could not be written; ``target`` is unchanged.
     """
@@ -105,23 +107,31 @@ def save_edited(
     # The revision is valid only for the base named in the spec.
     revision = spec.base.revision if str(source) == spec.base.name else None
     checkpoint = Checkpoint.read(locate(source, revision, token))
+    found, card = contents(checkpoint, include), own_card(checkpoint.folder)
+    config_of(checkpoint.folder)  # before the work; the card names the architecture
     check_base(checkpoint, spec)
     edited = EditedTensors(checkpoint, spec)
     changed, sha256 = edited.survey()
     if not any(changed.values()):
         raise InputError("the edit changes nothing: every change is lost in the rounding of the checkpoint's dtype")
-    record = replace(spec, edited_sha256=sha256)
-    again = partial(_has_edit, record)
+    earlier = record(checkpoint.folder) | ({} if card is None else {CARD: card})
+    edit = replace(spec, edited_sha256=sha256)
+    again = partial(_has_edit, edit)
     with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite, repeats=again) as folder:
-        _copy(checkpoint, folder, edited, progress)
-        _copy_tree(checkpoint.folder / SITH, folder / SITH / "base")
-        record.save_pretrained(folder / SITH)
-        (folder / SITH / "README.md").write_text(edited_card(record), encoding="utf-8")
-    return SavedCheckpoint(Path(target), changed, other_weights(checkpoint))
+        _copy(checkpoint, found, folder, edited, progress)
+        _copy_files({f"{SITH}/base/{name}": path for name, path in earlier.items()}, folder)
+        edit.save_pretrained(folder / SITH)
+        write_card(folder)
+    return SavedCheckpoint(Path(target), changed, tuple(found.left_out), found.left_out)
 
 
 def revert(
-    source: str | Path, target: str | Path, *, overwrite: bool = False, progress: bool = False
+    source: str | Path,
+    target: str | Path,
+    *,
+    include: Iterable[str] = (),
+    overwrite: bool = False,
+    progress: bool = False,
 ) -> SavedCheckpoint:
     """Write a copy of an edited checkpoint with its edit removed: the base, to within rounding.
 
@@ -130,7 +140,7 @@ def revert(
 
     Args:
         source: an edited checkpoint: a folder or Hub id with ``sith/edit_spec.safetensors``.
-        target, overwrite, progress: as for :func:`save_edited`.
+        target, include, overwrite, progress: as for :func:`save_edited`.
 
     Raises:
         InputError, ArtifactError: the source is not an edited checkpoint, or the target is not empty.
@@ -143,24 +153,24 @@ def revert(
         raise InputError(
             f"{source}: its edit spec has no fingerprints of the edited weights; only output of save-edited has them"
         )
-    found = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.edited_sha256}
-    BaseRef("the edit recorded in sith/", None, spec.edited_sha256).check(found, str(source))
+    here = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.edited_sha256}
+    BaseRef("the edit recorded in sith/", None, spec.edited_sha256).check(here, str(source))
     restored = EditedTensors(checkpoint, spec.inverse())
     changed, sha256 = restored.survey()
-    earlier = _earlier_spec(checkpoint, spec, sha256)
+    earlier, recorded = _earlier_spec(checkpoint, spec, sha256), record(checkpoint.folder)
+    # The name of a file of the base in this folder is the one that it had, below base/.
+    before = {name.removeprefix("base/"): path for name, path in recorded.items() if name.startswith("base/")}
+    found, card = contents(checkpoint, include), before.pop(CARD, None) or own_card(checkpoint.folder)
     again = partial(_has_edit, earlier)
     with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite, repeats=again) as folder:
-        _copy(checkpoint, folder, restored, progress)
-        _copy_tree(checkpoint.folder / SITH / "base", folder / SITH)
+        _copy(checkpoint, found, folder, restored, progress)
+        _copy_files({f"{SITH}/{name}": path for name, path in before.items()}, folder)
         if earlier is not None:
             earlier.save_pretrained(folder / SITH)
-        # A published edit has its own card, and that of its base beside it.
-        card, base_card = folder / CARD, checkpoint.folder / BASE_CARD
-        if card.is_file() and is_generated(card.read_text(encoding="utf-8", errors="replace")):
-            card.unlink()
-        if base_card.is_file() and not card.exists():
-            shutil.copyfile(base_card, card)
-    return SavedCheckpoint(Path(target), changed, other_weights(checkpoint))
+        # Without a recorded card of the base, keep only one that somebody wrote.
+        if card is not None and not (card == checkpoint.folder / CARD and is_generated_file(card)):
+            _copy_files({CARD: card}, folder)
+    return SavedCheckpoint(Path(target), changed, tuple(found.left_out), found.left_out)
 
 
 def _has_edit(spec: EditSpec | None, folder: Path) -> bool:
@@ -253,47 +263,19 @@ class EditedTensors(Mapping[str, Tensor]):
         return found
 
 
-def other_files(checkpoint: Checkpoint) -> dict[str, Path]:
-    """Return the files that a copy carries over, by relative name: all but weights, sith/, .git/ and .cache/."""
-    left_out = other_weights(checkpoint)
-    return {
-        name: path
-        for name, path in _beside_weights(checkpoint).items()
-        if name not in left_out and Path(name).parts[0] not in (SITH, ".git", ".cache")
-    }
-
-
-def other_weights(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return the files that a copy leaves out: the same weights in another format or variant."""
-    found = []
-    for name, path in _beside_weights(checkpoint).items():
-        variant = name == path.name and name.endswith((".safetensors", ".safetensors.index.json"))
-        if variant or any(fnmatch.fnmatch(path.name, pattern) for pattern in OTHER_WEIGHTS):
-            found.append(name)
-    return tuple(found)
-
-
-def _beside_weights(checkpoint: Checkpoint) -> dict[str, Path]:
-    weights = {INDEX, *(shard.path.name for shard in checkpoint.shards)}
-    paths = {str(path.relative_to(checkpoint.folder)): path for path in sorted(checkpoint.folder.rglob("*"))}
-    return {name: path for name, path in paths.items() if path.is_file() and name not in weights}
-
-
-def _copy(checkpoint: Checkpoint, folder: Path, changed: EditedTensors, progress: bool) -> None:
-    others = other_files(checkpoint)
-    with tqdm(total=len(checkpoint.shards) + len(others), desc="writing", unit="file", disable=not progress) as bar:
+def _copy(checkpoint: Checkpoint, found: Contents, folder: Path, changed: EditedTensors, progress: bool) -> None:
+    with tqdm(total=len(checkpoint.shards) + 1, desc="writing", unit="file", disable=not progress) as bar:
         for shard in checkpoint.shards:
             shard.copy(folder / shard.path.name, changed)
             bar.update()
-        for name, path in others.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / name)
-            bar.update()
+        _copy_files(found.files, folder)
+        bar.update()
     if checkpoint.index is not None:
         renamed = checkpoint.canonical_index()
         (folder / INDEX).write_bytes((checkpoint.folder / INDEX).read_bytes() if renamed is None else renamed)
 
 
-def _copy_tree(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=shutil.copyfile)
+def _copy_files(files: Mapping[str, Path], folder: Path) -> None:
+    for name, path in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)

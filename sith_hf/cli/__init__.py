@@ -23,6 +23,7 @@ COMMANDS = {
     "judge": ("judge", "Score explanations on a topic, or read scores from CSV."),
     "edit": ("edit", "Choose gains for concepts; save them as an edit spec."),
     "save-edited": ("save_edited", "Write an edit into a copy of a checkpoint."),
+    "card": ("card", "Show or renew the card of a folder."),
     "push-edited": ("push_edited", "Publish an edited checkpoint on the Hub."),
     "verify": ("verify", "Check an edited checkpoint against its base."),
     "revert": ("revert", "Remove the edit from an edited checkpoint."),

@@ -161,6 +161,13 @@ streaming = click.option(
 limit = click.option("--limit", type=int, help="Use only the first N rows.")
 batch_size = click.option("--batch-size", type=int, help="Images at a time.  [default: 32]")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are already in the output folder.")
+include = click.option(
+    "--include",
+    multiple=True,
+    metavar="PATTERN",
+    help="Add files that are not part of the checkpoint, such as 'figures/*.svg'; links, pickles and other weights are "
+    "refused. Repeatable.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

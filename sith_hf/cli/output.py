@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,8 @@ from sith_hf.core.escaping import sanitize
 if TYPE_CHECKING:
     from sith_hf.checkpoint import SavedCheckpoint
     from sith_hf.decomposition import Decomposition
+
+MOST_LINES = 30
 
 
 class Savable(Protocol):
@@ -57,10 +60,19 @@ def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: 
 
 
 def show_saved(as_json: bool, saved: SavedCheckpoint) -> None:
-    """Print the changes of a checkpoint, and to stderr the files that were left out."""
-    if not as_json:
-        for name in saved.left_out:
-            click.echo(f"left out {sanitize(name)}: it holds the unedited weights", err=True)
-    data = {"folder": str(saved.folder), "changed": dict(saved.changed), "left_out": list(saved.left_out)}
+    """Print the changes of a checkpoint, and the files that were left out."""
+    data = {
+        "folder": str(saved.folder),
+        "changed": dict(saved.changed),
+        "left_out": list(saved.left_out),
+        "reasons": dict(saved.reasons),
+    }
     lines = (f"{key}: largest change {change:.3g}" for key, change in saved.changed.items())
-    show_result(as_json, data, *lines, saved.folder)
+    show_result(as_json, data, *lines, *left_out(saved.reasons), saved.folder)
+
+
+def left_out(reasons: Mapping[str, str]) -> list[str]:
+    """Return lines about the files that were left out: one each, but few for many."""
+    lines = [f"left out {sanitize(name)}: {reason}" for name, reason in reasons.items()]
+    more = len(lines) - MOST_LINES
+    return lines if more <= 0 else [*lines[:MOST_LINES], f"left out {more} more files (--json lists all)"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.output import left_out, show_result
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,14 +35,23 @@ if TYPE_CHECKING:
     click.option("--create-pr", is_flag=True, help="Open a pull request against main instead."),
     click.option("--commit-message", help="The title of the commit."),
     click.option("--token", help="A token with write access.  [default: HF_TOKEN, or the one of `hf auth login`]"),
-    click.option("--dry-run", is_flag=True, help="Send nothing; list the files, and show the card."),
+    click.option("--dry-run", is_flag=True, help="Send nothing; list the files, and show the card. Works offline."),
     click.option("--overwrite-card", is_flag=True, help="Replace a README.md that was written or changed by hand."),
 )
+@options.include
 @options.as_json
-def push_edited(folder: Path | None, made: dict[str, str], repo_id: str, pushing: PushOptions, as_json: bool) -> None:
+def push_edited(
+    folder: Path | None,
+    made: dict[str, str],
+    repo_id: str,
+    pushing: PushOptions,
+    include: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Publish FOLDER, an edited checkpoint, with its card on the Hub; or edit --base and publish the result.
 
-    All files are sent in one commit, which is then verified. Pushing the same again does nothing.
+    The weights, configuration, tokenizer, processor, licence, the edit and the card are sent in one commit, which is
+    then verified; other files are left out and listed. Pushing the same again does nothing.
     """
     if (folder is None) == ("base" not in made):
         raise InputError("give either FOLDER, an edited checkpoint, or --base with --spec or --recipe")
@@ -54,25 +64,32 @@ def push_edited(folder: Path | None, made: dict[str, str], repo_id: str, pushing
 
     check_options(pushing)  # before the work of an edit
     with scratch_folder() as scratch:
-        pushed = push_edited_(folder or _edited(scratch / "made", pushing.get("token"), **made), repo_id, **pushing)
-    _report(pushed, as_json)
+        reasons: dict[str, str] = {}
+        if folder is None:
+            folder, reasons = _edited(scratch / "made", pushing.get("token"), include, **made)
+        pushed = push_edited_(folder, repo_id, include=include, **pushing)
+        reasons |= pushed.reasons
+    _report(replace(pushed, left_out=tuple(reasons), reasons=reasons), as_json)
 
 
 def _edited(
     target: Path,
     token: str | None,
+    include: tuple[str, ...],
     *,
     base: str,
     spec: str | None = None,
     recipe: str = "",
     text_model: str | None = None,
-) -> Path:
-    """Write the edited checkpoint as ``save-edited`` or ``run`` does; return its folder."""
+) -> tuple[Path, dict[str, str]]:
+    """Write the edited checkpoint as ``save-edited`` or ``run`` does; return its folder, and what it leaves out."""
     if spec is not None:
         from sith_hf.checkpoint import save_edited
         from sith_hf.edits import EditSpec
 
-        return save_edited(base, EditSpec.from_pretrained(spec, token=token), target, token=token, progress=True).folder
+        edit = EditSpec.from_pretrained(spec, token=token)
+        saved = save_edited(base, edit, target, include=include, token=token, progress=True)
+        return saved.folder, dict(saved.reasons)
 
     from sith_hf.recipe import run_recipe
 
@@ -80,7 +97,8 @@ def _edited(
     place = {"model": base, "text_model": text_model}
     found = {name: os.path.abspath(path) if path and os.path.isdir(path) else path for name, path in place.items()}
     overrides = [f"base.{name}={json.dumps(value)}" for name, value in {**found, "revision": None}.items()]
-    return run_recipe(recipe, target, overrides=overrides, token=token, progress=True).folder / "edited"
+    ran = run_recipe(recipe, target, overrides=overrides, include=include, token=token, progress=True)
+    return ran.folder / "edited", dict(ran.saved.reasons)
 
 
 def _report(pushed: PushResult, as_json: bool) -> None:
@@ -89,6 +107,7 @@ def _report(pushed: PushResult, as_json: bool) -> None:
     from sith_hf.core.tables import table
 
     url, deleted, unchanged = sanitize(pushed.url), map(sanitize, pushed.deleted), map(sanitize, pushed.unchanged)
+    others = [f"not touched in the repository: {sanitize(name)}" for name in pushed.others]
     sizes = [(size, name) for name, size in pushed.sent.items()]
     if pushed.dry_run and pushed.nothing_to_do:
         lines = [f"nothing would be sent: {url} already has everything"]
@@ -96,16 +115,22 @@ def _report(pushed: PushResult, as_json: bool) -> None:
         where = f"a new repository, {pushed.url}" if pushed.creates else pushed.url
         lines = [
             table(["bytes", "file"], sizes, f"would be sent to {where}, branch {pushed.revision}"),
+            *([] if pushed.compared else ["not compared with the repository: the Hub was not reached"]),
             *(f"would be deleted: {name}" for name in deleted),
             *(f"unchanged: {name}" for name in unchanged),
+            *others,
+            *left_out(pushed.reasons),
             f"\nREADME.md:\n\n{pushed.card}",
         ]
     elif pushed.nothing_to_do:
-        lines = [f"nothing to do: {url} already has everything (commit {sanitize(str(pushed.commit))})"]
+        done = f"nothing to do: {url} already has everything (commit {sanitize(str(pushed.commit))})"
+        lines = [*others, *left_out(pushed.reasons), done]
     else:
         lines = [
             *(f"sent {sanitize(name)} ({size} bytes)" for size, name in sizes),
             *(f"deleted {name}" for name in deleted),
+            *others,
+            *left_out(pushed.reasons),
             sanitize(pushed.pull_request or pushed.url, 400),
         ]
     if pushed.card_kept is not None and not as_json:

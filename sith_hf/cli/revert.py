@@ -13,9 +13,10 @@ from sith_hf.cli.output import show_saved
 @click.command()
 @click.argument("edited")
 @options.output("the reverted checkpoint")
+@options.include
 @options.as_json
-def revert(edited: str, output: Path, overwrite: bool, as_json: bool) -> None:
+def revert(edited: str, output: Path, include: tuple[str, ...], overwrite: bool, as_json: bool) -> None:
     """Revert the edit in a copy of EDITED, a folder or Hub id: the base, to within rounding."""
     from sith_hf.checkpoint import revert as revert_
 
-    show_saved(as_json, revert_(edited, output, overwrite=overwrite, progress=True))
+    show_saved(as_json, revert_(edited, output, include=include, overwrite=overwrite, progress=True))

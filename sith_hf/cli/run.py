@@ -20,8 +20,11 @@ from sith_hf.cli.output import show_result
     help="Set a value of the recipe, such as decompose.layers=[-2,-1] or base.model=openai/clip-vit-base-patch32.",
 )
 @options.output("all results")
+@options.include
 @options.as_json
-def run(recipe: str, overrides: tuple[str, ...], output: Path, overwrite: bool, as_json: bool) -> None:
+def run(
+    recipe: str, overrides: tuple[str, ...], output: Path, include: tuple[str, ...], overwrite: bool, as_json: bool
+) -> None:
     """Run RECIPE, a YAML file or the name of one that comes with sith-hf (see sith-hf recipes).
 
     The output folder then holds edited/ (the checkpoint), spec/, decomposition/, the results, and recipe.yaml with all
@@ -32,5 +35,5 @@ def run(recipe: str, overrides: tuple[str, ...], output: Path, overwrite: bool, 
     def say(line: str) -> None:
         click.echo(line, err=True)
 
-    done = run_recipe(recipe, output, overrides=overrides, overwrite=overwrite, say=say, progress=True)
+    done = run_recipe(recipe, output, overrides=overrides, include=include, overwrite=overwrite, say=say, progress=True)
     show_result(as_json, done.to_json(), done)

@@ -14,11 +14,18 @@ from sith_hf.cli.output import show_saved
 @click.argument("base")
 @click.option("--spec", "spec_path", required=True, help="The edit spec: folder or Hub id.")
 @options.output("the edited checkpoint")
+@options.include
 @options.as_json
-def save_edited(base: str, spec_path: str, output: Path, overwrite: bool, as_json: bool) -> None:
-    """Write an edit into a copy of BASE, a folder or Hub id; from_pretrained of transformers loads the result."""
+def save_edited(
+    base: str, spec_path: str, output: Path, include: tuple[str, ...], overwrite: bool, as_json: bool
+) -> None:
+    """Write an edit into a copy of BASE, a folder or Hub id; from_pretrained of transformers loads the result.
+
+    The copy has the weights, configuration, tokenizer, processor and licence, and a README.md that describes the edit.
+    Other files are left out and listed.
+    """
     from sith_hf.checkpoint import save_edited as save_edited_
     from sith_hf.edits import EditSpec
 
     spec = EditSpec.from_pretrained(spec_path)
-    show_saved(as_json, save_edited_(base, spec, output, overwrite=overwrite, progress=True))
+    show_saved(as_json, save_edited_(base, spec, output, include=include, overwrite=overwrite, progress=True))

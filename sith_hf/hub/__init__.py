@@ -5,28 +5,45 @@ it is called.
 """
 
 from sith_hf.hub.download import OTHER_WEIGHTS, fetch_file, fetch_snapshot, is_repo_id
-from sith_hf.hub.errors import OFFLINE, TRANSPORT, hide
+from sith_hf.hub.errors import OFFLINE, TRANSPORT
 from sith_hf.hub.find import find_artifact
 from sith_hf.hub.mixin import Pushable
-from sith_hf.hub.package import CARD, PushOptions, PushResult, UploadPackage, check_options, is_generated
+from sith_hf.hub.package import (
+    CARD,
+    MAX_CARD,
+    PushOptions,
+    PushResult,
+    UploadPackage,
+    check_options,
+    is_generated,
+    is_generated_file,
+    with_checksum,
+)
+from sith_hf.hub.secrets import TOKEN, find_token, hide, known_tokens
 from sith_hf.hub.upload import full_repo_id, upload_package
 
 __all__ = [
     "CARD",
+    "MAX_CARD",
     "OFFLINE",
     "OTHER_WEIGHTS",
     "PushOptions",
     "PushResult",
     "Pushable",
+    "TOKEN",
     "TRANSPORT",
     "UploadPackage",
     "check_options",
     "fetch_file",
     "fetch_snapshot",
     "find_artifact",
+    "find_token",
     "full_repo_id",
     "hide",
     "is_generated",
+    "is_generated_file",
     "is_repo_id",
+    "known_tokens",
     "upload_package",
+    "with_checksum",
 ]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub import get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -24,6 +22,7 @@ from huggingface_hub.errors import (
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import HubError, NotOnHub, SithError
+from sith_hf.hub.secrets import hide
 
 # The client's HTTP library has changed its name between releases; its errors have one root.
 TRANSPORT: type[BaseException] = HfHubHTTPError.__mro__[1]
@@ -96,25 +95,17 @@ def _raised_by_client(error: BaseException) -> bool:
     return "huggingface_hub" in packages[len(packages) - packages[::-1].index("sith_hf") :]
 
 
-def hide(text: str, token: str | None) -> str:
-    """Return ``text`` on one line, without the tokens in use."""
-    known = [item.strip() for item in (token, os.environ.get("HF_TOKEN"), _stored_token()) if item and item.strip()]
-    for item in known:
-        text = text.replace(item, "<token>")
-    return " ".join(text.split())
-
-
 def refused(error: HubError) -> bool:
     """Return whether :func:`hub_errors` raised this for a refusal (status 4xx), which changes nothing on the Hub."""
     root = None if error.__context__ is None else _root(error.__context__)
     return isinstance(root, HfHubHTTPError) and 400 <= root.response.status_code < 500
 
 
-def _stored_token() -> str | None:
-    try:
-        return get_token()
-    except (OSError, ValueError):
-        return None
+def unreachable(error: HubError) -> bool:
+    """Return whether :func:`hub_errors` raised this because the Hub gave no answer: offline mode, or no connection."""
+    root = None if error.__context__ is None else _root(error.__context__)
+    transport = isinstance(root, (TRANSPORT, ConnectionError, TimeoutError)) and not isinstance(root, HfHubHTTPError)
+    return transport or isinstance(root, OfflineModeIsEnabled)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -140,7 +131,7 @@ def _reason(error: BaseException, place: str) -> str:
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
         return "a file arrived incomplete; try again"
     if isinstance(error, ValueError) and "Invalid metadata" in str(error):
-        return f"the Hub rejects the metadata of the card ({_short(error)}): report this as a bug of sith-hf"
+        return f"the Hub rejects the metadata of the card ({_short(error)}): correct it (a bug if sith-hf wrote it)"
     return f"the Hub's answer is malformed ({_short(error)}); try again"
 
 

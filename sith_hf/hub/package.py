@@ -15,10 +15,14 @@ from typing import Any, TypedDict
 
 from huggingface_hub import constants
 
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import HubError, InputError
 from sith_hf.hub.errors import OFFLINE
+from sith_hf.hub.secrets import find_token, known_tokens
 
 CARD = "README.md"
+# The most bytes of a card that are read.
+MAX_CARD = 2**26
 _CHECKSUM = re.compile(r"\n<!-- sith-hf card ([0-9a-f]{64}) -->\n\Z")
 
 
@@ -32,7 +36,8 @@ class PushOptions(TypedDict, total=False):
         commit_message: the title of the commit.
         token: a token with write access; the usual places (``HF_TOKEN``, ``hf auth login``) when None.
         overwrite_card: replace a README.md that was written or changed by hand.
-        dry_run: send nothing; the result lists what would be sent.
+        dry_run: send nothing; the result lists what would be sent. Without the Hub, it is not compared with the
+            repository.
     """
 
     private: bool | None
@@ -104,6 +109,7 @@ class UploadPackage:
         repo_type: ``model`` or ``dataset``.
         stale: patterns of names; files on the Hub that match and are not in ``files`` are deleted. A pattern without
             a slash matches only files at the top level.
+        by_hand: whether somebody wrote the card, which then gets no checksum.
     """
 
     files: Mapping[str, Path | bytes] = field(repr=False)
@@ -112,6 +118,7 @@ class UploadPackage:
     kinds: Mapping[str, str]
     repo_type: str = "model"
     stale: tuple[str, ...] = ()
+    by_hand: bool = False
 
     @property
     def title(self) -> str:
@@ -133,6 +140,19 @@ class UploadPackage:
             "with --create-pr"
         )
 
+    def check_secrets(self, card: str, message: str, token: str | None) -> None:
+        """Raise InputError if any byte of what would be sent, text or not, or a name belongs to a token."""
+        known = known_tokens(token)
+        for name in self.files:
+            if (found := find_token([name.encode("utf-8", "replace")], known)) is not None:
+                raise InputError(f"the name of a file contains {found}: rename it; nothing was sent")
+        texts = {CARD: card.encode(), "the commit message": message.encode("utf-8", "replace")}
+        for name, source in (*self.files.items(), *texts.items()):
+            with Outgoing(name, source).open() as file:
+                found = find_token(iter(lambda: file.read(2**20), b""), known)
+            if found is not None:
+                raise InputError(f"{sanitize(name)} seems to contain {found}: remove it; nothing was sent")
+
     def is_stale(self, path: str) -> bool:
         """Return whether a file on the Hub is left over from an earlier push."""
         patterns = (pattern for pattern in self.stale if "/" in pattern or "/" not in path)
@@ -151,10 +171,15 @@ class PushResult:
         sent: name to size in bytes, of the files that differ from the Hub's.
         unchanged: the files that the Hub already has.
         deleted: the stale files that were deleted.
-        card: the text of the generated card.
+        others: the files of the repository that are neither sent, unchanged nor deleted, such as those of a push by an
+            earlier release. Its history keeps the deleted ones too.
+        left_out: the files of the local folder that are not part of the upload.
+        reasons: each of them to the reason.
+        card: the text of the card.
         card_kept: why the README.md on the Hub was kept; None if the card replaced it.
         creates: whether the repository is new.
         dry_run: whether this was a dry run.
+        compared: whether the repository was read; False for a dry run without the Hub, whose ``sent`` lists every file.
     """
 
     repo_id: str
@@ -170,6 +195,10 @@ class PushResult:
     card_kept: str | None
     creates: bool
     dry_run: bool
+    compared: bool = True
+    others: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nothing_to_do(self) -> bool:
@@ -178,8 +207,9 @@ class PushResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        lists = {"unchanged": list(self.unchanged), "deleted": list(self.deleted), "sent": dict(self.sent)}
-        return {**vars(self), **lists, "nothing_to_do": self.nothing_to_do}
+        lists = {name: list(getattr(self, name)) for name in ("unchanged", "deleted", "others", "left_out")}
+        more = {"sent": dict(self.sent), "reasons": dict(self.reasons), "nothing_to_do": self.nothing_to_do}
+        return {**vars(self), **lists, **more}
 
 
 def with_checksum(card: str) -> str:
@@ -195,12 +225,23 @@ def is_generated(card: str) -> bool:
     return found is not None and with_checksum(text[: found.start()]) == text
 
 
+def is_generated_file(path: Path) -> bool:
+    """Return whether a file is a card for which :func:`is_generated` holds."""
+    try:
+        if not path.is_file():  # a pipe might never end
+            return False
+        with path.open("rb") as file:
+            return is_generated(file.read(MAX_CARD).decode("utf-8", "replace"))
+    except OSError:
+        return False
+
+
 def check_options(options: PushOptions) -> None:
     """Fail early on options that cannot work.
 
     Raises:
         InputError: unknown options, or options that exclude each other.
-        HubError: offline mode is on.
+        HubError: offline mode is on, and this is no dry run.
     """
     unknown = set(options) - set(PushOptions.__annotations__)
     if unknown:
@@ -209,5 +250,5 @@ def check_options(options: PushOptions) -> None:
         )
     if options.get("create_pr") and options.get("revision") not in (None, "main"):
         raise InputError("create_pr and revision exclude each other (a pull request is for main): leave out revision")
-    if constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE and not options.get("dry_run"):
         raise HubError(OFFLINE)

@@ -17,7 +17,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import HubError, InputError
 from sith_hf.hub.download import fetch_file, is_repo_id
-from sith_hf.hub.errors import hub_errors, refused
+from sith_hf.hub.errors import hub_errors, refused, unreachable
 from sith_hf.hub.package import (
     CARD,
     Outgoing,
@@ -32,7 +32,7 @@ UNSURE = "perhaps"
 
 
 def full_repo_id(repo_id: str, options: PushOptions) -> str:
-    """Return ``namespace/name``; a name alone belongs to the user of the token.
+    """Return ``namespace/name``; a name alone belongs to the user of the token, and stays alone in a dry run offline.
 
     Raises:
         InputError: an invalid id.
@@ -43,8 +43,13 @@ def full_repo_id(repo_id: str, options: PushOptions) -> str:
         raise InputError(f"{sanitize(repo_id)!r} cannot be the id of a repository: use namespace/name")
     if "/" in repo_id or token is None:
         return repo_id
-    with hub_errors("asking the Hub for the user of the token", "account", token):
-        account = HfApi(token=token).whoami()
+    try:
+        with hub_errors("asking the Hub for the user of the token", "account", token):
+            account = HfApi(token=token).whoami()
+    except HubError as error:
+        if options.get("dry_run") and unreachable(error):
+            return repo_id
+        raise
     name = account.get("name") if isinstance(account, dict) else None
     if not isinstance(name, str) or not is_repo_id(f"{name}/{repo_id}"):
         raise HubError("the Hub's answer names no user for this token: use namespace/name")
@@ -60,7 +65,7 @@ def upload_package(package: UploadPackage, repo_id: str, options: PushOptions) -
         options: as :func:`sith_hf.hub.check_options` accepts them.
 
     Raises:
-        InputError: a repository with other content, or a file that cannot be read.
+        InputError: a repository with other content, a file that cannot be read, or a token in what would be sent.
         HubError: the Hub refused, failed or could not be reached. The message gives the state of the repository.
     """
     try:
@@ -103,15 +108,17 @@ class _Upload:
         self.start = ""
         self.there: dict[str, Any] = {}
         self.branch_missing = self.uncertain = False
+        self.compared = True
 
     def hub_errors(self, doing: str) -> AbstractContextManager[None]:
         return hub_errors(doing, self.place, self.token)
 
     def run(self) -> PushResult:
+        card = self.package.card if self.package.by_hand else with_checksum(self.package.card)
+        self.package.check_secrets(card, self.options.get("commit_message") or "", self.token)
         head = self._look()
         if not self.create_pr and (reason := self.package.clash(self.there)) is not None:
             raise InputError(f"{self.name} {reason}; nothing was sent")
-        card = with_checksum(self.package.card)
         kept = self._card_to_keep(head, card)
         named = {**self.package.files, **({} if kept else {CARD: card.encode()})}
         self.files = [Outgoing(path, source) for path, source in sorted(named.items())]
@@ -131,12 +138,26 @@ class _Upload:
             deleted=self.deleted,
             card=card,
             card_kept=kept,
-            creates=head is None,
+            creates=head is None and self.compared,
             dry_run=self.dry_run,
+            compared=self.compared,
+            others=tuple(sorted(set(self.there) - set(named) - set(self.deleted) - {CARD, ".gitattributes"})),
         )
 
     def _look(self) -> str | None:
-        """Return the parent of the commit, None without a repository. Sets ``there``: path to file on the Hub."""
+        """Return the parent of the commit, None without a repository. Sets ``there``: path to file on the Hub.
+
+        A dry run does without a Hub that cannot be reached.
+        """
+        try:
+            return self._read_repository()
+        except HubError as error:
+            if not self.dry_run or not unreachable(error):
+                raise
+            self.compared, self.there = False, {}
+            return None
+
+    def _read_repository(self) -> str | None:
         with self.hub_errors(f"reading {self.name}"):
             try:
                 info = self.api.repo_info(**self.repo, revision="main")

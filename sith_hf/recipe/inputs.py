@@ -115,7 +115,7 @@ def file_sha256(path: Path) -> str:
         raise InputError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def request_sha256(recipe: Recipe, editor: SithEditor, folder: Path) -> str:
+def request_sha256(recipe: Recipe, include: tuple[str, ...], editor: SithEditor, folder: Path) -> str:
     """Return the fingerprint of what a run starts from: the recipe, its files and folders, the weights, the release."""
 
     def named(value: Any) -> Any:
@@ -128,7 +128,7 @@ def request_sha256(recipe: Recipe, editor: SithEditor, folder: Path) -> str:
         return file_sha256(folder / value) if os.path.isfile(folder / value) else os.path.abspath(folder / value)
 
     weights = base_sha256(editor.tower.sha256(range(len(editor.tower.layers))))
-    request = [named(recipe.model_dump(mode="json")), weights, library_versions()]
+    request = [named(recipe.model_dump(mode="json")), include, weights, library_versions()]
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 

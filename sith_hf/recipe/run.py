@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sith_hf.checkpoint import SITH, locate
+from sith_hf.checkpoint import SITH, SavedCheckpoint, locate, write_card
 from sith_hf.core.escaping import sanitize
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec
@@ -30,6 +30,8 @@ from sith_hf.recipe.strict_yaml import write_yaml
 RECIPE = "recipe.yaml"
 # The request that a folder answers, and what its other files do not hold.
 REQUEST = ".request.json"
+# Of files of the base that are left out, in the text of a result.
+MOST_LINES = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,7 @@ class RunResult:
         gains: the chosen vectors and the protected ones, with reasons.
         spec: the edit.
         evaluation: the evaluation; None if the recipe has none.
+        saved: the edited checkpoint, with the files of the base that it leaves out.
     """
 
     folder: Path
@@ -50,6 +53,7 @@ class RunResult:
     gains: Gains
     spec: EditSpec
     evaluation: Evaluation | None
+    saved: SavedCheckpoint
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain data."""
@@ -59,6 +63,7 @@ class RunResult:
             "recipe": str(self.folder / RECIPE),
             "edited_vectors": len(self.spec),
             "spared_vectors": len(self.gains.protected),
+            "left_out": list(self.saved.left_out),
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }
 
@@ -66,6 +71,7 @@ class RunResult:
         protected = f", {len(self.gains.protected)} left unchanged" if self.gains.protected else ""
         lines = [f"{len(self.spec)} singular vectors edited in layers {self.spec.layers}{protected}"]
         lines += [] if self.evaluation is None else [self.evaluation.table()]
+        lines += [f"left out {sanitize(name)}: {reason}" for name, reason in self.saved.reasons.items()][:MOST_LINES]
         return "\n".join([*lines, f"{self.folder / 'edited'} (publish it with sith-hf push-edited)"])
 
 
@@ -74,6 +80,7 @@ def run_recipe(
     folder: str | Path,
     *,
     overrides: Iterable[str] = (),
+    include: Iterable[str] = (),
     overwrite: bool = False,
     token: str | None = None,
     say: Callable[[str], object] = lambda line: None,
@@ -89,6 +96,7 @@ def run_recipe(
         recipe: a YAML file, the name of a recipe that comes with sith-hf, or a recipe in memory.
         folder: the folder of the results. Those of the same recipe and inputs are read and returned.
         overrides: ``key.key=value``, for a recipe that is read from YAML (see :func:`sith_hf.recipe.source.load_data`).
+        include: patterns of more files of the base to copy, such as ``*.txt``: no links, pickles or other weights.
         overwrite: replace the results of an earlier run. Other files in the folder are never replaced.
         token: a token for the Hub.
         say: called with a line for each step.
@@ -116,7 +124,7 @@ def run_recipe(
     report(f"{plan.title}: opening {plan.base.model}")
     editor = open_base(plan.base, home, token=token)
     base = locate(editor.loaded.folder or editor.loaded.name, editor.loaded.revision, token)
-    request = request_sha256(plan, editor, home)
+    request = request_sha256(plan, tuple(include), editor, home)
 
     with ExitStack() as held:
         kept = held.enter_context(ResumableJob.beside(target))
@@ -141,21 +149,23 @@ def run_recipe(
         resolved = resolve(plan, editor, decomposition, concepts, chosen, home, work, seen)
         text = write_yaml(resolved.model_dump(mode="json"), f"{plan.title}: as it was run. Run it again: sith-hf run")
         write_whole(work / RECIPE, text.encode("utf-8"))
-        editor.save_pretrained(work / "edited", chosen.spec, progress=progress)
+        saved = editor.save_pretrained(work / "edited", chosen.spec, include=include, progress=progress)
         shared = write_yaml(shareable(resolved).model_dump(mode="json"), plan.title)
         write_whole(work / "edited" / SITH / RECIPE, shared.encode("utf-8"))
         if found is not None:
             swept = {} if sweep is None else {"sweep": sweep.to_json()}
             write_whole(work / "results.json", _json(found.to_json() | swept))
             write_whole(work / "edited" / SITH / "evaluation.json", _json(found.card()))
+        write_card(work / "edited")  # again, with the recipe and the results
         protected = [[*key, reason] for key, reason in chosen.gains.protected.items()]
-        write_whole(work / REQUEST, _json({"request": request, "protected": protected}))
+        copied = {"changed": dict(saved.changed), "left_out": dict(saved.reasons)}
+        write_whole(work / REQUEST, _json({"request": request, "protected": protected, **copied}))
         if sweep is not None:
             try:
                 worst_against_average(sweep, work / "sweep.png")
             except MissingExtra as error:
                 report(f"the plot of the sweep was not drawn: {error}")
-    return RunResult(target, decomposition, chosen.gains, chosen.spec, found)
+    return RunResult(target, decomposition, chosen.gains, chosen.spec, found, replace(saved, folder=target / "edited"))
 
 
 def _earlier(folder: Path, request: str) -> RunResult | None:
@@ -164,6 +174,7 @@ def _earlier(folder: Path, request: str) -> RunResult | None:
         data = json.loads((folder / REQUEST).read_text(encoding="ascii"))
         if data["request"] != request:
             return None
+        changed, left_out = dict(data["changed"]), dict(data["left_out"])
         protected = {(layer, head, vector): reason for layer, head, vector, reason in data["protected"]}
         decomposition = Decomposition.from_pretrained(folder / "decomposition")
         spec = EditSpec.from_pretrained(folder / "spec")
@@ -174,7 +185,8 @@ def _earlier(folder: Path, request: str) -> RunResult | None:
     reasons = () if spec.provenance is None else spec.provenance.reasons
     keys = [*map(tuple, torch.stack([spec.layer, spec.head, spec.vector], dim=1).tolist())]
     gains = Gains(dict(zip(keys, spec.gain.tolist(), strict=True)), dict(zip(keys, reasons, strict=False)), protected)
-    return RunResult(folder, decomposition, gains, spec, evaluation)
+    saved = SavedCheckpoint(folder / "edited", changed, tuple(left_out), left_out)
+    return RunResult(folder, decomposition, gains, spec, evaluation, saved)
 
 
 def _check_target(target: Path, home: Path) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from sith_hf.cards import facts as card_facts
 from sith_hf.cards import markdown as templates
-from sith_hf.cards.card import decomposition_card, dictionary_card, edited_card, model_card, spec_card
+from sith_hf.cards.card import decomposition_card, dictionary_card, model_card, spec_card
 from sith_hf.cards.edit_map import EMPTY, SCALE, colour, edit_map
 from sith_hf.cards.markdown import fenced, impersonal, markdown_text
 from sith_hf.checkpoint.lora import adapter_card, adapter_config
@@ -125,7 +125,6 @@ def every_card(base: Path, folder: Path, text: str) -> dict[str, str]:
         ),
         "spec": spec_card(extra, repo_id="me/x"),
         "bare": spec_card(replace(extra, provenance=None), repo_id="me/x"),
-        "inside": edited_card(extra),
         "decomposition": decomposition_card(decomposition, repo_id="me/x"),
         "dictionary": dictionary_card(make_dictionary(words, text), repo_id="me/x"),
         "adapter": adapter_card(extra, adapter_config(extra)),
@@ -143,8 +142,7 @@ class TestHostileTexts:
         for (kind, name), card in cards.items():
             where, text = f"{kind} in {name}", HOSTILE[kind]
             assert skeleton(card) == harmless[name], where
-            if name != "inside":
-                self.check_metadata(card, name, text)
+            self.check_metadata(card, name, text)
             assert not any(unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") for c in card if c != "\n"), where
             assert TOKEN[3:] not in card, where
             assert "/data/me" not in card, where
@@ -216,7 +214,7 @@ class TestImpersonal:
         recipe = f"{RECIPE}# kept in {edited}, token {TOKEN}\n"
         spec = make_spec(base, settings={**golden.SETTINGS, "encoder": str(base)})
         card = model_card(edited, make_spec(base), repo_id="me/x", recipe=recipe)
-        found = [card, edited_card(spec), spec_card(spec, repo_id="me/x")]
+        found = [card, spec_card(spec, repo_id="me/x")]
         found.append(decomposition_card(make_decomposition(name=str(base)), repo_id="me/x"))
         found.append(dictionary_card(make_dictionary(encoder=str(base)), repo_id="me/x"))
         for text in found:

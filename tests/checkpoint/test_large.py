@@ -167,6 +167,8 @@ for name, shape in shapes.items():
 head = json.dumps(header).encode()
 head += b" " * (-len(head) % 8)
 (root / "base").mkdir()
+config = {"model_type": "clip", "architectures": ["CLIPModel"], "vision_config": {"num_hidden_layers": layers}}
+(root / "base" / "config.json").write_text(json.dumps(config))
 with open(root / "base" / "model.safetensors", "wb") as file:
     file.write(len(head).to_bytes(8, "little") + head)
     row = torch.arange(size, dtype=torch.float32).numpy().tobytes()

@@ -38,7 +38,7 @@ def spec(base):
 def honest(base, spec, tmp_path_factory):
     """The edit as save_edited writes it."""
     folder = tmp_path_factory.mktemp("honest") / "model"
-    save_edited(base, spec, folder)
+    save_edited(base, spec, folder, include=["extra/*"])
     return folder
 
 
@@ -200,12 +200,20 @@ class TestTampering:
         (edited / "config.json").write_text((edited / "config.json").read_text() + " ")
         assert verify(edited, base).problems == ("file config.json differs from the base's",)
         shutil.copyfile(base / "config.json", edited / "config.json")
+        (edited / "tokenizer.json").rename(edited / "tokenizer")
+        missing, added = verify(edited, base).problems
+        assert (missing, added) == ("file tokenizer is not in the base", "file tokenizer.json of the base is missing")
+        (edited / "tokenizer").rename(edited / "tokenizer.json")
         (edited / "extra" / "note.txt").unlink()
-        assert verify(edited, base).problems == ("file extra/note.txt of the base is missing",)
-        (edited / "extra" / "note.txt").write_text("a note")
-        (edited / "extra" / "modeling.py").write_text("import os")
-        assert verify(edited, base).problems == ("file extra/modeling.py is not in the base",)
-        (edited / "extra" / "modeling.py").unlink()
+        assert verify(edited, base).ok  # it is not part of a checkpoint
+        for text, end in (("a note", None), ("another", "differs from the base's")):
+            (edited / "extra" / "note.txt").write_text(text)
+            assert verify(edited, base).problems == (() if end is None else (f"file extra/note.txt {end}",))
+        (edited / "extra" / "note.txt").unlink()
+        for name in ("extra/modeling.py", "sith/modeling.py", "README.txt"):
+            (edited / name).write_text("import os")
+            assert verify(edited, base).problems == (f"file {name} is not in the base",)
+            (edited / name).unlink()
         assert verify(edited, base).ok
 
     @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.fp16.safetensors", "onnx/model.onnx"])

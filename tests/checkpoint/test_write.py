@@ -7,6 +7,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -39,7 +40,7 @@ from tests.support.raw import (
 )
 
 KINDS = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection")
-WEIGHTS = ("model", "sith/")
+OWN = ("model", "sith/", "README.md")
 # safetensors writes metadata in an order that changes from run to run: specs are compared as specs.
 SPEC = "sith/edit_spec.safetensors"
 
@@ -90,7 +91,7 @@ class TestWhatIsWritten:
         assert differing(base, target) == touched == set(saved.changed)
         assert saved.left_out == ()
         assert [path.name for path in weight_files(target)] == [path.name for path in weight_files(base)]
-        assert tree(target, without=WEIGHTS) == tree(base, without=WEIGHTS)
+        assert tree(target, without=OWN) == tree(base, without=OWN)
         assert tree(base) == before
         # Every file of weights that holds no edited tensor is the same file, but for a prefix.
         for path in weight_files(base):
@@ -156,7 +157,7 @@ class TestWhatIsWritten:
     def test_labels_cannot_break_the_card(self, plain, tmp_path):
         hostile = ["| x | \n\n# Owned", "<script>alert(1)</script>", "[a](javascript:x)", "\x1b[31m\u202e{{ 7*7 }}"]
         save_edited(plain, random_spec(plain, labels=hostile), tmp_path / "edited")
-        card = (tmp_path / "edited" / "sith" / "README.md").read_text(encoding="utf-8")
+        card = re.sub("[0-9a-f]{64}", "", (tmp_path / "edited" / "README.md").read_text(encoding="utf-8"))
         assert "<script>" not in card
         assert "\x1b" not in card
         assert "\u202e" not in card
@@ -166,6 +167,10 @@ class TestWhatIsWritten:
 
 
 LEFT_OUT = {
+    ".gitattributes",
+    "1_Pooling/config.json",
+    "deep/er/файл 😀.txt",
+    "empty.txt",
     "onnx/model.onnx",
     "pytorch_model.bin",
     "pytorch_model-00001-of-00002.bin",
@@ -174,6 +179,7 @@ LEFT_OUT = {
     "tf_model.h5",
     "flax_model.msgpack",
     "model.fp16.safetensors",
+    "bilder/anderes.png",
 }
 
 
@@ -185,7 +191,12 @@ class TestFiles:
         blobs.mkdir()
         contents = {path.name: path.read_bytes() for path in plain.iterdir()}
         contents |= {
-            "README.md": "# Von Hand geschrieben: 日本\n".encode(),
+            "README.md": "# Von Hand geschrieben: 日本\n![](bilder/ein%20Bild.png)\n".encode(),
+            "bilder/ein Bild.png": b"picture",
+            "bilder/anderes.png": b"picture",
+            "LICENSE.txt": b"mine",
+            "additional_chat_templates/short.jinja": b"{{ messages }}",
+            "vocab.json": b"{}",
             "deep/er/файл 😀.txt": b"nested",
             "empty.txt": b"",
             ".gitattributes": b"*.safetensors filter=lfs\n",
@@ -210,15 +221,17 @@ class TestFiles:
         target = tmp_path / "out" / "edited"
         saved = save_edited(cluttered, spec, target)
         assert set(saved.left_out) == LEFT_OUT
-        carried = {name: value for name, value in before.items() if name not in {*LEFT_OUT, SINGLE}}
-        assert {"README.md", "deep/er/файл 😀.txt", "empty.txt", ".gitattributes", "config.json"} <= set(carried)
-        assert tree(target, without=WEIGHTS) == carried
+        assert saved.reasons.keys() == LEFT_OUT
+        carried = {name: value for name, value in before.items() if name not in {*LEFT_OUT, SINGLE, "README.md"}}
+        assert {"bilder/ein Bild.png", "LICENSE.txt", "vocab.json", "config.json"} <= set(carried)
+        assert tree(target, without=OWN) == carried
+        assert tree(target)["sith/base/README.md"] == before["README.md"]
         assert not [path for path in target.rglob("*") if path.is_symlink()]
         assert tree(cluttered) == before
 
         back = revert(target, tmp_path / "out" / "back")
         assert back.left_out == ()
-        assert tree(back.folder, without=WEIGHTS) == carried
+        assert tree(back.folder, without=["model"]) == {**carried, "README.md": before["README.md"]}
 
     def test_the_variant_index_is_left_out_with_its_shards(self, cluttered, spec, tmp_path):
         (cluttered / "model.fp16.safetensors.index.json").write_text("{}")
@@ -402,7 +415,6 @@ STAGES = {
     "replace": (os, "replace"),
     "mkdtemp": (tempfile, "mkdtemp"),
     "mkdir": (Path, "mkdir"),
-    "write_text": (Path, "write_text"),
     "shard": (Shard, "copy"),
     "spec": (EditSpec, "save_pretrained"),
 }
@@ -573,7 +585,7 @@ class TestRevert:
         touched = {key for layer in (0, 2) for key in out_proj(layer)}
         assert set(saved.changed) == touched
         assert differing(base, tmp_path / "back") <= touched
-        assert tree(tmp_path / "back", without=WEIGHTS) == tree(base, without=WEIGHTS)
+        assert tree(tmp_path / "back", without=OWN) == tree(base, without=OWN)
         assert not (tmp_path / "back" / "sith").exists()
 
         # Bound: base + delta is rounded once and edited - delta once more, each by half a unit of its own result.
@@ -596,7 +608,9 @@ class TestRevert:
     def test_an_edit_of_an_edit(self, plain, edited, tmp_path):
         second = random_spec(edited, [(1, 2, 3, 0.0), (2, 0, 1, 2.0)], seed=7)
         save_edited(edited, second, tmp_path / "twice")
-        assert tree(tmp_path / "twice" / "sith" / "base") == tree(edited / "sith")
+        # The card of the first edit is beside its record.
+        before = {**tree(edited / "sith"), "README.md": tree(edited)["README.md"]}
+        assert tree(tmp_path / "twice" / "sith" / "base") == before
         third = random_spec(tmp_path / "twice", [(2, 0, 1, 0.25)], seed=8)
         save_edited(tmp_path / "twice", third, tmp_path / "thrice")
         assert EditSpec.from_pretrained(tmp_path / "thrice" / "sith" / "base" / "base") == EditSpec.from_pretrained(

@@ -90,7 +90,7 @@ def test_the_wheel_is_the_tree(wheel, expected):
     # Controls: data files that are easily forgotten.
     names = set(found)
     assert {"sith_hf/py.typed", "sith_hf/concepts/builtin.yaml", "sith_hf/cli/__init__.py"} <= names
-    assert {"sith_hf/recipes/demo.yaml", "sith_hf/hub_cards/edited_checkpoint.md.j2"} <= names
+    assert {"sith_hf/recipes/demo.yaml", "sith_hf/hub_cards/model_card.md.j2"} <= names
     assert {"sith_hf/demo/checkpoint/config.json", "sith_hf/demo/checkpoint/model.safetensors"} <= names
 
 

@@ -18,6 +18,7 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.evaluation.result import Evaluation
+from sith_hf.hub import is_generated
 from sith_hf.recipe import Recipe
 from sith_hf.recipe.run import RECIPE, RunResult, run_recipe
 from sith_hf.world import embedded_checkpoint
@@ -53,6 +54,12 @@ def test_it_leaves_what_it_promises(run: RunResult) -> None:
     assert verify(run.folder / "edited").ok
     edited = CLIPModel.from_pretrained(run.folder / "edited", output_loading_info=True)[1]
     assert not edited["missing_keys"]
+    card = (run.folder / "edited" / "README.md").read_text()
+    assert is_generated(card)
+    assert "This edit was not evaluated" not in card
+    assert "<summary>The recipe</summary>" in card
+    assert set(run.to_json()["left_out"]) == {"evaluation.json"} == set(run.saved.reasons)
+    assert run.saved.folder == run.folder / "edited"
     results = json.loads((run.folder / "results.json").read_text())
     assert results["contenders"] == ["base", "edited", "random 0", "whole heads"]
     assert [point["contender"] for point in results["sweep"]["points"]].count("edited") == 2

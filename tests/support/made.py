@@ -1,5 +1,6 @@
 """Editors and dictionaries over the tiny models of :mod:`tests.support.tiny`."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,3 +23,15 @@ def tiny_editor(folder: Path, seed: int = 0, **vision: Any) -> SithEditor:
 def tiny_concepts() -> ConceptDictionary:
     """A dictionary of WORDS, not encoded."""
     return ConceptDictionary.from_texts(WORDS)
+
+
+def earlier_releases(edited: Path, base_card: bytes, folder: Path) -> dict[str, Path]:
+    """The same edited checkpoint as earlier releases wrote it: on this machine, and in a repository on the Hub."""
+    made = {kind: shutil.copytree(edited, folder / kind) for kind in ("saved", "published")}
+    for place in made.values():
+        shutil.rmtree(place / "sith" / "base", ignore_errors=True)
+    (made["saved"] / "sith" / "edit_map.png").unlink()
+    (made["saved"] / "README.md").write_bytes(base_card)
+    (made["saved"] / "sith" / "README.md").write_text("# An edited CLIP vision tower\n")
+    (made["published"] / "sith" / "base_card.md").write_bytes(base_card)
+    return made

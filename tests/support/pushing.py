@@ -8,7 +8,7 @@ from tests.support.hub_worker import Refused
 
 PUSH = "out = hub.push_edited(folder, repo, **options).to_json()"
 SENT = {
-    "README.md", "config.json", "model.safetensors", "sith/base_card.md", "sith/edit_map.png",
+    "README.md", "config.json", "model.safetensors", "sith/base/README.md", "sith/edit_map.png",
     "sith/edit_spec.safetensors", "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
 

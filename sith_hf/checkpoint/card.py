@@ -1,0 +1,119 @@
+"""The card of an edited folder, from what lies in it: it is the same for a folder and for its repository on the Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sith_hf.cards import MAP_FILE, hub_base, model_card, picture
+from sith_hf.checkpoint.contents import SITH, is_of_an_earlier_release, record
+from sith_hf.core.fingerprint import BaseRef
+from sith_hf.core.reading import read_text_input
+from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
+from sith_hf.errors import InputError
+from sith_hf.files import write_whole
+from sith_hf.hub import CARD, is_generated_file, is_repo_id, with_checksum
+
+# Characters of a card in which its metadata must end, and of a record.
+_LONGEST_METADATA, _LONGEST_RECORD = 2**16, 64 * 2**20
+
+
+def folder_card(
+    folder: str | Path,
+    *,
+    repo_id: str | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    public: EditSpec | None = None,
+) -> str:
+    """Return the card of an edited checkpoint, without a checksum. The Hub is not asked.
+
+    Args:
+        folder: a folder that :func:`sith_hf.checkpoint.save_edited` wrote.
+        repo_id: the repository that will hold the card; None for the folder itself.
+        evaluation: measured results; those in the folder's ``sith/evaluation.json`` when None.
+        public: its edit as the card shall show it; the one in the folder when None.
+
+    Raises:
+        InputError, ArtifactError: not an edited checkpoint, or a damaged record in ``sith/``.
+    """
+    folder = Path(folder)
+    if not (folder / SITH / EDIT_SPEC_LAYOUT.filename).is_file():
+        missing = folder / SITH / EDIT_SPEC_LAYOUT.filename
+        raise InputError(f"{folder} is not an edited checkpoint ({missing} is missing): write one with save-edited")
+    spec, found = public or EditSpec.from_pretrained(folder / SITH / EDIT_SPEC_LAYOUT.filename), record(folder)
+    if evaluation is None and (path := found.get("evaluation.json")) is not None:
+        try:
+            evaluation = json.loads(_read(path, "the evaluation"))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path} is not JSON ({error}): evaluate again, or remove it") from None
+    return model_card(
+        folder,
+        spec,
+        repo_id=repo_id,
+        base_id=base_id(spec.base, folder),
+        base_card=card_metadata(found.get(f"base/{CARD}")),
+        evaluation=evaluation,
+        recipe=_read(found["recipe.yaml"], "the recipe") if "recipe.yaml" in found else None,
+    )
+
+
+def write_card(folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Write ``README.md`` and its picture into an edited folder, from what lies in it; return the path of the card.
+
+    Args:
+        folder: a folder that :func:`sith_hf.checkpoint.save_edited` wrote.
+        overwrite: replace a card that was written or changed by hand.
+
+    Raises:
+        InputError, ArtifactError: as for :func:`folder_card`; a card changed by hand without ``overwrite``, or a folder
+            that an earlier release saved, whose ``README.md`` is the base's.
+        OutputError: it could not be written.
+    """
+    folder = Path(folder)
+    card = folder / CARD
+    if is_of_an_earlier_release(folder):
+        raise InputError(f"{folder} was saved by an earlier release, and {CARD} is its base's: save the edit again")
+    if os.path.lexists(card) and not overwrite and not is_generated_file(card):
+        raise InputError(f"{card} was written or changed by hand; --overwrite replaces it")
+    text = with_checksum(folder_card(folder))
+    write_whole(folder / MAP_FILE, picture(folder, EditSpec.from_pretrained(folder)))
+    write_whole(card, text.encode("utf-8"))
+    return card
+
+
+def base_id(base: BaseRef, folder: Path) -> str | None:
+    """Return the Hub id of a base: the one in its spec, else the one in ``config.json``, else None."""
+    if hub_base(base) is not None:
+        return base.name
+    # The config.json of a base that was itself edited names the base of the base.
+    if (folder / SITH / "base" / EDIT_SPEC_LAYOUT.filename).is_file():
+        return None
+    try:
+        name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    looks_right = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and is_repo_id(name)
+    return name if looks_right and not os.path.exists(name) else None
+
+
+def card_metadata(card: Path | None) -> dict[str, Any] | None:
+    """Return the metadata at the start of a card; None without any, or if they are not YAML of a usual length."""
+    if card is None:
+        return None
+    try:
+        with card.open("rb") as file:
+            text = file.read(_LONGEST_METADATA).decode("utf-8", "replace").removeprefix("\ufeff").replace("\r\n", "\n")
+        head, fence, _ = text.removeprefix("---\n").partition("\n---\n")
+        found = yaml.safe_load(head) if fence and text.startswith("---\n") else None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _read(path: Path, what: str) -> str:
+    return read_text_input(path, what, "save the checkpoint again", _LONGEST_RECORD)

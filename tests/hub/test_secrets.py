@@ -1,0 +1,73 @@
+"""Tokens are found in any bytes, in any encoding and wherever a piece ends; words like them are not."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+import pytest
+
+from sith_hf.hub.secrets import TOKEN_VARIABLES, find_token, hide, known_tokens
+from sith_hf.judges.client import TOKEN_VARIABLE
+
+TOKEN = "hf_" + "aB3dE" * 7
+JUDGE = "judge-secret-1234567"
+FORMS = {
+    "plain": str.encode,
+    "utf-16": lambda text: text.encode("utf-16"),
+    "utf-16-be": lambda text: text.encode("utf-16-be"),
+    "utf-32-be": lambda text: text.encode("utf-32-be"),
+}
+# Far more than a piece that is searched at once.
+NOISE = np.random.default_rng(0).standard_normal(3 * 2**19, dtype=np.float32).tobytes()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("at", [0, 2**22 - 20, 2**22 - 1, 2**22 - 600, 2**22 + 3])
+def test_a_token_is_found_anywhere(form, at):
+    for text, known in ((TOKEN, {}), (JUDGE, {"SITH_HF_JUDGE_TOKEN": JUDGE})):
+        start, end = NOISE[:at] + b"\0\0\0\0", NOISE[:999]
+        data = start + FORMS[form](f" {text}\n") + end
+        assert find_token([data], known) is not None
+        assert find_token([data[: at + 9], data[at + 9 : at + 10], data[at + 10 :]], known) is not None
+        assert find_token([start + FORMS[form](f" {text[:9]}\n") + end], known) is None  # the control
+
+
+@pytest.mark.parametrize("before", ["", "x", "user:"])
+def test_a_known_token_is_found_in_base64(before):
+    coded = base64.b64encode(f"{before}{JUDGE} and more".encode())
+    assert find_token([coded], {"HF_TOKEN": JUDGE}) == "the value of HF_TOKEN"
+    assert find_token([coded], {"HF_TOKEN": "judge-secret-9234567"}) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf_short",
+        "my_hf_" + "a" * 30,
+        "sith_hf_something_long_enough",
+        "hf-" + "a" * 30,
+        "x" * (2**22 - 512) + "y_hf_" + "a" * 600,
+    ],
+)
+def test_words_that_are_no_tokens(text):
+    assert find_token([text.encode()], {}) is None
+    assert find_token([text.encode("utf-16")], {}) is None
+
+
+def test_short_values_are_words():
+    assert find_token([b"none of them"], {"SITH_HF_JUDGE_TOKEN": "none"}) is None
+
+
+def test_no_answer_shows_the_token():
+    for known in ({}, {"the token in use": TOKEN}):
+        assert TOKEN not in str(find_token([TOKEN.encode()], known))
+
+
+def test_the_tokens_in_use(monkeypatch):
+    assert TOKEN_VARIABLE in TOKEN_VARIABLES
+    for number, name in enumerate(TOKEN_VARIABLES):
+        monkeypatch.setenv(name, f" value-number-{number}\n")
+    found = known_tokens("value-given")
+    assert {"value-given", *(f"value-number-{n}" for n in range(len(TOKEN_VARIABLES)))} <= set(found.values())
+    assert hide("a value-number-2 b\nvalue-given", "value-given") == "a <token> b <token>"
