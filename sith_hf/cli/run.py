@@ -19,10 +19,19 @@ from sith_hf.cli.output import show_result
     metavar="KEY=VALUE",
     help="Set a value of the recipe, such as decompose.layers=[-2,-1] or base.model=openai/clip-vit-base-patch32.",
 )
+@click.option(
+    "--base-url",
+    "servers",
+    multiple=True,
+    metavar="URL",
+    help="A server of the recipe's judges that may get your token (SITH_HF_JUDGE_TOKEN) and the concepts.",
+)
 @options.output("all results")
 @options.overwrite
 @options.as_json
-def run(recipe: str, overrides: tuple[str, ...], output: Path, overwrite: bool, as_json: bool) -> None:
+def run(
+    recipe: str, overrides: tuple[str, ...], servers: tuple[str, ...], output: Path, overwrite: bool, as_json: bool
+) -> None:
     """Run RECIPE, a YAML file or the name of one that comes with sith-hf (see sith-hf recipes).
 
     The output folder then holds edited/ (the checkpoint), spec/, decomposition/, the results, and recipe.yaml with all
@@ -33,5 +42,5 @@ def run(recipe: str, overrides: tuple[str, ...], output: Path, overwrite: bool, 
     def say(line: str) -> None:
         click.echo(line, err=True)
 
-    done = run_recipe(recipe, output, overrides=overrides, overwrite=overwrite, say=say, progress=True)
+    done = run_recipe(recipe, output, overrides=overrides, servers=servers, overwrite=overwrite, say=say, progress=True)
     show_result(as_json, done.to_json(), done)

@@ -21,6 +21,7 @@ from sith_hf.recipe.inputs import decompose_with, open_base
 from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.resolve import resolve, shareable
+from sith_hf.recipe.servers import check_servers, named_servers
 from sith_hf.recipe.source import load_data
 from sith_hf.recipe.strict_yaml import write_yaml
 
@@ -69,6 +70,7 @@ def run_recipe(
     folder: str | Path,
     *,
     overrides: Iterable[str] = (),
+    servers: Iterable[str] = (),
     overwrite: bool = False,
     token: str | None = None,
     say: Callable[[str], object] = lambda line: None,
@@ -84,6 +86,8 @@ def run_recipe(
         recipe: a YAML file, the name of a recipe that comes with sith-hf, or a recipe in memory.
         folder: the folder of the results.
         overrides: ``key.key=value``, for a recipe that is read from YAML (see :func:`sith_hf.recipe.source.load_data`).
+        servers: servers of language models that may get the token in ``SITH_HF_JUDGE_TOKEN`` and the concepts, besides
+            those that ``overrides`` name and ``SITH_HF_JUDGE_URL``. A recipe alone cannot choose them.
         overwrite: replace the results of an earlier run. Other files in the folder are never replaced.
         token: a token for the Hub.
         say: called with a line for each step.
@@ -95,13 +99,16 @@ def run_recipe(
         HubError: a server of a judge refused, failed or could not be reached.
         OutputError: the results could not be written; ``folder`` is unchanged.
     """
+    overrides = tuple(overrides)
     if isinstance(recipe, Recipe):
-        if tuple(overrides):
+        if overrides:
             raise InputError("overrides need a recipe that is read from YAML; change the Recipe itself instead")
         plan, home = recipe, Path.cwd()
     else:
         data, home = load_data(recipe, overrides)
         plan = Recipe.from_data(data, str(recipe))
+    named = [*servers, *named_servers(overrides)]
+    check_servers(plan, named)
     target = Path(folder)
     _check_target(target, home)
 
@@ -116,7 +123,7 @@ def run_recipe(
         concepts, decomposition = decompose_with(plan, editor, home, job=kept, progress=progress)
         chosen = choose(
             plan, editor, decomposition, concepts, home,
-            token=token, transcripts=work / "transcripts", say=report, progress=progress,
+            token=token, servers=named, transcripts=work / "transcripts", say=report, progress=progress,
         )  # fmt: skip
         report(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.protected)} left unchanged")
         found, sweep = None, None
