@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 
 from sith_hf.core.settings import Settings
 from sith_hf.evaluation import Plan
@@ -155,7 +156,24 @@ class Recipe(Settings):
     @classmethod
     def from_file(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         """Read a YAML file or a shipped recipe; arguments as for :func:`sith_hf.recipe.source.load_data`."""
-        return cls.from_data(load_data(path, overrides)[0], str(path))
+        return cls.load(path, overrides)[0]
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Path]:
+        """Return a recipe and the folder that its paths start from; arguments as for :meth:`from_file`."""
+        data, folder = load_data(path, overrides, cls.fits)
+        return cls.from_data(data, str(path)), folder
+
+    @classmethod
+    def fits(cls, data: dict[str, Any]) -> bool:
+        """Return whether data may be a part of a recipe: known keys, and values of their types."""
+        try:
+            cls.model_validate_json(json.dumps(data))
+        except ValidationError as error:
+            return all(item["type"] in ("missing", "value_error", "too_short") for item in error.errors())
+        except (TypeError, ValueError, RecursionError):
+            return False
+        return True
 
     @classmethod
     def shipped(cls, name: str) -> Recipe:

@@ -22,7 +22,6 @@ from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.resolve import resolve, shareable
 from sith_hf.recipe.servers import check_servers, named_servers
-from sith_hf.recipe.source import load_data
 from sith_hf.recipe.strict_yaml import write_yaml
 
 RECIPE = "recipe.yaml"
@@ -105,8 +104,7 @@ def run_recipe(
             raise InputError("overrides need a recipe that is read from YAML; change the Recipe itself instead")
         plan, home = recipe, Path.cwd()
     else:
-        data, home = load_data(recipe, overrides)
-        plan = Recipe.from_data(data, str(recipe))
+        plan, home = Recipe.load(recipe, overrides)
     named = [*servers, *named_servers(overrides)]
     check_servers(plan, named)
     target = Path(folder)
