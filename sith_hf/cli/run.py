@@ -35,12 +35,18 @@ def run(
     """Run RECIPE, a YAML file or the name of one that comes with sith-hf (see sith-hf recipes).
 
     The output folder then holds edited/ (the checkpoint), spec/, decomposition/, the results, and recipe.yaml with all
-    defaults and fingerprints: running that file again gives the same bytes.
+    defaults and fingerprints: running that file again gives the same bytes. Of a recipe that measures fidelity, the
+    folder holds the table.
     """
-    from sith_hf.recipe import run_recipe
+    from sith_hf.recipe import Recipe, run_fidelity, run_recipe
 
     def say(line: str) -> None:
         click.echo(line, err=True)
 
+    plan, home = Recipe.load(recipe, overrides)
+    if plan.fidelity is not None:
+        measured = run_fidelity(plan, output, home, overwrite=overwrite, say=say, progress=True)
+        show_result(as_json, measured.to_json(), measured)
+        return
     done = run_recipe(recipe, output, overrides=overrides, servers=servers, overwrite=overwrite, say=say, progress=True)
     show_result(as_json, done.to_json(), done)

@@ -16,6 +16,7 @@ from sith_hf.errors import InputError, MissingExtra
 from sith_hf.evaluation import Evaluation, worst_against_average
 from sith_hf.files import ResumableJob, new_folder, write_whole
 from sith_hf.gains import Gains
+from sith_hf.images import BASE, model_variants, preprocessing_warning
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.inputs import decompose_with, open_base
 from sith_hf.recipe.measure import measure_edit
@@ -105,6 +106,8 @@ def run_recipe(
         plan, home = recipe, Path.cwd()
     else:
         plan, home = Recipe.load(recipe, overrides)
+    if plan.fidelity is not None:
+        raise InputError("this recipe measures fidelity and edits nothing; use sith-hf run, or run_fidelity in Python")
     named = [*servers, *named_servers(overrides)]
     check_servers(plan, named)
     target = Path(folder)
@@ -126,6 +129,9 @@ def run_recipe(
         report(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.protected)} left unchanged")
         found, sweep = None, None
         if plan.evaluate is not None:
+            (base_variant,) = model_variants(editor, {BASE: None})
+            if (warning := preprocessing_warning(plan.base.model, base_variant.processor)) is not None:
+                report(warning)
             found, sweep = measure_edit(plan.evaluate, editor, decomposition, chosen.gains, home, progress=progress)
         seen = {task.name: task.data_sha256 for task in found.tasks} if found else {}
         decomposition.save_pretrained(work / "decomposition")

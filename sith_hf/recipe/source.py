@@ -16,7 +16,7 @@ from sith_hf.recipe.overrides import override_value
 from sith_hf.recipe.strict_yaml import read_yaml
 
 EXTENDS = "extends"
-MAX_BYTES = 1_000_000
+MAX_BYTES = 10_000_000
 
 # The keys of a recipe that can have a path as value, and the keys of a dictionary that give the source of its concepts.
 PLACES = frozenset({"file", "image_mean", "path", "prompt", "dataset", "model", "text_model"})

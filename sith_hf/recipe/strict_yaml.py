@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 
-if TYPE_CHECKING:
-    _Fast = yaml.SafeLoader
-else:
-    # libyaml reads twenty times as fast, where PyYAML was built with it.
-    _Fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-MOST_NESTED = 100
 
+class _Loader(yaml.SafeLoader):
+    """A loader of plain data that refuses repeated keys and references."""
 
-class _Loader(_Fast):
-    """A loader of plain data that refuses repeated keys."""
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            # A few nested references can expand to billions of values.
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(
+                None, None, "references (*name) are not allowed; write the value again", event.start_mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -34,18 +36,11 @@ class _Loader(_Fast):
 
 
 def read_yaml(text: str, source: str, *, quote: bool = True) -> Any:
-    """Read plain data from YAML.
+    """Read plain data from YAML. Raises InputError, naming ``source``, for anything else.
 
-    Args:
-        text: the YAML.
-        source: its name, for messages.
-        quote: whether a message may quote the text. Not for a file that a recipe names: it may be any file of the user.
-
-    Raises:
-        InputError: anything else than plain data.
+    Without ``quote``, the message does not quote the text: a file that a recipe names may be any file of the user.
     """
     try:
-        _check_events(text)
         loader = _Loader(text)
         try:
             return loader.get_single_data()
@@ -55,25 +50,8 @@ def read_yaml(text: str, source: str, *, quote: bool = True) -> Any:
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
         line = "" if mark is None else f", line {mark.line + 1}"
-        shown = f" ({sanitize(' '.join(str(problem).split()), 300)})" if quote else ""
-        raise InputError(f"{source}{line}: not YAML of plain data{shown}") from None
-
-
-def _check_events(text: str) -> None:
-    """Raise a YAMLError for references, of which a few can expand to billions of values, and for deep nesting."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Fast):
-        problem = None
-        if isinstance(event, yaml.events.AliasEvent):
-            problem = "references (*name) are not allowed; write the value again"
-        elif isinstance(event, yaml.events.CollectionStartEvent):
-            depth += 1
-            problem = "nested too deeply" if depth > MOST_NESTED else None
-        elif isinstance(event, yaml.events.CollectionEndEvent):
-            depth -= 1
-        if problem is not None:
-            mark: Any = event.start_mark
-            raise yaml.constructor.ConstructorError(None, None, problem, mark)
+        shown = sanitize(" ".join(str(problem).split()), 300)
+        raise InputError(f"{source}{line}: not YAML of plain data{f' ({shown})' if quote else ''}") from None
 
 
 def write_yaml(data: Any, comment: str) -> str:

@@ -107,8 +107,8 @@ def _read(path: Path, raw: bytes, decomposition: Decomposition) -> Iterable[tupl
     side = _SIDE.search(path.stem)
     if side is not None and _SIDES[side[1].lower()] != decomposition.settings.get("side", "write"):
         raise InputError(
-            f"{path} scores {side[1].lower()} singular vectors, {_SIDES[side[1].lower()]} directions; this decomposition "
-            "explains the other ones. Use the decomposition that was scored"
+            f"{path} scores {side[1].lower()} singular vectors ({_SIDES[side[1].lower()]} directions), and this "
+            "decomposition explains the others. Use the decomposition that was scored"
         )
     named = _LAYER.search(path.stem)
     layer = None if named is None else int(named[1])

@@ -10,7 +10,6 @@ import pytest
 from sith_hf.errors import InputError
 from sith_hf.recipe import Recipe
 from sith_hf.recipe.source import MAX_BYTES
-from sith_hf.recipe.strict_yaml import MOST_NESTED, read_yaml
 from tests.support.cli import refused, sith
 
 GOOD = "title: t\nedits: [{concepts: [a]}]\n"
@@ -67,20 +66,6 @@ def test_a_part_of_a_recipe_can_be_extended(tmp_path: Path) -> None:
     )
     recipe = Recipe.from_file(tmp_path / "mine.yaml")
     assert (recipe.base.model, recipe.dictionary.file, recipe.dictionary.column) == ("me/it", "a.txt", None)
-
-
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [
-        ("[" * (MOST_NESTED + 1), "nested"),
-        ("- " * (MOST_NESTED + 1), "nested"),
-        ("a: &x [1]\nb: *x\n", "references"),
-    ],
-)
-def test_what_could_grow_without_bound_is_refused(text: str, part: str) -> None:
-    with pytest.raises(InputError, match=part):
-        read_yaml(text, "here")
-    assert read_yaml("[" * MOST_NESTED + "]" * MOST_NESTED, "here")
 
 
 def test_a_large_file_is_not_read(tmp_path: Path) -> None:
