@@ -36,7 +36,7 @@ LONGEST_PAUSE = 60.0
 # Attempts at a server that does not answer in time: fewer than at a busy one.
 MAX_TIMEOUTS = 2
 # Seconds for a connection. A server that needs minutes for an answer still accepts connections at once.
-CONNECT = 4.0
+CONNECT = 2.5
 # Seconds for an answer, from the connection to the last byte: enough for a model that thinks on a slow machine.
 TIMEOUT = 600.0
 LONGEST_TIMEOUT = 86_400.0
@@ -176,8 +176,7 @@ class ChatServer:
                 fault = self._fault(error)
                 if isinstance(error, UNREACHABLE) and not connected:
                     raise HubError(
-                        f"asking {sanitize(self.name)} failed: no connection ({fault}); check that the server runs, "
-                        "and its URL"
+                        f"asking {sanitize(self.name)} failed: {fault}; check that the server runs, and its URL"
                     ) from None
                 if isinstance(error, WebPage):
                     raise HubError(f"asking {sanitize(self.name)} failed: {fault}; check the URL") from None
@@ -221,8 +220,11 @@ class ChatServer:
     def _fault(self, error: BaseException) -> str:
         if isinstance(error, TimeoutError):
             return f"no answer within {self.timeout:g} seconds"
+        if isinstance(error, httpx.ConnectTimeout):
+            return f"no connection within {CONNECT:g} seconds"
         known = isinstance(error, (RefusedRequest, DamagedAnswer))
-        text = str(error) if known else f"{type(error).__name__}: {error}"
+        name = "no connection" if isinstance(error, UNREACHABLE) else type(error).__name__
+        text = str(error) if known else f"{name}: {error}"
         return sanitize(" ".join(mask(text, self._token()).split()), 160)
 
 
