@@ -28,6 +28,8 @@ MOST_OBJECTS = 20
 
 # Dashes, quotation marks and spaces of every form.
 _SAME = {0xA0: " ", 0x2212: "-", **dict.fromkeys(range(0x2010, 0x2016), "-")}
+# Zero-width characters, and what makes an emoji of a digit.
+_SAME |= dict.fromkeys((0x200B, 0xFE0F, 0x20E3), "")
 _SAME |= {ord(c): '"' for c in "'\u2018\u2019\u201c\u201d\u201e"}
 _WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 _NAMES = r"(?:seed:|ant\w*:)?(?:think|thinking|thought|thoughts|reason|reasoning|reflection|analysis|scratchpad)"
@@ -62,7 +64,8 @@ _LABEL = r"(?:score|rating|grade|answer)"
 CLAIMS = tuple(
     re.compile(form + _VALUE, re.IGNORECASE)
     for form in (
-        rf"\b{_LABEL}\s*\"?\s*(?:[:=|]|->|=>|-(?=\s)|\bis|\bof|\bwould\s+be|\bwill\s+be|\bto\s+be)\s*[:|]?\s*\"?\s*(?:a\s+|an\s+)?",
+        rf"\b{_LABEL}(?:\s+for\s+(?:[a-z]+\s+){{1,6}}?)?\s*\"?\s*"
+        r"(?:[:=|]|->|=>|-(?=\s)|\bis|\bof|\b(?:would|will|to)\s+be)\s*[:|]?\s*\"?\s*(?:an?\s+)?",
         rf"(?:^|\n)[ \t#>]*(?:[\w-]+[ ]){{0,3}}{_LABEL}(?:[ \t]+|[ \t]*\n[ \t]*)(?=\w)",
         r"\b(?:rate|rated|rating|give|assign|score|scored)\s+(?:(?:it|this|these|that|them|the|direction|texts?|list|as|at"
         r"|is|an?|with|to|score|rating|of)\s+){0,6}(?=\w)",

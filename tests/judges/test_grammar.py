@@ -7,6 +7,8 @@ import pytest
 from sith_hf.judges.grammar import parse
 
 CLEAR = {
+    "My score for this direction is 4.": 4,
+    "Score: 4\ufe0f\u20e3": 4,
     "3": 3,
     "4.": 4,
     "four": 4,
