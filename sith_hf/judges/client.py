@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from sith_hf.hub import OFFLINE, TRANSPORT
 from sith_hf.judges.answers import Answer
 from sith_hf.judges.grammar import MAX_CHARACTERS
 from sith_hf.judges.response import DamagedAnswer, WebPage, error_text, read_answer
-from sith_hf.judges.secrets import TOKEN_VARIABLE, chat_url, check_encrypted, environment_token, mask
+from sith_hf.judges.secrets import TOKEN_VARIABLE, chat_url, check_encrypted, environment_token, mask, masked_logs
 
 # The library of huggingface_hub: httpx in some releases, httpx2 in others, with the same interface.
 httpx: Any = importlib.import_module(TRANSPORT.__module__.partition(".")[0])
@@ -134,14 +135,16 @@ class ChatServer:
             return f"{self.model or 'the model'} at {self.base_url}"
         return f"{self.model} of {self.provider}" if self.provider else str(self.model)
 
-    def session(self) -> Any:
-        """Return the ``httpx.AsyncClient`` for questions, an asynchronous context."""
-        if self.base_url is not None:
-            return httpx.AsyncClient()
-        session = get_async_session()
-        # These hooks read the body before its size is known.
-        session.event_hooks = {**session.event_hooks, "response": []}
-        return session
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Any]:
+        """Give the ``httpx.AsyncClient`` for questions; its logs have no token."""
+        client = httpx.AsyncClient() if self.base_url is not None else get_async_session()
+        if self.base_url is None:
+            # These hooks read the body before its size is known.
+            client.event_hooks = {**client.event_hooks, "response": []}
+        with masked_logs(self.token):
+            async with client:
+                yield client
 
     async def ask(
         self,

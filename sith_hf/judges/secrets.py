@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from urllib.parse import quote, urlsplit
 
@@ -77,6 +79,25 @@ def mask(text: str, *tokens: str | None) -> str:
         for form in dict.fromkeys((token, escaped, escaped.replace("/", "\\/"), quote(token, safe=""), quote(token))):
             text = text.replace(form, "<token>")
     return text
+
+
+@contextmanager
+def masked_logs(*tokens: str | None) -> Iterator[None]:
+    """Mask the logs of the HTTP library inside the block: at the level DEBUG it logs what a server sends back."""
+
+    def masked(record: logging.LogRecord) -> bool:
+        record.msg, record.args = mask(record.getMessage(), *tokens), None
+        return True
+
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(("httpcore", "httpx"))]
+    loggers = [logging.getLogger(name) for name in names]
+    for logger in loggers:
+        logger.addFilter(masked)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(masked)
 
 
 def _known(*tokens: str | None) -> Iterator[str]:

@@ -144,7 +144,8 @@ def test_what_does_not_fit_is_refused(editor, dictionary, task):
 
 def test_a_concept_in_another_case_is_another_text(editor, dictionary):
     """The aircraft "Spitfire" does not hide the concept "spitfire"."""
-    for leave_out, hidden in ((["CAR", "Bird"], set()), (["car", " bird "], {"car", "bird"})):
-        task = class_task(dictionary, ["CAR", "Bird"], editor.embed, leave_out=leave_out, sparsity=1)
-        assert not set(task.texts) & hidden
-        assert set(task.texts) == {"car", "bird"} or hidden
+    classes = ["CAR", "Bird"]
+    assert set(class_task(dictionary, classes, editor.embed, sparsity=1).texts) == {"car", "bird"}
+    # The control: with its own case, and spaces that a dictionary does not have, it is left out.
+    hidden = class_task(dictionary, classes, editor.embed, leave_out=["car", " bird "], sparsity=1)
+    assert not set(hidden.texts) & {"car", "bird"}

@@ -375,23 +375,26 @@ class TestTrouble:
                 ask(ChatServer(base_url=f"http://127.0.0.1:{full.getsockname()[1]}"), pauses)
         assert not pauses
 
-    def test_a_server_that_goes_away_later_may_come_back(self, decomposition):
-        """A restart is waited for, and so is one that never ends, five times."""
+    def test_a_server_that_drops_connections_is_asked_again(self, decomposition):
         pauses = Pauses()
-        with chat_server(lambda prompt, _: Reply(drop=True)) as seen:
-            with pytest.raises(HubError, match="in a row"):
-                judge_at(seen.url, workers=1, wait=pauses).score(decomposition)
-            server, session = ChatServer(base_url=seen.url), None
+        with chat_server(lambda prompt, _: Reply(drop=True)) as seen, pytest.raises(HubError, match="in a row"):
+            judge_at(seen.url, workers=1, wait=pauses).score(decomposition)
         # The next question may have begun by then.
         assert FAILURES_IN_A_ROW <= len(pauses) / len(PAUSES) <= FAILURES_IN_A_ROW + 1
 
-        async def once():
-            async with server.session() as session:
-                return await server.ask("well?", session, Pauses(), connected=True)
+    def test_a_server_that_answered_before_is_waited_for_while_it_restarts(self):
+        with chat_server(lambda prompt, _: "3") as seen:
+            pass
+        pauses = Pauses()
 
-        assert session is None
+        async def once():
+            server = ChatServer(base_url=seen.url)
+            async with server.session() as session:
+                return await server.ask("well?", session, pauses, connected=True)
+
         with pytest.raises(Unanswered):
             run(once())
+        assert pauses == list(PAUSES)
 
     def test_a_web_page_is_one_line_at_once(self, decomposition, place):
         page = Reply(body=b"<!DOCTYPE html><html><body>Log in</body></html>", headers={"content-type": "text/html"})
@@ -796,6 +799,17 @@ class TestToken:
         assert any(b"You are <token>." in content for content in written)
         assert not any(TOKEN.encode() in content for content in written)
         assert TOKEN not in capfd.readouterr().err
+
+    def test_a_header_that_returns_it_is_not_logged(self, caplog):
+        caplog.set_level("DEBUG")
+        with chat_server(lambda prompt, _: Reply(body=said("4").body, headers={"x-echo": TOKEN})) as seen:
+            assert ask(ChatServer(base_url=seen.url, token=TOKEN), Pauses()) == "4"
+            assert "x-echo" in caplog.text.lower()
+            assert "<token>" in caplog.text
+            assert TOKEN not in caplog.text
+            # The control: outside of a session the logs are whole.
+            httpx.post(f"{seen.url}/chat/completions", json={"messages": [{"content": "?"}]}, headers={"x-a": "b"})
+        assert TOKEN in caplog.text
 
     def test_a_server_that_returns_it_is_not_quoted(self, decomposition, place):
         body = json.dumps({"error": f"bad token {TOKEN}"}).encode()
