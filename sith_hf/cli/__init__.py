@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Compare an edited model with its base."),
     "fidelity": ("fidelity", "Measure explanations by method and against chance."),
     "import-reference": ("import_reference", "Import decompositions published with the paper."),
+    "import-scores": ("import_scores", "Import scores published with the paper."),
     "run": ("run", "Run a recipe, from base to evaluated edit."),
     "recipes": ("recipes", "List the shipped recipes, or show one."),
     "demo": ("demo", "Explain and edit the embedded checkpoint."),

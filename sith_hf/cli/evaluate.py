@@ -91,12 +91,14 @@ def evaluate(
 
     from sith_hf.edits import EditSpec
     from sith_hf.evaluation import evaluate as evaluate_variants
-    from sith_hf.images import EDITED, Comparison
+    from sith_hf.images import EDITED, Comparison, preprocessing_warning
 
     if edited is not None:
         comparison = Comparison.from_checkpoints(base, {EDITED: edited}, **loading)
     else:
         comparison = Comparison.from_spec(base, EditSpec.from_pretrained(str(spec_path)), **loading)
+    if (warning := preprocessing_warning(base, comparison.variants[0].processor)) is not None:
+        click.echo(warning, err=True)
     found = evaluate_variants(comparison.variants, plan.tasks, text=comparison.text, progress=True, **plan.options)
     if not PartialState().is_main_process:  # the state that the evaluation made
         return

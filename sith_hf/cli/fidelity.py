@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -81,7 +79,7 @@ def fidelity(
     from sith_hf.core.tables import table
     from sith_hf.decomposition import DecomposeSettings
     from sith_hf.editor import SithEditor
-    from sith_hf.fidelity import check_plot, fidelity_chart, fidelity_table, grid
+    from sith_hf.fidelity import check_plot, fidelity_chart, fidelity_table, grid, vectors_csv
     from sith_hf.files import write_whole
     from sith_hf.pursuit import METHODS
     from sith_hf.towers import read_image_mean
@@ -100,12 +98,7 @@ def fidelity(
     encoded = editor.encode(source, progress=True)
     result = fidelity_table(editor.tower, encoded, pursuits, settings, progress=True, **{**test, "null": null})
     if output is not None:
-        rows = list(result.vectors())
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_whole(output, text.getvalue().encode("ascii"))
+        write_whole(output, vectors_csv(result).encode("ascii"))
     if plot is not None:
         fidelity_chart(result, plot)
     lines = [

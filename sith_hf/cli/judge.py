@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     click.option("--llm-model", help="By a language model: its Hub id, or its name at --base-url."),
     click.option("--provider", help="By a language model: one of the Hub's inference providers."),
     click.option("--base-url", help="By a language model: an OpenAI-compatible server, e.g. http://localhost:8000/v1."),
+    click.option(
+        "--max-tokens", type=int, help="By a language model: longest answer, reasoning included.  [default: 2048]"
+    ),
+    click.option("--reasoning-effort", help="By a language model: how long it thinks, such as low, medium or high."),
     click.option("--workers", type=int, help="By a language model: number of questions at once.  [default: 4]"),
 )
 @options.model
@@ -101,7 +105,15 @@ def judge(
     embed = None
     if checkpoint is not None:
         embed = SithEditor.from_pretrained(checkpoint, **loading).with_decomposition(loaded).embed
-    made = make_judge(settings, embed, folder=Path(), cache=output / "answers", transcript=output / "transcript.jsonl")
+    named = [url for url in (language_model.get("base_url"),) if url]
+    made = make_judge(
+        settings,
+        embed,
+        folder=Path(),
+        cache=output / "answers",
+        transcript=output / "transcript.jsonl",
+        servers=named,
+    )
     scores = made.score(loaded, progress=True)
     _report(scores, loaded, save_results(output, overwrite, scores), as_json)
 

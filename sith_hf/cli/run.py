@@ -19,21 +19,41 @@ from sith_hf.cli.output import show_result
     metavar="KEY=VALUE",
     help="Set a value of the recipe, such as decompose.layers=[-2,-1] or base.model=openai/clip-vit-base-patch32.",
 )
+@click.option(
+    "--base-url",
+    "servers",
+    multiple=True,
+    metavar="URL",
+    help="A server of the recipe's judges that may get your token (SITH_HF_JUDGE_TOKEN) and the concepts.",
+)
 @options.output("all results")
 @options.include
 @options.as_json
 def run(
-    recipe: str, overrides: tuple[str, ...], output: Path, include: tuple[str, ...], overwrite: bool, as_json: bool
+    recipe: str,
+    overrides: tuple[str, ...],
+    servers: tuple[str, ...],
+    output: Path,
+    include: tuple[str, ...],
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Run RECIPE, a YAML file or the name of one that comes with sith-hf (see sith-hf recipes).
 
     The output folder then holds edited/ (the checkpoint), spec/, decomposition/, the results, and recipe.yaml with all
-    defaults and fingerprints: running that file again gives the same bytes.
+    defaults and fingerprints: running that file again gives the same bytes. Of a recipe that measures fidelity, the
+    folder holds the table.
     """
-    from sith_hf.recipe import run_recipe
+    from sith_hf.recipe import Recipe, run_fidelity, run_recipe
 
     def say(line: str) -> None:
         click.echo(line, err=True)
 
-    done = run_recipe(recipe, output, overrides=overrides, include=include, overwrite=overwrite, say=say, progress=True)
+    plan, home = Recipe.load(recipe, overrides)
+    if plan.fidelity is not None:
+        measured = run_fidelity(plan, output, home, overwrite=overwrite, say=say, progress=True)
+        show_result(as_json, measured.to_json(), measured)
+        return
+    given = {"overrides": overrides, "include": include, "servers": servers}
+    done = run_recipe(recipe, output, **given, overwrite=overwrite, say=say, progress=True)
     show_result(as_json, done.to_json(), done)

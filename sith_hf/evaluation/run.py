@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from sith_hf.evaluation.result import Evaluation, TaskResult
 from sith_hf.evaluation.retrieval import RetrievalRunner
 from sith_hf.evaluation.task import AnyTask, TaskData, TaskRunner
 from sith_hf.evaluation.zero_shot import ZeroShotRunner
-from sith_hf.images import BASE, ModelVariant, check_processors, embed_rows, open_dataset
+from sith_hf.images import BASE, ImageDataset, ModelVariant, check_processors, embed_rows, open_dataset
 from sith_hf.towers import LoadedModel
 
 # With fewer samples, intervals of the bootstrap are too narrow.
@@ -71,6 +71,8 @@ def evaluate(
     for (_, images), together in passes.items():
         source = open_dataset(together[0].data, progress=progress)
         runners = [RUNNERS[task.kind](task, source) for task in together]
+        if not source.data.where and source.data.limit is None and isinstance(source.rows, Sized):
+            _check_rows(source, len(source.rows))
 
         def check(row: Mapping[str, Any], number: int, runners: Sequence[TaskRunner[Any]] = runners) -> None:
             for runner in runners:
@@ -86,6 +88,7 @@ def evaluate(
             precision=precision,
             progress=progress,
         )
+        _check_rows(source, len(embedded) + sum(embedded.skipped.values()))
         data = TaskData(embedded, names, text, resamples, seed, progress)
         for runner in runners:
             found = runner.run(data)
@@ -107,3 +110,13 @@ def evaluate(
         "unit": "fraction; drift: 1 - cosine",
     }
     return Evaluation(names, dict(sorted(settings.items())), tuple(results[task.name] for task in tasks))
+
+
+def _check_rows(source: ImageDataset, found: int) -> None:
+    """Raise InputError unless a dataset has the number of rows that its settings expect."""
+    expected = source.data.rows
+    if expected not in (None, found):
+        raise InputError(
+            f"{source.title} has {found:,} rows, the plan expects {expected:,}: use the same split, or remove "
+            "data.rows from the plan"
+        )

@@ -3,8 +3,17 @@
 It imports ``evaluation`` (for charts), ``decomposition`` and everything below.
 """
 
-from sith_hf.fidelity.compare import fidelity_table, grid
+from sith_hf.fidelity.compare import COHERENCE_WEIGHTS, SPARSITIES, fidelity_table, grid
 from sith_hf.fidelity.figure import check_plot, fidelity_chart
-from sith_hf.fidelity.table import FidelityTable
+from sith_hf.fidelity.table import FidelityTable, vectors_csv
 
-__all__ = ["FidelityTable", "check_plot", "fidelity_chart", "fidelity_table", "grid"]
+__all__ = [
+    "COHERENCE_WEIGHTS",
+    "FidelityTable",
+    "SPARSITIES",
+    "check_plot",
+    "fidelity_chart",
+    "fidelity_table",
+    "grid",
+    "vectors_csv",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -155,6 +157,16 @@ class FidelityTable:
                 if result.p is not None and result.q is not None:
                     row |= {"p": float(result.p[place]), "q": float(result.q[place])}
                 yield row
+
+
+def vectors_csv(table: FidelityTable) -> str:
+    """Return :meth:`FidelityTable.vectors` as CSV."""
+    rows = list(table.vectors())
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _mean(values: Tensor, weight: Tensor) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sith_hf.concepts import ConceptDictionary
+from sith_hf.concepts import ConceptDictionary, tidy
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
@@ -54,7 +54,8 @@ def class_task(
         classes: the names of the C classes.
         embed: ``embed(*texts)`` returns the embedding of each text by the same text tower, ``[P]``, unit length, not
             centred, such as :meth:`sith_hf.SithEditor.embed`.
-        leave_out: concepts not to select, such as synonyms, ignoring case; the class names when None.
+        leave_out: concepts not to select, such as synonyms, with the same case; the class names when None. With the
+            class "Spitfire", the concept "spitfire" remains.
         sparsity: K, concepts for each class.
         coherence_weight: lambda.
 
@@ -68,8 +69,8 @@ def class_task(
     queries = torch.stack([*embed(*classes).values()]).float().cpu()
     if queries.shape[1:] != atoms.shape[1:]:
         raise InputError(f"embeddings of classes must have shape [{atoms.shape[1]}]; got {list(queries.shape[1:])}")
-    hidden = {_folded(name) for name in (classes if leave_out is None else leave_out)}
-    left = [i for i, text in enumerate(dictionary.texts) if _folded(text) not in hidden]
+    hidden = {tidy(name) for name in (classes if leave_out is None else leave_out)}
+    left = [i for i, text in enumerate(dictionary.texts) if tidy(text) not in hidden]
     if len(left) < sparsity:
         raise InputError(
             f"{len(left)} concepts are left without the class names, expected at least {sparsity} (sparsity): use a "
@@ -153,7 +154,3 @@ def level_offset(decomposition: Decomposition, relevant: Tensor) -> float:
     if relevant.shape != decomposition.fidelity.shape:
         raise InputError(f"relevance must have shape {list(decomposition.fidelity.shape)}; got {list(relevant.shape)}")
     return 1.0 - float(relevant.double().amax(dim=-1).median())
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.split()).casefold()

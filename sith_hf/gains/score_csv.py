@@ -132,7 +132,10 @@ def _rows(path: str | Path, raw: bytes) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         names = [name.strip().lower() for name in next(reader, [])]
         if any(names.count(name) != 1 for name in _NEEDED):
-            raise InputError(f"{path}, line 1: expected the columns {', '.join(_NEEDED)}, each once, in the first line")
+            raise InputError(
+                f"{path}, line 1: expected the columns {', '.join(_NEEDED)}, each once, in the first line. Decision "
+                "files of the paper's authors are read by sith-hf import-scores"
+            )
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue

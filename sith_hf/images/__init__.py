@@ -9,6 +9,7 @@ from sith_hf.images.datasets import ImageDataset, open_dataset
 from sith_hf.images.embed import EmbeddedRows, embed_rows
 from sith_hf.images.mean import estimated_mean, is_mean_of, mean_of_images
 from sith_hf.images.model_variant import BASE, EDITED, ModelVariant, check_processors
+from sith_hf.images.preprocessing import preprocessing_warning
 
 __all__ = [
     "BASE",
@@ -26,5 +27,6 @@ __all__ = [
     "mean_of_images",
     "model_variants",
     "open_dataset",
+    "preprocessing_warning",
     "text_model_of",
 ]

@@ -81,6 +81,9 @@ class DatasetSettings(Settings):
     limit: Annotated[int, Field(ge=1)] | None = None
     """Use only the first N rows."""
 
+    rows: Annotated[int, Field(ge=1)] | None = None
+    """The number of rows that where and limit leave, such as the size of a published test split; others are refused."""
+
     sha256: str | None = None
     """The fingerprint of images, labels and captions; other data are refused. A run fills it in."""
 

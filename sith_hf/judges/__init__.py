@@ -10,6 +10,7 @@ from sith_hf.judges.judge import (
     JudgeSettings,
     LanguageModelJudgeSettings,
     SheetJudgeSettings,
+    check_judge_server,
     make_judge,
 )
 from sith_hf.judges.language_model import LanguageModelJudge
@@ -24,5 +25,6 @@ __all__ = [
     "LanguageModelJudgeSettings",
     "SheetJudge",
     "SheetJudgeSettings",
+    "check_judge_server",
     "make_judge",
 ]

@@ -1,10 +1,9 @@
-"""Answers of language models: the form of a score, a cache for later runs, and a transcript for people."""
+"""Answers of language models: their scores, a cache for later runs, and a transcript for people."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,30 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.files import write_whole
-
-# A longer answer is no score; the transcript has its beginning.
-MAX_CHARACTERS = 100_000
+from sith_hf.judges.grammar import parse
 
 # Larger than any file of the cache.
 MAX_BYTES = 2_000_000
 
-_THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
-_SCORE = re.compile(r"(?:score:[ \t]*)?([1-5])", re.IGNORECASE)
 
+@dataclass(frozen=True)
+class Answer:
+    """An answer of a language model.
 
-def parse(answer: str) -> int | None:
-    """Return the score of an answer, or None.
-
-    The grammar: ``[thought] ["Score:"] digit``. The thought is one block ``<think>...</think>`` at the beginning, as
-    reasoning models write it; ``Score:`` may be in any case; the digit is 1 to 5; nothing else but white space is
-    allowed. ``4/5``, ``**4**``, ``4.5``, ``between 3 and 4`` and ``Score: 4 because`` are not scores: their meaning
-    would be a guess.
+    Attributes:
+        text: the answer, without secrets; empty if there is none.
+        fault: why it may hold no score although it arrived, such as a cut-off answer; None for a whole one.
     """
-    if len(answer) > MAX_CHARACTERS:
-        return None
-    thought = _THOUGHT.match(answer)
-    found = _SCORE.fullmatch(answer[thought.end() if thought else 0 :].strip())
-    return int(found[1]) if found else None
+
+    text: str
+    fault: str | None = None
+
+    @property
+    def score(self) -> int | None:
+        """The score, 1 to 5; None for an answer without exactly one."""
+        return parse(self.text)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
-import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,16 +16,17 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.validation import finite_number
 from sith_hf.errors import HubError, InputError
-from sith_hf.hub import OFFLINE, TRANSPORT, hide
-from sith_hf.judges.answers import MAX_CHARACTERS
+from sith_hf.hub import OFFLINE, TRANSPORT
+from sith_hf.judges.answers import Answer
+from sith_hf.judges.grammar import MAX_CHARACTERS
+from sith_hf.judges.response import DamagedAnswer, WebPage, error_text, read_answer
+from sith_hf.judges.secrets import TOKEN_VARIABLE, chat_url, check_encrypted, environment_token, mask, masked_logs
 
 # The library of huggingface_hub: httpx in some releases, httpx2 in others, with the same interface.
 httpx: Any = importlib.import_module(TRANSPORT.__module__.partition(".")[0])
 
 # The most bytes of an answer: enough for MAX_CHARACTERS, with every character escaped as JSON allows.
 MAX_BYTES = 2_000_000
-
-TOKEN_VARIABLE = "SITH_HF_JUDGE_TOKEN"
 
 # The Hub's inference providers: https://huggingface.co/docs/inference-providers
 ROUTER = "https://router.huggingface.co/v1"
@@ -36,11 +36,18 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 LONGEST_PAUSE = 60.0
 # Attempts at a server that does not answer in time: fewer than at a busy one.
 MAX_TIMEOUTS = 2
+# Seconds for a connection. A server that needs minutes for an answer still accepts connections at once.
+CONNECT = 2.5
+# Seconds for an answer, from the connection to the last byte: enough for a model that thinks on a slow machine.
+TIMEOUT = 600.0
 LONGEST_TIMEOUT = 86_400.0
 
 # Statuses after which the same question is asked again, and statuses that every question would get.
 _AGAIN = (408, 409, 425, 429)
 _FINAL = (401, 402, 403, 404, 405)
+
+# Errors before a server has accepted a connection.
+UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout)
 
 _TOKEN_ADVICE = f"check the token: `hf auth login` for the Hub, {TOKEN_VARIABLE} for another server"
 _ADVICE = {401: _TOKEN_ADVICE, 402: "the account has no credits left", 403: _TOKEN_ADVICE}
@@ -48,10 +55,6 @@ _ADVICE = {401: _TOKEN_ADVICE, 402: "the account has no credits left", 403: _TOK
 
 class Unanswered(HubError):
     """A question without a usable answer after every attempt. Other questions may get one."""
-
-
-class DamagedAnswer(ValueError):
-    """An answer that does not have the form of a chat server's."""
 
 
 class RefusedRequest(Exception):
@@ -65,7 +68,7 @@ class RefusedRequest(Exception):
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.status, self.headers = status, headers
         there = headers.get("location")
-        text = f"redirects to {there}" if there is not None else body.decode("utf-8", "replace").strip()
+        text = f"redirects to {there}" if there is not None else error_text(body)
         super().__init__(f"status {status} ({text})" if text else f"status {status}")
 
 
@@ -77,7 +80,7 @@ class ChatServer:
 
     Tokens: the Hub's providers get ``token`` or the Hub's token from the usual places (``hf auth login``,
     ``HF_TOKEN``). A server given by ``base_url`` never gets the Hub's token: it gets ``token``, or the environment
-    variable ``SITH_HF_JUDGE_TOKEN``, or none.
+    variable ``SITH_HF_JUDGE_TOKEN``, or none; beyond the local network only over https. Redirections are not followed.
 
     Attributes:
         model: the name of the model. With ``base_url``, None leaves the choice to the server.
@@ -96,7 +99,7 @@ class ChatServer:
     provider: str | None = None
     base_url: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    timeout: float = 60.0
+    timeout: float = TIMEOUT
     token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -132,14 +135,16 @@ class ChatServer:
             return f"{self.model or 'the model'} at {self.base_url}"
         return f"{self.model} of {self.provider}" if self.provider else str(self.model)
 
-    def session(self) -> Any:
-        """Return the ``httpx.AsyncClient`` for questions, an asynchronous context."""
-        if self.base_url is not None:
-            return httpx.AsyncClient()
-        session = get_async_session()
-        # These hooks read the body before its size is known.
-        session.event_hooks = {**session.event_hooks, "response": []}
-        return session
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Any]:
+        """Give the ``httpx.AsyncClient`` for questions; its logs have no token."""
+        client = httpx.AsyncClient() if self.base_url is not None else get_async_session()
+        if self.base_url is None:
+            # These hooks read the body before its size is known.
+            client.event_hooks = {**client.event_hooks, "response": []}
+        with masked_logs(self.token):
+            async with client:
+                yield client
 
     async def ask(
         self,
@@ -147,7 +152,9 @@ class ChatServer:
         session: Any,
         wait: Callable[[float], Awaitable[object]] = asyncio.sleep,
         report: Callable[[str], object] = lambda _: None,
-    ) -> str:
+        *,
+        connected: bool = False,
+    ) -> Answer:
         """Return the answer to a question, after at most six attempts, of which two may time out.
 
         Args:
@@ -155,6 +162,8 @@ class ChatServer:
             session: from :meth:`session`.
             wait: waits for some seconds before another attempt.
             report: called with the fault before each wait.
+            connected: whether the server has accepted a connection in this run. If not, a failed connection is final:
+                a server that is down says so within seconds.
 
         Raises:
             Unanswered: this question got no usable answer.
@@ -168,6 +177,13 @@ class ChatServer:
                 raise HubError(f"asking {sanitize(self.name)} failed: {OFFLINE}") from None
             except (RefusedRequest, DamagedAnswer, TRANSPORT, OSError) as error:
                 fault = self._fault(error)
+                if isinstance(error, UNREACHABLE) and not connected:
+                    raise HubError(
+                        f"asking {sanitize(self.name)} failed: {fault}; check that the server runs, and its URL"
+                    ) from None
+                if isinstance(error, WebPage):
+                    raise HubError(f"asking {sanitize(self.name)} failed: {fault}; check the URL") from None
+                connected = connected or isinstance(error, (RefusedRequest, DamagedAnswer))
                 status = error.status if isinstance(error, RefusedRequest) else None
                 if status is not None and (status in _FINAL or status < 400):
                     advice = _ADVICE.get(status, "check the model, the provider and the URL")
@@ -181,27 +197,23 @@ class ChatServer:
                 await wait(pause)
         raise Unanswered(f"{sanitize(self.name)} did not answer: {fault}")
 
-    async def _once(self, prompt: str, session: Any) -> str:
+    async def _once(self, prompt: str, session: Any) -> Answer:
         token = self._token()
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         # A server with one model accepts any name, but many refuse a question without one.
         model = f"{self.model}:{self.provider}" if self.provider else self.model or "dummy"
         data = {"model": model, "messages": [{"role": "user", "content": prompt}], **self.parameters}
         given = {name: value for name, value in data.items() if value is not None}
-        body = await post(session, _chat_url(self.base_url or ROUTER), given, headers, self.timeout)
-        try:
-            content = json.loads(body)["choices"][0]["message"].get("content")
-        # A server may send JSON of any form, or none.
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            content = 0
-        if content is not None and not isinstance(content, str):
-            raise DamagedAnswer("the answer does not have the form of a chat server's")
-        # None if the model used all of its tokens to think.
-        return (content or "")[: MAX_CHARACTERS + 1]
+        body = await post(session, chat_url(self.base_url or ROUTER), given, headers, self.timeout)
+        answer = read_answer(body)
+        fault = None if answer.fault is None else sanitize(mask(answer.fault, token), 160)
+        return Answer(mask(answer.text, token)[: MAX_CHARACTERS + 1], fault)
 
     def _token(self) -> str | None:
         if self.base_url is not None:
-            token = self.token or os.environ.get(TOKEN_VARIABLE, "").strip() or None
+            token = self.token or environment_token()
+            if token is not None:
+                check_encrypted(self.base_url)
         elif not (token := self.token or get_token()):
             raise HubError(f"asking {sanitize(self.name)} failed: no token for the Hub was found; run `hf auth login`")
         if token is not None and not (token.isascii() and token.isprintable()):
@@ -211,16 +223,12 @@ class ChatServer:
     def _fault(self, error: BaseException) -> str:
         if isinstance(error, TimeoutError):
             return f"no answer within {self.timeout:g} seconds"
-        text = str(error) if isinstance(error, RefusedRequest) else f"{type(error).__name__}: {error}"
-        return sanitize(hide(text, self._token()), 160)
-
-
-def _chat_url(base_url: str) -> str:
-    """Return the URL of the chat, from one that ends there, with ``/v1``, or with the host."""
-    base = base_url.rstrip("/")
-    if base.endswith("/chat/completions"):
-        return base
-    return f"{base}/chat/completions" if base.endswith("/v1") else f"{base}/v1/chat/completions"
+        if isinstance(error, httpx.ConnectTimeout):
+            return f"no connection within {CONNECT:g} seconds"
+        known = isinstance(error, (RefusedRequest, DamagedAnswer))
+        name = "no connection" if isinstance(error, UNREACHABLE) else type(error).__name__
+        text = str(error) if known else f"{name}: {error}"
+        return sanitize(" ".join(mask(text, self._token()).split()), 160)
 
 
 def _requested_pause(error: BaseException) -> float | None:
@@ -247,7 +255,11 @@ async def post(client: Any, url: str, data: Mapping[str, Any], headers: Mapping[
         TRANSPORT: no connection, or a broken one.
     """
     # The size of a compressed body is not known before it is decompressed.
-    options = {"headers": {**headers, "accept-encoding": "identity"}, "timeout": None, "follow_redirects": False}
+    options = {
+        "headers": {**headers, "accept-encoding": "identity"},
+        "timeout": httpx.Timeout(None, connect=CONNECT),
+        "follow_redirects": False,
+    }
     body = bytearray()
     async with asyncio.timeout(seconds), client.stream("POST", url, json=data, **options) as response:
         async for piece in response.aiter_raw():

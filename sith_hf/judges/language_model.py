@@ -19,7 +19,7 @@ from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.decomposition import Decomposition, Explanation
 from sith_hf.errors import HubError, InputError
 from sith_hf.gains import Scores
-from sith_hf.judges.answers import AnswerCache, Question, parse, write_transcript
+from sith_hf.judges.answers import Answer, AnswerCache, Question, write_transcript
 from sith_hf.judges.client import ChatServer, Unanswered
 from sith_hf.judges.event_loop import run
 from sith_hf.judges.prompts import Prompt
@@ -31,17 +31,18 @@ FAILURES_IN_A_ROW = 5
 # Stop, to save costs, if none of this many first answers is a score.
 EARLY = 20
 
-_FORM = "A score is a line such as 'Score: 4' and nothing else"
+_FORM = "A score is one whole number from 1 to 5, such as 'Score: 4', after any reasoning"
 
 
 @dataclass(frozen=True)
 class LanguageModelJudge:
     """A judge that scores a pole by a language model's answer to a question about its concepts.
 
-    Poles with the same concepts in the same order share one question. Only an answer in the form of
-    :func:`sith_hf.judges.answers.parse` is a score. Any other gives NaN and counts in ``record`` as ``unparsed``; a
+    Poles with the same question share one answer. Only an answer with exactly one score by
+    :mod:`sith_hf.judges.grammar` counts. Any other gives NaN, counts in ``record`` as ``unparsed``, and is shown; a
     question without an answer after every attempt counts as ``failed``. Answers with a score are kept as they arrive:
-    after an interruption, the next run asks only the other questions.
+    after an interruption, the next run asks only the other questions. A question is kept by its whole text, so a
+    changed template asks anew, and its scores may differ.
 
     Attributes:
         prompt: the question.
@@ -82,12 +83,14 @@ class LanguageModelJudge:
         by_prompt: dict[str, list[int]] = {}
         for number, item in enumerate(explanations):
             if item.concepts:
-                by_prompt.setdefault(ask(tuple(text for text, _ in item.concepts)), []).append(number)
+                texts, weights = zip(*item.concepts, strict=True)
+                by_prompt.setdefault(ask(texts, weights), []).append(number)
         places = {Question(self.server.name, self.server.parameters, p): numbers for p, numbers in by_prompt.items()}
 
         answers = AnswerCache(self.cache)
         # An earlier release also kept answers without a score.
-        found = {q: text for q in places if (text := answers.get(q)) is not None and parse(text) is not None}
+        kept = {q: Answer(text) for q in places if (text := answers.get(q)) is not None}
+        found = {question: answer for question, answer in kept.items() if answer.score is not None}
         open_questions = [q for q in places if q not in found]
         known = len(found)
         faults: dict[Question, str] = {}
@@ -99,7 +102,7 @@ class LanguageModelJudge:
                 write_transcript(self.transcript, _entries(explanations, places, found, faults))
 
         value = torch.full((len(explanations),), math.nan)
-        scores = {question: parse(answer) for question, answer in found.items()}
+        scores = {question: answer.score for question, answer in found.items()}
         for question, score in scores.items():
             value[places[question]] = math.nan if score is None else score
         record = {
@@ -114,7 +117,12 @@ class LanguageModelJudge:
             "unparsed": sum(len(places[question]) for question, score in scores.items() if score is None),
             "failed": sum(len(numbers) for question, numbers in places.items() if question not in found),
         }
-        self._check(record, faults, self._advice(found))
+        self._check(record, found, faults)
+        if progress and record["unparsed"]:
+            tqdm.write(
+                f"{record['unparsed']} of {record['poles']} poles got no score: {_without_score(found)}",
+                file=sys.stderr,
+            )
         return Scores.of(
             decomposition,
             value.reshape(decomposition.fidelity.shape),
@@ -128,7 +136,7 @@ class LanguageModelJudge:
         self,
         questions: Sequence[Question],
         answers: AnswerCache,
-        found: dict[Question, str],
+        found: dict[Question, Answer],
         faults: dict[Question, str],
         progress: bool,
     ) -> None:
@@ -149,7 +157,7 @@ class LanguageModelJudge:
             nonlocal in_a_row, answered, parsed
             for question in waiting:
                 try:
-                    answer = await self.server.ask(question.prompt, session, self.wait, report)
+                    answer = await self.server.ask(question.prompt, session, self.wait, report, connected=answered > 0)
                 except Unanswered as error:
                     faults[question] = str(error)
                     in_a_row += 1
@@ -159,13 +167,13 @@ class LanguageModelJudge:
                         ) from None
                 else:
                     found[question] = answer
-                    if scored := parse(answer) is not None:
-                        answers.put(question, answer)
+                    if scored := answer.score is not None:
+                        answers.put(question, answer.text)
                     in_a_row, answered, parsed = 0, answered + 1, parsed + scored
                     if answered == EARLY < len(questions) and not parsed:
                         raise InputError(
-                            f"none of the first {EARLY} answers is a score; the last one is "
-                            f"{sanitize(answer, 80)!r}. {_FORM}. {self._advice(found)}"
+                            f"none of the first {EARLY} answers is a score; {_without_score({question: answer})}. "
+                            f"{_FORM}. {self._advice(found)}"
                         )
                 bar.update()
 
@@ -177,28 +185,43 @@ class LanguageModelJudge:
             except ExceptionGroup as errors:
                 raise errors.exceptions[0] from None
 
-    def _check(self, record: Mapping[str, Any], faults: Mapping[Question, str], advice: str) -> None:
+    def _check(
+        self, record: Mapping[str, Any], found: Mapping[Question, Answer], faults: Mapping[Question, str]
+    ) -> None:
+        advice = self._advice(found)
         judged, failed, unparsed = record["poles"] - record["empty"], record["failed"], record["unparsed"]
         limit = self.most_unanswered * judged
         if failed > limit:
             raise HubError(f"{failed} of {judged} poles got no answer; the last: {[*faults.values()][-1]}. {advice}")
         if failed + unparsed > limit:
             raise InputError(
-                f"{unparsed} of {judged} poles got an answer that is no score, and {failed} none. {_FORM}. {advice}"
+                f"{unparsed} of {judged} poles got an answer that is no score, and {failed} none; "
+                f"{_without_score(found)}. {_FORM}. {advice}"
             )
 
-    def _advice(self, found: Mapping[Question, str]) -> str:
+    def _advice(self, found: Mapping[Question, Answer]) -> str:
         advice = "Try again, or use another model."
-        parsed = sum(parse(answer) is not None for answer in list(found.values()))
+        if any(answer.fault is not None and "max_tokens" in answer.fault for answer in list(found.values())):
+            advice = (
+                "Raise max_tokens (--max-tokens), lower reasoning_effort (--reasoning-effort), or use another model."
+            )
+        parsed = sum(answer.score is not None for answer in list(found.values()))
         if parsed and self.cache is not None:
             advice += f" {parsed} answers with a score are kept in {self.cache}; another run asks only the rest."
         return advice if self.transcript is None else f"{advice} The answers are in {self.transcript}."
 
 
+def _without_score(found: Mapping[Question, Answer]) -> str:
+    """Return, in words, the last answer without a score."""
+    last = [answer for answer in found.values() if answer.score is None][-1]
+    end = last.text.rstrip()[-80:]
+    return f"an answer such as {sanitize(end)!r}" + (f" ({last.fault})" if last.fault else "")
+
+
 def _entries(
     explanations: Sequence[Explanation],
     places: Mapping[Question, Sequence[int]],
-    found: Mapping[Question, str],
+    found: Mapping[Question, Answer],
     faults: Mapping[Question, str],
 ) -> list[dict[str, Any]]:
     """Return the lines of the transcript, in the order of the explanations."""
@@ -207,9 +230,9 @@ def _entries(
             **question.data,
             "key": question.key,
             "poles": [[e.layer, e.head, e.vector, e.pole] for e in map(explanations.__getitem__, numbers)],
-            "answer": found.get(question),
-            "score": parse(found[question]) if question in found else None,
-            "fault": faults.get(question),
+            "answer": found[question].text if question in found else None,
+            "score": found[question].score if question in found else None,
+            "fault": found[question].fault if question in found else faults[question],
         }
         for question, numbers in places.items()
         if question in found or question in faults

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from sith_hf.core.escaping import escape_texts
 from sith_hf.core.reading import read_text_input
 from sith_hf.errors import InputError
+from sith_hf.judges.templating import Template, UnusableTemplate, compile_template, fill
 
 # The topic of each shipped prompt, for reports; None for the prompt about any topic, which the user gives.
 SHIPPED: dict[str, str | None] = {
@@ -26,17 +26,16 @@ MAX_BYTES = 50_000
 # Characters that could close the delimiters around the texts, or begin a template or a code block.
 _MARKS = "<>`{}"
 
-# Exceptions that a template can raise in addition to TemplateError.
-_FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
-
 
 @dataclass(frozen=True)
 class Prompt:
     """A question about one explanation, as a jinja template.
 
-    The template gets ``concepts``, a JSON list by descending weight, and ``topic``, a JSON string. Both are untrusted:
-    hidden characters and marks that could close a delimiter are escaped, so that each stays on one line and inside its
-    delimiters. The template may include ``frame.j2`` and ``texts.j2`` of this package. It runs in jinja's sandbox.
+    The template gets ``concepts``, a JSON list by descending weight; ``weights``, a JSON list of their weights with two
+    decimals; ``weighted_concepts``, a JSON list of pairs, ``[["sea", 0.41], ...]``; and ``topic``, a JSON string. Texts
+    are untrusted: hidden characters and marks that could close a delimiter are escaped, so that each stays on one line
+    and inside its delimiters. The template may include ``frame.j2`` and ``texts.j2`` of this package. See
+    :mod:`sith_hf.judges.templating` for what else it may use.
 
     Attributes:
         name: the name of the template, for reports.
@@ -55,7 +54,7 @@ class Prompt:
         if not self.topic.strip():
             raise InputError(f"the prompt {self.name} needs a topic: name it in words (--topic on the command line)")
         marker = "sith-hf-probe"
-        if marker not in self.ask([marker]):
+        if marker not in self.ask([marker], [0.5]):
             raise InputError(f"the prompt {self.name} shows no concepts: add {{{{ concepts }}}} for the JSON list")
 
     @classmethod
@@ -77,19 +76,31 @@ class Prompt:
     @property
     def sha256(self) -> str:
         """The sha256 of the question about an explanation without concepts: template, parts and topic."""
-        return hashlib.sha256(self.ask([]).encode()).hexdigest()
+        return hashlib.sha256(self.ask([], []).encode()).hexdigest()
 
-    def ask(self, concepts: Sequence[str]) -> str:
-        """Return the question about one explanation. Raises InputError if the template cannot be filled in."""
-        from jinja2 import TemplateError
+    def ask(self, concepts: Sequence[str], weights: Sequence[float]) -> str:
+        """Return the question about one explanation.
 
+        Args:
+            concepts: the texts, by descending weight.
+            weights: the weight of each.
+
+        Raises:
+            InputError: the template cannot be filled in.
+        """
+        numbers = [f"{weight:.2f}" for weight in weights]
+        texts = [escape_texts([text], _MARKS)[1:-1] for text in concepts]
+        values = {
+            "concepts": escape_texts(concepts, _MARKS),
+            "weights": f"[{', '.join(numbers)}]",
+            "weighted_concepts": f"[{', '.join(f'[{t}, {n}]' for t, n in zip(texts, numbers, strict=True))}]",
+            "topic": escape_texts([self.topic], _MARKS)[1:-1],
+        }
         try:
-            topic = escape_texts([self.topic], _MARKS)[1:-1]
-            return str(_template(self.source).render(concepts=escape_texts(concepts, _MARKS), topic=topic)).strip()
-        except (TemplateError, *_FAULTS) as error:
+            return fill(_template(self.source), values).strip()
+        except UnusableTemplate as error:
             raise InputError(
-                f"the prompt {self.name} cannot be filled in ({type(error).__name__}: {error}); "
-                "it may use concepts and topic"
+                f"the prompt {self.name} cannot be filled in: {error}; it may use {', '.join(values)}"
             ) from None
 
 
@@ -98,14 +109,5 @@ def _part(name: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _template(source: str) -> Any:
-    from jinja2 import DictLoader, StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(
-        loader=DictLoader({name: _part(name) for name in ("frame.j2", "texts.j2")}),
-        autoescape=False,  # a question is not HTML
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    return environment.from_string(source)
+def _template(source: str) -> Template:
+    return compile_template(source, {name: _part(name) for name in ("frame.j2", "texts.j2")})

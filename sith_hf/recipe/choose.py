@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,7 @@ def choose(
     folder: Path,
     *,
     token: str | None = None,
+    servers: Iterable[str] = (),
     transcripts: Path | None = None,
     say: Callable[[str], object] = lambda line: None,
     progress: bool = False,
@@ -70,6 +71,7 @@ def choose(
         editor, decomposition, concepts: the model, its explained vectors, and the dictionary of the explanations.
         folder: the folder that relative paths of the recipe start from.
         token: a token for a language model on the Hub; the usual places when None.
+        servers: the servers of judges that the user named (see :func:`sith_hf.judges.check_judge_server`).
         transcripts: a folder for questions to and answers of language models, one file per judge; none when None.
         say: called with a line on each judge's scores.
         progress: show bars on stderr.
@@ -85,7 +87,9 @@ def choose(
         written = None if transcripts is None else transcripts / f"{name}.jsonl"
         # All runs share the cache, so that no question is asked twice.
         cache = cached_assets_path("sith-hf", namespace="judge", subfolder="answers")
-        judge = make_judge(settings, editor.embed, folder=folder, cache=cache, transcript=written, token=token)
+        judge = make_judge(
+            settings, editor.embed, folder=folder, cache=cache, transcript=written, token=token, servers=servers
+        )
         scores[name] = judge.score(decomposition, progress=progress)
         say(repr(scores[name]))
         return scores[name]

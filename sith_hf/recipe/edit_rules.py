@@ -102,7 +102,7 @@ class RelevanceEdit(_Step):
     offset: float | Literal["level"] = 0.3
     """The number added to the relevance; "level" gives the vector of median relevance the gain 1."""
     leave_out: tuple[str, ...] | None = None
-    """Concepts of the dictionary that cannot represent a class; the class names when null."""
+    """Concepts of the dictionary, with the same case, that cannot represent a class; the class names when null."""
 
 
 class BudgetEdit(ThresholdEdit):

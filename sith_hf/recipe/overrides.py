@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sith_hf.core.escaping import sanitize
@@ -19,11 +20,20 @@ def override_value(data: Any, override: str) -> Any:
     Raises:
         InputError: no ``=``, a value that is not YAML, an index outside a list, or a key below a plain value.
     """
-    path, separator, text = override.partition("=")
-    keys = path.split(".")
-    if not separator or not all(keys):
-        raise InputError(f"--set {sanitize(override)}: write key.key=value, such as decompose.layers=[-2,-1]")
-    return _with(data, keys, read_yaml(text, f"--set {path}"), path)
+    ((keys, value),) = overridden_values([override])
+    return _with(data, keys, value, ".".join(keys))
+
+
+def overridden_values(overrides: Iterable[str]) -> list[tuple[list[str], Any]]:
+    """Return the keys and the value of each override. Raises InputError for another form."""
+    found = []
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        keys = path.split(".")
+        if not separator or not all(keys):
+            raise InputError(f"--set {sanitize(override)}: write key.key=value, such as decompose.layers=[-2,-1]")
+        found.append((keys, read_yaml(text, f"--set {path}")))
+    return found
 
 
 def _with(data: Any, keys: list[str], value: Any, path: str) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 
 from sith_hf.core.settings import Settings
 from sith_hf.evaluation import Plan
+from sith_hf.fidelity import COHERENCE_WEIGHTS, SPARSITIES
 from sith_hf.recipe.edit_rules import EditStep
 from sith_hf.recipe.source import load_data, shipped_text
 from sith_hf.recipe.strict_yaml import read_yaml
@@ -83,6 +85,28 @@ class DecomposeStep(Settings):
     """A folder from sith-hf image-mean, or a safetensors file with a vector image_mean [P]; none when null."""
 
 
+class FidelityStep(Settings):
+    """A table of fidelity and coherence by method, sparsity and lambda (:func:`sith_hf.fidelity.fidelity_table`).
+
+    It takes layers, rank, poles, folding and image mean from ``decompose``.
+    """
+
+    methods: tuple[str, ...] = ("comp", "omp", "mp", "top-k")
+    """The sparse coders."""
+    sparsities: tuple[int, ...] = SPARSITIES
+    """Each K, concepts for each explanation."""
+    coherence_weights: tuple[float, ...] = COHERENCE_WEIGHTS
+    """Each lambda of comp."""
+    weight: Literal["equal", "energy"] = "equal"
+    """The weight of vectors in means."""
+    null: Literal["residual", "head"] | None = "residual"
+    """Random directions to compare with; none when null."""
+    draws: int | None = None
+    """The number of random directions; the command's default when null."""
+    seed: int = 0
+    """The seed of the random directions."""
+
+
 class Baselines(Settings):
     """Edits to compare with, in the same run."""
 
@@ -134,8 +158,10 @@ class Recipe(Settings):
     """The concepts of explanations."""
     decompose: DecomposeStep = DecomposeStep()
     """The settings of the decomposition."""
-    edits: tuple[EditStep, ...]
+    edits: tuple[EditStep, ...] = ()
     """The edits. The gains of a vector that two edits choose multiply."""
+    fidelity: FidelityStep | None = None
+    """A table of fidelity, in place of edits and their evaluation."""
     evaluate: EvaluationStep | None = None
     """The evaluation; none when null."""
     card: CardTexts = CardTexts()
@@ -143,8 +169,10 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
-        if not self.edits:
+        if not self.edits and self.fidelity is None:
             raise ValueError("edits: name at least one edit")
+        if self.fidelity is not None and (self.edits or self.evaluate is not None):
+            raise ValueError("fidelity measures explanations and edits nothing: leave out edits and evaluate")
         return self
 
     @classmethod
@@ -155,7 +183,24 @@ class Recipe(Settings):
     @classmethod
     def from_file(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         """Read a YAML file or a shipped recipe; arguments as for :func:`sith_hf.recipe.source.load_data`."""
-        return cls.from_data(load_data(path, overrides)[0], str(path))
+        return cls.load(path, overrides)[0]
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Path]:
+        """Return a recipe and the folder that its paths start from; arguments as for :meth:`from_file`."""
+        data, folder = load_data(path, overrides, cls.fits)
+        return cls.from_data(data, str(path)), folder
+
+    @classmethod
+    def fits(cls, data: dict[str, Any]) -> bool:
+        """Return whether data may be a part of a recipe: known keys, and values of their types."""
+        try:
+            cls.model_validate_json(json.dumps(data))
+        except ValidationError as error:
+            return all(item["type"] in ("missing", "value_error", "too_short") for item in error.errors())
+        except (TypeError, ValueError, RecursionError):
+            return False
+        return True
 
     @classmethod
     def shipped(cls, name: str) -> Recipe:

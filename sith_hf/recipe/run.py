@@ -19,12 +19,13 @@ from sith_hf.errors import InputError, MissingExtra, SithError
 from sith_hf.evaluation import Evaluation, worst_against_average
 from sith_hf.files import ResumableJob, new_folder, write_whole
 from sith_hf.gains import Gains
+from sith_hf.images import BASE, model_variants, preprocessing_warning
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.inputs import decompose_with, open_base, request_sha256
 from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.resolve import resolve, shareable
-from sith_hf.recipe.source import load_data
+from sith_hf.recipe.servers import check_servers, named_servers
 from sith_hf.recipe.strict_yaml import write_yaml
 
 RECIPE = "recipe.yaml"
@@ -81,6 +82,7 @@ def run_recipe(
     *,
     overrides: Iterable[str] = (),
     include: Iterable[str] = (),
+    servers: Iterable[str] = (),
     overwrite: bool = False,
     token: str | None = None,
     say: Callable[[str], object] = lambda line: None,
@@ -97,6 +99,8 @@ def run_recipe(
         folder: the folder of the results. Those of the same recipe and inputs are read and returned.
         overrides: ``key.key=value``, for a recipe that is read from YAML (see :func:`sith_hf.recipe.source.load_data`).
         include: patterns of more files of the base to copy, such as ``*.txt``: no links, pickles or other weights.
+        servers: servers of language models that may get the token in ``SITH_HF_JUDGE_TOKEN`` and the concepts, besides
+            those that ``overrides`` name and ``SITH_HF_JUDGE_URL``. A recipe alone cannot choose them.
         overwrite: replace the results of an earlier run. Other files in the folder are never replaced.
         token: a token for the Hub.
         say: called with a line for each step.
@@ -108,13 +112,17 @@ def run_recipe(
         HubError: a server of a judge refused, failed or could not be reached.
         OutputError: the results could not be written; ``folder`` is unchanged.
     """
+    overrides = tuple(overrides)
     if isinstance(recipe, Recipe):
-        if tuple(overrides):
+        if overrides:
             raise InputError("overrides need a recipe that is read from YAML; change the Recipe itself instead")
         plan, home = recipe, Path.cwd()
     else:
-        data, home = load_data(recipe, overrides)
-        plan = Recipe.from_data(data, str(recipe))
+        plan, home = Recipe.load(recipe, overrides)
+    if plan.fidelity is not None:
+        raise InputError("this recipe measures fidelity and edits nothing; use sith-hf run, or run_fidelity in Python")
+    named = [*servers, *named_servers(overrides)]
+    check_servers(plan, named)
     target = Path(folder)
     _check_target(target, home)
 
@@ -135,11 +143,14 @@ def run_recipe(
         concepts, decomposition = decompose_with(plan, editor, home, job=kept, progress=progress)
         chosen = choose(
             plan, editor, decomposition, concepts, home,
-            token=token, transcripts=work / "transcripts", say=report, progress=progress,
+            token=token, servers=named, transcripts=work / "transcripts", say=report, progress=progress,
         )  # fmt: skip
         report(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.protected)} left unchanged")
         found, sweep = None, None
         if plan.evaluate is not None:
+            (base_variant,) = model_variants(editor, {BASE: None})
+            if (warning := preprocessing_warning(plan.base.model, base_variant.processor)) is not None:
+                report(warning)
             found, sweep = measure_edit(plan.evaluate, editor, decomposition, chosen.gains, home, progress=progress)
         seen = {task.name: task.data_sha256 for task in found.tasks} if found else {}
         decomposition.save_pretrained(work / "decomposition")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,19 @@ PLACES = frozenset({"file", "image_mean", "path", "prompt", "dataset", "model", 
 SOURCES = frozenset({"texts", "file", "dataset", "column"})
 
 
-def load_data(name_or_path: str | Path, overrides: Iterable[str] = ()) -> tuple[dict[str, Any], Path]:
+def load_data(
+    name_or_path: str | Path,
+    overrides: Iterable[str] = (),
+    fits: Callable[[dict[str, Any]], bool] = lambda data: True,
+) -> tuple[dict[str, Any], Path]:
     """Read a recipe as plain data, merged with the recipe that it extends and overridden.
 
     Args:
         name_or_path: a YAML file, or the name of a recipe that comes with sith-hf.
         overrides: each replaces a value, or adds one to a mapping: ``key.key=value``, the value in YAML, such as
             ``decompose.layers=[-2,-1]`` or ``edits.0.gain=0.5``.
+        fits: returns whether data may be a part of a recipe. A recipe may extend any file of the user; of one that is
+            no recipe, no message quotes a line.
 
     Returns:
         The data, and the folder that relative paths in it start from.
@@ -37,7 +43,7 @@ def load_data(name_or_path: str | Path, overrides: Iterable[str] = ()) -> tuple[
     Raises:
         InputError: a recipe that does not exist or is not YAML, a circle of ``extends``, or an invalid override.
     """
-    data, folder = _extended(str(name_or_path), None, ())
+    data, folder = _extended(str(name_or_path), None, (), fits)
     for override in overrides:
         data = override_value(data, override)
     return data, folder
@@ -68,20 +74,27 @@ def _read(name: str, folder: Path | None) -> tuple[str, str, Path]:
     return read_text_input(path, "the recipe", advice, MAX_BYTES), str(path.resolve()), path.resolve().parent
 
 
-def _extended(name: str, folder: Path | None, chain: tuple[str, ...]) -> tuple[dict[str, Any], Path]:
+def _extended(
+    name: str, folder: Path | None, chain: tuple[str, ...], fits: Callable[[dict[str, Any]], bool]
+) -> tuple[dict[str, Any], Path]:
     text, identity, home = _read(name, folder)
     if identity in chain:
         circle = [*chain[chain.index(identity) :], identity]
         raise InputError(f"recipes extend each other in a circle: {' -> '.join(sanitize(item) for item in circle)}")
-    data = read_yaml(text, name)
+    data = read_yaml(text, name, quote=not chain)
     if not isinstance(data, dict):
         raise InputError(f"{name}: a recipe is a mapping with title, base, dictionary, decompose, edits, ...")
+    if chain and not fits({key: value for key, value in data.items() if key != EXTENDS}):
+        raise InputError(
+            f"{name}, which a recipe extends, is no recipe: it has keys or values that recipes do not have; "
+            "run that file itself to see which"
+        )
     parent = data.pop(EXTENDS, None)
     if parent is None:
         return data, home
     if not isinstance(parent, str):
         raise InputError(f"{name}: extends must name one recipe: a file, or one that comes with sith-hf")
-    below, there = _extended(parent, home, (*chain, identity))
+    below, there = _extended(parent, home, (*chain, identity), fits)
     below = _rooted(below, there) if there != home else below
     given = data.get("dictionary")
     if isinstance(given, dict) and isinstance(below.get("dictionary"), dict) and set(given) & SOURCES:

@@ -35,8 +35,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(text: str, source: str) -> Any:
-    """Read plain data from YAML. Raises InputError, naming ``source``, for anything else."""
+def read_yaml(text: str, source: str, *, quote: bool = True) -> Any:
+    """Read plain data from YAML. Raises InputError, naming ``source``, for anything else.
+
+    Without ``quote``, the message does not quote the text: a file that a recipe names may be any file of the user.
+    """
     try:
         loader = _Loader(text)
         try:
@@ -48,7 +51,7 @@ def read_yaml(text: str, source: str) -> Any:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
         line = "" if mark is None else f", line {mark.line + 1}"
         shown = sanitize(" ".join(str(problem).split()), 300)
-        raise InputError(f"{source}{line}: not YAML of plain data ({shown})") from None
+        raise InputError(f"{source}{line}: not YAML of plain data{f' ({shown})' if quote else ''}") from None
 
 
 def write_yaml(data: Any, comment: str) -> str:

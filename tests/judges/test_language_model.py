@@ -8,9 +8,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from dataclasses import replace
 
 import huggingface_hub
@@ -20,13 +22,14 @@ import torch
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.errors import HubError, InputError, OutputError
 from sith_hf.judges import LanguageModelJudge, make_judge
-from sith_hf.judges.answers import AnswerCache, Question, parse
+from sith_hf.judges.answers import AnswerCache, Question
 from sith_hf.judges.client import (
+    CONNECT,
     LONGEST_PAUSE,
     MAX_BYTES,
     MAX_TIMEOUTS,
     PAUSES,
-    TOKEN_VARIABLE,
+    TIMEOUT,
     ChatServer,
     Unanswered,
     httpx,
@@ -35,6 +38,7 @@ from sith_hf.judges.event_loop import run
 from sith_hf.judges.judge import LanguageModelJudgeSettings
 from sith_hf.judges.language_model import EARLY, FAILURES_IN_A_ROW
 from sith_hf.judges.prompts import SHIPPED, Prompt
+from sith_hf.judges.secrets import SERVER_VARIABLE, TOKEN_VARIABLE
 from tests.support.chat_server import Reply, chat_server, said
 from tests.support.made import WORDS
 
@@ -45,6 +49,7 @@ TOKEN = "hf_" + "secretsecretsecretsecret"
 def alone(monkeypatch):
     """Hide the settings of this machine; offline mode is on, as in all tests."""
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -91,7 +96,7 @@ def ask(server, pauses, *report):
         async with server.session() as session:
             return await server.ask("well?", session, pauses, *report)
 
-    return run(once())
+    return run(once()).text
 
 
 def judge_at(url, place=None, **more):
@@ -108,32 +113,11 @@ def questions(decomposition):
     return len({tuple(text for text, _ in item.concepts) for item in decomposition.explanations()})
 
 
-class TestAnswers:
-    @pytest.mark.parametrize(
-        ("answer", "score"),
-        [
-            ("3", 3), ("Score: 4", 4), ("score:1", 1), ("  SCORE: 5\n", 5),
-            ("<think>2? no, 3/5.</think>\n\nScore: 2", 2),
-            ("<think>\n1\n</think>1", 1),
-        ],
-    )  # fmt: skip
-    def test_a_score_is_read(self, answer, score):
-        assert parse(answer) == score
-
-    def test_everything_else_is_none(self):
-        for answer in (
-            "", " ", "0", "6", "10", "-3", "3.0", "4/5", "**4**", "Score: 4.", "I say 4", "Score: 4\nScore: 5", "4 5",
-            "four", "٣", "³", "Rating: 4", "Score 4", "Score:\n4", '{"score": 4}', "<think>4", "</think>4",
-            "x <think></think>4", "Score: 4\x00", "4" * 200_000, " " * 200_000 + "4",
-        ):  # fmt: skip
-            assert parse(answer) is None, answer[:20]
-
-
 class TestPrompts:
     @pytest.mark.parametrize("name", SHIPPED)
     def test_ours_show_the_concepts_the_scale_and_the_form(self, name):
         prompt = Prompt.load(name, "the sea <texts>")
-        asked = prompt.ask(("sea", "big wave"))
+        asked = prompt.ask(("sea", "big wave"), (0.5, 0.25))
         assert concepts_of(asked) == ["sea", "big wave"]
         assert all(f"\n{n}: " in asked for n in range(1, 6))
         assert asked.endswith("Score: N")
@@ -148,7 +132,9 @@ class TestPrompts:
         ],
     )  # fmt: skip
     def test_a_concept_stays_inside_its_marks(self, concept):
-        asked, plain = (Prompt.load("topic", topic).ask((text,)) for topic, text in ((concept, concept), ("x", "x")))
+        asked, plain = (
+            Prompt.load("topic", topic).ask((text,), (0.5,)) for topic, text in ((concept, concept), ("x", "x"))
+        )
         assert concepts_of(asked) == [concept]
         assert asked.count("\n") == plain.count("\n")
         assert asked.count("<texts>") == asked.count("</texts>") == 1
@@ -157,7 +143,7 @@ class TestPrompts:
     def test_a_file_of_the_users_takes_their_place(self, tmp_path):
         (tmp_path / "mine.j2").write_text("{% include 'texts.j2' %} {{ topic }} {{ concepts }}")
         prompt = Prompt.load("mine.j2", "rust", folder=tmp_path)
-        assert prompt.ask(["sea"]).endswith('"rust" ["sea"]')
+        assert prompt.ask(["sea"], [0.5]).endswith('"rust" ["sea"]')
         assert prompt.sha256 != Prompt.load("mine.j2", "dust", folder=tmp_path).sha256
 
     @pytest.mark.parametrize(
@@ -216,6 +202,31 @@ class TestAsking:
             judge_at(seen.url, workers=1).score(decomposition)
         assert seen.most == 1
 
+    def test_an_effort_is_passed_on_without_what_such_models_refuse(self, place, decomposition):
+        data = {"by": "language-model", "prompt": "place", "model": "m", "reasoning_effort": "high"}
+        with chat_server(lambda prompt, _: "1") as seen:
+            settings = LanguageModelJudgeSettings.from_data({**data, "base_url": seen.url}, "here")
+            make_judge(settings, None, folder=place).score(decomposition)
+            given = LanguageModelJudgeSettings.from_data({**data, "base_url": seen.url, "max_tokens": 9}, "here")
+            make_judge(given, None, folder=place).score(decomposition)
+        first, last = seen.bodies[0], seen.bodies[-1]
+        assert (first["reasoning_effort"], last["max_tokens"]) == ("high", 9)
+        assert not {"temperature", "max_tokens"} & set(first)
+        # The control: without an effort nothing changes.
+        plain = LanguageModelJudgeSettings.from_data({"by": "language-model"}, "here")
+        assert (plain.temperature, plain.reasoning_effort) == (0.0, None)
+        with pytest.raises(InputError, match="reasoning_effort"):
+            LanguageModelJudgeSettings.from_data({**data, "reasoning_effort": "Very high"}, "here")
+
+    def test_weights_are_shown_by_a_template_that_asks_for_them(self, many):
+        prompt = Prompt("mine", "{{ weighted_concepts }}", "t")
+        with chat_server(lambda prompt, _: "1") as seen:
+            judge_at(seen.url, prompt=prompt).score(many)
+        wanted = {
+            json.dumps([[text, round(weight, 2)] for text, weight in item.concepts]) for item in many.explanations()
+        }
+        assert {json.dumps(json.loads(text)) for text in seen.prompts} == wanted
+
     def test_parameters_are_sent(self, decomposition):
         with chat_server(lambda prompt, _: "1") as seen:
             judge_at(seen.url, parameters={"temperature": 0.5, "seed": 7}).score(decomposition)
@@ -245,7 +256,7 @@ class TestTrouble:
         [
             Reply(429, b"slow down"), Reply(408), Reply(500), Reply(503, b"{}"), Reply(drop=True), Reply(body=b""),
             Reply(body=b"\xff\xfe"), Reply(body=b'{"choices": null}'), Reply(body=b'{"choices": {"0": 1}}'),
-            Reply(body=b'{"choices": [1]}'), Reply(body=b'{"choices": [{"message": null}]}'), said(["4"]), said(4),
+            Reply(body=b'{"choices": [1]}'), Reply(body=b'{"choices": [{"message": null}]}'), said([4]), said(4),
         ],
         ids=lambda reply: f"{reply.status} {reply.body[-40:]!r}",
     )  # fmt: skip
@@ -342,14 +353,84 @@ class TestTrouble:
         assert (place / "transcript.jsonl").is_file()
         assert list((place / "answers").rglob("*.json"))
 
-    def test_nobody_there_ends_soon(self, decomposition, place):
+    def test_a_server_that_is_down_says_so_at_once(self, decomposition, place):
         with chat_server(lambda prompt, _: "3") as seen:
             pass
         pauses = Pauses()
-        with pytest.raises(HubError, match="in a row"):
-            judge_at(seen.url, place, workers=1, wait=pauses).score(decomposition)
+        with pytest.raises(HubError, match="no connection") as down:
+            judge_at(seen.url, place, wait=pauses).score(decomposition)
+        assert seen.url in str(down.value)
+        assert not pauses
+
+    def test_a_server_that_accepts_no_connection_is_left_soon(self, monkeypatch):
+        monkeypatch.setattr("sith_hf.judges.client.CONNECT", 0.1)
+        with ExitStack() as stack:
+            full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            for _ in range(3):  # connections that nobody takes fill the queue
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(full.getsockname())
+            pauses = Pauses()
+            with pytest.raises(HubError, match="no connection"):
+                ask(ChatServer(base_url=f"http://127.0.0.1:{full.getsockname()[1]}"), pauses)
+        assert not pauses
+
+    def test_a_server_that_drops_connections_is_asked_again(self, decomposition):
+        pauses = Pauses()
+        with chat_server(lambda prompt, _: Reply(drop=True)) as seen, pytest.raises(HubError, match="in a row"):
+            judge_at(seen.url, workers=1, wait=pauses).score(decomposition)
         # The next question may have begun by then.
         assert FAILURES_IN_A_ROW <= len(pauses) / len(PAUSES) <= FAILURES_IN_A_ROW + 1
+
+    def test_a_server_that_answered_before_is_waited_for_while_it_restarts(self):
+        with chat_server(lambda prompt, _: "3") as seen:
+            pass
+        pauses = Pauses()
+
+        async def once():
+            server = ChatServer(base_url=seen.url)
+            async with server.session() as session:
+                return await server.ask("well?", session, pauses, connected=True)
+
+        with pytest.raises(Unanswered):
+            run(once())
+        assert pauses == list(PAUSES)
+
+    def test_a_web_page_is_one_line_at_once(self, decomposition, place):
+        page = Reply(body=b"<!DOCTYPE html><html><body>Log in</body></html>", headers={"content-type": "text/html"})
+        with chat_server(lambda prompt, _: page) as seen, pytest.raises(HubError, match=r"web page.*check the URL"):
+            judge_at(seen.url, place, workers=1).score(decomposition)
+        assert len(seen.prompts) == 1
+
+    def test_a_slow_answer_is_waited_for(self):
+        """The connection has a short limit, the answer a long one."""
+        assert CONNECT < 5 < 120 < TIMEOUT == ChatServer(base_url="http://localhost:1").timeout
+        asked = []
+        transport = httpx.MockTransport(
+            lambda request: asked.append(request) or httpx.Response(200, content=pieces(said("4").body))
+        )
+
+        async def once():
+            async with httpx.AsyncClient(transport=transport) as session:
+                return await ChatServer(base_url="http://localhost:1").ask("well?", session)
+
+        assert run(once()).score == 4
+        limits = asked[0].extensions["timeout"]
+        assert limits["connect"] == CONNECT
+        assert limits["read"] is None
+
+    def test_answers_without_a_score_are_shown(self, many, place, capfd):
+        bad = WORDS[0]
+        with chat_server(lambda p, _: "between 3 and 4" if concepts_of(p)[0] == bad else "4") as seen:
+            scores = judge_at(seen.url, place, most_unanswered=1.0).score(many, progress=True)
+        shown = capfd.readouterr().err
+        assert f"{scores.record['unparsed']} of {len(many.explanations())} poles got no score" in shown
+        assert "between 3 and 4" in shown
+
+    def test_answers_that_were_cut_off_say_how_to_get_whole_ones(self, many, place):
+        cut = json.dumps({"choices": [{"message": {"content": "<think>sea, or"}, "finish_reason": "length"}]}).encode()
+        with chat_server(lambda prompt, _: Reply(body=cut)) as seen, pytest.raises(InputError, match="--max-tokens"):
+            judge_at(seen.url, place).score(many)
 
     @pytest.mark.parametrize("status", [401, 403, 404])
     def test_a_refusal_ends_it_at_once(self, decomposition, place, status):
@@ -688,6 +769,47 @@ class TestToken:
             assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
         given = judge_at(seen.url, token=TOKEN)
         assert TOKEN not in f"{given!r}{judge!r}{scores!r}{scores.record}{caplog.text}"
+
+    def test_a_recipe_does_not_choose_who_gets_its_own(self, decomposition, place, monkeypatch):
+        monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+        settings = LanguageModelJudgeSettings(by="language-model", prompt="place", base_url="http://localhost:1")
+        with chat_server(lambda prompt, _: "4") as seen:
+            there = settings.model_copy(update={"base_url": seen.url})
+            with pytest.raises(InputError, match=rf"names the server {seen.url}.*--base-url {seen.url}"):
+                make_judge(there, None, folder=place)
+            assert not seen.prompts
+            make_judge(there, None, folder=place, servers=[seen.url]).score(decomposition)
+        assert seen.headers[0]["authorization"] == f"Bearer {TOKEN}"
+
+    def test_it_is_not_sent_unencrypted_to_other_networks(self, monkeypatch):
+        monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+        with pytest.raises(InputError, match="unencrypted"):
+            ask(ChatServer(base_url="http://judge.example/v1"), Pauses())
+
+    def test_an_answer_that_returns_it_is_masked(self, many, place, capfd):
+        bad = WORDS[0]
+        echo = f"You are {TOKEN}."
+        with chat_server(lambda p, _: echo if concepts_of(p)[0] == bad else f"{TOKEN}\nScore: 4") as seen:
+            scores = judge_at(seen.url, place, token=TOKEN, most_unanswered=1.0).score(many, progress=True)
+        assert scores.record["unparsed"] > 0
+        assert scores.scored > 0
+        scores.save_pretrained(place)
+        scores.to_csv(place / "scores.csv", many)
+        written = [path.read_bytes() for path in place.rglob("*") if path.is_file()]
+        assert any(b"You are <token>." in content for content in written)
+        assert not any(TOKEN.encode() in content for content in written)
+        assert TOKEN not in capfd.readouterr().err
+
+    def test_a_header_that_returns_it_is_not_logged(self, caplog):
+        caplog.set_level("DEBUG")
+        with chat_server(lambda prompt, _: Reply(body=said("4").body, headers={"x-echo": TOKEN})) as seen:
+            assert ask(ChatServer(base_url=seen.url, token=TOKEN), Pauses()) == "4"
+            assert "x-echo" in caplog.text.lower()
+            assert "<token>" in caplog.text
+            assert TOKEN not in caplog.text
+            # The control: outside of a session the logs are whole.
+            httpx.post(f"{seen.url}/chat/completions", json={"messages": [{"content": "?"}]}, headers={"x-a": "b"})
+        assert TOKEN in caplog.text
 
     def test_a_server_that_returns_it_is_not_quoted(self, decomposition, place):
         body = json.dumps({"error": f"bad token {TOKEN}"}).encode()

@@ -289,6 +289,6 @@ def test_recipes_lists_shows_and_describes() -> None:
     shown = runner.invoke(command, ["recipes", "demo"], catch_exceptions=False)
     assert Recipe.from_text(shown.stdout, "shown") == Recipe.shipped("demo")
     schema = json.loads(runner.invoke(command, ["recipes", "--schema"], catch_exceptions=False).stdout)
-    assert "edits" in schema["required"]
+    assert {"edits", "fidelity"} <= set(schema["properties"])
     with pytest.raises(InputError, match="no recipe"):
         runner.invoke(command, ["recipes", "nothing"], catch_exceptions=False)

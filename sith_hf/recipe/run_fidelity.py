@@ -1,0 +1,117 @@
+"""Run a recipe that measures explanations: a table of fidelity by method, sparsity and lambda."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sith_hf.core.tables import table
+from sith_hf.decomposition import DecomposeSettings
+from sith_hf.errors import InputError
+from sith_hf.fidelity import FidelityTable, fidelity_table, grid, vectors_csv
+from sith_hf.files import new_folder, write_whole
+from sith_hf.recipe.inputs import dictionary_of, file_sha256, full_path, open_base
+from sith_hf.recipe.recipe import Recipe
+from sith_hf.recipe.strict_yaml import write_yaml
+from sith_hf.towers import image_mean_file, read_image_mean
+
+RECIPE, TABLE = "recipe.yaml", "fidelity.json"
+
+
+@dataclass(frozen=True, eq=False)
+class FidelityRun:
+    """The result of a recipe that measures explanations.
+
+    Attributes:
+        folder: the folder with ``fidelity.json`` (the table), ``vectors.csv`` (a row for every vector) and
+            ``recipe.yaml``.
+        table: the measurements.
+    """
+
+    folder: Path
+    table: FidelityTable
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain data."""
+        return {"folder": str(self.folder), "recipe": str(self.folder / RECIPE), "fidelity": self.table.to_json()}
+
+    def __str__(self) -> str:
+        return f"{table(*self.table.rows())}\n{self.folder}"
+
+
+def run_fidelity(
+    recipe: Recipe,
+    folder: str | Path,
+    home: Path,
+    *,
+    overwrite: bool = False,
+    token: str | None = None,
+    say: Callable[[str], object] = lambda line: None,
+    progress: bool = False,
+) -> FidelityRun:
+    """Measure explanations as a recipe with ``fidelity`` says.
+
+    The folder appears when everything in it is complete. Its ``recipe.yaml`` has the fingerprint of the dictionary and
+    copies of the recipe's files.
+
+    Args:
+        recipe: a recipe with ``fidelity``.
+        folder: the folder of the results.
+        home: the folder that relative paths of the recipe start from.
+        overwrite: replace a folder that is not empty.
+        token: a token for the Hub.
+        say: called with a line for each step.
+        progress: show bars on stderr.
+
+    Raises:
+        InputError: a recipe without ``fidelity``, or a base, dictionary or value that cannot be used.
+        OutputError: the results could not be written; ``folder`` is unchanged.
+    """
+    step, settings = recipe.fidelity, recipe.decompose
+    if step is None:
+        raise InputError("this recipe edits a model; run it with run_recipe")
+    pursuits = grid(step.methods, step.sparsities, step.coherence_weights)
+    with new_folder(Path(folder), overwrite=overwrite, repeats=lambda at: (at / TABLE).is_file()) as work:
+        say(f"{recipe.title}: opening {recipe.base.model}")
+        editor = open_base(recipe.base, home, token=token)
+        mean = None if settings.image_mean is None else read_image_mean(home / settings.image_mean, editor.tower)
+        concepts = editor.encode(dictionary_of(recipe.dictionary, home), progress=progress)
+        chosen = {name: getattr(settings, name) for name in ("layers", "rank", "poles", "fold", "centre")}
+        found = fidelity_table(
+            editor.tower, concepts, pursuits, DecomposeSettings(**chosen, image_mean=mean),
+            weight=step.weight, null=step.null, draws=step.draws, seed=step.seed, progress=progress,
+        )  # fmt: skip
+        write_whole(work / TABLE, (json.dumps(found.to_json(), indent=2) + "\n").encode("ascii"))
+        write_whole(work / "vectors.csv", vectors_csv(found).encode("ascii"))
+        repeat = _resolved(recipe, home, work, concepts.sha256, editor.loaded.revision)
+        write_whole(work / RECIPE, write_yaml(repeat.model_dump(mode="json"), recipe.title).encode("utf-8"))
+    return FidelityRun(Path(folder), found)
+
+
+def _resolved(recipe: Recipe, home: Path, work: Path, texts: str, revision: str | None) -> Recipe:
+    """Return the recipe that repeats a run, with copies of its files in ``work``."""
+    dictionary: dict[str, Any] = {"sha256": texts}
+    if recipe.dictionary.file is not None:
+        dictionary["file"] = _copied(home / recipe.dictionary.file, work, "concepts.txt")
+    mean = recipe.decompose.image_mean
+    if mean is not None:
+        mean = _copied(image_mean_file(home / mean), work, "image_mean.safetensors")
+    base = {"model": full_path(recipe.base.model, home), "revision": revision}
+    return recipe.model_copy(
+        update={
+            "base": recipe.base.model_copy(update=base),
+            "dictionary": recipe.dictionary.model_copy(update=dictionary),
+            "decompose": recipe.decompose.model_copy(update={"image_mean": mean}),
+        }
+    )
+
+
+def _copied(source: Path, work: Path, name: str) -> str:
+    file_sha256(source)  # raises for a file that cannot be read
+    (work / "inputs").mkdir(exist_ok=True)
+    shutil.copyfile(source, work / "inputs" / name)
+    return f"inputs/{name}"
