@@ -114,7 +114,8 @@ def decompose(
 
     # Copy it, so that later changes of the caller's tensor do not reach the result.
     mean = torch.zeros(projection.shape[0]) if image_mean is None else image_mean.detach().float().cpu().clone()
-    used = sorted(set(stacked["concept"][stacked["concept"] >= 0].tolist()), key=dictionary.texts.__getitem__)
+    # A dictionary of the paper's authors may have a text twice.
+    used = sorted(set(stacked["concept"][stacked["concept"] >= 0].tolist()), key=lambda i: (dictionary.texts[i], i))
     renumbered = torch.full((len(dictionary) + 1,), -1)
     renumbered[used] = torch.arange(len(used))
     stacked["concept"] = renumbered[stacked["concept"]]

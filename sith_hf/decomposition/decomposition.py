@@ -112,6 +112,11 @@ class Decomposition(Pushable):
         """The number of vectors per head, R."""
         return int(self.singular_values.shape[2])
 
+    @property
+    def side(self) -> str:
+        """The explained directions: ``"write"``, or ``"read"`` (the paper's left vectors)."""
+        return str(self.settings.get("side", "write"))
+
     @cached_property
     def atoms(self) -> Tensor:
         """The centred unit embeddings of ``texts``, ``[U, P]``."""

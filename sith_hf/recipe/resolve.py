@@ -56,7 +56,8 @@ def resolve(
         texts["dataset"] = full_path(dictionary.dataset, folder)
     mean = recipe.decompose.image_mean
     if mean is not None:
-        mean = _copied(image_mean_file(folder / mean), work / INPUTS / "image_mean.safetensors")
+        file = image_mean_file(folder / mean)
+        mean = _copied(file, work / INPUTS / f"image_mean{file.suffix}")
     centre = decomposition.settings["centre"]
     settings = {"layers": decomposition.layers, "rank": decomposition.rank, "centre": centre, "image_mean": mean}
     edits = []

@@ -161,7 +161,7 @@ def concepts_file(folder, content):
         (b"\xef\xbb\xbfsea\nsky\n", ("sea", "sky"), 0),
         (b"\n\nsea\n \nsky\n\n", ("sea", "sky"), 4),
         ("mer\nforêt\n海\n".encode(), ("mer", "forêt", "海"), 0),
-        ("a\u2028b\nc\x0bd\n".encode(), ("a b", "c d"), 0),  # only a newline ends a line
+        ("a\u2028b\nc\x0bd\x0ce\x1cf\x85g\rh\n".encode(), tuple("abcdefgh"), 0),  # as str.splitlines counts
     ],
     ids=["plain", "no last newline", "crlf", "bom", "blank lines", "utf-8", "other separators"],
 )
