@@ -117,6 +117,14 @@ class Decomposition(Pushable):
         """The explained directions: ``"write"``, or ``"read"`` (the paper's left vectors)."""
         return str(self.settings.get("side", "write"))
 
+    def require_side(self, side: str) -> None:
+        """Raise InputError unless the explanations are of ``side``."""
+        if self.side != side:
+            raise InputError(
+                f"this decomposition explains {self.side} directions; {side} directions are needed here: decompose "
+                f'with side="{side}" (--side {side}). An edit removes what a vector writes'
+            )
+
     @cached_property
     def atoms(self) -> Tensor:
         """The centred unit embeddings of ``texts``, ``[U, P]``."""

@@ -10,11 +10,12 @@ from typing import Any
 
 from sith_hf.cards import shown_name
 from sith_hf.concepts import ConceptDictionary
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.gains import SCORES_LAYOUT
 from sith_hf.judges import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
 from sith_hf.recipe.choose import ChosenEdit
+from sith_hf.recipe.existing import PLACE, as_made
 from sith_hf.recipe.inputs import base_sha256, file_sha256, full_path, with_data, with_full_path
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.towers import image_mean_file
@@ -60,6 +61,9 @@ def resolve(
         mean = _copied(file, work / INPUTS / f"image_mean{file.suffix}")
     centre = decomposition.settings["centre"]
     settings = {"layers": decomposition.layers, "rank": decomposition.rank, "centre": centre, "image_mean": mean}
+    if recipe.decompose.from_ is not None:
+        settings |= as_made(decomposition)
+        settings |= {"from_": PLACE, "sha256": file_sha256(work / PLACE / DECOMPOSITION_LAYOUT.filename)}
     edits = []
     for number, step in enumerate(recipe.edits):
         judges = {

@@ -17,6 +17,7 @@ from sith_hf.evaluation import Evaluation, worst_against_average
 from sith_hf.files import ResumableJob, new_folder, write_whole
 from sith_hf.gains import Gains
 from sith_hf.recipe.choose import choose
+from sith_hf.recipe.existing import PLACE, open_existing
 from sith_hf.recipe.inputs import decompose_with, open_base
 from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
@@ -113,7 +114,13 @@ def run_recipe(
     base = locate(editor.loaded.folder or editor.loaded.name, editor.loaded.revision, token)
 
     with ResumableJob.beside(target) as kept, new_folder(target, source=base, overwrite=overwrite) as work:
-        concepts, decomposition = decompose_with(plan, editor, home, job=kept, progress=progress)
+        existing = None if plan.decompose.from_ is None else open_existing(plan, editor, home, token=token)
+        if existing is None:
+            concepts, decomposition = decompose_with(plan, editor, home, job=kept, progress=progress)
+        else:
+            concepts, decomposition = existing.concepts, existing.decomposition
+        if concepts.duplicates:
+            report(f"{concepts.duplicates} repeated concepts left out of the dictionary")
         chosen = choose(
             plan, editor, decomposition, concepts, home,
             token=token, transcripts=work / "transcripts", say=report, progress=progress,
@@ -123,7 +130,10 @@ def run_recipe(
         if plan.evaluate is not None:
             found, sweep = measure_edit(plan.evaluate, editor, decomposition, chosen.gains, home, progress=progress)
         seen = {task.name: task.data_sha256 for task in found.tasks} if found else {}
-        decomposition.save_pretrained(work / "decomposition")
+        if existing is None:
+            decomposition.save_pretrained(work / PLACE)
+        else:
+            existing.copy_to(work)
         chosen.spec.save_pretrained(work / "spec")
         for name, scores in chosen.scores.items():
             scores.save_pretrained(work / "scores" / name)
