@@ -130,6 +130,7 @@ def vector_rows(spec: EditSpec) -> list[dict[str, Any]]:
 
 
 _SETTINGS = {
+    "side": "explained directions",
     "method": "method",
     "sparsity": "maximum number of concepts per pole",
     "coherence_weight": "coherence weight (lambda)",
@@ -141,6 +142,7 @@ _SETTINGS = {
     "template": "prompt of the dictionary",
     "encoder": "text tower",
     "encoder_sha256": "sha256 of the text tower",
+    "reference": "imported from published files",
 }
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from sith_hf.checkpoint import SavedCheckpoint
     from sith_hf.decomposition import Decomposition
 
+READ = "Read directions: what each vector looks for."
+
 
 def show_result(as_json: bool, data: Any, *lines: object) -> None:
     """Print ``data`` as JSON, or ``lines``."""

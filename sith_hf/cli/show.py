@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.output import READ, show_result
 from sith_hf.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def show(artifact: str, layers: tuple[int, ...] | None, heads: tuple[int, ...] |
         for head in (range(found.num_heads) if heads is None else heads)
         for explanation in found.theme(layer, head, top)
     ]
-    show_result(as_json, [vars(item) for item in explanations], table(*explanation_rows(explanations)))
+    title = READ if found.side == "read" else None
+    show_result(as_json, [vars(item) for item in explanations], table(*explanation_rows(explanations), title=title))
 
 
 def _read(artifact: str) -> Decomposition | EditSpec:

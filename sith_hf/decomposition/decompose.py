@@ -72,7 +72,8 @@ def decompose(
         factors = tower.layers[number].factors(tower.num_heads, fold=settings.fold, centre=settings.centred)
         svd = factored_svd(factors.write[those].cpu(), factors.read[those].cpu())
         write, values, read = svd.write[:, :rank], svd.values[:, :rank], svd.read[:, :rank]
-        directions = write.unsqueeze(-2) * settings.signs.unsqueeze(-1)
+        explained = read if settings.side == "read" else write
+        directions = explained.unsqueeze(-2) * settings.signs.unsqueeze(-1)
         joint = tower.to_joint(directions, image_mean).flatten(0, 2).float()
         found = pursuit(joint.to(where), index())
         code = SparseCode(found.index.cpu(), found.weight.cpu())
@@ -86,7 +87,7 @@ def decompose(
             "weight": code.weight.reshape(shape),
             "fidelity": quality.fidelity,
             "coherence": quality.coherence,
-            "ceiling": tower.projected_norm(write),
+            "ceiling": tower.projected_norm(explained),
         }
         return {key: tensor if key == "concept" else tensor.float() for key, tensor in made.items()}
 

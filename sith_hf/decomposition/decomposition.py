@@ -17,6 +17,7 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import finite_number, whole_number, whole_numbers
 from sith_hf.decomposition.explanation import Explanation, Match
+from sith_hf.decomposition.settings import SIDES
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files import Layout, library_versions, read_artifact, require, text_tensors, texts_of, write_artifact
 from sith_hf.hub import Pushable, find_artifact
@@ -67,7 +68,7 @@ class Decomposition(Pushable):
         concept: ``[L, H, R, poles, K]``, indices into ``texts``, -1 where fewer than K.
         weight: ``[L, H, R, poles, K]``, non-negative, descending.
         fidelity, coherence: ``[L, H, R, poles]`` (see :class:`sith_hf.decomposition.Quality`).
-        ceiling: ``[L, H, R]``, the highest possible fidelity.
+        ceiling: ``[L, H, R]``, the highest possible fidelity; all three are of the directions of ``side``.
         texts: the U concepts that occur, sorted.
         embeddings: ``[U, P]``, their text embeddings, not centred.
         dictionary_mean: ``[P]``, the mean over the whole dictionary.
@@ -97,8 +98,9 @@ class Decomposition(Pushable):
 
     def __repr__(self) -> str:
         _, heads, rank = self.singular_values.shape
+        side = "" if self.side == "write" else f"{self.side} directions, "
         return (
-            f"Decomposition({sanitize(self.base.name)}, layers {list(self.layers)}, {heads} heads, "
+            f"Decomposition({sanitize(self.base.name)}, {side}layers {list(self.layers)}, {heads} heads, "
             f"{rank} vectors each, poles {''.join(self.poles)}, {len(self.texts)} concepts in use)"
         )
 
@@ -176,9 +178,10 @@ class Decomposition(Pushable):
             tensor.reshape(*shape[:3], -1).expand(shape).flatten().tolist()
             for tensor in (self.singular_values, self.energy_share, self.fidelity, self.ceiling, self.coherence)
         )
+        sides = [self.side] * shape.numel()
         return tuple(
             Explanation(layer, head, vector, pole, named, *values)
-            for (layer, head, vector, pole), named, *values in zip(places, concepts, *numbers, strict=True)
+            for (layer, head, vector, pole), named, *values in zip(places, concepts, *numbers, sides, strict=True)
         )
 
     def has(self, concept: str) -> bool:
@@ -291,6 +294,7 @@ class Decomposition(Pushable):
             base = BaseRef.from_json(data["base"])
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from None
+        require(data["settings"].get("side", "write") in SIDES, path, "the explained side is neither write nor read")
         read = {tensor_key(layer, part) for layer in layers for part in LAYER_PARTS}
         require(read <= set(base.sha256), path, "a tensor that was decomposed has no fingerprint")
         return cls(layers=layers, texts=texts, poles=poles, base=base, settings=data["settings"], **fields)

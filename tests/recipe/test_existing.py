@@ -27,7 +27,7 @@ EDIT = "edits: [{concepts: [red], threshold: 0.2}]\n"
 
 
 class Home(NamedTuple):
-    """A folder with ``base``, ``other`` (other weights), ``theirs`` (imported), ``concepts.txt`` and ``image_mean.pt``."""
+    """A folder with ``base``, ``other`` (other weights), ``theirs`` (imported), and the authors' concepts and mean."""
 
     folder: Path
     imported: Decomposition
@@ -125,7 +125,8 @@ def test_a_run_starts_from_the_decomposition_of_another(home, tmp_path):
      "fold: true", "centre: true", "centre: null", "rank: 8", "image_mean: image_mean.pt"],
 )  # fmt: skip
 def test_settings_that_it_has_are_accepted(home, tmp_path, given):
-    run_recipe(home.recipe(tmp_path / "in", f"{{from: theirs, {given}}}"), tmp_path / "out")
+    run = run_recipe(home.recipe(tmp_path / "in", f"{{from: theirs, {given}}}"), tmp_path / "out")
+    assert run.decomposition.explanations() == home.imported.explanations()
 
 
 @pytest.mark.parametrize(
