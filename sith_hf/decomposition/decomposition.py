@@ -258,6 +258,26 @@ class Decomposition(Pushable):
         """Return the explanations of the strongest vectors of one head, every pole, in order."""
         return [self.explain(layer, head, v, p) for v in range(min(vectors, self.rank)) for p in self.poles]
 
+    def same_vectors(self, other: Decomposition, explanations: Iterable[Explanation]) -> list[Explanation]:
+        """Return the explanations of the same poles in a decomposition of the other side.
+
+        Args:
+            other: a decomposition of the other side of the same weights.
+            explanations: explanations of this decomposition.
+
+        Raises:
+            BaseMismatch: ``other`` was made from other weights.
+            InputError: ``other`` has the same side or another folding, or lacks a layer, vector or pole.
+        """
+        if other.side == self.side or other.settings.get("fold") != self.settings.get("fold"):
+            raise InputError(
+                f"the decompositions must be of the two sides of the same vectors: one explains {self.side} directions "
+                f"(fold: {self.settings.get('fold')}), the other {other.side} directions "
+                f"(fold: {other.settings.get('fold')})"
+            )
+        self.base.only(other.base.sha256).check(other.base.sha256, "the other decomposition")
+        return [other.explain(item.layer, item.head, item.vector, item.pole) for item in explanations]
+
     def explanations(self) -> list[Explanation]:
         """Return every explained pole, by layer, head, vector, pole. Computed once."""
         return list(self._explanations)

@@ -178,6 +178,12 @@ def test_by_the_command_line(tmp_path):
         assert shown.startswith("Read directions") == (side == "read")
         found = succeeded(sith("find", tmp_path / side, WORDS[0], "--json")).data
         assert {item["side"] for item in found} == {side}
+    pairs = succeeded(sith("show", tmp_path / "write", "--beside", tmp_path / "read", "--json")).data
+    own = succeeded(sith("show", tmp_path / "read", "--json")).data
+    assert [item.pop("beside") for item in pairs] == own
+    assert pairs == succeeded(sith("show", tmp_path / "write", "--json")).data
+    assert "reads (weight)" in succeeded(sith("show", tmp_path / "write", "--beside", tmp_path / "read")).out
+    assert "two sides" in refused(sith("show", tmp_path / "write", "--beside", tmp_path / "write"))
     assert "Read directions" in succeeded(sith("find", tmp_path / "read", WORDS[0])).out
     assert digest(tmp_path / "read" / "dictionary.safetensors") == digest(tmp_path / "write" / "dictionary.safetensors")
     edit = ("edit", tmp_path / "clip", "--suppress", "sea", "-o", tmp_path / "spec", "--decomposition")
