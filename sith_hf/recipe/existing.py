@@ -29,12 +29,12 @@ class Existing:
 
     Attributes:
         decomposition: explanations of write directions.
-        concepts: the dictionary, encoded.
+        concepts: the dictionary, encoded; None if it is not at hand.
         files: the two files; the second only if the dictionary lies beside the decomposition.
     """
 
     decomposition: Decomposition
-    concepts: ConceptDictionary
+    concepts: ConceptDictionary | None
     files: tuple[Path, ...]
 
     def copy_to(self, work: Path) -> None:
@@ -57,8 +57,8 @@ def open_existing(recipe: Recipe, editor: SithEditor, folder: Path, *, token: st
     Raises:
         ArtifactError: there is no decomposition, or it is damaged.
         BaseMismatch: it was made from other weights than the base's.
-        InputError: another fingerprint than the recipe's, other settings than the recipe names, explanations of read
-            directions, or an unknown dictionary.
+        InputError: another fingerprint than the recipe's, other settings or concepts than the recipe names, or
+            explanations of read directions.
     """
     step = recipe.decompose
     name = local(str(step.from_), folder)
@@ -108,8 +108,8 @@ def _expected(
 
 def _dictionary(
     dictionary: Dictionary, editor: SithEditor, found: Decomposition, folder: Path, beside: Path
-) -> tuple[ConceptDictionary, tuple[Path, ...]]:
-    """Return the dictionary of a decomposition: the one beside it, else the recipe's if it is the same."""
+) -> tuple[ConceptDictionary | None, tuple[Path, ...]]:
+    """Return the dictionary of a decomposition: the one beside it, else the recipe's if it is the same, else None."""
     wanted = found.settings.get("dictionary_sha256")
     named = any(getattr(dictionary, key) is not None for key in ("texts", "file", "dataset", "template"))
     if beside.is_file():
@@ -121,14 +121,16 @@ def _dictionary(
         check_sha256(dictionary.sha256, concepts.sha256, "dictionary")
         return editor.encode(concepts), (beside,)
     concepts = source_of(dictionary, folder)
-    if wanted is not None and concepts.sha256 != wanted:
+    if wanted is None or concepts.sha256 == wanted:
+        check_sha256(dictionary.sha256, concepts.sha256, "dictionary")
+        return editor.encode(concepts), ()
+    check_sha256(dictionary.sha256, wanted, "dictionary")
+    if named:
         raise InputError(
-            f"decompose.from: {'the dictionary of the recipe' if named else 'the built-in dictionary'} is not the one "
-            f"that the decomposition was made with: name that one (dictionary), or put {beside.name} beside the "
-            "decomposition"
+            "dictionary: the recipe names other concepts than those of the decomposition: name these, or none "
+            f"(texts: null, file: null), or put {beside.name} beside the decomposition"
         )
-    check_sha256(dictionary.sha256, concepts.sha256, "dictionary")
-    return editor.encode(concepts), ()
+    return None, ()
 
 
 def _check_same_concepts(named: ConceptDictionary, concepts: ConceptDictionary) -> None:

@@ -27,7 +27,7 @@ def resolve(
     recipe: Recipe,
     editor: SithEditor,
     decomposition: Decomposition,
-    concepts: ConceptDictionary,
+    concepts: ConceptDictionary | None,
     chosen: ChosenEdit,
     folder: Path,
     work: Path,
@@ -50,7 +50,8 @@ def resolve(
         OSError: a file could not be copied.
     """
     base, dictionary, plan = recipe.base, recipe.dictionary, recipe.evaluate
-    texts: dict[str, Any] = {"sha256": concepts.sha256}
+    known = decomposition.settings.get("dictionary_sha256")
+    texts: dict[str, Any] = {"sha256": known if concepts is None else concepts.sha256}
     if dictionary.file is not None:
         texts["file"] = _copied(folder / dictionary.file, work / INPUTS / "concepts.txt")
     if dictionary.dataset is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.checkpoint import SITH, locate
+from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.escaping import sanitize
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec
@@ -115,11 +116,12 @@ def run_recipe(
 
     with ResumableJob.beside(target) as kept, new_folder(target, source=base, overwrite=overwrite) as work:
         existing = None if plan.decompose.from_ is None else open_existing(plan, editor, home, token=token)
+        concepts: ConceptDictionary | None
         if existing is None:
             concepts, decomposition = decompose_with(plan, editor, home, job=kept, progress=progress)
         else:
             concepts, decomposition = existing.concepts, existing.decomposition
-        if concepts.duplicates:
+        if concepts is not None and concepts.duplicates:
             report(f"{concepts.duplicates} repeated concepts left out of the dictionary")
         chosen = choose(
             plan, editor, decomposition, concepts, home,

@@ -115,8 +115,17 @@ def test_a_run_starts_from_the_decomposition_of_another(home, tmp_path):
     first = run_recipe(home.recipe(tmp_path / "in", "{layers: [-1], sparsity: 3}", texts), tmp_path / "out")
     path = home.recipe(tmp_path / "in", "{from: ../out/decomposition}", texts, "next.yaml")
     assert run_recipe(path, tmp_path / "next").spec == first.spec
-    with pytest.raises(InputError, match="the built-in dictionary is not the one"):
-        run_recipe(home.recipe(tmp_path / "in", "{from: ../out/decomposition}"), tmp_path / "third")
+    # Without it, rules that read explanations alone still work, again too.
+    bare = run_recipe(home.recipe(tmp_path / "in", "{from: ../out/decomposition}"), tmp_path / "third")
+    assert bare.spec == first.spec
+    assert tree(run_recipe(bare.folder / "recipe.yaml", tmp_path / "again").folder) == tree(bare.folder)
+    relevance = "edits: [{rule: relevance, classes: [bird, car], sparsity: 3}]\n"
+    path = home.recipe(tmp_path / "in", "{from: ../out/decomposition}", edit=relevance)
+    with pytest.raises(InputError, match=r"dictionary\.safetensors beside"):
+        run_recipe(path, tmp_path / "fourth")
+    path = home.recipe(tmp_path / "in", "{from: ../out/decomposition}", "dictionary: {texts: [red, blue]}\n")
+    with pytest.raises(InputError, match="names other concepts"):
+        run_recipe(path, tmp_path / "fifth")
 
 
 @pytest.mark.parametrize(
