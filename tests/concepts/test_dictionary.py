@@ -171,6 +171,23 @@ def test_a_file_is_one_concept_a_line(content, kept, blank, tmp_path):
         assert (made.texts, made.blank, made.duplicates) == (kept, blank, 0)
 
 
+def test_every_line_can_be_kept(tmp_path, editor):
+    """As the paper's authors keep them: concept i is line i, and the mean is over all lines."""
+    path = concepts_file(tmp_path, b"sea\n\nSea\n ice \t cream\x0bsea\n\n")
+    made = ConceptDictionary.from_file(path, every_line=True)
+    assert (made.texts, made.blank, made.duplicates) == (("sea", "", "Sea", "ice cream", "sea", ""), 0, 0)
+    encoded = editor.encode(made)
+    literal = encoded.embeddings.double().mean(dim=0)
+    torch.testing.assert_close(encoded.mean.double(), literal, atol=1e-6, rtol=0)
+    encoded.save_pretrained(tmp_path)
+    again = ConceptDictionary.from_pretrained(tmp_path)
+    assert again.texts == made.texts
+    assert torch.equal(again.embeddings, encoded.embeddings)
+    assert again.sha256 != ConceptDictionary.from_file(path).sha256
+    with pytest.raises(InputError, match="at least two different concepts"):
+        ConceptDictionary.from_file(concepts_file(tmp_path, b"sea\nSea\n\n"), every_line=True)
+
+
 def test_bytes_that_are_not_utf8_are_reported_by_line(tmp_path):
     bom = b"\xef\xbb\xbf"
     for start, bad, line in ((b"", b"caf\xe9", 1), (b"", b"\xed\xa0\x80", 5), (bom, b"caf\xe9", 1), (bom, b"\xff", 5)):
