@@ -324,6 +324,9 @@ class Edit:
     decomposition: Decomposition
     gains: Gains = field(default_factory=Gains)
 
+    def __post_init__(self) -> None:
+        self.decomposition.require_side("write")
+
     def set_gain(
         self,
         *concepts: str,

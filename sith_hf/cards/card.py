@@ -131,6 +131,7 @@ def decomposition_card(decomposition: Decomposition, *, repo_id: str | None) -> 
         heads=heads,
         rank=rank,
         poles=decomposition.poles,
+        side=decomposition.side,
         rows=len(decomposition.layers) * heads * rank * len(decomposition.poles),
         concepts=len(decomposition.texts),
         fidelity=float(decomposition.fidelity.mean()),

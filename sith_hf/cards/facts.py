@@ -134,6 +134,7 @@ def vector_rows(spec: EditSpec) -> list[dict[str, Any]]:
 
 
 _SETTINGS = {
+    "side": "explained directions",
     "method": "method",
     "sparsity": "maximum number of concepts per pole",
     "coherence_weight": "coherence weight (lambda)",
@@ -145,6 +146,7 @@ _SETTINGS = {
     "template": "prompt of the dictionary",
     "encoder": "text tower",
     "encoder_sha256": "sha256 of the text tower",
+    "reference": "imported from published files",
 }
 
 

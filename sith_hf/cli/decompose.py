@@ -28,6 +28,14 @@ LARGE = 100_000
 @options.dictionary
 @options.vectors
 @options.group(
+    "vectors",
+    click.option(
+        "--side",
+        type=click.Choice(["write", "read"]),
+        help="Explain what each vector writes, or what it reads: looks for.  [default: write]",
+    ),
+)
+@options.group(
     "coding",
     click.option("--method", help="Sparse coder: comp, omp, mp, top-k or lasso.  [default: comp]"),
     click.option("--sparsity", type=int, help="Concepts per explanation.  [default: 5]"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.output import READ, show_result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 def find(
     decomposition: str, concept: str, model: str | None, loading: dict[str, Any], rule: dict[str, Any], as_json: bool
 ) -> None:
-    """Find the singular vectors in DECOMPOSITION, a folder or Hub id, that mention CONCEPT or a similar concept."""
+    """Find the singular vectors in DECOMPOSITION, a folder or Hub id, that mention CONCEPT or a similar concept.
+
+    They write it, or in a decomposition of read directions (sith-hf decompose --side read) look for it.
+    """
     from sith_hf.core.escaping import sanitize
     from sith_hf.core.tables import table
     from sith_hf.decomposition import Decomposition, match_rows
@@ -44,7 +47,8 @@ def find(
         matches = editor.find(concept, **rule)
     data = [{**vars(m.explanation), "strength": m.strength, "share": m.share} for m in matches]
     nothing = f"No vector mentions {sanitize(concept)} or a similar concept."
-    show_result(as_json, data, table(*match_rows(matches)) if matches else nothing)
+    title = READ if loaded.side == "read" else None
+    show_result(as_json, data, table(*match_rows(matches), title=title) if matches else nothing)
 
 
 def _embedding(folder: str, decomposition: Decomposition, concept: str) -> Tensor | None:

@@ -9,6 +9,7 @@ import click
 
 from sith_hf.cli import options
 from sith_hf.cli.output import save_results, show_decomposition
+from sith_hf.errors import InputError
 
 
 @click.command(name="import-reference")
@@ -21,7 +22,11 @@ from sith_hf.cli.output import save_results, show_decomposition
 @click.option(
     "--image-mean",
     type=options.PATH,
-    help="The authors' image_mean.pt, or the output of sith-hf image-mean. Needed if the authors used one.",
+    help="The authors' image_mean.pt, or the output of sith-hf image-mean. The authors' results subtract one.",
+)
+@click.option("--without-mean", is_flag=True, help="Accept scores that the authors computed with an image mean.")
+@click.option(
+    "--fold/--no-fold", default=None, help="The layer norm was folded in, or not.  [default: as the names of FILES say]"
 )
 @click.option("--check/--no-check", default=True, show_default=True, help="Refuse files that do not fit MODEL.")
 @options.as_json
@@ -34,29 +39,33 @@ def import_reference(
     loading: dict[str, Any],
     template: str | None,
     image_mean: Path | None,
+    without_mean: bool,
+    fold: bool | None,
     check: bool,
     as_json: bool,
 ) -> None:
     """Convert FILES, decompositions of MODEL that the paper's authors publish, to a decomposition.
 
     A file is a .pt dictionary of scores and indices for one layer; its name holds its settings:
-    layer-20_right_foldln_conceptnet_comp-0.3_sparsity-5.pt. Directions and singular values come from MODEL, and the
-    scores are compared with weights fitted to MODEL.
+    layer-20_right_foldln_conceptnet_comp-0.3_sparsity-5.pt (left for read directions). Directions and singular values
+    come from MODEL, and the scores are compared with weights computed again for MODEL.
     """
+    from sith_hf.concepts import ConceptDictionary
     from sith_hf.editor import SithEditor
-    from sith_hf.reference import FITS, numbered_concepts, read_mean, read_reference
+    from sith_hf.reference import FITS, read_reference
     from sith_hf.reference import import_reference as read
     from sith_hf.towers import read_image_mean
 
+    if image_mean is not None and without_mean:
+        raise InputError("--image-mean and --without-mean exclude each other: give one")
     # Check small files before a large model is downloaded.
     for path in files:
         read_reference(path)
-    numbered_concepts(concepts, template)
-    reader = read_mean if image_mean is not None and image_mean.suffix == ".pt" else read_image_mean
-    mean = None if image_mean is None else reader(image_mean)
+    ConceptDictionary.from_file(concepts, template=template)
+    if image_mean is not None:
+        read_image_mean(image_mean)
     editor = SithEditor.from_pretrained(model, **loading)
-    if image_mean is not None and reader is read_image_mean:
-        mean = read_image_mean(image_mean, editor.tower)
+    mean = None if image_mean is None else read_image_mean(image_mean, editor.tower)
     imported = read(
         files,
         editor.tower,
@@ -66,6 +75,8 @@ def import_reference(
         revision=editor.loaded.revision,
         template=template,
         image_mean=mean,
+        without_mean=without_mean,
+        fold=fold,
         check=check,
         progress=True,
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sith_hf.decomposition import Decomposition
 
 MOST_LINES = 30
+READ = "Read directions: what each vector looks for."
 
 
 class Savable(Protocol):

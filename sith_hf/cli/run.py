@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -54,6 +55,6 @@ def run(
         measured = run_fidelity(plan, output, home, overwrite=overwrite, say=say, progress=True)
         show_result(as_json, measured.to_json(), measured)
         return
-    given = {"overrides": overrides, "include": include, "servers": servers}
+    given: dict[str, Any] = {"overrides": overrides, "include": include, "servers": servers}
     done = run_recipe(recipe, output, **given, overwrite=overwrite, say=say, progress=True)
     show_result(as_json, done.to_json(), done)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import show_result
-from sith_hf.errors import ArtifactError
+from sith_hf.cli.output import READ, show_result
+from sith_hf.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
     from sith_hf.decomposition import Decomposition
@@ -21,18 +21,28 @@ if TYPE_CHECKING:
 @click.argument("artifact")
 @click.option("--layers", type=options.NUMBERS, help="Only these layers.  [default: all]")
 @click.option("--heads", type=options.NUMBERS, help="Only these heads.  [default: all]")
+@click.option("--beside", help="A decomposition of the other side of the same model: show its concepts too.")
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Strongest vectors per head.")
 @options.as_json
-def show(artifact: str, layers: tuple[int, ...] | None, heads: tuple[int, ...] | None, top: int, as_json: bool) -> None:
+def show(
+    artifact: str,
+    layers: tuple[int, ...] | None,
+    heads: tuple[int, ...] | None,
+    beside: str | None,
+    top: int,
+    as_json: bool,
+) -> None:
     """Print ARTIFACT, a decomposition or an edit spec: a folder or Hub id.
 
     For a decomposition, print the strongest vectors of each head: both poles, each with its concepts.
     """
     from sith_hf.core.tables import table
-    from sith_hf.decomposition import Decomposition, explanation_rows
+    from sith_hf.decomposition import Decomposition, concepts_text, explanation_rows
     from sith_hf.edits import EditSpec
 
     found = _read(artifact)
+    if isinstance(found, EditSpec) and beside is not None:
+        raise InputError("--beside needs a decomposition; this is an edit spec")
     if isinstance(found, EditSpec):
         show_result(as_json, found.rows(), found)
         return
@@ -43,7 +53,14 @@ def show(artifact: str, layers: tuple[int, ...] | None, heads: tuple[int, ...] |
         for head in (range(found.num_heads) if heads is None else heads)
         for explanation in found.theme(layer, head, top)
     ]
-    show_result(as_json, [vars(item) for item in explanations], table(*explanation_rows(explanations)))
+    title = READ if found.side == "read" else None
+    data, (columns, rows) = [vars(item) for item in explanations], explanation_rows(explanations)
+    if beside is not None:
+        others = found.same_vectors(Decomposition.from_pretrained(beside), explanations)
+        data = [item | {"beside": vars(other)} for item, other in zip(data, others, strict=True)]
+        columns, title = [*columns[:-1], *(f"{d.side}s (weight)" for d in (explanations[0], others[0]))], None
+        rows = [[*row, concepts_text(other)] for row, other in zip(rows, others, strict=True)]
+    show_result(as_json, data, table(columns, rows, title=title))
 
 
 def _read(artifact: str) -> Decomposition | EditSpec:

@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from sith_hf.concepts.texts import column_of, distinct, lines_of, position
+from sith_hf.concepts.texts import column_of, distinct, lines_of, position, tidy
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import text_tower_sha256, texts_sha256
 from sith_hf.errors import ArtifactError, InputError
@@ -70,7 +70,7 @@ class ConceptDictionary(Pushable):
     it (``SithEditor.decompose`` does that itself).
 
     Attributes:
-        texts: the M concepts: trimmed, unique ignoring case.
+        texts: the M concepts: trimmed, unique ignoring case unless every line of a file was kept.
         categories: the category of each concept; None if the source has none.
         template: the prompt template for encoding.
         embeddings: ``[M, P]`` float32, unit rows, not centred; None until encoded. If they stay in their file, a memory
@@ -128,13 +128,24 @@ class ConceptDictionary(Pushable):
         )
 
     @classmethod
-    def from_file(cls, path: str | Path, *, template: str | None = None) -> ConceptDictionary:
-        """Read a UTF-8 text file with one concept per line. Raises InputError as for :meth:`from_texts`."""
+    def from_file(cls, path: str | Path, *, template: str | None = None, every_line: bool = False) -> ConceptDictionary:
+        """Read a UTF-8 text file with one concept per line; ``str.splitlines`` decides what a line is.
+
+        Args:
+            path: the file.
+            template: a prompt template.
+            every_line: keep blank and repeated lines as concepts, so that concept i is line i, counted from 0, and the
+                mean is over all lines, as in the paper's files.
+
+        Raises:
+            InputError: a file that cannot be read, or as for :meth:`from_texts`.
+        """
         lines = lines_of(path)
         try:
-            return cls.from_texts(lines, template=template)
+            found = cls.from_texts(lines, template=template)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+        return replace(found, texts=tuple(map(tidy, lines)), blank=0, duplicates=0) if every_line else found
 
     @classmethod
     def from_dataset(

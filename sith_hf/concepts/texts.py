@@ -44,18 +44,23 @@ def distinct(given: Iterable[object]) -> tuple[tuple[str, ...], tuple[int, ...],
 
 
 def lines_of(path: str | Path) -> list[str]:
-    """Return the lines of a UTF-8 text file. Raises InputError for a file that cannot be read."""
+    """Return the lines of a UTF-8 text file, counted as ``str.splitlines`` counts them.
+
+    So the indices in published decompositions, whose authors count so, are indices of this list.
+
+    Raises:
+        InputError: a file that cannot be read.
+    """
     try:
         raw = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: the concepts could not be read ({reason(error)})") from None
     raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
-        lines = raw.decode("utf-8").split("\n")
+        return raw.decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise InputError(f"{path}, line {line}: not UTF-8: save the file as UTF-8, one concept per line") from None
-    return lines[:-1] if lines[-1] == "" else lines
 
 
 def column_of(dataset: Any, column: str, split: str, revision: str | None) -> list[Any]:

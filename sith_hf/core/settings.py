@@ -81,10 +81,10 @@ def _keys_at(root: type[Settings], loc: tuple[Any, ...]) -> set[str]:
             tag = part.removeprefix("tag:")
             here = [m for m in here if any(tag in get_args(f.annotation) for f in m.model_fields.values())] or here
             continue
-        fields = [model.model_fields[part] for model in here if part in model.model_fields]
+        fields = [field for model in here for name, field in model.model_fields.items() if part in (name, field.alias)]
         # An index of a list or the tag of a union names no field: stay at the same settings.
         here = [inside for field in fields for inside in _inside(field.annotation)] or here
-    return {name for model in here for name in model.model_fields}
+    return {field.alias or name for model in here for name, field in model.model_fields.items()}
 
 
 def _inside(annotation: Any) -> Iterator[type[Settings]]:

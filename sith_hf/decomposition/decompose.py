@@ -72,7 +72,8 @@ def decompose(
         factors = tower.layers[number].factors(tower.num_heads, fold=settings.fold, centre=settings.centred)
         svd = factored_svd(factors.write[those].cpu(), factors.read[those].cpu())
         write, values, read = svd.write[:, :rank], svd.values[:, :rank], svd.read[:, :rank]
-        directions = write.unsqueeze(-2) * settings.signs.unsqueeze(-1)
+        explained = read if settings.side == "read" else write
+        directions = explained.unsqueeze(-2) * settings.signs.unsqueeze(-1)
         joint = tower.to_joint(directions, image_mean).flatten(0, 2).float()
         found = pursuit(joint.to(where), index())
         code = SparseCode(found.index.cpu(), found.weight.cpu())
@@ -86,7 +87,7 @@ def decompose(
             "weight": code.weight.reshape(shape),
             "fidelity": quality.fidelity,
             "coherence": quality.coherence,
-            "ceiling": tower.projected_norm(write),
+            "ceiling": tower.projected_norm(explained),
         }
         return {key: tensor if key == "concept" else tensor.float() for key, tensor in made.items()}
 
@@ -114,7 +115,8 @@ def decompose(
 
     # Copy it, so that later changes of the caller's tensor do not reach the result.
     mean = torch.zeros(projection.shape[0]) if image_mean is None else image_mean.detach().float().cpu().clone()
-    used = sorted(set(stacked["concept"][stacked["concept"] >= 0].tolist()), key=dictionary.texts.__getitem__)
+    # A dictionary of the paper's authors may have a text twice.
+    used = sorted(set(stacked["concept"][stacked["concept"] >= 0].tolist()), key=lambda i: (dictionary.texts[i], i))
     renumbered = torch.full((len(dictionary) + 1,), -1)
     renumbered[used] = torch.arange(len(used))
     stacked["concept"] = renumbered[stacked["concept"]]

@@ -17,6 +17,7 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import finite_number, whole_number, whole_numbers
 from sith_hf.decomposition.explanation import Explanation, Match
+from sith_hf.decomposition.settings import SIDES
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files import Layout, library_versions, read_artifact, require, text_tensors, texts_of, write_artifact
 from sith_hf.hub import Pushable, find_artifact
@@ -67,7 +68,7 @@ class Decomposition(Pushable):
         concept: ``[L, H, R, poles, K]``, indices into ``texts``, -1 where fewer than K.
         weight: ``[L, H, R, poles, K]``, non-negative, descending.
         fidelity, coherence: ``[L, H, R, poles]`` (see :class:`sith_hf.decomposition.Quality`).
-        ceiling: ``[L, H, R]``, the highest possible fidelity.
+        ceiling: ``[L, H, R]``, the highest possible fidelity; all three are of the directions of ``side``.
         texts: the U concepts that occur, sorted.
         embeddings: ``[U, P]``, their text embeddings, not centred.
         dictionary_mean: ``[P]``, the mean over the whole dictionary.
@@ -97,8 +98,9 @@ class Decomposition(Pushable):
 
     def __repr__(self) -> str:
         _, heads, rank = self.singular_values.shape
+        side = "" if self.side == "write" else f"{self.side} directions, "
         return (
-            f"Decomposition({sanitize(self.base.name)}, layers {list(self.layers)}, {heads} heads, "
+            f"Decomposition({sanitize(self.base.name)}, {side}layers {list(self.layers)}, {heads} heads, "
             f"{rank} vectors each, poles {''.join(self.poles)}, {len(self.texts)} concepts in use)"
         )
 
@@ -111,6 +113,19 @@ class Decomposition(Pushable):
     def rank(self) -> int:
         """The number of vectors per head, R."""
         return int(self.singular_values.shape[2])
+
+    @property
+    def side(self) -> str:
+        """The explained directions: ``"write"``, or ``"read"`` (the paper's left vectors)."""
+        return str(self.settings.get("side", "write"))
+
+    def require_side(self, side: str) -> None:
+        """Raise InputError unless the explanations are of ``side``."""
+        if self.side != side:
+            raise InputError(
+                f"this decomposition explains {self.side} directions; {side} directions are needed here: decompose "
+                f'with side="{side}" (--side {side}). An edit removes what a vector writes'
+            )
 
     @cached_property
     def atoms(self) -> Tensor:
@@ -163,9 +178,10 @@ class Decomposition(Pushable):
             tensor.reshape(*shape[:3], -1).expand(shape).flatten().tolist()
             for tensor in (self.singular_values, self.energy_share, self.fidelity, self.ceiling, self.coherence)
         )
+        sides = [self.side] * shape.numel()
         return tuple(
             Explanation(layer, head, vector, pole, named, *values)
-            for (layer, head, vector, pole), named, *values in zip(places, concepts, *numbers, strict=True)
+            for (layer, head, vector, pole), named, *values in zip(places, concepts, *numbers, sides, strict=True)
         )
 
     def has(self, concept: str) -> bool:
@@ -242,6 +258,26 @@ class Decomposition(Pushable):
         """Return the explanations of the strongest vectors of one head, every pole, in order."""
         return [self.explain(layer, head, v, p) for v in range(min(vectors, self.rank)) for p in self.poles]
 
+    def same_vectors(self, other: Decomposition, explanations: Iterable[Explanation]) -> list[Explanation]:
+        """Return the explanations of the same poles in a decomposition of the other side.
+
+        Args:
+            other: a decomposition of the other side of the same weights.
+            explanations: explanations of this decomposition.
+
+        Raises:
+            BaseMismatch: ``other`` was made from other weights.
+            InputError: ``other`` has the same side or another folding, or lacks a layer, vector or pole.
+        """
+        if other.side == self.side or other.settings.get("fold") != self.settings.get("fold"):
+            raise InputError(
+                f"the decompositions must be of the two sides of the same vectors: one explains {self.side} directions "
+                f"(fold: {self.settings.get('fold')}), the other {other.side} directions "
+                f"(fold: {other.settings.get('fold')})"
+            )
+        self.base.only(other.base.sha256).check(other.base.sha256, "the other decomposition")
+        return [other.explain(item.layer, item.head, item.vector, item.pole) for item in explanations]
+
     def explanations(self) -> list[Explanation]:
         """Return every explained pole, by layer, head, vector, pole. Computed once."""
         return list(self._explanations)
@@ -278,6 +314,7 @@ class Decomposition(Pushable):
             base = BaseRef.from_json(data["base"])
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from None
+        require(data["settings"].get("side", "write") in SIDES, path, "the explained side is neither write nor read")
         read = {tensor_key(layer, part) for layer in layers for part in LAYER_PARTS}
         require(read <= set(base.sha256), path, "a tensor that was decomposed has no fingerprint")
         return cls(layers=layers, texts=texts, poles=poles, base=base, settings=data["settings"], **fields)

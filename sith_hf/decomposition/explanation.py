@@ -12,13 +12,14 @@ class Explanation:
 
     Attributes:
         layer, head, vector: the singular vector; vector 0 is the strongest of its head.
-        pole: ``"+"`` for the write direction, ``"-"`` for its opposite.
+        pole: ``"+"`` for the explained direction, ``"-"`` for its opposite.
         concepts: (concept, weight), by descending weight; concepts of weight zero are left out.
         singular_value: s.
         energy_share: s^2 over the sum of all squared singular values of the head.
         fidelity: cosine between the direction and its reconstruction from the concepts (Method, sec. 5).
         ceiling: the highest possible fidelity.
         coherence: the mean pairwise cosine of the concepts' centred embeddings; 1 for a single concept.
+        side: the explained direction, "write" or "read".
     """
 
     layer: int
@@ -31,6 +32,7 @@ class Explanation:
     fidelity: float
     ceiling: float
     coherence: float
+    side: str = "write"
 
 
 @dataclass(frozen=True)
@@ -64,5 +66,6 @@ def match_rows(matches: Sequence[Match]) -> tuple[list[str], list[list[object]]]
 
 
 def concepts_text(explanation: Explanation) -> str:
-    """Return the concepts and weights as text, such as ``sea 0.61, ocean 0.40``."""
-    return ", ".join(f"{text} {weight:.2f}" for text, weight in explanation.concepts)
+    """Return the concepts and weights as text, such as ``sea 0.61, ocean 0.40``; a blank concept is ``""``."""
+    blank = '""'
+    return ", ".join(f"{text or blank} {weight:.2f}" for text, weight in explanation.concepts)

@@ -14,6 +14,9 @@ from sith_hf.errors import InputError
 from sith_hf.pursuit import Pursuit
 from sith_hf.towers import VisionTower, check_mean
 
+SIDES = ("write", "read")
+"""The two directions of a singular vector; the paper's right and left ones."""
+
 
 @dataclass(frozen=True, eq=False)
 class DecomposeSettings:
@@ -32,6 +35,9 @@ class DecomposeSettings:
 
     poles: str = "+-"
     """The poles to explain: ``"+-"``, or ``"+"`` as in the paper."""
+
+    side: str = "write"
+    """The directions to explain: ``"write"``, what a head writes, or ``"read"``, what it looks for."""
 
     pursuit: Pursuit = field(default_factory=Pursuit)
     """The sparse coder."""
@@ -52,6 +58,8 @@ class DecomposeSettings:
             whole_number(self.rank, "rank", least=1)
         if self.poles not in ("+-", "+"):
             raise InputError(f'poles must be "+-" or "+"; got {self.poles!r}')
+        if self.side not in SIDES:
+            raise InputError(f'side must be "write" or "read"; got {self.side!r}')
         if not isinstance(self.pursuit, Pursuit):
             raise InputError(f"pursuit must be a Pursuit; got {self.pursuit!r}")
 
@@ -103,6 +111,8 @@ class DecomposeSettings:
         return {
             "fold": self.fold,
             "centre": self.centred,
+            # Only read directions are named, so that other decompositions keep the bytes of earlier releases.
+            **({} if self.side == "write" else {"side": self.side}),
             "image_mean": self.image_mean is not None,
             "method": self.pursuit.method,
             "sparsity": self.pursuit.sparsity,

@@ -24,8 +24,10 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
 
     Raises:
         BaseMismatch: the decomposition was made from other weights.
-        InputError: a vector that is not in the decomposition, or a gain that is not finite.
+        InputError: a vector that is not in the decomposition, a gain that is not finite, or explanations of read
+            directions.
     """
+    decomposition.require_side("write")
     layers = sorted({layer for layer, _, _ in gains.gain})
     numbers = [layer for layer in layers if layer < len(tower.layers)]
     # The projection may belong to a companion model, outside the checkpoint that is edited.

@@ -40,7 +40,8 @@ class Provenance:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        poles = [[vars(pole) for pole in term] for term in self.explanations]
+        # The side is that of the write directions, as in every edit.
+        poles = [[{k: v for k, v in vars(p).items() if k != "side"} for p in term] for term in self.explanations]
         return {"explanations": poles, "reasons": list(self.reasons), "decomposition": dict(self.decomposition)}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Atomic files and folders, safetensors artifacts with checksums, file-backed rows and resumable jobs.
+"""Atomic files and folders, safetensors artifacts with checksums, file-backed rows, resumable jobs, torch files.
 
 It imports ``core`` and ``errors``.
 """
@@ -17,6 +17,7 @@ from sith_hf.files.artifact import (
 from sith_hf.files.atomic import new_folder, scratch_folder, write_whole
 from sith_hf.files.resumable import Part, ResumableJob
 from sith_hf.files.tensor_file import DTYPES, Entry, FileBackedRows, RowBlocks, TensorFile, raw_bytes
+from sith_hf.files.torch_file import TorchFile, is_torch_file
 from sith_hf.files.unchanged import write_all
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "ResumableJob",
     "RowBlocks",
     "TensorFile",
+    "TorchFile",
+    "is_torch_file",
     "json_texts",
     "library_versions",
     "new_folder",

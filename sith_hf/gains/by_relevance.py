@@ -14,7 +14,7 @@ from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains.gains import ALL, Gains, Selection
-from sith_hf.pursuit import Pursuit, SomeAtoms, centred
+from sith_hf.pursuit import CentredAtoms, Pursuit, SomeAtoms, centred
 
 # The paper's settings: ten concepts for each class, a gain never below 0.8, and 0.3 above the relevance.
 SPARSITY, COHERENCE_WEIGHT = 10, 0.3
@@ -45,9 +45,10 @@ def class_task(
 ) -> TaskConcepts:
     """Return the concepts that COMP selects for class names (SITH; Method, sec. 6).
 
-    Class embeddings are centred with the mean of the whole dictionary, class names included, and normalised, as the
-    atoms are; then the concepts in ``leave_out`` are removed from the atoms. The task is every concept selected for any
-    class, each once, without those of weight zero, which were selected for their coherence alone.
+    Embeddings of classes and concepts are normalised and not centred: relevance is a cosine of such embeddings, and the
+    centred ones of explanations select other concepts. The concepts in ``leave_out`` are removed first. The task is
+    every concept selected for any class, each once, without those of weight zero, which were selected for their
+    coherence alone.
 
     Args:
         dictionary: M encoded concepts.
@@ -65,7 +66,8 @@ def class_task(
     """
     if isinstance(classes, str) or not classes:
         raise InputError("classes must be a list of at least one class name")
-    atoms = dictionary.streamed_atoms
+    uncentred = torch.zeros(dictionary.rows.shape[1])
+    atoms = CentredAtoms(dictionary.rows, uncentred)
     queries = torch.stack([*embed(*classes).values()]).float().cpu()
     if queries.shape[1:] != atoms.shape[1:]:
         raise InputError(f"embeddings of classes must have shape [{atoms.shape[1]}]; got {list(queries.shape[1:])}")
@@ -77,7 +79,7 @@ def class_task(
             "larger dictionary or a smaller sparsity"
         )
     pursuit = Pursuit(sparsity=sparsity, coherence_weight=coherence_weight)
-    code = pursuit(centred(queries, dictionary.mean), SomeAtoms(atoms, torch.tensor(left)))
+    code = pursuit(centred(queries, uncentred), SomeAtoms(atoms, torch.tensor(left)))
     chosen = sorted({left[i] for i in code.index[code.weight > 0].tolist()})
     return TaskConcepts(tuple(dictionary.texts[i] for i in chosen), dictionary.embeddings_of(chosen))
 

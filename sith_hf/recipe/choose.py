@@ -55,7 +55,7 @@ def choose(
     recipe: Recipe,
     editor: SithEditor,
     decomposition: Decomposition,
-    concepts: ConceptDictionary,
+    concepts: ConceptDictionary | None,
     folder: Path,
     *,
     token: str | None = None,
@@ -68,7 +68,8 @@ def choose(
 
     Args:
         recipe: the recipe with the edits.
-        editor, decomposition, concepts: the model, its explained vectors, and the dictionary of the explanations.
+        editor, decomposition, concepts: the model, its explained vectors, and the dictionary of the explanations,
+            None if it is not at hand; the rule relevance needs it.
         folder: the folder that relative paths of the recipe start from.
         token: a token for a language model on the Hub; the usual places when None.
         servers: the servers of judges that the user named (see :func:`sith_hf.judges.check_judge_server`).
@@ -114,7 +115,7 @@ def _by_explanation(
     step: ShareEdit | VectorsEdit | RelevanceEdit,
     editor: SithEditor,
     decomposition: Decomposition,
-    concepts: ConceptDictionary,
+    concepts: ConceptDictionary | None,
 ) -> Gains:
     if isinstance(step, VectorsEdit):
         return by_name(decomposition, step.gain, layers=step.layers, heads=step.heads, vectors=step.vectors)
@@ -123,6 +124,11 @@ def _by_explanation(
         select = Selection(step.layers, step.heads, step.both_poles)
         limits = {"threshold": step.threshold, "near": step.near}
         return by_concepts(decomposition, queries, step.gain, **limits, select=select)
+    if concepts is None:
+        raise InputError(
+            "the rule relevance selects from the dictionary of the decomposition, which is not at hand: put "
+            "dictionary.safetensors beside the decomposition, or name its concepts in the recipe (dictionary)"
+        )
     task = class_task(
         editor.encode(concepts),
         fill_template(step.classes, step.template),

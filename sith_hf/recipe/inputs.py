@@ -11,7 +11,7 @@ from typing import Any
 
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import texts_sha256
-from sith_hf.decomposition import DecomposeSettings, Decomposition
+from sith_hf.decomposition import DECOMPOSITION_LAYOUT, DecomposeSettings, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Task
@@ -62,23 +62,27 @@ def dictionary_of(dictionary: Dictionary, folder: Path) -> ConceptDictionary:
     Raises:
         InputError: a source that cannot be read, or texts with another fingerprint than the recipe's.
     """
+    found = source_of(dictionary, folder)
+    check_sha256(dictionary.sha256, found.sha256, "dictionary")
+    return found
+
+
+def source_of(dictionary: Dictionary, folder: Path) -> ConceptDictionary:
+    """Read the concepts, whatever their fingerprint."""
     template = dictionary.template
     if dictionary.texts is not None:
-        found = ConceptDictionary.from_texts(dictionary.texts, template=template)
-    elif dictionary.file is not None:
-        found = ConceptDictionary.from_file(folder / dictionary.file, template=template)
-    elif dictionary.dataset is not None:
-        found = ConceptDictionary.from_dataset(
+        return ConceptDictionary.from_texts(dictionary.texts, template=template)
+    if dictionary.file is not None:
+        return ConceptDictionary.from_file(folder / dictionary.file, template=template)
+    if dictionary.dataset is not None:
+        return ConceptDictionary.from_dataset(
             local(dictionary.dataset, folder),
             str(dictionary.column),
             split=dictionary.split,
             revision=dictionary.revision,
             template=template,
         )
-    else:
-        found = ConceptDictionary.builtin(template=template)
-    check_sha256(dictionary.sha256, found.sha256, "dictionary")
-    return found
+    return ConceptDictionary.builtin(template=template)
 
 
 def decompose_with(
@@ -91,7 +95,7 @@ def decompose_with(
     Raises:
         InputError: settings out of range, or weights or texts with other fingerprints than the recipe's.
     """
-    step = recipe.decompose.model_dump()
+    step = recipe.decompose.model_dump(exclude={"from_", "sha256"})
     path, coder = step.pop("image_mean"), {key: step.pop(key) for key in ("method", "sparsity", "coherence_weight")}
     mean = None if path is None else read_image_mean(folder / path, editor.tower)
     concepts = editor.encode(dictionary_of(recipe.dictionary, folder), job=job, progress=progress)
@@ -125,7 +129,8 @@ def request_sha256(recipe: Recipe, include: tuple[str, ...], editor: SithEditor,
             return [named(item) for item in value]
         if not isinstance(value, str) or not os.path.exists(folder / value):
             return value
-        return file_sha256(folder / value) if os.path.isfile(folder / value) else os.path.abspath(folder / value)
+        files = (folder / value, folder / value / DECOMPOSITION_LAYOUT.filename)
+        return next((file_sha256(path) for path in files if path.is_file()), os.path.abspath(folder / value))
 
     weights = base_sha256(editor.tower.sha256(range(len(editor.tower.layers))))
     request = [named(recipe.model_dump(mode="json")), include, weights, library_versions()]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from sith_hf.core.settings import Settings
 from sith_hf.evaluation import Plan
@@ -63,8 +63,13 @@ class Dictionary(Settings):
 
 
 class DecomposeStep(Settings):
-    """Settings of the decomposition (:class:`sith_hf.decomposition.DecomposeSettings`)."""
+    """Settings of the decomposition (:class:`sith_hf.decomposition.DecomposeSettings`).
 
+    With ``from``, nothing is decomposed: other keys that are given and not null must be those of the decomposition.
+    """
+
+    from_: str | None = Field(default=None, alias="from")
+    """An existing decomposition of the base, a folder or Hub id, such as the output of sith-hf import-reference."""
     layers: tuple[int, ...] | None = None
     """Layers to decompose; negative numbers count from the last. All when null."""
     rank: int | None = None
@@ -82,7 +87,22 @@ class DecomposeStep(Settings):
     centre: bool | None = None
     """Remove the all-ones direction; the value of fold when null."""
     image_mean: str | None = None
-    """A folder from sith-hf image-mean, or a safetensors file with a vector image_mean [P]; none when null."""
+    """A folder from sith-hf image-mean, a safetensors file with a vector image_mean [P], or torch.save of the vector;
+    none when null."""
+
+    sha256: str | None = None
+    """The fingerprint of the file of ``from``, filled in by a run; others are refused."""
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.sha256 is not None and self.from_ is None:
+            raise ValueError("sha256 is the fingerprint of from; name from too")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # "from" cannot be the name of a field in Python.
+        return {"from" if name == "from_" else name: value for name, value in handler(self).items()}
 
 
 class FidelityStep(Settings):

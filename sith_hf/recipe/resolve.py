@@ -10,11 +10,12 @@ from typing import Any
 
 from sith_hf.cards import shown_name
 from sith_hf.concepts import ConceptDictionary
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.gains import SCORES_LAYOUT
 from sith_hf.judges import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
 from sith_hf.recipe.choose import ChosenEdit
+from sith_hf.recipe.existing import PLACE, as_made
 from sith_hf.recipe.inputs import base_sha256, file_sha256, full_path, with_data, with_full_path
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.towers import image_mean_file
@@ -26,7 +27,7 @@ def resolve(
     recipe: Recipe,
     editor: SithEditor,
     decomposition: Decomposition,
-    concepts: ConceptDictionary,
+    concepts: ConceptDictionary | None,
     chosen: ChosenEdit,
     folder: Path,
     work: Path,
@@ -49,16 +50,21 @@ def resolve(
         OSError: a file could not be copied.
     """
     base, dictionary, plan = recipe.base, recipe.dictionary, recipe.evaluate
-    texts: dict[str, Any] = {"sha256": concepts.sha256}
+    known = decomposition.settings.get("dictionary_sha256")
+    texts: dict[str, Any] = {"sha256": known if concepts is None else concepts.sha256}
     if dictionary.file is not None:
         texts["file"] = _copied(folder / dictionary.file, work / INPUTS / "concepts.txt")
     if dictionary.dataset is not None:
         texts["dataset"] = full_path(dictionary.dataset, folder)
     mean = recipe.decompose.image_mean
     if mean is not None:
-        mean = _copied(image_mean_file(folder / mean), work / INPUTS / "image_mean.safetensors")
+        file = image_mean_file(folder / mean)
+        mean = _copied(file, work / INPUTS / f"image_mean{file.suffix}")
     centre = decomposition.settings["centre"]
     settings = {"layers": decomposition.layers, "rank": decomposition.rank, "centre": centre, "image_mean": mean}
+    if recipe.decompose.from_ is not None:
+        settings |= as_made(decomposition)
+        settings |= {"from_": PLACE, "sha256": file_sha256(work / PLACE / DECOMPOSITION_LAYOUT.filename)}
     edits = []
     for number, step in enumerate(recipe.edits):
         judges = {

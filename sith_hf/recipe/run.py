@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sith_hf.checkpoint import SITH, SavedCheckpoint, locate, write_card
+from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.escaping import sanitize
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec
@@ -21,6 +22,7 @@ from sith_hf.files import ResumableJob, new_folder, write_whole
 from sith_hf.gains import Gains
 from sith_hf.images import BASE, model_variants, preprocessing_warning
 from sith_hf.recipe.choose import choose
+from sith_hf.recipe.existing import PLACE, open_existing
 from sith_hf.recipe.inputs import decompose_with, open_base, request_sha256
 from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
@@ -140,7 +142,14 @@ def run_recipe(
             report(f"{plan.title}: {target} already has the results")
             return earlier
         work = held.enter_context(new_folder(target, source=base, overwrite=overwrite))
-        concepts, decomposition = decompose_with(plan, editor, home, job=kept, progress=progress)
+        existing = None if plan.decompose.from_ is None else open_existing(plan, editor, home, token=token)
+        concepts: ConceptDictionary | None
+        if existing is None:
+            concepts, decomposition = decompose_with(plan, editor, home, job=kept, progress=progress)
+        else:
+            concepts, decomposition = existing.concepts, existing.decomposition
+        if concepts is not None and concepts.duplicates:
+            report(f"{concepts.duplicates} repeated concepts left out of the dictionary")
         chosen = choose(
             plan, editor, decomposition, concepts, home,
             token=token, servers=named, transcripts=work / "transcripts", say=report, progress=progress,
@@ -153,7 +162,10 @@ def run_recipe(
                 report(warning)
             found, sweep = measure_edit(plan.evaluate, editor, decomposition, chosen.gains, home, progress=progress)
         seen = {task.name: task.data_sha256 for task in found.tasks} if found else {}
-        decomposition.save_pretrained(work / "decomposition")
+        if existing is None:
+            decomposition.save_pretrained(work / PLACE)
+        else:
+            existing.copy_to(work)
         chosen.spec.save_pretrained(work / "spec")
         for name, scores in chosen.scores.items():
             scores.save_pretrained(work / "scores" / name)

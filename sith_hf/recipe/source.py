@@ -19,7 +19,7 @@ EXTENDS = "extends"
 MAX_BYTES = 10_000_000
 
 # The keys of a recipe that can have a path as value, and the keys of a dictionary that give the source of its concepts.
-PLACES = frozenset({"file", "image_mean", "path", "prompt", "dataset", "model", "text_model"})
+PLACES = frozenset({"file", "from", "image_mean", "path", "prompt", "dataset", "model", "text_model"})
 SOURCES = frozenset({"texts", "file", "dataset", "column"})
 
 

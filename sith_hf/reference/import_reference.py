@@ -1,14 +1,14 @@
 """Convert the decompositions that the paper's authors publish to a ``Decomposition``.
 
 The files (see :mod:`sith_hf.reference.files`) hold only explanations. Directions, singular values, ceilings, fidelity
-and coherence come from the checkpoint. To check that a file belongs to it, the weights of the named concepts are fitted
-again to the checkpoint's singular vectors and compared with the scores.
+and coherence come from the checkpoint, and :mod:`sith_hf.reference.fit` checks that a file belongs to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -17,44 +17,16 @@ from tqdm import tqdm
 
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.decomposition import Decomposition, factored_svd, quality_of
+from sith_hf.decomposition import Decomposition, HeadSVD, factored_svd, quality_of
 from sith_hf.errors import InputError
-from sith_hf.pursuit import SparseCode, centred, refit_weights
-from sith_hf.reference.files import ReferenceFile, numbered_concepts, read_reference
+from sith_hf.pursuit import SparseCode
+from sith_hf.reference.files import ReferenceFile, read_reference
+from sith_hf.reference.fit import FITS, MISFIT, LayerFit, fit_of
 from sith_hf.towers import VisionTower, check_mean
 
-FITS = 0.05
-"""The largest difference between scores and refit, relative to the vector's largest score, that counts as agreement.
-It covers rounding and half precision; almost all vectors of a good file stay below it."""
+NAMES = {"write": "right singular vectors", "read": "left singular vectors"}
 
-MISFIT = 0.5
-"""A median difference above this means another model or other concepts. Concepts in another order give about 1."""
-
-
-@dataclass(frozen=True)
-class LayerFit:
-    """The agreement of one file with the checkpoint.
-
-    Attributes:
-        layer: its layer.
-        difference: the median over vectors of the largest difference between a score and the refitted weight of its
-            concept, relative to the vector's largest score.
-        agreeing: the share of vectors where that difference is at most ``FITS``, 0 to 1.
-        silent: the number of vectors without a positive score, as in a file saved before it was complete.
-        turned: the number of vectors negated because the scores explain the opposite direction.
-    """
-
-    layer: int
-    difference: float
-    agreeing: float
-    silent: int
-    turned: int
-
-    def __str__(self) -> str:
-        return (
-            f"layer {self.layer}: scores differ from a refit by {self.difference:.3f} (median), "
-            f"{self.agreeing:.0%} of vectors agree, {self.turned} with negated sign"
-        )
+ANYWAY = "check=False (--no-check on the command line) imports it anyway"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +54,8 @@ def import_reference(
     revision: str | None = None,
     template: str | None = None,
     image_mean: Tensor | None = None,
+    without_mean: bool = False,
+    fold: bool | None = None,
     check: bool = True,
     progress: bool = False,
 ) -> Imported:
@@ -93,71 +67,70 @@ def import_reference(
     Args:
         files: ``.pt`` files, one for each layer, with equal settings (see :mod:`sith_hf.reference.files`).
         tower: the tower that the files explain; it needs a projection.
-        concepts: the text file of concepts, one a line, in the authors' order.
+        concepts: the text file of concepts, one a line, in the authors' order. Every line is a concept, blank and
+            repeated ones too, and the mean is over all of them.
         encode: adds embeddings to a ``ConceptDictionary`` (:meth:`sith_hf.editor.SithEditor.encode`).
         name, revision: source of the tower's weights, for provenance.
         template: a prompt template, if the authors used one.
         image_mean: mu, ``[P]``, as the authors used it; zero when None.
+        without_mean: accept scores that differ as without the authors' image mean.
+        fold: whether the layer norm was folded in; as the files' names say when None.
         check: refuse files that do not fit; ``fits`` reports the agreement in either case.
         progress: show a bar on stderr.
 
     Raises:
-        InputError: files that are unreadable, inconsistent, refer to missing layers or concepts, explain read
-            directions, or do not fit the checkpoint.
+        InputError: files that are unreadable, inconsistent, refer to missing layers or concepts, or do not fit the
+            checkpoint: made for another one, with other concepts, folding, side or image mean than given.
     """
     items = sorted((read_reference(path) for path in files), key=lambda item: item.settings.layer)
     _check_files(items, tower)
     projection = tower.require_projection()
     if image_mean is not None:
         check_mean(image_mean, projection)
-    dictionary, lines = numbered_concepts(concepts, template)
+        if without_mean:
+            raise InputError("image_mean and without_mean exclude each other: leave one out")
+    dictionary = ConceptDictionary.from_file(concepts, template=template, every_line=True)
     for item in items:
-        item.check_indices(lines, concepts)
+        item.check_indices(len(dictionary), concepts)
     encoded = encode(dictionary)
-    embeddings = encoded.embeddings
-    if embeddings is None:
+    if encoded.embeddings is None:
         raise InputError("encode returned concepts without embeddings; pass SithEditor.encode")
-    # The authors' mean includes repeated lines.
-    present = torch.tensor([place for place in lines if place >= 0])
-    mean = embeddings[present].double().mean(dim=0).float()
-    atoms = centred(embeddings, mean)
-    if atoms.shape[1] != projection.shape[0]:
-        raise InputError(f"embeddings have size {atoms.shape[1]}; this model needs size {projection.shape[0]}")
-    place = torch.tensor([*lines, -1])
+    if encoded.embeddings.shape[1] != projection.shape[0]:
+        raise InputError(
+            f"embeddings have size {encoded.embeddings.shape[1]}; this model needs size {projection.shape[0]}"
+        )
 
-    settings = items[0].settings
+    settings = items[0].settings if fold is None else replace(items[0].settings, fold=fold)
     parts: list[dict[str, Tensor]] = []
     fits = []
     for item in tqdm(items, desc="importing", unit="layer", disable=not progress):
-        factors = tower.layers[item.settings.layer].factors(tower.num_heads, fold=settings.fold, centre=settings.fold)
-        svd = factored_svd(factors.write.cpu(), factors.read.cpu())
-        scores, indices = item.heads(tower.num_heads)
-        rank = scores.shape[1]
-        write, values, read = svd.write[:, :rank], svd.values[:, :rank], svd.read[:, :rank]
-        code = _merged(place[indices], scores)
-        sign, fit = _fit(tower, write, code, atoms, image_mean, item.settings.layer)
-        write, read = write * sign.unsqueeze(-1), read * sign.unsqueeze(-1)
-        quality = quality_of(tower, atoms, write, code, image_mean)
-        shape = (*scores.shape[:2], 1)
+        hypothesis = Hypothesis(settings.side, settings.fold, image_mean)
+        layer = _Layer(tower, item, encoded.atoms)
+        svd, (sign, fit) = layer.svd(settings.fold), layer.fit(hypothesis)
+        if check:
+            _check_fit(layer, hypothesis, fit, without_mean)
+        write, read = svd.write * sign.unsqueeze(-1), svd.read * sign.unsqueeze(-1)
+        explained = read if settings.side == "read" else write
+        quality = quality_of(tower, encoded.atoms, explained, layer.code, image_mean)
+        shape = (*write.shape[:2], 1)
         parts.append(
             {
-                "singular_values": values,
-                "energy": (svd.values**2).sum(dim=-1),
+                "singular_values": svd.values,
+                "energy": layer.energy(settings.fold),
                 "write": write,
                 "read": read,
-                "concept": code.index.reshape(*shape, -1),
-                "weight": code.weight.reshape(*shape, -1),
+                "concept": layer.code.index.reshape(*shape, -1),
+                "weight": layer.code.weight.reshape(*shape, -1),
                 "fidelity": quality.fidelity.reshape(shape),
                 "coherence": quality.coherence.reshape(shape),
-                "ceiling": tower.projected_norm(write),
+                "ceiling": tower.projected_norm(explained),
             }
         )
         fits.append(fit)
-    if check:
-        _check_fit(fits)
 
     stacked = {key: torch.stack([part[key] for part in parts]) for key in parts[0]}
-    used = sorted(set(stacked["concept"][stacked["concept"] >= 0].tolist()), key=encoded.texts.__getitem__)
+    # Equal texts keep the order of their lines.
+    used = sorted(set(stacked["concept"][stacked["concept"] >= 0].tolist()), key=lambda i: (encoded.texts[i], i))
     index = torch.full((len(encoded) + 1,), -1)
     index[used] = torch.arange(len(used))
     stacked["concept"] = index[stacked["concept"]]
@@ -166,14 +139,15 @@ def import_reference(
         layers=numbers,
         **{key: tensor if key == "concept" else tensor.float() for key, tensor in stacked.items()},
         texts=tuple(encoded.texts[i] for i in used),
-        embeddings=embeddings[used],
-        dictionary_mean=mean,
-        image_mean=torch.zeros_like(mean) if image_mean is None else image_mean.detach().float().cpu().clone(),
+        embeddings=encoded.embeddings_of(used),
+        dictionary_mean=encoded.mean,
+        image_mean=torch.zeros_like(encoded.mean) if image_mean is None else image_mean.detach().float().cpu().clone(),
         poles=("+",),
         base=BaseRef(name, revision, tower.sha256(numbers)),
         settings={
             "fold": settings.fold,
             "centre": settings.fold,
+            **({"side": settings.side} if settings.side != "write" else {}),
             "image_mean": image_mean is not None,
             "method": settings.method,
             "sparsity": settings.sparsity,
@@ -191,6 +165,67 @@ def import_reference(
         },
     )
     return Imported(decomposition, encoded, tuple(fits))
+
+
+@dataclass(frozen=True, eq=False)
+class Hypothesis:
+    """What the scores of a file may explain.
+
+    Attributes:
+        side: "write" or "read" directions.
+        fold: whether the layer norm was folded in and the weights centred.
+        image_mean: mu, ``[P]``; zero when None.
+    """
+
+    side: str
+    fold: bool
+    image_mean: Tensor | None
+
+    def others(self) -> Iterator[Hypothesis]:
+        """Yield the others, without an image mean too if there is one; the nearest first."""
+        means = [self.image_mean] if self.image_mean is None else [self.image_mean, None]
+        for side, mean, fold in product(dict.fromkeys((self.side, *NAMES)), means, (self.fold, not self.fold)):
+            if (side, fold) != (self.side, self.fold) or mean is not self.image_mean:
+                yield Hypothesis(side, fold, mean)
+
+    def __str__(self) -> str:
+        folded = "folded" if self.fold else "unfolded"
+        return f"{NAMES[self.side]} of {folded} weights {'without' if self.image_mean is None else 'with'} image mean"
+
+
+class _Layer:
+    """One file and its layer of a tower."""
+
+    def __init__(self, tower: VisionTower, item: ReferenceFile, atoms: Tensor) -> None:
+        self.tower, self.item, self.atoms = tower, item, atoms
+        scores, indices = item.heads(tower.num_heads)
+        self.rank = scores.shape[1]
+        self.code = _sorted(indices, scores)
+        self._svds: dict[bool, HeadSVD] = {}
+
+    def _whole(self, fold: bool) -> HeadSVD:
+        if fold not in self._svds:
+            layer = self.tower.layers[self.item.settings.layer]
+            factors = layer.factors(self.tower.num_heads, fold=fold, centre=fold)
+            self._svds[fold] = factored_svd(factors.write.cpu(), factors.read.cpu())
+        return self._svds[fold]
+
+    def svd(self, fold: bool) -> HeadSVD:
+        """Return the singular vectors that the file explains."""
+        svd = self._whole(fold)
+        return HeadSVD(svd.write[:, : self.rank], svd.values[:, : self.rank], svd.read[:, : self.rank])
+
+    def energy(self, fold: bool) -> Tensor:
+        """Return the sum of all squared singular values of each head, ``[H]``."""
+        return (self._whole(fold).values ** 2).sum(dim=-1)
+
+    def fit(self, hypothesis: Hypothesis) -> tuple[Tensor, LayerFit]:
+        """Return signs and agreement (see :func:`sith_hf.reference.fit.fit_of`)."""
+        svd, settings = self.svd(hypothesis.fold), self.item.settings
+        explained = svd.read if hypothesis.side == "read" else svd.write
+        return fit_of(
+            self.tower, explained, self.code, self.atoms, hypothesis.image_mean, settings.method, settings.layer
+        )
 
 
 def _check_files(items: Sequence[ReferenceFile], tower: VisionTower) -> None:
@@ -221,55 +256,50 @@ def _check_files(items: Sequence[ReferenceFile], tower: VisionTower) -> None:
             )
 
 
-def _merged(index: Tensor, scores: Tensor) -> SparseCode:
-    """Flatten to rows ``[H * R, K]``; scores of a text on several lines are added up."""
-    index, weight = index.flatten(0, 1).clone(), scores.flatten(0, 1).float()
-    for later in range(1, index.shape[1]):
-        same = (index[:, :later] == index[:, later : later + 1]) & (index[:, later : later + 1] >= 0)
-        row = same.any(dim=1).nonzero().squeeze(1)
-        weight[row, same[row].int().argmax(dim=1)] += weight[row, later]
-        weight[row, later], index[row, later] = 0.0, -1
-    # Padding comes last, after concepts of weight zero.
+def _sorted(index: Tensor, scores: Tensor) -> SparseCode:
+    """Flatten to rows ``[H * R, K]`` by descending score; padding comes last, after concepts of weight zero."""
+    index, weight = index.flatten(0, 1), scores.flatten(0, 1).float()
     order = torch.where(index < 0, -1.0, weight).argsort(dim=1, descending=True, stable=True)
     return SparseCode(index.gather(1, order), weight.gather(1, order))
 
 
-def _fit(
-    tower: VisionTower, write: Tensor, code: SparseCode, atoms: Tensor, image_mean: Tensor | None, layer: int
-) -> tuple[Tensor, LayerFit]:
-    """Return the sign of each vector that the scores explain, ``[H, R]``, and their agreement with it."""
-    largest = code.weight.amax(dim=1).double()
-    scored = largest > 0
-    differences = []
-    for sign in (1.0, -1.0):
-        joint = tower.to_joint(sign * write, image_mean).flatten(0, 1)
-        refit = refit_weights(joint.float().double(), code.index, atoms)
-        off = (refit - code.weight.double()).abs().amax(dim=1) / largest.clamp(min=1e-12)
-        differences.append(torch.where(scored, off, 1.0))
-    turned = differences[1] < differences[0]
-    difference = torch.minimum(*differences)
-    fit = LayerFit(
-        layer=layer,
-        difference=float(difference.median()),
-        agreeing=float((difference <= FITS).double().mean()),
-        silent=int((~scored).sum()),
-        turned=int(turned.sum()),
-    )
-    return torch.where(turned, -1.0, 1.0).double().reshape(write.shape[:2]), fit
+def _check_fit(layer: _Layer, hypothesis: Hypothesis, fit: LayerFit, without_mean: bool) -> None:
+    """Raise InputError unless the scores fit, or differ as without an image mean and ``without_mean``."""
+    if fit.silent > 0:
+        raise InputError(
+            f"the file of layer {fit.layer} has no scores for {fit.silent} vectors: it was saved incomplete. {ANYWAY}"
+        )
+    if fit.difference <= FITS:
+        return
+    start = f"the file of layer {fit.layer} does not fit this model and these concepts as {hypothesis}"
+    for other in hypothesis.others():
+        found = layer.fit(other)[1]
+        if found.difference <= FITS:
+            raise InputError(
+                f"{start}: its scores fit {other} (they differ from weights computed again by {found.difference:.3f} "
+                f"of the largest, not {fit.difference:.2f}). {_advice(hypothesis, other)}. {ANYWAY}"
+            )
+    if hypothesis.image_mean is None and not without_mean:
+        raise InputError(
+            f"{start}: weights computed again differ from the scores by {fit.difference:.2f} of the largest (median "
+            "over vectors). The authors subtract an image mean: name their image_mean.pt with --image-mean, or import "
+            "without it with --without-mean (without_mean=True). If they used none, check the model, their file of "
+            f"concepts and its order. {ANYWAY}"
+        )
+    if hypothesis.image_mean is not None or fit.difference > MISFIT:
+        raise InputError(
+            f"{start}: weights computed again differ from the scores by {fit.difference:.2f} of the largest (median "
+            "over vectors). Check the model, the authors' file of concepts and its order, and their image mean. "
+            f"{ANYWAY}"
+        )
 
 
-def _check_fit(fits: Sequence[LayerFit]) -> None:
-    for fit in fits:
-        if fit.silent > 0:
-            raise InputError(
-                f"the file of layer {fit.layer} has no scores for {fit.silent} vectors: it was saved incomplete. "
-                "check=False (--no-check on the command line) imports it anyway"
-            )
-        if fit.difference > MISFIT:
-            raise InputError(
-                f"the file of layer {fit.layer} does not fit this model and these concepts: weights fitted to the "
-                f"model's singular vectors differ from the scores by {fit.difference:.2f} of the largest (median over "
-                "vectors). Check the model, the authors' file of concepts and its order, the authors' image mean (none "
-                "if they used none), and that the file explains right singular vectors. check=False (--no-check on "
-                "the command line) imports it anyway"
-            )
+def _advice(named: Hypothesis, other: Hypothesis) -> str:
+    steps = []
+    if other.side != named.side:
+        steps.append(f"name the file with _{'left' if other.side == 'read' else 'right'}_")
+    if other.fold != named.fold:
+        steps.append("give --fold (fold=True)" if other.fold else "give --no-fold (fold=False)")
+    if other.image_mean is not named.image_mean:
+        steps.append("leave the image mean out")
+    return f"To import it as such, {' and '.join(steps)}"

@@ -11,9 +11,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.errors import InputError
-from sith_hf.files import Layout, library_versions, read_artifact, require, write_artifact
+from sith_hf.files import (
+    Layout,
+    TorchFile,
+    is_torch_file,
+    library_versions,
+    read_artifact,
+    require,
+    write_artifact,
+)
 from sith_hf.hub import find_artifact
 from sith_hf.towers.clip import VisionTower
 
@@ -25,6 +34,9 @@ IMAGE_MEAN_LAYOUT = Layout(
     data={"base": dict, "count": int, "skipped": dict, "source": dict, "images_sha256": str, "libraries": dict},
     repo_type="dataset",
 )
+
+MAX_BYTES = 2**26
+"""Far above any mean: 64 MB hold one of 16 million numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,32 +91,59 @@ class ImageMean:
 
 
 def image_mean_file(path: str | Path) -> Path:
-    """Return the file of ``path``, which is the file or its folder."""
+    """Return the file of ``path``, which is the file or its folder: ``image_mean.safetensors``, else ``image_mean.pt``.
+
+    The second is the name that the paper's authors publish theirs under.
+    """
     path = Path(path)
-    return path / IMAGE_MEAN_LAYOUT.filename if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    ours, theirs = path / IMAGE_MEAN_LAYOUT.filename, path / f"{Path(IMAGE_MEAN_LAYOUT.filename).stem}.pt"
+    return theirs if theirs.is_file() and not ours.exists() else ours
 
 
 def read_image_mean(path: str | Path, tower: VisionTower | None = None) -> Tensor:
-    """Read the tensor ``image_mean``, ``[P]``, from an artifact or any safetensors file with such a tensor.
+    """Read an image mean, ``[P]``.
 
     Args:
-        path: the file, or the folder with ``image_mean.safetensors``.
+        path: an artifact, any safetensors file with a tensor ``image_mean``, a file of ``torch.save(mean)``, or a
+            folder with one of them (:func:`image_mean_file`). The content decides, not the name.
         tower: the tower that the mean belongs to; checked for artifacts, which have a fingerprint.
 
     Raises:
         InputError: there is no such file or tensor.
         BaseMismatch: the mean was computed with other weights than those of ``tower``.
     """
+    file = image_mean_file(path)
+    if is_torch_file(file) or file.suffix in (".pt", ".pth"):
+        return _of_torch_file(file)
     try:
-        file = image_mean_file(path)
+        if file.exists() and not file.is_file():
+            raise ValueError("it is not a regular file")
         with safe_open(file, framework="pt") as opened:
             # An artifact has several of these keys: one that is damaged must not look like a file of another program.
             if not {"version", "sith"} & set(opened.metadata() or {}):
                 tensor: Tensor = opened.get_tensor("image_mean")
                 return tensor
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: expected a safetensors file with a tensor named image_mean ({error})") from None
+        raise InputError(
+            f"{path}: expected a safetensors file with a tensor named image_mean, or torch.save(mean) ({error})"
+        ) from None
     mean = ImageMean.from_pretrained(file)
     if tower is not None:
         mean.check(tower)
     return mean.image_mean
+
+
+def _of_torch_file(path: Path) -> Tensor:
+    """Return the one vector of a torch file, ``[P]`` float32; axes of length 1 are dropped."""
+    found = TorchFile.read(path, "torch.save(mean), one vector", MAX_BYTES)
+    mean = found.tensor("an image mean", found.content).squeeze()
+    shown = sanitize(str(path))
+    if not mean.is_floating_point() or mean.ndim != 1:
+        raise InputError(
+            f"{shown}: an image mean must be one vector of floating-point numbers; got {mean.dtype} {[*mean.shape]}"
+        )
+    if not torch.isfinite(mean).all():
+        raise InputError(f"{shown}: the image mean holds NaN or infinity; the file is damaged, download it again")
+    return mean.float().contiguous()

@@ -13,7 +13,7 @@ from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.images import estimated_mean
 from sith_hf.pursuit.pursuit import Pursuit
-from tests.support import tiny
+from tests.support import published, tiny
 from tests.support.cli import Ran, refused, sith, succeeded
 
 WORDS = (
@@ -189,9 +189,41 @@ class TestImportReference:
         for command, arguments in (("fidelity", SMALL), ("import-reference", reading)):
             assert "has other values" in refused(use(command, "other", *arguments))
             succeeded(use(command, "clip", *arguments))  # the control
-        for mean in ("long.pt", "nan.pt"):
-            assert "image_mean" in refused(use("import-reference", mean, *reading))
-        succeeded(use("import-reference", "good.pt", *reading))
+        for command, arguments in (("fidelity", SMALL), ("import-reference", reading)):
+            for mean, part in (("long.pt", "image_mean"), ("nan.pt", "image mean")):
+                assert part in refused(use(command, mean, *arguments))
+            succeeded(use(command, "good.pt", *arguments))
+
+    def test_what_the_files_explain_is_found_out(self, work, tmp_path):
+        """Genuine files, each with one thing named wrongly: refused in one line that names the option, then told."""
+        loaded = SithEditor.from_pretrained(work / "clip").loaded
+        mean = torch.linspace(0, 0.2, 24)
+        torch.save(mean, tmp_path / "image_mean.pt")
+
+        def files(place, **options):
+            options = {"layers": [1], "method": "nnomp", "mean": mean.double().numpy(), **options}
+            return published.publish(tmp_path / place, loaded.model, loaded.tokenizer, WORDS, **options)
+
+        def use(paths, *arguments):
+            given = ("--concepts", work / "concepts.txt", "-o", tmp_path / "out", *arguments)
+            return sith("import-reference", *paths, work / "clip", *given)
+
+        with_mean = ("--image-mean", tmp_path / "image_mean.pt")
+        renamed = files("renamed", named="nofoldln")
+        assert "--fold" in refused(use(renamed, *with_mean))
+        genuine = files("genuine")
+        assert "--without-mean" in refused(use(genuine))
+        assert "exclude each other" in refused(use(genuine, *with_mean, "--without-mean"))
+        left = files("left", side="left")
+        path = left[0].rename(left[0].with_name(left[0].name.replace("left", "right")))
+        assert "_left_" in refused(use([path], *with_mean))
+        assert not (tmp_path / "out").exists()
+        assert "agree" in succeeded(use(renamed, *with_mean, "--fold")).out
+        assert "Warning" in succeeded(use(genuine, "--without-mean")).err
+        assert "Warning" not in succeeded(use(genuine, *with_mean)).err
+        path = path.rename(path.with_name(path.name.replace("right", "left")))
+        assert "read directions" in succeeded(use([path], *with_mean)).out
+        assert succeeded(sith("show", tmp_path / "out", "--json")).data[0]["side"] == "read"
 
     def test_files_and_model_are_both_needed(self, work, tmp_path):
         ran = sith("import-reference", work / "clip", "--concepts", work / "concepts.txt", "-o", tmp_path / "d")

@@ -161,7 +161,7 @@ def concepts_file(folder, content):
         (b"\xef\xbb\xbfsea\nsky\n", ("sea", "sky"), 0),
         (b"\n\nsea\n \nsky\n\n", ("sea", "sky"), 4),
         ("mer\nforêt\n海\n".encode(), ("mer", "forêt", "海"), 0),
-        ("a\u2028b\nc\x0bd\n".encode(), ("a b", "c d"), 0),  # only a newline ends a line
+        ("a\u2028b\nc\x0bd\x0ce\x1cf\x85g\rh\n".encode(), tuple("abcdefgh"), 0),  # as str.splitlines counts
     ],
     ids=["plain", "no last newline", "crlf", "bom", "blank lines", "utf-8", "other separators"],
 )
@@ -169,6 +169,23 @@ def test_a_file_is_one_concept_a_line(content, kept, blank, tmp_path):
     for path in (concepts_file(tmp_path, content), str(concepts_file(tmp_path, content))):
         made = ConceptDictionary.from_file(path)
         assert (made.texts, made.blank, made.duplicates) == (kept, blank, 0)
+
+
+def test_every_line_can_be_kept(tmp_path, editor):
+    """As the paper's authors keep them: concept i is line i, and the mean is over all lines."""
+    path = concepts_file(tmp_path, b"sea\n\nSea\n ice \t cream\x0bsea\n\n")
+    made = ConceptDictionary.from_file(path, every_line=True)
+    assert (made.texts, made.blank, made.duplicates) == (("sea", "", "Sea", "ice cream", "sea", ""), 0, 0)
+    encoded = editor.encode(made)
+    literal = encoded.embeddings.double().mean(dim=0)
+    torch.testing.assert_close(encoded.mean.double(), literal, atol=1e-6, rtol=0)
+    encoded.save_pretrained(tmp_path)
+    again = ConceptDictionary.from_pretrained(tmp_path)
+    assert again.texts == made.texts
+    assert torch.equal(again.embeddings, encoded.embeddings)
+    assert again.sha256 != ConceptDictionary.from_file(path).sha256
+    with pytest.raises(InputError, match="at least two different concepts"):
+        ConceptDictionary.from_file(concepts_file(tmp_path, b"sea\nSea\n\n"), every_line=True)
 
 
 def test_bytes_that_are_not_utf8_are_reported_by_line(tmp_path):

@@ -1,16 +1,18 @@
 """Relevance equals the formula by loops, on a task without its class names."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import nnls
 from torch.nn.functional import normalize
 
+from sith_hf.concepts import ConceptDictionary
 from sith_hf.errors import InputError
 from sith_hf.gains import Selection
 from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, task_relevance
-from sith_hf.pursuit.pursuit import Pursuit
 from tests.support.made import WORDS, tiny_concepts
 
 CLASSES = ["bird", "car", "boat"]
@@ -43,17 +45,64 @@ def test_class_names_are_left_out(editor, dictionary, task):
     )
 
 
-def test_the_concepts_are_those_of_comp(dictionary, task):
+def literal_task(rows, queries, sparsity):
+    """Indices of the concepts that COMP selects for any query, in float64, one query at a time."""
+    task = set()
+    for query in queries:
+        chosen, residual, weights = [], query, []
+        for _ in range(sparsity):
+            coherence = 0.3 * np.mean([rows @ rows[i] for i in chosen], axis=0) if chosen else 0.0
+            score = rows @ residual + coherence
+            score[chosen] = -np.inf
+            chosen.append(int(score.argmax()))
+            weights, _ = nnls(rows[chosen].T, query)
+            residual = query - weights @ rows[chosen]
+        task |= {i for i, weight in zip(chosen, weights, strict=True) if weight > 0}
+    return sorted(task)
+
+
+def literal_gains(made, dictionary, *, centre):
+    """g = max(0.8, R + 0.3) of every vector, in float64 (Method, sec. 6); ``centre`` gives another rule's gains."""
+    length = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)  # noqa: E731
+    every = length(dictionary.embeddings.double().numpy())
+    mean = every.mean(axis=0) if centre else 0.0
     left = [i for i, text in enumerate(dictionary.texts) if text not in ("bird", "car", "boat")]
-    wanted = set()
-    for name in ("bird", "car", "boat"):
-        query = normalize(dictionary.embedding_of(name).double() - dictionary.mean.double(), dim=-1).float()
-        code = Pursuit(sparsity=5, coherence_weight=0.3)(query[None], dictionary.atoms[left])
-        wanted |= {
-            dictionary.texts[left[i]] for i, w in zip(code.index[0].tolist(), code.weight[0], strict=True) if w > 0
-        }
-    assert set(task.texts) == wanted
-    assert len(task.texts) == len(set(task.texts))
+    queries = every[[dictionary.texts.index(name) for name in ("bird", "car", "boat")]]
+    chosen = [left[i] for i in literal_task(length(every[left] - mean), length(queries - mean), sparsity=10)]
+    nearest = (every @ every[chosen].T).max(axis=1)
+    gains = {}
+    for layer, head, vector in np.ndindex(*made.singular_values.shape):
+        relevance = max(
+            sum(weight * nearest[dictionary.texts.index(text)] for text, weight in explanation.concepts)
+            for explanation in (made.explain(made.layers[layer], head, vector, pole) for pole in "+-")
+        )
+        gains[made.layers[layer], head, vector] = max(0.8, relevance + 0.3)
+    return {dictionary.texts[i] for i in chosen}, gains
+
+
+def test_gains_are_those_of_the_literal_rule(editor, dictionary):
+    made = editor.decomposition
+    task = class_task(dictionary, CLASSES, editor.embed)
+    gains = by_relevance(made, task_relevance(made, task.embeddings)).gain
+    texts, literal = literal_gains(made, dictionary, centre=False)
+    assert set(task.texts) == texts
+    assert len(task.texts) == len(texts)
+    assert gains == pytest.approx(literal, abs=1e-5)
+    # The control: centred embeddings select other concepts and give other gains.
+    texts, centred = literal_gains(made, dictionary, centre=True)
+    assert set(task.texts) != texts
+    assert gains != pytest.approx(centred, abs=1e-3)
+
+
+def test_embeddings_rounded_on_disk_have_unit_length_again(editor, dictionary, tmp_path):
+    dictionary.save_pretrained(tmp_path, torch.bfloat16)
+    rounded = ConceptDictionary.from_pretrained(tmp_path, in_memory=False)
+    assert rounded.stored is not None
+    lengths = rounded.embeddings.double().norm(dim=1)
+    assert float((lengths - 1).abs().max()) > 1e-4  # the control
+    again = replace(rounded, embeddings=normalize(rounded.embeddings.double(), dim=1).float(), stored=None)
+    found, expected = (class_task(item, CLASSES, editor.embed).texts for item in (rounded, again))
+    assert found == expected
 
 
 def test_a_class_that_no_explanation_has_is_encoded(editor, dictionary):

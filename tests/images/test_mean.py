@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from sith_hf.images.comparison import model_variants
 from sith_hf.images.datasets import open_dataset
 from sith_hf.images.embed import embed_rows
 from sith_hf.images.mean import estimated_mean, mean_of_images
+from sith_hf.towers.clip import check_mean
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.world.embedded import embedded_checkpoint
 from tests.support import tiny
@@ -174,6 +177,88 @@ def test_a_damaged_format_does_not_skip_the_checks(mean, tmp_path):
 def test_a_file_of_somebody_elses_is_read(editor, tmp_path):
     save_file({"image_mean": torch.full((24,), 0.1)}, tmp_path / "theirs.safetensors")
     assert torch.equal(read_image_mean(tmp_path / "theirs.safetensors", editor.tower), torch.full((24,), 0.1))
+
+
+class Payload:
+    """An object whose unpickling writes a file."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+@pytest.mark.parametrize("name", ["image_mean.pt", "cc12m.pth", "mean.bin", "image_mean.safetensors"])
+@pytest.mark.parametrize("kind", ["vector", "row", "half", "view", "parameter"])
+def test_a_torch_file_is_read_whatever_its_name(editor, tmp_path, name, kind):
+    """``torch.save(mean)``, as the paper's authors publish theirs."""
+    mean = torch.linspace(-0.1, 0.1, 24)
+    made = {
+        "vector": mean,
+        "row": mean[None],
+        "half": mean.half(),
+        "view": torch.stack([mean, mean + 1])[0],
+        "parameter": torch.nn.Parameter(mean),
+    }
+    torch.save(made[kind], tmp_path / name)
+    found = read_image_mean(tmp_path / name, editor.tower)
+    torch.testing.assert_close(found, mean, atol=1e-4 if kind == "half" else 0, rtol=0)
+    assert not found.requires_grad
+    check_mean(found, editor.tower.require_projection())
+
+
+def test_a_folder_may_hold_the_authors_file(tmp_path):
+    torch.save(torch.full((24,), 0.1), tmp_path / "image_mean.pt")
+    assert image_mean_file(tmp_path).name == "image_mean.pt"
+    assert torch.equal(read_image_mean(tmp_path), torch.full((24,), 0.1))
+    # Ours comes first.
+    save_file({"image_mean": torch.full((24,), 0.2)}, tmp_path / "image_mean.safetensors")
+    assert torch.equal(read_image_mean(tmp_path), torch.full((24,), 0.2))
+
+
+def test_hostile_torch_files_end_in_one_line(tmp_path):
+    path, mark = tmp_path / "image_mean.pt", tmp_path / "mark"
+    for content, reason in (
+        (Payload(mark), "would run code"),
+        ({"mean": torch.zeros(24)}, "must be a plain tensor"),
+        ([torch.zeros(24)], "must be a plain tensor"),
+        (torch.zeros(1).expand(24), "more than the file holds"),
+        (torch.zeros(2, 12), "one vector"),
+        (torch.zeros(()), "one vector"),
+        (torch.zeros(24, dtype=torch.int64), "floating-point"),
+        (torch.full((24,), torch.nan), "NaN"),
+        (torch.zeros(24).to_sparse(), "must be a plain tensor"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(InputError, match=reason) as refused:
+            read_image_mean(path)
+        assert "\n" not in str(refused.value)
+    assert not mark.exists()
+    torch.save(torch.zeros(24), path)
+    whole = path.read_bytes()
+    for part in (whole[:100], whole[:-30], b"", b"version https://git-lfs.github.com/spec/v1\n"):
+        path.write_bytes(part)
+        with pytest.raises(InputError, match="git lfs pull" if b"lfs" in part else "torch"):
+            read_image_mean(path)
+    torch.save(torch.zeros(24), path, _use_new_zipfile_serialization=False)
+    with pytest.raises(InputError, match=r"torch 1\.6"):
+        read_image_mean(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="no such file"):
+        read_image_mean(path)
+    os.rename(path, tmp_path / "pipe.safetensors")
+    with pytest.raises(InputError, match="not a regular file"):
+        read_image_mean(tmp_path / "pipe.safetensors")
+
+
+def test_a_torch_file_beyond_the_limit_is_refused(tmp_path, monkeypatch):
+    torch.save(torch.zeros(24), tmp_path / "image_mean.pt")
+    read_image_mean(tmp_path)  # the control
+    monkeypatch.setattr("sith_hf.towers.image_mean.MAX_BYTES", 1000)
+    with pytest.raises(InputError, match="at most 1,000 bytes"):
+        read_image_mean(tmp_path)
 
 
 def test_what_is_no_mean_is_refused(mean, tmp_path):

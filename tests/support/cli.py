@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sith_hf.cli import main
 
 # Terminal codes, text that turns direction, markup for Markdown, HTML and rich.
-HOSTILE = ("\x1b[31mred\x1b[0m", "left\u202eright", "<b>|bold|</b>", "[link](x)[/red]", "bell\x07", "line\u2028break")
+HOSTILE = ("\x1b[31mred\x1b[0m", "left\u202eright", "<b>|bold|</b>", "[link](x)[/red]", "bell\x07", "zero\u200bwidth")
 
 
 class Ran(NamedTuple):
