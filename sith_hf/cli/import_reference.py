@@ -44,6 +44,7 @@ def import_reference(
     """
     from sith_hf.editor import SithEditor
     from sith_hf.files import new_folder
+    from sith_hf.images import mean_for
     from sith_hf.reference import FITS, numbered_concepts, read_mean, read_reference
     from sith_hf.reference import import_reference as read
     from sith_hf.towers import read_image_mean
@@ -56,7 +57,7 @@ def import_reference(
     mean = None if image_mean is None else reader(image_mean)
     editor = SithEditor.from_pretrained(model, **loading)
     if image_mean is not None and reader is read_image_mean:
-        mean = read_image_mean(image_mean, editor.tower)
+        mean = mean_for(editor, image_mean)
     imported = read(
         files,
         editor.tower,

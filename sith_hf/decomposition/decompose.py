@@ -99,7 +99,7 @@ def decompose(
             "poles": settings.poles,
             "image mean": None if image_mean is None else tensor_sha256(image_mean),
             "weights": sorted(tower.sha256(numbers).items()),
-            "heads": [tower.num_heads, tower.post_norm_eps],
+            "settings of the model": dict(tower.settings),
             "dictionary": [dictionary.sha256, _rows_sha256(dictionary.rows)],
             "device": where.type,
         }
@@ -126,13 +126,12 @@ def decompose(
         dictionary_mean=dictionary.mean,
         image_mean=mean,
         poles=tuple(settings.poles),
-        base=BaseRef(name, revision, tower.sha256(numbers)),
+        base=BaseRef(name, revision, tower.sha256(numbers), tower.settings),
         settings={
             **settings.to_json(),
             "dictionary_size": len(dictionary),
             "dictionary_sha256": dictionary.sha256,
-            "encoder": dictionary.encoder,
-            "encoder_sha256": dictionary.encoder_sha256,
+            **dictionary.encoder_record,
             "template": dictionary.template,
         },
     )

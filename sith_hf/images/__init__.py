@@ -7,7 +7,7 @@ from sith_hf.images.comparison import Comparison, model_variants, text_model_of
 from sith_hf.images.dataset_settings import Columns, DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
 from sith_hf.images.embed import EmbeddedRows, embed_rows
-from sith_hf.images.mean import estimated_mean, mean_of_images
+from sith_hf.images.mean import estimated_mean, mean_for, mean_of_images
 from sith_hf.images.model_variant import BASE, EDITED, ModelVariant, check_processors
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "check_processors",
     "embed_rows",
     "estimated_mean",
+    "mean_for",
     "mean_of_images",
     "model_variants",
     "open_dataset",

@@ -6,17 +6,18 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sith_hf.concepts import ConceptDictionary
-from sith_hf.core.fingerprint import texts_sha256
+from sith_hf.core.fingerprint import changed_setting, texts_sha256
 from sith_hf.decomposition import DecomposeSettings, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Task
 from sith_hf.files import ResumableJob
+from sith_hf.images import mean_for
 from sith_hf.pursuit import Pursuit
 from sith_hf.recipe.recipe import Base, Dictionary, Recipe
-from sith_hf.towers import read_image_mean
 from sith_hf.world import embedded_checkpoint
 
 EMBEDDED = "embedded"
@@ -93,17 +94,24 @@ def decompose_with(
     """
     step = recipe.decompose.model_dump()
     path, coder = step.pop("image_mean"), {key: step.pop(key) for key in ("method", "sparsity", "coherence_weight")}
-    mean = None if path is None else read_image_mean(folder / path, editor.tower)
+    mean = None if path is None else mean_for(editor, folder / path)
     concepts = editor.encode(dictionary_of(recipe.dictionary, folder), job=job, progress=progress)
     settings = DecomposeSettings(**step, pursuit=Pursuit(**coder), image_mean=mean)
     decomposition = editor.decompose(concepts, settings, job=job, progress=progress)
     check_sha256(recipe.base.sha256, base_sha256(decomposition.base.sha256), "base")
+    check_settings(recipe.base.settings, decomposition.base.settings, "base")
+    check_settings(recipe.dictionary.encoder, encoder_of(concepts), "dictionary", "encoder")
     return concepts, decomposition
 
 
 def base_sha256(tensors: Mapping[str, str]) -> str:
     """Return one fingerprint of the tensors that a decomposition reads."""
     return texts_sha256([f"{name} {tensors[name]}" for name in sorted(tensors)])
+
+
+def encoder_of(concepts: ConceptDictionary) -> dict[str, Any]:
+    """Return what identifies the text tower that encoded the concepts: its settings, and the sha256 of its weights."""
+    return {**(concepts.encoder_settings or {}), "sha256": concepts.encoder_sha256}
 
 
 def file_sha256(path: Path) -> str:
@@ -113,6 +121,18 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def check_settings(
+    expected: Mapping[str, Any] | None, found: Mapping[str, Any], what: str, key: str = "settings"
+) -> None:
+    """Raise InputError if a setting differs from that in the recipe."""
+    changed = changed_setting(expected or {}, found)
+    if changed is not None:
+        raise InputError(
+            f"{what}: the recipe was run with {changed[0]}, and this {what} has {changed[1]}; restore the old setting, "
+            f"or remove {what}.{key} from the recipe"
+        )
 
 
 def check_sha256(expected: str | None, found: str, what: str) -> None:

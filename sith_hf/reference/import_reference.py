@@ -170,7 +170,7 @@ def import_reference(
         dictionary_mean=mean,
         image_mean=torch.zeros_like(mean) if image_mean is None else image_mean.detach().float().cpu().clone(),
         poles=("+",),
-        base=BaseRef(name, revision, tower.sha256(numbers)),
+        base=BaseRef(name, revision, tower.sha256(numbers), tower.settings),
         settings={
             "fold": settings.fold,
             "centre": settings.fold,
@@ -180,8 +180,7 @@ def import_reference(
             "coherence_weight": settings.coherence_weight,
             "dictionary_size": len(encoded),
             "dictionary_sha256": encoded.sha256,
-            "encoder": encoded.encoder,
-            "encoder_sha256": encoded.encoder_sha256,
+            **encoded.encoder_record,
             "template": template,
             "reference": {
                 "dictionary": settings.dictionary,
