@@ -39,9 +39,9 @@ def unwrapped(model: Any) -> Any:
 
 def check_class(model: Any) -> None:
     """Raise UnsupportedModel for an object that is no model of transformers, such as a ``PeftModel``."""
-    if not hasattr(model, "config") or not any(
-        base.__module__.startswith("transformers.") for base in type(model).__mro__
-    ):
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
         _refuse_kind("the model", model, "class")
 
 
@@ -121,7 +121,9 @@ def _check(path: str, found: Any, fresh: nn.Module, hooks: bool) -> None:
         if parameter is not None:
             _check_parameter(f"{path}.{name}", found._parameters.get(name), parameter, found)
     if "forward" in vars(found) and not _of_accelerate(found):
-        raise UnsupportedModel(f"{path} has a forward method of its own, which replaces that of its class: {_WHOLE}")
+        raise UnsupportedModel(
+            f"{path or 'the model'} has a forward method of its own, which replaces that of its class: {_WHOLE}"
+        )
     if hooks:
         for hook in (*found._forward_pre_hooks.values(), *found._forward_hooks.values()):
             if not _only_watches(hook):
@@ -140,7 +142,8 @@ def _check_settings(path: str, found: Any, fresh: nn.Module) -> None:
     for name, value in ours.items():
         if name not in _NOT_COMPUTED and not name.startswith("_") and (own := getattr(found, name, None)) != value:
             raise UnsupportedModel(
-                f"{path}.{name} is {sanitize(repr(own), 100)}, but the model's config makes it {value!r}: correct one"
+                f"{path or 'the model'}.{name} is {sanitize(repr(own), 100)}, but the model's config makes it "
+                f"{value!r}: correct one"
             )
     if isinstance(fresh, nn.ModuleList) and len(found) != len(fresh):
         raise UnsupportedModel(f"{path} has {len(found)} layers, but the model's config names {len(fresh)}: correct it")
@@ -158,7 +161,7 @@ def _refuse_kind(path: str, found: Any, wanted: str) -> None:
     if origin.startswith("peft.") or " peft." in origin:
         raise UnsupportedModel(
             f"{path} has an adapter ({kind.__module__}.{kind.__name__}), so its weights are not what is computed: "
-            "merge it first, PeftModel.from_pretrained(base, ADAPTER).merge_and_unload(), and use the merged model"
+            "merge it first: PeftModel.from_pretrained(base, ADAPTER).merge_and_unload() returns the merged model"
         )
     if nn.utils.parametrize.is_parametrized(found) if isinstance(found, nn.Module) else False:
         raise UnsupportedModel(
