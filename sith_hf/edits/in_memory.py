@@ -62,7 +62,9 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
         ) from None
     base = {key: place.read() for key, place in places.items()}
     dtype = next(root.parameters()).dtype
-    where = f"this model, loaded as {dtype} (it must be the checkpoint's own dtype, or a wider one)"
+    where = (
+        f"this model, loaded as {dtype} (it must be the checkpoint's own dtype, or a wider one: dtype=torch.float32)"
+    )
     found = {key: tensor_sha256(tensor) for key, tensor in base.items()}
     spec.base.only(spec.touched_keys).check(found, where, vision_settings(root.config))
 
