@@ -153,13 +153,12 @@ class SithEditor:
     def _check_encoder(self, record: Mapping[str, Any], what: str) -> None:
         """Raise BaseMismatch if this text tower encoded ``what``, but with other settings or another tokenizer."""
         made = record.get("encoder_settings") or {}
-        if made and self._text is not None and record.get("encoder_sha256") == self._text_sha256:
-            changed = changed_setting(made, self._text_settings)
-            if changed is not None:
-                raise BaseMismatch(
-                    f"{what} was encoded with {changed[0]}, but {self.text.name} has {changed[1]}: "
-                    "make it again from its texts, or restore the old setting"
-                )
+        changed = changed_setting(made, self._text_settings) if made and self._text is not None else None
+        if changed is not None and record.get("encoder_sha256") == self._text_sha256:
+            raise BaseMismatch(
+                f"{what} was encoded with {changed[0]}, but {self.text.name} has {changed[1]}: "
+                "make it again from its texts, or restore the old setting"
+            )
 
     @property
     def decomposition(self) -> Decomposition:

@@ -141,6 +141,7 @@ _SETTINGS = {
     "template": "prompt of the dictionary",
     "encoder": "text tower",
     "encoder_sha256": "sha256 of the text tower",
+    "encoder_settings": "settings of the text tower, and sha256 of its tokenizer",
 }
 
 

@@ -90,17 +90,17 @@ def decompose_with(
     ``job`` stores finished parts (see :func:`sith_hf.decomposition.decompose`).
 
     Raises:
-        InputError: settings out of range, or weights or texts with other fingerprints than the recipe's.
+        InputError: settings out of range, or weights, texts or settings of the model other than the recipe's.
     """
     step = recipe.decompose.model_dump()
     path, coder = step.pop("image_mean"), {key: step.pop(key) for key in ("method", "sparsity", "coherence_weight")}
     mean = None if path is None else mean_for(editor, folder / path)
+    check_settings(recipe.base.settings, editor.tower.settings, "base")
     concepts = editor.encode(dictionary_of(recipe.dictionary, folder), job=job, progress=progress)
+    check_settings(recipe.dictionary.encoder, encoder_of(concepts), "dictionary", "encoder")
     settings = DecomposeSettings(**step, pursuit=Pursuit(**coder), image_mean=mean)
     decomposition = editor.decompose(concepts, settings, job=job, progress=progress)
     check_sha256(recipe.base.sha256, base_sha256(decomposition.base.sha256), "base")
-    check_settings(recipe.base.settings, decomposition.base.settings, "base")
-    check_settings(recipe.dictionary.encoder, encoder_of(concepts), "dictionary", "encoder")
     return concepts, decomposition
 
 

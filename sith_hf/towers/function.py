@@ -6,6 +6,7 @@ Adapters, parametrizations, quantization, hooks and layers of another kind chang
 from __future__ import annotations
 
 import dis
+import inspect
 import json
 from collections.abc import Mapping
 from functools import lru_cache, partial
@@ -80,11 +81,16 @@ def check_folder(folder: Path, config: Mapping[str, Any] | None = None) -> None:
         config: the content of its ``config.json``; read from there when None.
     """
     if (folder / ADAPTER).exists():
-        beside = "beside the base weights, and from_pretrained loads both" if (folder / "config.json").exists() else ""
+        merge = "merge_and_unload().save_pretrained(MERGED)"
+        if not (folder / "config.json").exists():
+            raise UnsupportedModel(
+                f"{folder} holds a PEFT adapter without its base model: run PeftModel.from_pretrained(base, "
+                f"{str(folder)!r}).{merge} and use MERGED"
+            )
         raise UnsupportedModel(
-            f"{folder} holds a PEFT adapter ({ADAPTER}) {beside or 'without a base'}: move the two adapter_* files to "
-            "a folder of their own, such as ADAPTER, and edit the base, or the model that "
-            "PeftModel.from_pretrained(base, ADAPTER).merge_and_unload().save_pretrained(MERGED) writes"
+            f"{folder} holds a PEFT adapter ({ADAPTER}) beside the base weights, and from_pretrained loads both: move "
+            "the adapter_* files to a folder ADAPTER; then edit the base, or run PeftModel.from_pretrained(base, "
+            f"ADAPTER).{merge} and use MERGED"
         )
     if config is None:
         try:
@@ -214,6 +220,7 @@ def _only_watches(hook: Any) -> bool:
     """Return whether a hook is of a library that keeps the function, or has no code that could change an output."""
     while isinstance(hook, partial):
         hook = hook.func
+    hook = inspect.unwrap(hook)  # inside torch.no_grad and its like
     if _module(hook).startswith(("transformers.", "accelerate.")):
         return True
     code = getattr(hook, "__code__", None) or getattr(type(hook).__call__, "__code__", None)
