@@ -8,7 +8,6 @@ from __future__ import annotations
 import dis
 import inspect
 import json
-from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -73,34 +72,35 @@ def check_function(model: Any, *, hooks: bool = True) -> None:
             _check(path, unwrapped(layer), nn.Linear(columns, rows, bias=False, device="meta"), hooks)
 
 
-def check_folder(folder: Path, config: Mapping[str, Any] | None = None) -> None:
-    """Raise UnsupportedModel if ``from_pretrained`` loads other weights from a folder than its base weights.
+def check_folder(folder: Path, name: str | None = None) -> None:
+    """Raise UnsupportedModel if ``from_pretrained`` loads other weights from a checkpoint than its base weights.
 
     Args:
-        folder: the folder of a checkpoint.
-        config: the content of its ``config.json``; read from there when None.
+        folder: the folder of the checkpoint.
+        name: its name in messages, such as a Hub id; the folder when None.
     """
+    name = name or str(folder)
+    alone = not (folder / "config.json").exists()
     if (folder / ADAPTER).exists():
         merge = "merge_and_unload().save_pretrained(MERGED)"
-        if not (folder / "config.json").exists():
+        if alone:
             raise UnsupportedModel(
-                f"{folder} holds a PEFT adapter without its base model: run PeftModel.from_pretrained(base, "
-                f"{str(folder)!r}).{merge} and use MERGED"
+                f"{name} holds a PEFT adapter without its base model: run PeftModel.from_pretrained(base, {name!r})."
+                f"{merge} and use MERGED"
             )
         raise UnsupportedModel(
-            f"{folder} holds a PEFT adapter ({ADAPTER}) beside the base weights, and from_pretrained loads both: move "
+            f"{name} holds a PEFT adapter ({ADAPTER}) beside the base weights, and from_pretrained loads both: move "
             "the adapter_* files to a folder ADAPTER; then edit the base, or run PeftModel.from_pretrained(base, "
             f"ADAPTER).{merge} and use MERGED"
         )
-    if config is None:
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return
-    named = config.get("transformers_weights") if isinstance(config, Mapping) else None
-    if named is not None:
+    try:
+        config = {} if alone else json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return  # whoever needs the configuration says what is wrong with it
+    other = config.get("transformers_weights") if isinstance(config, dict) else None
+    if other is not None:
         raise UnsupportedModel(
-            f"{folder}/config.json names other weights (transformers_weights: {sanitize(repr(named), 100)}): rename "
+            f"config.json of {name} names other weights (transformers_weights: {sanitize(repr(other), 100)}): rename "
             "that file to model.safetensors and remove the key"
         )
 

@@ -64,7 +64,7 @@ def load_model(
             )
         # Read the configuration first, so that other models are not downloaded.
         folder = _fetched(name, lambda: fetch_file(name, ["config.json"], revision=revision, token=token)).parent
-    check_folder(folder)
+    check_folder(folder, name)
     try:
         config, _ = PretrainedConfig.get_config_dict(folder)
         if not config:
