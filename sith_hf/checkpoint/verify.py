@@ -97,9 +97,10 @@ def verify(
             identical += 1
         else:
             problems.append(f"tensor {key} differs from the base, but the edit does not touch it")
-    problems += _not_loadable(theirs)
     same, differences = _compare_files(ours, theirs)
-    return Verification(changed, identical, same, worst, (*problems, *differences))
+    problems += differences
+    # A base that does not load has no edit that does.
+    return Verification(changed, identical, same, worst, tuple(problems or _not_loadable(theirs)))
 
 
 def _not_loadable(checkpoint: Checkpoint) -> list[str]:
