@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 # A step, and the settings that matter only with it.
@@ -18,10 +19,11 @@ _STEPS = {
 def pixel_settings(processor: Any) -> dict[str, Any]:
     """Return the settings of an image processor by name, such as ``"image processor: size"``.
 
-    The class is left out: the fast and the slow processor of one checkpoint have equal settings.
+    The fast and the slow image processor of one checkpoint have equal settings.
     """
+    processor = getattr(processor, "image_processor", processor)
     given = processor.to_dict() if hasattr(processor, "to_dict") else {}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"type": re.sub("(Fast|Pil)$", "", type(processor).__name__)}
     for step, details in _STEPS.items():
         found[step] = bool(given.get(step))
         if found[step]:
