@@ -15,15 +15,23 @@ from torch import Tensor
 
 from sith_hf.checkpoint import SavedCheckpoint, history, locate, revert, save_edited
 from sith_hf.concepts import ConceptDictionary
-from sith_hf.core.fingerprint import text_tower_sha256
+from sith_hf.core.fingerprint import changed_setting, text_tower_sha256
 from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match, decompose
 from sith_hf.edits import EditSpec, applied, make_spec
-from sith_hf.errors import InputError
+from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.files import ResumableJob, scratch_folder
 from sith_hf.gains import SHARE_THRESHOLD, Gains, Selection, by_concepts, by_name, share_of
 from sith_hf.hub import PushOptions, PushResult, check_options
 from sith_hf.publish import push_edited
-from sith_hf.towers import LoadedModel, VisionTower, encode_texts, load_model, read_tower
+from sith_hf.towers import (
+    LoadedModel,
+    VisionTower,
+    encode_texts,
+    load_model,
+    read_tower,
+    text_settings,
+    unwrapped,
+)
 
 
 @dataclass(eq=False)
@@ -90,13 +98,23 @@ class SithEditor:
         """Make an editor of a model in memory.
 
         Args:
-            model: a model of a class that :meth:`from_pretrained` loads.
+            model: a model of a class that :meth:`from_pretrained` loads, perhaps compiled or in ``DataParallel``.
             tokenizer: the tokenizer of the text tower.
             text_model: for a vision-only model, its ``CLIPModel``.
             name: the model's name in provenance; the name that it was loaded by when None.
+
+        Raises:
+            UnsupportedModel: another kind of model, or one with adapters, parametrizations, quantized or replaced
+                layers, or hooks that may change its outputs.
+            InputError: a weight that is not finite, or a companion of another width.
         """
-        loaded = LoadedModel(model, tokenizer, name or _name_of(model), getattr(model.config, "_commit_hash", None))
-        companion = None if text_model is None else LoadedModel(text_model, tokenizer, _name_of(text_model), None)
+        model = unwrapped(model)
+        revision = getattr(getattr(model, "config", None), "_commit_hash", None)
+        loaded = LoadedModel(model, tokenizer, name or _name_of(model), revision)
+        if text_model is None:
+            return cls(loaded)
+        text_model = unwrapped(text_model)
+        companion = LoadedModel(text_model, tokenizer, _name_of(text_model), None)
         return cls(loaded, companion)
 
     @property
@@ -128,6 +146,20 @@ class SithEditor:
     def _text_sha256(self) -> str:
         return text_tower_sha256(self.text.model)
 
+    @cached_property
+    def _text_settings(self) -> dict[str, Any]:
+        return text_settings(self.text.model, self.text.tokenizer)
+
+    def _check_encoder(self, record: Mapping[str, Any], what: str) -> None:
+        """Raise BaseMismatch if this text tower encoded ``what``, but with other settings or another tokenizer."""
+        made = record.get("encoder_settings") or {}
+        changed = changed_setting(made, self._text_settings) if made and self._text is not None else None
+        if changed is not None and record.get("encoder_sha256") == self._text_sha256:
+            raise BaseMismatch(
+                f"{what} was encoded with {changed[0]}, but {self.text.name} has {changed[1]}: "
+                "make it again from its texts, or restore the old setting"
+            )
+
     @property
     def decomposition(self) -> Decomposition:
         """The latest decomposition. Raises InputError when there is none yet."""
@@ -139,10 +171,11 @@ class SithEditor:
         """Return an editor of the same model with another decomposition.
 
         Raises:
-            BaseMismatch: the decomposition was made from other weights.
+            BaseMismatch: the decomposition was made from other weights, or before a setting or the tokenizer changed.
         """
         layers = [layer for layer in decomposition.layers if layer < len(self.tower.layers)]
-        decomposition.base.check(self.tower.sha256(layers), self.loaded.name)
+        self.tower.check(decomposition.base, layers, self.loaded.name)
+        self._check_encoder(decomposition.settings, "this decomposition's dictionary")
         other = copy(self)
         other._decomposition = decomposition
         return other
@@ -156,6 +189,7 @@ class SithEditor:
 
         Raises:
             InputError: no text tower, or a dictionary that another text tower encoded.
+            BaseMismatch: a dictionary from before a setting of the text tower or the tokenizer changed.
         """
         if concepts.embeddings is None:
             text = self.text
@@ -166,6 +200,7 @@ class SithEditor:
                 f"the dictionary was encoded by {concepts.encoder}, not by {self.text.name}: "
                 "make it again from its texts, without embeddings"
             )
+        self._check_encoder(concepts.encoder_record, "the dictionary")
         return concepts
 
     def decompose(
@@ -217,6 +252,7 @@ class SithEditor:
             if decomposition.has(concept):
                 found[concept] = decomposition.embedding_of(concept)
             elif settings.get("encoder_sha256") == self._text_sha256:
+                self._check_encoder(settings, "this decomposition's dictionary")
                 found[concept] = encode_texts(self.text.model, self.text.tokenizer, [concept], template)[0]
             else:
                 raise InputError(
@@ -307,7 +343,7 @@ class SithEditor:
 
 
 def _name_of(model: Any) -> str:
-    return getattr(model.config, "_name_or_path", "") or "in memory"
+    return getattr(getattr(model, "config", None), "_name_or_path", "") or "in memory"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

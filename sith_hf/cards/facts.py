@@ -147,6 +147,7 @@ _SETTINGS = {
     "encoder": "text tower",
     "encoder_sha256": "sha256 of the text tower",
     "reference": "imported from published files",
+    "encoder_settings": "settings of the text tower, and sha256 of its tokenizer",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import math
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -19,7 +20,7 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import CARD
-from sith_hf.towers import CONFIGS, Checkpoint, published
+from sith_hf.towers import CONFIGS, Checkpoint, check_family, published
 from sith_hf.world import EMBEDDED, embedded_checkpoint
 
 
@@ -96,7 +97,39 @@ def verify(
         else:
             problems.append(f"tensor {key} differs from the base, but the edit does not touch it")
     same, differences = _compare_files(ours, theirs)
-    return Verification(changed, identical, same, worst, (*problems, *differences))
+    problems += differences
+    # A base that does not load has no edit that does.
+    return Verification(changed, identical, same, worst, tuple(problems or _not_loadable(theirs)))
+
+
+def _not_loadable(checkpoint: Checkpoint) -> list[str]:
+    """Return why ``from_pretrained`` would not load a checkpoint whole, one sentence for each reason."""
+    import transformers
+
+    path = checkpoint.folder / "config.json"
+    try:
+        checkpoint.settings  # noqa: B018  - raises for a damaged configuration
+        config = json.loads(path.read_text(encoding="utf-8"))
+        architecture = getattr(transformers, check_family(config.get("model_type"), config.get("architectures")))
+        made = architecture.config_class.from_dict(config)
+        depths = [
+            getattr(part, "num_hidden_layers", 0) for part in (made, *(getattr(made, n) for n in made.sub_configs))
+        ]
+        if max(depths) > len(checkpoint.where):
+            raise InputError(f"num_hidden_layers is {max(depths)}, more than the tensors")
+        with torch.device("meta"):
+            wanted = architecture(made).state_dict()
+    # RuntimeError, ArithmeticError: impossible sizes.
+    except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
+        return [f"transformers cannot load it: {path} does not fit ({' '.join(str(error).split())[:200]})"]
+    found = []
+    for key, value in wanted.items():
+        name = key if key in checkpoint.where else f"vision_model.{key}"
+        shape = list(checkpoint.where[name].entries[name].shape) if name in checkpoint.where else None
+        if shape != list(value.shape):
+            state = "is missing" if shape is None else f"has shape {shape}"
+            found.append(f"transformers cannot load it: {key} {state}, and config.json makes it {list(value.shape)}")
+    return found
 
 
 def _base_of(spec: EditSpec, edited: Path) -> Path:

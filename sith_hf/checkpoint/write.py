@@ -205,7 +205,23 @@ def check_base(checkpoint: Checkpoint, spec: EditSpec) -> None:
     if not spec.touched_keys <= set(spec.base.sha256):
         raise BaseMismatch("the edit has no fingerprints of the weights that it was made for; make it again")
     found = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.base.sha256 if key in checkpoint.where}
-    spec.base.check(found, str(checkpoint.folder))
+    for key, sha256 in found.items():
+        if sha256 != spec.base.sha256[key]:
+            _check_rounded(checkpoint, key, spec.base.sha256[key])
+            break
+    spec.base.check(found, str(checkpoint.folder), checkpoint.settings)
+
+
+def _check_rounded(checkpoint: Checkpoint, key: str, wanted: str) -> None:
+    """Raise BaseMismatch if the tensor has the fingerprint ``wanted`` once it is rounded to half precision."""
+    tensor = checkpoint.tensor(key)
+    for half in (torch.float16, torch.bfloat16):
+        if tensor.dtype != half and tensor_sha256(tensor.to(half)) == wanted:
+            raise BaseMismatch(
+                f"this was made from weights that were loaded in {half}, but the files in {checkpoint.folder} hold "
+                f"{tensor.dtype}: load them with dtype={checkpoint.dtype} or SithEditor.from_pretrained, and make the "
+                "edit again"
+            )
 
 
 class EditedTensors(Mapping[str, Tensor]):

@@ -71,12 +71,12 @@ def decompose(
     from sith_hf.decomposition import DECOMPOSITION_LAYOUT, DecomposeSettings
     from sith_hf.editor import SithEditor
     from sith_hf.files import ResumableJob
+    from sith_hf.images import mean_for
     from sith_hf.pursuit import ROWS, Pursuit
-    from sith_hf.towers import read_image_mean
 
     pursuit = Pursuit(**coding)
     editor = SithEditor.from_pretrained(model, **loading)
-    mean = None if image_mean is None else read_image_mean(image_mean, editor.tower)
+    mean = None if image_mean is None else mean_for(editor, image_mean)
     settings = DecomposeSettings(pursuit=pursuit, image_mean=mean, **vectors)
     settings.check(editor.tower, len(source))  # fail before hours of work
     if processes.is_main and len(source) >= LARGE:

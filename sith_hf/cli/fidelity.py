@@ -81,8 +81,8 @@ def fidelity(
     from sith_hf.editor import SithEditor
     from sith_hf.fidelity import check_plot, fidelity_chart, fidelity_table, grid, vectors_csv
     from sith_hf.files import write_whole
+    from sith_hf.images import mean_for
     from sith_hf.pursuit import METHODS
-    from sith_hf.towers import read_image_mean
 
     if plot is not None:
         check_plot(plot)
@@ -91,7 +91,7 @@ def fidelity(
         grid_options["methods"] = tuple(name for name in METHODS if name != "lasso")
     pursuits = grid(**grid_options)
     editor = SithEditor.from_pretrained(model, **loading)
-    mean = None if image_mean is None else read_image_mean(image_mean, editor.tower)
+    mean = None if image_mean is None else mean_for(editor, image_mean)
     settings = DecomposeSettings(image_mean=mean, **vectors)
     settings.check(editor.tower)
     null = None if test["null"] == "none" else test["null"]

@@ -52,6 +52,7 @@ def import_reference(
     """
     from sith_hf.concepts import ConceptDictionary
     from sith_hf.editor import SithEditor
+    from sith_hf.images import mean_for
     from sith_hf.reference import FITS, read_reference
     from sith_hf.reference import import_reference as read
     from sith_hf.towers import read_image_mean
@@ -65,7 +66,7 @@ def import_reference(
     if image_mean is not None:
         read_image_mean(image_mean)
     editor = SithEditor.from_pretrained(model, **loading)
-    mean = None if image_mean is None else read_image_mean(image_mean, editor.tower)
+    mean = None if image_mean is None else mean_for(editor, image_mean)
     imported = read(
         files,
         editor.tower,

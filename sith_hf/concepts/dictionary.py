@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.resources import files
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sith_hf.concepts.texts import column_of, distinct, lines_of, position, tidy
 from sith_hf.core.escaping import sanitize
-from sith_hf.core.fingerprint import text_tower_sha256, texts_sha256
+from sith_hf.core.fingerprint import settings_of, text_tower_sha256, texts_sha256
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files import (
     FileBackedRows,
@@ -32,7 +32,7 @@ from sith_hf.files import (
 )
 from sith_hf.hub import Pushable, find_artifact
 from sith_hf.pursuit import Atoms, CentredAtoms, TensorAtoms, blocks, centred, total
-from sith_hf.towers import encode_texts, fill_template
+from sith_hf.towers import encode_texts, fill_template, text_settings
 
 IN_MEMORY = 2**28
 """Files of more bytes (256 MB) are not read into memory."""
@@ -77,6 +77,8 @@ class ConceptDictionary(Pushable):
             map in the dtype on disk; ``embeddings_of`` returns float32 rows in both cases.
         encoder: the name of the model whose text tower encoded them.
         encoder_sha256: the fingerprint of that text tower.
+        encoder_settings: its settings that are no tensors, and the fingerprint of its tokenizer
+            (:func:`sith_hf.towers.text_settings`); None in files of earlier releases.
         blank: the number of blank lines in the source.
         duplicates: the number of repeated concepts in the source.
         stored: the file of the embeddings; None if they are in memory.
@@ -88,6 +90,7 @@ class ConceptDictionary(Pushable):
     embeddings: Tensor | None = None
     encoder: str | None = None
     encoder_sha256: str | None = None
+    encoder_settings: Mapping[str, Any] | None = None
     blank: int = 0
     duplicates: int = 0
     stored: FileBackedRows | None = field(default=None, repr=False)
@@ -194,6 +197,7 @@ class ConceptDictionary(Pushable):
             embeddings=encode_texts(model, tokenizer, self.texts, self.template, job=job, progress=progress),
             encoder=name,
             encoder_sha256=text_tower_sha256(model),
+            encoder_settings=text_settings(model, tokenizer),
             stored=None,
         )
 
@@ -229,6 +233,12 @@ class ConceptDictionary(Pushable):
     def embeddings_of(self, index: Sequence[int] | Tensor) -> Tensor:
         """Return the embeddings of some concepts by index, ``[S, P]`` float32. Raises InputError before encoding."""
         return self.rows.rows(torch.as_tensor(index, dtype=torch.long))
+
+    @property
+    def encoder_record(self) -> dict[str, Any]:
+        """The text tower that encoded the concepts, as JSON values, with its settings if they are known."""
+        settings = {} if self.encoder_settings is None else {"encoder_settings": dict(self.encoder_settings)}
+        return {"encoder": self.encoder, "encoder_sha256": self.encoder_sha256, **settings}
 
     @cached_property
     def sha256(self) -> str:
@@ -266,8 +276,7 @@ class ConceptDictionary(Pushable):
         if dtype not in ROUNDED:
             raise InputError(f"the dtype of a dictionary must be float32, float16 or bfloat16; got {dtype}")
         data = {
-            "encoder": self.encoder,
-            "encoder_sha256": self.encoder_sha256,
+            **self.encoder_record,
             "texts_sha256": self.sha256,
             "template": self.template,
             "categories": None if self.categories is None else list(self.categories),
@@ -304,6 +313,7 @@ class ConceptDictionary(Pushable):
         require(categories is None or len(categories) == len(texts), path, "texts and categories differ in number")
         _check_rows(stored or TensorAtoms(embeddings), ROUNDED[embeddings.dtype], path)
         try:
+            settings = settings_of(data.get("encoder_settings"), "the text tower") or None
             fill_template([], data["template"])
         except InputError as error:
             raise ArtifactError(f"{path}: {error}") from None
@@ -314,6 +324,7 @@ class ConceptDictionary(Pushable):
             embeddings=embeddings if stored else embeddings.float(),
             encoder=data["encoder"],
             encoder_sha256=data["encoder_sha256"],
+            encoder_settings=settings,
             stored=stored,
         )
         require(result.sha256 == data["texts_sha256"], path, "the texts differ from the saved ones")

@@ -100,7 +100,7 @@ def decompose(
             "poles": settings.poles,
             "image mean": None if image_mean is None else tensor_sha256(image_mean),
             "weights": sorted(tower.sha256(numbers).items()),
-            "heads": [tower.num_heads, tower.post_norm_eps],
+            "settings of the model": dict(tower.settings),
             "dictionary": [dictionary.sha256, _rows_sha256(dictionary.rows)],
             "device": where.type,
         }
@@ -128,7 +128,7 @@ def decompose(
         dictionary_mean=dictionary.mean,
         image_mean=mean,
         poles=tuple(settings.poles),
-        base=BaseRef(name, revision, tower.sha256(numbers)),
+        base=BaseRef(name, revision, tower.sha256(numbers), tower.settings),
         settings=_record(settings, dictionary),
     )
 
@@ -144,7 +144,7 @@ def repeats(
         and found.layers == numbers
         and "".join(found.poles) == settings.poles
         and found.rank == (settings.rank or tower.hidden_size // tower.num_heads)
-        and found.base.sha256 == tower.sha256(numbers)
+        and (found.base.sha256, found.base.settings) == (tower.sha256(numbers), tower.settings)
         and torch.equal(found.image_mean, mean)
     )
 
@@ -155,8 +155,7 @@ def _record(settings: DecomposeSettings, dictionary: ConceptDictionary) -> dict[
         **settings.to_json(),
         "dictionary_size": len(dictionary),
         "dictionary_sha256": dictionary.sha256,
-        "encoder": dictionary.encoder,
-        "encoder_sha256": dictionary.encoder_sha256,
+        **dictionary.encoder_record,
         "template": dictionary.template,
     }
 

@@ -33,7 +33,7 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
     # The projection may belong to a companion model, outside the checkpoint that is edited.
     sha256 = {key: value for key, value in tower.sha256(numbers).items() if key != PROJECTION}
     read = {tensor_key(layer, part) for layer in layers for part in LAYER_PARTS}
-    decomposition.base.only({*sha256, *read}).check(sha256, "this model")
+    decomposition.base.only({*sha256, *read}).check(sha256, "this model", tower.settings)
 
     fold, centre = decomposition.settings.get("fold"), decomposition.settings.get("centre")
     if not isinstance(fold, bool) or not isinstance(centre, bool):

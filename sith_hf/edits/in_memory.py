@@ -14,9 +14,7 @@ from torch import Tensor
 from sith_hf.core.fingerprint import tensor_sha256
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
-from sith_hf.towers import loader, tensor_key
-
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from sith_hf.towers import check_function, loader, tensor_key, unwrapped, vision_settings
 
 
 @contextmanager
@@ -37,18 +35,21 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
 
     Raises:
         BaseMismatch: the edit was made for other weights.
-        UnsupportedModel: the model has no CLIP vision tower.
+        UnsupportedModel: the model has no CLIP vision tower, or one with adapters, parametrizations, quantized or
+            replaced layers.
         InputError: the spec is a revert, the edit overflows the dtype, or weights cannot be changed in place:
-            quantized, sharded, shared between layers, or not in memory.
+            shared between layers, or not in memory.
     """
     if spec.reverts:
         raise InputError("this spec removes an edit: apply the edit itself")
     if not spec.touched_keys <= set(spec.base.sha256):
         raise BaseMismatch("the edit lacks fingerprints of the weights that it changes: make it again")
-    root = _unwrapped(model)
+    root = unwrapped(model)
     stem = "vision_model." if hasattr(root, "vision_model") else ""
     try:
         count = len(root.get_submodule(f"{stem}encoder.layers"))
+        # Hooks may watch an edit, and do not change what it is made of.
+        check_function(getattr(root, "vision_model", root), hooks=False)
         places = {
             tensor_key(number, f"out_{part}"): _find(root, f"{stem}encoder.layers.{number}.self_attn.out_proj", part)
             for number in spec.layers
@@ -61,8 +62,11 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
         ) from None
     base = {key: place.read() for key, place in places.items()}
     dtype = next(root.parameters()).dtype
-    where = f"this model, loaded as {dtype} (it must be the checkpoint's own dtype, or a wider one)"
-    spec.base.only(spec.touched_keys).check({key: tensor_sha256(tensor) for key, tensor in base.items()}, where)
+    where = (
+        f"this model, loaded as {dtype} (it must be the checkpoint's own dtype, or a wider one: dtype=torch.float32)"
+    )
+    found = {key: tensor_sha256(tensor) for key, tensor in base.items()}
+    spec.base.only(spec.touched_keys).check(found, where, vision_settings(root.config))
 
     with ExitStack() as undo:
         for number in spec.layers:
@@ -72,13 +76,6 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
                     raise InputError(f"{key} would overflow {new.dtype}: use smaller gains, or a float32 model")
                 places[key].write(new, undo)
         yield model
-
-
-def _unwrapped(model: Any) -> Any:
-    """Return the model inside wrappers such as torch.compile and DataParallel."""
-    while isinstance(inner := getattr(model, "_orig_mod", getattr(model, "module", None)), torch.nn.Module):
-        model = inner
-    return model
 
 
 @dataclass(frozen=True)
@@ -119,19 +116,11 @@ def _copy(parameter: Tensor, values: Tensor) -> None:
 def _find(root: Any, path: str, name: str) -> _Place:
     """Find the storage of parameter ``name`` of the module at ``path``."""
     parameter = getattr(root.get_submodule(path), name)
-    if not isinstance(parameter, torch.nn.Parameter) or not _plain(parameter) or parameter.dtype not in _FLOATS:
-        kind = f"{type(parameter).__name__} of {getattr(parameter, 'dtype', 'no dtype')}"
-        raise InputError(f"{path}.{name} is a {kind}, not a plain float parameter: load the model whole, not quantized")
     if not parameter.is_meta:
         everywhere = [p for module in root.modules() for p in module.parameters(recurse=False)]
-        if sum(_plain(p) and p.data_ptr() == parameter.data_ptr() for p in everywhere) > 1:
+        if sum(type(p.data) is Tensor and p.data_ptr() == parameter.data_ptr() for p in everywhere) > 1:
             raise InputError(
                 f"{path}.{name} is shared with another layer, which the edit would also change: load the model again"
             )
         return _Place(parameter, None, name)
     return _Place(parameter, *loader(root, f"{path}.{name}"))
-
-
-def _plain(tensor: Tensor) -> bool:
-    # Quantized and sharded parameters are subclasses whose values are not entries of the matrix.
-    return type(tensor.data) is Tensor

@@ -213,7 +213,7 @@ class EditSpec(Pushable):
         shared = self.base.only(other.base.sha256)
         if not shared.sha256:
             raise BaseMismatch("the two edits have no fingerprint in common: make both from one decomposition")
-        shared.check(other.base.sha256, f"the base of the other edit, {other.base.name}")
+        shared.check(other.base.sha256, f"the base of the other edit, {other.base.name}", other.base.settings)
         if self.write.shape[1] != other.write.shape[1] or self.row.shape[1] != other.row.shape[1]:
             raise BaseMismatch("the two edits are for towers of different sizes: make both from one decomposition")
         mixed = self.reverts != other.reverts

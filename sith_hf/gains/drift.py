@@ -55,7 +55,7 @@ def drift_shares(tower: VisionTower, decomposition: Decomposition) -> Tensor:
         BaseMismatch: the tower's weights are not the ones that were decomposed.
         InputError: no projection, or a decomposition that does not record whether it was folded.
     """
-    decomposition.base.check(tower.sha256(decomposition.layers), "this model")
+    tower.check(decomposition.base, decomposition.layers)
     readout = _readout(tower)
     total = sum(_written(layer, tower.num_heads, readout) for layer in tower.layers)
     values, write = decomposition.singular_values.double(), decomposition.write.double()

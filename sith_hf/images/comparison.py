@@ -12,11 +12,12 @@ import torch
 
 from sith_hf.cards import shown_name
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.fingerprint import changed_setting
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec, applied
 from sith_hf.errors import InputError
 from sith_hf.images.model_variant import BASE, EDITED, ModelVariant, check_processors, share
-from sith_hf.towers import LoadedModel, load_model, tensor_key
+from sith_hf.towers import LoadedModel, load_model, tensor_key, text_settings, vision_settings
 
 
 def model_variants(
@@ -55,6 +56,7 @@ def edited_copy(model: Any, spec: EditSpec) -> Any:
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise InputError("the weights of this model are offloaded; load it without offloading to compare it")
+        name = name.replace("_orig_mod.", "")  # of compiled layers
         if name not in names and f"vision_model.{name}" not in names:
             shared[id(parameter)] = parameter
     with applied(model, spec):
@@ -157,6 +159,12 @@ def image_processor(*models: LoadedModel | None) -> Any:
     )
 
 
+def _settings(model: Any, part: str) -> dict[str, Any]:
+    if part == "vision":
+        return vision_settings(model.config)
+    return text_settings(model, None) if hasattr(model, "text_model") else {}
+
+
 def _comparable(base: Any, other: Any, base_name: str, other_name: str) -> None:
     ours, theirs = base.state_dict(), other.state_dict()
     if {key: value.shape for key, value in ours.items()} != {key: value.shape for key, value in theirs.items()}:
@@ -164,6 +172,14 @@ def _comparable(base: Any, other: Any, base_name: str, other_name: str) -> None:
             f"{other_name} ({type(other).__name__}) and {base_name} ({type(base).__name__}) differ in architecture or "
             "size; compare an edited checkpoint with the base that it was made from"
         )
+    for part in ("vision", "text"):
+        ours_set, theirs_set = _settings(base, part), _settings(other, part)
+        differing = changed_setting(ours_set, theirs_set)
+        if differing is not None:
+            raise InputError(
+                f"the {part} tower of {base_name} has {differing[0]}, that of {other_name} has {differing[1]}: compare "
+                "an edited checkpoint with the base that it was made from, with the same config.json"
+            )
     changed = [key for key, value in ours.items() if not torch.equal(value, theirs[key].to(value.dtype))]
     if not changed:
         raise InputError(f"{other_name} has the same weights as {base_name}: there is no edit to evaluate")

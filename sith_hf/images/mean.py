@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,14 @@ from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
-from sith_hf.images.comparison import model_variants
+from sith_hf.images.comparison import image_processor, model_variants
 from sith_hf.images.dataset_settings import DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
 from sith_hf.images.decode import bytes_or_path, read_bytes
 from sith_hf.images.embed import counted_reasons, embed_batch, ready
 from sith_hf.images.model_variant import BASE, ModelVariant, vision_tower
-from sith_hf.towers import PROJECTION, ImageMean
+from sith_hf.images.pixel_settings import pixel_settings
+from sith_hf.towers import PROJECTION, ImageMean, read_image_mean
 
 # Batches in one piece, the most that is repeated after an interruption.
 BATCHES = 16
@@ -69,12 +71,13 @@ def mean_of_images(
     (variant,) = model_variants(editor, {BASE: None}, processor=processor)
     source, column = open_dataset(data, progress=progress and job.processes.is_main), data.columns.image
     source.check([column])
-    base = _base(editor)
+    base = _base(editor, pixel_settings(variant.processor))
     described = _described(source)
     device = device_of_this_process()
     facts = {
         "images": [described, data.dataset, data.seed, data.pictures, data.streaming, sorted(data.where.items())],
         "weights": hashlib.sha256(json.dumps(base.sha256, sort_keys=True).encode()).hexdigest(),
+        "settings of the model": dict(editor.tower.settings),
         "computed in": [str(next(editor.model.parameters()).dtype), device.type],
         "image processor": json.dumps(variant.processor.to_dict(), sort_keys=True, default=str),
         "batch size": [batch_size, BATCHES],
@@ -98,7 +101,8 @@ def is_mean_of(found: ImageMean, editor: SithEditor, data: DatasetSettings) -> b
     Raises:
         InputError: as for :func:`sith_hf.images.open_dataset`.
     """
-    return found.source == _described(open_dataset(data)) and found.base.sha256 == _base(editor).sha256
+    base = _base(editor, pixel_settings(image_processor(editor.loaded, editor.companion)))
+    return found.source == _described(open_dataset(data)) and found.base == base
 
 
 def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
@@ -129,7 +133,7 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
         image_mean=direction * length,
         count=0,
         skipped={},
-        base=_base(editor),
+        base=_base(editor, {}),
         source={"estimate": "class token before the first layer", "length": length},
         images_sha256="",
     )
@@ -147,6 +151,19 @@ def _described(source: ImageDataset) -> dict[str, Any]:
         "column": data.columns.image,
         "limit": data.limit,
     }
+
+
+def mean_for(editor: SithEditor, path: str | Path) -> Tensor:
+    """Read an image mean (:func:`sith_hf.towers.read_image_mean`) for the editor's model.
+
+    Raises:
+        InputError: there is no such file or tensor.
+        BaseMismatch: it was made with other weights, or before a setting of the model or its image processor changed.
+    """
+    pixels: dict[str, Any] = {}
+    with suppress(InputError):  # a model in memory, or a checkpoint without an image processor
+        pixels = pixel_settings(image_processor(editor.loaded, editor.companion))
+    return read_image_mean(path, editor.tower, pixels)
 
 
 def _together(
@@ -269,10 +286,13 @@ def _raw(value: Any) -> Any:
     return value
 
 
-def _base(editor: SithEditor) -> BaseRef:
-    """Return the reference to the weights that embed an image, with fingerprints by name on disk."""
+def _base(editor: SithEditor, pixels: Mapping[str, Any]) -> BaseRef:
+    """Return the reference to the weights that embed an image, with fingerprints by name on disk.
+
+    ``pixels``: the settings of the image processor (:func:`sith_hf.images.pixel_settings.pixel_settings`).
+    """
     vision: dict[str, Tensor] = vision_tower(editor.model).state_dict()
     tensors = {f"vision_model.{name}": tensor for name, tensor in vision.items()}
     tensors[PROJECTION] = editor.tower.require_projection()
     prints = {name: tensor_sha256(tensor) for name, tensor in sorted(tensors.items())}
-    return BaseRef(editor.loaded.title, editor.loaded.revision, prints)
+    return BaseRef(editor.loaded.title, editor.loaded.revision, prints, {**editor.tower.settings, **pixels})

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sith_hf.errors import InputError
+from sith_hf.images.pixel_settings import pixel_settings
 
 BASE, EDITED = "base", "edited"
 
@@ -65,7 +66,7 @@ def check_processors(variants: Sequence[ModelVariant]) -> None:
     first = variants[0].processor
     for variant in variants:
         own = variant.processor
-        if own is not first and (not hasattr(own, "to_dict") or own.to_dict() != first.to_dict()):
+        if own is not first and (not hasattr(own, "to_dict") or pixel_settings(own) != pixel_settings(first)):
             raise InputError(
                 f"{variant.name} and {variants[0].name} have different image processors; all variants see the same "
                 "batches: use one image processor"

@@ -15,9 +15,9 @@ from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.hub import find_artifact
-from sith_hf.recipe.inputs import base_sha256, check_sha256, file_sha256, local, source_of
+from sith_hf.images import mean_for
+from sith_hf.recipe.inputs import base_sha256, check_settings, check_sha256, file_sha256, local, source_of
 from sith_hf.recipe.recipe import DecomposeStep, Dictionary, Recipe
-from sith_hf.towers import read_image_mean
 
 PLACE = "decomposition"
 """The folder of a run's decomposition."""
@@ -67,6 +67,7 @@ def open_existing(recipe: Recipe, editor: SithEditor, folder: Path, *, token: st
     found = Decomposition.from_pretrained(file)
     found.require_side("write")
     editor.with_decomposition(found)  # raises for another base
+    check_settings(recipe.base.settings, editor.tower.settings, "base")
     check_sha256(recipe.base.sha256, base_sha256(found.base.sha256), "base")
     for key, (wanted, actual) in _expected(step, editor, found, folder).items():
         if wanted != actual:
@@ -97,7 +98,7 @@ def _expected(
     if "layers" in given:
         given["layers"] = editor.tower.resolve_layers(given["layers"])
     if "image_mean" in given:
-        mean = read_image_mean(folder / given["image_mean"], editor.tower).float()
+        mean = mean_for(editor, folder / given["image_mean"]).float()
         same = mean.shape == found.image_mean.shape and bool(torch.allclose(mean, found.image_mean, atol=1e-6))
         if same:
             given.pop("image_mean")

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.concepts import ConceptDictionary
-from sith_hf.core.fingerprint import texts_sha256
+from sith_hf.core.fingerprint import changed_setting, texts_sha256
 from sith_hf.decomposition import DECOMPOSITION_LAYOUT, DecomposeSettings, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Task
 from sith_hf.files import ResumableJob, library_versions
+from sith_hf.images import mean_for
 from sith_hf.pursuit import Pursuit
 from sith_hf.recipe.recipe import Base, Dictionary, Recipe
-from sith_hf.towers import read_image_mean
 from sith_hf.world import EMBEDDED, embedded_checkpoint
 
 
@@ -93,12 +93,14 @@ def decompose_with(
     ``job`` stores finished parts (see :func:`sith_hf.decomposition.decompose`).
 
     Raises:
-        InputError: settings out of range, or weights or texts with other fingerprints than the recipe's.
+        InputError: settings out of range, or weights, texts or settings of the model other than the recipe's.
     """
     step = recipe.decompose.model_dump(exclude={"from_", "sha256"})
     path, coder = step.pop("image_mean"), {key: step.pop(key) for key in ("method", "sparsity", "coherence_weight")}
-    mean = None if path is None else read_image_mean(folder / path, editor.tower)
+    mean = None if path is None else mean_for(editor, folder / path)
+    check_settings(recipe.base.settings, editor.tower.settings, "base")
     concepts = editor.encode(dictionary_of(recipe.dictionary, folder), job=job, progress=progress)
+    check_settings(recipe.dictionary.encoder, encoder_of(concepts), "dictionary", "encoder")
     settings = DecomposeSettings(**step, pursuit=Pursuit(**coder), image_mean=mean)
     decomposition = editor.decompose(concepts, settings, job=job, progress=progress)
     check_sha256(recipe.base.sha256, base_sha256(decomposition.base.sha256), "base")
@@ -108,6 +110,11 @@ def decompose_with(
 def base_sha256(tensors: Mapping[str, str]) -> str:
     """Return one fingerprint of the tensors that a decomposition reads."""
     return texts_sha256([f"{name} {tensors[name]}" for name in sorted(tensors)])
+
+
+def encoder_of(concepts: ConceptDictionary) -> dict[str, Any]:
+    """Return what identifies the text tower that encoded the concepts: its settings, and the sha256 of its weights."""
+    return {**(concepts.encoder_settings or {}), "sha256": concepts.encoder_sha256}
 
 
 def file_sha256(path: Path) -> str:
@@ -133,8 +140,20 @@ def request_sha256(recipe: Recipe, include: tuple[str, ...], editor: SithEditor,
         return next((file_sha256(path) for path in files if path.is_file()), os.path.abspath(folder / value))
 
     weights = base_sha256(editor.tower.sha256(range(len(editor.tower.layers))))
-    request = [named(recipe.model_dump(mode="json")), include, weights, library_versions()]
+    request = [named(recipe.model_dump(mode="json")), include, weights, editor.tower.settings, library_versions()]
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def check_settings(
+    expected: Mapping[str, Any] | None, found: Mapping[str, Any], what: str, key: str = "settings"
+) -> None:
+    """Raise InputError if a setting differs from that in the recipe."""
+    changed = changed_setting(expected or {}, found)
+    if changed is not None:
+        raise InputError(
+            f"{what}: the recipe was run with {changed[0]}, and this {what} has {changed[1]}; restore the old setting, "
+            f"or remove {what}.{key} from the recipe"
+        )
 
 
 def check_sha256(expected: str | None, found: str, what: str) -> None:

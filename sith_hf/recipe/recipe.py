@@ -29,6 +29,8 @@ class Base(Settings):
 
     sha256: str | None = None
     """The fingerprint of the decomposed tensors, filled in by a run; other weights are refused."""
+    settings: dict[str, Any] | None = None
+    """The settings of the tower, such as its number of heads, filled in by a run; others are refused."""
 
 
 class Dictionary(Settings):
@@ -51,6 +53,8 @@ class Dictionary(Settings):
 
     sha256: str | None = None
     """The fingerprint of texts and template, filled in by a run; others are refused."""
+    encoder: dict[str, Any] | None = None
+    """The text tower, its settings and its tokenizer, filled in by a run; others are refused."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

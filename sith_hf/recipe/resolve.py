@@ -16,7 +16,7 @@ from sith_hf.gains import SCORES_LAYOUT
 from sith_hf.judges import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
 from sith_hf.recipe.choose import ChosenEdit
 from sith_hf.recipe.existing import PLACE, as_made
-from sith_hf.recipe.inputs import base_sha256, file_sha256, full_path, with_data, with_full_path
+from sith_hf.recipe.inputs import base_sha256, encoder_of, file_sha256, full_path, with_data, with_full_path
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.towers import image_mean_file
 
@@ -52,6 +52,7 @@ def resolve(
     base, dictionary, plan = recipe.base, recipe.dictionary, recipe.evaluate
     known = decomposition.settings.get("dictionary_sha256")
     texts: dict[str, Any] = {"sha256": known if concepts is None else concepts.sha256}
+    texts["encoder"] = dictionary.encoder if concepts is None else encoder_of(concepts)
     if dictionary.file is not None:
         texts["file"] = _copied(folder / dictionary.file, work / INPUTS / "concepts.txt")
     if dictionary.dataset is not None:
@@ -82,6 +83,7 @@ def resolve(
         "revision": editor.loaded.revision,
         "text_model": None if base.text_model is None else full_path(base.text_model, folder),
         "sha256": base_sha256(decomposition.base.sha256),
+        "settings": dict(decomposition.base.settings),
     }
     changed = {
         "base": base.model_copy(update=opened),

@@ -14,10 +14,11 @@ from sith_hf.decomposition import DecomposeSettings
 from sith_hf.errors import InputError
 from sith_hf.fidelity import FidelityTable, fidelity_table, grid, vectors_csv
 from sith_hf.files import new_folder, write_whole
+from sith_hf.images import mean_for
 from sith_hf.recipe.inputs import dictionary_of, file_sha256, full_path, open_base
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.strict_yaml import write_yaml
-from sith_hf.towers import image_mean_file, read_image_mean
+from sith_hf.towers import image_mean_file
 
 RECIPE, TABLE = "recipe.yaml", "fidelity.json"
 
@@ -78,7 +79,7 @@ def run_fidelity(
     with new_folder(Path(folder), overwrite=overwrite, repeats=lambda at: (at / TABLE).is_file()) as work:
         say(f"{recipe.title}: opening {recipe.base.model}")
         editor = open_base(recipe.base, home, token=token)
-        mean = None if settings.image_mean is None else read_image_mean(home / settings.image_mean, editor.tower)
+        mean = None if settings.image_mean is None else mean_for(editor, home / settings.image_mean)
         concepts = editor.encode(dictionary_of(recipe.dictionary, home), progress=progress)
         chosen = {name: getattr(settings, name) for name in ("layers", "rank", "poles", "fold", "centre")}
         found = fidelity_table(

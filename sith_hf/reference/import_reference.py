@@ -143,7 +143,7 @@ def import_reference(
         dictionary_mean=encoded.mean,
         image_mean=torch.zeros_like(encoded.mean) if image_mean is None else image_mean.detach().float().cpu().clone(),
         poles=("+",),
-        base=BaseRef(name, revision, tower.sha256(numbers)),
+        base=BaseRef(name, revision, tower.sha256(numbers), tower.settings),
         settings={
             "fold": settings.fold,
             "centre": settings.fold,
@@ -154,8 +154,7 @@ def import_reference(
             "coherence_weight": settings.coherence_weight,
             "dictionary_size": len(encoded),
             "dictionary_sha256": encoded.sha256,
-            "encoder": encoded.encoder,
-            "encoder_sha256": encoded.encoder_sha256,
+            **encoded.encoder_record,
             "template": template,
             "reference": {
                 "dictionary": settings.dictionary,

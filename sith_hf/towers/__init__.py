@@ -14,8 +14,10 @@ from sith_hf.towers.clip import (
     read_tower,
     tensor_key,
 )
+from sith_hf.towers.function import check_folder, check_function, unwrapped
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.towers.loading import LoadedModel, load_model
+from sith_hf.towers.model_settings import text_settings, vision_settings
 from sith_hf.towers.offload import loader
 from sith_hf.towers.text_encoder import encode_texts, fill_template
 from sith_hf.towers.weights import CONFIGS, INDEX, Checkpoint, published
@@ -33,6 +35,8 @@ __all__ = [
     "SUPPORTED",
     "VisionTower",
     "check_family",
+    "check_folder",
+    "check_function",
     "check_mean",
     "encode_texts",
     "fill_template",
@@ -43,4 +47,7 @@ __all__ = [
     "read_image_mean",
     "read_tower",
     "tensor_key",
+    "text_settings",
+    "unwrapped",
+    "vision_settings",
 ]

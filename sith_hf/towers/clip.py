@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, normalize
 
-from sith_hf.core.fingerprint import tensor_sha256
+from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.validation import whole_numbers
 from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.towers.function import check_class, check_function, unwrapped
+from sith_hf.towers.model_settings import vision_settings
 from sith_hf.towers.offload import values
 
 # model_type in config.json: its architectures with a vision tower.
@@ -131,6 +133,7 @@ class VisionTower:
         post_norm_weight, post_norm_bias: ``post_layernorm``, ``[D]`` each.
         post_norm_eps: its epsilon.
         projection: W_P, ``[P, D]``; None for a vision-only checkpoint without a companion.
+        settings: the settings of the model that are no tensors (:func:`sith_hf.towers.model_settings.vision_settings`).
     """
 
     num_heads: int
@@ -139,6 +142,7 @@ class VisionTower:
     post_norm_bias: Tensor
     post_norm_eps: float
     projection: Tensor | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def hidden_size(self) -> int:
@@ -242,6 +246,10 @@ class VisionTower:
             prints |= self.layers[layer].sha256(layer)
         return prints
 
+    def check(self, base: BaseRef, layers: Iterable[int], where: str = "this model") -> None:
+        """Raise BaseMismatch unless ``base`` is of this tower: the tensors of ``layers``, and the settings."""
+        base.check(self.sha256(layers), where, self.settings)
+
 
 def check_mean(image_mean: Tensor, projection: Tensor) -> Tensor:
     """Return ``image_mean``. Raises InputError unless it is a finite ``[P]`` shorter than 1."""
@@ -265,10 +273,17 @@ def read_tower(model: Any, companion: Any | None = None) -> VisionTower:
         companion: a ``CLIPModel`` that provides the projection of a vision-only model.
 
     Raises:
-        UnsupportedModel: another kind of model.
+        UnsupportedModel: another kind of model, or one with adapters, parametrizations, quantized or replaced layers
+            (:func:`sith_hf.towers.function.check_function`).
         InputError: a companion of another width, or a weight that is not finite.
     """
+    model = unwrapped(model)
+    check_class(model)
     check_family(model.config.model_type, [type(model).__name__])
+    check_function(model)
+    if companion is not None:
+        check_class(companion := unwrapped(companion))
+        check_function(companion)
     # CLIPVisionModel itself is the tower from transformers 5.6 on.
     vision = getattr(model, "vision_model", model)
     stem = "" if vision is model else "vision_model."
@@ -294,4 +309,5 @@ def read_tower(model: Any, companion: Any | None = None) -> VisionTower:
         post_norm_bias=read("post_layernorm.bias"),
         post_norm_eps=vision.post_layernorm.eps,
         projection=projection,
+        settings=vision_settings(vision.config),
     )

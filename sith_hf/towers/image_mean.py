@@ -84,10 +84,17 @@ class ImageMean:
         same = {name: data[name] for name in ("count", "skipped", "source", "images_sha256")}
         return cls(image_mean=mean, base=BaseRef.from_json(data["base"]), **same)
 
-    def check(self, tower: VisionTower) -> None:
-        """Raise BaseMismatch unless ``tower`` has the weights that embedded the images."""
+    def check(self, tower: VisionTower, pixels: Mapping[str, Any] | None = None) -> None:
+        """Raise BaseMismatch unless ``tower`` embedded the images.
+
+        Args:
+            tower: its weights and settings are compared.
+            pixels: the settings of the model's image processor (:func:`sith_hf.images.pixel_settings`), compared too;
+                not known when None.
+        """
         ours = tower.sha256(range(len(tower.layers)))
-        self.base.only(ours).check(ours, "this model; an image mean is valid for its own model only")
+        settings = {**tower.settings, **(pixels or {})}
+        self.base.only(ours).check(ours, "this model; an image mean is valid for its own model only", settings)
 
 
 def image_mean_file(path: str | Path) -> Path:
@@ -102,17 +109,20 @@ def image_mean_file(path: str | Path) -> Path:
     return theirs if theirs.is_file() and not ours.exists() else ours
 
 
-def read_image_mean(path: str | Path, tower: VisionTower | None = None) -> Tensor:
+def read_image_mean(
+    path: str | Path, tower: VisionTower | None = None, pixels: Mapping[str, Any] | None = None
+) -> Tensor:
     """Read an image mean, ``[P]``.
 
     Args:
         path: an artifact, any safetensors file with a tensor ``image_mean``, a file of ``torch.save(mean)``, or a
             folder with one of them (:func:`image_mean_file`). The content decides, not the name.
         tower: the tower that the mean belongs to; checked for artifacts, which have a fingerprint.
+        pixels: as for :meth:`ImageMean.check`.
 
     Raises:
         InputError: there is no such file or tensor.
-        BaseMismatch: the mean was computed with other weights than those of ``tower``.
+        BaseMismatch: the mean was computed with other weights or settings than those of ``tower``.
     """
     file = image_mean_file(path)
     if is_torch_file(file) or file.suffix in (".pt", ".pth"):
@@ -131,7 +141,7 @@ def read_image_mean(path: str | Path, tower: VisionTower | None = None) -> Tenso
         ) from None
     mean = ImageMean.from_pretrained(file)
     if tower is not None:
-        mean.check(tower)
+        mean.check(tower, pixels)
     return mean.image_mean
 
 

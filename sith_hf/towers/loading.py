@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from sith_hf.errors import HubError, InputError, UnsupportedModel
 from sith_hf.hub import fetch_file, fetch_snapshot, is_repo_id
 from sith_hf.towers.clip import check_family
+from sith_hf.towers.function import check_folder
+from sith_hf.towers.weights import Checkpoint
 from sith_hf.world import EMBEDDED, embedded_checkpoint
 
 
@@ -22,7 +24,7 @@ class LoadedModel:
     """A model and its source.
 
     Attributes:
-        model: the ``transformers`` model, in evaluation mode, in the dtype of its checkpoint.
+        model: the ``transformers`` model, in evaluation mode, in the narrowest dtype that holds its weights exactly.
         tokenizer: its tokenizer; None without a text tower.
         name: the Hub id or folder it was loaded from.
         revision: the commit on the Hub; None for a folder.
@@ -71,6 +73,7 @@ def load_model(
             )
         # Read the configuration first, so that other models are not downloaded.
         folder = _fetched(name, lambda: fetch_file(name, ["config.json"], revision=revision, token=token)).parent
+    check_folder(folder, name)
     try:
         config, _ = PretrainedConfig.get_config_dict(folder)
         if not config:
@@ -90,9 +93,11 @@ def load_model(
         raise UnsupportedModel(
             f"{name} has no .safetensors weights, and sith-hf unpickles nothing: convert it with save_pretrained"
         )
+    # The config's dtype may be narrower than the weights, and would round them.
+    dtype = Checkpoint.read(folder).dtype or "auto"
     try:
         model, report = getattr(transformers, architecture).from_pretrained(
-            folder, dtype="auto", use_safetensors=True, output_loading_info=True
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     # RuntimeError, TypeError and ArithmeticError: impossible sizes in config.json.
     except (

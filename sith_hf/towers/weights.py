@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
+import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
+from sith_hf.towers.clip import check_family
+from sith_hf.towers.function import FLOATS, check_folder
+from sith_hf.towers.model_settings import vision_settings
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIGS = ("config.json", "tokenizer_config.json")
@@ -133,11 +138,12 @@ class Checkpoint:
         """Find the weights that ``from_pretrained`` would load.
 
         Raises:
-            UnsupportedModel: the folder has no safetensors weights.
+            UnsupportedModel: the folder has no safetensors weights, or ``from_pretrained`` loads others too.
             InputError: a file is damaged, or the index does not fit the shards.
         """
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder: name the folder of a checkpoint")
+        check_folder(folder)
         if (folder / SINGLE).is_file():
             return cls(folder, (Shard.read(folder / SINGLE),), None)
         if not (folder / INDEX).is_file():
@@ -166,6 +172,40 @@ class Checkpoint:
     def where(self) -> dict[str, Shard]:
         """The file of each tensor, by canonical name."""
         return {key: shard for shard in self.shards for key in shard.entries}
+
+    @cached_property
+    def dtype(self) -> torch.dtype | None:
+        """The narrowest dtype that holds every float tensor exactly; None without one.
+
+        ``logit_scale``, one number that embeddings do not depend on, does not count.
+        """
+        entries = [shard.entries[key] for key, shard in self.where.items() if key != "logit_scale"]
+        found = sorted({DTYPES[entry.dtype] for entry in entries if DTYPES.get(entry.dtype) in FLOATS}, key=str)
+        return reduce(torch.promote_types, found) if found else None
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the vision tower in ``config.json`` (:func:`vision_settings`); none without that file.
+
+        Raises:
+            UnsupportedModel: another family or architecture.
+            InputError: ``config.json`` is damaged.
+        """
+        import transformers
+
+        path = self.folder / "config.json"
+        if not path.exists():
+            return {}
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            architecture = check_family(config.get("model_type"), config.get("architectures"))
+            return vision_settings(getattr(transformers, architecture).config_class.from_dict(config))
+        except InputError:
+            raise
+        # AttributeError, TypeError: config.json holds a list or a number.
+        except (OSError, ValueError, AttributeError, TypeError, StrictDataclassError, RecursionError) as error:
+            problem = " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(f"{path} is not of a CLIP model ({problem}): restore the file") from None
 
     def tensor(self, key: str) -> Tensor:
         """Read a tensor by canonical name. Raises InputError if it is missing."""
