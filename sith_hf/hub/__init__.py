@@ -6,7 +6,7 @@ it is called.
 
 from sith_hf.hub.download import OTHER_WEIGHTS, fetch_file, fetch_snapshot, is_repo_id
 from sith_hf.hub.errors import OFFLINE, TRANSPORT, hide
-from sith_hf.hub.find import find_artifact
+from sith_hf.hub.find import find_artifact, local_path, not_found
 from sith_hf.hub.mixin import Pushable
 from sith_hf.hub.package import CARD, PushOptions, PushResult, UploadPackage, check_options, is_generated
 from sith_hf.hub.upload import full_repo_id, upload_package
@@ -28,5 +28,7 @@ __all__ = [
     "hide",
     "is_generated",
     "is_repo_id",
+    "local_path",
+    "not_found",
     "upload_package",
 ]

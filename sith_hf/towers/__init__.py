@@ -14,6 +14,7 @@ from sith_hf.towers.clip import (
     read_tower,
     tensor_key,
 )
+from sith_hf.towers.config import UNUSABLE, one_line
 from sith_hf.towers.image_mean import ImageMean, image_mean_file, read_image_mean
 from sith_hf.towers.loading import LoadedModel, load_model
 from sith_hf.towers.offload import loader
@@ -30,6 +31,7 @@ __all__ = [
     "LoadedModel",
     "PROJECTION",
     "SUPPORTED",
+    "UNUSABLE",
     "VisionTower",
     "check_family",
     "check_mean",
@@ -38,6 +40,7 @@ __all__ = [
     "image_mean_file",
     "load_model",
     "loader",
+    "one_line",
     "published",
     "read_image_mean",
     "read_tower",

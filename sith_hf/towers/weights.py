@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from sith_hf.core.escaping import sanitize
+from sith_hf.core.reading import read_json_object
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
 
@@ -138,23 +140,26 @@ class Checkpoint:
         """
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder: name the folder of a checkpoint")
+        _check_chosen(folder)
         if (folder / SINGLE).is_file():
             return cls(folder, (Shard.read(folder / SINGLE),), None)
         if not (folder / INDEX).is_file():
             raise UnsupportedModel(
-                f"{folder} holds neither {SINGLE} nor {INDEX}; sith-hf reads and writes safetensors only: "
-                "convert the checkpoint with save_pretrained"
+                f"{folder} has no weights in {SINGLE} or {INDEX}; sith-hf reads and writes safetensors only, and "
+                "unpickles nothing: convert the checkpoint with save_pretrained"
             )
+        index = read_json_object(folder / INDEX, "fetch the checkpoint again")
         try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
             names = sorted(set(index["weight_map"].values()))
             if not names:
                 raise ValueError
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{folder / INDEX} is not a sharded index: fetch the checkpoint again") from None
         for name in names:
-            if not isinstance(name, str) or Path(name).name != name:
-                raise InputError(f"{folder / INDEX} names a shard outside its folder, {name!r}: fetch it again")
+            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+                raise InputError(
+                    f"{folder / INDEX} names the shard {name!r}, not a .safetensors file beside it: fetch it again"
+                )
         checkpoint = cls(folder, tuple(Shard.read(folder / name) for name in names), index)
         for key, name in index["weight_map"].items():
             shard = checkpoint.where.get(canonical(key))
@@ -179,6 +184,25 @@ class Checkpoint:
             return None
         weight_map = {canonical(key): name for key, name in self.index["weight_map"].items()}
         return (json.dumps({**self.index, "weight_map": weight_map}, indent=2) + "\n").encode("utf-8")
+
+
+def _check_chosen(folder: Path) -> None:
+    """Refuse a folder for which ``from_pretrained`` prefers other files than ``model.safetensors`` or its index."""
+    rank = next(folder.glob("shard-[0-9]*-model-*.safetensors"), None)
+    if rank is not None:
+        raise UnsupportedModel(
+            f"{folder} holds {rank.name}, a part of a distributed checkpoint, which transformers loads in place of "
+            f"{SINGLE}: load it there, and save it with save_pretrained"
+        )
+    try:
+        chosen = json.loads((folder / "config.json").read_bytes()).get("transformers_weights")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return  # whoever loads the model refuses it
+    if chosen not in (None, SINGLE, INDEX):
+        raise UnsupportedModel(
+            f"config.json in {folder} chooses other weights (transformers_weights: {sanitize(repr(chosen))}); sith-hf "
+            f"reads {SINGLE} or {INDEX}: save the model with save_pretrained"
+        )
 
 
 def published(path: Path) -> bytes | None:
