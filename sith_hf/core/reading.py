@@ -78,5 +78,5 @@ def read_json_object(path: Path, advice: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name}: it is not JSON ({sanitize(str(error))}); {advice}") from None
     if not isinstance(found, dict):
-        raise InputError(f"{name}: it holds a {type(found).__name__}, not a JSON object; {advice}")
+        raise InputError(f"{name}: it holds no JSON object ({type(found).__name__}); {advice}")
     return found

@@ -10,6 +10,9 @@ from sith_hf.errors import ArtifactError, HubError, InputError
 from sith_hf.files import Layout
 from sith_hf.hub.download import fetch_file, is_repo_id
 
+# A path may have 4096 bytes.
+_LONGEST = 4096
+
 
 def local_path(name: str | Path) -> Path | None:
     """Return the file or folder that ``name`` is; None if nothing here has this name, and the Hub may have it.
@@ -22,13 +25,13 @@ def local_path(name: str | Path) -> Path | None:
     if os.path.exists(name):  # unlike Path.exists, it never raises
         return Path(name)
     if not is_repo_id(str(name)):
-        raise InputError(f"{sanitize(str(name), 300)}: there is no such file or folder: check the path")
+        raise InputError(f"{sanitize(str(name), _LONGEST)}: no file or folder has this name: check the path")
     return None
 
 
 def not_found(name: str | Path, error: HubError) -> str:
     """Return the message about a name that is neither here nor, by ``error``, to be had from the Hub."""
-    return f"{sanitize(str(name), 300)}: no file or folder here has this name, and {error}"
+    return f"{sanitize(str(name), _LONGEST)}: no file or folder here has this name, and {error}"
 
 
 def find_artifact(

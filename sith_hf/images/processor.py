@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -68,7 +69,9 @@ def _tried(processor: Any, side: int) -> Any:
         for pixels in _numbers(processor.to_dict().get(key)):
             if not 1 <= pixels <= _LARGEST:
                 raise ValueError(f"{key} has {pixels} pixels; expected 1 to {_LARGEST}")
-    pixels = processor(images=[Image.new("RGB", (side, side))], return_tensors="pt")["pixel_values"]
+    image = Image.new("RGB", (side + 1, side + 2))  # of a size that is changed
+    with np.errstate(all="ignore"):
+        pixels = processor(images=[image], return_tensors="pt")["pixel_values"]
     if not torch.isfinite(pixels).all():
         raise ValueError("a black image gets values that are not finite")
     return processor

@@ -26,13 +26,14 @@ UNUSABLE = (
 
 _ADVICE = "download the checkpoint again, or save it with save_pretrained"
 _DTYPES = ("float32", "float16", "bfloat16", "float64")
+_TOO_LARGE = 2**31
 # A model of so many layers is quickly built without memory, to list the tensors that the weights lack.
 _MANY_LAYERS = 1000
 _READ = ("F32", "F16", "BF16", "F64")
-_SIZES = (
+_SIZES = {
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "image_size",
-    "patch_size", "vocab_size", "max_position_embeddings", "projection_dim",
-)  # fmt: skip
+    "patch_size", "vocab_size", "max_position_embeddings",
+}  # fmt: skip
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -105,13 +106,12 @@ def check_config(raw: Mapping[str, Any], architecture: str, checkpoint: Checkpoi
     return config
 
 
-def attention(config: Any) -> str:
-    """Return the implementation of attention to load a model with: ``eager`` if the checkpoint asks for it, else sdpa.
+def attention(config: Any) -> str | None:
+    """Return the implementation of attention to load a model with: ``eager`` if it asks for it, else None, the default.
 
     All implementations compute the same function; the name of any other may be a kernel on the Hub, which is code.
     """
-    chosen = {part._attn_implementation for _, part in _sub_configs(config)}
-    return "eager" if "eager" in chosen else "sdpa"
+    return "eager" if any(part._attn_implementation == "eager" for _, part in _sub_configs(config)) else None
 
 
 def one_line(error: BaseException) -> str:
@@ -124,7 +124,7 @@ def _parts(raw: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for key in ("text_config", "vision_config", "text_config_dict", "vision_config_dict"):
         value = raw.get(key)
         if value is not None and not isinstance(value, dict):
-            raise InputError(f"{CONFIG}: {key} holds a {type(value).__name__}, not a JSON object: {_ADVICE}")
+            raise InputError(f"{CONFIG}: {key} holds no JSON object ({type(value).__name__}): {_ADVICE}")
         if value:
             yield f"{key} of {CONFIG} ", value
 
@@ -138,10 +138,13 @@ def _sub_configs(config: Any) -> Iterator[tuple[str, Any]]:
 
 def _check_values(config: Any) -> None:
     for where, part in _sub_configs(config):
-        for key in _SIZES:
-            value = getattr(part, key, 1)
-            if type(value) is not int or value < 1:
-                raise InputError(f"{CONFIG} has {where}{key} {_shown(value)}: expected a whole number above 0")
+        # A configuration may hold other keys, which its class does not use.
+        for key in _SIZES & type(part).__dataclass_fields__.keys():
+            value = getattr(part, key)
+            if type(value) is not int or not 1 <= value < _TOO_LARGE:
+                raise InputError(
+                    f"{CONFIG} has {where}{key} {_shown(value)}: expected a whole number from 1 to {_TOO_LARGE - 1:,}"
+                )
         eps = getattr(part, "layer_norm_eps", 0.0)
         if type(eps) not in (int, float) or not 0 <= eps < math.inf:
             raise InputError(f"{CONFIG} has {where}layer_norm_eps {_shown(eps)}: expected a number from 0 on")

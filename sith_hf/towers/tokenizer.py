@@ -11,7 +11,9 @@ from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, read_json_object
 from sith_hf.errors import InputError
 from sith_hf.towers.config import UNUSABLE, one_line
 
-_JSON = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+# The file of a whole tokenizer; without it, the files of a vocabulary are read.
+WHOLE = "tokenizer.json"
+
 _ADVICE = "download the tokenizer's files again, or save them with save_pretrained"
 # In checkpoints of 2021, this end token means that the text ends at its largest token (CLIPTextModel.forward).
 _LARGEST = 2
@@ -27,14 +29,11 @@ def load_tokenizer(folder: Path) -> Any | None:
     """
     from transformers import AutoTokenizer
 
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".txt", ".model") and path.is_file():
-            with path.open("rb") as file:
-                if is_lfs_pointer(file.read(64)):
-                    raise InputError(f"{path}: {LFS_POINTER}")
-    for name in _JSON:
+    for name in (WHOLE, "tokenizer_config.json"):
         if (folder / name).is_file():
             read_json_object(folder / name, _ADVICE)
+    if not (folder / WHOLE).is_file():
+        _check_fetched(folder)
     tokenizer = _guarded(
         lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
         f"{folder}: its tokenizer cannot be loaded",
@@ -67,6 +66,15 @@ def tokenize(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[int]
     _check_known(tokens, texts, tokenizer)
     _check_end(tokens, texts, tokenizer, tower)
     return tokens
+
+
+def _check_fetched(folder: Path) -> None:
+    """Refuse git-lfs pointers in place of a vocabulary: some classes would read one as a vocabulary of three words."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".txt", ".model") and path.is_file():
+            with path.open("rb") as file:
+                if is_lfs_pointer(file.read(64)):
+                    raise InputError(f"{path}: {LFS_POINTER}")
 
 
 def _guarded(call: Callable[[], _Result], what: str) -> _Result:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from sith_hf.core.escaping import sanitize
-from sith_hf.core.reading import read_json_object
+from sith_hf.core.reading import read_json_object, reason
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
 
@@ -46,7 +46,9 @@ class Shard:
             with TensorFile.read(path) as (found, _):
                 return cls(found)
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} is not a whole safetensors file ({error}): fetch the checkpoint again") from None
+            raise InputError(
+                f"{path} is not a whole safetensors file ({reason(error)}): fetch the checkpoint again"
+            ) from None
 
     @property
     def path(self) -> Path:
@@ -158,7 +160,8 @@ class Checkpoint:
         for name in names:
             if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
                 raise InputError(
-                    f"{folder / INDEX} names the shard {name!r}, not a .safetensors file beside it: fetch it again"
+                    f"{folder / INDEX} names the shard {sanitize(repr(name))}, not a .safetensors file beside it: "
+                    "fetch the checkpoint again"
                 )
         checkpoint = cls(folder, tuple(Shard.read(folder / name) for name in names), index)
         for key, name in index["weight_map"].items():
