@@ -138,8 +138,8 @@ def _sub_configs(config: Any) -> Iterator[tuple[str, Any]]:
 
 def _check_values(config: Any) -> None:
     for where, part in _sub_configs(config):
-        # A configuration may hold other keys, which its class does not use.
-        for key in _SIZES & type(part).__dataclass_fields__.keys():
+        # A configuration may hold other keys, which its class does not use; of three projection_dim, one is used.
+        for key in (_SIZES | (set() if where else {"projection_dim"})) & type(part).__dataclass_fields__.keys():
             value = getattr(part, key)
             if type(value) is not int or not 1 <= value < _TOO_LARGE:
                 raise InputError(
