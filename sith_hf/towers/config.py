@@ -13,9 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_json_object
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.towers.weights import Checkpoint, canonical
-
-CONFIG = "config.json"
+from sith_hf.towers.weights import CONFIG, Checkpoint, canonical, checkpoints_below
 
 # What transformers raises for values that it cannot use. AttributeError, TypeError: of a wrong type, or the name of no
 # dtype; ArithmeticError: no heads; RuntimeError: impossible sizes.
@@ -43,8 +41,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         InputError: it is missing or no JSON object. The message names the checkpoints below the folder, if any.
     """
     if not (folder / CONFIG).is_file():
-        below = checkpoints_below(folder)
-        advice = f"name a folder below it: {', '.join(below)}" if below else "check the path"
+        advice = checkpoints_below(folder) or "check the path"
         raise InputError(f"{folder}: no CLIP checkpoint there (it has no {CONFIG}); {advice}")
     read_json_object(folder / CONFIG, _ADVICE)
     from transformers import PretrainedConfig
@@ -54,15 +51,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     except UNUSABLE as error:
         raise InputError(f"{folder / CONFIG} cannot be read ({one_line(error)}): {_ADVICE}") from None
     return dict(config)
-
-
-def checkpoints_below(folder: Path) -> list[str]:
-    """Return up to three checkpoints below a folder of sentence-transformers, Trainer or the Hub's cache."""
-    try:
-        found = sorted({path.parent for pattern in ("*", "snapshots/*") for path in folder.glob(f"{pattern}/{CONFIG}")})
-    except OSError:
-        return []
-    return [str(path) for path in found[:3]]
 
 
 def check_config(raw: Mapping[str, Any], architecture: str, checkpoint: Checkpoint) -> Any:

@@ -18,7 +18,8 @@ from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-CONFIGS = ("config.json", "tokenizer_config.json")
+CONFIG = "config.json"
+CONFIGS = (CONFIG, "tokenizer_config.json")
 _PATH_KEYS = ("_name_or_path", "name_or_path")
 # The parts of a CLIPVisionModel of transformers 5; other names stay.
 _BARE = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.")
@@ -145,6 +146,8 @@ class Checkpoint:
         _check_chosen(folder)
         if (folder / SINGLE).is_file():
             return cls(folder, (Shard.read(folder / SINGLE),), None)
+        if not (folder / INDEX).is_file() and (advice := checkpoints_below(folder)):
+            raise InputError(f"{folder}: no checkpoint there (it has no {SINGLE}); {advice}")
         if not (folder / INDEX).is_file():
             raise UnsupportedModel(
                 f"{folder} has no weights in {SINGLE} or {INDEX}; sith-hf reads and writes safetensors only, and "
@@ -189,6 +192,15 @@ class Checkpoint:
         return (json.dumps({**self.index, "weight_map": weight_map}, indent=2) + "\n").encode("utf-8")
 
 
+def checkpoints_below(folder: Path) -> str | None:
+    """Return advice for a folder above checkpoints: of sentence-transformers, Trainer or the Hub's cache; else None."""
+    try:
+        found = sorted({path.parent for pattern in ("*", "snapshots/*") for path in folder.glob(f"{pattern}/{CONFIG}")})
+    except OSError:
+        return None
+    return f"name a folder below it: {', '.join(map(str, found[:3]))}" if found else None
+
+
 def _check_chosen(folder: Path) -> None:
     """Refuse a folder for which ``from_pretrained`` prefers other files than ``model.safetensors`` or its index."""
     rank = next(folder.glob("shard-[0-9]*-model-*.safetensors"), None)
@@ -198,7 +210,7 @@ def _check_chosen(folder: Path) -> None:
             f"{SINGLE}: load it there, and save it with save_pretrained"
         )
     try:
-        chosen = json.loads((folder / "config.json").read_bytes()).get("transformers_weights")
+        chosen = json.loads((folder / CONFIG).read_bytes()).get("transformers_weights")
     except (OSError, ValueError, AttributeError, RecursionError):
         return  # whoever loads the model refuses it
     if chosen not in (None, SINGLE, INDEX):

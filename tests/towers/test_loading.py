@@ -25,6 +25,7 @@ from sith_hf.checkpoint import locate
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, SithError, UnsupportedModel
+from sith_hf.towers import Checkpoint
 from sith_hf.towers.loading import load_model
 from tests.support import tiny
 
@@ -270,8 +271,9 @@ def test_the_folder_above_a_checkpoint_names_it(place, clean, tmp_path):
     """Folders of sentence-transformers, of Trainer, and of the Hub's cache."""
     shutil.copytree(clean, tmp_path / "above" / place)
     (tmp_path / "above" / "modules.json").write_text("[]")
-    message = refused(lambda: load_model(str(tmp_path / "above")))
-    assert f"name a folder below it: {tmp_path / 'above' / place}" in message
+    for read in (load_model, Checkpoint.read):
+        message = refused(lambda read=read: read(tmp_path / "above"))
+        assert f"name a folder below it: {tmp_path / 'above' / place}" in message
     assert load_model(str(tmp_path / "above" / place)).tokenizer is not None
 
 
