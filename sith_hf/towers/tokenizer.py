@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,14 +82,46 @@ def _check_fetched(folder: Path) -> None:
 
 
 def _guarded(call: Callable[[], _Result], what: str) -> _Result:
+    """Return the result of a call into the library in Rust. Raises InputError for what it and transformers raise."""
     try:
-        return call()
-    except Exception as error:
-        # The library in Rust raises a bare Exception for a tokenizer.json that it cannot use, which nothing narrower
-        # catches. Errors of other kinds pass.
-        if type(error) is not Exception and not isinstance(error, UNUSABLE):
+        with _stderr_without_panics():
+            return call()
+    except BaseException as error:
+        # The library raises a bare Exception for a tokenizer.json that it cannot use, and a BaseException of its own
+        # where it panics; nothing narrower catches these two. Every other kind passes.
+        if not (type(error) is Exception or _is_panic(error) or isinstance(error, UNUSABLE)):
             raise
         raise InputError(f"{what} ({one_line(error)}): {_ADVICE}") from None
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def _stderr_without_panics() -> Iterator[None]:
+    """Hold back what the block writes on stderr; drop it if the block ends in a panic, which Rust prints there."""
+    sys.stderr.flush()
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        panicked = False
+        try:
+            yield
+        except BaseException as error:
+            panicked = _is_panic(error)
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            if not panicked:
+                os.write(2, held.read())
 
 
 def _check_ids(tokens: Sequence[Sequence[int]], texts: Sequence[str], tower: Any) -> None:

@@ -1,6 +1,7 @@
 """Tokenizers: every class gives what transformers gives, and those that do not fit the text tower are refused."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -13,7 +14,7 @@ from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.towers import encode_texts, load_model
 from sith_hf.towers import text_encoder as encoding
-from sith_hf.towers.tokenizer import load_tokenizer
+from sith_hf.towers.tokenizer import _stderr_without_panics, load_tokenizer
 from tests.support.tiny import byte_tokenizer, save_clip
 from tests.support.tokenizers import BOS, EOS, PAD, TOKENIZERS, UNK, WORDS, by_transformers, checkpoint_with, trained
 
@@ -203,16 +204,44 @@ def damaged(folder, name, content):
         lambda d: d.update(post_processor={"type": "TemplateProcessing"}),
         lambda d: d.update(added_tokens=[1]),
         lambda d: d.update(version="9"),
+        lambda d: d.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),  # Rust panics
     ],
-    ids=range(17),
+    ids=range(18),
 )
-def test_a_damaged_tokenizer_json(content, tmp_path):
+def test_a_damaged_tokenizer_json(content, tmp_path, capfd):
     folder = save_clip(tmp_path / "clip")
     assert load_tokenizer(folder)("dog")["input_ids"][-1] == 513  # the control
     damaged(folder, "tokenizer.json", content)
-    with pytest.raises(Exception):  # noqa: B017, PT011  - the library in Rust raises nothing narrower
+    with pytest.raises(BaseException):  # noqa: B017, PT011  - the library in Rust raises nothing narrower
         AutoTokenizer.from_pretrained(folder)
-    assert str(folder) in refused(lambda: load_model(str(folder)))
+    capfd.readouterr()
+    assert str(folder) in refused(lambda: load_tokenizer(folder))
+    assert capfd.readouterr().err == ""
+
+
+def test_texts_at_which_the_tokenizer_panics(tmp_path, capfd):
+    folder = checkpoint_with(trained("bpe"), tmp_path / "clip")
+    ours(folder, WORDS)  # the control
+    damaged(folder, "tokenizer.json", lambda data: data["post_processor"].update(special_tokens={}))
+    loaded = load_model(str(folder))
+    capfd.readouterr()
+    message = refused(lambda: encode_texts(loaded.model, loaded.tokenizer, WORDS))
+    assert "the tokenizer cannot read the texts (" in message
+    assert capfd.readouterr().err == ""
+
+
+def writes_and_fails():
+    with _stderr_without_panics():
+        os.write(2, b"another")
+        raise KeyError
+
+
+def test_other_lines_on_stderr_are_kept(capfd):
+    with _stderr_without_panics():
+        print("a note", file=sys.stderr)
+    with pytest.raises(KeyError):
+        writes_and_fails()
+    assert capfd.readouterr().err == "a note\nanother"
 
 
 @pytest.mark.parametrize(
