@@ -57,15 +57,17 @@ def tokenize(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[int]
     Raises:
         InputError: the tokenizer fails, knows none of the texts, or writes tokens that the tower cannot read.
     """
-    limit = tower.config.max_position_embeddings
-    saved = getattr(tokenizer, "init_kwargs", {})
-    if saved.get("truncation") not in (None, False, "do_not_truncate"):
-        # CLIPProcessor applies these settings of tokenizer_config.json.
-        limit = min(limit, saved.get("max_length") or tokenizer.model_max_length)
-    tokens: list[list[int]] = _guarded(
-        lambda: tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"],
-        "the tokenizer cannot read the texts",
-    )
+
+    def written() -> list[list[int]]:
+        limit = tower.config.max_position_embeddings
+        saved = getattr(tokenizer, "init_kwargs", {})
+        if saved.get("truncation") not in (None, False, "do_not_truncate"):
+            # CLIPProcessor applies these settings of tokenizer_config.json.
+            limit = min(limit, saved.get("max_length") or tokenizer.model_max_length)
+        ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+        return ids
+
+    tokens = _guarded(written, "the tokenizer cannot read the texts")
     _check_ids(tokens, texts, tower)
     _check_known(tokens, texts, tokenizer)
     _check_end(tokens, texts, tokenizer, tower)
@@ -101,7 +103,7 @@ def _is_panic(error: BaseException) -> bool:
 @contextmanager
 def _stderr_without_panics() -> Iterator[None]:
     """Hold back what the block writes on stderr; drop it if the block ends in a panic, which Rust prints there."""
-    sys.stderr.flush()
+    print(end="", file=sys.stderr, flush=True)
     try:
         stderr = os.dup(2)
     except OSError:  # closed
@@ -116,7 +118,7 @@ def _stderr_without_panics() -> Iterator[None]:
             panicked = _is_panic(error)
             raise
         finally:
-            sys.stderr.flush()
+            print(end="", file=sys.stderr, flush=True)
             os.dup2(stderr, 2)
             os.close(stderr)
             held.seek(0)
@@ -169,9 +171,12 @@ def _check_end(tokens: Sequence[Sequence[int]], texts: Sequence[str], tokenizer:
             f"the text tower reads a text at its end token, {end}, which the tokenizer does not write: {_shown(text)} "
             f"becomes {_ids(ids)}, and {len(lost)} of {len(tokens)} texts lack it; {advice}"
         )
-    read = {tuple(ids[: 1 + ids.index(max(ids) if end == _LARGEST else end)]) for ids in tokens}
-    if len(read) == 1 and len(set(map(tuple, tokens))) > 1:
-        (start,) = read
+
+    def read(ids: Sequence[int]) -> Sequence[int]:
+        return ids[: 1 + ids.index(max(ids) if end == _LARGEST else end)]
+
+    start = read(tokens[0])
+    if any(ids != tokens[0] for ids in tokens) and all(read(ids) == start for ids in tokens):
         raise InputError(
             f"the text tower reads every text at its token {start[-1]}, before any token that differs: "
             f"{_shown(texts[0])} becomes {_ids(tokens[0])}, so that every text would get the same embedding; {advice}"

@@ -70,7 +70,7 @@ def refused(call, kind=InputError):
 # --- sizes
 
 
-@pytest.mark.parametrize("value", [10**9, 10**30, -4, 0, "32", None, 2.0, True, [16, 16], float("nan")], ids=str)
+@pytest.mark.parametrize("value", [10**9, 10**30, -4, 0, "32", None, [16, 16]], ids=str)
 @pytest.mark.parametrize(
     ("part", "key"),
     [

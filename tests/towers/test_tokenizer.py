@@ -263,6 +263,13 @@ def test_a_damaged_tokenizer_config(change, tmp_path):
     assert "its tokenizer cannot be loaded (" in refused(lambda: load_model(str(folder)))
 
 
+@pytest.mark.parametrize("change", [{"max_length": "x"}, {"max_length": -5}, {"model_max_length": "x"}], ids=str)
+def test_a_saved_truncation_of_a_wrong_type(change, tmp_path):
+    folder = checkpoint_with(trained("bpe"), tmp_path / "clip")
+    damaged(folder, "tokenizer_config.json", lambda data: data.update({"truncation": True, **change}))
+    assert "the tokenizer cannot" in refused(lambda: ours(folder, WORDS))
+
+
 def test_git_lfs_pointers_are_named(tmp_path):
     folder = save_clip(tmp_path / "clip")
     damaged(folder, "tokenizer_config.json", LFS)
