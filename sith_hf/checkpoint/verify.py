@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import json
 import math
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -18,9 +17,9 @@ from sith_hf.checkpoint.contents import EARLIER, HIDDEN, OTHER_WEIGHTS, SITH, co
 from sith_hf.checkpoint.write import EditedTensors, check_base, locate
 from sith_hf.core.escaping import sanitize
 from sith_hf.edits import EditSpec
-from sith_hf.errors import InputError
+from sith_hf.errors import InputError, SithError
 from sith_hf.hub import CARD
-from sith_hf.towers import CONFIGS, Checkpoint, check_family, published
+from sith_hf.towers import CONFIGS, Checkpoint, check_config, check_family, published, read_config
 from sith_hf.world import EMBEDDED, embedded_checkpoint
 
 
@@ -103,33 +102,14 @@ def verify(
 
 
 def _not_loadable(checkpoint: Checkpoint) -> list[str]:
-    """Return why ``from_pretrained`` would not load a checkpoint whole, one sentence for each reason."""
-    import transformers
-
-    path = checkpoint.folder / "config.json"
+    """Return why ``from_pretrained`` would not load a checkpoint whole; empty if it does."""
     try:
         checkpoint.settings  # noqa: B018  - raises for a damaged configuration
-        config = json.loads(path.read_text(encoding="utf-8"))
-        architecture = getattr(transformers, check_family(config.get("model_type"), config.get("architectures")))
-        made = architecture.config_class.from_dict(config)
-        depths = [
-            getattr(part, "num_hidden_layers", 0) for part in (made, *(getattr(made, n) for n in made.sub_configs))
-        ]
-        if max(depths) > len(checkpoint.where):
-            raise InputError(f"num_hidden_layers is {max(depths)}, more than the tensors")
-        with torch.device("meta"):
-            wanted = architecture(made).state_dict()
-    # RuntimeError, ArithmeticError: impossible sizes.
-    except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
-        return [f"transformers cannot load it: {path} does not fit ({' '.join(str(error).split())[:200]})"]
-    found = []
-    for key, value in wanted.items():
-        name = key if key in checkpoint.where else f"vision_model.{key}"
-        shape = list(checkpoint.where[name].entries[name].shape) if name in checkpoint.where else None
-        if shape != list(value.shape):
-            state = "is missing" if shape is None else f"has shape {shape}"
-            found.append(f"transformers cannot load it: {key} {state}, and config.json makes it {list(value.shape)}")
-    return found
+        raw = read_config(checkpoint.folder)
+        check_config(raw, check_family(raw.get("model_type"), raw.get("architectures")), checkpoint)
+    except SithError as error:
+        return [f"transformers cannot load it: {error}"]
+    return []
 
 
 def _base_of(spec: EditSpec, edited: Path) -> Path:

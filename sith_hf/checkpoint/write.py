@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -21,7 +20,7 @@ from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, HubError, InputError
 from sith_hf.files import new_folder
-from sith_hf.hub import CARD, fetch_snapshot, is_generated_file, is_repo_id
+from sith_hf.hub import CARD, fetch_snapshot, is_generated_file, local_path, not_found
 from sith_hf.towers import INDEX, Checkpoint, tensor_key
 
 
@@ -48,14 +47,13 @@ def locate(name: str | Path, revision: str | None = None, token: str | None = No
     Raises:
         InputError: ``name`` is neither a folder nor a repository that can be downloaded.
     """
-    if os.path.isdir(name):  # unlike Path.is_dir, it never raises
-        return Path(name)
-    if not is_repo_id(str(name)):
-        raise InputError(f"{name}: no folder has this name (check the path), and it is no repository id")
+    path = local_path(name)
+    if path is not None:
+        return path
     try:
         return fetch_snapshot(str(name), revision=revision, token=token)
     except HubError as error:
-        raise InputError(f"{name}: no folder has this name (check the path), and {error}") from None
+        raise InputError(not_found(name, error)) from None
 
 
 def history(folder: Path) -> tuple[EditSpec, ...]:

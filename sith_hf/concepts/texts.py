@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sith_hf.core.reading import reason
+from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, reason
 from sith_hf.errors import InputError
 
 MAX_CHARACTERS = 1000
@@ -55,6 +55,8 @@ def lines_of(path: str | Path) -> list[str]:
         raw = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: the concepts could not be read ({reason(error)})") from None
+    if is_lfs_pointer(raw):
+        raise InputError(f"{path}: {LFS_POINTER}")
     raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
         return raw.decode("utf-8").splitlines()

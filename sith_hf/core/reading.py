@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
+
+LFS_POINTER = "it is a git-lfs pointer and not the file itself: run `git lfs pull`, or download it again"
+# The largest tokenizer.json on the Hub has about 35 MB.
+_MAX_JSON = 256 * 2**20
+
+
+def is_lfs_pointer(start: bytes) -> bool:
+    """Return whether a file that begins with ``start`` is what git leaves in place of a large file."""
+    return start.startswith(b"version https://git-lfs")
 
 
 def reason(error: Exception) -> object:
@@ -45,3 +56,27 @@ def read_text_input(path: Path, what: str, advice: str, limit: int) -> str:
         return read_input(path, what, advice, limit).decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{sanitize(str(path))}: {what} is not UTF-8; save it as UTF-8") from None
+
+
+def read_json_object(path: Path, advice: str) -> dict[str, Any]:
+    """Return the JSON object in a file of a checkpoint.
+
+    Args:
+        path: the file.
+        advice: the next step if the file is missing or damaged.
+
+    Raises:
+        InputError: the file is missing, is a git-lfs pointer, or holds no JSON object.
+    """
+    raw, name = read_input(path, "it", advice, _MAX_JSON), sanitize(str(path), 300)
+    if is_lfs_pointer(raw):
+        raise InputError(f"{name}: {LFS_POINTER}")
+    if not raw.strip():
+        raise InputError(f"{name}: it is empty; {advice}")
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: it is not JSON ({sanitize(str(error))}); {advice}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{name}: it holds no JSON object ({type(found).__name__}); {advice}")
+    return found

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer
 from sith_hf.files.unchanged import UnchangedFile, stamp_of, write_all
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -80,7 +81,13 @@ class TensorFile(UnchangedFile):
         with FileIO(path) as file:
             stamp = stamp_of(file)
             size = stamp[2]
-            length = int.from_bytes(file.read(8), "little")
+            start = file.read(24)
+            if is_lfs_pointer(start):
+                raise ValueError(LFS_POINTER)
+            if not start:
+                raise ValueError("it is empty")
+            file.seek(8)
+            length = int.from_bytes(start[:8], "little")
             if not 2 <= length <= min(_MAX_HEADER, size - 8):
                 raise ValueError("the length of its header does not fit")
             raw = file.read(length)

@@ -6,7 +6,7 @@ it is called.
 
 from sith_hf.hub.download import OTHER_WEIGHTS, fetch_file, fetch_snapshot, is_repo_id
 from sith_hf.hub.errors import OFFLINE, TRANSPORT
-from sith_hf.hub.find import find_artifact
+from sith_hf.hub.find import find_artifact, local_path, not_found
 from sith_hf.hub.mixin import Pushable
 from sith_hf.hub.package import (
     CARD,
@@ -44,6 +44,8 @@ __all__ = [
     "is_generated_file",
     "is_repo_id",
     "known_tokens",
+    "local_path",
+    "not_found",
     "upload_package",
     "with_checksum",
 ]

@@ -1,12 +1,37 @@
-"""Find an artifact: a file, a file in a folder, or one in a Hub repository."""
+"""Find what a name means: something on this machine, or a Hub repository; and an artifact in either."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from sith_hf.errors import ArtifactError, HubError
+from sith_hf.core.escaping import sanitize
+from sith_hf.errors import ArtifactError, HubError, InputError
 from sith_hf.files import Layout
 from sith_hf.hub.download import fetch_file, is_repo_id
+
+# A path may have 4096 bytes.
+_LONGEST = 4096
+
+
+def local_path(name: str | Path) -> Path | None:
+    """Return the file or folder that ``name`` is; None if nothing here has this name, and the Hub may have it.
+
+    Every name that may be a path or a repository goes through here, so that a path never reaches the Hub.
+
+    Raises:
+        InputError: nothing here has this name, and no repository can have it ("./clip", "a/b/c", "clip/").
+    """
+    if os.path.exists(name):  # unlike Path.exists, it never raises
+        return Path(name)
+    if not is_repo_id(str(name)):
+        raise InputError(f"{sanitize(str(name), _LONGEST)}: no file or folder has this name: check the path")
+    return None
+
+
+def not_found(name: str | Path, error: HubError) -> str:
+    """Return the message about a name that is neither here nor, by ``error``, to be had from the Hub."""
+    return f"{sanitize(str(name), _LONGEST)}: no file or folder here has this name, and {error}"
 
 
 def find_artifact(
@@ -23,23 +48,26 @@ def find_artifact(
     Raises:
         ArtifactError: the artifact is missing, or the Hub could not be reached.
     """
-    path = Path(name_or_path)
     # An edited checkpoint keeps its spec in the folder sith/.
     places = (layout.filename, f"sith/{layout.filename}")
     try:
-        if path.is_file():
-            return path
-        if path.is_dir():
+        path = local_path(name_or_path)
+        if path is not None and path.is_dir():
             for place in places:
                 if (path / place).is_file():
                     return path / place
             raise ArtifactError(f"{path} holds no {layout.filename}: name the folder that sith-hf wrote it into")
-    except OSError as error:
-        raise ArtifactError(f"{path} could not be read ({error.strerror})") from None
-    if not is_repo_id(str(name_or_path)):
-        raise ArtifactError(f"{path}: no file or folder has this name (check the path), and it is no repository id")
-    try:
+        if path is not None and path.is_file():
+            return path
+        if path is not None:
+            raise ArtifactError(f"{path} is neither a file nor a folder: check the path")
         types = (layout.repo_type, *(kind for kind in ("model", "dataset") if kind != layout.repo_type))
         return fetch_file(str(name_or_path), places, repo_types=types, revision=revision, token=token)
     except HubError as error:
-        raise ArtifactError(f"{name_or_path}: no file or folder has this name (check the path), and {error}") from None
+        raise ArtifactError(not_found(name_or_path, error)) from None
+    except ArtifactError:
+        raise
+    except InputError as error:
+        raise ArtifactError(str(error)) from None
+    except OSError as error:
+        raise ArtifactError(f"{path} could not be read ({error.strerror})") from None

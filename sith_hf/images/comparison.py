@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from sith_hf.cards import shown_name
-from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import changed_setting
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec, applied
 from sith_hf.errors import InputError
 from sith_hf.images.model_variant import BASE, EDITED, ModelVariant, check_processors, share
+from sith_hf.images.processor import image_processor
 from sith_hf.towers import LoadedModel, load_model, tensor_key, text_settings, vision_settings
 
 
@@ -129,34 +129,6 @@ def text_model_of(editor: SithEditor) -> LoadedModel | None:
     """Return the CLIPModel that encodes texts for the editor's model; None if it has none."""
     both = (editor.companion, editor.loaded)
     return next((item for item in both if item is not None and hasattr(item.model, "text_projection")), None)
-
-
-def image_processor(*models: LoadedModel | None) -> Any:
-    """Load the image processor from the folder of the first of ``models`` that has one.
-
-    Raises:
-        InputError: no folder has one, or it cannot be read.
-    """
-    from transformers import AutoImageProcessor
-    from transformers.utils import logging
-
-    present = [model for model in models if model is not None]
-    for model in present:
-        if model.folder is not None and (model.folder / "preprocessor_config.json").is_file():
-            # transformers would advise to install torchvision, which would change pixels and so results.
-            level = logging.get_verbosity()
-            logging.set_verbosity_error()
-            try:
-                return AutoImageProcessor.from_pretrained(model.folder, trust_remote_code=False)
-            except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-                reason = sanitize(" ".join(str(error).split()), 200)
-                raise InputError(f"{model.name}: preprocessor_config.json cannot be used ({reason})") from None
-            finally:
-                logging.set_verbosity(level)
-    raise InputError(
-        f"{present[0].name} has no preprocessor_config.json, the settings of its image processor: copy that "
-        "file from the base model into this folder, or pass processor="
-    )
 
 
 def _settings(model: Any, part: str) -> dict[str, Any]:

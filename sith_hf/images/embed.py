@@ -190,7 +190,7 @@ def _pixels(variant: ModelVariant, pictures: list[Any]) -> torch.Tensor:
     if tuple(pixels.shape[1:]) != (3, side, side):
         raise InputError(
             f"the image processor returns images of {list(pixels.shape[1:])}, the model expects {[3, side, side]}: "
-            "preprocessor_config.json belongs to another model"
+            "the settings of the image processor belong to another model"
         )
     return pixels
 

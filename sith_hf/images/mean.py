@@ -22,13 +22,14 @@ from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
-from sith_hf.images.comparison import image_processor, model_variants
+from sith_hf.images.comparison import model_variants
 from sith_hf.images.dataset_settings import DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
 from sith_hf.images.decode import bytes_or_path, read_bytes
 from sith_hf.images.embed import counted_reasons, embed_batch, ready
 from sith_hf.images.model_variant import BASE, ModelVariant, vision_tower
 from sith_hf.images.pixel_settings import pixel_settings
+from sith_hf.images.processor import image_processor
 from sith_hf.towers import PROJECTION, ImageMean, read_image_mean
 
 # Batches in one piece, the most that is repeated after an interruption.

@@ -52,8 +52,12 @@ class ModelVariant:
     @property
     def image_size(self) -> int:
         """The side of the model's input images, in pixels."""
-        config = getattr(self.model.config, "vision_config", self.model.config)
-        return int(config.image_size)
+        return image_size(self.model)
+
+
+def image_size(model: Any) -> int:
+    """Return the side of a model's input images, in pixels."""
+    return int(getattr(model.config, "vision_config", model.config).image_size)
 
 
 def vision_tower(model: Any) -> Any:

@@ -98,7 +98,7 @@ def check_folder(folder: Path, name: str | None = None) -> None:
     except (OSError, ValueError, RecursionError):
         return  # whoever needs the configuration says what is wrong with it
     other = config.get("transformers_weights") if isinstance(config, dict) else None
-    if other is not None:
+    if other not in (None, "model.safetensors", "model.safetensors.index.json"):
         raise UnsupportedModel(
             f"config.json of {name} names other weights (transformers_weights: {sanitize(repr(other), 100)}): rename "
             "that file to model.safetensors and remove the key"

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from sith_hf.errors import HubError, InputError, UnsupportedModel
-from sith_hf.hub import fetch_file, fetch_snapshot, is_repo_id
+from sith_hf.hub import fetch_file, fetch_snapshot, local_path, not_found
 from sith_hf.towers.clip import check_family
+from sith_hf.towers.config import UNUSABLE, attention, check_config, one_line, read_config
 from sith_hf.towers.function import check_folder
-from sith_hf.towers.weights import Checkpoint
+from sith_hf.towers.tokenizer import load_tokenizer
+from sith_hf.towers.weights import CONFIG, Checkpoint
 from sith_hf.world import EMBEDDED, embedded_checkpoint
 
 
@@ -62,60 +63,52 @@ def load_model(
         InputError: no checkpoint, or one that is damaged or incomplete.
     """
     import transformers
-    from transformers import PretrainedConfig
 
     name = str(name)
-    folder = Path(name)
-    if not os.path.isdir(name):
-        if os.path.exists(name) or not is_repo_id(name):
-            raise InputError(
-                f"{name}: no CLIP checkpoint there (not a folder, and not a Hub id such as me/clip): check the path"
-            )
-        # Read the configuration first, so that other models are not downloaded.
-        folder = _fetched(name, lambda: fetch_file(name, ["config.json"], revision=revision, token=token)).parent
+    local = local_path(name)
+    # Read the configuration first, so that other models are not downloaded.
+    folder = local or _fetched(name, lambda: fetch_file(name, [CONFIG], revision=revision, token=token)).parent
+    if not folder.is_dir():
+        raise InputError(f"{name} is not a folder: name the folder of a checkpoint")
     check_folder(folder, name)
+    raw = read_config(folder)
     try:
-        config, _ = PretrainedConfig.get_config_dict(folder)
-        if not config:
-            raise FileNotFoundError("no config.json")
-        architecture = check_family(config.get("model_type"), config.get("architectures"))
+        architecture = check_family(raw.get("model_type"), raw.get("architectures"))
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{name}: {error}") from None
-    # AttributeError, TypeError: config.json holds a list or a number.
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{name}: no CLIP checkpoint there ({_one_line(error)})") from None
+    except TypeError:
+        raise InputError(f"{name}: architectures in {CONFIG} is no list of names: correct it") from None
     if want_text and architecture != "CLIPModel":
         raise UnsupportedModel(f"{name} is a {architecture} without a text tower: a text model must be a CLIPModel")
-    if not os.path.isdir(name):
+    if local is None:
         # Load the same commit as the configuration.
         folder = _fetched(name, lambda: fetch_snapshot(name, revision=folder.name, token=token))
-    if not any(folder.glob("*.safetensors")):
-        raise UnsupportedModel(
-            f"{name} has no .safetensors weights, and sith-hf unpickles nothing: convert it with save_pretrained"
-        )
-    # The config's dtype may be narrower than the weights, and would round them.
-    dtype = Checkpoint.read(folder).dtype or "auto"
+    checkpoint = Checkpoint.read(folder)
+    try:
+        config = check_config(raw, architecture, checkpoint)
+    except InputError as error:
+        raise type(error)(f"{name}: {error}") from None
     try:
         model, report = getattr(transformers, architecture).from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+            folder,
+            # The config's dtype may be narrower than the weights, and would round them.
+            dtype=checkpoint.dtype or "auto",
+            use_safetensors=True,
+            output_loading_info=True,
+            local_files_only=True,
+            attn_implementation=attention(config),
         )
-    # RuntimeError, TypeError and ArithmeticError: impossible sizes in config.json.
-    except (
-        OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError, TypeError, ArithmeticError
-    ) as error:  # fmt: skip
-        raise InputError(f"{name}: the checkpoint could not be loaded as {architecture} ({_one_line(error)})") from None
+    except (*UNUSABLE, SafetensorError) as error:
+        raise InputError(f"{name}: the checkpoint could not be loaded as {architecture} ({one_line(error)})") from None
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
-        raise InputError(
-            f"{name}: {len(missing)} tensors of a {architecture} are missing, such as {missing[0]}; "
-            "transformers would fill them with random numbers. Download the checkpoint again"
-        )
+        raise InputError(f"{name}: transformers finds no {missing[0]}, and would fill it with random numbers")
     model.config._name_or_path = name  # not the path in the cache
     return LoadedModel(
         model=model.eval(),
-        tokenizer=_load_tokenizer(folder) if architecture == "CLIPModel" else None,
+        tokenizer=load_tokenizer(folder) if architecture == "CLIPModel" else None,
         name=name,
-        revision=None if os.path.isdir(name) else folder.name,
+        revision=folder.name if local is None else None,
         folder=folder,
     )
 
@@ -124,19 +117,4 @@ def _fetched(name: str, fetch: Callable[[], Path]) -> Path:
     try:
         return fetch()
     except HubError as error:
-        raise InputError(f"{name}: no CLIP checkpoint there (no folder has this name, and {error})") from None
-
-
-def _load_tokenizer(folder: Path) -> Any | None:
-    from transformers import CLIPTokenizer
-
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, TypeError, KeyError):
-        return None  # an encoded dictionary needs no tokenizer
-    # Without the files, transformers 5 returns a tokenizer that maps every text to unknown tokens.
-    return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) else None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(not_found(name, error)) from None

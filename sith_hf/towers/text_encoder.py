@@ -1,4 +1,4 @@
-"""Encode texts with a CLIP text tower, padded to the longest text in the batch."""
+"""Encode texts with a CLIP text tower, each as if it were alone."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from sith_hf.core.fingerprint import text_tower_sha256
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
+from sith_hf.towers.tokenizer import tokenize
 
 # Tokens in one batch: enough to fill two cores, small enough for the activations of a ViT-H text tower.
 BATCH_TOKENS = 8192
@@ -43,13 +44,15 @@ def encode_texts(
 ) -> Tensor:
     """Return normalised text embeddings, ``[M, P]`` float32, in the order of ``texts``.
 
-    Texts are sorted by length and each batch is padded to its longest text. Attention is causal and the embedding is
-    read at the end token, so padding does not change it (Method, sec. 3). Half-precision text towers run in float32.
-    Longer texts than the tower accepts are truncated, as ``CLIPProcessor`` does.
+    Each row is the embedding of its text alone: ``get_text_features(**processor(text, padding=True))``. Texts are
+    sorted by length and each batch is padded to its longest text with the first token of each: attention is causal,
+    and the tower reads the embedding at the first end token, so this padding never has an effect (Method, sec. 3). A
+    tokenizer's own padding token may: checkpoints of 2021 read at the largest token. Half-precision text towers run in
+    float32. Longer texts than the tower accepts are truncated.
 
     Args:
         model: a ``CLIPModel``.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer, of any class of ``transformers``.
         texts: at least one.
         template: a prompt such as ``"a photo of a {}"``.
         job: stores finished batches and distributes batches over its processes. Every process returns the whole
@@ -57,15 +60,14 @@ def encode_texts(
         progress: show a bar on stderr.
 
     Raises:
-        InputError: no text, no tokenizer, a bad template, or an embedding that is not finite.
+        InputError: no text, a bad template, no tokenizer or one that does not fit the tower, or an embedding that is
+            not finite.
     """
     if not texts:
         raise InputError("there is no text to encode: give at least one concept")
     if tokenizer is None:
         raise InputError("the text model has no tokenizer: use a folder or Hub id with one")
-    longest = model.config.text_config.max_position_embeddings
-    tokens = tokenizer(fill_template(texts, template), truncation=True, max_length=longest)["input_ids"]
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    tokens = tokenize(tokenizer, fill_template(texts, template), model.text_model)
     order = sorted(range(len(tokens)), key=lambda i: (len(tokens[i]), i))
     tower, projection = model.text_model, model.text_projection.weight.detach()
     if projection.is_meta:
@@ -80,7 +82,9 @@ def encode_texts(
     def encode(name: str) -> Part:
         batch = batches[name]
         width = len(tokens[batch[-1]])
-        ids = torch.tensor([tokens[i] + [padding] * (width - len(tokens[i])) for i in batch], device=projection.device)
+        ids = torch.tensor(
+            [tokens[i] + tokens[i][:1] * (width - len(tokens[i])) for i in batch], device=projection.device
+        )
         with torch.inference_mode():
             embedding = tower(input_ids=ids).pooler_output @ projection.T
             found = normalize(embedding, dim=-1).float().cpu()
@@ -91,7 +95,7 @@ def encode_texts(
         return {"embeddings": found}
 
     job = job or ResumableJob()
-    facts = {} if job.folder is None else _facts(model, tokens, padding)
+    facts = {} if job.folder is None else _facts(model, tokens)
     result = torch.empty(len(texts), projection.shape[0])
     training = [module for module in tower.modules() if module.training]
     tower.eval()
@@ -111,11 +115,11 @@ def encode_texts(
     return result
 
 
-def _facts(model: Any, tokens: list[list[int]], padding: int) -> dict[str, Any]:
+def _facts(model: Any, tokens: list[list[int]]) -> dict[str, Any]:
     """Return everything that determines the content of the batches."""
     config = json.dumps(model.config.text_config.to_dict(), sort_keys=True, default=str)
     return {
-        "texts": hashlib.sha256(json.dumps([padding, tokens]).encode("ascii")).hexdigest(),
+        "texts": hashlib.sha256(json.dumps(tokens).encode("ascii")).hexdigest(),
         "text tower": text_tower_sha256(model),
         "text tower's settings": hashlib.sha256(config.encode()).hexdigest(),
         "batches": BATCH_TOKENS,

@@ -14,6 +14,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
+from sith_hf.core.escaping import sanitize
+from sith_hf.core.reading import read_json_object, reason
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
 from sith_hf.towers.clip import check_family
@@ -21,7 +23,8 @@ from sith_hf.towers.function import FLOATS, check_folder
 from sith_hf.towers.model_settings import vision_settings
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-CONFIGS = ("config.json", "tokenizer_config.json")
+CONFIG = "config.json"
+CONFIGS = (CONFIG, "tokenizer_config.json")
 _PATH_KEYS = ("_name_or_path", "name_or_path")
 # The parts of a CLIPVisionModel of transformers 5; other names stay.
 _BARE = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.")
@@ -49,7 +52,9 @@ class Shard:
             with TensorFile.read(path) as (found, _):
                 return cls(found)
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} is not a whole safetensors file ({error}): fetch the checkpoint again") from None
+            raise InputError(
+                f"{path} is not a whole safetensors file ({reason(error)}): fetch the checkpoint again"
+            ) from None
 
     @property
     def path(self) -> Path:
@@ -144,23 +149,29 @@ class Checkpoint:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder: name the folder of a checkpoint")
         check_folder(folder)
+        _check_chosen(folder)
         if (folder / SINGLE).is_file():
             return cls(folder, (Shard.read(folder / SINGLE),), None)
+        if not (folder / INDEX).is_file() and (advice := checkpoints_below(folder)):
+            raise InputError(f"{folder}: no checkpoint there (it has no {SINGLE}); {advice}")
         if not (folder / INDEX).is_file():
             raise UnsupportedModel(
-                f"{folder} holds neither {SINGLE} nor {INDEX}; sith-hf reads and writes safetensors only: "
-                "convert the checkpoint with save_pretrained"
+                f"{folder} has no weights in {SINGLE} or {INDEX}; sith-hf reads and writes safetensors only, and "
+                "unpickles nothing: convert the checkpoint with save_pretrained"
             )
+        index = read_json_object(folder / INDEX, "fetch the checkpoint again")
         try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
             names = sorted(set(index["weight_map"].values()))
             if not names:
                 raise ValueError
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{folder / INDEX} is not a sharded index: fetch the checkpoint again") from None
         for name in names:
-            if not isinstance(name, str) or Path(name).name != name:
-                raise InputError(f"{folder / INDEX} names a shard outside its folder, {name!r}: fetch it again")
+            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+                raise InputError(
+                    f"{folder / INDEX} names the shard {sanitize(repr(name))}, not a .safetensors file beside it: "
+                    "fetch the checkpoint again"
+                )
         checkpoint = cls(folder, tuple(Shard.read(folder / name) for name in names), index)
         for key, name in index["weight_map"].items():
             shard = checkpoint.where.get(canonical(key))
@@ -219,6 +230,25 @@ class Checkpoint:
             return None
         weight_map = {canonical(key): name for key, name in self.index["weight_map"].items()}
         return (json.dumps({**self.index, "weight_map": weight_map}, indent=2) + "\n").encode("utf-8")
+
+
+def checkpoints_below(folder: Path) -> str | None:
+    """Return advice for a folder above checkpoints: of sentence-transformers, Trainer or the Hub's cache; else None."""
+    try:
+        found = sorted({path.parent for pattern in ("*", "snapshots/*") for path in folder.glob(f"{pattern}/{CONFIG}")})
+    except OSError:
+        return None
+    return f"name a folder below it: {', '.join(map(str, found[:3]))}" if found else None
+
+
+def _check_chosen(folder: Path) -> None:
+    """Raise UnsupportedModel for the parts of a distributed checkpoint, which ``from_pretrained`` prefers."""
+    rank = next(folder.glob("shard-[0-9]*-model-*.safetensors"), None)
+    if rank is not None:
+        raise UnsupportedModel(
+            f"{folder} holds {rank.name}, a part of a distributed checkpoint, which transformers loads in place of "
+            f"{SINGLE}: load it there, and save it with save_pretrained"
+        )
 
 
 def published(path: Path) -> bytes | None:

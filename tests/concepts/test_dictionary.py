@@ -188,6 +188,15 @@ def test_every_line_can_be_kept(tmp_path, editor):
         ConceptDictionary.from_file(concepts_file(tmp_path, b"sea\nSea\n\n"), every_line=True)
 
 
+def test_a_git_lfs_pointer_is_no_list_of_concepts(tmp_path):
+    path = tmp_path / "concepts.txt"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n")
+    with pytest.raises(InputError, match=r"concepts\.txt: it is a git-lfs pointer.*git lfs pull"):
+        ConceptDictionary.from_file(path)
+    path.write_text("version\nhttps\ngit-lfs\n")  # the control
+    assert len(ConceptDictionary.from_file(path)) == 3
+
+
 def test_bytes_that_are_not_utf8_are_reported_by_line(tmp_path):
     bom = b"\xef\xbb\xbf"
     for start, bad, line in ((b"", b"caf\xe9", 1), (b"", b"\xed\xa0\x80", 5), (bom, b"caf\xe9", 1), (bom, b"\xff", 5)):

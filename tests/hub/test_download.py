@@ -226,13 +226,23 @@ def gitattributes(hub):
 
 
 @pytest.mark.parametrize(
-    ("step", "fault"), [("head", "500"), ("tree", "drop"), ("download", "corrupt"), ("head", "403")]
+    ("step", "fault", "reason"),
+    [
+        ("head", "500", "internal error (500)"),
+        ("tree", "drop", "no connection to the Hub"),
+        ("download", "corrupt", "arrived damaged"),
+        ("head", "403", "may not read"),
+    ],
 )
-def test_an_editor_says_so_too(hub, read, tmp_path, step, fault):
+@pytest.mark.parametrize("kind", ["editor", "checkpoint"])
+def test_an_editor_says_so_too(hub, read, tmp_path, kind, step, fault, reason):
     hub.fail(step, times=None, **FAULTS[fault])
-    assert "no CLIP checkpoint there" in refused(lambda: read("editor"))
+    message = refused(lambda: read(kind))
+    assert "no file or folder here has this name, and " in message
+    assert reason in message
+    assert "no CLIP checkpoint" not in message  # nobody knows
     hub.heal()
-    assert read("editor")
+    assert read(kind)
 
 
 def test_a_damaged_download_is_noticed_and_fetched_again(hub, read, tmp_path):

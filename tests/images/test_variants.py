@@ -161,7 +161,7 @@ class TestEmbedding:
         dataset([3, 200], label=["a", "b"]).save_to_disk(tmp_path / "d")
         task = Collateral(data=DatasetSettings(dataset=str(tmp_path / "d")))
         other = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
-        with pytest.raises(InputError, match="belongs to another model"):
+        with pytest.raises(InputError, match="belong to another model"):
             evaluate(model_variants(editor, {"base": None}, processor=other), [task], text=None)
         pair = (ModelVariant("base", editor.model, image_processor()), ModelVariant("edited", editor.model, other))
         with pytest.raises(InputError, match="different image processors"):
@@ -188,8 +188,8 @@ class TestComparison:
             ("stranger", "different text towers"),
             ("wider", "differ in architecture or size"),
             ("otherwise", "different image processors"),
-            ("bare", r"no preprocessor_config\.json"),
-            ("missing", "no CLIP checkpoint"),
+            ("bare", r"no processor_config\.json or preprocessor_config\.json"),
+            ("missing", "no file or folder has this name"),
         ],
     )
     def test_what_cannot_be_compared_is_refused(self, work, other, complaint):

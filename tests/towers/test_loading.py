@@ -21,8 +21,11 @@ from transformers import (
     ViTModel,
 )
 
+from sith_hf.checkpoint import locate
 from sith_hf.editor import SithEditor
+from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, SithError, UnsupportedModel
+from sith_hf.towers import Checkpoint
 from sith_hf.towers.loading import LoadedModel, load_model
 from sith_hf.world import embedded_checkpoint
 from tests.support import tiny
@@ -225,18 +228,54 @@ def test_a_companion_has_a_text_tower(tmp_path, clean):
 # --- folders that are no checkpoints
 
 
-def test_missing_folder(tmp_path):
-    assert "no CLIP checkpoint there" in refused(lambda: load_model(str(tmp_path / "none")))
+PATHS = [
+    "./b32nope",
+    "../b32nope",
+    "b32nope/",
+    "a/b/c",
+    "~/b32",
+    "/nowhere/b32",
+    ".hidden",
+    "",
+    "https://x.y/z",
+    "a\0b",
+]
 
 
-@pytest.mark.parametrize("name", ["no-such-folder", "nobody/nothing", "", "https://x.y/z"])
-def test_names_that_are_nothing(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("read", [load_model, locate, EditSpec.from_pretrained], ids=["load", "locate", "artifact"])
+def test_a_path_where_nothing_is_never_reaches_the_hub(read, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused(lambda: load_model(name))
+    message = refused(lambda: read(name))
+    assert "no file or folder has this name: check the path" in message
+    assert "Hub" not in message
+
+
+@pytest.mark.parametrize("name", ["b32nope", "nobody/nothing"])
+@pytest.mark.parametrize("read", [load_model, locate, EditSpec.from_pretrained], ids=["load", "locate", "artifact"])
+def test_a_name_that_may_be_a_repository_says_why_the_hub_was_not_asked(read, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refused(lambda: read(name))
+    assert f"{name}: no file or folder here has this name, and " in message
+    assert "offline mode is on" in message
+    assert "no CLIP checkpoint" not in message
+    (tmp_path / name).mkdir(parents=True)  # the control
+    assert "offline" not in refused(lambda: read(name) if read is not locate else load_model(name))
 
 
 def test_empty_folder(tmp_path):
-    assert "no CLIP checkpoint there" in refused(lambda: load_model(str(tmp_path)))
+    assert "no CLIP checkpoint there (it has no config.json)" in refused(lambda: load_model(str(tmp_path)))
+
+
+@pytest.mark.parametrize("place", ["0_CLIPModel", "checkpoint-10", "snapshots/0123"])
+def test_the_folder_above_a_checkpoint_names_it(place, clean, tmp_path):
+    """Folders of sentence-transformers, of Trainer, and of the Hub's cache."""
+    shutil.copytree(clean, tmp_path / "above" / place)
+    (tmp_path / "above" / "modules.json").write_text("[]")
+    for read in (load_model, Checkpoint.read):
+        message = refused(lambda read=read: read(tmp_path / "above"))
+        assert f"name a folder below it: {tmp_path / 'above' / place}" in message
+    assert load_model(str(tmp_path / "above" / place)).tokenizer is not None
 
 
 def test_a_file_is_no_folder(clean):

@@ -1,0 +1,177 @@
+"""Check ``config.json`` against the headers of the weights, before a model of its sizes takes memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from sith_hf.core.escaping import sanitize
+from sith_hf.core.reading import read_json_object
+from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.towers.weights import CONFIG, Checkpoint, canonical, checkpoints_below
+
+# What transformers raises for values that it cannot use. AttributeError, TypeError: of a wrong type, or the name of no
+# dtype; ArithmeticError: no heads; RuntimeError: impossible sizes.
+UNUSABLE = (
+    OSError, ValueError, KeyError, IndexError, AttributeError, TypeError, ArithmeticError, RuntimeError, ImportError,
+    StrictDataclassError,
+)  # fmt: skip
+
+_ADVICE = "download the checkpoint again, or save it with save_pretrained"
+_DTYPES = ("float32", "float16", "bfloat16", "float64")
+_TOO_LARGE = 2**31
+# A model of so many layers is quickly built without memory, to list the tensors that the weights lack.
+_MANY_LAYERS = 1000
+_READ = ("F32", "F16", "BF16", "F64")
+_SIZES = {
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "image_size",
+    "patch_size", "vocab_size", "max_position_embeddings",
+}  # fmt: skip
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the JSON of ``config.json``.
+
+    Raises:
+        InputError: it is missing or no JSON object. The message names the checkpoints below the folder, if any.
+    """
+    if not (folder / CONFIG).is_file():
+        advice = checkpoints_below(folder) or "check the path"
+        raise InputError(f"{folder}: no CLIP checkpoint there (it has no {CONFIG}); {advice}")
+    read_json_object(folder / CONFIG, _ADVICE)
+    from transformers import PretrainedConfig
+
+    try:
+        config, _ = PretrainedConfig.get_config_dict(folder, local_files_only=True)
+    except UNUSABLE as error:
+        raise InputError(f"{folder / CONFIG} cannot be read ({one_line(error)}): {_ADVICE}") from None
+    return dict(config)
+
+
+def check_config(raw: Mapping[str, Any], architecture: str, checkpoint: Checkpoint) -> Any:
+    """Return the configuration as ``transformers`` reads it, which fits the weights; nothing is allocated.
+
+    Args:
+        raw: the JSON.
+        architecture: the class of the model.
+        checkpoint: the weights.
+
+    Raises:
+        UnsupportedModel: quantised weights.
+        InputError: an unusable value, other sizes than the weights', or missing tensors.
+    """
+    import transformers
+
+    parts = list(_parts(raw))
+    for where, part in parts:
+        if part.get("quantization_config") is not None:
+            raise UnsupportedModel(
+                f"{where}has a quantization_config: sith-hf reads weights of 16, 32 or 64 bits; name the checkpoint "
+                "that was quantised"
+            )
+        for key in ("dtype", "torch_dtype"):
+            if part.get(key) is not None and part[key] not in _DTYPES:
+                raise InputError(f"{where}has {key} {_shown(part[key])}: expected one of {', '.join(_DTYPES)}")
+    kind = getattr(transformers, architecture)
+    try:
+        config = kind.config_class.from_dict(dict(raw))
+        _check_values(config)
+        # The name of a kernel; it says how attention is computed, not what, and would be downloaded and run.
+        config._attn_implementation = attention(config)
+        _check_depth(config, checkpoint)
+        with torch.device("meta"):
+            expected = kind(config).state_dict()
+    except InputError:
+        raise
+    except UNUSABLE as error:
+        raise InputError(f"{CONFIG} cannot be used ({one_line(error)}): {_ADVICE}") from None
+    _check_tensors({canonical(key): tensor for key, tensor in expected.items()}, architecture, checkpoint)
+    return config
+
+
+def attention(config: Any) -> str | None:
+    """Return the implementation of attention to load a model with: ``eager`` if it asks for it, else None, the default.
+
+    All implementations compute the same function; the name of any other may be a kernel on the Hub, which is code.
+    """
+    return "eager" if any(part._attn_implementation == "eager" for _, part in _sub_configs(config)) else None
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error of a library, on one line, cut and without control characters."""
+    return sanitize(" ".join(str(error).split()), 300) or type(error).__name__
+
+
+def _parts(raw: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield f"{CONFIG} ", raw
+    for key in ("text_config", "vision_config", "text_config_dict", "vision_config_dict"):
+        value = raw.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise InputError(f"{CONFIG}: {key} holds no JSON object ({type(value).__name__}): {_ADVICE}")
+        if value:
+            yield f"{key} of {CONFIG} ", value
+
+
+def _sub_configs(config: Any) -> Iterator[tuple[str, Any]]:
+    yield "", config
+    for key in config.sub_configs:
+        if getattr(config, key, None) is not None:
+            yield f"{key}.", getattr(config, key)
+
+
+def _check_values(config: Any) -> None:
+    for where, part in _sub_configs(config):
+        # A configuration may hold other keys, which its class does not use; of three projection_dim, one is used.
+        for key in (_SIZES | (set() if where else {"projection_dim"})) & type(part).__dataclass_fields__.keys():
+            value = getattr(part, key)
+            if type(value) is not int or not 1 <= value < _TOO_LARGE:
+                raise InputError(
+                    f"{CONFIG} has {where}{key} {_shown(value)}: expected a whole number from 1 to {_TOO_LARGE - 1:,}"
+                )
+        eps = getattr(part, "layer_norm_eps", 0.0)
+        if type(eps) not in (int, float) or not 0 <= eps < math.inf:
+            raise InputError(f"{CONFIG} has {where}layer_norm_eps {_shown(eps)}: expected a number from 0 on")
+
+
+def _check_depth(config: Any, checkpoint: Checkpoint) -> None:
+    """Compare the number of layers: building a billion layers would never end, even without memory."""
+    for where, part in _sub_configs(config):
+        wanted = getattr(part, "num_hidden_layers", 0)
+        tower = "text_model" if where.startswith("text") else "vision_model"
+        prefix = f"{tower}.encoder.layers."
+        numbers = {key.removeprefix(prefix).partition(".")[0] for key in checkpoint.where if key.startswith(prefix)}
+        if wanted > len(numbers) and (numbers or wanted > _MANY_LAYERS):
+            raise InputError(
+                f"{CONFIG} has {where}num_hidden_layers {wanted}, but the weights have {len(numbers)} layers; "
+                "tensors of the others are missing: download the checkpoint again"
+            )
+
+
+def _check_tensors(expected: Mapping[str, Any], architecture: str, checkpoint: Checkpoint) -> None:
+    missing = sorted(set(expected) - set(checkpoint.where))
+    if missing:
+        raise InputError(
+            f"{len(missing)} tensors of a {architecture} are missing, such as {missing[0]}; "
+            "transformers would fill them with random numbers. Download the checkpoint again"
+        )
+    for key, tensor in expected.items():
+        entry = checkpoint.where[key].entries[key]
+        if entry.shape != tuple(tensor.shape):
+            raise InputError(
+                f"{key} has shape {list(entry.shape)}, but by {CONFIG} it has {list(tensor.shape)}: one of the two "
+                "belongs to another model; download the checkpoint again"
+            )
+        if entry.dtype not in _READ:
+            raise UnsupportedModel(
+                f"{key} is {entry.dtype}: sith-hf reads weights of 16, 32 or 64 bits ({', '.join(_READ)}); name the "
+                "checkpoint that was quantised, or convert this one"
+            )
+
+
+def _shown(value: object) -> str:
+    return sanitize(repr(value), 60)
