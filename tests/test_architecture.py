@@ -20,6 +20,7 @@ ORDER = [
     "core",
     "files",
     "hub",
+    "data",
     "world",
     "pursuit",
     "towers",

@@ -14,8 +14,9 @@ from sith_hf.cards.card import (
     picture,
     spec_card,
 )
-from sith_hf.cards.facts import CUT, FOLD, edit_setting_rows, hub_base, shown_name, summary, vector_rows
-from sith_hf.cards.markdown import TOKEN, impersonal, render
+from sith_hf.cards.facts import CUT, FOLD, edit_setting_rows, hub_base, summary, vector_rows
+from sith_hf.cards.markdown import render
+from sith_hf.core.escaping import TOKEN, impersonal, shown_name
 
 __all__ = [
     "CUT",

@@ -12,8 +12,7 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from sith_hf.cards.markdown import impersonal
-from sith_hf.core.escaping import sanitize
+from sith_hf.core.escaping import impersonal, sanitize, shown_name
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.settings import Settings
 from sith_hf.edits import EditSpec
@@ -35,12 +34,6 @@ def hub_base(base: BaseRef) -> str | None:
 def is_repo_name(repo_id: str) -> bool:
     """Return whether ``repo_id`` can be the id of a repository on the Hub."""
     return is_repo_id(repo_id) and repo_id.isascii()
-
-
-def shown_name(name: str) -> str:
-    """Return the last part of a local path, so that a card reveals no folders."""
-    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
-    return "a model in memory" if last in ("", "in memory") else last
 
 
 def encoder_name(name: str) -> str:

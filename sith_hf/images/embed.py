@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.errors import InputError
 from sith_hf.images.datasets import ImageDataset
-from sith_hf.images.decode import BrokenImage, decode_image
+from sith_hf.images.decode import decode_image
 from sith_hf.images.model_variant import ModelVariant, embed_all
+from sith_hf.images.pixels import BrokenImage
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

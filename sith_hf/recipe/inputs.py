@@ -71,6 +71,7 @@ def dictionary_of(dictionary: Dictionary, folder: Path) -> ConceptDictionary:
         found = ConceptDictionary.from_dataset(
             local(dictionary.dataset, folder),
             str(dictionary.column),
+            config=dictionary.config,
             split=dictionary.split,
             revision=dictionary.revision,
             template=template,

@@ -10,6 +10,7 @@ from typing import Any
 
 from sith_hf.checkpoint import SITH, locate
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.strict_yaml import write_yaml
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, MissingExtra
@@ -22,7 +23,6 @@ from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.resolve import resolve, shareable
 from sith_hf.recipe.source import load_data
-from sith_hf.recipe.strict_yaml import write_yaml
 
 RECIPE = "recipe.yaml"
 
