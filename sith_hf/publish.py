@@ -28,6 +28,7 @@ from sith_hf.cards import (
 from sith_hf.checkpoint import BASE_CARD, SITH, other_files
 from sith_hf.concepts import DICTIONARY_LAYOUT, ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
+from sith_hf.core.reading import read_bytes, read_text
 from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import ArtifactError, InputError, OutputError
@@ -90,11 +91,11 @@ def push_edited(
     recipe = folder / SITH / "recipe.yaml"
     try:
         files = _edited_files(checkpoint)
-        recipe_text = recipe.read_text(encoding="utf-8") if recipe.is_file() else None
+        recipe_text = read_text(recipe) if recipe.is_file() else None
         if evaluation is not None:
             files[EVALUATION] = (json.dumps(evaluation, indent=2, sort_keys=True) + "\n").encode("utf-8")
         elif (folder / EVALUATION).is_file():
-            evaluation = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
+            evaluation = json.loads(read_text(folder / EVALUATION))
     except (InputError, OutputError):
         raise
     except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -185,7 +186,7 @@ def _base_id(base: BaseRef, folder: Path) -> str | None:
     if (folder / SITH / "base" / EDIT_SPEC_LAYOUT.filename).is_file():
         return None
     try:
-        name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
+        name = json.loads(read_text(folder / "config.json")).get("_name_or_path")
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
     looks_right = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and is_repo_id(name)
@@ -197,6 +198,7 @@ def _base_metadata(folder: Path) -> dict[str, Any] | None:
     for place in (folder / BASE_CARD, folder / CARD):
         if place.is_file():
             with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
+                read_bytes(place)  # raises for a file that is too large for a card
                 return metadata_load(place)
     return None
 

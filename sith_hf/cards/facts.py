@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from sith_hf.core.escaping import impersonal, sanitize, shown_name
 from sith_hf.core.fingerprint import BaseRef
+from sith_hf.core.reading import read_text
 from sith_hf.core.settings import Settings
+from sith_hf.core.strict_yaml import read_yaml
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import is_repo_id
@@ -54,7 +55,7 @@ def config_of(folder: Path) -> tuple[str, int]:
         InputError: ``config.json`` is missing or damaged.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(read_text(folder / "config.json"))
         architecture = check_family(config.get("model_type"), config.get("architectures"))
         vision = config.get("vision_config", {}) if architecture == "CLIPModel" else config
         layers = vision.get("num_hidden_layers", 12)  # CLIPVisionConfig's own default
@@ -198,8 +199,8 @@ def measured_rows(evaluation: Mapping[str, Any] | None) -> dict[str, list[dict[s
 def card_texts(recipe: str | None) -> dict[str, str]:
     """Return ``intended_use`` and ``limitations`` of a recipe's YAML, if present: texts from outside."""
     try:
-        data = yaml.safe_load(recipe or "")
-    except (yaml.YAMLError, RecursionError, ValueError):
+        data = read_yaml(recipe or "", "the recipe")
+    except InputError:
         return {}
     section = data.get("card") if isinstance(data, dict) else None
     found = section if isinstance(section, dict) else {}

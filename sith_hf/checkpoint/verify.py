@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sith_hf.checkpoint.write import EditedTensors, check_base, locate, other_files, other_weights
+from sith_hf.core.reading import card_text, read_bytes
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import CARD, is_generated
@@ -116,7 +117,7 @@ def _compare_files(ours: Checkpoint, theirs: Checkpoint) -> tuple[int, list[str]
     here, there = other_files(ours), other_files(theirs)
     # Publishing adds a file of the Hub and replaces the card.
     card = there.get(CARD)
-    generated = card is not None and is_generated(card.read_text(encoding="utf-8", errors="replace"))
+    generated = card is not None and is_generated(card_text(card))
     for name in (".gitattributes", CARD) if generated else (".gitattributes",):
         here.pop(name, None)
         there.pop(name, None)
@@ -133,4 +134,4 @@ def _compare_files(ours: Checkpoint, theirs: Checkpoint) -> tuple[int, list[str]
 
 def _same(name: str, ours: Path, theirs: Path) -> bool:
     same = filecmp.cmp(ours, theirs, shallow=False)
-    return same or (name in CONFIGS and published(ours) == theirs.read_bytes())
+    return same or (name in CONFIGS and published(ours) == read_bytes(theirs))

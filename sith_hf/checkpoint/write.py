@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from sith_hf.cards import edited_card
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
+from sith_hf.core.reading import card_text, read_bytes
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import BaseMismatch, HubError, InputError
 from sith_hf.files import new_folder
@@ -152,7 +153,7 @@ def revert(
             earlier.save_pretrained(folder / SITH)
         # A published edit has its own card, and that of its base beside it.
         card, base_card = folder / CARD, checkpoint.folder / BASE_CARD
-        if card.is_file() and is_generated(card.read_text(encoding="utf-8", errors="replace")):
+        if card.is_file() and is_generated(card_text(card)):
             card.unlink()
         if base_card.is_file() and not card.exists():
             shutil.copyfile(base_card, card)
@@ -277,7 +278,7 @@ def _copy(checkpoint: Checkpoint, folder: Path, changed: EditedTensors, progress
             bar.update()
     if checkpoint.index is not None:
         renamed = checkpoint.canonical_index()
-        (folder / INDEX).write_bytes((checkpoint.folder / INDEX).read_bytes() if renamed is None else renamed)
+        (folder / INDEX).write_bytes(read_bytes(checkpoint.folder / INDEX) if renamed is None else renamed)
 
 
 def _copy_tree(source: Path, target: Path) -> None:

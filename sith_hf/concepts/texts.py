@@ -13,7 +13,7 @@ from sith_hf.data import columns_of, dataset_errors, no_column, open_rows
 from sith_hf.errors import InputError
 
 MAX_CHARACTERS = 1000
-MAX_BYTES = 2**30
+MAX_BYTES = 2**29
 
 
 def distinct(given: Iterable[object]) -> tuple[tuple[str, ...], tuple[int, ...], int]:
@@ -45,7 +45,7 @@ def distinct(given: Iterable[object]) -> tuple[tuple[str, ...], tuple[int, ...],
 
 
 def lines_of(path: str | Path) -> list[str]:
-    """Return the lines of a UTF-8 text file. Raises InputError for a file that cannot be read or has over 1 GB."""
+    """Return the lines of a UTF-8 text file. Raises InputError if it cannot be read or has over 512 MB."""
     try:
         raw = read_bytes(path, MAX_BYTES)
     except (OSError, ValueError) as error:

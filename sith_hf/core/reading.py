@@ -50,18 +50,28 @@ def read_bytes(path: str | Path, limit: int = MAX_TEXT) -> bytes:
         ValueError: a path that no file can have.
     """
     with open_regular(path) as file:
-        size, data = os.fstat(file.fileno()).st_size, bytearray()
+        size = os.fstat(file.fileno()).st_size
+        parts, count = [], 0
         # A file under /proc has the size 0, and another may grow.
-        while size <= limit >= len(data) and (more := file.read(min(max(size, 1 << 16), limit) + 1)):
-            data += more
-    if max(size, len(data)) > limit:
+        while size <= limit >= count and (part := file.read(min(max(size, 1 << 16), limit) + 1)):
+            parts.append(part)
+            count += len(part)
+    if max(size, count) > limit:
         raise OSError(errno.EFBIG, f"more than {limit:,} bytes", str(path))
-    return bytes(data)
+    return b"".join(parts)
 
 
 def read_text(path: str | Path, limit: int = MAX_TEXT) -> str:
     """Return the text of a UTF-8 file. Raises as for :func:`read_bytes`, and ValueError for other bytes."""
     return read_bytes(path, limit).decode("utf-8")
+
+
+def card_text(path: str | Path) -> str:
+    """Return the text of a card, other bytes than UTF-8 replaced; empty if it cannot be read or is no card's size."""
+    try:
+        return read_bytes(path).decode("utf-8", "replace")
+    except (OSError, ValueError):
+        return ""
 
 
 def read_input(path: Path, what: str, advice: str, limit: int) -> bytes:
@@ -79,7 +89,9 @@ def read_input(path: Path, what: str, advice: str, limit: int) -> bytes:
     name = sanitize(str(path))
     try:
         return read_bytes(path, limit)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except IsADirectoryError:
+        raise InputError(f"{name} is a folder; {advice}") from None
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{name}: no such file; {advice}") from None
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) == errno.EFBIG:

@@ -62,7 +62,7 @@ def load_local(path: Path, config: str | None, split: str | None, streaming: boo
     if not os.path.isdir(path):
         raise InputError(f"{title} is neither a file nor a folder; name a folder of images or of Parquet files")
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        return _saved(path, streaming)
+        return _saved(path, title, streaming)
     listed: dict[str, Any] = {}
     if _PATTERN.search(real):
         _refuse_configurations(Path(real), title)
@@ -79,10 +79,13 @@ def _reader(path: Path, title: str) -> tuple[str, dict[str, str]]:
     return _READERS[kind]
 
 
-def _saved(path: Path, streaming: bool) -> Any:
+def _saved(path: Path, title: str, streaming: bool) -> Any:
     import datasets
 
-    saved = datasets.load_from_disk(str(path))
+    try:
+        saved = datasets.load_from_disk(str(path))
+    except IndexError:  # it joins the tables of its files, and there are none
+        raise InputError(f"{title} has no rows") from None
     if not streaming:
         return saved
     if isinstance(saved, Mapping):

@@ -34,6 +34,8 @@ def find_artifact(
                 if (path / place).is_file():
                     return path / place
             raise ArtifactError(f"{path} holds no {layout.filename}: name the folder that sith-hf wrote it into")
+        if path.exists():
+            raise ArtifactError(f"{path} is neither a file nor a folder: name the folder that sith-hf wrote")
     except OSError as error:
         raise ArtifactError(f"{path} could not be read ({error.strerror})") from None
     if not is_repo_id(str(name_or_path)):

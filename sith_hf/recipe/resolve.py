@@ -15,7 +15,7 @@ from sith_hf.editor import SithEditor
 from sith_hf.gains import SCORES_LAYOUT
 from sith_hf.judges import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
 from sith_hf.recipe.choose import ChosenEdit
-from sith_hf.recipe.inputs import base_sha256, file_sha256, full_path, with_data, with_full_path
+from sith_hf.recipe.inputs import base_sha256, dataset_path, file_sha256, full_path, with_data, with_full_path
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.towers import image_mean_file
 
@@ -53,7 +53,7 @@ def resolve(
     if dictionary.file is not None:
         texts["file"] = _copied(folder / dictionary.file, work / INPUTS / "concepts.txt")
     if dictionary.dataset is not None:
-        texts["dataset"] = full_path(dictionary.dataset, folder)
+        texts["dataset"] = dataset_path(dictionary.dataset, folder)
     mean = recipe.decompose.image_mean
     if mean is not None:
         mean = _copied(image_mean_file(folder / mean), work / INPUTS / "image_mean.safetensors")

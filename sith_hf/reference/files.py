@@ -26,6 +26,7 @@ from torch import Tensor
 
 from sith_hf.concepts import ConceptDictionary, tidy
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.reading import read_bytes
 from sith_hf.errors import InputError
 
 EXAMPLE = "layer-20_right_foldln_conceptnet_comp-0.3_sparsity-5.pt"
@@ -186,7 +187,7 @@ def _load(path: Path) -> tuple[Any, set[int], str]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MB, the limit for a reference file")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(read_bytes(path, MAX_BYTES)).hexdigest()
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except zipfile.BadZipFile:
@@ -242,5 +243,5 @@ def numbered_concepts(path: str | Path, template: str | None = None) -> tuple[Co
     """
     dictionary = ConceptDictionary.from_file(path, template=template)
     place = {text.casefold(): number for number, text in enumerate(dictionary.texts)}
-    lines = Path(path).read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
+    lines = read_bytes(path, 2**30).decode("utf-8-sig").removesuffix("\n").split("\n")
     return dictionary, tuple(place.get(tidy(line).casefold(), -1) for line in lines)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sith_hf.core.fingerprint import BaseRef
+from sith_hf.core.reading import open_regular
 from sith_hf.errors import InputError
 from sith_hf.files import Layout, library_versions, read_artifact, require, write_artifact
 from sith_hf.hub import find_artifact
@@ -97,6 +98,7 @@ def read_image_mean(path: str | Path, tower: VisionTower | None = None) -> Tenso
     """
     try:
         file = image_mean_file(path)
+        open_regular(file).close()  # safe_open waits for the other end of a pipe
         with safe_open(file, framework="pt") as opened:
             # An artifact has several of these keys: one that is damaged must not look like a file of another program.
             if not {"version", "sith"} & set(opened.metadata() or {}):

@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
+from sith_hf.core.reading import read_bytes
 from sith_hf.errors import HubError, InputError, UnsupportedModel
 from sith_hf.hub import fetch_file, fetch_snapshot, is_repo_id
 from sith_hf.towers.clip import check_family
@@ -63,6 +64,8 @@ def load_model(
         # Read the configuration first, so that other models are not downloaded.
         folder = _fetched(name, lambda: fetch_file(name, ["config.json"], revision=revision, token=token)).parent
     try:
+        if (folder / "config.json").is_file():
+            read_bytes(folder / "config.json")  # raises for a file that is too large for a configuration
         config, _ = PretrainedConfig.get_config_dict(folder)
         if not config:
             raise FileNotFoundError("no config.json")

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sith_hf.core.reading import read_text
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
 
@@ -146,7 +147,7 @@ class Checkpoint:
                 "convert the checkpoint with save_pretrained"
             )
         try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            index = json.loads(read_text(folder / INDEX))
             names = sorted(set(index["weight_map"].values()))
             if not names:
                 raise ValueError
@@ -184,7 +185,7 @@ class Checkpoint:
 def published(path: Path) -> bytes | None:
     """Return a configuration file without the local paths that transformers before 5 saved; None if it has none."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
         local = [key for key in _PATH_KEYS if str(data.get(key, "")).startswith(("/", "~", ".", "\\"))]
     except (OSError, ValueError, AttributeError, RecursionError):
         return None

@@ -176,8 +176,10 @@ class TestLabels:
             (["boat", "plane"], None, CLASSES, "row 1 has the label plane"),
             ([0, 3], None, CLASSES, "row 1 has the label 3"),
             ([0, -1], None, CLASSES, "row 1 has the label -1"),
-            (["boat", None], None, CLASSES, "row 1 has the label None"),
-            ([0, None], ["boat", "car"], None, "row 1 has the label None"),
+            ([0.0, 0.5], None, CLASSES, "row 1 has the label 0.5"),
+            ([0.0, float("inf")], None, CLASSES, "row 1 has the label inf"),
+            (["0", "1"], None, CLASSES, "row 0 has the label 0"),
+            ([None, None], None, CLASSES, "no row has a label"),
             ([0, 1], ["boat", "plane"], ("boat", "car"), "row 1 has the label plane"),
             ([0, 1], ["b", "c"], ("boat", "car"), "label: name, such as b: boat"),
             (["boat", "car"], None, None, "names no classes"),
@@ -189,6 +191,24 @@ class TestLabels:
         place = self.labelled(tmp_path, values, names)
         with pytest.raises(InputError, match=complaint):
             zero_shot(place, text, task={"classes": classes}, columns={"label": "label"})
+
+    @pytest.mark.parametrize(
+        ("values", "names", "classes"),
+        [
+            ([0.0, 1.0, 1.0, None], None, ("boat", "car")),
+            ([0.0, 1.0, float("nan"), 1.0], None, ("boat", "car")),
+            (["boat", "car", "boat", None], None, ("boat", "car")),
+            ([0, 1, 0, -1], ["boat", "car"], None),
+            ([-1, 1, 0, 1], ["boat", "car"], None),
+            ([0, None, 0, 1], ["boat", "car"], None),
+        ],
+    )
+    def test_rows_without_a_label_are_counted_and_left_out(self, text, tmp_path, values, names, classes):
+        place = self.labelled(tmp_path, values, names)
+        found = zero_shot(place, text, task={"classes": classes}, columns={"label": "label"}).tasks[0]
+        assert (found.images, found.skipped) == (3, {"no label": 1})
+        right = [v in (i % 2, ("boat", "car")[i % 2]) for i, v in enumerate(values) if v in (0, 1, "boat", "car")]
+        assert found.metric("accuracy").values["edited"] == pytest.approx(sum(right) / 3, rel=1e-5)
 
     def test_a_row_without_group(self, text, tmp_path):
         dataset([0, 10], label=["boat", "car"], group=["a", None]).save_to_disk(tmp_path / "d")
