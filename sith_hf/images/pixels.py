@@ -92,7 +92,7 @@ def _as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
         raise BrokenImage("negative pixels: a picture that was normalised, not the picture itself")
     if array.dtype.kind == "f":
         if high > 255:
-            raise BrokenImage("pixels above 255 that are no integers of 16 bits")
+            raise BrokenImage("floating-point pixels above 255")
         return np.rint(array.astype(np.float64) * (255 if high <= 1 else 1)).astype(np.uint8)
     if high <= 255 and array.dtype != np.uint16:
         return array.astype(np.uint8)

@@ -290,9 +290,43 @@ class TestRetrieval:
         with pytest.raises(InputError, match="recall at 12 needs more than 12"):
             recalls(place, text, lambda red: 0, ks=(1, 12))
 
-    def test_captions_that_are_no_texts(self, text, tmp_path):
-        dataset([0, 1], caption=[["a", "b"], ["c"]]).save_to_disk(tmp_path / "d")
-        with pytest.raises(InputError, match="a list in the column caption"):
+    def test_several_captions_of_an_image(self, text, tmp_path):
+        """Eight images of two captions each; those of image 1 are also seen in image 0."""
+        captions = [[f"a thing of kind {2 * i}", " ", f"a thing of kind {2 * i + 1}"] for i in range(8)]
+        rows = dataset([2, *(2 * i for i in range(1, 8)), 20], caption=[*captions, [None, ""]])
+        rows.save_to_disk(tmp_path / "d")
+        texts = [f"a thing of kind {i}" for i in range(24)]
+        table = torch.from_numpy(caption_embeddings(text, texts)).float()
+        made = [type(c)(c.name, c.model, c.processor, None, table, c.choose) for c in seers(text, base=lambda red: red)]
+        task = Retrieval(data=DatasetSettings(dataset=str(tmp_path / "d")), ks=(1,))
+        found = evaluate(made, [task], text=text, resamples=100).tasks[0]
+        assert (found.images, found.skipped) == (8, {"no caption": 1})
+        to_texts, to_images = (found.metric("recall at 1", part) for part in ("image to texts", "text to images"))
+        assert (to_texts.samples, to_images.samples) == (8, 16)
+        # Image 0 finds the texts of image 1; the other images find their own first text.
+        assert to_texts.values["base"] == 7 / 8
+        similar = table[:16] @ table[[2, *range(2, 16, 2)]].T
+        owner = torch.arange(16) // 2
+        best = similar[torch.arange(16), owner][:, None]
+        wrong = (similar >= best - 1e-6).sum(dim=1) - 1
+        assert to_images.values["base"] == pytest.approx(float((wrong == 0).double().mean()), abs=1e-6)
+
+    def test_equal_captions_of_several_images_are_all_right(self, text, tmp_path):
+        captions = [["a thing of kind 0", "a thing of kind 1"], ["a thing of kind 0"], ["a thing of kind 2"]]
+        dataset([1, 0, 2], caption=captions).save_to_disk(tmp_path / "d")
+        table = torch.from_numpy(caption_embeddings(text, [f"a thing of kind {i}" for i in range(3)])).float()
+        made = [type(c)(c.name, c.model, c.processor, None, table, c.choose) for c in seers(text, base=lambda red: red)]
+        task = Retrieval(data=DatasetSettings(dataset=str(tmp_path / "d")), ks=(1,))
+        found = evaluate(made, [task], text=text, resamples=100).tasks[0]
+        assert {m.part: m.values["base"] for m in found.metrics} == {"image to texts": 1.0, "text to images": 1.0}
+        assert any("1 of 4 captions repeat" in note for note in found.notes)
+
+    @pytest.mark.parametrize("captions", [[[["a"], ["b"]], [["c"]]], [[1, 2], [3]], [1, 2]])
+    def test_captions_that_are_no_texts(self, text, tmp_path, captions):
+        dataset([0, 1], caption=captions).save_to_disk(tmp_path / "d")
+        with pytest.raises(
+            InputError, match=r"row 0 has a (list|int) in the column caption; expected a text, or a list"
+        ):
             evaluate(
                 seers(text, base=by_place),
                 [Retrieval(data=DatasetSettings(dataset=str(tmp_path / "d")), ks=(1,))],

@@ -26,7 +26,7 @@ SAME = {
     "bytes as int64": COLOURS.astype(np.int64),
     "bytes as int32": COLOURS.astype(np.int32),
     "bytes as float32": COLOURS.astype(np.float32),
-    "bytes as float64": COLOURS.astype(np.float64) + 0.2,
+    "bytes as float64": np.clip(COLOURS + 0.2, 0, 255),
     "fractions, float32": COLOURS.astype(np.float32) / 255,
     "fractions, float64": COLOURS / 255,
     "fractions, float16": (COLOURS / 255).astype(np.float16),
@@ -161,8 +161,8 @@ def test_files_of_more_bits_that_have_no_one_meaning(array, reason):
 
 
 def test_colours_that_pillow_does_not_convert():
-    with pytest.raises(BrokenImage, match="does not convert .*LAB"):
-        decode_image(saved(Image.new("LAB", (9, 9)), "TIFF"))
+    with pytest.raises(BrokenImage, match=r"does not convert \(La\)"):
+        decode_image(Image.new("La", (9, 9)))
 
 
 def test_the_first_frame_of_several():
