@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -63,11 +63,34 @@ def load_local(path: Path, config: str | None, split: str | None, streaming: boo
         raise InputError(f"{title} is neither a file nor a folder; name a folder of images or of Parquet files")
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _saved(path, title, streaming)
-    listed: dict[str, Any] = {}
-    if _PATTERN.search(real):
-        _refuse_configurations(Path(real), title)
-        listed["data_files"] = _files_by_split(real)
-    return datasets.load_dataset(str(path), config, split=split, streaming=streaming, **listed)
+    listed = _files_by_split(real) if _needs_list(Path(real), title) else None
+    return datasets.load_dataset(str(path), config, split=split, streaming=streaming, data_files=listed)
+
+
+def _needs_list(folder: Path, title: str) -> bool:
+    """Return whether ``datasets`` cannot find the files of a folder itself: its path is a pattern, or it has links.
+
+    Raises:
+        InputError: a card lists files by patterns, which would start from a folder that is a pattern itself.
+    """
+    card = folder / "README.md"
+    configured = card.is_file() and re.search(rb"^configs:", read_bytes(card), re.MULTILINE) is not None
+    if not _PATTERN.search(str(folder)):
+        # datasets leaves out folders below it that are links, without a word.
+        return not configured and any(os.path.islink(root) for root, _, _ in _walk(str(folder)) if root != str(folder))
+    if configured:
+        raise InputError(f"{title}: its path has one of * ? [, and its README.md lists files by patterns; rename it")
+    return True
+
+
+def _walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk through a folder as ``os.walk`` does, through links too, but never into a folder above or twice."""
+    seen = {os.path.realpath(folder)}
+    for root, folders, files in os.walk(folder, followlinks=True):
+        places = {name: os.path.realpath(os.path.join(root, name)) for name in sorted(folders)}
+        folders[:] = [name for name, place in places.items() if place not in seen]
+        seen.update(places[name] for name in folders)
+        yield root, folders, files
 
 
 def _reader(path: Path, title: str) -> tuple[str, dict[str, str]]:
@@ -109,7 +132,7 @@ def _files_by_split(folder: str) -> dict[str, Any]:
 
     with TemporaryDirectory() as made:
         copy = os.path.realpath(made)
-        for root, folders, files in os.walk(folder):
+        for root, folders, files in _walk(folder):
             below = copy + root[len(folder) :]
             for name in folders:
                 os.mkdir(os.path.join(below, name))
@@ -117,10 +140,3 @@ def _files_by_split(folder: str) -> dict[str, Any]:
                 os.symlink(os.path.join(root, name), os.path.join(below, name))
         found = DataFilesDict.from_patterns(get_data_patterns(copy), base_path=copy)
         return {str(split): _listed([folder + file[len(copy) :] for file in files]) for split, files in found.items()}
-
-
-def _refuse_configurations(folder: Path, title: str) -> None:
-    """Raise InputError if a card lists files by patterns: they would start from a folder that is a pattern itself."""
-    card = folder / "README.md"
-    if card.is_file() and re.search(rb"^configs:", read_bytes(card), re.MULTILINE):
-        raise InputError(f"{title}: its path has one of * ? [, and its README.md lists files by patterns; rename it")

@@ -20,8 +20,9 @@ class BrokenImage(Exception):
 def image_of(value: Any) -> Image.Image:
     """Return the image of an array, or of lists of numbers.
 
-    Shapes are ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]`` with C = 1 (grey), 3 or 4 (colours, with alpha); C = 2 (grey
-    with alpha) only as ``[H, W, 2]``; and the same within axes of length 1. Numbers are taken for what they are:
+    Shapes are ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]`` with C = 1 (grey), 3 or 4 (colours, with alpha), ``[H, W, 2]``
+    (grey with alpha), and the same within axes of length 1. What may be ``[H, W, 3]`` is; between other readings of one
+    shape nothing decides. Numbers are taken for what they are:
 
     ==================  =======================  ===============================
     dtype               range                    meaning
@@ -72,7 +73,7 @@ def _channels_last(array: NDArray[Any]) -> NDArray[Any]:
     if array.ndim == 2:
         return array
     first, last = array.shape[0] in (1, 3, 4), array.shape[-1] in _MODES
-    if first and last and array.shape[0] > 1:
+    if first and last and array.shape[0] > 1 and array.shape[-1] != 3:
         raise BrokenImage("an array whose channels may be the first or the last axis")
     if not (first or last):
         raise BrokenImage("an array without an axis of 1, 3 or 4 channels")

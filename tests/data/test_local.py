@@ -89,6 +89,19 @@ def test_a_link_is_the_folder_that_it_names(neighbours):
         assert (found.title, len(found.rows)) == (name, 2)
 
 
+@pytest.mark.parametrize("name", ["plain", "[x]"])
+def test_links_below_a_folder_are_followed(name, neighbours):
+    pictures(neighbours / "elsewhere", "car")
+    folder = pictures(neighbours / name, "boat", "bus")
+    assert open_rows(name).rows.features["label"].names == ["boat", "bus"]
+    (folder / "car").symlink_to(neighbours / "elsewhere" / "car")
+    (folder / "boat" / "2.png").symlink_to(folder / "boat" / "1.png")
+    (folder / "circle").symlink_to(folder)
+    found = open_rows(name)
+    assert found.rows.features["label"].names == ["boat", "bus", "car"]
+    assert len(found.rows) == 4
+
+
 def test_the_home_folder(neighbours, monkeypatch):
     monkeypatch.setenv("HOME", str(neighbours))
     table(neighbours / "words", "sea", "sky")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 
 import datasets
 import numpy as np
@@ -94,7 +95,7 @@ def test_a_dark_picture_of_16_bits_stays_dark():
         (GREY.astype(np.int16) - 1, "negative pixels"),
         (GREY.astype(np.float32) * 257, "above 255"),
         (GREY.astype(np.int64) * 257 * 257, "above 65535"),
-        (np.zeros((3, 8, 3), np.uint8), "first or the last axis"),
+        (np.zeros((3, 8, 4), np.uint8), "first or the last axis"),
         (np.zeros((4, 8, 1), np.uint8), "first or the last axis"),
         (np.zeros((8, 8, 5), np.uint8), "without an axis of 1, 3 or 4"),
         (np.zeros((2, 8, 8), np.uint8), "without an axis of 1, 3 or 4"),
@@ -220,5 +221,27 @@ def test_a_dark_row_has_the_scale_of_its_column(tmp_path):
         assert set(pixels(row["image"]).flat) == {1}
 
 
-def test_an_image_is_made_of_any_array():
-    assert image_of(COLOURS).size == (32, 24)
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 3, 3), (4, 4, 3), (1, 9, 4), (3, 9, 3)])
+def test_small_pictures_have_their_channels_last(shape):
+    assert image_of(np.zeros(shape, np.uint8)).size == shape[1::-1]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("foo://a/b.png", "cannot be read"),
+        ("zip://a.png::/no/such.zip", "file not found"),
+        ("/no/such.png", "file not found"),
+        ("a\0b", "cannot be read"),
+        ("/", "Is a directory"),
+    ],
+)
+def test_files_that_are_not_there(path, reason):
+    with pytest.raises(BrokenImage, match=reason):
+        decode_image({"bytes": None, "path": path})
+
+
+def test_a_package_that_a_file_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(BrokenImage, match="needs the package"):
+        decode_image({"bytes": None, "path": "s3://bucket/a.png"})
