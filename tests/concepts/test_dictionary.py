@@ -280,6 +280,13 @@ def test_columns_that_will_not_do():
             ConceptDictionary.from_dataset(rows, column)
 
 
+@pytest.mark.parametrize("form", ["numpy", "arrow", "pandas"])
+def test_the_format_of_a_dataset_does_not_matter(form):
+    made = ConceptDictionary.from_dataset(Dataset.from_dict(ROWS).with_format(form), "concept")
+    assert made.texts == ("sea", "sky", "forêt")
+    assert {type(text) for text in made.texts} == {str}
+
+
 def test_rows_without_a_text_are_blank():
     from datasets import ClassLabel, Features
 
