@@ -20,6 +20,7 @@ ORDER = [
     "core",
     "files",
     "hub",
+    "data",
     "world",
     "pursuit",
     "towers",
@@ -44,6 +45,9 @@ ORDER = [
 
 # The one import against ORDER, inside a method: the push mixin of the artifacts calls what publishes them.
 LATE = {("hub.mixin", "publish")}
+
+# Modules that read whole files of their own, by no path from outside.
+OWN_FILES = {"cards.markdown", "demo.run", "demo.without_sith", "publish"}
 
 # Rooms whose files are imported one by one: the command line must start without torch.
 BY_FILE = {"core"}
@@ -175,6 +179,17 @@ def inside(modules: Mapping[str, str]) -> list[str]:
     return problems
 
 
+def unbounded(source: str) -> list[str]:
+    """Calls that read a whole file, which might be a pipe, a device or of any size; files of the package are none."""
+    found = []
+    for node in parsed(source):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            ours = "files(" in ast.unparse(node.func.value)
+            if node.func.attr in ("read_text", "read_bytes") and not ours:
+                found.append(ast.unparse(node.func))
+    return found
+
+
 def by_name(node: ast.AST) -> bool:
     """Return whether a node refers to a function that imports a module by its name."""
     name = {ast.Name: "id", ast.Attribute: "attr", ast.alias: "name"}.get(type(node), "")
@@ -276,6 +291,17 @@ class TestImports:
 class TestSources:
     def test_every_module_says_what_it_is(self):
         assert [name for name, source in sources().items() if not ast.get_docstring(ast.parse(source))] == []
+
+    def test_files_from_outside_are_read_by_core_reading(self):
+        assert {name for name, source in sources().items() if unbounded(source)} <= OWN_FILES
+
+    @pytest.mark.parametrize("source", ["path.read_text()", "(a / b).read_bytes()", "Path(name).read_text('x')"])
+    def test_unbounded_reading_is_seen(self, source):
+        assert unbounded(source)
+
+    @pytest.mark.parametrize("source", ["read_text(path)", "files('sith_hf.recipes').joinpath('a').read_text()"])
+    def test_bounded_reading_is_not(self, source):
+        assert unbounded(source) == []
 
     def test_nothing_runs_code_out_of_files(self):
         assert {name: found for name, source in sources().items() if (found := dangers(source))} == {}

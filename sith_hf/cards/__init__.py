@@ -13,8 +13,8 @@ from sith_hf.cards.card import (
     picture,
     spec_card,
 )
-from sith_hf.cards.facts import CUT, FOLD, config_of, edit_setting_rows, hub_base, shown_name, summary, vector_rows
-from sith_hf.cards.markdown import impersonal, render
+from sith_hf.cards.facts import CUT, FOLD, config_of, edit_setting_rows, hub_base, summary, vector_rows
+from sith_hf.cards.markdown import render
 
 __all__ = [
     "CUT",
@@ -27,11 +27,9 @@ __all__ = [
     "dictionary_card",
     "edit_setting_rows",
     "hub_base",
-    "impersonal",
     "model_card",
     "picture",
     "render",
-    "shown_name",
     "spec_card",
     "summary",
     "vector_rows",

@@ -11,9 +11,9 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard,
 
 from sith_hf.cards import facts as card_facts
 from sith_hf.cards.edit_map import edit_map
-from sith_hf.cards.markdown import impersonal, render
+from sith_hf.cards.markdown import render
 from sith_hf.concepts import ConceptDictionary
-from sith_hf.core.escaping import sanitize
+from sith_hf.core.escaping import impersonal, sanitize
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import InputError

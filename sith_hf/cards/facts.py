@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
-from sith_hf.cards.markdown import impersonal
-from sith_hf.core.escaping import sanitize
+from sith_hf.core.escaping import impersonal, sanitize, shown_name
 from sith_hf.core.fingerprint import BaseRef
+from sith_hf.core.reading import read_text
 from sith_hf.core.settings import Settings
+from sith_hf.core.strict_yaml import read_yaml
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import is_repo_id
@@ -37,14 +37,6 @@ def is_repo_name(repo_id: str) -> bool:
     return is_repo_id(repo_id) and repo_id.isascii()
 
 
-def shown_name(name: str) -> str:
-    """Return the last part of a local path, so that a card reveals no folders."""
-    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
-    if last in (".", ".."):
-        return "a local checkpoint"
-    return "a model in memory" if last in ("", "in memory") else last
-
-
 def encoder_name(name: str) -> str:
     """Return the Hub id of a text tower, or the last part of its path."""
     return name if is_repo_name(name) else shown_name(name)
@@ -63,9 +55,7 @@ def config_of(folder: Path) -> tuple[str, int]:
         InputError: ``config.json`` is missing or damaged.
     """
     try:
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError  # a pipe might never end
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(read_text(folder / "config.json"))
         architecture = check_family(config.get("model_type"), config.get("architectures"))
         vision = config.get("vision_config", {}) if architecture == "CLIPModel" else config
         layers = vision.get("num_hidden_layers", 12)  # CLIPVisionConfig's own default
@@ -212,8 +202,8 @@ def measured_rows(evaluation: Mapping[str, Any] | None) -> dict[str, list[dict[s
 def card_texts(recipe: str | None) -> dict[str, str]:
     """Return ``intended_use`` and ``limitations`` of a recipe's YAML, if present: texts from outside."""
     try:
-        data = yaml.safe_load(recipe or "")
-    except (yaml.YAMLError, RecursionError, ValueError):
+        data = read_yaml(recipe or "", "the recipe")
+    except InputError:
         return {}
     section = data.get("card") if isinstance(data, dict) else None
     found = section if isinstance(section, dict) else {}

@@ -7,15 +7,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from sith_hf.core.escaping import sanitize
-from sith_hf.hub import TOKEN
+from sith_hf.core.escaping import impersonal, sanitize
 
 # Characters with a meaning in Markdown, its extensions (tables, mathematics, autolinks) and emoji codes.
 _MARKS = "\\`*_{}[]()#+!|~$:@^="
-
-_PATH = re.compile(
-    r"(?:(?<=^)|(?<=[\s\"'(=,:;\[]))(?:file://)?(?:/|~/|[A-Za-z]:[\\/])(?:[^\s/\\\"'<>|]+[\\/])+(?=[^\s/\\]|$)"
-)
 
 
 def render(name: str, **data: Any) -> str:
@@ -68,11 +63,6 @@ def fenced(value: object, language: str = "") -> str:
     longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join([f"{fence}{language}", *lines, fence])
-
-
-def impersonal(text: str) -> str:
-    """Remove tokens of the Hub from ``text``, and shorten absolute local paths to their last part."""
-    return _PATH.sub("…/", TOKEN.sub(r"\1…", text))
 
 
 def number(value: float) -> str:

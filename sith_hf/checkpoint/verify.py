@@ -16,6 +16,7 @@ from tqdm import tqdm
 from sith_hf.checkpoint.contents import EARLIER, HIDDEN, OTHER_WEIGHTS, SITH, contents, own_card, record
 from sith_hf.checkpoint.write import EditedTensors, check_base, locate
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.reading import read_bytes
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, SithError
 from sith_hf.hub import CARD
@@ -175,4 +176,4 @@ def _compare_files(ours: Checkpoint, theirs: Checkpoint) -> tuple[int, list[str]
 
 def _same(name: str, ours: Path, theirs: Path) -> bool:
     same = filecmp.cmp(ours, theirs, shallow=False)
-    return same or (name in CONFIGS and published(ours) == theirs.read_bytes())
+    return same or (name in CONFIGS and published(ours) == read_bytes(theirs))

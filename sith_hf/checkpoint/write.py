@@ -17,6 +17,7 @@ from sith_hf.cards import config_of
 from sith_hf.checkpoint.card import write_card
 from sith_hf.checkpoint.contents import SITH, Contents, contents, own_card, record
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
+from sith_hf.core.reading import read_bytes
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, HubError, InputError
 from sith_hf.files import new_folder
@@ -286,7 +287,7 @@ def _copy(checkpoint: Checkpoint, found: Contents, folder: Path, changed: Edited
         bar.update()
     if checkpoint.index is not None:
         renamed = checkpoint.canonical_index()
-        (folder / INDEX).write_bytes((checkpoint.folder / INDEX).read_bytes() if renamed is None else renamed)
+        (folder / INDEX).write_bytes(read_bytes(checkpoint.folder / INDEX) if renamed is None else renamed)
 
 
 def _copy_files(files: Mapping[str, Path], folder: Path) -> None:

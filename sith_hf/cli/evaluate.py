@@ -9,7 +9,8 @@ import click
 
 from sith_hf.cli import options
 from sith_hf.cli.output import show_result
-from sith_hf.core.reading import reason
+from sith_hf.core.reading import read_text_input
+from sith_hf.core.strict_yaml import MAX_CHARACTERS, read_yaml
 from sith_hf.errors import InputError
 
 
@@ -33,6 +34,7 @@ PAIRS = options.CommaSeparated("NAME=VALUE,...", _pair, "names and values such a
     options.data,
     options.config,
     options.split,
+    options.data_revision,
     options.streaming,
     options.limit,
     click.option("--columns", type=PAIRS, help="Column names: image, label, group, caption, unsafe_image, ..."),
@@ -84,6 +86,8 @@ def evaluate(
     else:
         if "columns" in data:
             data["columns"] = dict(data["columns"])
+        if "data_revision" in data:
+            data["revision"] = data.pop("data_revision")
         wanted = options.given(classes=classes, templates=templates or None)
         plan = Plan.from_data({"tasks": [{"kind": task, "data": data, **wanted}], **plan_options}, "the options")
 
@@ -108,12 +112,8 @@ def evaluate(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    from sith_hf.recipe import read_yaml
-
-    try:
-        data = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({reason(error)}): --plan names a YAML file of tasks") from None
+    text = read_text_input(path, "the plan", "--plan names a YAML file of tasks", 4 * MAX_CHARACTERS)
+    data = read_yaml(text, str(path))
     if not isinstance(data, dict):
         raise InputError(f"{path} is not a plan; expected a mapping with the key tasks")
     return data

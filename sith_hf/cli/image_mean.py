@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "data",
     options.config,
     options.split,
-    click.option("--data-revision", help="Branch, tag or commit of --data on the Hub."),
+    options.data_revision,
     options.streaming,
     click.option("--column", help="The column of images.  [default: image]"),
     options.limit,

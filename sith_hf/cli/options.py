@@ -110,6 +110,9 @@ dictionary = group(
     click.option("--dictionary", help="An encoded dictionary: folder or Hub id."),
     click.option("--dataset", help="A dataset with a column of concepts: folder or Hub id (with --column)."),
     click.option("--column", help="The column of --dataset."),
+    click.option("--config", help="The configuration of a --dataset with several."),
+    click.option("--split", help="The split of --dataset.  [default: the only one, or train]"),
+    click.option("--data-revision", help="Branch, tag or commit of --dataset on the Hub."),
     click.option("--template", help='Prompt for each concept, such as "a photo of a {}".'),
 )
 # For DecomposeSettings; two decorators, because commands list others between them.
@@ -155,6 +158,7 @@ rule = group(
 data = click.option("--data", "dataset", help="Images: a Hub dataset, a folder, or a Parquet file.")
 config = click.option("--config", "name", help="The configuration of a dataset with several.")
 split = click.option("--split", help="The split of a dataset with several.")
+data_revision = click.option("--data-revision", help="Branch, tag or commit of --data on the Hub.")
 streaming = click.option(
     "--streaming", is_flag=True, default=None, help="Read rows as a stream, without a copy on disk."
 )
@@ -209,8 +213,11 @@ def dictionary_of(
     dataset: str | None = None,
     column: str | None = None,
     template: str | None = None,
+    **source: str,
 ) -> ConceptDictionary:
     """Load the dictionary that the options name; the built-in one by default.
+
+    ``source`` has ``config``, ``split`` and ``data_revision``, if given.
 
     Raises:
         InputError: options that exclude each other, or a source that is missing or damaged.
@@ -219,6 +226,9 @@ def dictionary_of(
         raise InputError("--concepts, --dictionary and --dataset exclude each other: give only one")
     if (dataset is None) != (column is None):
         raise InputError("--dataset and --column need each other: give both")
+    if source and dataset is None:
+        shown = ", ".join(f"--{name.replace('_', '-')}" for name in source)
+        raise InputError(f"{shown} belongs to --dataset: give both, or leave it out")
     if dictionary is not None and template is not None:
         raise InputError("--template has no effect on --dictionary, which is already encoded: leave one out")
 
@@ -229,5 +239,7 @@ def dictionary_of(
     if dictionary is not None:
         return ConceptDictionary.from_pretrained(dictionary)
     if dataset is not None and column is not None:
-        return ConceptDictionary.from_dataset(dataset, column, template=template)
+        if "data_revision" in source:
+            source["revision"] = source.pop("data_revision")
+        return ConceptDictionary.from_dataset(dataset, column, template=template, **source)
     return ConceptDictionary.builtin(template=template)

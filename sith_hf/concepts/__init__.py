@@ -1,6 +1,6 @@
 """``ConceptDictionary``: the concepts of explanations, their embeddings, and the built-in list.
 
-It imports ``towers`` (to encode), ``pursuit`` (for atoms), ``hub``, ``files``, ``core`` and ``errors``.
+It imports ``towers`` (to encode), ``pursuit`` (for atoms), ``data``, ``hub``, ``files``, ``core`` and ``errors``.
 """
 
 from sith_hf.concepts.dictionary import DICTIONARY_LAYOUT, ConceptDictionary

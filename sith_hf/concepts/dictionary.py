@@ -156,22 +156,28 @@ class ConceptDictionary(Pushable):
         dataset: Any,
         column: str,
         *,
-        split: str = "train",
+        split: str | None = None,
         revision: str | None = None,
+        config: str | None = None,
         template: str | None = None,
     ) -> ConceptDictionary:
-        """Read a text column of a dataset.
+        """Read a text column of a dataset; rows without a text are left out and counted as blank.
 
         Args:
-            dataset: a ``datasets.Dataset``, or a name or folder for ``datasets.load_dataset``.
-            column: the column of texts.
-            split, revision: as for ``load_dataset``; ignored for a ``Dataset``.
+            dataset: a ``datasets.Dataset``, the id of a dataset on the Hub, a folder or a file.
+            column: the column of texts, or of a ``ClassLabel``, whose names are read.
+            split: the split; when None the only one, or ``train`` of several. Ignored for a ``Dataset``.
+            revision, config: branch, tag or commit, and configuration; ignored for a ``Dataset``.
             template: a prompt template.
 
         Raises:
-            InputError: the dataset or column does not exist, or as for :meth:`from_texts`.
+            InputError: the dataset or column does not exist or cannot be read, or as for :meth:`from_texts`.
         """
-        return cls.from_texts(column_of(dataset, column, split, revision), template=template)
+        title, texts = column_of(dataset, column, split, revision, config)
+        try:
+            return cls.from_texts(texts, template=template)
+        except InputError as error:
+            raise InputError(f"{title}: {error}") from None
 
     @classmethod
     def builtin(cls, *, template: str | None = None) -> ConceptDictionary:

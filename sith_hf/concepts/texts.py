@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import codecs
-import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, reason
+from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, read_bytes, reason
+from sith_hf.data import columns_of, dataset_errors, no_column, open_rows
 from sith_hf.errors import InputError
 
 MAX_CHARACTERS = 1000
+MAX_BYTES = 2**29
 
 
 def distinct(given: Iterable[object]) -> tuple[tuple[str, ...], tuple[int, ...], int]:
@@ -49,10 +50,10 @@ def lines_of(path: str | Path) -> list[str]:
     So the indices in published decompositions, whose authors count so, are indices of this list.
 
     Raises:
-        InputError: a file that cannot be read.
+        InputError: a file that cannot be read, or has over 512 MB.
     """
     try:
-        raw = Path(path).read_bytes()
+        raw = read_bytes(path, MAX_BYTES)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: the concepts could not be read ({reason(error)})") from None
     if is_lfs_pointer(raw):
@@ -65,30 +66,38 @@ def lines_of(path: str | Path) -> list[str]:
         raise InputError(f"{path}, line {line}: not UTF-8: save the file as UTF-8, one concept per line") from None
 
 
-def column_of(dataset: Any, column: str, split: str, revision: str | None) -> list[Any]:
-    """Return a column of a ``datasets.Dataset``, or of a name or folder for ``load_dataset``.
+def column_of(
+    dataset: Any, column: str, split: str | None, revision: str | None, config: str | None
+) -> tuple[str, list[Any]]:
+    """Read a column of a ``datasets.Dataset``, or of a dataset by its name (:func:`sith_hf.data.open_rows`).
+
+    Returns:
+        the dataset's name for messages, and the values: the names of a ``ClassLabel`` column, and "" for missing ones.
 
     Raises:
-        InputError: the dataset or column does not exist.
+        InputError: the dataset or column does not exist or cannot be read.
     """
     if isinstance(dataset, (str, Path)):
-        import datasets
-
-        try:
-            # Without "./", datasets takes a folder named csv or text for one of its own loaders.
-            name = os.path.join(".", dataset) if os.path.isdir(dataset) else str(dataset)
-            dataset = datasets.load_dataset(name, split=split, revision=revision)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"dataset {dataset}: could not be loaded ({first_line})") from None
-    columns = getattr(dataset, "column_names", None)
-    if not isinstance(columns, list):
+        found = open_rows(str(dataset), config=config, split=split, revision=revision, preferred="train")
+        title, rows, columns = found.title, found.rows, found.columns
+    elif not hasattr(dataset, "select_columns") or isinstance(dataset, Mapping):
         raise InputError(
             "dataset must be a datasets.Dataset or a name for load_dataset. Choose one split of a DatasetDict"
         )
+    else:
+        title, rows = "the dataset", dataset
+        columns = columns_of(rows, title)
     if column not in columns:
-        raise InputError(f"the dataset has no column {column!r}: its columns are {', '.join(columns)}")
-    return list(dataset[column])
+        raise no_column(title, column, columns, "Name one with column (--column)")
+    names = getattr((rows.features or {}).get(column), "names", None)
+    with dataset_errors(title):
+        chosen = rows.select_columns([column]).with_format(None)
+        # A stream has no length; reading a column at once is ten times as fast.
+        values = list(chosen[:][column]) if hasattr(chosen, "__len__") else [row[column] for row in chosen]
+    if names is not None:
+        values = [names[value] if isinstance(value, int) and 0 <= value < len(names) else None for value in values]
+    # CSV and Parquet have two ways to write that there is no value.
+    return title, ["" if value is None or value != value else value for value in values]
 
 
 def tidy(text: str) -> str:

@@ -1,13 +1,20 @@
-"""Escaping of untrusted text, for a terminal and as JSON inside another text."""
+"""Escaping of untrusted text, for a terminal and as JSON inside another text; texts without tokens and local paths."""
 
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 
 # Control, format (bidirectional overrides among them), surrogate and private-use characters never reach a terminal.
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+TOKEN = re.compile(r"(?<![A-Za-z0-9_])(hf_|api_org_)[A-Za-z0-9]{16,}")
+_PATH = re.compile(
+    r"(?:(?<=^)|(?<=[\s\"'(=,:;\[]))(?:file://)?(?:/|~/|[A-Za-z]:[\\/])(?:[^\s/\\\"'<>|]+[\\/])+(?=[^\s/\\]|$)"
+)
 
 
 def sanitize(text: str, limit: int = 120) -> str:
@@ -35,3 +42,16 @@ def escape_texts(texts: Sequence[str], marks: str = "") -> str:
         return f"\\u{ord(character):04x}" if character.isascii() else json.dumps(character)[1:-1]
 
     return "".join(escaped(c) if c in marks or unicodedata.category(c) in _HIDDEN else c for c in text)
+
+
+def impersonal(text: str) -> str:
+    """Remove tokens of the Hub from ``text``, and shorten absolute local paths to their last part."""
+    return _PATH.sub("…/", TOKEN.sub(r"\1…", text))
+
+
+def shown_name(name: str) -> str:
+    """Return the last part of a local path, so that a card reveals no folders."""
+    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    if last in (".", ".."):
+        return "a local checkpoint"
+    return "a model in memory" if last in ("", "in memory") else last

@@ -1,8 +1,12 @@
-"""Read a file that the user names, and say why it could not be read."""
+"""Read a file that the user or a repository names: regular files only, up to a limit, and say why it failed."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +23,71 @@ def is_lfs_pointer(start: bytes) -> bool:
     return start.startswith(b"version https://git-lfs")
 
 
+# Configurations, cards and results. The largest known index of shards has 3 MB.
+MAX_TEXT = 20_000_000
+
+
 def reason(error: Exception) -> object:
     """Return the system's reason for an error without the path, or the error itself."""
     return getattr(error, "strerror", None) or error
 
 
+def open_regular(path: str | Path) -> FileIO:
+    """Open a regular file for reading.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a pipe or a device: those might never end, and opening a pipe
+            waits for its other end.
+        ValueError: a path that no file can have.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(path, flags)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return FileIO(descriptor, "rb")
+    except OSError:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: str | Path, limit: int = MAX_TEXT) -> bytes:
+    """Return the bytes of a regular file.
+
+    Raises:
+        OSError: as for :func:`open_regular`, or more than ``limit`` bytes; no more than these are read.
+        ValueError: a path that no file can have.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        parts, count = [], 0
+        # A file under /proc has the size 0, and another may grow.
+        while size <= limit >= count and (part := file.read(min(max(size, 1 << 16), limit) + 1)):
+            parts.append(part)
+            count += len(part)
+    if max(size, count) > limit:
+        raise OSError(errno.EFBIG, f"more than {limit:,} bytes", str(path))
+    return b"".join(parts)
+
+
+def read_text(path: str | Path, limit: int = MAX_TEXT) -> str:
+    """Return the text of a UTF-8 file. Raises as for :func:`read_bytes`, and ValueError for other bytes."""
+    return read_bytes(path, limit).decode("utf-8")
+
+
+def card_text(path: str | Path) -> str:
+    """Return the text of a card, other bytes than UTF-8 replaced; empty if it cannot be read or is no card's size."""
+    try:
+        return read_bytes(path).decode("utf-8", "replace")
+    except (OSError, ValueError):
+        return ""
+
+
 def read_input(path: Path, what: str, advice: str, limit: int) -> bytes:
-    """Return the bytes of a regular file; a pipe or a device might never end.
+    """Return the bytes of a regular file that the user names.
 
     Args:
         path: the file.
@@ -36,18 +98,17 @@ def read_input(path: Path, what: str, advice: str, limit: int) -> bytes:
     Raises:
         InputError: the file does not exist, cannot be read or is larger.
     """
-    data, name = None, sanitize(str(path))
+    name = sanitize(str(path))
     try:
-        if path.is_file():
-            with path.open("rb") as file:
-                data = file.read(limit + 1)
+        return read_bytes(path, limit)
+    except IsADirectoryError:
+        raise InputError(f"{name} is a folder; {advice}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{name}: no such file; {advice}") from None
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EFBIG:
+            raise InputError(f"{name}: {what} may have at most {limit:,} bytes") from None
         raise InputError(f"{name}: {what} could not be read ({reason(error)})") from None
-    if data is None:
-        raise InputError(f"{name}: no such file; {advice}")
-    if len(data) > limit:
-        raise InputError(f"{name}: {what} may have at most {limit:,} bytes")
-    return data
 
 
 def read_text_input(path: Path, what: str, advice: str, limit: int) -> str:

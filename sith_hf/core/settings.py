@@ -65,12 +65,22 @@ def _complaint(root: type[Settings], item: Mapping[str, Any]) -> str:
     # A location contains the tags and types of unions, which no user wrote.
     shown = ".".join(sanitize(str(part)) for part in loc if not re.match(r"tag:|[\w-]+\[.*\]$", str(part)))
     if item["type"] != "extra_forbidden":
-        message = str(item["msg"]).removeprefix("Value error, ")
+        message = _unquoted(item) or str(item["msg"]).removeprefix("Value error, ")
         return f"{shown}: {message}" if shown else message
     known = sorted(_keys_at(root, loc[:-1]))
     close = get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}?" if close else f"known there: {', '.join(known)}"
     return f"unknown key {shown}; {hint}"
+
+
+def _unquoted(item: Mapping[str, Any]) -> str | None:
+    """Return the advice for a text that YAML reads as another type without quotes; None for other mistakes."""
+    value = item.get("input")
+    if item["type"] != "string_type" or not isinstance(value, bool | int | float):
+        return None
+    if isinstance(value, bool):
+        return f'expected a text, got {str(value).lower()}: YAML reads yes, no, on and off as that; quote them: "yes"'
+    return f'expected a text, got the number {value}; quote it: "{value}"'
 
 
 def _keys_at(root: type[Settings], loc: tuple[Any, ...]) -> set[str]:

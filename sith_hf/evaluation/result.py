@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.reading import read_text
 from sith_hf.core.tables import table
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files import write_whole
@@ -176,7 +177,7 @@ class Evaluation:
     def from_file(cls, path: str | Path) -> Evaluation:
         """Read a file of :meth:`save`. Raises ArtifactError."""
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_json(json.loads(read_text(path)))
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from None
         except (OSError, ValueError, RecursionError) as error:

@@ -22,6 +22,9 @@ images to unsafe texts and back, each with its own partner as the right answer.
 
 A caption may occur in several rows. All rows whose caption equals the right one are then right answers, and so are the
 images of all rows with a query's text. If all captions differ, this is the protocol above.
+
+A row may have a list of captions, as in Flickr30k and COCO. Each of them is then a query and a candidate, and each is a
+right answer to its image.
 """
 
 from __future__ import annotations
@@ -75,18 +78,19 @@ class RetrievalRunner(TaskRunner[Retrieval]):
         return tuple(name for name in (columns.image, columns.unsafe_image) if name is not None)
 
     def check(self, row: Mapping[str, Any], number: int) -> None:
-        """Raise InputError for a caption that is not a text. A row with a blank caption is left out instead."""
+        """Raise InputError for a caption that is not a text. A row without a caption is left out instead."""
         for name in self.columns:
-            if row[name] is not None and not isinstance(row[name], str):
+            items = row[name] if isinstance(row[name], list) else [row[name]]
+            if wrong := [item for item in items if item is not None and not isinstance(item, str)]:
                 raise InputError(
-                    f"{self.source.title}: row {number} has a {type(row[name]).__name__} in the column {name}; "
-                    "expected one text for each image"
+                    f"{self.source.title}: row {number} has a {type(wrong[0]).__name__} in the column {name}; "
+                    "expected a text, or a list of texts, for each image"
                 )
 
     def run(self, data: TaskData) -> TaskResult:
         """Compute recall at each of ``task.ks`` in every setting.
 
-        A row with a broken image or a blank caption is left out of queries and pools, so that pairs stay pairs. The
+        A row with a broken image or without a caption is left out of queries and pools, so that pairs stay pairs. The
         bootstrap draws queries; the pool stays the same.
 
         Raises:
@@ -95,8 +99,11 @@ class RetrievalRunner(TaskRunner[Retrieval]):
         from sith_hf.evaluation.metric_classes import RetrievalRecall, for_each
 
         task, rows = self.task, data.rows
-        captions = dict(zip(("T", "T*"), (rows.values[name] for name in self.columns), strict=False))
-        keep = [i for i, row in enumerate(zip(*captions.values(), strict=True)) if all(t and t.strip() for t in row)]
+        captions = {
+            kind: [_captions(value) for value in rows.values[name]]
+            for kind, name in zip(("T", "T*"), self.columns, strict=False)
+        }
+        keep = [i for i, row in enumerate(zip(*captions.values(), strict=True)) if all(row)]
         skipped = dict(rows.skipped)
         if len(keep) < len(rows):
             skipped["no caption"] = len(rows) - len(keep)
@@ -105,11 +112,11 @@ class RetrievalRunner(TaskRunner[Retrieval]):
                 f"{self.source.title}: recall at {max(task.ks)} needs more than {max(task.ks)} images with captions; "
                 f"got {len(keep)}. Use smaller ks, or more rows"
             )
-        texts = {kind: [str(own[i]) for i in keep] for kind, own in captions.items()}
+        texts = {kind: [own[i] for i in keep] for kind, own in captions.items()}
         images = dict(zip(("V", "V*"), (rows.images[name][:, keep] for name in self.image_columns(task)), strict=False))
         embedded: dict[str, NDArray[Any]] = dict(images)
         for kind, own in texts.items():
-            encoded = caption_embeddings(data.text, own, progress=data.progress)
+            encoded = caption_embeddings(data.text, _flat(own), progress=data.progress)
             check_sizes(images["V"], encoded)
             embedded[kind] = np.broadcast_to(encoded, (len(data.variants), *encoded.shape))
 
@@ -128,27 +135,47 @@ class RetrievalRunner(TaskRunner[Retrieval]):
             for k in task.ks:
                 drawn = data.resampled(ranks < k, salt=f"{task.name}/{setting}/{k}")[:, 0]
                 name = f"recall at {k}"
-                results.append(data.metric(name, setting, [own[name] for own in found], drawn, len(keep)))
+                results.append(data.metric(name, setting, [own[name] for own in found], drawn, ranks.shape[1]))
         found = self.result(data, results, items, _notes(texts))
         return replace(found, images=len(keep) * len(images), skipped=dict(sorted(skipped.items())))
 
 
-def _right(query: str, pool: tuple[str, ...], texts: Mapping[str, Sequence[str]]) -> list[list[int]]:
-    """Return for each query the rows that answer it, those with an equal text."""
-    own = texts[query if query in texts else pool[0]]
-    alike: dict[str, list[int]] = {}
-    for row, caption in enumerate(own):
-        alike.setdefault(caption, []).append(row)
-    return [alike[caption] for caption in own]
+def _captions(value: Any) -> list[str]:
+    """Return the captions of a row that are not blank."""
+    return [text for text in (value if isinstance(value, list) else [value]) if text and text.strip()]
 
 
-def _notes(texts: Mapping[str, Sequence[str]]) -> list[str]:
+def _flat(texts: Sequence[Sequence[str]]) -> list[str]:
+    return [text for own in texts for text in own]
+
+
+def _right(query: str, pool: tuple[str, ...], texts: Mapping[str, Sequence[Sequence[str]]]) -> list[list[int]]:
+    """Return for each query its right answers: the images of rows with its text, or the texts equal to one of its own.
+
+    Args:
+        query, pool: the kinds of the query and of the candidates.
+        texts: kind to the captions of each row.
+    """
+    if query in texts:
+        rows: dict[str, list[int]] = {}
+        for row, own in enumerate(texts[query]):
+            for text in dict.fromkeys(own):
+                rows.setdefault(text, []).append(row)
+        return [rows[text] for text in _flat(texts[query])]
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(_flat(texts[pool[0]])):
+        places.setdefault(text, []).append(place)
+    return [[place for text in dict.fromkeys(own) for place in places[text]] for own in texts[pool[0]]]
+
+
+def _notes(texts: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
     """Return remarks on repeated captions."""
     notes = []
     for kind, own in texts.items():
-        if repeated := len(own) - len(set(own)):
+        flat = _flat(own)
+        if repeated := len(flat) - len(set(flat)):
             name = "unsafe captions" if kind == "T*" else "captions"
-            notes.append(f"{repeated} of {len(own)} {name} repeat an earlier one; any row with it is right")
+            notes.append(f"{repeated} of {len(flat)} {name} repeat an earlier one; any row with it is right")
     if same := sum(safe == unsafe for safe, unsafe in zip(texts["T"], texts.get("T*", ()), strict=False)):
         notes.append(f"{same} rows have one caption for the safe and the unsafe image")
     return notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,18 @@ class ZeroShotRunner(TaskRunner[ZeroShot]):
             )
 
     def check(self, row: Mapping[str, Any], number: int) -> None:
-        """Raise InputError for a label outside the classes, or a row without a group."""
-        self._read_label(row, number)
+        """Raise InputError for a label outside the classes, or a row without a group.
+
+        A row without a label is left out instead: in ``datasets`` the label -1 of a ``ClassLabel`` says that it has
+        none, as in the test splits of benchmarks.
+        """
+        if self._has_label(row[self._label]):
+            self._read_label(row, number)
         self._read_group(row, number)
+
+    def _has_label(self, value: Any) -> bool:
+        missing = value is None or value != value
+        return not missing and not (value == -1 and self.source.names_of(self._label) is not None)
 
     def _read_label(self, row: Mapping[str, Any], number: int) -> int:
         """Return the index of a row's class."""
@@ -64,8 +74,10 @@ class ZeroShotRunner(TaskRunner[ZeroShot]):
         text = self.source.text_of(self._label, value)
         if text in self._index:
             return self._index[text]
-        if self._nameless and type(value) is int and 0 <= value < len(self.classes):
-            return value
+        # A column of numbers with a missing one has floating-point numbers: 2.0 is the class 2.
+        whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
+        if self._nameless and whole and 0 <= value < len(self.classes):
+            return int(value)
         shown = sanitize(str(value if text is None else text))
         raise InputError(
             f"{self.source.title}: row {number} has the {self._label} {shown}, "
@@ -79,11 +91,9 @@ class ZeroShotRunner(TaskRunner[ZeroShot]):
             raise InputError(f"{self.source.title}: row {number} has no {'/'.join(self._groups)}")
         return "/".join(str(part) for part in parts)
 
-    def _read(self, values: Mapping[str, tuple[Any, ...]]) -> tuple[NDArray[np.int64], list[str]]:
-        """Return the labels, int64 ``[N]``, and the groups of N rows."""
-        rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-        labels = np.array([self._read_label(row, i) for i, row in enumerate(rows)], dtype=np.int64)
-        return labels, [self._read_group(row, i) for i, row in enumerate(rows)]
+    def _read_groups(self, values: Mapping[str, tuple[Any, ...]]) -> list[str]:
+        """Return the groups of N rows."""
+        return [self._read_group(row, i) for i, row in enumerate(_rows(values))]
 
     def run(self, data: TaskData) -> TaskResult:
         """Compute accuracies of everything, of classes and of groups.
@@ -98,10 +108,15 @@ class ZeroShotRunner(TaskRunner[ZeroShot]):
         from sith_hf.evaluation.metric_classes import ClassAccuracy, GroupAccuracy, for_each
 
         task = self.task
+        labelled = [self._has_label(value) for value in data.rows.values[self._label]]
+        if not any(labelled):
+            raise InputError(f"{self.source.title}: no row has a {self._label}; choose a split with labels (--split)")
+        data = replace(data, rows=data.rows.keep(labelled, "no label"))
         classes = class_embeddings(data.text, self.classes, task.templates, progress=data.progress)
         images = data.rows.images[task.data.columns.image]
         check_sizes(images, classes)
-        truth, groups = self._read(data.rows.values)
+        labels = [self._read_label(row, i) for i, row in enumerate(_rows(data.rows.values))]
+        truth, groups = np.array(labels, dtype=np.int64), self._read_groups(data.rows.values)
         predicted = np.stack([metrics.predictions(own, classes) for own in images])
         correct, count = predicted == truth, len(truth)
         items: dict[str, NDArray[Any]] = {"correct": correct, "prediction": predicted, "label": truth}
@@ -138,12 +153,16 @@ class ZeroShotRunner(TaskRunner[ZeroShot]):
         if empty := [name for number, name in enumerate(self.classes) if number not in numbers]:
             share = f"{len(empty)} of {len(self.classes)}"
             notes.append(f"{share} classes have no image and count in no mean: {_some(empty)}")
-        expected = set(self._read(rows.left_out)[1]) if rows.skipped else set()
+        expected = set(self._read_groups(rows.left_out)) if rows.skipped else set()
         if len(self._groups) == 1:
             expected.update(self.source.names_of(self._groups[0]) or ())
         if without := sorted(expected - groups):
             notes.append(f"{len(without)} groups have no image and count in no mean: {_some(without)}")
         return notes
+
+
+def _rows(values: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
 
 def _some(names: Sequence[str]) -> str:

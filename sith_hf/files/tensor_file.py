@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer
+from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, open_regular
 from sith_hf.files.unchanged import UnchangedFile, stamp_of, write_all
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -78,7 +78,7 @@ class TensorFile(UnchangedFile):
             OSError: it cannot be opened.
             ValueError: the header does not describe every byte of the file.
         """
-        with FileIO(path) as file:
+        with open_regular(path) as file:
             stamp = stamp_of(file)
             size = stamp[2]
             start = file.read(24)

@@ -15,6 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from sith_hf.core.reading import open_regular
 from sith_hf.errors import TemporaryError
 
 # Ctrl-C is handled between two stretches of a copy within the kernel.
@@ -41,7 +42,7 @@ class UnchangedFile:
     def opened(self) -> Iterator[FileIO]:
         """Open the file again, and compare its stamp before and after the block."""
         try:
-            file = FileIO(self.path)
+            file = open_regular(self.path)
         except OSError as error:
             raise TemporaryError(f"{self.path} could not be read ({error.strerror}): fetch or make it again") from None
         with file:

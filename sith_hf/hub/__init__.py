@@ -19,7 +19,7 @@ from sith_hf.hub.package import (
     is_generated_file,
     with_checksum,
 )
-from sith_hf.hub.secrets import TOKEN, find_token, hide, known_tokens
+from sith_hf.hub.secrets import find_token, hide, known_tokens
 from sith_hf.hub.upload import full_repo_id, upload_package
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "PushOptions",
     "PushResult",
     "Pushable",
-    "TOKEN",
     "TRANSPORT",
     "UploadPackage",
     "check_options",

@@ -13,10 +13,10 @@ from huggingface_hub import get_token
 # The environment variables whose values are secret: tokens of the Hub, and the token of a judge's server.
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "SITH_HF_JUDGE_TOKEN")
 
-TOKEN = re.compile(r"(?<![A-Za-z0-9_])(hf_|api_org_)[A-Za-z0-9]{16,}")
 
-# The same in bytes. Zeros between the letters are those of UTF-16 and UTF-32. At a random byte, a token of the Hub
-# begins with a probability of 2**-24 * (62/256)**16 * 193/256 = 6e-18: once in 1e8 checkpoints of 1.7 GB.
+# Tokens of the Hub in bytes, as core.escaping.TOKEN finds them in text. Zeros between the letters are those of UTF-16
+# and UTF-32. At a random byte, a token begins with a probability of 2**-24 * (62/256)**16 * 193/256 = 6e-18: once in
+# 1e8 checkpoints of 1.7 GB.
 _TOKENS = tuple(
     re.compile(b"".join(re.escape(byte.encode()) + rb"\0{0,3}" for byte in start) + rb"(?:[A-Za-z0-9]\0{0,3}){16,}")
     for start in ("hf_", "api_org_")

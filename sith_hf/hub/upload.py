@@ -15,6 +15,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.reading import read_bytes
 from sith_hf.errors import HubError, InputError
 from sith_hf.hub.download import fetch_file, is_repo_id
 from sith_hf.hub.errors import hub_errors, refused, unreachable
@@ -190,7 +191,7 @@ class _Upload:
             return None
         try:
             path = fetch_file(self.repo_id, [CARD], repo_types=(self.repo_type,), revision=head, token=self.token)
-            content = path.read_bytes()
+            content = read_bytes(path)
             if not Outgoing(CARD, content).equals(self.there[CARD]):
                 return "it could not be read completely"
             text = content.decode("utf-8")

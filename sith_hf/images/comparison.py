@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sith_hf.cards import shown_name
+from sith_hf.core.escaping import shown_name
 from sith_hf.core.fingerprint import changed_setting
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec, applied

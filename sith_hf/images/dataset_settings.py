@@ -19,13 +19,13 @@ class Columns(Settings):
     """The images."""
 
     label: str = "label"
-    """Zero-shot: a class label, a class name, or a number."""
+    """Zero-shot: a class label, a class name, or a number; rows without one, and of the label -1, are left out."""
 
     group: str | tuple[str, ...] | None = None
     """Zero-shot: the group; several columns are joined by "/"."""
 
     caption: str = "caption"
-    """Retrieval: one text for each image."""
+    """Retrieval: a text for each image, or a list of texts."""
 
     unsafe_image: str | None = None
     """Retrieval with safe and unsafe pools: the unsafe images; needs unsafe_caption."""
@@ -49,7 +49,7 @@ class DatasetSettings(Settings):
     """Images with labels or captions: a dataset, or pictures of the drawn world of the embedded checkpoint."""
 
     dataset: str | None = None
-    """A Hub id; a folder with a folder of images for each class, of Parquet files, or of save_to_disk; or a file."""
+    """A folder with a folder of images for each class, of Parquet files, or of save_to_disk; a file; or a Hub id."""
 
     name: str | None = None
     """The configuration, for a dataset with several."""

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from sith_hf.cards import impersonal, shown_name
-from sith_hf.core.escaping import sanitize
+from sith_hf.data import columns_of, dataset_fault, faults, no_column, open_rows
 from sith_hf.errors import InputError
 from sith_hf.images.dataset_settings import DatasetSettings
 from sith_hf.world import world_dataset
-
-_FILES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +53,11 @@ class ImageDataset:
         """Raise InputError if a column is missing; the message lists the existing ones."""
         missing = [name for name in dict.fromkeys(columns) if name not in self.columns]
         if missing:
-            raise InputError(
-                f"{self.title} has no column {', '.join(missing)}; it has {', '.join(self.columns)}. Set them "
-                "with columns (--columns image=...,label=... on the command line, --column for image-mean)"
+            raise no_column(
+                self.title,
+                ", ".join(missing),
+                self.columns,
+                "Set them with columns (--columns image=...,label=... on the command line, --column for image-mean)",
             )
 
     def read(self, columns: Sequence[str], image_columns: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
@@ -73,7 +70,7 @@ class ImageDataset:
         Raises:
             InputError: a missing column, or rows that cannot be read.
         """
-        from datasets import Image
+        from datasets import Image, List
 
         where = {
             key: {str(item) for item in (value if isinstance(value, tuple) else (value,))}
@@ -85,19 +82,22 @@ class ImageDataset:
             rows = self.rows.select_columns(wanted)
             features = self.rows.features or {}
             for name in image_columns:
-                if isinstance(features.get(name), Image):
+                feature = features.get(name)
+                if isinstance(feature, Image):
                     rows = rows.cast_column(name, Image(decode=False))
-            taken = 0
+                elif isinstance(feature, List) and isinstance(feature.feature, Image):
+                    rows = rows.cast_column(name, List(Image(decode=False)))
+            taken, dtypes = 0, {name: _dtype(features.get(name)) for name in image_columns}
             for row in rows:
                 if self.data.limit is not None and taken >= self.data.limit:
                     return
                 if all(self.text_of(key, row[key]) in values for key, values in where.items()):
                     taken += 1
-                    yield row
+                    yield {**row, **{name: _typed(row[name], dtype) for name, dtype in dtypes.items() if dtype}}
         except InputError:
             raise
-        except (OSError, ValueError, TypeError, RuntimeError, KeyError, EOFError) as error:
-            raise InputError(f"{self.title}: its rows cannot be read ({_one_line(error)})") from None
+        except faults() as error:
+            raise dataset_fault(self.title, error) from None
 
     def bar(self, action: str, shown: bool) -> tqdm[Any]:
         """Return a progress bar over the rows."""
@@ -113,98 +113,42 @@ def open_dataset(data: DatasetSettings, *, progress: bool = False) -> ImageDatas
     """Open a dataset, or draw one. With ``progress``, ``datasets`` shows its bars on stderr.
 
     Raises:
-        InputError: not found, not on this machine while offline, an unknown split, or not readable by ``datasets``.
+        InputError: as for :func:`sith_hf.data.open_rows`.
     """
     if data.world is not None and data.seed is not None and data.pictures is not None:
-        rows = world_dataset(data.world, data.seed, data.pictures)
-        return _source(data, f"drawn world: {data.world}, seed {data.seed}", "", rows)
-
-    from datasets.exceptions import DatasetsError
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    name = str(data.dataset)
-    local = os.path.exists(name)
-    title = shown_name(name) if local else sanitize(impersonal(name))
-    try:
-        with ExitStack() as undo:
-            if not progress and not are_progress_bars_disabled():
-                disable_progress_bars()
-                undo.callback(enable_progress_bars)
-            rows = _local(data, Path(name)) if local else _remote(data)
-    except InputError:
-        raise
-    except (DatasetsError, OSError, ValueError, TypeError, LookupError, RuntimeError, NotImplementedError) as error:
-        raise InputError(
-            f"{title}: no dataset could be opened ({_one_line(error)}); expected the id of a dataset on the Hub, a "
-            "folder with one folder of images for each class, a folder of Parquet files, or one of save_to_disk"
-        ) from None
-    split, rows = _split(data, rows, title)
-    return _source(data, title, split, rows)
-
-
-def _source(data: DatasetSettings, title: str, split: str, rows: Any) -> ImageDataset:
-    columns = rows.column_names
-    if columns is None:
-        # A stream may know its columns only from its first row.
-        first = next(iter(rows), None)
-        if first is None:
-            raise InputError(f"{title} has no rows")
-        columns = list(first)
-    return ImageDataset(data, title, split, rows, tuple(columns))
-
-
-def _local(data: DatasetSettings, path: Path) -> Any:
-    import datasets
-
-    if data.revision is not None:
-        raise InputError(f"{shown_name(str(path))} is a local dataset, which has no revisions; remove revision")
-    if path.is_file():
-        kind = _FILES.get(path.suffix.lower())
-        if kind is None:
-            raise InputError(f"{path.name} has an unknown file type; expected one of {', '.join(_FILES)}")
-        return datasets.load_dataset(kind, data_files=str(path), streaming=data.streaming)
-    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        saved = datasets.load_from_disk(str(path))
-        if not data.streaming:
-            return saved
-        if isinstance(saved, Mapping):
-            return {key: value.to_iterable_dataset() for key, value in saved.items()}
-        return saved.to_iterable_dataset()
-    # Without "./", datasets takes a folder named imagefolder or csv for one of its own loaders.
-    return datasets.load_dataset(os.path.join(".", path), data.name, streaming=data.streaming)
-
-
-def _remote(data: DatasetSettings) -> Any:
-    import datasets
-
-    if data.split is None and not data.streaming:
-        # With several splits, nothing is downloaded before one is named.
-        try:
-            names = datasets.get_dataset_split_names(data.dataset, data.name, revision=data.revision)
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError):
-            names = []  # offline or refused: load_dataset finds the local copy or raises
-        _one_of(names, sanitize(impersonal(str(data.dataset))))
-    return datasets.load_dataset(
-        data.dataset, data.name, split=data.split, revision=data.revision, streaming=data.streaming
+        title, rows = (
+            f"drawn world: {data.world}, seed {data.seed}",
+            world_dataset(data.world, data.seed, data.pictures),
+        )
+        return ImageDataset(data, title, "", rows, columns_of(rows, title))
+    found = open_rows(
+        str(data.dataset),
+        config=data.name,
+        split=data.split,
+        revision=data.revision,
+        streaming=data.streaming,
+        progress=progress,
     )
+    return ImageDataset(data, found.title, found.split, found.rows, found.columns)
 
 
-def _split(data: DatasetSettings, rows: Any, title: str) -> tuple[str, Any]:
-    if not isinstance(rows, Mapping):
-        return data.split or "", rows
-    if data.split is not None:
-        if data.split not in rows:
-            raise InputError(f"{title} has no split {data.split}; its splits are {', '.join(map(str, rows))}")
-        return data.split, rows[data.split]
-    _one_of(list(rows), title)
-    ((name, only),) = rows.items()
-    return str(name), only
+def _dtype(feature: Any) -> str | None:
+    """Return the dtype of a column of arrays or of lists of numbers; None for other columns."""
+    from datasets import Array2D, Array3D, Array4D, Array5D, LargeList, List, Value
+
+    if isinstance(feature, Array2D | Array3D | Array4D | Array5D):
+        return str(feature.dtype)
+    depth = 0
+    while isinstance(feature, List | LargeList):
+        feature, depth = feature.feature, depth + 1
+    return str(feature.dtype) if depth and isinstance(feature, Value) else None
 
 
-def _one_of(splits: Sequence[str], title: str) -> None:
-    if len(splits) > 1:
-        raise InputError(f"{title} has several splits, {', '.join(map(str, splits))}; name one with split (--split)")
-
-
-def _one_line(error: BaseException) -> str:
-    return sanitize(impersonal(" ".join(str(error).split())), 300) or type(error).__name__
+def _typed(value: Any, dtype: str) -> Any:
+    """Return lists of numbers as an array of the column's dtype: a dark picture of 16 bits has small numbers too."""
+    if not isinstance(value, list) or dtype not in np.sctypeDict:
+        return value
+    try:
+        return np.array(value, dtype=dtype)
+    except (ValueError, TypeError, OverflowError):
+        return value  # decode_image reports the reason

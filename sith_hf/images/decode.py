@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import struct
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -10,33 +12,28 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# The limit of Pillow's warning. A file of a few kilobytes can claim more pixels than fit into memory.
-MAX_PIXELS = 89_478_485
+from sith_hf.core.reading import read_bytes
+from sith_hf.images.pixels import MAX_PIXELS, BrokenImage, image_of, sixteen_bits
+
+# An uncompressed image of MAX_PIXELS with 32 bits a channel has 1 GB.
+MAX_BYTES = 2**30
 # Scaled to a short edge of 224 pixels, an image of this aspect ratio takes 15 MB.
 MAX_RATIO = 100
 
 
-class BrokenImage(Exception):
-    """An image cannot be decoded. The message is a short reason without details, so that reasons can be counted."""
-
-
 def decode_image(value: Any) -> Image.Image:
-    """Decode an image to RGB, rotated upright.
+    """Decode an image to RGB, rotated upright; the first frame of several.
 
     Args:
-        value: an undecoded image of ``datasets`` (a mapping with ``bytes`` and ``path``), bytes, an array uint8
-            ``[H, W]`` or ``[H, W, 3]``, or a Pillow image.
+        value: an undecoded image of ``datasets`` (a mapping with ``bytes`` and ``path``), bytes, an array or lists of
+            pixels (see :func:`sith_hf.images.pixels.image_of`), a Pillow image, or a list of one of these. Files of 16
+            and 32 bits a pixel are read as such arrays are.
 
     Raises:
-        BrokenImage: missing, not an image, truncated, or too large.
+        BrokenImage: missing, not an image, truncated, too large, several images, or pixels of an unclear scale.
     """
-    if isinstance(value, str):
-        # A text in an untrusted dataset could name any file or URL.
-        raise BrokenImage("a text where an image should be (cast the column to datasets.Image)")
-    value = bytes_or_path(value)
-    if value is None:
-        raise BrokenImage("no image")
     try:
+        value = raw_image(value)
         with warnings.catch_warnings():
             # The size is checked below; palettes with transparency are converted like all others.
             warnings.simplefilter("ignore")
@@ -48,31 +45,62 @@ def decode_image(value: Any) -> Image.Image:
     except Image.DecompressionBombError:
         raise BrokenImage("too many pixels") from None
     # Pillow's decoders raise many kinds of errors for damaged files.
-    except (OSError, ValueError, SyntaxError, TypeError, EOFError, IndexError, KeyError, ArithmeticError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise BrokenImage("file not found" if missing else "damaged or truncated image") from None
+    except (OSError, ValueError, SyntaxError, TypeError, EOFError, IndexError, KeyError, ArithmeticError, struct.error):
+        raise BrokenImage("damaged or truncated image") from None
 
 
-def bytes_or_path(value: Any) -> Any:
-    """Return the bytes or the path of an undecoded image; other values unchanged."""
-    return (value.get("bytes") or value.get("path")) if isinstance(value, Mapping) else value
+def raw_image(value: Any) -> Any:
+    """Return the bytes of an undecoded image of ``datasets``, read from its file if need be; other values unchanged.
+
+    A list of one image is that image.
+
+    Raises:
+        BrokenImage: no image, several images, a text, or a file that cannot be read.
+    """
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str):
+        # A text in an untrusted dataset could name any file or URL.
+        raise BrokenImage("a text where an image should be (cast the column to datasets.Image)")
+    if isinstance(value, list) and value and isinstance(value[0], Mapping | str | bytes | Image.Image | None):
+        raise BrokenImage("a list of images where one image should be")
+    if isinstance(value, Mapping):
+        if not {"bytes", "path"} & set(value):
+            raise BrokenImage("a mapping without bytes or path where an image should be")
+        data, path = value.get("bytes"), value.get("path")
+        value = _file_bytes(path) if not data and isinstance(path, str) and path else data
+    if value is None or (isinstance(value, bytes | list) and not value):
+        raise BrokenImage("no image")
+    return value
 
 
-def read_bytes(path: str) -> bytes:
-    """Read a file named by a dataset, also inside an archive or on a server."""
-    import fsspec  # type: ignore[import-untyped]
+def _file_bytes(path: str) -> bytes:
+    """Read a file named by a dataset, also inside an archive or on a server; at most ``MAX_BYTES``."""
+    local = re.sub("^(file|local)://", "", path)
+    try:
+        if "://" not in local and "::" not in local:
+            return read_bytes(local, MAX_BYTES)
+        import fsspec  # type: ignore[import-untyped]
 
-    with fsspec.open(path, "rb") as file:
-        return bytes(file.read())
+        with fsspec.open(path, "rb") as file:
+            data = bytes(file.read(MAX_BYTES + 1))
+    except FileNotFoundError:
+        raise BrokenImage("file not found") from None
+    except ImportError as error:
+        raise BrokenImage(f"a file that needs the package {error.name or 'of its server'}") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        known = getattr(error, "strerror", None) if "://" not in local else None
+        raise BrokenImage(f"a file that cannot be read ({known or type(error).__name__})") from None
+    if len(data) > MAX_BYTES:
+        raise BrokenImage(f"a file that cannot be read (more than {MAX_BYTES:,} bytes)")
+    return data
 
 
 def _decoded(value: Any) -> Image.Image:
     if isinstance(value, Image.Image):
         return _upright(value)
     if isinstance(value, np.ndarray | list):
-        return _upright(Image.fromarray(np.asarray(value, dtype=np.uint8)))
-    if isinstance(value, str):
-        value = read_bytes(value)
+        return _upright(image_of(value))
     if not isinstance(value, bytes | bytearray | memoryview):
         raise BrokenImage(f"a {type(value).__name__} where an image should be")
     with Image.open(io.BytesIO(bytes(value))) as opened:
@@ -89,7 +117,12 @@ def _upright(image: Image.Image) -> Image.Image:
         raise BrokenImage("a strip more than 100 times as long as wide")
     image.load()
     turned = ImageOps.exif_transpose(image)
-    if turned.mode.startswith("I;16"):
-        # Pillow's conversion clips everything above 255 to white.
-        turned = Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
-    return turned.convert("RGB")
+    # Pillow before 11 opens a PNG of 16 bits in a mode of 32 bits.
+    if turned.mode.startswith("I;16") or (turned.mode == "I" and image.format == "PNG"):
+        turned = sixteen_bits(turned)
+    elif turned.mode in ("I", "F"):
+        turned = image_of(np.asarray(turned))
+    try:
+        return turned.convert("RGB")
+    except ValueError:
+        raise BrokenImage(f"colours that Pillow does not convert ({turned.mode})") from None

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.errors import InputError
 from sith_hf.images.datasets import ImageDataset
-from sith_hf.images.decode import BrokenImage, decode_image
+from sith_hf.images.decode import decode_image
 from sith_hf.images.model_variant import ModelVariant, embed_all
+from sith_hf.images.pixels import BrokenImage
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -52,6 +53,23 @@ class EmbeddedRows:
 
     def __len__(self) -> int:
         return int(next(iter(self.images.values())).shape[1])
+
+    def keep(self, wanted: Sequence[bool], reason: str) -> EmbeddedRows:
+        """Return the rows that are ``wanted``; the others are counted under ``reason``."""
+        if all(wanted):
+            return self
+        chosen = np.flatnonzero(wanted)
+        return replace(
+            self,
+            images={name: array[:, chosen] for name, array in self.images.items()},
+            values={name: tuple(items[i] for i in chosen) for name, items in self.values.items()},
+            skipped=dict(sorted({**self.skipped, reason: len(wanted) - len(chosen)}.items())),
+            left_out={
+                name: (*self.left_out[name], *(x for x, kept in zip(items, wanted, strict=True) if not kept))
+                for name, items in self.values.items()
+            },
+            digests=tuple(self.digests[i] for i in chosen),
+        )
 
 
 def embed_rows(

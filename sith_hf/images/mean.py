@@ -25,10 +25,11 @@ from sith_hf.files import Part, ResumableJob
 from sith_hf.images.comparison import model_variants
 from sith_hf.images.dataset_settings import DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
-from sith_hf.images.decode import bytes_or_path, read_bytes
+from sith_hf.images.decode import raw_image
 from sith_hf.images.embed import counted_reasons, embed_batch, ready
 from sith_hf.images.model_variant import BASE, ModelVariant, vision_tower
 from sith_hf.images.pixel_settings import pixel_settings
+from sith_hf.images.pixels import BrokenImage
 from sith_hf.images.processor import image_processor
 from sith_hf.towers import PROJECTION, ImageMean, read_image_mean
 
@@ -269,22 +270,19 @@ def _images(rows: Sequence[dict[str, Any]], column: str) -> int:
     """Return a fingerprint of the images of rows. Fingerprints of parts add up to that of the whole."""
     total = 0
     for row in rows:
-        value = row[column] = _raw(row[column])
-        if value is None or isinstance(value, str):
-            value = repr(value).encode("utf-8", "replace")
-        elif not isinstance(value, bytes | bytearray | memoryview):
-            value = np.asarray(value).tobytes()
-        total += int.from_bytes(hashlib.sha256(value).digest(), "big")
+        with suppress(BrokenImage):  # embed_batch reports the reason
+            row[column] = raw_image(row[column])
+        total += int.from_bytes(hashlib.sha256(_content(row[column])).digest(), "big")
     return total % 2**256
 
 
-def _raw(value: Any) -> Any:
-    """Return the bytes of an image given by its path; other values unchanged."""
-    value = bytes_or_path(value)
-    if isinstance(value, str):
-        with suppress(OSError, ValueError):  # embed_batch reports the reason
-            return read_bytes(value)
-    return value
+def _content(value: Any) -> bytes:
+    """Return bytes that differ between different images; those of a value that is no image may not."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, np.ndarray):
+        return value.tobytes()
+    return json.dumps(value, default=lambda item: type(item).__name__).encode("ascii")
 
 
 def _base(editor: SithEditor, pixels: Mapping[str, Any]) -> BaseRef:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sith_hf.core.reading import read_bytes
 from sith_hf.files import write_whole
 from sith_hf.judges.grammar import parse
 
@@ -79,10 +80,7 @@ class AnswerCache:
             return None
         path = self._path(self.folder, question)
         try:
-            # Reading a pipe or a device would never end.
-            if not path.is_file() or path.stat().st_size > MAX_BYTES:
-                return None
-            data = json.loads(path.read_bytes())
+            data = json.loads(read_bytes(path, MAX_BYTES))
         except (OSError, ValueError, RecursionError):
             return None
         if not isinstance(data, dict) or {**data, "answer": None} != {**question.data, "answer": None}:

@@ -3,13 +3,13 @@
 It imports ``evaluation``, ``judges``, ``editor``, ``checkpoint`` and everything below.
 """
 
+from sith_hf.core.strict_yaml import read_yaml
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.inputs import decompose_with
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.run import run_recipe
 from sith_hf.recipe.run_fidelity import run_fidelity
 from sith_hf.recipe.source import shipped_names, shipped_text
-from sith_hf.recipe.strict_yaml import read_yaml
 
 __all__ = [
     "Recipe",

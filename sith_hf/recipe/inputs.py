@@ -11,6 +11,7 @@ from typing import Any
 
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import changed_setting, texts_sha256
+from sith_hf.core.reading import open_regular, reason
 from sith_hf.decomposition import DECOMPOSITION_LAYOUT, DecomposeSettings, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
@@ -42,12 +43,15 @@ def full_path(name: str, folder: Path) -> str:
     return os.path.abspath(found) if name != EMBEDDED and os.path.isdir(found) else name
 
 
+def dataset_path(name: str, folder: Path) -> str:
+    """Return the full path of a dataset below ``folder``, a folder or file; other names unchanged."""
+    return os.path.abspath(folder / name) if name and os.path.lexists(folder / name) else name
+
+
 def with_full_path(task: Task, folder: Path) -> Task:
     """Return the task with the full path of a local dataset below ``folder``."""
     name = task.data.dataset
-    if name is None or not os.path.exists(folder / name):
-        return task
-    return with_data(task, dataset=os.path.abspath(folder / name))
+    return task if name is None else with_data(task, dataset=dataset_path(name, folder))
 
 
 def with_data(task: Task, **changes: str | None) -> Task:
@@ -76,8 +80,9 @@ def source_of(dictionary: Dictionary, folder: Path) -> ConceptDictionary:
         return ConceptDictionary.from_file(folder / dictionary.file, template=template)
     if dictionary.dataset is not None:
         return ConceptDictionary.from_dataset(
-            local(dictionary.dataset, folder),
+            dataset_path(dictionary.dataset, folder),
             str(dictionary.column),
+            config=dictionary.config,
             split=dictionary.split,
             revision=dictionary.revision,
             template=template,
@@ -120,10 +125,10 @@ def encoder_of(concepts: ConceptDictionary) -> dict[str, Any]:
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file. Raises InputError if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})") from None
+        raise InputError(f"{path}: could not be read ({reason(error)})") from None
 
 
 def request_sha256(recipe: Recipe, include: tuple[str, ...], editor: SithEditor, folder: Path) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.strict_yaml import read_yaml
 from sith_hf.errors import InputError
-from sith_hf.recipe.strict_yaml import read_yaml
 
 
 def override_value(data: Any, override: str) -> Any:

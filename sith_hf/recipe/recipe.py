@@ -10,11 +10,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from sith_hf.core.settings import Settings
+from sith_hf.core.strict_yaml import read_yaml
 from sith_hf.evaluation import Plan
 from sith_hf.fidelity import COHERENCE_WEIGHTS, SPARSITIES
 from sith_hf.recipe.edit_rules import EditStep
 from sith_hf.recipe.source import load_data, shipped_text
-from sith_hf.recipe.strict_yaml import read_yaml
 
 
 class Base(Settings):
@@ -41,11 +41,13 @@ class Dictionary(Settings):
     file: str | None = None
     """A text file, UTF-8, one concept per line."""
     dataset: str | None = None
-    """A Hub id or folder for datasets.load_dataset."""
+    """A Hub id, folder or file for datasets.load_dataset."""
     column: str | None = None
     """The text column of the dataset."""
-    split: str = "train"
-    """The split of the dataset."""
+    config: str | None = None
+    """The configuration, for a dataset with several."""
+    split: str | None = None
+    """The split of the dataset; when null the only one, or train of several."""
     revision: str | None = None
     """Branch, tag or commit of the dataset."""
     template: str | None = None

@@ -8,15 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sith_hf.cards import shown_name
 from sith_hf.concepts import ConceptDictionary
+from sith_hf.core.escaping import shown_name
 from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.gains import SCORES_LAYOUT
 from sith_hf.judges import EmbeddingJudgeSettings, JudgeSettings, SheetJudgeSettings
 from sith_hf.recipe.choose import ChosenEdit
 from sith_hf.recipe.existing import PLACE, as_made
-from sith_hf.recipe.inputs import base_sha256, encoder_of, file_sha256, full_path, with_data, with_full_path
+from sith_hf.recipe.inputs import (
+    base_sha256,
+    dataset_path,
+    encoder_of,
+    file_sha256,
+    full_path,
+    with_data,
+    with_full_path,
+)
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.towers import image_mean_file
 
@@ -56,7 +64,7 @@ def resolve(
     if dictionary.file is not None:
         texts["file"] = _copied(folder / dictionary.file, work / INPUTS / "concepts.txt")
     if dictionary.dataset is not None:
-        texts["dataset"] = full_path(dictionary.dataset, folder)
+        texts["dataset"] = dataset_path(dictionary.dataset, folder)
     mean = recipe.decompose.image_mean
     if mean is not None:
         file = image_mean_file(folder / mean)

@@ -14,6 +14,7 @@ import torch
 from sith_hf.checkpoint import SITH, SavedCheckpoint, locate, write_card
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.strict_yaml import write_yaml
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, MissingExtra, SithError
@@ -28,7 +29,6 @@ from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.resolve import resolve, shareable
 from sith_hf.recipe.servers import check_servers, named_servers
-from sith_hf.recipe.strict_yaml import write_yaml
 
 RECIPE = "recipe.yaml"
 # The request that a folder answers, and what its other files do not hold.

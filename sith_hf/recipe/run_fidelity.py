@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sith_hf.core.strict_yaml import write_yaml
 from sith_hf.core.tables import table
 from sith_hf.decomposition import DecomposeSettings
 from sith_hf.errors import InputError
@@ -17,7 +18,6 @@ from sith_hf.files import new_folder, write_whole
 from sith_hf.images import mean_for
 from sith_hf.recipe.inputs import dictionary_of, file_sha256, full_path, open_base
 from sith_hf.recipe.recipe import Recipe
-from sith_hf.recipe.strict_yaml import write_yaml
 from sith_hf.towers import image_mean_file
 
 RECIPE, TABLE = "recipe.yaml", "fidelity.json"

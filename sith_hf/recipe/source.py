@@ -11,12 +11,13 @@ from typing import Any
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_text_input
+from sith_hf.core.strict_yaml import MAX_CHARACTERS, read_yaml
 from sith_hf.errors import InputError
 from sith_hf.recipe.overrides import override_value
-from sith_hf.recipe.strict_yaml import read_yaml
 
 EXTENDS = "extends"
-MAX_BYTES = 10_000_000
+# A text may have several bytes for each character that read_yaml accepts.
+MAX_BYTES = 4 * MAX_CHARACTERS
 
 # The keys of a recipe that can have a path as value, and the keys of a dictionary that give the source of its concepts.
 PLACES = frozenset({"file", "from", "image_mean", "path", "prompt", "dataset", "model", "text_model"})

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
+from sith_hf.core.reading import open_regular
 from sith_hf.errors import InputError
 from sith_hf.files import (
     Layout,
@@ -128,8 +129,7 @@ def read_image_mean(
     if is_torch_file(file) or file.suffix in (".pt", ".pth"):
         return _of_torch_file(file)
     try:
-        if file.exists() and not file.is_file():
-            raise ValueError("it is not a regular file")
+        open_regular(file).close()  # safe_open waits for the other end of a pipe
         with safe_open(file, framework="pt") as opened:
             # An artifact has several of these keys: one that is damaged must not look like a file of another program.
             if not {"version", "sith"} & set(opened.metadata() or {}):

@@ -15,7 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from sith_hf.core.escaping import sanitize
-from sith_hf.core.reading import read_json_object, reason
+from sith_hf.core.reading import read_json_object, read_text, reason
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
 from sith_hf.towers.clip import check_family
@@ -254,7 +254,7 @@ def _check_chosen(folder: Path) -> None:
 def published(path: Path) -> bytes | None:
     """Return a configuration file without the local paths that transformers before 5 saved; None if it has none."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
         local = [key for key in _PATH_KEYS if str(data.get(key, "")).startswith(("/", "~", ".", "\\"))]
     except (OSError, ValueError, AttributeError, RecursionError):
         return None

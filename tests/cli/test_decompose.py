@@ -135,3 +135,36 @@ def test_another_family_is_refused(work, tmp_path):
         (tmp_path / "vit" / "config.json").write_text(json.dumps({**config, **change}))
         options = ("--concepts", work / "concepts.txt", "-o", tmp_path / "out")
         assert "supported" in refused(sith("decompose", tmp_path / "vit", *options))
+
+
+class TestDataset:
+    @pytest.fixture
+    def words(self, tmp_path, monkeypatch):
+        """A folder named as a loader of datasets is, with two splits of two configurations."""
+        folder = tmp_path / "text"
+        folder.mkdir()
+        (folder / "README.md").write_text(
+            "---\nconfigs:\n- config_name: en\n  data_files: en/*\n- config_name: de\n  data_files: de/*\n---\n"
+        )
+        for name, texts in {"en/test.csv": "sea\nsky\nsand\n", "de/test.csv": "Meer\nHimmel\n"}.items():
+            (folder / name).parent.mkdir()
+            (folder / name).write_text(f"word\n{texts}")
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    def decompose(self, work, *options):
+        few = ("--layers", "-1", "--rank", "1", "--sparsity", "2", "--dataset", "text", "--column", "word")
+        return sith("decompose", work / "clip", *few, "-o", "d", *options)
+
+    def test_config_and_split(self, words, work):
+        assert "'en', 'de'" in refused(self.decompose(work))
+        succeeded(self.decompose(work, "--config", "en"))
+        assert ConceptDictionary.from_pretrained(words / "d").texts == ("sea", "sky", "sand")
+        assert "no split test" in refused(self.decompose(work, "--config", "en", "--split", "test"))
+        assert "no revisions" in refused(self.decompose(work, "--config", "en", "--data-revision", "main"))
+
+    @pytest.mark.parametrize("option", ["--split", "--config", "--data-revision"])
+    def test_options_of_a_dataset_need_one(self, option, work, tmp_path):
+        message = refused(sith("decompose", work / "clip", option, "x", "-o", tmp_path / "d"))
+        assert f"{option} belongs to --dataset" in message
+        assert not (tmp_path / "d").exists()

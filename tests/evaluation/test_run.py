@@ -176,8 +176,10 @@ class TestLabels:
             (["boat", "plane"], None, CLASSES, "row 1 has the label plane"),
             ([0, 3], None, CLASSES, "row 1 has the label 3"),
             ([0, -1], None, CLASSES, "row 1 has the label -1"),
-            (["boat", None], None, CLASSES, "row 1 has the label None"),
-            ([0, None], ["boat", "car"], None, "row 1 has the label None"),
+            ([0.0, 0.5], None, CLASSES, "row 1 has the label 0.5"),
+            ([0.0, float("inf")], None, CLASSES, "row 1 has the label inf"),
+            (["0", "1"], None, CLASSES, "row 0 has the label 0"),
+            ([None, None], None, CLASSES, "no row has a label"),
             ([0, 1], ["boat", "plane"], ("boat", "car"), "row 1 has the label plane"),
             ([0, 1], ["b", "c"], ("boat", "car"), "label: name, such as b: boat"),
             (["boat", "car"], None, None, "names no classes"),
@@ -189,6 +191,24 @@ class TestLabels:
         place = self.labelled(tmp_path, values, names)
         with pytest.raises(InputError, match=complaint):
             zero_shot(place, text, task={"classes": classes}, columns={"label": "label"})
+
+    @pytest.mark.parametrize(
+        ("values", "names", "classes"),
+        [
+            ([0.0, 1.0, 1.0, None], None, ("boat", "car")),
+            ([0.0, 1.0, float("nan"), 1.0], None, ("boat", "car")),
+            (["boat", "car", "boat", None], None, ("boat", "car")),
+            ([0, 1, 0, -1], ["boat", "car"], None),
+            ([-1, 1, 0, 1], ["boat", "car"], None),
+            ([0, None, 0, 1], ["boat", "car"], None),
+        ],
+    )
+    def test_rows_without_a_label_are_counted_and_left_out(self, text, tmp_path, values, names, classes):
+        place = self.labelled(tmp_path, values, names)
+        found = zero_shot(place, text, task={"classes": classes}, columns={"label": "label"}).tasks[0]
+        assert (found.images, found.skipped) == (3, {"no label": 1})
+        right = [v in (i % 2, ("boat", "car")[i % 2]) for i, v in enumerate(values) if v in (0, 1, "boat", "car")]
+        assert found.metric("accuracy").values["edited"] == pytest.approx(sum(right) / 3, rel=1e-5)
 
     def test_a_row_without_group(self, text, tmp_path):
         dataset([0, 10], label=["boat", "car"], group=["a", None]).save_to_disk(tmp_path / "d")
@@ -270,9 +290,43 @@ class TestRetrieval:
         with pytest.raises(InputError, match="recall at 12 needs more than 12"):
             recalls(place, text, lambda red: 0, ks=(1, 12))
 
-    def test_captions_that_are_no_texts(self, text, tmp_path):
-        dataset([0, 1], caption=[["a", "b"], ["c"]]).save_to_disk(tmp_path / "d")
-        with pytest.raises(InputError, match="a list in the column caption"):
+    def test_several_captions_of_an_image(self, text, tmp_path):
+        """Eight images of two captions each; those of image 1 are also seen in image 0."""
+        captions = [[f"a thing of kind {2 * i}", " ", f"a thing of kind {2 * i + 1}"] for i in range(8)]
+        rows = dataset([2, *(2 * i for i in range(1, 8)), 20], caption=[*captions, [None, ""]])
+        rows.save_to_disk(tmp_path / "d")
+        texts = [f"a thing of kind {i}" for i in range(24)]
+        table = torch.from_numpy(caption_embeddings(text, texts)).float()
+        made = [type(c)(c.name, c.model, c.processor, None, table, c.choose) for c in seers(text, base=lambda red: red)]
+        task = Retrieval(data=DatasetSettings(dataset=str(tmp_path / "d")), ks=(1,))
+        found = evaluate(made, [task], text=text, resamples=100).tasks[0]
+        assert (found.images, found.skipped) == (8, {"no caption": 1})
+        to_texts, to_images = (found.metric("recall at 1", part) for part in ("image to texts", "text to images"))
+        assert (to_texts.samples, to_images.samples) == (8, 16)
+        # Image 0 finds the texts of image 1; the other images find their own first text.
+        assert to_texts.values["base"] == 7 / 8
+        similar = table[:16] @ table[[2, *range(2, 16, 2)]].T
+        owner = torch.arange(16) // 2
+        best = similar[torch.arange(16), owner][:, None]
+        wrong = (similar >= best - 1e-6).sum(dim=1) - 1
+        assert to_images.values["base"] == pytest.approx(float((wrong == 0).double().mean()), abs=1e-6)
+
+    def test_equal_captions_of_several_images_are_all_right(self, text, tmp_path):
+        captions = [["a thing of kind 0", "a thing of kind 1"], ["a thing of kind 0"], ["a thing of kind 2"]]
+        dataset([1, 0, 2], caption=captions).save_to_disk(tmp_path / "d")
+        table = torch.from_numpy(caption_embeddings(text, [f"a thing of kind {i}" for i in range(3)])).float()
+        made = [type(c)(c.name, c.model, c.processor, None, table, c.choose) for c in seers(text, base=lambda red: red)]
+        task = Retrieval(data=DatasetSettings(dataset=str(tmp_path / "d")), ks=(1,))
+        found = evaluate(made, [task], text=text, resamples=100).tasks[0]
+        assert {m.part: m.values["base"] for m in found.metrics} == {"image to texts": 1.0, "text to images": 1.0}
+        assert any("1 of 4 captions repeat" in note for note in found.notes)
+
+    @pytest.mark.parametrize("captions", [[[["a"], ["b"]], [["c"]]], [[1, 2], [3]], [1, 2]])
+    def test_captions_that_are_no_texts(self, text, tmp_path, captions):
+        dataset([0, 1], caption=captions).save_to_disk(tmp_path / "d")
+        with pytest.raises(
+            InputError, match=r"row 0 has a (list|int) in the column caption; expected a text, or a list"
+        ):
             evaluate(
                 seers(text, base=by_place),
                 [Retrieval(data=DatasetSettings(dataset=str(tmp_path / "d")), ks=(1,))],

@@ -351,7 +351,7 @@ def test_a_reader_beside_a_writer_gets_one_file_whole(when, results, tmp_path, m
                 reads.append("a tensor")
             return super().readinto(buffer)
 
-    monkeypatch.setattr(tensor_file, "FileIO", Watched)
+    monkeypatch.setattr(tensor_file, "open_regular", Watched)
     found = EditSpec.from_pretrained(path)
     assert reads
     assert (found, found.labels) == (first, first.labels)
@@ -370,7 +370,7 @@ def test_a_file_that_is_written_to_in_place_is_refused(results, tmp_path, monkey
             os.utime(path, ns=(1, 1))
             return super().readinto(buffer)
 
-    monkeypatch.setattr(tensor_file, "FileIO", Watched)
+    monkeypatch.setattr(tensor_file, "open_regular", Watched)
     with pytest.raises(InputError, match="changed while it was in use"):
         EditSpec.from_pretrained(path)
 

@@ -9,13 +9,13 @@ import pytest
 from pydantic import ValidationError
 
 from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.core.strict_yaml import read_yaml, write_yaml
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.recipe import Recipe
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.edit_rules import ShareEdit
 from sith_hf.recipe.source import load_data, shipped_names
-from sith_hf.recipe.strict_yaml import read_yaml, write_yaml
 from tests.support.tiny import save_clip
 
 GOOD = "title: t\nedits:\n  - concepts: [red]\n"

@@ -10,29 +10,49 @@ import yaml
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 
+MAX_CHARACTERS = 1_000_000
+MAX_VALUES = 100_000
+"""The largest text and number of values that are read, in a few seconds. The longest shipped recipe has 3,000."""
+
+MAX_DEPTH = 50
+
 
 class _Loader(yaml.SafeLoader):
-    """A loader of plain data that refuses repeated keys and references."""
+    """A loader of plain data that refuses repeated keys, references, and more values or levels than a person writes."""
+
+    values = depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        self.values += 1
+        if isinstance(event, yaml.events.AliasEvent):
             # A few nested references can expand to billions of values.
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.constructor.ConstructorError(
-                None, None, "references (*name) are not allowed; write the value again", event.start_mark
-            )
-        return super().compose_node(parent, index)
+            raise _refused("references (*name) are not allowed; write the value again", event.start_mark)
+        if self.values > MAX_VALUES:
+            raise _refused(f"more than {MAX_VALUES:,} values; move long lists into files of their own", None)
+        if self.depth >= MAX_DEPTH:
+            raise _refused(f"nested deeper than {MAX_DEPTH} levels", event.start_mark)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
             if not isinstance(name, str):
-                raise yaml.constructor.ConstructorError(None, None, f"key {name!r} is not a text", key.start_mark)
+                written = str(key.value) if isinstance(key, yaml.ScalarNode) else repr(name)
+                raise _refused(f'key {written} is not a text; quote it: "{written}"', key.start_mark)
             if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {name!r} is repeated", key.start_mark)
+                raise _refused(f"key {name!r} is repeated", key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
+
+
+def _refused(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, mark)
 
 
 def read_yaml(text: str, source: str, *, quote: bool = True) -> Any:
@@ -40,6 +60,11 @@ def read_yaml(text: str, source: str, *, quote: bool = True) -> Any:
 
     Without ``quote``, the message does not quote the text: a file that a recipe names may be any file of the user.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(
+            f"{source}: YAML may have at most {MAX_CHARACTERS:,} characters, got {len(text):,}; move long texts into "
+            "files of their own"
+        )
     try:
         loader = _Loader(text)
         try:
@@ -50,7 +75,7 @@ def read_yaml(text: str, source: str, *, quote: bool = True) -> Any:
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
         line = "" if mark is None else f", line {mark.line + 1}"
-        shown = sanitize(" ".join(str(problem).split()), 300)
+        shown = sanitize(" ".join(str(problem)[:1000].split()), 300)
         raise InputError(f"{source}{line}: not YAML of plain data{f' ({shown})' if quote else ''}") from None
 
 
