@@ -13,7 +13,7 @@ import yaml
 from sith_hf.cards import MAP_FILE, hub_base, model_card, picture
 from sith_hf.checkpoint.contents import SITH, is_of_an_earlier_release, record
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.core.reading import read_text_input
+from sith_hf.core.reading import read_text, read_text_input
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.files import write_whole
@@ -94,7 +94,7 @@ def base_id(base: BaseRef, folder: Path) -> str | None:
     if (folder / SITH / "base" / EDIT_SPEC_LAYOUT.filename).is_file():
         return None
     try:
-        name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
+        name = json.loads(read_text(folder / "config.json")).get("_name_or_path")
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
     looks_right = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and is_repo_id(name)

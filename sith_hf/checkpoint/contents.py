@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from sith_hf.checkpoint.file_kinds import danger, is_other_weights
 from sith_hf.checkpoint.pictures import named_pictures
 from sith_hf.core.escaping import sanitize
-from sith_hf.core.reading import reason
+from sith_hf.core.reading import read_text, reason
 from sith_hf.edits import EDIT_SPEC_LAYOUT
 from sith_hf.errors import InputError
 from sith_hf.hub import CARD, find_token, is_generated_file, known_tokens
@@ -265,7 +265,7 @@ def _vocabularies(path: Path) -> set[str]:
     classes = ["CLIPTokenizer", "PreTrainedTokenizerFast"]
     try:
         if path.is_file() and path.stat().st_size <= _LONGEST_CONFIG:
-            classes.append(json.loads(path.read_bytes())["tokenizer_class"])
+            classes.append(json.loads(read_text(path, _LONGEST_CONFIG))["tokenizer_class"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     found: set[str] = set()

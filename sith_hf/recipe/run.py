@@ -14,6 +14,7 @@ import torch
 from sith_hf.checkpoint import SITH, SavedCheckpoint, locate, write_card
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.reading import read_text
 from sith_hf.core.strict_yaml import write_yaml
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec
@@ -194,7 +195,7 @@ def run_recipe(
 def _earlier(folder: Path, request: str) -> RunResult | None:
     """Read the results in ``folder`` of a run with this request; None if there are none."""
     try:
-        data = json.loads((folder / REQUEST).read_text(encoding="ascii"))
+        data = json.loads(read_text(folder / REQUEST))
         if data["request"] != request:
             return None
         changed, left_out = dict(data["changed"]), dict(data["left_out"])

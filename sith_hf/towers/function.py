@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.reading import read_text
 from sith_hf.errors import UnsupportedModel
 
 ADAPTER = "adapter_config.json"
@@ -94,7 +95,7 @@ def check_folder(folder: Path, name: str | None = None) -> None:
             f"ADAPTER).{merge} and use MERGED"
         )
     try:
-        config = {} if alone else json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = {} if alone else json.loads(read_text(folder / "config.json"))
     except (OSError, ValueError, RecursionError):
         return  # whoever needs the configuration says what is wrong with it
     other = config.get("transformers_weights") if isinstance(config, dict) else None

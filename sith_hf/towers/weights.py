@@ -208,7 +208,7 @@ class Checkpoint:
         if not path.exists():
             return {}
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = json.loads(read_text(path))
             architecture = check_family(config.get("model_type"), config.get("architectures"))
             return vision_settings(getattr(transformers, architecture).config_class.from_dict(config))
         except InputError:
