@@ -31,7 +31,7 @@ from sith_hf.files import require
 
 NULLS = ("residual", "head")
 
-DRAWS, SEED = 2000, 0
+DRAWS, SEED = 4000, 0
 """Random directions of a decomposition, and their seed."""
 
 # The share of a null sample that the tail is fitted to, and the fewest values for a fit.

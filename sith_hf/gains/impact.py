@@ -53,7 +53,7 @@ class Impact:
         """Raise LargeEdit if the edit exceeds a limit; ``how`` says how to accept it."""
         if self.excess:
             raise LargeEdit(
-                f"this edit of {self.vectors} of {self.of} vectors takes {self.excess}, which damages most models: "
+                f"this edit of {self.vectors} of {self.of} vectors changes {self.excess}, which damages most models: "
                 f"choose fewer vectors, a higher threshold or a lower strength, or, to accept it, {how}"
             )
 

@@ -13,7 +13,9 @@ SEA = ("--suppress", "sea", "--threshold", "0.1")
 
 def test_by_concept(scene, work):
     spec = EditSpec.from_pretrained(work / "spec")
-    assert spec.rows() == scene.edit.data["vectors"]
+    rows = scene.edit.data["vectors"]
+    assert [{key: row[key] for key in spec.rows()[0]} for row in rows] == spec.rows()
+    assert scene.edit.data["needs_yes"]
     # Gains multiply where one vector carries two concepts.
     assert {0.0, 2.5, -1.0} & set(spec.gain.tolist())
     assert set(spec.gain.tolist()) <= {0.0, 2.5, -1.0, -2.5}

@@ -560,7 +560,7 @@ INVARIANTS = {
         "null beyond one": put("null_fidelity", 1.5, -1),
         "null not ascending": put("null_fidelity", 1.0, 0),
         "significance of another size": say("significance", {"null": "residual", "draws": 3, "seed": 0}),
-        "significance of another null": say("significance", {"null": "x", "draws": 2000, "seed": 0}),
+        "significance of another null": say("significance", {"null": "x", "draws": 4000, "seed": 0}),
         "significance without its facts": say("significance", None),
         "no base": say("base", {}),
     },
