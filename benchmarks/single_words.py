@@ -147,11 +147,19 @@ class Measure:
         }
 
 
-def rows(editor: SithEditor, made: Decomposition, kinds: Mapping[str, Kind], gain: float) -> Iterator[dict[str, Any]]:
+def spread(items: list[tuple[str, int]], most: int | None) -> list[tuple[str, int]]:
+    """Return at most so many items, evenly spread."""
+    count = len(items) if most is None else min(most, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
+
+
+def rows(
+    editor: SithEditor, made: Decomposition, kinds: Mapping[str, Kind], gain: float, words: int | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield the result of every word."""
     measure = Measure(editor, kinds)
     for name, kind in kinds.items():
-        for word, index in kind.words.items():
+        for word, index in spread(list(kind.words.items()), words):
             row: dict[str, Any] = {"word": word, "kind": name, "before": measure.scores(measure.base, name, index)}
             try:
                 draft = editor.suppress(word, gain=gain)
@@ -234,6 +242,7 @@ def main() -> None:
         "--data", type=Path, action="append", help="with --model: a folder with one folder for each name"
     )
     parser.add_argument("--limit", type=int, default=50, help="with --data: pictures of each name")
+    parser.add_argument("--words", type=int, help="at most so many words of each kind; all when left out")
     parser.add_argument("--layers", help="layers to decompose, such as -2,-1; all when left out")
     parser.add_argument("--seeds", default="2026,3026,4026", help="of the pictures of the embedded world")
     parser.add_argument("--pictures", type=int, default=200, help="pictures of each seed")
@@ -254,7 +263,7 @@ def main() -> None:
         kinds = {str(folder): folder_kind(folder, processor, concepts.texts, args.limit) for folder in args.data}
     layers = None if args.layers is None else [int(layer) for layer in args.layers.split(",")]
     made = editor.decompose(concepts, layers=layers)
-    found = list(rows(editor, made, kinds, args.gain))
+    found = list(rows(editor, made, kinds, args.gain, args.words))
     parts = {"all words": summary(found)}
     if args.model is None:
         chosen = set(world.concepts()[::2])

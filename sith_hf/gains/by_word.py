@@ -115,13 +115,12 @@ def word_carriers(
     drawn = null_directions("residual", decomposition.write, DRAWS, centre=centre, generator=generator)
 
     def cosines(directions: Tensor) -> Tensor:
-        both = torch.stack([tower.to_joint(sign * directions, mean) @ words.T for sign in (1.0, -1.0)])
-        return both.clamp(min=0, max=1)
+        return torch.stack([tower.to_joint(sign * directions, mean) @ words.T for sign in (1.0, -1.0)])
 
-    poles, chance = cosines(decomposition.write.double()), cosines(drawn).amax(dim=0)
+    poles, chance = cosines(decomposition.write.double()), cosines(drawn).amax(dim=0).clamp(min=0, max=1)
     carriers = []
     for number, (word, query) in enumerate(queries.items()):
-        cosine = poles[..., number].amax(dim=0)
+        cosine = poles[..., number].amax(dim=0).clamp(min=0, max=1)
         positive = poles[0, ..., number] >= poles[1, ..., number]
         written = energy * cosine**2
         written = written / written.sum().clamp(min=torch.finfo(torch.float64).tiny)

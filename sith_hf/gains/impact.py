@@ -1,4 +1,16 @@
-"""The impact of an edit: how much of a model it changes, estimated from the weights, and the limits on it."""
+"""The impact of an edit: how much of a model it changes, estimated from the weights, and the limits on it.
+
+The limits, on the embedded checkpoint (``sith-hf edit`` refuses an edit above one of them without ``--yes``): random
+vectors removed, mean zero-shot accuracy over five kinds of words::
+
+    share of vectors     0     0.1    0.2    0.3    0.4    0.5    0.6    0.7    0.8     1
+    energy               0    0.10   0.18   0.28   0.40   0.50   0.59   0.69   0.81     1
+    estimated drift      0    0.05   0.09   0.13   0.21   0.25   0.29   0.34   0.40   0.50
+    accuracy, %         99      99     93     96     86     84     79     68     51     26
+
+From the limits on, an edit costs more than a tenth of everything. The shipped recipes change at most 13 % of the
+energy, with a drift of at most 0.08.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +26,9 @@ from sith_hf.gains.drift import drift_of, drift_shares
 from sith_hf.gains.gains import Gains, VectorKey
 from sith_hf.towers import VisionTower
 
-MOST_ENERGY = 0.5
+MOST_ENERGY = 0.4
 """The largest share of energy that an edit may take without a confirmation."""
-MOST_DRIFT = 0.25
+MOST_DRIFT = 0.2
 """The largest estimated drift of an edit without a confirmation."""
 
 
