@@ -262,6 +262,10 @@ class SithEditor:
         """Start an edit and invert concepts (see :meth:`Edit.invert`)."""
         return self.edit().invert(*concepts, **rule)
 
+    def impact(self, spec: EditSpec) -> Impact:
+        """Estimate how much of the model an edit of the decomposed vectors changes (see :attr:`Edit.impact`)."""
+        return impact_of(self.tower, self.decomposition, dict(zip(spec.keys, spec.gain.tolist(), strict=True)))
+
     def applied(self, spec: EditSpec) -> AbstractContextManager[Any]:
         """Edit the model inside a ``with`` block (see :func:`sith_hf.edits.applied`)."""
         return applied(self.model, spec)

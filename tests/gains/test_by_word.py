@@ -112,6 +112,7 @@ def test_all_words_of_the_embedded_world(embedded):
         draft = embedded.suppress(word)
         assert 0 < len(draft.gains) < 110, word
         assert not draft.impact.excess
+        assert embedded.impact(draft.spec) == draft.impact
         assert draft.taken[word] > 5 * draft.impact.drift
         assert bool(draft.warnings) == (draft.taken[word] < FELT)
     assert embedded.suppress("sea", top=1).warnings
