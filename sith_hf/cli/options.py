@@ -146,12 +146,17 @@ near = click.option(
 # For Edit.set_gain.
 rule = group(
     "rule",
+    click.option("--top", type=int, help="Choose the N vectors that carry each concept most strongly."),
     click.option(
-        "--threshold", type=float, help="Minimum share of an explanation that the concepts must have.  [default: 0.5]"
+        "--threshold",
+        type=float,
+        help="Choose by topic: minimum share of the concepts in an explanation.  [topic: 0.5]",
     ),
-    near,
     click.option(
-        "--both-poles", is_flag=True, help="Choose a vector by the mean of its poles, not by its stronger pole."
+        "--near", type=float, help="Choose by topic: minimum cosine of embeddings for a concept to count.  [topic: 0.6]"
+    ),
+    click.option(
+        "--both-poles", is_flag=True, help="Choose by topic: by the mean of a vector's poles, not by its stronger pole."
     ),
 )
 # For DatasetSettings, in a group.

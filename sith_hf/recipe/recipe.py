@@ -188,6 +188,8 @@ class Recipe(Settings):
     """The edits. The gains of a vector that two edits choose multiply."""
     fidelity: FidelityStep | None = None
     """A table of fidelity, in place of edits and their evaluation."""
+    large_edit: bool = False
+    """Accept an edit above the limits on energy and drift."""
     evaluate: EvaluationStep | None = None
     """The evaluation; none when null."""
     card: CardTexts = CardTexts()

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from sith_hf.checkpoint import SITH, SavedCheckpoint, locate, write_card
+from sith_hf.checkpoint import SITH, locate, write_card
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.escaping import sanitize
-from sith_hf.core.reading import read_text
 from sith_hf.core.strict_yaml import write_yaml
-from sith_hf.decomposition import Decomposition
-from sith_hf.edits import EditSpec
-from sith_hf.errors import InputError, MissingExtra, SithError
-from sith_hf.evaluation import Evaluation, worst_against_average
+from sith_hf.errors import InputError, MissingExtra
+from sith_hf.evaluation import worst_against_average
 from sith_hf.files import ResumableJob, new_folder, write_whole
-from sith_hf.gains import Gains
+from sith_hf.gains import impact_of
 from sith_hf.images import BASE, model_variants, preprocessing_warning
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.existing import PLACE, open_existing
@@ -29,54 +22,8 @@ from sith_hf.recipe.inputs import decompose_with, open_base, request_sha256
 from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.resolve import resolve, shareable
+from sith_hf.recipe.result import RECIPE, RunResult, finished_run, json_bytes, record_request
 from sith_hf.recipe.servers import check_servers, named_servers
-
-RECIPE = "recipe.yaml"
-# The request that a folder answers, and what its other files do not hold.
-REQUEST = ".request.json"
-# Of files of the base that are left out, in the text of a result.
-MOST_LINES = 30
-
-
-@dataclass(frozen=True, eq=False)
-class RunResult:
-    """The results of a run.
-
-    Attributes:
-        folder: the folder with ``edited/``, ``spec/``, ``decomposition/``, ``scores/``, ``results.json``,
-            ``sweep.png`` and ``recipe.yaml``, if the recipe has these parts.
-        decomposition: the explained vectors.
-        gains: the chosen vectors and the protected ones, with reasons.
-        spec: the edit.
-        evaluation: the evaluation; None if the recipe has none.
-        saved: the edited checkpoint, with the files of the base that it leaves out.
-    """
-
-    folder: Path
-    decomposition: Decomposition
-    gains: Gains
-    spec: EditSpec
-    evaluation: Evaluation | None
-    saved: SavedCheckpoint
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as plain data."""
-        return {
-            "folder": str(self.folder),
-            "checkpoint": str(self.folder / "edited"),
-            "recipe": str(self.folder / RECIPE),
-            "edited_vectors": len(self.spec),
-            "spared_vectors": len(self.gains.protected),
-            "left_out": list(self.saved.left_out),
-            "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
-        }
-
-    def __str__(self) -> str:
-        protected = f", {len(self.gains.protected)} left unchanged" if self.gains.protected else ""
-        lines = [f"{len(self.spec)} singular vectors edited in layers {self.spec.layers}{protected}"]
-        lines += [] if self.evaluation is None else [self.evaluation.table()]
-        lines += [f"left out {sanitize(name)}: {reason}" for name, reason in self.saved.reasons.items()][:MOST_LINES]
-        return "\n".join([*lines, f"{self.folder / 'edited'} (publish it with sith-hf push-edited)"])
 
 
 def run_recipe(
@@ -112,6 +59,7 @@ def run_recipe(
     Raises:
         InputError: a recipe, base, dictionary, dataset, judge or folder that cannot be used, or an edit that changes
             nothing.
+        LargeEdit: the edit exceeds a limit on energy or drift, and the recipe has no ``large_edit: true``.
         HubError: a server of a judge refused, failed or could not be reached.
         OutputError: the results could not be written; ``folder`` is unchanged.
     """
@@ -139,7 +87,7 @@ def run_recipe(
 
     with ExitStack() as held:
         kept = held.enter_context(ResumableJob.beside(target))
-        if not overwrite and (earlier := _earlier(target, request)):
+        if not overwrite and (earlier := finished_run(target, request, editor.tower)):
             report(f"{plan.title}: {target} already has the results")
             return earlier
         work = held.enter_context(new_folder(target, source=base, overwrite=overwrite))
@@ -156,6 +104,10 @@ def run_recipe(
             token=token, servers=named, transcripts=work / "transcripts", say=report, progress=progress,
         )  # fmt: skip
         report(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.protected)} left unchanged")
+        impact = impact_of(editor.tower, decomposition, chosen.gains.gain)
+        report(f"the edit changes {impact}")
+        if not plan.large_edit:
+            impact.check("write large_edit: true in the recipe (--set large_edit=true)")
         found, sweep = None, None
         if plan.evaluate is not None:
             (base_variant,) = model_variants(editor, {BASE: None})
@@ -178,39 +130,17 @@ def run_recipe(
         write_whole(work / "edited" / SITH / RECIPE, shared.encode("utf-8"))
         if found is not None:
             swept = {} if sweep is None else {"sweep": sweep.to_json()}
-            write_whole(work / "results.json", _json(found.to_json() | swept))
-            write_whole(work / "edited" / SITH / "evaluation.json", _json(found.card()))
+            write_whole(work / "results.json", json_bytes(found.to_json() | swept))
+            write_whole(work / "edited" / SITH / "evaluation.json", json_bytes(found.card()))
         write_card(work / "edited")  # again, with the recipe and the results
-        protected = [[*key, reason] for key, reason in chosen.gains.protected.items()]
-        copied = {"changed": dict(saved.changed), "left_out": dict(saved.reasons)}
-        write_whole(work / REQUEST, _json({"request": request, "protected": protected, **copied}))
+        record_request(work, request, chosen.gains, saved)
         if sweep is not None:
             try:
                 worst_against_average(sweep, work / "sweep.png")
             except MissingExtra as error:
                 report(f"the plot of the sweep was not drawn: {error}")
-    return RunResult(target, decomposition, chosen.gains, chosen.spec, found, replace(saved, folder=target / "edited"))
-
-
-def _earlier(folder: Path, request: str) -> RunResult | None:
-    """Read the results in ``folder`` of a run with this request; None if there are none."""
-    try:
-        data = json.loads(read_text(folder / REQUEST))
-        if data["request"] != request:
-            return None
-        changed, left_out = dict(data["changed"]), dict(data["left_out"])
-        protected = {(layer, head, vector): reason for layer, head, vector, reason in data["protected"]}
-        decomposition = Decomposition.from_pretrained(folder / "decomposition")
-        spec = EditSpec.from_pretrained(folder / "spec")
-        results = folder / "results.json"
-        evaluation = Evaluation.from_file(results) if results.is_file() else None
-    except (SithError, OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    reasons = () if spec.provenance is None else spec.provenance.reasons
-    keys = [*map(tuple, torch.stack([spec.layer, spec.head, spec.vector], dim=1).tolist())]
-    gains = Gains(dict(zip(keys, spec.gain.tolist(), strict=True)), dict(zip(keys, reasons, strict=False)), protected)
-    saved = SavedCheckpoint(folder / "edited", changed, tuple(left_out), left_out)
-    return RunResult(folder, decomposition, gains, spec, evaluation, saved)
+    saved = replace(saved, folder=target / "edited")
+    return RunResult(target, decomposition, chosen.gains, chosen.spec, found, impact, saved)
 
 
 def _check_target(target: Path, home: Path) -> None:
@@ -226,7 +156,3 @@ def _check_target(target: Path, home: Path) -> None:
         raise InputError(f"{target} contains the current folder or the recipe; name a folder for the results only")
     if occupied and not ours:
         raise InputError(f"{target} is not empty and was not written by an earlier run; name a new folder")
-
-
-def _json(data: Any) -> bytes:
-    return (json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")

@@ -1,0 +1,104 @@
+"""``RunResult``, and the results of a run that an output folder already has."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sith_hf.checkpoint import SavedCheckpoint
+from sith_hf.core.escaping import sanitize
+from sith_hf.core.reading import read_text
+from sith_hf.decomposition import Decomposition
+from sith_hf.edits import EditSpec
+from sith_hf.errors import SithError
+from sith_hf.evaluation import Evaluation
+from sith_hf.files import write_whole
+from sith_hf.gains import Gains, Impact, impact_of
+from sith_hf.towers import VisionTower
+
+RECIPE = "recipe.yaml"
+# The request that a folder answers, and what its other files do not hold.
+REQUEST = ".request.json"
+# Of files of the base that are left out, in the text of a result.
+MOST_LINES = 30
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """The results of a run.
+
+    Attributes:
+        folder: the folder with ``edited/``, ``spec/``, ``decomposition/``, ``scores/``, ``results.json``,
+            ``sweep.png`` and ``recipe.yaml``, if the recipe has these parts.
+        decomposition: the explained vectors.
+        gains: the chosen vectors and the protected ones, with reasons.
+        spec: the edit.
+        evaluation: the evaluation; None if the recipe has none.
+        impact: how much of the model the edit changes.
+        saved: the edited checkpoint, with the files of the base that it leaves out.
+    """
+
+    folder: Path
+    decomposition: Decomposition
+    gains: Gains
+    spec: EditSpec
+    evaluation: Evaluation | None
+    impact: Impact
+    saved: SavedCheckpoint
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain data."""
+        return {
+            "folder": str(self.folder),
+            "checkpoint": str(self.folder / "edited"),
+            "recipe": str(self.folder / RECIPE),
+            "edited_vectors": len(self.spec),
+            "spared_vectors": len(self.gains.protected),
+            "impact": self.impact.to_json(),
+            "left_out": list(self.saved.left_out),
+            "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
+        }
+
+    def __str__(self) -> str:
+        protected = f", {len(self.gains.protected)} left unchanged" if self.gains.protected else ""
+        lines = [f"{len(self.spec)} singular vectors edited in layers {self.spec.layers}{protected}"]
+        lines += [] if self.evaluation is None else [self.evaluation.table()]
+        lines += [f"left out {sanitize(name)}: {reason}" for name, reason in self.saved.reasons.items()][:MOST_LINES]
+        return "\n".join([*lines, f"{self.folder / 'edited'} (publish it with sith-hf push-edited)"])
+
+
+def record_request(folder: Path, request: str, gains: Gains, saved: SavedCheckpoint) -> None:
+    """Write into ``folder`` the request that it answers, and what its other files do not hold."""
+    protected = [[*key, reason] for key, reason in gains.protected.items()]
+    copied = {"changed": dict(saved.changed), "left_out": dict(saved.reasons)}
+    write_whole(folder / REQUEST, json_bytes({"request": request, "protected": protected, **copied}))
+
+
+def finished_run(folder: Path, request: str, tower: VisionTower) -> RunResult | None:
+    """Read the results in ``folder`` of a run with this request; None if there are none."""
+    try:
+        data = json.loads(read_text(folder / REQUEST))
+        if data["request"] != request:
+            return None
+        changed, left_out = dict(data["changed"]), dict(data["left_out"])
+        protected = {(layer, head, vector): reason for layer, head, vector, reason in data["protected"]}
+        decomposition = Decomposition.from_pretrained(folder / "decomposition")
+        spec = EditSpec.from_pretrained(folder / "spec")
+        results = folder / "results.json"
+        evaluation = Evaluation.from_file(results) if results.is_file() else None
+    except (SithError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    reasons = () if spec.provenance is None else spec.provenance.reasons
+    keys = [*map(tuple, torch.stack([spec.layer, spec.head, spec.vector], dim=1).tolist())]
+    gains = Gains(dict(zip(keys, spec.gain.tolist(), strict=True)), dict(zip(keys, reasons, strict=False)), protected)
+    saved = SavedCheckpoint(folder / "edited", changed, tuple(left_out), left_out)
+    return RunResult(folder, decomposition, gains, spec, evaluation, impact_of(tower, decomposition, gains.gain), saved)
+
+
+def json_bytes(data: Any) -> bytes:
+    """Return JSON in ASCII."""
+    return (json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
