@@ -64,7 +64,8 @@ class Artwork:
     """By style, RGBA ``[things, SPRITE, SPRITE, 4]``."""
 
     def words(self) -> list[str]:
-        return [*self.names, *BACKGROUNDS, *sorted(set(self.kinds))]
+        """Return every thing, background and kind once."""
+        return list(dict.fromkeys([*self.names, *BACKGROUNDS, *sorted(self.kinds)]))
 
 
 def download(package: str, version: str, integrity: str, cache: Path) -> Path:
