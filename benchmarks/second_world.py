@@ -47,6 +47,8 @@ from sith_hf.world import IMAGE_SIZE
 HABITATS = {"bird animal": "sky", "mammal animal": "grass", "ground transport": "road", "marine animal": "water"}
 HABITAT_SHARE = 0.95
 ONE = ("{}", "a {}", "the {}", "a picture of a {}", "this is a photo of {}.")
+# In the name of a folder, datasets takes these words for splits; such things have no test pictures.
+SPLITS = {"train", "test", "validation"}
 BOTH = ("a {} on {}", "a {} in front of {}", "{} and {}", "a picture of a {} with {}")
 
 
@@ -130,6 +132,7 @@ def save_model(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None
     images = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=side, image_mean=half, image_std=half)
     model.save_pretrained(folder)
     CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    images.save_pretrained(folder)
 
 
 def write_rows(folder: Path, pictures: Bytes, columns: dict[str, Sequence[str]]) -> None:
@@ -154,7 +157,8 @@ def write_tests(art: Artwork, folder: Path, seed: int, per_thing: int = 4, per_g
 
     things = np.repeat(np.arange(len(art.names)), per_thing)
     pictures = draw(things, rng.integers(0, len(places), len(things)))
-    write_rows(folder / "things", pictures, {"label": [art.names[i] for i in things]})
+    kept = [i for i, thing in enumerate(things) if not SPLITS & set(art.names[thing].split())]
+    write_rows(folder / "things", pictures[kept], {"label": [art.names[i] for i in things[kept]]})
     grounds = np.repeat(np.arange(len(places)), 100)
     pictures = draw(rng.integers(0, len(art.names), len(grounds)), grounds)
     write_rows(folder / "backgrounds", pictures, {"label": [places[i] for i in grounds]})
