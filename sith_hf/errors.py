@@ -5,6 +5,7 @@
     │   ├── UnsupportedModel           an unsupported model family or checkpoint format
     │   ├── ArtifactError              an artifact is missing, damaged, of another version or another kind
     │   ├── BaseMismatch               a result was made for other weights than these
+    │   ├── LargeEdit                  an edit above the limits on its size, without a confirmation
     │   └── TemporaryError             a temporary failure: retrying may succeed
     ├── OutputError (OSError)          a result could not be written; no file is half-written
     ├── HubError (OSError)             the Hub refused, failed or could not be reached
@@ -33,6 +34,10 @@ class ArtifactError(InputError):
 
 class BaseMismatch(InputError):
     """An edit spec, decomposition or image mean was made for other weights than these."""
+
+
+class LargeEdit(InputError):
+    """An edit above the limits on energy or drift that nobody confirmed (``--yes`` on the command line)."""
 
 
 class TemporaryError(InputError):

@@ -76,7 +76,7 @@ def test_the_chain_is_the_rules_one_after_another(editor, made):
     assert dict(chain.gains.gain) == dict(gains.gain)
     assert chain.spec == make_spec(editor.tower, made, gains)
     assert chain.spec is chain.spec
-    assert str(chain) == str(chain.spec)
+    assert repr(chain) == repr(chain.spec)
     assert chain.spec != editor.suppress("boat", threshold=0.3).spec  # the control
 
 

@@ -9,6 +9,7 @@ import click
 
 from sith_hf.cli import options
 from sith_hf.cli.output import show_result
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 
 
@@ -28,7 +29,9 @@ from sith_hf.errors import InputError
 @click.option("--strength", type=float, help="Scale the edit: 0.5 moves every gain halfway to 1.")
 @options.rule
 @options.model
-@options.output("edit_spec.safetensors")
+@options.output("edit_spec.safetensors", required=False)
+@click.option("--dry-run", is_flag=True, help="Show the edit and its impact, and write nothing.")
+@click.option("--yes", is_flag=True, help="Save an edit above the limits on energy or drift too.")
 @options.as_json
 def edit(
     model: str,
@@ -42,13 +45,19 @@ def edit(
     strength: float | None,
     rule: dict[str, Any],
     loading: dict[str, Any],
-    output: Path,
+    output: Path | None,
+    dry_run: bool,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Choose gains for singular vectors of MODEL, a folder or Hub id, and save them as an edit spec.
 
-    Concepts with the same gain are one topic: a vector is chosen by the share of all of them in its explanation.
+    A vector is chosen if it carries one of the concepts beyond chance, or, with --top N, among the N strongest for one.
+    With --threshold, --near or --both-poles, concepts with the same gain are one topic: a vector is chosen by the share
+    of all of them in its explanation.
     """
+    if output is None and not dry_run:
+        raise InputError("name a folder for the edit with -o, or look at it with --dry-run")
     by_concept = bool(suppress or amplify or invert)
     if by_concept == (gain is not None):
         raise InputError(
@@ -70,8 +79,23 @@ def edit(
         draft = draft.set_gain(*concepts, gain=amount, **rule, **where)
     if gain is not None:
         draft = draft.vectors(gain, vectors=vectors, **where)
-    spec = draft.spec if strength is None else draft.spec * strength
+    draft = draft if strength is None else draft * strength
+    spec, impact = draft.spec, draft.impact
     if not spec:
         raise InputError("the edit changes nothing: every gain is 1; give another gain or strength")
-    path = spec.save_pretrained(output)
-    show_result(as_json, {"spec": str(path), "vectors": spec.rows()}, spec, path)
+    if not (yes or dry_run):
+        impact.check("add --yes")
+    path = None if output is None or dry_run else spec.save_pretrained(output)
+    for line in draft.warnings:
+        click.echo(f"warning: {sanitize(line, 1000)}", err=True)
+    data = {
+        "spec": None if path is None else str(path),
+        "vectors": draft.rows(),
+        "impact": impact.to_json(),
+        "needs_yes": bool(impact.excess),
+        "taken": draft.taken,
+        "words": [choice.to_json() for choice in draft.choices],
+        "warnings": list(draft.warnings),
+    }
+    last = path if path is not None else f"nothing was written{'; saving it needs --yes' if impact.excess else ''}"
+    show_result(as_json, data, draft, last)

@@ -79,7 +79,7 @@ def fidelity(
     source = options.dictionary_of(**words)
 
     from sith_hf.core.tables import table
-    from sith_hf.decomposition import DecomposeSettings
+    from sith_hf.decomposition import DecomposeSettings, smallest_p
     from sith_hf.editor import SithEditor
     from sith_hf.fidelity import check_plot, fidelity_chart, fidelity_table, grid
     from sith_hf.files import write_whole
@@ -116,7 +116,7 @@ def fidelity(
         where = "each head's write space" if result.null == "head" else "the residual stream"
         lines.append(
             f"null: {result.draws} random directions of {where}, seed {result.seed}; "
-            f"smallest possible p-value {1 / (1 + result.draws):.2g}"
+            f"smallest possible p-value {smallest_p(result.draws):.2g}"
         )
     files = (path for path in (output, plot) if path is not None)
     show_result(as_json, result.to_json(), table(*result.rows()), *lines, *files)

@@ -135,12 +135,17 @@ near = click.option(
 # For Edit.set_gain.
 rule = group(
     "rule",
+    click.option("--top", type=int, help="Choose the N vectors that carry each concept most strongly."),
     click.option(
-        "--threshold", type=float, help="Minimum share of an explanation that the concepts must have.  [default: 0.5]"
+        "--threshold",
+        type=float,
+        help="Choose by topic: minimum share of the concepts in an explanation.  [topic: 0.5]",
     ),
-    near,
     click.option(
-        "--both-poles", is_flag=True, help="Choose a vector by the mean of its poles, not by its stronger pole."
+        "--near", type=float, help="Choose by topic: minimum cosine of embeddings for a concept to count.  [topic: 0.6]"
+    ),
+    click.option(
+        "--both-poles", is_flag=True, help="Choose by topic: by the mean of a vector's poles, not by its stronger pole."
     ),
 )
 # For DatasetSettings, in a group.
@@ -156,9 +161,10 @@ overwrite = click.option("--overwrite", is_flag=True, help="Replace an output fo
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def output(content: str) -> Callable[[F], F]:
+def output(content: str, *, required: bool = True) -> Callable[[F], F]:
     """Add ``-o/--output``, a folder for ``content``."""
-    return click.option("-o", "--output", type=PATH, required=True, help=f"Folder for {content}; created if missing.")
+    described = f"Folder for {content}; created if missing."
+    return click.option("-o", "--output", type=PATH, required=required, help=described)
 
 
 def dictionary_of(

@@ -1,4 +1,5 @@
-"""From the weights of a tower to explained singular vectors: SVD, ``decompose``, ``Decomposition``, ``Explanation``.
+"""From the weights of a tower to explained singular vectors: SVD, ``decompose``, ``Decomposition``, ``Explanation``,
+p-values.
 
 It imports ``concepts``, ``towers``, ``pursuit``, ``hub``, ``files``, ``core`` and ``errors``.
 """
@@ -8,17 +9,32 @@ from sith_hf.decomposition.decomposition import DECOMPOSITION_LAYOUT, NEAR, Deco
 from sith_hf.decomposition.explanation import Explanation, Match, concepts_text, explanation_rows, match_rows
 from sith_hf.decomposition.quality import Quality, measure_explanations, quality_of
 from sith_hf.decomposition.settings import DecomposeSettings
+from sith_hf.decomposition.significance import (
+    DRAWS,
+    NULLS,
+    SEED,
+    Significance,
+    adjusted,
+    null_directions,
+    p_values,
+    smallest_p,
+)
 from sith_hf.decomposition.svd import HeadSVD, factored_svd
 
 __all__ = [
     "DECOMPOSITION_LAYOUT",
+    "DRAWS",
     "DecomposeSettings",
     "Decomposition",
     "Explanation",
     "HeadSVD",
     "Match",
     "NEAR",
+    "NULLS",
     "Quality",
+    "SEED",
+    "Significance",
+    "adjusted",
     "check_joint_size",
     "concepts_text",
     "decompose",
@@ -26,5 +42,8 @@ __all__ = [
     "factored_svd",
     "match_rows",
     "measure_explanations",
+    "null_directions",
+    "p_values",
     "quality_of",
+    "smallest_p",
 ]

@@ -17,6 +17,7 @@ from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.quality import quality_of
 from sith_hf.decomposition.settings import DecomposeSettings
+from sith_hf.decomposition.significance import DRAWS, SEED, Significance, null_directions
 from sith_hf.decomposition.svd import factored_svd
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
@@ -37,6 +38,7 @@ def decompose(
 ) -> Decomposition:
     """Factor and explain the heads of some layers (SITH; Method, sec. 1 to 5).
 
+    Random directions are explained too, as the null of the p-values (:class:`sith_hf.decomposition.Significance`).
     The algebra of directions runs in float64 for every dtype of the checkpoint, and results are float32, so a bfloat16
     tower and its float32 cast have the same decomposition.
 
@@ -61,21 +63,33 @@ def decompose(
     check_joint_size(atoms, projection)
     where = torch.device("cpu" if device is None else device)
     heads = _groups(numbers, tower.num_heads, (rank or tower.hidden_size // tower.num_heads) * len(settings.poles))
+    null = {f"null-{start:04d}": slice(start, start + ROWS) for start in range(0, DRAWS, ROWS)}
 
     @cache
     def index() -> DictionaryIndex:
-        share = len(heads) * ROWS / job.processes.world_size
+        share = (len(heads) + len(null)) * ROWS / job.processes.world_size
         return build_index(atoms, device=where, products=int(share * pursuit.sparsity), block_size=pursuit.block_size)
 
+    def coded(directions: Tensor) -> SparseCode:
+        joint = tower.to_joint(directions, image_mean).flatten(0, -2).float()
+        found = pursuit(joint.to(where), index())
+        return SparseCode(found.index.cpu(), found.weight.cpu())
+
+    def by_chance(group: str) -> Part:
+        generator = torch.Generator().manual_seed(SEED)
+        write = torch.empty(0, tower.hidden_size)
+        drawn = null_directions("residual", write, DRAWS, centre=settings.centred, generator=generator)[null[group]]
+        return {"null_fidelity": quality_of(tower, atoms, drawn, coded(drawn), image_mean).fidelity}
+
     def explain(group: str) -> Part:
+        if group in null:
+            return by_chance(group)
         number, those = heads[group]
         factors = tower.layers[number].factors(tower.num_heads, fold=settings.fold, centre=settings.centred)
         svd = factored_svd(factors.write[those].cpu(), factors.read[those].cpu())
         write, values, read = svd.write[:, :rank], svd.values[:, :rank], svd.read[:, :rank]
         directions = write.unsqueeze(-2) * settings.signs.unsqueeze(-1)
-        joint = tower.to_joint(directions, image_mean).flatten(0, 2).float()
-        found = pursuit(joint.to(where), index())
-        code = SparseCode(found.index.cpu(), found.weight.cpu())
+        code = coded(directions)
         shape, quality = (*directions.shape[:3], -1), quality_of(tower, atoms, directions, code, image_mean)
         made = {
             "singular_values": values,
@@ -100,17 +114,20 @@ def decompose(
             "image mean": None if image_mean is None else tensor_sha256(image_mean),
             "weights": sorted(tower.sha256(numbers).items()),
             "heads": [tower.num_heads, tower.post_norm_eps],
+            "null": ["residual", DRAWS, SEED],
             "dictionary": [dictionary.sha256, _rows_sha256(dictionary.rows)],
             "device": where.type,
         }
     done: dict[str, Part] = {}
     shown = progress and job.processes.is_main
     with tqdm(total=len(numbers) * tower.num_heads, desc="decomposing", unit="head", disable=not shown) as bar:
-        for group, part in job.parts("decomposition", facts, list(heads), explain):
+        for group, part in job.parts("decomposition", facts, [*heads, *null], explain):
             done[group] = part
-            bar.update(len(part["energy"]))
+            bar.update(len(part.get("energy", ())))
     stacks = [[done[group] for group, (number, _) in heads.items() if number == wanted] for wanted in numbers]
     stacked = {key: torch.stack([torch.cat([part[key] for part in parts]) for parts in stacks]) for key in stacks[0][0]}
+
+    sample = torch.cat([done[group]["null_fidelity"] for group in null])
 
     # Copy it, so that later changes of the caller's tensor do not reach the result.
     mean = torch.zeros(projection.shape[0]) if image_mean is None else image_mean.detach().float().cpu().clone()
@@ -121,6 +138,7 @@ def decompose(
     return Decomposition(
         layers=numbers,
         **stacked,
+        significance=Significance.of(stacked["fidelity"], sample),
         texts=tuple(dictionary.texts[i] for i in used),
         embeddings=dictionary.embeddings_of(used),
         dictionary_mean=dictionary.mean,

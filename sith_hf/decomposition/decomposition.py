@@ -17,6 +17,7 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import finite_number, whole_number, whole_numbers
 from sith_hf.decomposition.explanation import Explanation, Match
+from sith_hf.decomposition.significance import Significance
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files import Layout, library_versions, read_artifact, require, text_tensors, texts_of, write_artifact
 from sith_hf.hub import Pushable, find_artifact
@@ -46,13 +47,17 @@ DECOMPOSITION_LAYOUT = Layout(
         "image_mean": (torch.float32, "P"),
         "text_bytes": (torch.uint8, "bytes"),
         "text_offsets": (torch.int64, "offsets"),
+        "p_value": (torch.float64, "L H R poles"),
+        "null_fidelity": (torch.float32, "draws"),
     },
+    optional=("p_value", "null_fidelity"),
     data={"base": dict, "settings": dict, "poles": list, "libraries": dict},
     repo_type="dataset",
 )
 
 # The tensors that become fields of the same name.
-_FIELDS = [name for name in DECOMPOSITION_LAYOUT.tensors if name not in ("layers", "text_bytes", "text_offsets")]
+_OTHERS = ("layers", "text_bytes", "text_offsets", *DECOMPOSITION_LAYOUT.optional)
+_FIELDS = [name for name in DECOMPOSITION_LAYOUT.tensors if name not in _OTHERS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +80,8 @@ class Decomposition(Pushable):
         poles: ``("+", "-")`` or ``("+",)``.
         base: the decomposed weights.
         settings: fold, centre, the pursuit's settings and the dictionary's fingerprint, as JSON values.
+        significance: the fidelities of random directions, and p-values; None (not known) in a decomposition of an
+            earlier release or an imported one.
     """
 
     layers: tuple[int, ...]
@@ -94,6 +101,7 @@ class Decomposition(Pushable):
     poles: tuple[str, ...]
     base: BaseRef
     settings: Mapping[str, Any]
+    significance: Significance | None = None
 
     def __repr__(self) -> str:
         _, heads, rank = self.singular_values.shape
@@ -121,6 +129,29 @@ class Decomposition(Pushable):
     def energy_share(self) -> Tensor:
         """The energy shares, s^2 over the head's energy, ``[L, H, R]``; zero for a head of zeros."""
         return self.singular_values**2 / self.energy.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)
+
+    @property
+    def p_values(self) -> Tensor | None:
+        """The p-value of each fidelity against random directions, ``[L, H, R, poles]`` float64; None if not known."""
+        return None if self.significance is None else self.significance.p
+
+    @property
+    def chance(self) -> float | None:
+        """The mean fidelity of random directions that are explained in the same way; None if not known."""
+        return None if self.significance is None else self.significance.chance
+
+    def beyond_chance(self, fdr: float = 0.05) -> Tensor | None:
+        """Return which explanations are better than chance, ``[L, H, R, poles]`` bool; None if not known.
+
+        Args:
+            fdr: the false discovery rate over all poles of all vectors (Benjamini-Hochberg), above 0 and below 1.
+
+        Raises:
+            InputError: a rate out of range.
+        """
+        if not 0 < finite_number(fdr, "fdr, a false discovery rate,") < 1:
+            raise InputError(f"fdr must be a false discovery rate above 0 and below 1; got {fdr}")
+        return None if self.significance is None else self.significance.q <= fdr
 
     def position(self, layer: int) -> int:
         """Return the index of ``layer`` on axis L. Raises InputError if it was not decomposed."""
@@ -159,10 +190,12 @@ class Decomposition(Pushable):
             tuple((self.texts[i], w) for i, w in zip(index, weight, strict=True) if i >= 0 and w > 0)
             for index, weight in pairs
         )
-        numbers = (
+        numbers = [
             tensor.reshape(*shape[:3], -1).expand(shape).flatten().tolist()
             for tensor in (self.singular_values, self.energy_share, self.fidelity, self.ceiling, self.coherence)
-        )
+        ]
+        p_values = self.p_values
+        numbers.append([None] * shape.numel() if p_values is None else p_values.flatten().tolist())
         return tuple(
             Explanation(layer, head, vector, pole, named, *values)
             for (layer, head, vector, pole), named, *values in zip(places, concepts, *numbers, strict=True)
@@ -261,6 +294,9 @@ class Decomposition(Pushable):
         tensors = {name: getattr(self, name) for name in _FIELDS}
         tensors |= {"layers": torch.tensor(self.layers)} | text_tensors(self.texts)
         data = {"base": self.base.to_json(), "settings": dict(self.settings), "poles": list(self.poles)}
+        if self.significance is not None:
+            tensors |= {"p_value": self.significance.p, "null_fidelity": self.significance.sample}
+            data["significance"] = self.significance.to_json()
         return write_artifact(folder, DECOMPOSITION_LAYOUT, tensors, {**data, "libraries": library_versions()})
 
     @classmethod
@@ -271,7 +307,7 @@ class Decomposition(Pushable):
         path = find_artifact(name_or_path, DECOMPOSITION_LAYOUT, revision, token)
         tensors, data = read_artifact(path, DECOMPOSITION_LAYOUT)
         texts, poles = texts_of(tensors, path), tuple(data["poles"])
-        fields = {name: tensors[name] for name in _FIELDS}
+        fields: dict[str, Any] = {name: tensors[name] for name in _FIELDS}
         layers = tuple(tensors["layers"].tolist())
         _check(path, layers, poles, texts, fields)
         try:
@@ -280,6 +316,7 @@ class Decomposition(Pushable):
             raise ArtifactError(f"{path}: {error}") from None
         read = {tensor_key(layer, part) for layer in layers for part in LAYER_PARTS}
         require(read <= set(base.sha256), path, "a tensor that was decomposed has no fingerprint")
+        fields["significance"] = Significance.from_json(data.get("significance"), tensors, path)
         return cls(layers=layers, texts=texts, poles=poles, base=base, settings=data["settings"], **fields)
 
 

@@ -19,6 +19,7 @@ class Explanation:
         fidelity: cosine between the direction and its reconstruction from the concepts (Method, sec. 5).
         ceiling: the highest possible fidelity.
         coherence: the mean pairwise cosine of the concepts' centred embeddings; 1 for a single concept.
+        p_value: of the fidelity, against random directions (Method, sec. 5); None if not known.
     """
 
     layer: int
@@ -31,6 +32,7 @@ class Explanation:
     fidelity: float
     ceiling: float
     coherence: float
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,17 @@ from tqdm import tqdm
 
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.validation import finite_number, whole_number
-from sith_hf.decomposition import DecomposeSettings, check_joint_size, factored_svd, measure_explanations
+from sith_hf.decomposition import (
+    NULLS,
+    DecomposeSettings,
+    adjusted,
+    check_joint_size,
+    factored_svd,
+    measure_explanations,
+    null_directions,
+    p_values,
+)
 from sith_hf.errors import InputError
-from sith_hf.fidelity.null import NULLS, adjusted, null_directions, p_values
 from sith_hf.fidelity.table import WEIGHTS, FidelityTable, MethodQuality
 from sith_hf.pursuit import METHODS, Pursuit
 from sith_hf.towers import VisionTower
@@ -58,7 +66,8 @@ def fidelity_table(
         pursuits: methods and settings, from :func:`grid`; all methods at 5, 10, 20 and 50 concepts when None.
         settings: which vectors; ``pursuits`` take the place of its pursuit.
         weight: of vectors in means, ``"equal"`` or ``"energy"`` (see :class:`FidelityTable`).
-        null: ``"residual"``, ``"head"``, or None for no random directions (see :mod:`sith_hf.fidelity.null`).
+        null: ``"residual"``, ``"head"``, or None for no random directions (see
+            :mod:`sith_hf.decomposition.significance`).
         draws: number of random directions; 999, or 199 for each head, when None.
         seed: of the random directions.
         level: the false discovery rate of significant findings, above 0 and below 1.

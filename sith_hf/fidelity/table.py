@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.decomposition import Quality
+from sith_hf.decomposition import Quality, smallest_p
 from sith_hf.pursuit import Pursuit
 
 WEIGHTS = ("equal", "energy")
@@ -58,7 +58,7 @@ class FidelityTable:
         share: ``[L, H, R]`` float32, each vector's s^2 over its head's.
         weight: of vectors in means and spreads. ``"equal"``: all the same; ``"energy"``: by ``share``, so that all
             heads count the same. Counts of findings are never weighted.
-        null: ``"residual"``, ``"head"`` or None (see :mod:`sith_hf.fidelity.null`).
+        null: ``"residual"``, ``"head"`` or None (see :mod:`sith_hf.decomposition.significance`).
         null_ceiling: ``[N]`` or ``[L, H, N]``, the ceiling of the random directions; None without a null.
         draws: N random directions (per head for ``"head"``); 0 without a null.
         seed: of the random directions.
@@ -131,7 +131,7 @@ class FidelityTable:
             "weight": self.weight,
             "null": self.null,
             "draws": self.draws,
-            "smallest_p": None if self.null is None else 1 / (1 + self.draws),
+            "smallest_p": None if self.null is None else smallest_p(self.draws),
             "seed": self.seed,
             "level": self.level,
             "results": [self.summary(result) for result in self.results],

@@ -38,6 +38,7 @@ class Layout:
         data: the required keys of the JSON object, with their types.
         repo_type: the kind of Hub repository for such a file.
         rounded: the float32 tensors that may be stored as float16 or bfloat16.
+        optional: tensors of which a file has all or none, because earlier releases did not write them.
     """
 
     format: str
@@ -47,6 +48,7 @@ class Layout:
     data: Mapping[str, type | tuple[type, ...]]
     repo_type: str = "model"
     rounded: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
 
 def text_tensors(texts: Sequence[str]) -> dict[str, Tensor]:
@@ -123,7 +125,7 @@ def read_file_backed(
             _check_identity(path, layout, found)
             _check_shapes(path, layout, found)
             found.check_sums(file)
-            for name in layout.tensors:
+            for name in (name for name in layout.tensors if name in found.entries):
                 if name == backed and found.stamp[2] >= least:
                     rows = FileBackedRows(found, found.entries[name])
                     tensors[name] = rows.mapped(file)
@@ -153,10 +155,14 @@ def _check_identity(path: Path, layout: Layout, file: TensorFile) -> None:
 def _check_shapes(path: Path, layout: Layout, file: TensorFile) -> None:
     """Check names, dtypes and shapes before any tensor is read."""
     found, wanted = set(file.entries), set(layout.tensors)
+    if not found & set(layout.optional):
+        wanted -= set(layout.optional)
     missing, extra = sorted(wanted - found), sorted(found - wanted)
     require(not missing and not extra, path, f"tensors missing {missing}, unexpected {extra}")
     sizes: dict[str, int] = {}
     for name, (dtype, axes) in layout.tensors.items():
+        if name not in found:
+            continue
         entry, expected = file.entries[name], axes.split()
         dtypes = {dtype, torch.float16, torch.bfloat16} if name in layout.rounded else {dtype}
         require(

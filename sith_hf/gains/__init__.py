@@ -1,4 +1,4 @@
-"""From explanations and scores to gains; drift and the drift budget; baselines.
+"""From explanations and scores to gains; drift, the drift budget and the impact of an edit; baselines.
 
 It imports ``decomposition`` and everything below. Rules that need a text tower take an ``embed`` function.
 """
@@ -7,29 +7,44 @@ from sith_hf.gains.baselines import with_baselines
 from sith_hf.gains.by_concepts import SHARE_THRESHOLD, by_concepts, by_name, share_of
 from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, task_relevance
 from sith_hf.gains.by_score import Keep, by_threshold, three_way, topic_shares
+from sith_hf.gains.by_word import FELT, WORD_LEVEL, WordCarriers, WordChoice, by_word, word_carriers
 from sith_hf.gains.drift import drift_shares
 from sith_hf.gains.drift_budget import budgeted
-from sith_hf.gains.gains import Gains, Selection, check_gain
+from sith_hf.gains.gains import Evidence, Gains, Selection, check_gain
+from sith_hf.gains.impact import MOST_DRIFT, MOST_ENERGY, Impact, impact_of
+from sith_hf.gains.report import gain_rows, gain_table
 from sith_hf.gains.score_csv import score_csv_text
 from sith_hf.gains.scores import HIGHEST_SCORE, LOWEST_SCORE, SCORES_LAYOUT, Scores
 
 __all__ = [
+    "Evidence",
+    "FELT",
     "Gains",
     "HIGHEST_SCORE",
+    "Impact",
     "Keep",
     "LOWEST_SCORE",
+    "MOST_DRIFT",
+    "MOST_ENERGY",
     "SCORES_LAYOUT",
     "SHARE_THRESHOLD",
     "Scores",
     "Selection",
+    "WORD_LEVEL",
+    "WordCarriers",
+    "WordChoice",
     "budgeted",
     "by_concepts",
     "by_name",
     "by_relevance",
     "by_threshold",
+    "by_word",
     "check_gain",
     "class_task",
     "drift_shares",
+    "gain_rows",
+    "gain_table",
+    "impact_of",
     "level_offset",
     "score_csv_text",
     "share_of",
@@ -37,4 +52,5 @@ __all__ = [
     "three_way",
     "topic_shares",
     "with_baselines",
+    "word_carriers",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.errors import InputError
-from sith_hf.gains.gains import ALL, Gains, Selection, VectorKey, check_gain
+from sith_hf.gains.gains import ALL, Evidence, Gains, Selection, VectorKey, check_gain
 
 # Half of an explanation: such a vector is at least as much about the concepts as about everything else.
 SHARE_THRESHOLD = 0.5
@@ -51,13 +51,14 @@ def by_concepts(
     if not 0 < finite_number(threshold, "threshold") <= 1:
         raise InputError(f"threshold must be a share above 0 and at most 1; got {threshold}")
     share = share_of(decomposition, queries, near=near, select=select)
-    named = ", ".join(queries)
     # At a threshold of 1, rounding must not exclude a vector that is about nothing else.
-    reason = {
-        key: f"{named}: share {float(share[place]):.2f}"
-        for key, place in select.vectors(decomposition, share >= threshold * (1 - 1e-6))
-    }
-    return Gains(dict.fromkeys(reason, gain), reason)
+    chosen = dict(select.vectors(decomposition, share >= threshold * (1 - 1e-6)))
+    evidence = _evidence(decomposition, queries, near, chosen, select.both_poles)
+    return Gains(
+        dict.fromkeys(chosen, gain),
+        {key: _reason(item) for key, item in evidence.items()},
+        evidence={key: (item,) for key, item in evidence.items()},
+    )
 
 
 def by_name(
@@ -101,3 +102,41 @@ def share_of(
     Arguments as for :func:`by_concepts`; of ``select`` only ``both_poles`` matters.
     """
     return select.of_vectors(decomposition.share(torch.stack([q.float() for q in queries.values()]), near))
+
+
+def _evidence(
+    decomposition: Decomposition,
+    queries: Mapping[str, Tensor],
+    near: float,
+    chosen: Mapping[VectorKey, tuple[int, int, int]],
+    both_poles: bool,
+) -> dict[VectorKey, Evidence]:
+    """Return what counted in the share of each chosen vector."""
+    nearness = decomposition.nearness(torch.stack([query.float() for query in queries.values()]), near).tolist()
+    named, about = {text.casefold() for text in queries}, ", ".join(queries)
+    found = {}
+    for key, place in chosen.items():
+        parts = []
+        for concepts, weights in zip(decomposition.concept[place], decomposition.weight[place], strict=True):
+            total = float(weights.sum()) or 1.0
+            pairs = zip(concepts.tolist(), weights.tolist(), strict=True)
+            parts.append({i: weight / total * nearness[i] for i, weight in pairs if i >= 0 and nearness[i] > 0})
+        counted = parts if both_poles else [max(parts, key=lambda part: sum(part.values()))]
+        pole = None if both_poles else decomposition.poles[parts.index(counted[0])]
+        sums: dict[int, float] = {}
+        for i, share in (item for part in counted for item in part.items()):
+            sums[i] = sums.get(i, 0.0) + share / len(counted)
+        others = [
+            (decomposition.texts[i], share, nearness[i])
+            for i, share in sums.items()
+            if share > 0 and decomposition.texts[i].casefold() not in named
+        ]
+        share = sum(sums.values())
+        found[key] = Evidence(about, share, pole=pole, near=tuple(sorted(others, key=lambda item: (-item[1], item[0]))))
+    return found
+
+
+def _reason(evidence: Evidence) -> str:
+    words = f"{evidence.about}: share {evidence.share:.2f}"
+    near = ", ".join(f"{text} {share:.2f}" for text, share, _ in evidence.near)
+    return f"{words} (near: {near})" if near else words

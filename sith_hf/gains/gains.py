@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,32 @@ VectorKey = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """Why a vector counts as being about some concepts.
+
+    Attributes:
+        about: the concepts, as text.
+        share: the share of the explanation's weight that lies on them and on near ones.
+        cosine: of the write direction with a single word; None for a topic.
+        p_value: of that cosine; None for a topic.
+        pole: the pole that counted; None for the mean over both.
+        near: for a topic, the near concepts that counted: text, part of the share, cosine to the nearest of the topic.
+    """
+
+    about: str
+    share: float
+    cosine: float | None = None
+    p_value: float | None = None
+    pole: str | None = None
+    near: tuple[tuple[str, float, float], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data, without values that are None."""
+        near = [{"concept": text, "share": share, "cosine": cosine} for text, share, cosine in self.near]
+        return {key: value for key, value in (vars(self) | {"near": near}).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Gains:
     """Singular vectors with their gains, and the reason for each; every other vector keeps a gain of 1.
 
@@ -26,15 +53,17 @@ class Gains:
         protected: (layer, head, vector) to the reason why a rule left a chosen vector unchanged or gave it a milder
             gain, in words.
         unscored: vectors that a rule could not judge, because they have no score.
+        evidence: (layer, head, vector) to what a rule by concepts found, once for each time it chose the vector.
     """
 
     gain: Mapping[VectorKey, float] = field(default_factory=dict)
     reason: Mapping[VectorKey, str] = field(default_factory=dict)
     protected: Mapping[VectorKey, str] = field(default_factory=dict)
     unscored: frozenset[VectorKey] = frozenset()
+    evidence: Mapping[VectorKey, tuple[Evidence, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("gain", "reason", "protected"):
+        for name in ("gain", "reason", "protected", "evidence"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __len__(self) -> int:
@@ -44,7 +73,16 @@ class Gains:
         """Return the union. The gains of a vector in both multiply, so suppressing twice suppresses."""
         gain = {key: self.gain.get(key, 1.0) * other.gain.get(key, 1.0) for key in [*self.gain, *other.gain]}
         reason, protected = _joined(self.reason, other.reason), _joined(self.protected, other.protected)
-        return Gains(gain, reason, protected, self.unscored | other.unscored)
+        evidence = {key: self.evidence.get(key, ()) + other.evidence.get(key, ()) for key in gain}
+        found = {key: value for key, value in evidence.items() if value}
+        return Gains(gain, reason, protected, self.unscored | other.unscored, found)
+
+    def __mul__(self, strength: float) -> Gains:
+        """Move every gain towards 1: strength 0 changes nothing, 1 is the edit itself. Raises InputError."""
+        keys = list(self.gain)
+        full = torch.tensor([self.gain[key] for key in keys], dtype=torch.float64)
+        scaled = torch.lerp(torch.ones_like(full), full, finite_number(strength, "a strength"))
+        return replace(self, gain=dict(zip(keys, scaled.tolist(), strict=True)))
 
 
 @dataclass(frozen=True)

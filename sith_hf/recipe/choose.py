@@ -31,7 +31,15 @@ from sith_hf.gains import (
     topic_shares,
 )
 from sith_hf.judges import JudgeSettings, make_judge
-from sith_hf.recipe.edit_rules import BudgetEdit, RelevanceEdit, ShareEdit, ThreeWayEdit, ThresholdEdit, VectorsEdit
+from sith_hf.recipe.edit_rules import (
+    BudgetEdit,
+    RelevanceEdit,
+    ShareEdit,
+    ThreeWayEdit,
+    ThresholdEdit,
+    VectorsEdit,
+    WordsEdit,
+)
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.towers import fill_template
 
@@ -107,13 +115,17 @@ def choose(
 
 
 def _by_explanation(
-    step: ShareEdit | VectorsEdit | RelevanceEdit,
+    step: ShareEdit | WordsEdit | VectorsEdit | RelevanceEdit,
     editor: SithEditor,
     decomposition: Decomposition,
     concepts: ConceptDictionary,
 ) -> Gains:
     if isinstance(step, VectorsEdit):
         return by_name(decomposition, step.gain, layers=step.layers, heads=step.heads, vectors=step.vectors)
+    if isinstance(step, WordsEdit):
+        words = dict.fromkeys(step.concepts)
+        draft = editor.with_decomposition(decomposition).edit()
+        return draft.set_gain(*words, gain=step.gain, top=step.top, layers=step.layers, heads=step.heads).gains
     if isinstance(step, ShareEdit):
         queries = editor.embed(*step.concepts, decomposition=decomposition)
         select = Selection(step.layers, step.heads, step.both_poles)

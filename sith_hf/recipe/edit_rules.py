@@ -36,6 +36,19 @@ class ShareEdit(_Step):
     """Judge a vector by the mean over its poles, not by the stronger one."""
 
 
+class WordsEdit(_Step):
+    """One gain for the vectors that carry any of some words (:func:`sith_hf.gains.by_word`)."""
+
+    rule: Literal["words"]
+    """Choose vectors by the cosine of what they write with each word."""
+    concepts: tuple[str, ...]
+    """The words, each chosen by itself."""
+    gain: float = 0.0
+    """0 removes, 1 leaves, above 1 amplifies, -1 inverts."""
+    top: int | None = None
+    """The number of vectors for each word, the strongest; those beyond chance when null."""
+
+
 class VectorsEdit(_Step):
     """One gain for vectors given by number (:func:`sith_hf.gains.by_name`)."""
 
@@ -118,10 +131,11 @@ class BudgetEdit(ThresholdEdit):
 
 EditStep = Annotated[
     Annotated[ShareEdit, Tag("tag:share")]
+    | Annotated[WordsEdit, Tag("tag:words")]
     | Annotated[VectorsEdit, Tag("tag:vectors")]
     | Annotated[ThresholdEdit, Tag("tag:threshold")]
     | Annotated[ThreeWayEdit, Tag("tag:three-way")]
     | Annotated[RelevanceEdit, Tag("tag:relevance")]
     | Annotated[BudgetEdit, Tag("tag:budget")],
-    by_key("rule", ("share", "vectors", "threshold", "three-way", "relevance", "budget"), default="share"),
+    by_key("rule", ("share", "words", "vectors", "threshold", "three-way", "relevance", "budget"), default="share"),
 ]

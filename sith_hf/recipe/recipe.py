@@ -136,6 +136,8 @@ class Recipe(Settings):
     """The settings of the decomposition."""
     edits: tuple[EditStep, ...]
     """The edits. The gains of a vector that two edits choose multiply."""
+    large_edit: bool = False
+    """Accept an edit above the limits on energy and drift."""
     evaluate: EvaluationStep | None = None
     """The evaluation; none when null."""
     card: CardTexts = CardTexts()

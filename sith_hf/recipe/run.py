@@ -15,7 +15,7 @@ from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.evaluation import Evaluation, worst_against_average
 from sith_hf.files import ResumableJob, new_folder, write_whole
-from sith_hf.gains import Gains
+from sith_hf.gains import Gains, Impact, impact_of
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.inputs import decompose_with, open_base
 from sith_hf.recipe.measure import measure_edit
@@ -38,6 +38,7 @@ class RunResult:
         gains: the chosen vectors and the protected ones, with reasons.
         spec: the edit.
         evaluation: the evaluation; None if the recipe has none.
+        impact: how much of the model the edit changes.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class RunResult:
     gains: Gains
     spec: EditSpec
     evaluation: Evaluation | None
+    impact: Impact
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain data."""
@@ -54,6 +56,7 @@ class RunResult:
             "recipe": str(self.folder / RECIPE),
             "edited_vectors": len(self.spec),
             "spared_vectors": len(self.gains.protected),
+            "impact": self.impact.to_json(),
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }
 
@@ -92,6 +95,7 @@ def run_recipe(
     Raises:
         InputError: a recipe, base, dictionary, dataset, judge or folder that cannot be used, or an edit that changes
             nothing.
+        LargeEdit: the edit exceeds a limit on energy or drift, and the recipe has no ``large_edit: true``.
         HubError: a server of a judge refused, failed or could not be reached.
         OutputError: the results could not be written; ``folder`` is unchanged.
     """
@@ -119,6 +123,10 @@ def run_recipe(
             token=token, transcripts=work / "transcripts", say=report, progress=progress,
         )  # fmt: skip
         report(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.protected)} left unchanged")
+        impact = impact_of(editor.tower, decomposition, chosen.gains.gain)
+        report(f"the edit changes {impact}")
+        if not plan.large_edit:
+            impact.check("write large_edit: true in the recipe (--set large_edit=true)")
         found, sweep = None, None
         if plan.evaluate is not None:
             found, sweep = measure_edit(plan.evaluate, editor, decomposition, chosen.gains, home, progress=progress)
@@ -142,7 +150,7 @@ def run_recipe(
                 worst_against_average(sweep, work / "sweep.png")
             except MissingExtra as error:
                 report(f"the plot of the sweep was not drawn: {error}")
-    return RunResult(target, decomposition, chosen.gains, chosen.spec, found)
+    return RunResult(target, decomposition, chosen.gains, chosen.spec, found, impact)
 
 
 def _check_target(target: Path, home: Path) -> None:

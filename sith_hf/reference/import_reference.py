@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,9 +163,10 @@ def import_reference(
     index[used] = torch.arange(len(used))
     stacked["concept"] = index[stacked["concept"]]
     numbers = tuple(item.settings.layer for item in items)
+    fields: dict[str, Any] = {key: t if key == "concept" else t.float() for key, t in stacked.items()}
     decomposition = Decomposition(
         layers=numbers,
-        **{key: tensor if key == "concept" else tensor.float() for key, tensor in stacked.items()},
+        **fields,
         texts=tuple(encoded.texts[i] for i in used),
         embeddings=embeddings[used],
         dictionary_mean=mean,

@@ -37,7 +37,7 @@ def scene(tmp_path_factory):
     made = succeeded(
         sith("decompose", folder / "clip", "--concepts", folder / "concepts.txt", "-o", folder / "d", "--json")
     )
-    named = ("--suppress", "sea", "--amplify", "bird=2.5", "--invert", "night", "--threshold", "0.2")
+    named = ("--suppress", "sea", "--amplify", "bird=2.5", "--invert", "night", "--threshold", "0.2", "--yes")
     drafted = succeeded(
         sith("edit", folder / "clip", "--decomposition", folder / "d", *named, "-o", folder / "spec", "--json")
     )

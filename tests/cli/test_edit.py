@@ -13,7 +13,9 @@ SEA = ("--suppress", "sea", "--threshold", "0.1")
 
 def test_by_concept(scene, work):
     spec = EditSpec.from_pretrained(work / "spec")
-    assert spec.rows() == scene.edit.data["vectors"]
+    rows = scene.edit.data["vectors"]
+    assert [{key: row[key] for key in spec.rows()[0]} for row in rows] == spec.rows()
+    assert scene.edit.data["needs_yes"]
     # Gains multiply where one vector carries two concepts.
     assert {0.0, 2.5, -1.0} & set(spec.gain.tolist())
     assert set(spec.gain.tolist()) <= {0.0, 2.5, -1.0, -2.5}
@@ -71,3 +73,37 @@ def test_the_command_that_the_refused_ones_are_made_from_is_not(work, tmp_path):
     words = (word.replace("{work}", str(work)).replace("{out}", str(tmp_path / "out")) for word in EDIT)
     succeeded(sith(*words, "--layers", "0", "--gain", "0"))
     assert (tmp_path / "out").is_dir()
+
+
+def test_a_dry_run_shows_the_edit_and_writes_nothing(work, tmp_path):
+    words = ("edit", work / "clip", "--decomposition", work / "d", "--suppress", "sea", "--top", "3")
+    before = set(tmp_path.iterdir())
+    data = succeeded(sith(*words, "--dry-run", "--json", "-o", tmp_path / "out")).data
+    assert set(tmp_path.iterdir()) == before
+    assert (data["spec"], data["needs_yes"], len(data["vectors"])) == (None, False, 3)
+    assert data["impact"]["vectors"] == 3
+    assert set(data["taken"]) == {"sea"}
+    assert data["words"][0]["chosen"] == 3
+    assert data["words"][0]["left_out"]
+    shown = succeeded(sith(*words, "--dry-run"))
+    assert "nothing was written" in shown.out
+    assert "sea: cosine" in shown.out
+
+
+def test_a_large_edit_asks(refuses, work, tmp_path):
+    every = ("--layers", "0,1,2", "--gain", "0")
+    refuses((*EDIT, *every), "add --yes")
+    words = ("edit", work / "clip", "--decomposition", work / "d", *every)
+    shown = succeeded(sith(*words, "--dry-run"))
+    assert "needs --yes" in shown.out
+    succeeded(sith(*words, "--yes", "-o", tmp_path / "out"))
+    assert len(EditSpec.from_pretrained(tmp_path / "out")) == 96
+
+
+@pytest.mark.parametrize(("words", "named"), [(("--top", "0"), "top"), (("--top", "2", "--threshold", "0.5"), "top")])
+def test_top_is_checked(refuses, words, named):
+    refuses((*EDIT, "--suppress", "sea", *words), named)
+
+
+def test_without_a_folder_only_a_dry_run(refuses):
+    refuses(("edit", "{work}/clip", "--decomposition", "{work}/d", "--suppress", "sea"), "-o")

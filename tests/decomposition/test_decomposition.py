@@ -626,6 +626,11 @@ def test_a_round_trip_is_exact(poles, editor, concepts, tmp_path):
     read = Decomposition.from_pretrained(tmp_path / "a")
     for name in Decomposition.__dataclass_fields__:
         ours, theirs = getattr(saved, name), getattr(read, name)
+        if name == "significance":
+            assert torch.equal(ours.p, theirs.p)
+            assert torch.equal(ours.sample, theirs.sample)
+            assert (ours.null, ours.seed) == (theirs.null, theirs.seed)
+            continue
         assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs, name
     assert read.explanations() == saved.explanations()
     assert read.find("boat") == saved.find("boat")

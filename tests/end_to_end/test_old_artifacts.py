@@ -69,6 +69,7 @@ def test_decomposition(recorded, editor):
         for e in found.explanations()
     ]
     assert explained == recorded["decomposition"]
+    assert (found.p_values, found.beyond_chance(), found.explanations()[0].p_value) == (None, None, None)
     assert editor.with_decomposition(found).decomposition == found
 
 

@@ -15,9 +15,9 @@ from torch.nn.functional import normalize
 
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition import DecomposeSettings, measure_explanations
+from sith_hf.decomposition.significance import adjusted, null_directions, p_values
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.fidelity import fidelity_table, grid
-from sith_hf.fidelity.null import adjusted, null_directions, p_values
 from sith_hf.pursuit.pursuit import Pursuit
 from tests.support.made import tiny_concepts
 

@@ -390,7 +390,7 @@ def test_the_layouts_are_tested_in_full(contents, tmp_path):
     for kind, layout in LAYOUTS.items():
         (tmp_path / "file").write_bytes(contents[kind])
         assert set(read_raw(tmp_path / "file")[0]) == set(layout.tensors)
-    assert len(TENSORS) == 3 + 15 + 7
+    assert len(TENSORS) == 3 + 17 + 7
 
 
 def test_a_tensor_that_is_gone_renamed_or_too_many_is_refused(damaged):
@@ -555,6 +555,13 @@ INVARIANTS = {
         "negative energy": put("energy", -1.0, 0),
         "fidelity beyond one": put("fidelity", 1.5, 0),
         "ceiling beyond one": put("ceiling", 1.5, 0),
+        "p-value of zero": put("p_value", 0.0, 0),
+        "p-value beyond one": put("p_value", 1.5, 0),
+        "null beyond one": put("null_fidelity", 1.5, -1),
+        "null not ascending": put("null_fidelity", 1.0, 0),
+        "significance of another size": say("significance", {"null": "residual", "draws": 3, "seed": 0}),
+        "significance of another null": say("significance", {"null": "x", "draws": 4000, "seed": 0}),
+        "significance without its facts": say("significance", None),
         "no base": say("base", {}),
     },
     "spec": {

@@ -1,0 +1,58 @@
+"""The vectors of an edit as rows and as a table: gain, share, fidelity beside chance, and the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sith_hf.core.tables import table
+from sith_hf.decomposition import Decomposition, concepts_text
+from sith_hf.gains.gains import Gains
+
+
+def gain_rows(decomposition: Decomposition, gains: Gains) -> list[dict[str, Any]]:
+    """Return the vectors whose gain is not 1 as plain data, by layer, head and vector.
+
+    Fidelity, p-value and explanation are of the pole that counted, or of the better explained one; ``beyond_chance`` is
+    whether any pole is better explained than chance at a false discovery rate of 0.05, None if not known.
+    """
+    found, rows = decomposition.beyond_chance(), []
+    for key, gain in sorted(gains.gain.items()):
+        if gain == 1:
+            continue
+        place = (decomposition.position(key[0]), *key[1:])
+        poles = [decomposition.explain(*key, pole) for pole in decomposition.poles]
+        evidence = [item.to_json() for item in gains.evidence.get(key, ())]
+        counted = {item.get("pole") for item in evidence}
+        best = max(poles, key=lambda pole: (pole.pole in counted, pole.fidelity))
+        shares = [item["share"] for item in evidence if "share" in item]
+        rows.append(
+            {
+                **dict(zip(("layer", "head", "vector"), key, strict=True)),
+                "gain": gain,
+                "label": " | ".join(f"{pole.pole} {', '.join(text for text, _ in pole.concepts)}" for pole in poles),
+                "reason": gains.reason.get(key, ""),
+                "share": max(shares, default=None),
+                "evidence": evidence,
+                "pole": best.pole,
+                "fidelity": best.fidelity,
+                "p_value": best.p_value,
+                "beyond_chance": None if found is None else bool(found[place].any()),
+                "explanation": concepts_text(best),
+            }
+        )
+    return rows
+
+
+def gain_table(rows: Sequence[dict[str, Any]], title: str | None = None) -> str:
+    """Format the rows of :func:`gain_rows` as text."""
+    columns = ["layer", "head", "vector", "gain", "share", "fidelity", "against chance", "reason", "explanation"]
+    cells: list[list[object]] = []
+    for row in rows:
+        share = "" if row["share"] is None else f"{row['share']:.2f}"
+        chance = "not known" if row["p_value"] is None else f"p {row['p_value']:.2g}"
+        if row["beyond_chance"] is False:
+            chance = f"chance, {chance}"
+        numbers = [row["layer"], row["head"], row["vector"], f"{row['gain']:.3g}", share, f"{row['fidelity']:.2f}"]
+        cells.append([*numbers, chance, row["reason"], f"{row['pole']} {row['explanation']}"])
+    return table(columns, cells, title)
