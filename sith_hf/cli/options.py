@@ -53,18 +53,22 @@ def concept_gains(texts: Iterable[str], default: float, known: Callable[[str], b
     Raises:
         InputError: an empty concept, or a gain that is not a number.
     """
+
+    def whole(text: str) -> bool:
+        return bool(text.strip()) and known(text)
+
     found = []
     for text in texts:
-        whole = known(text) or known(text.rpartition("=")[0])
-        for item in [text] if whole else text.split(","):
-            concept, separator, gain = (item, "", "") if known(item) else item.rpartition("=")
-            concept = (concept if separator or known(item) else gain).strip()
-            if not concept:
+        for item in [text] if whole(text) or whole(text.rpartition("=")[0]) else text.split(","):
+            stem, separator, gain = item.rpartition("=")
+            if whole(item) or not separator:
+                stem, gain = item, str(default)
+            if not stem.strip():
                 raise InputError(f"'{sanitize(text)}' has an empty concept; write for example sea,road or bird=1.5")
             try:
-                found.append((concept, float(gain) if separator else default))
+                found.append((stem.strip(), float(gain)))
             except ValueError:
-                example = f"{sanitize(concept)}=0.5"
+                example = f"{sanitize(stem.strip())}=0.5"
                 raise InputError(f"'{sanitize(gain)}' is not a number; write a gain such as {example}") from None
     return found
 
