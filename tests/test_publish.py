@@ -382,7 +382,7 @@ def test_an_edited_checkpoint_is_made_on_the_way(hub, worker, made, tmp_path):
     words = ", ".join(tiny_concepts().texts)
     recipe.write_text(
         f"title: test\ndictionary: {{texts: [{words}]}}\ndecompose: {{layers: [1], rank: 2}}\n"
-        "edits:\n- {concepts: [beach], threshold: 0.01, near: 0.1}\n"
+        "edits:\n- {concepts: [beach], threshold: 0.01, near: 0.1}\nlarge_edit: true\n"
     )
     done = worker.do(code, hub.token, arguments=[*options[:2], "--recipe", str(recipe), "--repo-id", "me/r"])
     assert done["code"] == 0, done["err"]

@@ -23,16 +23,26 @@ def show_result(as_json: bool, data: Any, *lines: object) -> None:
 def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: str, **more: object) -> None:
     """Print a decomposition that was saved at ``path``: as JSON with ``more``, or as text with ``lines``."""
     fidelity, ceiling = float(result.fidelity.mean()), float(result.ceiling.mean())
+    found = result.beyond_chance()
+    beyond = None if found is None else int(found.sum())
     data = {
         "decomposition": path,
         "layers": list(result.layers),
         "heads": result.num_heads,
         "vectors": result.rank,
         "fidelity": fidelity,
+        "chance": result.chance,
+        "beyond_chance": beyond,
         "settings": dict(result.settings),
         **more,
     }
-    show_result(as_json, data, repr(result), *lines, f"mean fidelity {fidelity:.3f} of at most {ceiling:.3f}", path)
+    quality = [f"mean fidelity {fidelity:.3f} of at most {ceiling:.3f}"]
+    if found is not None:
+        quality.append(
+            f"{beyond} of {found.numel()} explanations are better than chance (fidelity {result.chance:.3f}; false "
+            "discovery rate 5 %)"
+        )
+    show_result(as_json, data, repr(result), *lines, *quality, path)
 
 
 def show_saved(as_json: bool, saved: SavedCheckpoint) -> None:

@@ -57,7 +57,7 @@ class TestTextTower:
         assert not (tmp_path / "d").exists()
         text = ("--text-model", work / "clip")
         succeeded(sith("decompose", work / kind, *options, *text))
-        named = ("--suppress", "sea", "--threshold", "0.1")
+        named = ("--suppress", "sea", "--threshold", "0.1", "--yes")
         edit = ("edit", work / kind, "--decomposition", tmp_path / "d", *named, "-o", tmp_path / "spec")
         succeeded(sith(*edit, *text))
         succeeded(sith("save-edited", work / kind, "--spec", tmp_path / "spec", "-o", tmp_path / "edited"))

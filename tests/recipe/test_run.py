@@ -16,7 +16,7 @@ from sith_hf.checkpoint.verify import verify
 from sith_hf.cli import sith_hf as command
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.edits.spec import EditSpec
-from sith_hf.errors import InputError
+from sith_hf.errors import InputError, LargeEdit
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.recipe import Recipe
 from sith_hf.recipe.run import RunResult, run_recipe
@@ -252,3 +252,20 @@ def test_recipes_lists_shows_and_describes() -> None:
     assert "edits" in schema["required"]
     with pytest.raises(InputError, match="no recipe"):
         runner.invoke(command, ["recipes", "nothing"], catch_exceptions=False)
+
+
+def test_a_large_edit_needs_its_field(tmp_path: Path) -> None:
+    every = "edits=[{rule: vectors, gain: 0.0, layers: [-1]}]"
+    with pytest.raises(LargeEdit, match="large_edit: true"):
+        run_recipe("demo", tmp_path / "out", overrides=["decompose.layers=[-1]", every])
+    assert not (tmp_path / "out").exists()
+    accepted = run_recipe("demo", tmp_path / "out", overrides=["decompose.layers=[-1]", every, "large_edit=true"])
+    assert accepted.impact.excess
+    assert accepted.to_json()["impact"]["vectors"] == 128
+
+
+def test_single_words(tmp_path: Path) -> None:
+    words = "edits=[{rule: words, concepts: [sea, sea], top: 4}]"
+    found = run_recipe("demo", tmp_path / "out", overrides=["decompose.layers=[-1]", words])
+    assert len(found.spec) == 4
+    assert all(reason.startswith("sea: cosine") for reason in found.gains.reason.values())
