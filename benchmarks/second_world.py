@@ -17,7 +17,7 @@ world. FOLDER then holds:
   five random sets of vectors: ``sith-hf run FOLDER/suppress.yaml -o OUTPUT``.
 
 The artwork is downloaded by ``npm pack``, checked against its integrity hash, and kept in CACHE: Twemoji (CC-BY 4.0),
-Fluent Emoji (MIT) and Noto Emoji (Apache 2.0). Training takes about 20 minutes on one idle core.
+Fluent Emoji (MIT) and Noto Emoji (Apache 2.0). Training takes 20 to 40 minutes on one core.
 """
 
 from __future__ import annotations
