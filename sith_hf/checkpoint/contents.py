@@ -6,7 +6,6 @@ A link is followed only to a file in the same folder, or to a blob of the same r
 from __future__ import annotations
 
 import fnmatch
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from pathlib import Path, PurePosixPath
 from sith_hf.checkpoint.file_kinds import danger, is_other_weights
 from sith_hf.checkpoint.pictures import named_pictures
 from sith_hf.core.escaping import sanitize
-from sith_hf.core.reading import read_text, reason
+from sith_hf.core.reading import json_fields, open_regular, reason
+from sith_hf.core.secrets import find_token, known_tokens
 from sith_hf.edits import EDIT_SPEC_LAYOUT
 from sith_hf.errors import InputError
-from sith_hf.hub import CARD, find_token, is_generated_file, known_tokens
+from sith_hf.hub import CARD, is_generated_file
 from sith_hf.towers import INDEX, Checkpoint
 
 SITH = "sith"
@@ -251,7 +251,7 @@ def _same_but_for_case(name: str, files: Iterable[str]) -> str | None:
 def _secret(path: Path) -> str | None:
     """Return in words which token a file contains."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             found = find_token(iter(lambda: file.read(2**20), b""), known_tokens())
     except OSError as error:
         return f"it cannot be read ({reason(error)})"
@@ -262,12 +262,7 @@ def _vocabularies(path: Path) -> set[str]:
     """Return the names of the vocabulary files of the tokenizer that a ``tokenizer_config.json`` names."""
     import transformers
 
-    classes = ["CLIPTokenizer", "PreTrainedTokenizerFast"]
-    try:
-        if path.is_file() and path.stat().st_size <= _LONGEST_CONFIG:
-            classes.append(json.loads(read_text(path, _LONGEST_CONFIG))["tokenizer_class"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
+    classes = ["CLIPTokenizer", "PreTrainedTokenizerFast", json_fields(path, _LONGEST_CONFIG).get("tokenizer_class")]
     found: set[str] = set()
     for name in classes:
         if isinstance(name, str) and name.isidentifier():

@@ -111,9 +111,7 @@ def new_folder(
                 other = sorted(name for name in made if not _same_file(new / name, there / name))
                 taken = [name for name in other if not keep_others or os.path.lexists(there / name)]
                 if taken:
-                    raise InputError(
-                        f"{target} already has another {taken[0]}; name a new folder, or replace it with --overwrite"
-                    )
+                    raise already_has(target, f"another {taken[0]}")
                 if not other:
                     return
             for place, _, names in os.walk(new, topdown=False):
@@ -126,6 +124,11 @@ def new_folder(
             else:
                 _replace(there, work)
             _sync_parent(there)
+
+
+def already_has(folder: Path, what: str) -> InputError:
+    """Return the error for a folder whose content only ``overwrite`` replaces."""
+    return InputError(f"{folder} already has {what}; name a new folder, or replace it with --overwrite")
 
 
 def _files_of(folder: Path) -> set[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,20 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: could not be read ({reason(error)})") from None
+
+
+def copied_input(source: Path, work: Path, name: str) -> str:
+    """Copy a file of a recipe into ``inputs/`` under a name, its suffix included; return its path below ``work``.
+
+    Raises:
+        InputError: it cannot be read.
+        OSError: it could not be copied.
+    """
+    file_sha256(source)  # raises for a file that cannot be read
+    target = work / "inputs" / name
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, target)
+    return target.relative_to(work).as_posix()
 
 
 def request_sha256(recipe: Recipe, include: tuple[str, ...], editor: SithEditor, folder: Path) -> str:

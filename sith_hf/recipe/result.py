@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from sith_hf.checkpoint import SavedCheckpoint
-from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_text
+from sith_hf.core.tables import left_out_lines
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec
 from sith_hf.errors import SithError
@@ -23,8 +23,6 @@ from sith_hf.towers import VisionTower
 RECIPE = "recipe.yaml"
 # The request that a folder answers, and what its other files do not hold.
 REQUEST = ".request.json"
-# Of files of the base that are left out, in the text of a result.
-MOST_LINES = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +65,7 @@ class RunResult:
         protected = f", {len(self.gains.protected)} left unchanged" if self.gains.protected else ""
         lines = [f"{len(self.spec)} singular vectors edited in layers {self.spec.layers}{protected}"]
         lines += [] if self.evaluation is None else [self.evaluation.table()]
-        lines += [f"left out {sanitize(name)}: {reason}" for name, reason in self.saved.reasons.items()][:MOST_LINES]
+        lines += left_out_lines(self.saved.reasons)
         return "\n".join([*lines, f"{self.folder / 'edited'} (publish it with sith-hf push-edited)"])
 
 

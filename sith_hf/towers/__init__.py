@@ -14,7 +14,7 @@ from sith_hf.towers.clip import (
     read_tower,
     tensor_key,
 )
-from sith_hf.towers.config import UNUSABLE, check_config, one_line, read_config
+from sith_hf.towers.config import UNUSABLE, check_config, read_config
 from sith_hf.towers.function import check_folder, check_function, unwrapped
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.towers.loading import LoadedModel, load_model
@@ -46,7 +46,6 @@ __all__ = [
     "image_mean_file",
     "load_model",
     "loader",
-    "one_line",
     "published",
     "read_config",
     "read_image_mean",

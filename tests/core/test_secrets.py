@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 
-from sith_hf.hub.secrets import TOKEN_VARIABLES, find_token, hide, known_tokens
-from sith_hf.judges.client import TOKEN_VARIABLE
+from sith_hf.core.secrets import JUDGE_TOKEN, TOKEN_VARIABLES, find_token, known_tokens, mask
 
 TOKEN = "hf_" + "aB3dE" * 7
 JUDGE = "judge-secret-1234567"
+ESCAPED = 'sk-se/cr+et"token'
 FORMS = {
     "plain": str.encode,
     "utf-16": lambda text: text.encode("utf-16"),
@@ -65,9 +67,32 @@ def test_no_answer_shows_the_token():
 
 
 def test_the_tokens_in_use(monkeypatch):
-    assert TOKEN_VARIABLE in TOKEN_VARIABLES
     for number, name in enumerate(TOKEN_VARIABLES):
         monkeypatch.setenv(name, f" value-number-{number}\n")
     found = known_tokens("value-given")
     assert {"value-given", *(f"value-number-{n}" for n in range(len(TOKEN_VARIABLES)))} <= set(found.values())
-    assert hide("a value-number-2 b\nvalue-given", "value-given") == "a <token> b <token>"
+    assert mask("a value-number-2 b\nvalue-given", "value-given") == "a <token> b\n<token>"
+    assert mask("a value-number-9") == "a value-number-9"
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        ESCAPED,
+        json.dumps(ESCAPED)[1:-1],
+        json.dumps(ESCAPED)[1:-1].replace("/", "\\/"),
+        quote(ESCAPED, safe=""),
+        quote(ESCAPED),
+    ],
+)
+def test_the_token_is_masked_however_it_is_escaped(monkeypatch, echo):
+    monkeypatch.setenv(JUDGE_TOKEN, ESCAPED)
+    assert mask(f"a {echo}\nb") == "a <token>\nb"
+
+
+def test_every_token_is_masked_and_no_short_word(monkeypatch):
+    monkeypatch.setenv(JUDGE_TOKEN, ESCAPED)
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghij")
+    assert mask(f"{ESCAPED} hf_abcdefghij given-by-hand", "given-by-hand") == "<token> <token> <token>"
+    monkeypatch.setenv(JUDGE_TOKEN, "4")
+    assert mask("Score: 4") == "Score: 4"

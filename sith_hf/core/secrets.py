@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
 from itertools import chain
+from urllib.parse import quote
 
-from huggingface_hub import get_token
-
+JUDGE_TOKEN = "SITH_HF_JUDGE_TOKEN"
 # The environment variables whose values are secret: tokens of the Hub, and the token of a judge's server.
-TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "SITH_HF_JUDGE_TOKEN")
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", JUDGE_TOKEN)
 
-
-# Tokens of the Hub in bytes, as core.escaping.TOKEN finds them in text. Zeros between the letters are those of UTF-16
-# and UTF-32. At a random byte, a token begins with a probability of 2**-24 * (62/256)**16 * 193/256 = 6e-18: once in
-# 1e8 checkpoints of 1.7 GB.
+_STARTS = ("hf_", "api_org_")
+# A token of the Hub in text; the group is its start.
+HUB_TOKEN = re.compile(rf"(?<![A-Za-z0-9_])({'|'.join(_STARTS)})[A-Za-z0-9]{{16,}}")
+# The same in bytes. Zeros between the letters are those of UTF-16 and UTF-32. At a random byte, a token begins with a
+# probability of 2**-24 * (62/256)**16 * 193/256 = 6e-18: once in 1e8 checkpoints of 1.7 GB.
 _TOKENS = tuple(
     re.compile(b"".join(re.escape(byte.encode()) + rb"\0{0,3}" for byte in start) + rb"(?:[A-Za-z0-9]\0{0,3}){16,}")
-    for start in ("hf_", "api_org_")
+    for start in _STARTS
 )
 _WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
-# Shorter values, such as the "none" of a server without tokens, are words that occur anywhere.
+# Shorter values, such as the "EMPTY" of a server without tokens, are words that occur anywhere.
 _SHORTEST = 8
 _PIECE = 2**22
 
@@ -56,11 +58,14 @@ def find_token(pieces: Iterable[bytes], known: Mapping[str, str]) -> str | None:
     return None
 
 
-def hide(text: str, token: str | None) -> str:
-    """Return ``text`` on one line, without the tokens in use."""
-    for value in known_tokens(token).values():
-        text = text.replace(value, "<token>")
-    return " ".join(text.split())
+def mask(text: str, *tokens: str | None) -> str:
+    """Return ``text`` without the given tokens and those in use, however a server escapes them."""
+    values = {value.strip() for value in (*tokens, *known_tokens().values()) if value}
+    for token in sorted((value for value in values if len(value) >= _SHORTEST), key=len, reverse=True):
+        escaped = json.dumps(token)[1:-1]
+        for form in dict.fromkeys((token, escaped, escaped.replace("/", "\\/"), quote(token, safe=""), quote(token))):
+            text = text.replace(form, "<token>")
+    return text
 
 
 def _split(piece: bytes) -> Iterable[bytes]:
@@ -84,6 +89,8 @@ def _forms(value: str) -> set[bytes]:
 
 
 def _stored_token() -> str | None:
+    from huggingface_hub import get_token
+
     try:
         return get_token()
     except (OSError, ValueError):
