@@ -13,7 +13,8 @@ from huggingface_hub.errors import StrictDataclassError
 from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import read_json_object
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.towers.weights import CONFIG, Checkpoint, canonical, checkpoints_below
+from sith_hf.towers.tensor_names import canonical
+from sith_hf.towers.weights import CONFIG, Checkpoint, checkpoints_below
 
 # What transformers raises for values that it cannot use. AttributeError, TypeError: of a wrong type, or the name of no
 # dtype; ArithmeticError: no heads; RuntimeError: impossible sizes.

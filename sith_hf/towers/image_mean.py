@@ -25,7 +25,7 @@ from sith_hf.files import (
     write_artifact,
 )
 from sith_hf.hub import find_artifact
-from sith_hf.towers.clip import VisionTower
+from sith_hf.towers.vision_tower import VisionTower
 
 IMAGE_MEAN_LAYOUT = Layout(
     format="sith-hf/image-mean",

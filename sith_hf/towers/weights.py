@@ -21,22 +21,12 @@ from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
 from sith_hf.towers.clip import check_family
 from sith_hf.towers.function import FLOATS, check_folder
 from sith_hf.towers.model_settings import vision_settings
+from sith_hf.towers.tensor_names import canonical
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIG = "config.json"
 CONFIGS = (CONFIG, "tokenizer_config.json")
 _PATH_KEYS = ("_name_or_path", "name_or_path")
-# The parts of a CLIPVisionModel of transformers 5; other names stay.
-_BARE = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.")
-
-
-def canonical(key: str) -> str:
-    """Return a tensor's name as in every CLIP release on the Hub.
-
-    A ``CLIPVisionModel`` made by transformers 5 saves its keys without the prefix ``vision_model.``; transformers 4.57
-    would fill every such tensor with random numbers, without an error.
-    """
-    return f"vision_model.{key}" if key.startswith(_BARE) else key
 
 
 @dataclass(frozen=True)
