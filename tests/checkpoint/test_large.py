@@ -186,7 +186,7 @@ spec = EditSpec.from_terms(
 grown, before = {}, peak()
 assert len(save_edited(root / "base", spec, root / "edited").changed) == 2 * layers
 grown["save"] = peak() - before
-assert verify(root / "edited").ok
+assert verify(root / "edited").edited == 2 * layers
 grown["verify"] = peak() - before
 revert(root / "edited", root / "back")
 grown["revert"] = peak() - before
