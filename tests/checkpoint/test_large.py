@@ -148,6 +148,7 @@ from sith_hf.edits.spec import EditSpec
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.towers.weights import Checkpoint
 from sith_hf.checkpoint.verify import verify
+from transformers import CLIPModel, CLIPTokenizer, PreTrainedTokenizerFast  # libraries are not counted
 
 def peak():
     # Of this program alone: ru_maxrss would begin with the memory of the process that started it.
