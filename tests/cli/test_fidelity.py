@@ -205,7 +205,7 @@ class TestImportReference:
             return published.publish(tmp_path / place, loaded.model, loaded.tokenizer, WORDS, **options)
 
         def use(paths, *arguments):
-            given = ("--concepts", work / "concepts.txt", "-o", tmp_path / "out", *arguments)
+            given = ("--concepts", work / "concepts.txt", "-o", tmp_path / "out", "--overwrite", *arguments)
             return sith("import-reference", *paths, work / "clip", *given)
 
         with_mean = ("--image-mean", tmp_path / "image_mean.pt")
