@@ -22,8 +22,8 @@ from sith_hf.hub import CARD, is_generated_file
 from sith_hf.towers import INDEX, Checkpoint
 
 SITH = "sith"
-# The card of the base in an edited checkpoint, so that a revert can restore it; earlier releases published the other.
-BASE_CARD, EARLIER_BASE_CARD = f"{SITH}/base/{CARD}", "base_card.md"
+# The card of the base in folders that earlier releases published; now it is base/README.md below sith/.
+EARLIER_BASE_CARD = "base_card.md"
 # The record of an edit in sith/; that of an edit before it is in sith/base/, and so on.
 RECORD = (EDIT_SPEC_LAYOUT.filename, "recipe.yaml", "evaluation.json", "edit_map.png")
 

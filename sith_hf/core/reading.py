@@ -82,14 +82,6 @@ def read_start(path: str | Path, count: int) -> bytes:
         return file.read(count)
 
 
-def card_text(path: str | Path) -> str:
-    """Return the text of a card, other bytes than UTF-8 replaced; empty if it cannot be read or is no card's size."""
-    try:
-        return read_bytes(path).decode("utf-8", "replace")
-    except (OSError, ValueError):
-        return ""
-
-
 def read_input(path: Path, what: str, advice: str, limit: int) -> bytes:
     """Return the bytes of a regular file that the user names.
 

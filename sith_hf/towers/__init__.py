@@ -5,7 +5,7 @@ It imports ``hub``, ``files``, ``core`` and ``errors``.
 
 from sith_hf.towers.clip import SUPPORTED, check_family, read_tower
 from sith_hf.towers.config import UNUSABLE, check_config, read_config
-from sith_hf.towers.function import check_folder, check_function, unwrapped
+from sith_hf.towers.function import check_function, unwrapped
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.towers.loading import LoadedModel, load_model
 from sith_hf.towers.model_settings import text_settings, vision_settings
@@ -30,7 +30,6 @@ __all__ = [
     "VisionTower",
     "check_config",
     "check_family",
-    "check_folder",
     "check_function",
     "check_mean",
     "encode_texts",
