@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.validation import did_you_mean
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec, make_spec
 from sith_hf.errors import InputError
@@ -183,8 +184,14 @@ class Edit:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The concepts of which the edit takes too little to change what the model sees, in words."""
-        return tuple(
+        """In words: concepts that may be mistyped, and those of which the edit takes too little to be seen."""
+        unknown = {word: did_you_mean(word, self.decomposition.texts) for word in self.words}
+        mistyped = tuple(
+            f"{word} is no concept of an explanation{meant}; the text tower encodes it as it is written"
+            for word, meant in unknown.items()
+            if meant and not self.decomposition.has(word)
+        )
+        return mistyped + tuple(
             f"{word}: the edit changes an estimated {share:.0%} of what the model writes of it, and below {FELT:.0%} "
             f"the model mostly sees {word} as before; choose more vectors (top, threshold) or a stronger gain"
             for word, share in self.taken.items()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import changed_setting, text_tower_sha256
+from sith_hf.core.validation import did_you_mean
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.files import ResumableJob
@@ -88,7 +89,8 @@ class ConceptEncoder:
                 found[concept] = encode_texts(self.text.model, self.text.tokenizer, [concept], template)[0]
             else:
                 raise InputError(
-                    f"no explanation has the concept {concept!r}, and {self.text.name} cannot encode it: this "
+                    f"no explanation has the concept {concept!r}{did_you_mean(concept, decomposition.texts)}, and "
+                    f"{self.text.name} cannot encode it: this "
                     f"decomposition's dictionary was encoded by {settings.get('encoder')}, so use that text model"
                 )
         return found
