@@ -53,7 +53,7 @@ def check_family(model_type: object, architectures: Iterable[str] | None) -> str
     if not isinstance(model_type, str) or model_type not in SUPPORTED:
         raise UnsupportedModel(f"model_type {model_type!r} is not supported; supported: {known}")
     names = SUPPORTED[model_type]
-    wanted = list(architectures or names[:1])
+    wanted = [architectures] if isinstance(architectures, str) else list(architectures or names[:1])
     for name in wanted:
         if name in names:
             return name
@@ -247,7 +247,14 @@ class VisionTower:
         return prints
 
     def check(self, base: BaseRef, layers: Iterable[int], where: str = "this model") -> None:
-        """Raise BaseMismatch unless ``base`` is of this tower: the tensors of ``layers``, and the settings."""
+        """Check that ``base`` is of this tower: the tensors of ``layers``, and the settings.
+
+        Raises:
+            BaseMismatch: it is of another tower.
+            InputError: it has a projection, and this tower has none.
+        """
+        if PROJECTION in base.sha256:
+            self.require_projection()
         base.check(self.sha256(layers), where, self.settings)
 
 
