@@ -231,7 +231,7 @@ class TestImports:
         assert ("checkpoint.verify", "towers.__init__") in found
         assert ("edits.build", "edits.spec") in found
         assert ("cli.show", "decomposition.__init__") in found
-        assert ("__init__", "editor") in found
+        assert ("__init__", "editor.__init__") in found
 
     @pytest.mark.parametrize(
         ("name", "source"),

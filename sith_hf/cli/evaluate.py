@@ -56,6 +56,7 @@ PAIRS = options.CommaSeparated("NAME=VALUE,...", _pair, "names and values such a
 )
 @options.model
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file for the results as JSON.")
+@options.new_files("output")
 @options.as_json
 def evaluate(
     base: str,

@@ -52,6 +52,7 @@ WEIGHTS = options.CommaSeparated("X,X,...", float, "numbers such as 0.1,0.3")
 )
 @click.option("--plot", type=options.PATH, help="Write a chart, a .png file (needs matplotlib).")
 @click.option("-o", "--output", type=options.PATH, help="Write a .csv file with a row for every vector.")
+@options.new_files("output", "plot")
 @options.as_json
 def fidelity(
     model: str,

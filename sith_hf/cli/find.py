@@ -36,6 +36,7 @@ def find(
     """
     from sith_hf.core.escaping import sanitize
     from sith_hf.core.tables import table
+    from sith_hf.core.validation import did_you_mean
     from sith_hf.decomposition import Decomposition, match_rows
     from sith_hf.editor import SithEditor
 
@@ -46,7 +47,8 @@ def find(
         editor = SithEditor.from_pretrained(model, **loading).with_decomposition(loaded)
         matches = editor.find(concept, **rule)
     data = [{**vars(m.explanation), "strength": m.strength, "share": m.share} for m in matches]
-    nothing = f"No vector mentions {sanitize(concept)} or a similar concept."
+    meant = "" if loaded.has(concept) else did_you_mean(concept, loaded.texts)
+    nothing = f"No vector mentions {sanitize(concept)} or a similar concept{sanitize(meant)}."
     title = READ if loaded.side == "read" else None
     show_result(as_json, data, table(*match_rows(matches), title=title) if matches else nothing)
 

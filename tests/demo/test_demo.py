@@ -58,7 +58,7 @@ def test_random_vectors_do_not(result: DemoResult, tmp_path: Path) -> None:
     ]
     order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(0))
     random = Gains(dict.fromkeys([candidates[i] for i in order[: len(spec)].tolist()], 0.0))
-    editor = SithEditor.from_pretrained(spec.base.name)
+    editor = SithEditor.from_pretrained(world.embedded_checkpoint())
     editor.save_pretrained(tmp_path / "random", make_spec(editor.tower, decomposition, random))
     (measured,) = measure_checkpoints([tmp_path / "random"], SEED, PICTURES)
     assert measured.worst_group < result.base.worst_group + 0.10

@@ -118,7 +118,7 @@ def test_every_command_on_a_folder(kind, work):
     expected = by_transformers(base, CONCEPTS).float()
     torch.testing.assert_close(embeddings, expected, atol=5e-3 if half else 2e-6, rtol=0)
 
-    rule = ("--suppress", "ocean", "--threshold", 0.01)
+    rule = ("--suppress", "ocean", "--threshold", 0.01, "--yes")
     succeeded(sith("edit", base, "--decomposition", out / "d", *rule, "-o", out / "s"))
     succeeded(sith("save-edited", base, "--spec", out / "s", "-o", out / "e"))
     assert "verified" in succeeded(sith("verify", out / "e", "--base", base)).out

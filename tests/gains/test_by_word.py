@@ -116,3 +116,11 @@ def test_all_words_of_the_embedded_world(embedded):
         assert draft.taken[word] > 5 * draft.impact.drift
         assert bool(draft.warnings) == (draft.taken[word] < FELT)
     assert embedded.suppress("sea", top=1).warnings
+
+
+def test_a_mistyped_word_is_edited_as_written_and_the_nearest_is_named(embedded):
+    texts = embedded.decomposition.texts
+    assert "seaa" not in texts
+    assert any("did you mean sea?" in line for line in embedded.suppress("seaa").warnings)
+    for word in ("sea", "SEA", "xylophone"):
+        assert not any("did you mean" in line for line in embedded.suppress(word).warnings)

@@ -13,7 +13,7 @@ from sith_hf.evaluation.plan import ZeroShot
 from sith_hf.judges import LanguageModelJudgeSettings
 from sith_hf.recipe import Recipe, run_fidelity, run_recipe, shipped_names
 from sith_hf.recipe.edit_rules import RelevanceEdit, ThresholdEdit
-from tests.support.cli import refused, sith
+from tests.support.cli import refused, sith, succeeded
 from tests.support.tiny import save_clip
 
 PAPER = [name for name in shipped_names() if name.startswith("paper/")]
@@ -126,7 +126,9 @@ def test_a_recipe_measures_fidelity(tmp_path: Path) -> None:
     for name in ("fidelity.json", "vectors.csv", "concepts.txt"):
         again = next((tmp_path / "again").rglob(name))
         assert again.read_bytes() == files[name]
-    assert "not empty" in refused(sith("run", tmp_path / "mine.yaml", "-o", tmp_path / "out"))
+    assert "already done" in succeeded(sith("run", tmp_path / "out" / "recipe.yaml", "-o", tmp_path / "again")).err
+    other = ("--set", "fidelity.seed=1")
+    assert "--overwrite" in refused(sith("run", tmp_path / "out" / "recipe.yaml", *other, "-o", tmp_path / "again"))
 
 
 def test_a_recipe_measures_or_edits(tmp_path: Path) -> None:

@@ -164,7 +164,11 @@ class TestNumbered:
 
     def test_other_encodings_and_devices_are_refused(self, decomposition: Decomposition, tmp_path: Path) -> None:
         (tmp_path / "d.txt").write_bytes("2 0 1 4\n".encode("utf-16"))
-        for path, part in ((tmp_path / "d.txt", "UTF-8"), (Path("/dev/zero"), "no such file"), (tmp_path, "no such")):
+        for path, part in (
+            (tmp_path / "d.txt", "UTF-8"),
+            (Path("/dev/zero"), "not a regular file"),
+            (tmp_path, "is a folder"),
+        ):
             with pytest.raises(InputError, match=part):
                 read(decomposition, path)
 

@@ -359,7 +359,7 @@ class TestBadFiles:
         with pytest.raises(InputError, match="no such file"):
             read_reference(tmp_path / NAME.format(1))
         (tmp_path / NAME.format(2)).mkdir()
-        with pytest.raises(InputError, match="no such file"):
+        with pytest.raises(InputError, match="is a folder"):
             read_reference(tmp_path / NAME.format(2))
 
 

@@ -15,39 +15,20 @@ from torch import Tensor
 
 from sith_hf.checkpoint import SavedCheckpoint, history, locate, revert, save_edited
 from sith_hf.concepts import ConceptDictionary
-from sith_hf.core.escaping import sanitize
-from sith_hf.core.fingerprint import changed_setting, text_tower_sha256
 from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match, decompose
-from sith_hf.edits import EditSpec, applied, make_spec
-from sith_hf.errors import BaseMismatch, InputError
+from sith_hf.editor.edit import Edit
+from sith_hf.editor.encoder import ConceptEncoder
+from sith_hf.edits import EditSpec, applied
+from sith_hf.errors import InputError
 from sith_hf.files import ResumableJob, scratch_folder
-from sith_hf.gains import (
-    FELT,
-    SHARE_THRESHOLD,
-    WORD_LEVEL,
-    Gains,
-    Impact,
-    Selection,
-    WordCarriers,
-    WordChoice,
-    by_concepts,
-    by_name,
-    by_word,
-    gain_rows,
-    gain_table,
-    impact_of,
-    share_of,
-    word_carriers,
-)
+from sith_hf.gains import Impact, impact_of
 from sith_hf.hub import PushOptions, PushResult, check_options
 from sith_hf.publish import push_edited
 from sith_hf.towers import (
     LoadedModel,
     VisionTower,
-    encode_texts,
     load_model,
     read_tower,
-    text_settings,
     unwrapped,
 )
 
@@ -148,35 +129,11 @@ class SithEditor:
     @property
     def text(self) -> LoadedModel:
         """The model whose text tower encodes concepts. Raises InputError if there is none."""
-        if self._text is None:
-            raise InputError(
-                f"{self.loaded.name} has no text tower: name its CLIP model with "
-                'text_model="openai/clip-vit-base-patch32" (--text-model on the command line)'
-            )
-        return self._text
-
-    @property
-    def _text(self) -> LoadedModel | None:
-        models = (item for item in (self.companion, self.loaded) if item is not None)
-        return next((item for item in models if hasattr(item.model, "text_projection")), None)
+        return self._encoder.text
 
     @cached_property
-    def _text_sha256(self) -> str:
-        return text_tower_sha256(self.text.model)
-
-    @cached_property
-    def _text_settings(self) -> dict[str, Any]:
-        return text_settings(self.text.model, self.text.tokenizer)
-
-    def _check_encoder(self, record: Mapping[str, Any], what: str) -> None:
-        """Raise BaseMismatch if this text tower encoded ``what``, but with other settings or another tokenizer."""
-        made = record.get("encoder_settings") or {}
-        changed = changed_setting(made, self._text_settings) if made and self._text is not None else None
-        if changed is not None and record.get("encoder_sha256") == self._text_sha256:
-            raise BaseMismatch(
-                f"{what} was encoded with {changed[0]}, but {self.text.name} has {changed[1]}: "
-                "make it again from its texts, or restore the old setting"
-            )
+    def _encoder(self) -> ConceptEncoder:
+        return ConceptEncoder(self.loaded, self.companion)
 
     @property
     def decomposition(self) -> Decomposition:
@@ -193,7 +150,7 @@ class SithEditor:
         """
         layers = [layer for layer in decomposition.layers if layer < len(self.tower.layers)]
         self.tower.check(decomposition.base, layers, self.loaded.name)
-        self._check_encoder(decomposition.settings, "this decomposition's dictionary")
+        self._encoder.check(decomposition.settings, "this decomposition's dictionary")
         other = copy(self)
         other._decomposition = decomposition
         return other
@@ -209,17 +166,7 @@ class SithEditor:
             InputError: no text tower, or a dictionary that another text tower encoded.
             BaseMismatch: a dictionary from before a setting of the text tower or the tokenizer changed.
         """
-        if concepts.embeddings is None:
-            text = self.text
-            return concepts.encode(text.model, text.tokenizer, text.title, job=job, progress=progress)
-        # A tower with its own projection needs no text tower for an encoded dictionary.
-        if self._text is not None and concepts.encoder_sha256 != self._text_sha256:
-            raise InputError(
-                f"the dictionary was encoded by {concepts.encoder}, not by {self.text.name}: "
-                "make it again from its texts, without embeddings"
-            )
-        self._check_encoder(concepts.encoder_record, "the dictionary")
-        return concepts
+        return self._encoder.encode(concepts, job=job, progress=progress)
 
     def decompose(
         self,
@@ -263,21 +210,7 @@ class SithEditor:
         Raises:
             InputError: a concept to encode, and no text tower or another than the decomposition's.
         """
-        decomposition = decomposition or self.decomposition
-        settings, template = decomposition.settings, decomposition.settings.get("template")
-        found: dict[str, Tensor] = {}
-        for concept in concepts:
-            if decomposition.has(concept):
-                found[concept] = decomposition.embedding_of(concept)
-            elif settings.get("encoder_sha256") == self._text_sha256:
-                self._check_encoder(settings, "this decomposition's dictionary")
-                found[concept] = encode_texts(self.text.model, self.text.tokenizer, [concept], template)[0]
-            else:
-                raise InputError(
-                    f"no explanation has the concept {concept!r}, and {self.text.name} cannot encode it: this "
-                    f"decomposition's dictionary was encoded by {settings.get('encoder')}, so use that text model"
-                )
-        return found
+        return self._encoder.embed(concepts, decomposition or self.decomposition)
 
     def find(self, concept: str, *, near: float = NEAR, limit: int | None = 20) -> list[Match]:
         """Find the poles that mention a concept or a similar one (see :meth:`Decomposition.find`)."""
@@ -366,169 +299,3 @@ class SithEditor:
 
 def _name_of(model: Any) -> str:
     return getattr(getattr(model, "config", None), "_name_or_path", "") or "in memory"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Edit:
-    """An edit under construction: every method returns a new one, and ``spec`` is its current state.
-
-    Attributes:
-        editor: the editor of the model.
-        decomposition: the decomposition that vectors are chosen from.
-        gains: the vectors chosen so far.
-        words: for each concept named so far, how strongly each vector carries it.
-        choices: for each concept chosen by the rule for single words, what was chosen and left out.
-    """
-
-    editor: SithEditor
-    decomposition: Decomposition
-    gains: Gains = field(default_factory=Gains)
-    words: Mapping[str, WordCarriers] = field(default_factory=dict)
-    choices: tuple[WordChoice, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.decomposition.require_side("write")
-
-    def set_gain(
-        self,
-        *concepts: str,
-        gain: float,
-        top: int | None = None,
-        threshold: float | None = None,
-        near: float | None = None,
-        both_poles: bool = False,
-        layers: Iterable[int] | None = None,
-        heads: Iterable[int] | None = None,
-    ) -> Edit:
-        """Set the gain of vectors by concepts, in one of two ways. If a vector is chosen again, its gains multiply.
-
-        - Single words, the default: the vectors that carry any of ``concepts`` beyond chance, or the ``top`` strongest
-          of each (see :func:`sith_hf.gains.by_word`).
-        - A topic, with ``threshold``, ``near`` or ``both_poles``: the vectors whose explanation is about all
-          ``concepts`` together with at least a share (see :func:`sith_hf.gains.by_concepts`).
-
-        Raises:
-            InputError: no concept, a value out of range, ``top`` with a topic, or no vector for a word or topic.
-        """
-        queries = self.editor.embed(*concepts, decomposition=self.decomposition)
-        select = Selection(layers, heads, both_poles)
-        topic = {name: value for name, value in (("threshold", threshold), ("near", near)) if value is not None}
-        if topic or both_poles:
-            if top is not None:
-                raise InputError("top is for single words; leave it out, or leave out threshold, near and both_poles")
-            return self._of_topic(queries, gain, topic, select)
-        return self._of_words(queries, gain, top, select)
-
-    def _of_topic(
-        self, queries: Mapping[str, Tensor], gain: float, limits: Mapping[str, float], select: Selection
-    ) -> Edit:
-        chosen = by_concepts(self.decomposition, queries, gain, **limits, select=select)
-        if not chosen:
-            near = {name: value for name, value in limits.items() if name == "near"}
-            most = float(share_of(self.decomposition, queries, **near, select=select).max())
-            raise InputError(
-                f"no vector is about {', '.join(queries)} with a share of at least "
-                f"{limits.get('threshold', SHARE_THRESHOLD)} (the largest share in all layers is {most:.2f}): lower "
-                "threshold or near, decompose more layers, or leave them out to choose by single words"
-            )
-        words = {item.word: item for item in word_carriers(self.editor.tower, self.decomposition, queries)}
-        return replace(self, gains=self.gains.then(chosen), words={**self.words, **words})
-
-    def _of_words(self, queries: Mapping[str, Tensor], gain: float, top: int | None, select: Selection) -> Edit:
-        gains, choices, words = Gains(), [], {}
-        level = WORD_LEVEL / max(1, len(queries))
-        for carriers in word_carriers(self.editor.tower, self.decomposition, queries):
-            chosen, choice = by_word(self.decomposition, carriers, gain, top=top, level=level, select=select)
-            if not chosen:
-                strongest = choice.left_out[0][1] if choice.left_out else "there is no vector to choose"
-                raise InputError(
-                    f"no vector carries {carriers.word} beyond chance (the strongest is {strongest}): name a number of "
-                    "vectors with top, decompose more layers, or search with find"
-                )
-            # A vector of two words gets the gain once.
-            joined = gains.then(chosen)
-            gains = replace(joined, gain=dict.fromkeys(joined.gain, float(gain)))
-            choices.append(choice)
-            words[carriers.word] = carriers
-        return replace(
-            self,
-            gains=self.gains.then(gains),
-            words={**self.words, **words},
-            choices=(*self.choices, *choices),
-        )
-
-    def suppress(self, *concepts: str, gain: float = 0.0, **rule: Any) -> Edit:
-        """Remove the vectors of ``concepts``, or weaken them. ``rule``: see :meth:`set_gain`."""
-        return self.set_gain(*concepts, gain=gain, **rule)
-
-    def amplify(self, *concepts: str, gain: float = 1.5, **rule: Any) -> Edit:
-        """Amplify the vectors of ``concepts``. ``rule``: see :meth:`set_gain`."""
-        return self.set_gain(*concepts, gain=gain, **rule)
-
-    def invert(self, *concepts: str, **rule: Any) -> Edit:
-        """Invert the vectors of ``concepts`` (gain -1). ``rule``: see :meth:`set_gain`."""
-        return self.set_gain(*concepts, gain=-1.0, **rule)
-
-    def vectors(
-        self,
-        gain: float,
-        *,
-        layers: Iterable[int] | None = None,
-        heads: Iterable[int] | None = None,
-        vectors: Iterable[int] | None = None,
-    ) -> Edit:
-        """Set the gain of vectors by number (see :func:`sith_hf.gains.by_name`)."""
-        chosen = by_name(self.decomposition, gain, layers=layers, heads=heads, vectors=vectors)
-        return replace(self, gains=self.gains.then(chosen))
-
-    def __mul__(self, strength: float) -> Edit:
-        """Scale the edit: strength 0 changes nothing, 1 is the edit itself. Raises InputError."""
-        return replace(self, gains=self.gains * strength)
-
-    __rmul__ = __mul__
-
-    @cached_property
-    def spec(self) -> EditSpec:
-        """The edit, to save, apply or write into a checkpoint."""
-        return make_spec(self.editor.tower, self.decomposition, self.gains)
-
-    @cached_property
-    def impact(self) -> Impact:
-        """How much of the model the edit changes, estimated from the weights; ``impact.check()`` compares limits."""
-        return impact_of(self.editor.tower, self.decomposition, self.gains.gain)
-
-    @cached_property
-    def taken(self) -> dict[str, float]:
-        """For each named concept, the estimated share of what the model writes of it that the edit changes, 0 to 1."""
-        return {word: carriers.taken(self.decomposition, self.gains) for word, carriers in self.words.items()}
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """The concepts of which the edit takes too little to change what the model sees, in words."""
-        return tuple(
-            f"{word}: the edit changes an estimated {share:.0%} of what the model writes of it, and below {FELT:.0%} "
-            f"the model mostly sees {word} as before; choose more vectors (top, threshold) or a stronger gain"
-            for word, share in self.taken.items()
-            if share < FELT
-        )
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return each vector with its gain, reason, share and fidelity, as plain data."""
-        return gain_rows(self.decomposition, self.gains)
-
-    def __str__(self) -> str:
-        lines = [gain_table(self.rows(), f"Edit of {self.editor.loaded.name}: {self.impact}")]
-        lines += [
-            f"{word}: {share:.0%} of what the model writes of it is changed (estimated)"
-            for word, share in self.taken.items()
-        ]
-        for choice in self.choices:
-            lines.append(f"{choice.word}: {choice.chosen} of {choice.candidates} vectors; left out, strongest first:")
-            lines += [
-                f"  layer {layer}, head {head}, vector {vector}; {why}"
-                for (layer, head, vector), why in choice.left_out
-            ]
-        return "\n".join(sanitize(line, 1000) if number else line for number, line in enumerate(lines))
-
-    def __repr__(self) -> str:
-        return repr(self.spec)
