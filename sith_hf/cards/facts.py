@@ -20,7 +20,7 @@ from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import is_repo_id
 from sith_hf.pursuit import METHODS
-from sith_hf.towers import check_family
+from sith_hf.towers import UNUSABLE, check_family, vision_settings
 
 # A table with more rows than the first number is folded; rows after the second are left out.
 FOLD, CUT = 20, 1000
@@ -54,14 +54,16 @@ def config_of(folder: Path) -> tuple[str, int]:
         UnsupportedModel: another family or architecture.
         InputError: ``config.json`` is missing or damaged.
     """
+    import transformers
+
     try:
         config = read_json_object(folder / "config.json", "save the checkpoint again")
         architecture = check_family(config.get("model_type"), config.get("architectures"))
-        vision = config.get("vision_config", {}) if architecture == "CLIPModel" else config
-        layers = vision.get("num_hidden_layers", 12)  # CLIPVisionConfig's own default
+        made = getattr(transformers, architecture).config_class.from_dict(config)
+        layers = vision_settings(made)["num_hidden_layers"]
     except InputError:
         raise
-    except (AttributeError, TypeError) as error:
+    except UNUSABLE as error:
         raise InputError(f"{folder}/config.json is not of a CLIP model ({type(error).__name__}); fix it") from None
     if not isinstance(layers, int) or isinstance(layers, bool) or not 0 < layers <= 1000:
         raise InputError(f"{folder}/config.json: num_hidden_layers is {layers!r}; expected a number from 1 to 1000")

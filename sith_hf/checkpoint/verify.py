@@ -21,7 +21,7 @@ from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, SithError
 from sith_hf.hub import CARD
 from sith_hf.towers import CONFIGS, Checkpoint, check_config, check_family, published, read_config
-from sith_hf.world import EMBEDDED, embedded_checkpoint
+from sith_hf.world import EMBEDDED
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,10 @@ def _base_of(spec: EditSpec, edited: Path) -> Path:
     name, revision = spec.base.name, spec.base.revision
     advice = "name the base's folder or Hub id (--base)"
     try:
-        if revision is not None:
+        if revision is not None or name == EMBEDDED:
             return locate(name, revision)
     except InputError as error:
         raise InputError(f"{error}. This is the base that the edit names: {advice}") from None
-    if name == EMBEDDED:
-        return embedded_checkpoint()
     for place in (Path(name), edited.parent / name, edited.parent.parent / name):
         if place.is_dir():
             return place

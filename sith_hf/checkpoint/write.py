@@ -21,8 +21,8 @@ from sith_hf.core.reading import read_bytes
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, HubError, InputError
 from sith_hf.files import new_folder
-from sith_hf.hub import CARD, fetch_snapshot, is_generated_file, local_path, not_found
-from sith_hf.towers import INDEX, Checkpoint, tensor_key
+from sith_hf.hub import CARD, fetch_snapshot, is_generated_file, not_found
+from sith_hf.towers import INDEX, Checkpoint, checkpoint_path, tensor_key
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class SavedCheckpoint:
 
 
 def locate(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:
-    """Return the folder of a checkpoint, or of the snapshot of a Hub repository, downloaded if needed.
+    """Return the folder of a checkpoint, the embedded one, or the snapshot of a Hub repository, downloaded if needed.
 
     Raises:
         InputError: ``name`` is neither a folder nor a repository that can be downloaded.
     """
-    path = local_path(name)
+    path = checkpoint_path(name)
     if path is not None:
         return path
     try:

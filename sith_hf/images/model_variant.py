@@ -41,7 +41,7 @@ class ModelVariant:
     def embed(self, pixels: Tensor) -> Tensor:
         """Return normalised embeddings, float32 ``[B, P]``, of pixel values ``[B, 3, S, S]`` on the model's device."""
         tower = vision_tower(self.model)
-        pooled = tower(pixel_values=pixels.to(next(tower.parameters()).dtype)).pooler_output
+        pooled = tower(pixel_values=pixels.to(next(tower.parameters()).dtype), return_dict=True).pooler_output
         layer = getattr(self.model, "visual_projection", None)
         if layer is not None:
             return normalize(layer(pooled).float(), dim=-1)

@@ -7,7 +7,7 @@ from sith_hf.towers.clip import SUPPORTED, check_family, read_tower
 from sith_hf.towers.config import UNUSABLE, check_config, read_config
 from sith_hf.towers.function import check_function, unwrapped
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
-from sith_hf.towers.loading import LoadedModel, load_model
+from sith_hf.towers.loading import LoadedModel, checkpoint_path, load_model
 from sith_hf.towers.model_settings import text_settings, vision_settings
 from sith_hf.towers.offload import loader
 from sith_hf.towers.tensor_names import LAYER_PARTS, PROJECTION, tensor_key
@@ -32,6 +32,7 @@ __all__ = [
     "check_family",
     "check_function",
     "check_mean",
+    "checkpoint_path",
     "encode_texts",
     "fill_template",
     "image_mean_file",

@@ -32,7 +32,7 @@ def check_family(model_type: object, architectures: Iterable[str] | None) -> str
     if not isinstance(model_type, str) or model_type not in SUPPORTED:
         raise UnsupportedModel(f"model_type {model_type!r} is not supported; supported: {known}")
     names = SUPPORTED[model_type]
-    wanted = list(architectures or names[:1])
+    wanted = [architectures] if isinstance(architectures, str) else list(architectures or names[:1])
     for name in wanted:
         if name in names:
             return name

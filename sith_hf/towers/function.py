@@ -5,7 +5,6 @@ Adapters, parametrizations, quantization, hooks and layers of another kind chang
 
 from __future__ import annotations
 
-import dis
 import inspect
 import json
 from functools import lru_cache, partial
@@ -50,7 +49,7 @@ def check_function(model: Any, *, hooks: bool = True) -> None:
     """Raise UnsupportedModel unless the towers and projections of ``model`` compute what their parameters say.
 
     Every layer is compared with a fresh one made from the model's configuration. Hooks of ``accelerate`` and
-    ``transformers`` are accepted, and hooks that only watch: whose code returns nothing and changes nothing in place.
+    ``transformers`` are accepted, and hooks without an effect on the outputs for a random input.
 
     Args:
         model: a ``CLIPModel`` or a CLIP vision model.
@@ -65,12 +64,17 @@ def check_function(model: Any, *, hooks: bool = True) -> None:
             if not type(part).__module__.startswith("transformers.models.clip."):
                 _refuse_kind(path or "the model", part, "tower")
             _check_attention(part.config)
-            _check(path, part, _fresh(type(part), part.config), hooks)
+            _check(path, part, _fresh(type(part), part.config))
     for path in ("visual_projection", "text_projection"):
         layer = getattr(model, path, None)
         if layer is not None:
             rows, columns = getattr(getattr(layer, "weight", None), "shape", None) or (0, 0)
-            _check(path, unwrapped(layer), nn.Linear(columns, rows, bias=False, device="meta"), hooks)
+            _check(path, unwrapped(layer), nn.Linear(columns, rows, bias=False, device="meta"))
+    if hooks:
+        for path, part in parts.items():
+            if part is not None:
+                kind = "text" if path == "text_model" else "visual"
+                _check_hooks(path, part, getattr(model, f"{kind}_projection", None))
 
 
 def check_folder(folder: Path, name: str | None = None) -> None:
@@ -115,7 +119,7 @@ def _fresh_of(kind: Any, config: str) -> nn.Module:
     return made
 
 
-def _check(path: str, found: Any, fresh: nn.Module, hooks: bool) -> None:
+def _check(path: str, found: Any, fresh: nn.Module) -> None:
     """Compare a module and those in it with a fresh one of the same configuration."""
     found = unwrapped(found)
     if type(found) is not type(fresh):
@@ -128,16 +132,9 @@ def _check(path: str, found: Any, fresh: nn.Module, hooks: bool) -> None:
         raise UnsupportedModel(
             f"{path or 'the model'} has a forward method of its own, which replaces that of its class: {_WHOLE}"
         )
-    if hooks:
-        for hook in (*found._forward_pre_hooks.values(), *found._forward_hooks.values()):
-            if not _only_watches(hook):
-                raise UnsupportedModel(
-                    f"{path or 'the model'} has a forward hook ({sanitize(_name(hook), 100)}) that may change what it "
-                    "computes: remove it (handle.remove()), or let it return nothing"
-                )
     for name, child in fresh._modules.items():
         if child is not None:
-            _check(f"{path}.{name}" if path else name, found._modules.get(name), child, hooks)
+            _check(f"{path}.{name}" if path else name, found._modules.get(name), child)
 
 
 def _check_settings(path: str, found: Any, fresh: nn.Module) -> None:
@@ -214,27 +211,68 @@ def _of_accelerate(module: Any) -> bool:
     return hasattr(module, "_hf_hook") and own is type(module).forward
 
 
-def _only_watches(hook: Any) -> bool:
-    """Return whether a hook is of a library that keeps the function, or has no code that could change an output."""
+def _check_hooks(path: str, tower: nn.Module, projection: nn.Module | None) -> None:
+    """Raise UnsupportedModel if forward hooks change what a tower and its projection compute for a random input.
+
+    A hook may change an output in place, by another function, or change a weight: only running it shows that.
+    """
+    modules = [(path, tower), *([] if projection is None else [("its projection", projection)])]
+    kept: list[tuple[Any, dict[int, Any]]] = []
+    names: list[str] = []
+    for start, top in modules:
+        for below, module in top.named_modules():
+            for hooks in (module._forward_pre_hooks, module._forward_hooks):
+                if foreign := {key: hook for key, hook in hooks.items() if not _of_library(hook)}:
+                    kept.append((hooks, dict(hooks)))
+                    where = ".".join(filter(None, (start, below))) or "the model"
+                    names += [f"{where} has a forward hook ({sanitize(_name(hook), 100)})" for hook in foreign.values()]
+    if not kept or any(parameter.is_meta for parameter in tower.parameters()):
+        return
+    try:
+        for hooks, before in kept:
+            for key in [key for key, hook in before.items() if not _of_library(hook)]:
+                hooks.pop(key)
+        alone = _outputs(tower, projection)
+    finally:
+        for hooks, before in kept:
+            hooks.clear()
+            hooks.update(before)
+    watched = _outputs(tower, projection)  # after the other: a hook may change a weight for good
+    limit = 10 * torch.finfo(alone.dtype).eps * float(alone.nan_to_num().abs().max())
+    if not torch.allclose(watched, alone, rtol=0, atol=limit, equal_nan=True):
+        more = f", and {len(names) - 1} more are there," if len(names) > 1 else ""
+        raise UnsupportedModel(
+            f"{names[0]}{more} that changes what it computes: remove it (handle.remove()), or let it only watch"
+        )
+
+
+def _outputs(tower: Any, projection: Any | None) -> Tensor:
+    """Return what a tower and its projection compute for a random input, in evaluation mode, as one vector."""
+    config, weight = unwrapped(tower).config, next(tower.parameters())
+    random = torch.Generator().manual_seed(0)
+    if hasattr(config, "image_size"):
+        shape: tuple[int, ...] = (1, config.num_channels, config.image_size, config.image_size)
+        inputs = {"pixel_values": torch.randn(shape, generator=random).to(weight)}
+    else:
+        shape = (1, min(8, config.max_position_embeddings))
+        inputs = {"input_ids": torch.randint(config.vocab_size, shape, generator=random).to(weight.device)}
+    training = [module for module in tower.modules() if module.training]
+    tower.eval()
+    try:
+        with torch.no_grad():
+            found = tower(**inputs, return_dict=True)
+            pooled = found.pooler_output if projection is None else projection(found.pooler_output)
+            return torch.cat([found.last_hidden_state.flatten(), pooled.flatten()])
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _of_library(hook: Any) -> bool:
+    """Return whether a hook is of a library that keeps the function."""
     while isinstance(hook, partial):
         hook = hook.func
-    hook = inspect.unwrap(hook)  # inside torch.no_grad and its like
-    if _module(hook).startswith(("transformers.", "accelerate.")):
-        return True
-    code = getattr(hook, "__code__", None) or getattr(type(hook).__call__, "__code__", None)
-    if code is None:
-        return False
-    if any(name.endswith("_") and not name.startswith("_") for name in code.co_names):
-        return False  # a method that works in place
-    before = None
-    for step in dis.get_instructions(code):
-        if step.opname == "RETURN_CONST" and step.argval is not None:
-            return False
-        nothing = before is not None and before.opname == "LOAD_CONST" and before.argval is None
-        if step.opname == "RETURN_VALUE" and (step.is_jump_target or not nothing):
-            return False
-        before = step
-    return True
+    return _module(inspect.unwrap(hook)).startswith(("transformers.", "accelerate."))
 
 
 def _module(hook: Any) -> str:

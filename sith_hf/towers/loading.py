@@ -48,13 +48,23 @@ class LoadedModel:
         return EMBEDDED if full == str(embedded_checkpoint()) else os.path.basename(full)
 
 
+def checkpoint_path(name: str | Path) -> Path | None:
+    """Return the file or folder that ``name`` is, or the embedded checkpoint; None if only the Hub may have it.
+
+    Raises:
+        InputError: nothing here has this name, and no repository can have it.
+    """
+    found = local_path(name)
+    return embedded_checkpoint() if found is None and str(name) == EMBEDDED else found
+
+
 def load_model(
     name: str, revision: str | None = None, *, want_text: bool = False, token: str | None = None
 ) -> LoadedModel:
     """Load a ``CLIPModel``, ``CLIPVisionModel`` or ``CLIPVisionModelWithProjection`` by folder or Hub id.
 
     Args:
-        name: a local folder, or a Hub id.
+        name: a local folder, a Hub id, or ``embedded``.
         revision: branch, tag or commit on the Hub.
         want_text: require a text tower (for a companion).
         token: a Hub token; the one of the environment or login when None.
@@ -66,7 +76,7 @@ def load_model(
     import transformers
 
     name = str(name)
-    local = local_path(name)
+    local = checkpoint_path(name)
     # Read the configuration first, so that other models are not downloaded.
     folder = local or _fetched(name, lambda: fetch_file(name, [CONFIG], revision=revision, token=token)).parent
     if not folder.is_dir():

@@ -86,7 +86,7 @@ def encode_texts(
             [tokens[i] + tokens[i][:1] * (width - len(tokens[i])) for i in batch], device=projection.device
         )
         with torch.inference_mode():
-            embedding = tower(input_ids=ids).pooler_output @ projection.T
+            embedding = tower(input_ids=ids, return_dict=True).pooler_output @ projection.T
             found = normalize(embedding, dim=-1).float().cpu()
         if not torch.isfinite(found).all():
             raise InputError(

@@ -204,7 +204,14 @@ class VisionTower:
         return prints
 
     def check(self, base: BaseRef, layers: Iterable[int], where: str = "this model") -> None:
-        """Raise BaseMismatch unless ``base`` is of this tower: the tensors of ``layers``, and the settings."""
+        """Check that ``base`` is of this tower: the tensors of ``layers``, and the settings.
+
+        Raises:
+            BaseMismatch: it is of another tower.
+            InputError: it has a projection, and this tower has none.
+        """
+        if PROJECTION in base.sha256:
+            self.require_projection()
         base.check(self.sha256(layers), where, self.settings)
 
 

@@ -60,6 +60,30 @@ def in_place(module, inputs, output):
     output.mul_(2)
 
 
+def assigns(module, inputs, output):
+    output[..., 0] = 0
+
+
+def steers(module, inputs, output):
+    (output[0] if isinstance(output, tuple) else output)[:, 0] += 1
+
+
+def by_argument(module, inputs, output):
+    torch.add(output, 1, out=output)
+
+
+def by_helper(module, inputs, output):
+    in_place(module, inputs, output)
+
+
+def rescales(module, inputs):
+    module.weight.data = module.weight.data * 2
+
+
+def in_the_text(module, inputs, output):
+    output.pooler_output *= 2
+
+
 def own_attention(model):
     AttentionInterface.register("mine", lambda *inputs, **options: None)
     model.set_attn_implementation("mine")
@@ -98,7 +122,14 @@ CHANGED = {
     "forward": (own_forward, "a forward method of its own"),
     "attention": (own_attention, "attn_implementation 'mine'"),
     "hook": (lambda m: attention(m).out_proj.register_forward_hook(lambda _, x, y: y * 2), "a forward hook"),
-    "pre-hook": (lambda m: attention(m).register_forward_pre_hook(lambda _, x: x), "a forward hook"),
+    "pre-hook": (lambda m: attention(m).out_proj.register_forward_pre_hook(lambda _, x: (-x[0],)), "a forward hook"),
+    "hook assigns": (lambda m: attention(m).out_proj.register_forward_hook(assigns), r"a forward hook \(assigns\)"),
+    "hook adds": (lambda m: m.vision_model.encoder.layers[0].register_forward_hook(steers), "a forward hook"),
+    "hook out=": (lambda m: attention(m).v_proj.register_forward_hook(by_argument), "a forward hook"),
+    "hook by helper": (lambda m: attention(m).v_proj.register_forward_hook(by_helper), "a forward hook"),
+    "hook of weights": (lambda m: attention(m).q_proj.register_forward_pre_hook(rescales), "a forward hook"),
+    "hook of texts": (lambda m: m.text_model.register_forward_hook(in_the_text), "text_model has a forward hook"),
+    "hook of a projection": (lambda m: m.visual_projection.register_forward_hook(assigns), "a forward hook"),
     "hook in place": (lambda m: attention(m).out_proj.register_forward_hook(in_place), r"a forward hook \(in_place\)"),
 }
 
@@ -123,10 +154,17 @@ def test_what_is_no_model_of_transformers(model):
 def watch(model):
     seen = []
 
+    kept = {}
+
     def keep(module, inputs, output):
         seen.append(output)
 
+    def store(module, inputs, output):
+        kept["values"] = output.detach()
+        return output
+
     attention(model).register_forward_hook(keep)
+    attention(model).v_proj.register_forward_hook(store)
 
 
 def compile_layers(model):
