@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sith_hf.core.escaping import sanitize, shown_name
-from sith_hf.core.reading import read_bytes
+from sith_hf.core.reading import open_regular, read_bytes
 from sith_hf.data.contents import TABLES, Contents, contents_of, kind_of, walk
 from sith_hf.data.picture_folder import arranged
 from sith_hf.data.slicing import sliced
@@ -57,6 +57,7 @@ def load_local(path: Path, config: str | None, split: str | None, streaming: boo
         if config is not None:
             raise InputError(f"{title} is one file, which has no configurations; leave --config out")
         reader, options = _reader(path, title)
+        _check_text([str(path)], title)
         files = {"train": _listed([str(path)])}
         if streaming and split is not None:
             return _streamed(datasets.load_dataset(reader, data_files=files, **options), split, True, title), ()
@@ -76,6 +77,7 @@ def load_local(path: Path, config: str | None, split: str | None, streaming: boo
             listed = {"train": _listed([os.path.join(path, *parts) for parts in (*found.images, *found.metadata)])}
         elif _needs_list(real, found):
             listed = _files_by_split(real, found, title)
+            _check_text([file for files in listed.values() for file in files], title)
     if streaming and split is not None:
         return _streamed(datasets.load_dataset(str(path), config, data_files=listed), split, True, title), ()
     return datasets.load_dataset(str(path), config, split=split, streaming=streaming, data_files=listed), ()
@@ -128,6 +130,15 @@ def _reader(path: Path, title: str) -> tuple[str, dict[str, str]]:
     if kind not in TABLES:
         raise InputError(f"{title} has an unknown file type; expected one of {', '.join(TABLES)}, or a folder")
     return ("csv", {"sep": "\t"}) if kind == ".tsv" else (TABLES[kind], {})
+
+
+def _check_text(files: list[str], title: str) -> None:
+    """Refuse tables of text that begin with zero bytes: readers look for the end of the first line, for minutes."""
+    for file in files:
+        if file.lower().endswith((".csv", ".tsv", ".json", ".jsonl", ".ndjson")):
+            with open_regular(file) as opened:
+                if b"\0" in (opened.read(4096) or b""):
+                    raise InputError(f"{title} is no text: it begins with zero bytes; save it as UTF-8")
 
 
 def _saved(path: Path, title: str) -> Any:
