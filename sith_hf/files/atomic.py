@@ -105,7 +105,10 @@ def new_folder(
         with made_parents(there), _working_folder(there.parent) as work:
             new = work / _NEW
             new.mkdir()
-            yield new
+            try:
+                yield new
+            except OutputError as error:  # which names the working folder
+                raise OutputError(str(error).replace(str(new), str(target))) from error
             if not overwrite and there.is_dir() and any(there.iterdir()):  # perhaps filled meanwhile
                 made = _files_of(new) if keep_others else _files_of(new) | _files_of(there)
                 other = sorted(name for name in made if not _same_file(new / name, there / name))

@@ -151,6 +151,16 @@ class TestReplacing:
         fill("mine")
         assert contents(target) == {"weights": "mine"}
 
+    def test_an_error_within_names_the_folder_that_was_asked_for(self, tmp_path):
+        def fill():
+            with new_folder(tmp_path / "out") as work:
+                (work / "file").touch()
+                write_whole(work / "file" / "below", b"")
+
+        with pytest.raises(OutputError) as caught:
+            fill()
+        assert str(caught.value).startswith(f"{tmp_path / 'out' / 'file' / 'below'} could not be written")
+
     def test_a_folder_that_is_filled_at_the_last_moment_is_not_replaced(self, tmp_path, monkeypatch, way):
         target = tmp_path / "out"
         target.mkdir()
