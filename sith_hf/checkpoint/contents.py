@@ -72,12 +72,14 @@ def contents(checkpoint: Checkpoint, include: Iterable[str] = ()) -> Contents:
     needed, pictures = model_files(folder), named_pictures(cards, listed)
     included = _included(folder, listed, left_out, ours, (include,) if isinstance(include, str) else tuple(include))
     files: dict[str, Path] = {}
+    twins = {name.casefold(): name for name in ours}
     for name in (name for name in listed if name not in ours):
         path, wanted = folder / name, name in needed or name in included
         if not wanted and name not in pictures and not _is_licence(name):
             left_out[name] = _why_left_out(folder, path)
-        elif (problem := _unfit(folder, path) or _same_but_for_case(name, (*ours, *files))) is None:
+        elif (problem := _unfit(folder, path) or _same_but_for_case(name, twins)) is None:
             files[name] = path
+            twins[name.casefold()] = name
         elif wanted:
             why = "--include adds it" if name in included else "the model needs this file"
             raise InputError(f"{sanitize(str(path), 400)}: {problem}, but {why}; put the file itself there")
@@ -185,6 +187,7 @@ def _included(
 ) -> set[str]:
     """Return the names that the patterns add. Raises InputError for a pattern or a file that cannot be used."""
     found: set[str] = set()
+    known = set(listed)
     for pattern in patterns:
         parts = PurePosixPath(pattern).parts if isinstance(pattern, str) else ()
         if not parts or ".." in parts or "\\" in pattern or parts[0].startswith(("/", "~")):
@@ -203,8 +206,9 @@ def _included(
                 )
             hidden.pop(name, None)
             found.add(name)
-            if name not in listed:
+            if name not in known:
                 listed.append(name)
+                known.add(name)
     return found
 
 
@@ -243,8 +247,8 @@ def _is_licence(name: str) -> bool:
     return top and (len(parts) == 2 or any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in _LICENCES))
 
 
-def _same_but_for_case(name: str, files: Iterable[str]) -> str | None:
-    twin = next((other for other in files if other.casefold() == name.casefold()), None)
+def _same_but_for_case(name: str, twins: Mapping[str, str]) -> str | None:
+    twin = twins.get(name.casefold())
     return None if twin is None else f"its name differs from {twin} only by case"
 
 

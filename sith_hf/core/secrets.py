@@ -52,7 +52,8 @@ def find_token(pieces: Iterable[bytes], known: Mapping[str, str]) -> str | None:
             if form in window:
                 return f"the value of {name}" if name in TOKEN_VARIABLES else name
         # A match at the very start was seen in the last window, with the byte before it.
-        if any(_bounded(window, match, first=4 if before else 0) for p in _TOKENS for match in p.finditer(window)):
+        matches = (match for pattern in _TOKENS for match in pattern.finditer(window))
+        if any(_bounded(window, m, first=4 if before else 0) and not _is_example(m.group()) for m in matches):
             return "a token of the Hub"
         before = window[-overlap:]
     return None
@@ -77,6 +78,15 @@ def _bounded(window: bytes, match: re.Match[bytes], first: int) -> bool:
     start, found = match.start(), match.group()
     width = 1 + next(i for i, byte in enumerate(found[1:]) if byte)  # bytes of a letter
     return start >= first and (start < width or window[start - width] not in _WORD)
+
+
+def _is_example(found: bytes) -> bool:
+    """Return whether a match stands for a token in a documentation: ``hf_xxxxxxxxxxxxxxxxxxxx``, ``hf_YourTokenHere``.
+
+    Nothing else is let pass: one token that is published is worse than many files that must be changed.
+    """
+    letters = found.replace(b"\0", b"").lower().rpartition(b"_")[2]
+    return set(letters) == set(b"x") or letters.startswith(b"your")
 
 
 def _forms(value: str) -> set[bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,11 +12,11 @@ from typing import Any
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import changed_setting, texts_sha256
 from sith_hf.core.reading import open_regular, reason
-from sith_hf.decomposition import DECOMPOSITION_LAYOUT, DecomposeSettings, Decomposition
+from sith_hf.decomposition import DecomposeSettings, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Task
-from sith_hf.files import ResumableJob, library_versions
+from sith_hf.files import ResumableJob
 from sith_hf.images import mean_for
 from sith_hf.pursuit import Pursuit
 from sith_hf.recipe.recipe import Base, Dictionary, Recipe
@@ -144,24 +143,6 @@ def copied_input(source: Path, work: Path, name: str) -> str:
     target.parent.mkdir(exist_ok=True)
     shutil.copyfile(source, target)
     return target.relative_to(work).as_posix()
-
-
-def request_sha256(recipe: Recipe, include: tuple[str, ...], editor: SithEditor, folder: Path) -> str:
-    """Return the fingerprint of what a run starts from: the recipe, its files and folders, the weights, the release."""
-
-    def named(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: named(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [named(item) for item in value]
-        if not isinstance(value, str) or not os.path.exists(folder / value):
-            return value
-        files = (folder / value, folder / value / DECOMPOSITION_LAYOUT.filename)
-        return next((file_sha256(path) for path in files if path.is_file()), os.path.abspath(folder / value))
-
-    weights = base_sha256(editor.tower.sha256(range(len(editor.tower.layers))))
-    request = [named(recipe.model_dump(mode="json")), include, weights, editor.tower.settings, library_versions()]
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def check_settings(

@@ -57,6 +57,31 @@ def test_words_that_are_no_tokens(text):
     assert find_token([text.encode("utf-16")], {}) is None
 
 
+EXAMPLES = [
+    "hf_" + "x" * 34,
+    "hf_" + "X" * 20,
+    "hf_YourTokenHere12345",
+    "hf_YOURHUGGINGFACETOKEN",
+    "api_org_" + "x" * 34,
+]
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_what_stands_for_a_token_is_none_unless_it_is_in_use(text):
+    for coded in (text.encode(), text.encode("utf-16"), NOISE[: 2**22 - 9] + b" " + text.encode()):
+        assert find_token([coded], {}) is None
+        # The control: a token behind it.
+        assert find_token([coded + b" \0 " + TOKEN.encode()], {}) == "a token of the Hub"
+    assert find_token([text.encode()], {"HF_TOKEN": text}) == "the value of HF_TOKEN"
+
+
+@pytest.mark.parametrize(
+    "text", ["hf_" + "a" * 34, "hf_" + "x" * 33 + "y", "hf_abcdefghijklmnopqrst", "hf_notYourTokenBut12"]
+)
+def test_other_simple_letters_may_be_a_token(text):
+    assert find_token([text.encode()], {}) == "a token of the Hub"
+
+
 def test_short_values_are_words():
     assert find_token([b"none of them"], {"SITH_HF_JUDGE_TOKEN": "none"}) is None
 
