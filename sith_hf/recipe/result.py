@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from sith_hf.checkpoint import SavedCheckpoint
+from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_text
 from sith_hf.core.tables import left_out_lines
 from sith_hf.decomposition import Decomposition
