@@ -59,7 +59,9 @@ def config_of(folder: Path) -> tuple[str, int]:
     try:
         config = json.loads(read_text(folder / "config.json"))
         architecture = check_family(config.get("model_type"), config.get("architectures"))
-        layers = vision_settings(getattr(transformers, architecture).config_class.from_dict(config))["num_hidden_layers"]
+        layers = vision_settings(getattr(transformers, architecture).config_class.from_dict(config))[
+            "num_hidden_layers"
+        ]
     except InputError:
         raise
     except (*UNUSABLE, RecursionError) as error:
