@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,7 @@ def _check_depth(config: Any, checkpoint: Checkpoint) -> None:
 def _check_tensors(expected: Mapping[str, Any], architecture: str, checkpoint: Checkpoint) -> None:
     missing = sorted(set(expected) - set(checkpoint.where))
     if missing:
+        _check_wrapped(missing, architecture, checkpoint)
         raise InputError(
             f"{len(missing)} tensors of a {architecture} are missing, such as {missing[0]}; "
             "transformers would fill them with random numbers. Download the checkpoint again"
@@ -166,6 +167,28 @@ def _check_tensors(expected: Mapping[str, Any], architecture: str, checkpoint: C
             raise UnsupportedModel(
                 f"{key} is {entry.dtype}: sith-hf reads weights of 16, 32 or 64 bits ({', '.join(_READ)}); name the "
                 "checkpoint that was quantised, or convert this one"
+            )
+
+
+def _check_wrapped(missing: Sequence[str], architecture: str, checkpoint: Checkpoint) -> None:
+    """Say so if the missing tensors are there by another name, as in a model with adapters or in a wrapping model.
+
+    Raises:
+        UnsupportedModel: adapters that are not merged.
+        InputError: all of them have the same prefix.
+    """
+    layer, _, name = missing[0].rpartition(".")
+    if f"{layer}.base_layer.{name}" in checkpoint.where:
+        raise UnsupportedModel(
+            f"its weights hold an adapter that is not merged ({layer}.base_layer.{name} in place of {missing[0]}): "
+            "load the model with its adapter, and save what merge_and_unload() returns with save_pretrained"
+        )
+    for key in (key for key in checkpoint.where if key.endswith(f".{missing[0]}")):
+        prefix = key.removesuffix(missing[0])
+        if all(prefix + other in checkpoint.where for other in missing):
+            raise InputError(
+                f"the names of its tensors begin with {sanitize(prefix, 60)!r}, as in a model that wraps the "
+                f"{architecture}: save the {architecture} inside it with save_pretrained"
             )
 
 

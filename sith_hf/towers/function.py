@@ -251,11 +251,11 @@ def _outputs(tower: Any, projection: Any | None) -> Tensor:
     config, weight = unwrapped(tower).config, next(tower.parameters())
     random = torch.Generator().manual_seed(0)
     if hasattr(config, "image_size"):
-        shape: tuple[int, ...] = (1, config.num_channels, config.image_size, config.image_size)
-        inputs = {"pixel_values": torch.randn(shape, generator=random).to(weight)}
+        pixels = torch.randn(1, config.num_channels, config.image_size, config.image_size, generator=random)
+        inputs = {"pixel_values": pixels.to(weight)}
     else:
-        shape = (1, min(8, config.max_position_embeddings))
-        inputs = {"input_ids": torch.randint(config.vocab_size, shape, generator=random).to(weight.device)}
+        tokens = torch.randint(config.vocab_size, (1, min(8, config.max_position_embeddings)), generator=random)
+        inputs = {"input_ids": tokens.to(weight.device)}
     training = [module for module in tower.modules() if module.training]
     tower.eval()
     try:

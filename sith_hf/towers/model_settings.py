@@ -19,7 +19,21 @@ def vision_settings(config: Any) -> dict[str, Any]:
 def text_settings(model: Any, tokenizer: Any | None) -> dict[str, Any]:
     """Return the settings of the text tower of a ``CLIPModel``, with the sha256 of its tokenizer if there is one."""
     found = {name: _plain(getattr(model.config.text_config, name)) for name in _TEXT}
-    return {**found, "tokenizer": tokenizer_sha256(tokenizer)} if hasattr(tokenizer, "get_vocab") else found
+    if tokenizer is not None and hasattr(tokenizer, "get_vocab"):
+        found |= {"tokenizer": tokenizer_sha256(tokenizer), "truncation_side": tokenizer.truncation_side}
+        found["max_tokens"] = max_tokens(tokenizer, found["max_position_embeddings"])
+    return found
+
+
+def max_tokens(tokenizer: Any, positions: int) -> int:
+    """Return the number of tokens after which texts are cut, for a text tower with so many positions.
+
+    ``CLIPProcessor`` applies truncation that ``tokenizer_config.json`` asks for.
+    """
+    saved = getattr(tokenizer, "init_kwargs", {})
+    if saved.get("truncation") in (None, False, "do_not_truncate"):
+        return positions
+    return int(min(positions, saved.get("max_length") or tokenizer.model_max_length))
 
 
 def _plain(value: Any) -> Any:

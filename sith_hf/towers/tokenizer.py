@@ -14,6 +14,7 @@ from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, read_json_object, read_start
 from sith_hf.errors import InputError
 from sith_hf.towers.config import UNUSABLE
+from sith_hf.towers.model_settings import max_tokens
 
 # The file of a whole tokenizer; without it, the files of a vocabulary are read.
 WHOLE = "tokenizer.json"
@@ -59,11 +60,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[int]
     """
 
     def written() -> list[list[int]]:
-        limit = tower.config.max_position_embeddings
-        saved = getattr(tokenizer, "init_kwargs", {})
-        if saved.get("truncation") not in (None, False, "do_not_truncate"):
-            # CLIPProcessor applies these settings of tokenizer_config.json.
-            limit = min(limit, saved.get("max_length") or tokenizer.model_max_length)
+        limit = max_tokens(tokenizer, tower.config.max_position_embeddings)
         ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
         return ids
 

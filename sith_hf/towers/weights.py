@@ -152,7 +152,7 @@ class Checkpoint:
         index = read_json_object(folder / INDEX, "fetch the checkpoint again")
         try:
             names = sorted(set(index["weight_map"].values()))
-            if not names:
+            if not names or not isinstance(index["metadata"], dict):  # transformers needs both
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{folder / INDEX} is not a sharded index: fetch the checkpoint again") from None
@@ -166,7 +166,8 @@ class Checkpoint:
         for key, name in index["weight_map"].items():
             shard = checkpoint.where.get(canonical(key))
             if shard is None or shard.path.name != name:
-                raise InputError(f"{folder / INDEX} names {name} as the file of {key}, which lacks it: fetch it again")
+                other = "which lacks it" if shard is None else f"but {shard.path.name} holds a tensor of this name"
+                raise InputError(f"{folder / INDEX} names {name} as the file of {key}, {other}: fetch it again")
         return checkpoint
 
     @cached_property

@@ -65,6 +65,15 @@ class TestTextTower:
         _, report = transformers.CLIPVisionModel.from_pretrained(tmp_path / "edited", output_loading_info=True)
         assert not report["missing_keys"]
 
+    def test_a_vision_model_without_its_text_model_says_how_to_name_it(self, work, tmp_path):
+        text = ("--text-model", work / "clip")
+        options = ("--concepts", work / "concepts.txt", "--layers", "-1", "-o", tmp_path / "d")
+        succeeded(sith("decompose", work / "tower", *options, *text))
+        for rule in (("--suppress", "sea", "--top", "1"), ("--gain", "0", "--layers", "-1", "--heads", "0")):
+            edit = ("edit", work / "tower", "--decomposition", tmp_path / "d", *rule, "--dry-run")
+            assert "--text-model" in refused(sith(*edit))
+            succeeded(sith(*edit, *text))
+
     def test_a_companion_without_text_is_refused(self, work, tmp_path):
         options = ("--concepts", work / "concepts.txt", "-o", tmp_path / "d")
         for other in ("tower", "projected", "none"):

@@ -147,6 +147,33 @@ def test_a_corrected_tokenizer(made, corrected):
         SithEditor.from_pretrained(corrected).embed("a new concept", decomposition=decomposition)
 
 
+CUT = {
+    "saved truncation": ({"truncation": True, "max_length": 5}, "max_tokens 77", "max_tokens 5"),
+    "cut on the left": ({"truncation_side": "left"}, "truncation_side 'right'", "truncation_side 'left'"),
+}
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_a_corrected_truncation(made, corrected, kind):
+    settings, before, after = CUT[kind]
+    change(corrected, None, "tokenizer_config.json", model_max_length=40)  # the control: without truncation, no effect
+    with_dictionary(made, corrected)
+    change(corrected, None, "tokenizer_config.json", **settings)
+    for call in (with_dictionary, with_decomposition):
+        with pytest.raises(BaseMismatch, match=rf"encoded with {before}, but .* has {after}"):
+            call(made, corrected)
+
+
+def test_a_config_that_asks_for_tuples(base, corrected):
+    """``return_dict: false`` changes the type of what the towers return, and no number."""
+    change(corrected, "text_config", return_dict=False)
+    change(corrected, "vision_config", return_dict=False)
+    plain, tuples = SithEditor.from_pretrained(base), SithEditor.from_pretrained(corrected)
+    assert torch.equal(plain.encode(tiny_concepts()).embeddings, tuples.encode(tiny_concepts()).embeddings)
+    pictures = DatasetSettings(world="balanced", seed=0, pictures=8)
+    assert torch.equal(mean_of_images(plain, pictures).image_mean, mean_of_images(tuples, pictures).image_mean)
+
+
 PIXELS = {
     "resample": 2,
     "size": {"shortest_edge": 17},

@@ -125,6 +125,41 @@ def test_a_part_that_is_no_object(key, value, folder):
     assert f"{key} holds no JSON object" in refused(lambda: load_model(str(folder)))
 
 
+def rename(folder, new_name):
+    weights = load_file(folder / SINGLE)
+    save_file({new_name(key): tensor for key, tensor in weights.items()}, folder / SINGLE, {"format": "pt"})
+
+
+@pytest.mark.parametrize("prefix", ["clip.", "module.", "_orig_mod."])
+def test_weights_of_a_model_that_wraps_a_clip_model(prefix, folder):
+    rename(folder, lambda key: prefix + key)
+    assert f"begin with {prefix!r}" in refused(lambda: load_model(str(folder)))
+    # The control: without one of them, tensors are missing.
+    rename(folder, lambda key: key.removeprefix(prefix) if key.endswith("logit_scale") else key)
+    rename(folder, lambda key: "other" if key.endswith("visual_projection.weight") else key)
+    assert "are missing, such as" in refused(lambda: load_model(str(folder)))
+
+
+def test_weights_with_an_adapter_that_is_not_merged(folder):
+    rename(folder, lambda key: key.replace(".v_proj.", ".v_proj.base_layer."))
+    assert "an adapter that is not merged" in refused(lambda: load_model(str(folder)), UnsupportedModel)
+
+
+def test_one_architecture_as_a_text(folder):
+    configure(folder, architectures="CLIPModel")
+    assert type(load_model(str(folder)).model) is CLIPModel
+    configure(folder, architectures="CLIPTextModel")
+    assert "architecture CLIPTextModel has no vision tower" in refused(lambda: load_model(str(folder)))
+
+
+def test_parts_under_the_names_of_2022(folder, tmp_path):
+    parts = json.loads((folder / "config.json").read_text())
+    dicts = {f"{name}_dict": parts[name] for name in ("text_config", "vision_config")}
+    configure(folder, **dicts, text_config=None, vision_config=None)
+    save_edited(folder, random_spec(folder), tmp_path / "edited")
+    assert len(CLIPModel.from_pretrained(tmp_path / "edited").vision_model.encoder.layers) == 3
+
+
 # --- values that would choose code, files or a dtype
 
 

@@ -335,8 +335,15 @@ class TestIndex:
         ]
         for lie in lies:
             (copied / INDEX).write_text(json.dumps({**true, "weight_map": lie}))
-            with pytest.raises(InputError, match="which lacks it"):
+            with pytest.raises(InputError, match=r"which lacks it|holds a tensor of this name"):
                 Checkpoint.read(copied)
+
+    def test_an_index_without_metadata(self, copied):
+        """transformers fails on it with a KeyError."""
+        index = json.loads((copied / INDEX).read_text())
+        (copied / INDEX).write_text(json.dumps({"weight_map": index["weight_map"]}))
+        with pytest.raises(InputError, match="is not a sharded index"):
+            Checkpoint.read(copied)
 
     def test_a_missing_or_damaged_shard(self, copied):
         shard = weight_files(copied)[1]
