@@ -20,6 +20,9 @@ MAX_BYTES = 2**30
 # Scaled to a short edge of 224 pixels, an image of this aspect ratio takes 15 MB.
 MAX_RATIO = 100
 
+# The brands of files of HEIF, as phones write them.
+_HEIF = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis"}
+
 
 def decode_image(value: Any) -> Image.Image:
     """Decode an image to RGB, rotated upright; the first frame of several.
@@ -41,6 +44,8 @@ def decode_image(value: Any) -> Image.Image:
     except BrokenImage:
         raise
     except UnidentifiedImageError:
+        if isinstance(value, bytes) and value[4:8] == b"ftyp" and value[8:12] in _HEIF:
+            raise BrokenImage("HEIC or AVIF, which this Pillow does not read (convert it to JPEG or PNG)") from None
         raise BrokenImage("not an image, or of an unknown format") from None
     except Image.DecompressionBombError:
         raise BrokenImage("too many pixels") from None

@@ -245,3 +245,11 @@ def test_a_package_that_a_file_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(BrokenImage, match="needs the package"):
         decode_image({"bytes": None, "path": "s3://bucket/a.png"})
+
+
+def test_pictures_of_phones_are_named():
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"x" * 200
+    with pytest.raises(BrokenImage, match="HEIC"):
+        decode_image(heic)
+    with pytest.raises(BrokenImage, match="unknown format"):
+        decode_image(heic.replace(b"heic", b"isom"))
