@@ -12,6 +12,7 @@ import click
 
 from sith_hf.core.distributed import silence_other_ranks
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.reading import reason
 from sith_hf.errors import SithError
 
 # Subcommand -> (name of its module and function, line in --help). Kept here so that --help imports no subcommand.
@@ -90,6 +91,10 @@ def main() -> None:
         code = error.exit_code
     except SithError as error:
         click.echo(f"Error: {sanitize(str(error), 2000)}", err=True)
+        code = 2
+    except OSError as error:  # a path that is too long, or a folder that may not be read
+        place = "" if error.filename is None else f"{sanitize(str(error.filename), 400)}: "
+        click.echo(f"Error: {place}{sanitize(str(reason(error)))}; check the path and its permissions", err=True)
         code = 2
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped. No incomplete file was left behind.", err=True)

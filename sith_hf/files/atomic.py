@@ -219,10 +219,9 @@ def made_parents(path: Path) -> Iterator[None]:
         for place in made:
             _sync_parent(place)
     except BaseException:
-        with suppress(OSError):  # a folder that is not empty stays
-            for place in made:
-                with suppress(FileNotFoundError):
-                    place.rmdir()
+        for place in made:
+            with suppress(OSError):  # a folder that is not empty stays
+                place.rmdir()
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
@@ -138,3 +139,36 @@ class TestInterrupted:
         assert last > 0
         assert set(tree(out)) == whole
         assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("card", LONG),
+        ("judge", "{work}/d", "--export", LONG),
+        ("judge", "{work}/d", "--import", LONG, "-o", "out"),
+        ("save-edited", "{work}/clip", "--spec", "{work}/spec", "-o", f"new/{LONG}"),
+        ("decompose", "{work}/clip", "--dictionary", "{work}/d", "-o", f"new/{LONG}"),
+    ],
+    ids=lambda words: " ".join(word for word in words if len(word) < 20),
+)
+def test_a_path_that_no_file_can_have_is_one_line_and_leaves_nothing(work, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    assert LONG[:100] in refused(sith(*(word.format(work=work) for word in words)))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(work, tmp_path, monkeypatch):
+    shutil.copytree(work / "edited", tmp_path / "edited")
+    real = os.stat
+
+    def closed(path, *args, **kwargs):
+        if "sith" in os.path.relpath(str(path), tmp_path).split(os.sep):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", closed)
+    assert "Permission denied; check the path" in refused(sith("card", tmp_path / "edited"))
