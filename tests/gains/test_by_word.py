@@ -116,3 +116,21 @@ def test_all_words_of_the_embedded_world(embedded):
         assert draft.taken[word] > 5 * draft.impact.drift
         assert bool(draft.warnings) == (draft.taken[word] < FELT)
     assert embedded.suppress("sea", top=1).warnings
+
+
+def test_the_warning_of_an_amplification(embedded):
+    """It depends on the vectors, not on a gain that cannot change half of anything; a negative control beside it."""
+    assert embedded.amplify("boat").taken["boat"] < FELT
+    assert not embedded.amplify("boat").warnings
+    assert embedded.amplify("boat", top=1).warnings
+    assert embedded.suppress("boat", gain=0.5).warnings
+    assert not embedded.suppress("road").amplify("boat").warnings[1:]
+
+
+def test_the_answer_comes_first(embedded):
+    draft = embedded.suppress("sea")
+    first, second, *rest = str(draft).splitlines()
+    assert first.endswith(str(draft.impact))
+    assert second.startswith("sea: ")
+    assert f"({len(draft.gains)} of 512 vectors)" in second
+    assert any("left out" in line for line in rest)
