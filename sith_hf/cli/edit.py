@@ -73,8 +73,15 @@ def edit(
 
     explained = Decomposition.from_pretrained(decomposition)
     topics: dict[float, list[str]] = {}
+    named: dict[str, float] = {}
     for texts, default in ((suppress, 0.0), (amplify, 1.5), (invert, -1.0)):
         for concept, amount in options.concept_gains(texts, default, explained.has):
+            if texts is invert and amount != default:
+                raise InputError(f"--invert takes no gain; write --suppress {sanitize(concept)}={amount:g}")
+            before = named.get(concept.casefold())
+            if before not in (None, amount):
+                raise InputError(f"{sanitize(concept)} has two gains, {before:g} and {amount:g}: name it once")
+            named[concept.casefold()] = amount
             topics.setdefault(amount, []).append(concept)
     draft = SithEditor.from_pretrained(model, **loading).with_decomposition(explained).edit()
     for amount, concepts in topics.items():

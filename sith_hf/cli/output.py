@@ -69,12 +69,13 @@ def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: 
 
 
 def show_saved(as_json: bool, saved: SavedCheckpoint) -> None:
-    """Print the changes of a checkpoint, and the files that were left out."""
+    """Print how much of a checkpoint changed, and the files that were left out; as JSON with each tensor."""
     data = {
         "folder": str(saved.folder),
         "changed": dict(saved.changed),
         "left_out": list(saved.left_out),
         "reasons": dict(saved.reasons),
     }
-    lines = (f"{key}: largest change {change:.3g}" for key, change in saved.changed.items())
-    show_result(as_json, data, *lines, *left_out_lines(saved.reasons), saved.folder)
+    largest = max(saved.changed.values(), default=0.0)
+    changed = f"{len(saved.changed)} tensors changed, by at most {largest:.3g}"
+    show_result(as_json, data, changed, *left_out_lines(saved.reasons), saved.folder)

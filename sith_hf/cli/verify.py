@@ -12,7 +12,11 @@ from sith_hf.cli.output import show_result
 
 @click.command()
 @click.argument("edited")
-@click.option("--base", help="The base: folder or Hub id.  [default: the base in the spec]")
+@click.option(
+    "--base",
+    help="The base: folder or Hub id.  [default: the base in the spec, from the Hub, or a folder of that name here or "
+    "beside EDITED]",
+)
 @click.option("--spec", "spec_path", help="The edit spec: folder or Hub id.  [default: the one in EDITED]")
 @options.as_json
 def verify(edited: str, base: str | None, spec_path: str | None, as_json: bool) -> None:

@@ -35,7 +35,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str |
     with console.capture() as capture:
         console.print(grid)
     # rich would fold a title at the width of the table.
-    above = [] if title is None else [sanitize(title)]
+    above = [] if title is None else [sanitize(title, 1000)]
     return "\n".join([*above, *(line.rstrip() for line in capture.get().splitlines())])
 
 

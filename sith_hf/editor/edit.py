@@ -184,37 +184,55 @@ class Edit:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """In words: concepts that may be mistyped, and those of which the edit takes too little to be seen."""
+        """In words: concepts that may be mistyped, and those of which the edit changes too little to be seen.
+
+        An edit that only amplifies a concept, by gains below 2, is compared with the most that such a gain can change.
+        """
         unknown = {word: did_you_mean(word, self.decomposition.texts) for word in self.words}
-        mistyped = tuple(
+        lines = [
             f"{word} is no concept of an explanation{meant}; the text tower encodes it as it is written"
             for word, meant in unknown.items()
             if meant and not self.decomposition.has(word)
-        )
-        return mistyped + tuple(
-            f"{word}: the edit changes an estimated {share:.0%} of what the model writes of it, and below {FELT:.0%} "
-            f"the model mostly sees {word} as before; choose more vectors (top, threshold) or a stronger gain"
-            for word, share in self.taken.items()
-            if share < FELT
-        )
+        ]
+        for word, share in self.taken.items():
+            limit = FELT * min(1.0, self._strongest(word))
+            if share < limit:
+                lines.append(
+                    f"{word}: the edit changes an estimated {share:.0%} of what the model writes of it, and below "
+                    f"{limit:.0%} the model mostly sees {word} as before; choose more vectors (top, threshold) or a "
+                    "stronger gain"
+                )
+        return tuple(lines)
+
+    def _strongest(self, word: str) -> float:
+        """Return the largest change of gain of the vectors chosen for a word, or 1 if any is not amplified."""
+        gains = [
+            self.gains.gain[key]
+            for key, evidence in self.gains.evidence.items()
+            if any(f", {word}, " in f", {item.about}, " for item in evidence)
+        ]
+        return max(gains) - 1 if gains and min(gains) > 1 else 1.0
 
     def rows(self) -> list[dict[str, Any]]:
         """Return each vector with its gain, reason, share and fidelity, as plain data."""
         return gain_rows(self.decomposition, self.gains)
 
     def __str__(self) -> str:
-        lines = [gain_table(self.rows(), f"Edit of {self.editor.loaded.name}: {self.impact}")]
-        lines += [
-            f"{word}: {share:.0%} of what the model writes of it is changed (estimated)"
+        chosen = {choice.word: f" ({choice.chosen} of {choice.candidates} vectors)" for choice in self.choices}
+        above = [f"Edit of {self.editor.loaded.name}: {self.impact}"]
+        above += [
+            f"{word}: {share:.0%} of what the model writes of it is changed, estimated{chosen.get(word, '')}"
             for word, share in self.taken.items()
         ]
+        below = []
         for choice in self.choices:
-            lines.append(f"{choice.word}: {choice.chosen} of {choice.candidates} vectors; left out, strongest first:")
-            lines += [
+            below += [f"{choice.word}: left out, strongest first"] if choice.left_out else []
+            below += [
                 f"  layer {layer}, head {head}, vector {vector}; {why}"
                 for (layer, head, vector), why in choice.left_out
             ]
-        return "\n".join(sanitize(line, 1000) if number else line for number, line in enumerate(lines))
+        heading, tail = ([sanitize(line, 1000) for line in lines] for lines in (above, below))
+        return "\n".join([*heading, gain_table(self.rows()), *tail])
 
     def __repr__(self) -> str:
         return repr(self.spec)

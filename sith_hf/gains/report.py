@@ -45,14 +45,12 @@ def gain_rows(decomposition: Decomposition, gains: Gains) -> list[dict[str, Any]
 
 
 def gain_table(rows: Sequence[dict[str, Any]], title: str | None = None) -> str:
-    """Format the rows of :func:`gain_rows` as text."""
-    columns = ["layer", "head", "vector", "gain", "share", "fidelity", "against chance", "reason", "explanation"]
+    """Format the rows of :func:`gain_rows` as text. ``(chance)``: no pole is better explained than chance."""
+    columns = ["layer", "head", "vector", "gain", "share", "fidelity", "reason", "explanation"]
     cells: list[list[object]] = []
     for row in rows:
         share = "" if row["share"] is None else f"{row['share']:.2f}"
-        chance = "not known" if row["p_value"] is None else f"p {row['p_value']:.2g}"
-        if row["beyond_chance"] is False:
-            chance = f"chance, {chance}"
-        numbers = [row["layer"], row["head"], row["vector"], f"{row['gain']:.3g}", share, f"{row['fidelity']:.2f}"]
-        cells.append([*numbers, chance, row["reason"], f"{row['pole']} {row['explanation']}"])
+        fidelity = f"{row['fidelity']:.2f}{' (chance)' if row['beyond_chance'] is False else ''}"
+        numbers = [row["layer"], row["head"], row["vector"], f"{row['gain']:.3g}", share, fidelity]
+        cells.append([*numbers, row["reason"], f"{row['pole']} {row['explanation']}"])
     return table(columns, cells, title)

@@ -41,6 +41,8 @@ def test_by_name(work, tmp_path):
         (("--amplify", "sea=1e999"), "inf"),
         (("--suppress", " =0"), "empty concept"),
         (("--invert", " "), "empty concept"),
+        (("--invert", "sea=2"), "takes no gain"),
+        (("--suppress", "sea", "--amplify", "SEA"), "two gains"),
         (("--suppress", "sea=1", "--threshold", "0.1"), "1"),
         (("--suppress", "qqq", "--near", "1"), "qqq"),
         (("--suppress", "sea", "--threshold", "2"), "2"),
@@ -88,6 +90,8 @@ def test_a_dry_run_shows_the_edit_and_writes_nothing(work, tmp_path):
     shown = succeeded(sith(*words, "--dry-run"))
     assert "nothing was written" in shown.out
     assert "sea: cosine" in shown.out
+    assert str(work / "clip") in shown.out.splitlines()[0]
+    assert shown.out.splitlines()[0].endswith("not known") or "better than chance: " in shown.out.splitlines()[0]
 
 
 def test_a_large_edit_asks(refuses, work, tmp_path):

@@ -124,3 +124,21 @@ def test_a_mistyped_word_is_edited_as_written_and_the_nearest_is_named(embedded)
     assert any("did you mean sea?" in line for line in embedded.suppress("seaa").warnings)
     for word in ("sea", "SEA", "xylophone"):
         assert not any("did you mean" in line for line in embedded.suppress(word).warnings)
+
+
+def test_the_warning_of_an_amplification(embedded):
+    """It depends on the vectors, not on a gain that cannot change half of anything; a negative control beside it."""
+    assert embedded.amplify("boat").taken["boat"] < FELT
+    assert not embedded.amplify("boat").warnings
+    assert embedded.amplify("boat", top=1).warnings
+    assert embedded.suppress("boat", gain=0.5).warnings
+    assert not embedded.suppress("road").amplify("boat").warnings[1:]
+
+
+def test_the_answer_comes_first(embedded):
+    draft = embedded.suppress("sea")
+    first, second, *rest = str(draft).splitlines()
+    assert first.endswith(str(draft.impact))
+    assert second.startswith("sea: ")
+    assert f"({len(draft.gains)} of 512 vectors)" in second
+    assert any("left out" in line for line in rest)
