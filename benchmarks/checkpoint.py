@@ -36,7 +36,7 @@ from common import Times, medians, options, ratio, show, started, surroundings
 
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.edits.spec import EditSpec
-from sith_hf.towers.clip import tensor_key
+from sith_hf.towers import tensor_key
 from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint
 
 WIDTH, HEADS, TEXT_WIDTH, TEXT_LAYERS = 1280, 16, 768, 12

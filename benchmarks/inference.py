@@ -27,7 +27,7 @@ from sith_hf.decomposition.svd import factored_svd
 from sith_hf.edits.in_memory import applied
 from sith_hf.edits.spec import EditSpec
 from sith_hf.images.comparison import edited_copy
-from sith_hf.towers.clip import VisionTower, read_tower, tensor_key
+from sith_hf.towers import VisionTower, read_tower, tensor_key
 
 SIZES = {
     "b32": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,

@@ -1,15 +1,19 @@
 """Edits of single words, before and after: does the model stop seeing the word, and does it still see the others?
 
-    python benchmarks/single_words.py                       # all 55 words of the embedded world, about four minutes
+    python benchmarks/single_words.py                       # all 55 words of the embedded world
     python benchmarks/single_words.py --model FOLDER --concepts words.txt --data IMAGEFOLDER [--data IMAGEFOLDER ...]
 
-For each word: ``suppress(word)`` with all defaults, and a random edit of as many vectors in the same layers. Measured
-on pictures: recall of the word (zero-shot, among the names of its kind), accuracy of the other names of its kind, and
-accuracy of the other kinds. Estimated from the weights: drift, and the share of the word's writing that is taken.
+For each word: ``suppress(word)`` with all defaults, and random sets of as many vectors in the same layers, drawn anew
+for each word. Measured on pictures: recall of the word (zero-shot, among the names of its kind), accuracy of the other
+names of its kind, accuracy of the other kinds, and the other names whose own recall falls. Estimated from the weights:
+drift, and the share of the word's writing that is taken.
 
 - A word is refused if ``suppress`` raises InputError, and warned of if ``Edit.warnings`` is not empty.
-- The embedded world: each kind (objects, colours, ...) is one classification, a synonym stands in for its name. Every
-  other word was used to choose the rule (seeds 11 to 13); the summary reports both halves. The default seeds are new.
+- A name is seen if its recall before the edit is at least ``SEEN``. A word that is not seen has nothing to lose: it is
+  listed and left out of all counts and means. A seen name changes if its recall falls by more than ``CHANGE``.
+- The embedded world: each kind (objects, colours, ...) is one classification, and a synonym takes the place of its
+  name in it. Every other word was used to choose the rule (seeds 11 to 13); the summary reports both halves. The
+  default seeds are new.
 - Another world: each ``--data`` is a kind, with one folder of pictures for each name. Words are the names that
   ``--concepts`` has; ``_`` in a folder's name is a space.
 """
@@ -18,7 +22,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,9 @@ from sith_hf.towers import encode_texts
 TEMPLATES = ("{}", "a photo of a {}", "this is a photo of {}.")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 BATCH = 64
+
+SEEN, CHANGE = 0.2, 0.1
+"""The least recall of a name that is seen, and the loss of recall above which it changes."""
 
 
 @dataclass(frozen=True)
@@ -105,45 +112,58 @@ def embed(model: Any, pixels: Tensor) -> Tensor:
     return normalize(torch.cat(parts).float(), dim=-1)
 
 
-def classifiers(editor: SithEditor, kinds: Mapping[str, Kind]) -> dict[str, Tensor]:
-    """Return the embeddings of each kind's names, the mean over its templates, ``[C, P]``."""
-    found = {}
-    for name, kind in kinds.items():
-        texts = [template.format(text) for text in kind.names for template in kind.templates]
-        embeddings = encode_texts(editor.text.model, editor.text.tokenizer, texts)
-        found[name] = normalize(embeddings.reshape(len(kind.names), len(kind.templates), -1).mean(dim=1), dim=-1)
-    return found
-
-
 class Measure:
-    """Which pictures of each kind are classified right, with an edit or without."""
+    """Recall and accuracy on the pictures of all kinds, with an edit or without."""
 
     def __init__(self, editor: SithEditor, kinds: Mapping[str, Kind]) -> None:
-        self.editor, self.kinds, self.heads = editor, kinds, classifiers(editor, kinds)
-        self.base = self.right(None)
+        self.editor, self.kinds = editor, kinds
+        self.texts = {name: self._texts(kind) for name, kind in kinds.items()}
+        self.base = self.pictures(None)
 
-    def right(self, spec: EditSpec | None) -> dict[str, NDArray[np.bool_]]:
-        """Return ``[N]`` for each kind. Kinds that share pictures share their embeddings."""
+    def _texts(self, kind: Kind) -> dict[str, Tensor]:
+        """Return the embedding of every name and word, the mean over its templates, ``[P]``."""
+        words = list(dict.fromkeys((*kind.names, *kind.words)))
+        texts = [template.format(word) for word in words for template in kind.templates]
+        embeddings = encode_texts(self.editor.text.model, self.editor.text.tokenizer, texts)
+        means = normalize(embeddings.reshape(len(words), len(kind.templates), -1).mean(dim=1), dim=-1)
+        return dict(zip(words, means, strict=True))
+
+    def pictures(self, spec: EditSpec | None) -> dict[str, Tensor]:
+        """Return the embeddings ``[N, P]`` of each kind's pictures. Kinds that share pictures share them."""
         if spec is not None:
             with self.editor.applied(spec):
-                return self.right(None)
+                return self.pictures(None)
         seen: dict[int, Tensor] = {}
-        found = {}
-        for name, kind in self.kinds.items():
+        for kind in self.kinds.values():
             if id(kind.pixels) not in seen:
                 seen[id(kind.pixels)] = embed(self.editor.model, kind.pixels)
-            found[name] = (seen[id(kind.pixels)] @ self.heads[name].T).argmax(dim=-1).numpy() == kind.truth
-        return found
+        return {name: seen[id(kind.pixels)] for name, kind in self.kinds.items()}
 
-    def scores(self, right: Mapping[str, NDArray[np.bool_]], name: str, index: int) -> dict[str, float | None]:
-        """Return recall of one name, accuracy of the other names of its kind, and of the other kinds."""
-        mine = self.kinds[name].truth == index
-        rest = [float(values.mean()) for other, values in right.items() if other != name]
-        others = right[name][~mine]
+    def scores(self, pictures: Mapping[str, Tensor], name: str, word: str) -> dict[str, Any]:
+        """Return recall of a word, accuracy of the other names of its kind and of the other kinds, and each recall."""
+        index = self.kinds[name].words[word]
+        accuracy, recall = {}, {}
+        for other, kind in self.kinds.items():
+            names = list(kind.names)
+            if other == name:
+                names[index] = word
+            heads = torch.stack([self.texts[other][text] for text in names])
+            right = (pictures[other] @ heads.T).argmax(dim=-1).numpy() == kind.truth
+            recall[other] = [
+                float(right[kind.truth == i].mean()) if (kind.truth == i).any() else None for i in range(len(names))
+            ]
+            accuracy[other] = right[kind.truth != index] if other == name else right
+        rest = [float(values.mean()) for other, values in accuracy.items() if other != name]
         return {
-            "recall": float(right[name][mine].mean()) if mine.any() else None,
-            "same_kind": float(others.mean()) if len(others) else None,
+            "recall": recall[name][index],
+            "same_kind": float(accuracy[name].mean()) if len(accuracy[name]) else None,
             "other_kinds": statistics.mean(rest) if rest else None,
+            "names": {
+                f"{other}: {text}": recall[other][i]
+                for other, kind in self.kinds.items()
+                for i, text in enumerate(kind.names)
+                if (other, i) != (name, index)
+            },
         }
 
 
@@ -154,62 +174,94 @@ def spread(items: list[tuple[str, int]], most: int | None) -> list[tuple[str, in
 
 
 def rows(
-    editor: SithEditor, made: Decomposition, kinds: Mapping[str, Kind], gain: float, words: int | None = None
+    editor: SithEditor, made: Decomposition, kinds: Mapping[str, Kind], gain: float, draws: int, most: int | None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the result of every word."""
+    """Yield the result of every word, or of ``most`` of each kind."""
     measure = Measure(editor, kinds)
-    for name, kind in kinds.items():
-        for word, index in spread(list(kind.words.items()), words):
-            row: dict[str, Any] = {"word": word, "kind": name, "before": measure.scores(measure.base, name, index)}
-            try:
-                draft = editor.suppress(word, gain=gain)
-            except InputError as error:
-                yield row | {"refused": str(error)}
-                continue
-            random = with_baselines(made, draft.gains, seeds=(0,), whole=False)["random 0"]
-            after, control = (
-                measure.scores(measure.right(make_spec(editor.tower, made, gains)), name, index)
-                for gains in (draft.gains, random)
-            )
-            yield row | {
-                "vectors": len(draft.gains),
-                "drift": draft.impact.drift,
-                "energy": draft.impact.energy,
-                "taken": draft.taken[word],
-                "warned": bool(draft.warnings),
-                "after": after,
-                "random": control,
-            }
+    chosen = [(name, word) for name, kind in kinds.items() for word, _ in spread(list(kind.words.items()), most)]
+    for number, (name, word) in enumerate(chosen):
+        row: dict[str, Any] = {"word": word, "kind": name, "before": measure.scores(measure.base, name, word)}
+        try:
+            draft = editor.suppress(word, gain=gain)
+        except InputError as error:
+            yield row | {"refused": str(error)}
+            continue
+        # The same seed would draw nearly the same vectors for every word.
+        seeds = range(number * draws, (number + 1) * draws)
+        edits = with_baselines(made, draft.gains, seeds=seeds, whole=False)
+        after, *random = (
+            measure.scores(measure.pictures(make_spec(editor.tower, made, gains)), name, word)
+            for gains in edits.values()
+        )
+        yield row | {
+            "vectors": len(draft.gains),
+            "drift": draft.impact.drift,
+            "energy": draft.impact.energy,
+            "taken": draft.taken[word],
+            "warned": bool(draft.warnings),
+            "after": after,
+            "random": random,
+        }
+
+
+def lost(row: Mapping[str, Any], scores: Mapping[str, Any]) -> float:
+    """Return the loss of the word's recall."""
+    return float(row["before"]["recall"] - scores["recall"])
+
+
+def harmed(row: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, float]:
+    """Return the other seen names whose recall falls by more than ``CHANGE``, with the loss, largest first."""
+    before = {name: value for name, value in row["before"]["names"].items() if value is not None and value >= SEEN}
+    losses = {name: value - scores["names"][name] for name, value in before.items()}
+    return {name: loss for name, loss in sorted(losses.items(), key=lambda item: -item[1]) if loss > CHANGE}
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known else None
 
 
 def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return means over words that were edited, and counts."""
-    edited = [row for row in found if "after" in row]
-
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return statistics.mean(known) if known else None
-
-    def lost(row: Mapping[str, Any], key: str = "after") -> float:
-        return (row["before"]["recall"] or 0.0) - (row[key]["recall"] or 0.0)
-
+    """Return counts, and means over the edited words that are seen."""
+    seen = [row for row in found if row["before"]["recall"] is not None and row["before"]["recall"] >= SEEN]
+    edited = [row for row in seen if "after" in row]
+    groups: dict[tuple[bool, bool], list[str]] = {(c, w): [] for c in (True, False) for w in (True, False)}
+    for row in edited:
+        groups[lost(row, row["after"]) > CHANGE, row["warned"]].append(row["word"])
     figures = {
-        f"{key}_{when}": mean([row[when][key] for row in edited])
+        f"{key}_{when}": mean(
+            scores[key] for row in edited for scores in (row[when] if when == "random" else [row[when]])
+        )
         for key in ("recall", "same_kind", "other_kinds")
         for when in ("before", "after", "random")
     }
-    silent = [row for row in edited if not row["warned"]]
     return {
         "words": len(found),
-        "refused": len(found) - len(edited),
-        "warned": sum(row["warned"] for row in edited),
-        "changed": sum(lost(row) > 0.1 for row in edited),
-        "changed_by_random": sum(lost(row, "random") > 0.1 for row in edited),
-        "unchanged_without_warning": [row["word"] for row in silent if lost(row) <= 0.1],
-        "vectors": mean([row["vectors"] for row in edited]),
-        "drift": mean([row["drift"] for row in edited]),
+        "not_seen": [row["word"] for row in found if row not in seen],
+        "refused": [row["word"] for row in seen if "refused" in row],
+        "edited": len(edited),
+        "changed": len(groups[True, True] + groups[True, False]),
+        "changed_by_random": mean(mean(lost(row, scores) > CHANGE for scores in row["random"]) for row in edited),
+        "changed_despite_warning": groups[True, True],
+        "unchanged_with_warning": groups[False, True],
+        "unchanged_without_warning": groups[False, False],
+        "others_harmed": mean(len(harmed(row, row["after"])) for row in edited),
+        "others_harmed_by_random": mean(len(harmed(row, scores)) for row in edited for scores in row["random"]),
+        "vectors": mean(row["vectors"] for row in edited),
+        "drift": mean(row["drift"] for row in edited),
         **figures,
     }
+
+
+def headline(name: str, part: Mapping[str, Any]) -> str:
+    """Return the summary in a sentence."""
+    return (
+        f"{name}: {part['changed']} of {part['edited']} edited words lose more than {CHANGE:.0%} of recall "
+        f"({percent(part['changed_by_random']).strip()} % of them with random vectors); "
+        f"{len(part['unchanged_without_warning'])} stay without a warning, {len(part['unchanged_with_warning'])} with "
+        f"one; {len(part['refused'])} are refused, {len(part['not_seen'])} of {part['words']} were not seen before "
+        f"(recall below {SEEN:.0%})"
+    )
 
 
 def percent(value: float | None) -> str:
@@ -217,19 +269,31 @@ def percent(value: float | None) -> str:
 
 
 def show(found: Sequence[Mapping[str, Any]], parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print a line for each word, and the summaries."""
-    print("accuracies in %: before > after (random vectors); * below the limit of what an edit should take")
-    print(f"{'word':<16}{'vectors':>8}{'drift':>7}{'taken':>7}   {'recall':<22}{'others of its kind':<24}other kinds")
+    """Print the summaries, and a line for each word."""
+    for name, part in parts.items():
+        print(headline(name, part))
+    print("\naccuracies in %: before > after (mean of the random sets). * warned of, - not seen before. Harmed: other")
+    print(f"names whose recall falls by more than {CHANGE:.0%} (with random vectors), and the one that loses most")
+    columns = f"{'recall':<22}{'others of its kind':<22}{'other kinds':<22}harmed"
+    print(f"{'word':<24}{'vectors':>8}{'drift':>7}{'taken':>7}   {columns}")
     for row in found:
         if "after" not in row:
-            print(f"{row['word']:<16}  refused: {row['refused'][:90]}")
+            print(f"{row['word']:<24}  refused: {row['refused'][:90]}")
             continue
         cells = (
-            f"{percent(row['before'][key])} >{percent(row['after'][key])} ({percent(row['random'][key])})"
+            f"{percent(row['before'][key])} >{percent(row['after'][key])} "
+            f"({percent(mean(scores[key] for scores in row['random']))})"
             for key in ("recall", "same_kind", "other_kinds")
         )
-        mark = "*" if row["warned"] else " "
-        print(f"{row['word']:<16}{row['vectors']:8d}{row['drift']:7.3f}{row['taken']:6.0%}{mark}  {'   '.join(cells)}")
+        worst = harmed(row, row["after"])
+        chance = mean(len(harmed(row, scores)) for scores in row["random"]) or 0.0
+        harm = f"{len(worst):2d} ({chance:4.1f})" + "".join(
+            f" {name} -{100 * worst[name]:.0f}" for name in [*worst][:1]
+        )
+        unseen = row["before"]["recall"] is None or row["before"]["recall"] < SEEN
+        mark = ("*" if row["warned"] else " ") + ("-" if unseen else " ")
+        taken = f"{row['taken']:6.0%}{mark}"
+        print(f"{row['word']:<24}{row['vectors']:8d}{row['drift']:7.3f}{taken}  {'  '.join(cells)}  {harm}")
     for name, part in parts.items():
         print(f"{name}: {json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in part.items()})}")
 
@@ -246,6 +310,7 @@ def main() -> None:
     parser.add_argument("--layers", help="layers to decompose, such as -2,-1; all when left out")
     parser.add_argument("--seeds", default="2026,3026,4026", help="of the pictures of the embedded world")
     parser.add_argument("--pictures", type=int, default=200, help="pictures of each seed")
+    parser.add_argument("--draws", type=int, default=3, help="random sets of vectors for each word")
     parser.add_argument("--gain", type=float, default=0.0)
     args = started(parser)
     if len({args.model is None, args.concepts is None, args.data is None}) > 1:
@@ -260,10 +325,12 @@ def main() -> None:
         editor = SithEditor.from_pretrained(args.model)
         concepts = ConceptDictionary.from_file(args.concepts)
         processor = AutoImageProcessor.from_pretrained(args.model)
-        kinds = {str(folder): folder_kind(folder, processor, concepts.texts, args.limit) for folder in args.data}
+        kinds = {folder.name: folder_kind(folder, processor, concepts.texts, args.limit) for folder in args.data}
+        if len(kinds) < len(args.data):
+            parser.error("each --data needs a folder name of its own")
     layers = None if args.layers is None else [int(layer) for layer in args.layers.split(",")]
     made = editor.decompose(concepts, layers=layers)
-    found = list(rows(editor, made, kinds, args.gain, args.words))
+    found = list(rows(editor, made, kinds, args.gain, args.draws, args.words))
     parts = {"all words": summary(found)}
     if args.model is None:
         chosen = set(world.concepts()[::2])

@@ -226,7 +226,8 @@ class TestImports:
         assert sorted({unit(name) for name in sources()} - {"__init__"}) == sorted(ORDER)
 
     def test_the_check_sees_imports(self):
-        found = {(name, target) for name, source in sources().items() for target in imports(name, source, sources())}
+        modules = sources()
+        found = {(name, target) for name, source in modules.items() for target in imports(name, source, modules)}
         assert len(found) > 300
         assert ("checkpoint.verify", "towers.__init__") in found
         assert ("edits.build", "edits.spec") in found

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from sith_hf.core.escaping import impersonal, sanitize, shown_name
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.core.reading import read_text
+from sith_hf.core.reading import read_json_object
 from sith_hf.core.settings import Settings
 from sith_hf.core.strict_yaml import read_yaml
 from sith_hf.edits import EditSpec
@@ -57,14 +57,13 @@ def config_of(folder: Path) -> tuple[str, int]:
     import transformers
 
     try:
-        config = json.loads(read_text(folder / "config.json"))
+        config = read_json_object(folder / "config.json", "save the checkpoint again")
         architecture = check_family(config.get("model_type"), config.get("architectures"))
-        layers = vision_settings(getattr(transformers, architecture).config_class.from_dict(config))[
-            "num_hidden_layers"
-        ]
+        made = getattr(transformers, architecture).config_class.from_dict(config)
+        layers = vision_settings(made)["num_hidden_layers"]
     except InputError:
         raise
-    except (*UNUSABLE, RecursionError) as error:
+    except UNUSABLE as error:
         raise InputError(f"{folder}/config.json is not of a CLIP model ({type(error).__name__}); fix it") from None
     if not isinstance(layers, int) or isinstance(layers, bool) or not 0 < layers <= 1000:
         raise InputError(f"{folder}/config.json: num_hidden_layers is {layers!r}; expected a number from 1 to 1000")

@@ -13,7 +13,7 @@ import yaml
 from sith_hf.cards import MAP_FILE, hub_base, model_card, picture
 from sith_hf.checkpoint.contents import SITH, is_of_an_earlier_release, record
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.core.reading import read_text, read_text_input
+from sith_hf.core.reading import json_fields, read_start, read_text_input
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.files import write_whole
@@ -93,12 +93,10 @@ def base_id(base: BaseRef, folder: Path) -> str | None:
     # The config.json of a base that was itself edited names the base of the base.
     if (folder / SITH / "base" / EDIT_SPEC_LAYOUT.filename).is_file():
         return None
-    try:
-        name = json.loads(read_text(folder / "config.json")).get("_name_or_path")
-    except (OSError, ValueError, AttributeError, RecursionError):
+    name = json_fields(folder / "config.json").get("_name_or_path")
+    if not isinstance(name, str) or name.count("/") != 1 or name[0] in "./~" or not is_repo_id(name):
         return None
-    looks_right = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and is_repo_id(name)
-    return name if looks_right and not os.path.exists(name) else None
+    return None if os.path.exists(name) else name
 
 
 def card_metadata(card: Path | None) -> dict[str, Any] | None:
@@ -106,8 +104,8 @@ def card_metadata(card: Path | None) -> dict[str, Any] | None:
     if card is None:
         return None
     try:
-        with card.open("rb") as file:
-            text = file.read(_LONGEST_METADATA).decode("utf-8", "replace").removeprefix("\ufeff").replace("\r\n", "\n")
+        text = read_start(card, _LONGEST_METADATA).decode("utf-8", "replace")
+        text = text.removeprefix("\ufeff").replace("\r\n", "\n")
         head, fence, _ = text.removeprefix("---\n").partition("\n---\n")
         found = yaml.safe_load(head) if fence and text.startswith("---\n") else None
     except (OSError, ValueError, yaml.YAMLError, RecursionError):

@@ -6,7 +6,6 @@ A link is followed only to a file in the same folder, or to a blob of the same r
 from __future__ import annotations
 
 import fnmatch
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,15 +14,16 @@ from pathlib import Path, PurePosixPath
 from sith_hf.checkpoint.file_kinds import danger, is_other_weights
 from sith_hf.checkpoint.pictures import named_pictures
 from sith_hf.core.escaping import sanitize
-from sith_hf.core.reading import read_text, reason
+from sith_hf.core.reading import json_fields, open_regular, reason
+from sith_hf.core.secrets import find_token, known_tokens
 from sith_hf.edits import EDIT_SPEC_LAYOUT
 from sith_hf.errors import InputError
-from sith_hf.hub import CARD, find_token, is_generated_file, known_tokens
+from sith_hf.hub import CARD, is_generated_file
 from sith_hf.towers import INDEX, Checkpoint
 
 SITH = "sith"
-# The card of the base in an edited checkpoint, so that a revert can restore it; earlier releases published the other.
-BASE_CARD, EARLIER_BASE_CARD = f"{SITH}/base/{CARD}", "base_card.md"
+# The card of the base in folders that earlier releases published; now it is base/README.md below sith/.
+EARLIER_BASE_CARD = "base_card.md"
 # The record of an edit in sith/; that of an edit before it is in sith/base/, and so on.
 RECORD = (EDIT_SPEC_LAYOUT.filename, "recipe.yaml", "evaluation.json", "edit_map.png")
 
@@ -72,12 +72,14 @@ def contents(checkpoint: Checkpoint, include: Iterable[str] = ()) -> Contents:
     needed, pictures = model_files(folder), named_pictures(cards, listed)
     included = _included(folder, listed, left_out, ours, (include,) if isinstance(include, str) else tuple(include))
     files: dict[str, Path] = {}
+    twins = {name.casefold(): name for name in ours}
     for name in (name for name in listed if name not in ours):
         path, wanted = folder / name, name in needed or name in included
         if not wanted and name not in pictures and not _is_licence(name):
             left_out[name] = _why_left_out(folder, path)
-        elif (problem := _unfit(folder, path) or _same_but_for_case(name, (*ours, *files))) is None:
+        elif (problem := _unfit(folder, path) or _same_but_for_case(name, twins)) is None:
             files[name] = path
+            twins[name.casefold()] = name
         elif wanted:
             why = "--include adds it" if name in included else "the model needs this file"
             raise InputError(f"{sanitize(str(path), 400)}: {problem}, but {why}; put the file itself there")
@@ -185,6 +187,7 @@ def _included(
 ) -> set[str]:
     """Return the names that the patterns add. Raises InputError for a pattern or a file that cannot be used."""
     found: set[str] = set()
+    known = set(listed)
     for pattern in patterns:
         parts = PurePosixPath(pattern).parts if isinstance(pattern, str) else ()
         if not parts or ".." in parts or "\\" in pattern or parts[0].startswith(("/", "~")):
@@ -203,8 +206,9 @@ def _included(
                 )
             hidden.pop(name, None)
             found.add(name)
-            if name not in listed:
+            if name not in known:
                 listed.append(name)
+                known.add(name)
     return found
 
 
@@ -243,15 +247,15 @@ def _is_licence(name: str) -> bool:
     return top and (len(parts) == 2 or any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in _LICENCES))
 
 
-def _same_but_for_case(name: str, files: Iterable[str]) -> str | None:
-    twin = next((other for other in files if other.casefold() == name.casefold()), None)
+def _same_but_for_case(name: str, twins: Mapping[str, str]) -> str | None:
+    twin = twins.get(name.casefold())
     return None if twin is None else f"its name differs from {twin} only by case"
 
 
 def _secret(path: Path) -> str | None:
     """Return in words which token a file contains."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             found = find_token(iter(lambda: file.read(2**20), b""), known_tokens())
     except OSError as error:
         return f"it cannot be read ({reason(error)})"
@@ -262,12 +266,7 @@ def _vocabularies(path: Path) -> set[str]:
     """Return the names of the vocabulary files of the tokenizer that a ``tokenizer_config.json`` names."""
     import transformers
 
-    classes = ["CLIPTokenizer", "PreTrainedTokenizerFast"]
-    try:
-        if path.is_file() and path.stat().st_size <= _LONGEST_CONFIG:
-            classes.append(json.loads(read_text(path, _LONGEST_CONFIG))["tokenizer_class"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
+    classes = ["CLIPTokenizer", "PreTrainedTokenizerFast", json_fields(path, _LONGEST_CONFIG).get("tokenizer_class")]
     found: set[str] = set()
     for name in classes:
         if isinstance(name, str) and name.isidentifier():

@@ -8,7 +8,7 @@ import pickletools
 import zipfile
 from pathlib import Path
 
-from sith_hf.core.reading import reason
+from sith_hf.core.reading import read_start, reason
 from sith_hf.hub import OTHER_WEIGHTS
 
 _PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".dill", ".cpkl"})
@@ -29,8 +29,7 @@ def danger(path: Path) -> str | None:
     if path.suffix.lower() in _PICKLES:
         return f"it is a pickle ({path.suffix} files can run code)"
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
+        head = read_start(path, _HEAD)
         if _is_pickle(head):
             return "it is a pickle, which can run code"
         if head.startswith(b"\x93NUMPY") and b"O" in head[:_HEAD].partition(b"'descr':")[2].partition(b",")[0]:
@@ -46,11 +45,8 @@ def is_other_weights(path: Path) -> bool:
     """Return whether a file holds weights, by its name or its content."""
     if any(fnmatch.fnmatchcase(path.name.lower(), pattern) for pattern in _WEIGHTS):
         return True
-    if not path.is_file():
-        return False
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
+        head = read_start(path, _HEAD)
     except OSError:
         return False
     return head.startswith(_WEIGHTS_START) or (head[8:9] == b"{" and b'"data_offsets"' in head)

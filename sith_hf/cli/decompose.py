@@ -10,7 +10,7 @@ import click
 
 from sith_hf.cli import options
 from sith_hf.cli.output import save_results, show_decomposition
-from sith_hf.errors import InputError, SithError
+from sith_hf.errors import SithError
 
 if TYPE_CHECKING:
     from sith_hf.concepts import ConceptDictionary
@@ -112,6 +112,7 @@ def _earlier(
     """
     from sith_hf.concepts import ConceptDictionary
     from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition, repeats
+    from sith_hf.files import already_has
 
     if not (output / DECOMPOSITION_LAYOUT.filename).exists():
         return None
@@ -120,4 +121,4 @@ def _earlier(
         same = (words.sha256, words.template) == (source.sha256, source.template)
         if same and repeats(found, editor.tower, editor.encode(words), settings):
             return words, found
-    raise InputError(f"{output} already has another decomposition; name a new folder, or replace it with --overwrite")
+    raise already_has(output, "another decomposition")

@@ -105,6 +105,7 @@ def _earlier(output: Path, editor: SithEditor, images: DatasetSettings) -> Image
     Raises:
         InputError: it has another image mean, or one that cannot be read.
     """
+    from sith_hf.files import already_has
     from sith_hf.images import is_mean_of
     from sith_hf.towers import IMAGE_MEAN_LAYOUT, ImageMean
 
@@ -114,4 +115,4 @@ def _earlier(output: Path, editor: SithEditor, images: DatasetSettings) -> Image
         found = ImageMean.from_pretrained(output)
         if is_mean_of(found, editor, images):
             return found
-    raise InputError(f"{output} already has another image mean; name a new folder, or replace it with --overwrite")
+    raise already_has(output, "another image mean")

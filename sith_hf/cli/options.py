@@ -195,7 +195,7 @@ def output(content: str, *, required: bool = True) -> Callable[[F], F]:
     def decorate(command: F) -> F:
         @wraps(command)
         def said(**values: Any) -> Any:
-            before = _stamps(values["output"])
+            before = [] if values.get("dry_run") else _stamps(values["output"])
             result = command(**values)
             if before and before == _stamps(values["output"]):
                 click.echo(f"already done: {sanitize(str(values['output']))} was not changed", err=True)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from sith_hf.core.escaping import sanitize
+from sith_hf.core.tables import left_out_lines
 
 if TYPE_CHECKING:
     from sith_hf.checkpoint import SavedCheckpoint
     from sith_hf.decomposition import Decomposition
 
-MOST_LINES = 30
 READ = "Read directions: what each vector looks for."
 
 
@@ -79,11 +77,4 @@ def show_saved(as_json: bool, saved: SavedCheckpoint) -> None:
         "reasons": dict(saved.reasons),
     }
     lines = (f"{key}: largest change {change:.3g}" for key, change in saved.changed.items())
-    show_result(as_json, data, *lines, *left_out(saved.reasons), saved.folder)
-
-
-def left_out(reasons: Mapping[str, str]) -> list[str]:
-    """Return lines about the files that were left out: one each, but few for many."""
-    lines = [f"left out {sanitize(name)}: {reason}" for name, reason in reasons.items()]
-    more = len(lines) - MOST_LINES
-    return lines if more <= 0 else [*lines[:MOST_LINES], f"left out {more} more files (--json lists all)"]
+    show_result(as_json, data, *lines, *left_out_lines(saved.reasons), saved.folder)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import left_out, show_result
+from sith_hf.cli.output import show_result
+from sith_hf.core.tables import left_out_lines
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -119,18 +120,18 @@ def _report(pushed: PushResult, as_json: bool) -> None:
             *(f"would be deleted: {name}" for name in deleted),
             *(f"unchanged: {name}" for name in unchanged),
             *others,
-            *left_out(pushed.reasons),
+            *left_out_lines(pushed.reasons),
             f"\nREADME.md:\n\n{pushed.card}",
         ]
     elif pushed.nothing_to_do:
         done = f"nothing to do: {url} already has everything (commit {sanitize(str(pushed.commit))})"
-        lines = [*others, *left_out(pushed.reasons), done]
+        lines = [*others, *left_out_lines(pushed.reasons), done]
     else:
         lines = [
             *(f"sent {sanitize(name)} ({size} bytes)" for size, name in sizes),
             *(f"deleted {name}" for name in deleted),
             *others,
-            *left_out(pushed.reasons),
+            *left_out_lines(pushed.reasons),
             sanitize(pushed.pull_request or pushed.url, 400),
         ]
     if pushed.card_kept is not None and not as_json:

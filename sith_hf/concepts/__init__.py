@@ -3,7 +3,8 @@
 It imports ``towers`` (to encode), ``pursuit`` (for atoms), ``data``, ``hub``, ``files``, ``core`` and ``errors``.
 """
 
-from sith_hf.concepts.dictionary import DICTIONARY_LAYOUT, ConceptDictionary
+from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.concepts.storage import DICTIONARY_LAYOUT
 from sith_hf.concepts.texts import position, tidy
 
 __all__ = ["ConceptDictionary", "DICTIONARY_LAYOUT", "position", "tidy"]

@@ -13,53 +13,23 @@ import torch
 import yaml
 from torch import Tensor
 
+from sith_hf.concepts.storage import DICTIONARY_LAYOUT, IN_MEMORY, ROUNDED, read_fields
 from sith_hf.concepts.texts import column_of, distinct, lines_of, position, tidy
 from sith_hf.core.escaping import sanitize
-from sith_hf.core.fingerprint import settings_of, text_tower_sha256, texts_sha256
-from sith_hf.errors import ArtifactError, InputError
+from sith_hf.core.fingerprint import text_tower_sha256, texts_sha256
+from sith_hf.errors import InputError
 from sith_hf.files import (
     FileBackedRows,
-    Layout,
     ResumableJob,
     RowBlocks,
-    json_texts,
     library_versions,
-    read_file_backed,
     require,
     text_tensors,
-    texts_of,
     write_artifact,
 )
 from sith_hf.hub import Pushable, find_artifact
 from sith_hf.pursuit import Atoms, CentredAtoms, TensorAtoms, blocks, centred, total
 from sith_hf.towers import encode_texts, fill_template, text_settings
-
-IN_MEMORY = 2**28
-"""Files of more bytes (256 MB) are not read into memory."""
-
-ROUNDED = {torch.float32: 1e-3, torch.float16: 1e-3, torch.bfloat16: 5e-3}
-"""The largest deviation of an embedding's length from one, by the dtype on disk."""
-
-DICTIONARY_LAYOUT = Layout(
-    format="sith-hf/dictionary",
-    version=1,
-    filename="dictionary.safetensors",
-    tensors={
-        "embeddings": (torch.float32, "M P"),
-        "text_bytes": (torch.uint8, "bytes"),
-        "text_offsets": (torch.int64, "offsets"),
-    },
-    data={
-        "encoder": str,
-        "encoder_sha256": str,
-        "texts_sha256": str,
-        "template": (str, type(None)),
-        "categories": (list, type(None)),
-        "libraries": dict,
-    },
-    repo_type="dataset",
-    rounded=("embeddings",),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,35 +281,7 @@ class ConceptDictionary(Pushable):
             ArtifactError: the file is missing, damaged or of another kind, or an embedding is not of unit length.
         """
         path = find_artifact(name_or_path, DICTIONARY_LAYOUT, revision, token)
-        least = IN_MEMORY + 1 if in_memory is None else 0
-        tensors, data, stored = read_file_backed(path, DICTIONARY_LAYOUT, None if in_memory else "embeddings", least)
-        texts, embeddings = texts_of(tensors, path), tensors["embeddings"]
-        categories = None if data["categories"] is None else json_texts(data["categories"], f"{path}: categories")
-        require(len(texts) == len(embeddings) >= 2, path, "texts and embeddings differ in number")
-        require(categories is None or len(categories) == len(texts), path, "texts and categories differ in number")
-        _check_rows(stored or TensorAtoms(embeddings), ROUNDED[embeddings.dtype], path)
-        try:
-            settings = settings_of(data.get("encoder_settings"), "the text tower") or None
-            fill_template([], data["template"])
-        except InputError as error:
-            raise ArtifactError(f"{path}: {error}") from None
-        result = cls(
-            texts=texts,
-            categories=categories,
-            template=data["template"],
-            embeddings=embeddings if stored else embeddings.float(),
-            encoder=data["encoder"],
-            encoder_sha256=data["encoder_sha256"],
-            encoder_settings=settings,
-            stored=stored,
-        )
-        require(result.sha256 == data["texts_sha256"], path, "the texts differ from the saved ones")
+        fields, made_of = read_fields(path, in_memory)
+        result = cls(**fields)
+        require(result.sha256 == made_of, path, "the texts differ from the saved ones")
         return result
-
-
-def _check_rows(embeddings: Atoms, tolerance: float, path: Path) -> None:
-    for block in blocks(embeddings):
-        length = block.float().norm(dim=-1)
-        require(bool(length.isfinite().all()), path, "embeddings holds NaN or infinity")
-        close = bool(((length - 1).abs() <= tolerance).all())
-        require(close, path, "the embeddings are not of unit length")

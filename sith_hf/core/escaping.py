@@ -7,11 +7,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from sith_hf.core.secrets import HUB_TOKEN
+
 # Control, format (bidirectional overrides among them), surrogate and private-use characters never reach a terminal.
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-
-
-TOKEN = re.compile(r"(?<![A-Za-z0-9_])(hf_|api_org_)[A-Za-z0-9]{16,}")
 _PATH = re.compile(
     r"(?:(?<=^)|(?<=[\s\"'(=,:;\[]))(?:file://)?(?:/|~/|[A-Za-z]:[\\/])(?:[^\s/\\\"'<>|]+[\\/])+(?=[^\s/\\]|$)"
 )
@@ -24,6 +23,11 @@ def sanitize(text: str, limit: int = 120) -> str:
         for character in text[: limit + 1]
     )
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return the text of an error of a library on one line (:func:`sanitize`); the name of its class if it has none."""
+    return sanitize(" ".join(str(error).split()), limit) or type(error).__name__
 
 
 def escape_texts(texts: Sequence[str], marks: str = "") -> str:
@@ -46,7 +50,7 @@ def escape_texts(texts: Sequence[str], marks: str = "") -> str:
 
 def impersonal(text: str) -> str:
     """Remove tokens of the Hub from ``text``, and shorten absolute local paths to their last part."""
-    return _PATH.sub("…/", TOKEN.sub(r"\1…", text))
+    return _PATH.sub("…/", HUB_TOKEN.sub(r"\1…", text))
 
 
 def shown_name(name: str) -> str:

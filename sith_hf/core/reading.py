@@ -14,6 +14,8 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 
 LFS_POINTER = "it is a git-lfs pointer and not the file itself: run `git lfs pull`, or download it again"
+# Configurations, cards and results. The largest known index of shards has 3 MB.
+MAX_TEXT = 20_000_000
 # The largest tokenizer.json on the Hub has about 35 MB.
 _MAX_JSON = 256 * 2**20
 
@@ -21,10 +23,6 @@ _MAX_JSON = 256 * 2**20
 def is_lfs_pointer(start: bytes) -> bool:
     """Return whether a file that begins with ``start`` is what git leaves in place of a large file."""
     return start.startswith(b"version https://git-lfs")
-
-
-# Configurations, cards and results. The largest known index of shards has 3 MB.
-MAX_TEXT = 20_000_000
 
 
 def reason(error: Exception) -> object:
@@ -78,12 +76,10 @@ def read_text(path: str | Path, limit: int = MAX_TEXT) -> str:
     return read_bytes(path, limit).decode("utf-8")
 
 
-def card_text(path: str | Path) -> str:
-    """Return the text of a card, other bytes than UTF-8 replaced; empty if it cannot be read or is no card's size."""
-    try:
-        return read_bytes(path).decode("utf-8", "replace")
-    except (OSError, ValueError):
-        return ""
+def read_start(path: str | Path, count: int) -> bytes:
+    """Return the first ``count`` bytes of a regular file, fewer if it has fewer. Raises as for :func:`open_regular`."""
+    with open_regular(path) as file:
+        return file.read(count)
 
 
 def read_input(path: Path, what: str, advice: str, limit: int) -> bytes:
@@ -119,6 +115,15 @@ def read_text_input(path: Path, what: str, advice: str, limit: int) -> str:
         raise InputError(f"{sanitize(str(path))}: {what} is not UTF-8; save it as UTF-8") from None
 
 
+def json_fields(path: Path, limit: int = MAX_TEXT) -> dict[str, Any]:
+    """Return the JSON object in a file of a checkpoint; an empty one if there is none that can be read."""
+    try:
+        found = json.loads(read_bytes(path, limit))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def read_json_object(path: Path, advice: str) -> dict[str, Any]:
     """Return the JSON object in a file of a checkpoint.
 
@@ -127,7 +132,7 @@ def read_json_object(path: Path, advice: str) -> dict[str, Any]:
         advice: the next step if the file is missing or damaged.
 
     Raises:
-        InputError: the file is missing, is a git-lfs pointer, or holds no JSON object.
+        InputError: the file is missing, cannot be read, is a git-lfs pointer, or holds no JSON object.
     """
     raw, name = read_input(path, "it", advice, _MAX_JSON), sanitize(str(path), 300)
     if is_lfs_pointer(raw):

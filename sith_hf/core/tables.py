@@ -1,11 +1,13 @@
-"""Tables for a terminal."""
+"""Tables and lists for a terminal."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sith_hf.core.escaping import sanitize
+
+_MOST_LINES = 30
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> str:
@@ -35,3 +37,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str |
     # rich would fold a title at the width of the table.
     above = [] if title is None else [sanitize(title)]
     return "\n".join([*above, *(line.rstrip() for line in capture.get().splitlines())])
+
+
+def left_out_lines(reasons: Mapping[str, str]) -> list[str]:
+    """Return lines about the files that were left out, by name and reason: one each, but few for many."""
+    lines = [f"left out {sanitize(name)}: {reason}" for name, reason in reasons.items()]
+    more = len(lines) - _MOST_LINES
+    return lines if more <= 0 else [*lines[:_MOST_LINES], f"left out {more} more files (--json lists all)"]

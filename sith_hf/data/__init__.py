@@ -4,6 +4,6 @@ It imports ``hub``, ``core`` and ``errors``.
 """
 
 from sith_hf.data.faults import dataset_errors, dataset_fault, faults
-from sith_hf.data.opening import OpenedRows, columns_of, no_column, open_rows
+from sith_hf.data.opening import columns_of, no_column, open_rows
 
-__all__ = ["OpenedRows", "columns_of", "dataset_errors", "dataset_fault", "faults", "no_column", "open_rows"]
+__all__ = ["columns_of", "dataset_errors", "dataset_fault", "faults", "no_column", "open_rows"]

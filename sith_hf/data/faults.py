@@ -78,8 +78,24 @@ def dataset_fault(title: str, error: BaseException) -> InputError:
     # datasets says only that something failed; its cause says what.
     while isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
         error = error.__cause__
-    text = sanitize(impersonal(" ".join(str(error).split())), 300) or type(error).__name__
+    text = sanitize(impersonal(_without_cells(error)), 300) or type(error).__name__
     return InputError(f"{title}: {_explained(error, text)}")
+
+
+def _without_cells(error: BaseException) -> str:
+    """Return an error's text in one line, without what readers quote of the file: it may be no dataset at all."""
+    from pyarrow import ArrowException
+    from yaml import YAMLError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, YAMLError):
+        mark = getattr(error, "problem_mark", None)
+        return "its README.md has damaged YAML" + (f" in line {mark.line + 1} of it" if mark else "")
+    if text.startswith("Couldn't cast"):
+        return "its files have different columns, or columns of different types"
+    if isinstance(error, ArrowException | ValueError | TypeError) and ("parse" in text or "convert" in text):
+        text = re.sub("""(['"]).*\\1""", r"\1…\1", text)
+    return re.sub(r"(was different|don't match|not match):.*", r"\1", text)
 
 
 def _explained(error: BaseException, text: str) -> str:

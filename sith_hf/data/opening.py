@@ -24,12 +24,14 @@ class OpenedRows:
         split: its split; empty if it has none.
         rows: the ``datasets.Dataset`` or ``IterableDataset``.
         columns: the names of its columns.
+        notes: what of a local folder is left out or could be read otherwise, in sentences.
     """
 
     title: str
     split: str
     rows: Any = field(repr=False)
     columns: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def open_rows(
@@ -62,18 +64,19 @@ def open_rows(
     path = local_path(name)
     title = sanitize(impersonal(name) if path is None else shown_name(str(path)))
     wanted = split if split is None or split.isidentifier() else None  # a slice of a split
+    notes: tuple[str, ...] = ()
     with dataset_errors(title), _bars(progress):
         if path is None:
             found = _load_remote(name, title, config, split, revision, streaming, preferred)
         elif revision is not None:
             raise InputError(f"{title} is a local dataset, which has no revisions; remove revision (--data-revision)")
         else:
-            found = load_local(path, config, split if wanted is None else None, streaming)
+            found, notes = load_local(path, config, split if wanted is None else None, streaming)
         chosen, rows = split or "", found
         if isinstance(found, Mapping):
             chosen = _chosen([str(key) for key in found], split, title, preferred)
             rows = found[chosen]
-        return OpenedRows(title, chosen, rows, columns_of(rows, title))
+        return OpenedRows(title, chosen, rows, columns_of(rows, title), notes)
 
 
 def columns_of(rows: Any, title: str) -> tuple[str, ...]:

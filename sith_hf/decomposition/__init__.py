@@ -5,7 +5,7 @@ It imports ``concepts``, ``towers``, ``pursuit``, ``hub``, ``files``, ``core`` a
 """
 
 from sith_hf.decomposition.decompose import check_joint_size, decompose, repeats
-from sith_hf.decomposition.decomposition import DECOMPOSITION_LAYOUT, NEAR, Decomposition
+from sith_hf.decomposition.decomposition import NEAR, Decomposition
 from sith_hf.decomposition.explanation import Explanation, Match, concepts_text, explanation_rows, match_rows
 from sith_hf.decomposition.quality import Quality, measure_explanations, quality_of
 from sith_hf.decomposition.settings import DecomposeSettings
@@ -19,6 +19,7 @@ from sith_hf.decomposition.significance import (
     p_values,
     smallest_p,
 )
+from sith_hf.decomposition.storage import DECOMPOSITION_LAYOUT
 from sith_hf.decomposition.svd import HeadSVD, factored_svd
 
 __all__ = [

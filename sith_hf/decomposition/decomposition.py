@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +17,15 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import did_you_mean, finite_number, whole_number, whole_numbers
 from sith_hf.decomposition.explanation import Explanation, Match
-from sith_hf.decomposition.settings import SIDES
 from sith_hf.decomposition.significance import Significance
-from sith_hf.errors import ArtifactError, InputError
-from sith_hf.files import Layout, library_versions, read_artifact, require, text_tensors, texts_of, write_artifact
+from sith_hf.decomposition.storage import DECOMPOSITION_LAYOUT, FIELDS, read_fields
+from sith_hf.errors import InputError
+from sith_hf.files import library_versions, text_tensors, write_artifact
 from sith_hf.hub import Pushable, find_artifact
 from sith_hf.pursuit import centred
-from sith_hf.towers import LAYER_PARTS, tensor_key
 
 # The cosine of centred text embeddings is about 0 for unrelated concepts and well above this for synonyms.
 NEAR = 0.6
-
-DECOMPOSITION_LAYOUT = Layout(
-    format="sith-hf/decomposition",
-    version=1,
-    filename="decomposition.safetensors",
-    tensors={
-        "layers": (torch.int64, "L"),
-        "singular_values": (torch.float32, "L H R"),
-        "energy": (torch.float32, "L H"),
-        "write": (torch.float32, "L H R D"),
-        "read": (torch.float32, "L H R D"),
-        "concept": (torch.int64, "L H R poles K"),
-        "weight": (torch.float32, "L H R poles K"),
-        "fidelity": (torch.float32, "L H R poles"),
-        "coherence": (torch.float32, "L H R poles"),
-        "ceiling": (torch.float32, "L H R"),
-        "embeddings": (torch.float32, "U P"),
-        "dictionary_mean": (torch.float32, "P"),
-        "image_mean": (torch.float32, "P"),
-        "text_bytes": (torch.uint8, "bytes"),
-        "text_offsets": (torch.int64, "offsets"),
-        "p_value": (torch.float64, "L H R poles"),
-        "null_fidelity": (torch.float32, "draws"),
-    },
-    optional=("p_value", "null_fidelity"),
-    data={"base": dict, "settings": dict, "poles": list, "libraries": dict},
-    repo_type="dataset",
-)
-
-# The tensors that become fields of the same name.
-_OTHERS = ("layers", "text_bytes", "text_offsets", *DECOMPOSITION_LAYOUT.optional)
-_FIELDS = [name for name in DECOMPOSITION_LAYOUT.tensors if name not in _OTHERS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,7 +295,7 @@ class Decomposition(Pushable):
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``decomposition.safetensors`` into ``folder``. Raises OutputError."""
-        tensors = {name: getattr(self, name) for name in _FIELDS}
+        tensors = {name: getattr(self, name) for name in FIELDS}
         tensors |= {"layers": torch.tensor(self.layers)} | text_tensors(self.texts)
         data = {"base": self.base.to_json(), "settings": dict(self.settings), "poles": list(self.poles)}
         if self.significance is not None:
@@ -341,42 +308,4 @@ class Decomposition(Pushable):
         cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None
     ) -> Decomposition:
         """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository. Raises ArtifactError."""
-        path = find_artifact(name_or_path, DECOMPOSITION_LAYOUT, revision, token)
-        tensors, data = read_artifact(path, DECOMPOSITION_LAYOUT)
-        texts, poles = texts_of(tensors, path), tuple(data["poles"])
-        fields: dict[str, Any] = {name: tensors[name] for name in _FIELDS}
-        layers = tuple(tensors["layers"].tolist())
-        _check(path, layers, poles, texts, fields)
-        try:
-            base = BaseRef.from_json(data["base"])
-        except ArtifactError as error:
-            raise ArtifactError(f"{path}: {error}") from None
-        require(data["settings"].get("side", "write") in SIDES, path, "the explained side is neither write nor read")
-        read = {tensor_key(layer, part) for layer in layers for part in LAYER_PARTS}
-        require(read <= set(base.sha256), path, "a tensor that was decomposed has no fingerprint")
-        fields["significance"] = Significance.from_json(data.get("significance"), tensors, path)
-        return cls(layers=layers, texts=texts, poles=poles, base=base, settings=data["settings"], **fields)
-
-
-def _check(
-    path: Path, layers: Sequence[int], poles: tuple[Any, ...], texts: tuple[str, ...], fields: Mapping[str, Tensor]
-) -> None:
-    """Raise ArtifactError unless the fields of an artifact fit together."""
-    concept, values = fields["concept"], fields["singular_values"]
-    ascending = bool(layers) and min(layers) >= 0 and all(a < b for a, b in pairwise(layers))
-    cosines = torch.cat([fields[name].flatten() for name in ("fidelity", "coherence", "ceiling")])
-    lengths = torch.cat([fields[name].norm(dim=-1).flatten() for name in ("write", "read", "embeddings")])
-    energy, descending = fields["energy"] * (1 + 1e-3), (values[..., 1:] <= values[..., :-1]).all()
-    for fits, problem in (
-        (poles in [("+", "-"), ("+",)], "the poles are neither + nor +-"),
-        (concept.shape[3] == len(poles), "the explanations and the poles differ in number"),
-        (len(texts) == len(fields["embeddings"]) > 0, "texts and embeddings differ in number"),
-        (ascending, "the layers are not ascending numbers"),
-        (((concept >= -1) & (concept < len(texts))).all(), "an explanation has a concept beyond the last text"),
-        ((fields["weight"] >= 0).all(), "an explanation has a negative weight"),
-        ((values >= 0).all() and descending, "the singular values are not descending and non-negative"),
-        ((energy >= (values**2).sum(dim=-1)).all(), "a head has less energy than its singular values"),
-        ((cosines.abs() <= 1 + 1e-3).all(), "a fidelity, coherence or ceiling is beyond 1"),
-        (((lengths - 1).abs() < 1e-3).all(), "a write direction, read direction or embedding is not of unit length"),
-    ):
-        require(bool(fits), path, problem)
+        return cls(**read_fields(find_artifact(name_or_path, DECOMPOSITION_LAYOUT, revision, token)))

@@ -5,6 +5,7 @@ It imports ``gains``, ``decomposition``, ``towers`` and what those import.
 
 from sith_hf.edits.build import make_spec
 from sith_hf.edits.in_memory import applied
-from sith_hf.edits.spec import EDIT_SPEC_LAYOUT, EditSpec
+from sith_hf.edits.spec import EditSpec
+from sith_hf.edits.storage import EDIT_SPEC_LAYOUT
 
 __all__ = ["EDIT_SPEC_LAYOUT", "EditSpec", "applied", "make_spec"]

@@ -14,34 +14,11 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import finite_number
 from sith_hf.edits.provenance import Provenance
-from sith_hf.errors import ArtifactError, BaseMismatch, InputError
-from sith_hf.files import Layout, json_texts, library_versions, read_artifact, require, write_artifact
+from sith_hf.edits.storage import EDIT_SPEC_LAYOUT, read_fields
+from sith_hf.errors import BaseMismatch, InputError
+from sith_hf.files import library_versions, require, write_artifact
 from sith_hf.hub import Pushable, find_artifact
 from sith_hf.towers import tensor_key
-
-EDIT_SPEC_LAYOUT = Layout(
-    format="sith-hf/edit-spec",
-    version=1,
-    filename="edit_spec.safetensors",
-    tensors={
-        "layer": (torch.int64, "N"),
-        "head": (torch.int64, "N"),
-        "vector": (torch.int64, "N"),
-        "gain": (torch.float64, "N"),
-        "write": (torch.float32, "N D"),
-        "row": (torch.float32, "N d"),
-        "constant": (torch.float32, "N"),
-    },
-    data={
-        "base": dict,
-        "settings": dict,
-        "labels": list,
-        "origin": (dict, type(None)),
-        "reverts": bool,
-        "edited_sha256": dict,
-        "libraries": dict,
-    },
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,36 +283,6 @@ class EditSpec(Pushable):
             ArtifactError: the file is missing, damaged or of another version.
         """
         path = find_artifact(name_or_path, EDIT_SPEC_LAYOUT, revision, token)
-        tensors, data = read_artifact(path, EDIT_SPEC_LAYOUT)
-        labels = json_texts(data["labels"], f"{path}: labels")
-        require(len(labels) == len(tensors["gain"]), path, "terms and labels differ in number")
-        for name in ("layer", "head", "vector"):
-            require(bool((tensors[name] >= 0).all()), path, f"a {name} is negative")
-        size, head_size = tensors["write"].shape[1], tensors["row"].shape[1]
-        require(head_size > 0 and size % head_size == 0, path, "the head size does not divide the width")
-        require(bool((tensors["head"] < size // head_size).all()), path, "a head is out of range")
-        unit = bool(((tensors["write"].norm(dim=-1) - 1).abs() < 1e-3).all())
-        require(unit, path, "a write direction is not of unit length")
-        try:
-            base = BaseRef.from_json(data["base"])
-            provenance = None if data["origin"] is None else Provenance.from_json(data["origin"])
-        except ArtifactError as error:
-            raise ArtifactError(f"{path}: {error}") from None
-        touched = {tensor_key(n, part) for n in tensors["layer"].tolist() for part in ("out_weight", "out_bias")}
-        require(touched <= set(base.sha256), path, "a tensor that the edit changes has no fingerprint")
-        after = data["edited_sha256"].values()
-        require(all(isinstance(v, str) for v in after), path, "its metadata has no valid 'edited_sha256'")
-        fitting = provenance is None or len(provenance.reasons) == len(labels)
-        require(fitting, path, "its provenance and its terms differ in number")
-        fields: dict[str, Any] = dict(tensors)
-        spec = cls(
-            **fields,
-            labels=labels,
-            base=base,
-            settings=data["settings"],
-            reverts=data["reverts"],
-            provenance=provenance,
-            edited_sha256=data["edited_sha256"] or None,
-        )
+        spec = cls(**read_fields(path))
         require(spec.keys == sorted(set(spec.keys)), path, "its terms are not sorted, each occurring once")
         return spec

@@ -100,7 +100,7 @@ def evaluate(
                 )
             fewest = min(metric.samples for metric in found.metrics)
             few = (f"as few as {fewest} samples: intervals are too narrow there",) if fewest < FEW else ()
-            results[found.name] = replace(found, notes=(*found.notes, *few))
+            results[found.name] = replace(found, notes=(*found.notes, *source.notes, *few))
     settings = {
         "precision": precision,
         "resamples": resamples,

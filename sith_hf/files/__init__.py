@@ -14,13 +14,14 @@ from sith_hf.files.artifact import (
     texts_of,
     write_artifact,
 )
-from sith_hf.files.atomic import new_folder, scratch_folder, write_whole
+from sith_hf.files.atomic import already_has, new_folder, scratch_folder, write_whole
 from sith_hf.files.resumable import Part, ResumableJob
 from sith_hf.files.tensor_file import DTYPES, Entry, FileBackedRows, RowBlocks, TensorFile, raw_bytes
 from sith_hf.files.torch_file import TorchFile, is_torch_file
 from sith_hf.files.unchanged import write_all
 
 __all__ = [
+    "already_has",
     "DTYPES",
     "Entry",
     "FileBackedRows",

@@ -105,15 +105,16 @@ def new_folder(
         with made_parents(there), _working_folder(there.parent) as work:
             new = work / _NEW
             new.mkdir()
-            yield new
-            if occupied and not overwrite:
+            try:
+                yield new
+            except OutputError as error:  # which names the working folder
+                raise OutputError(str(error).replace(str(new), str(target))) from error
+            if not overwrite and there.is_dir() and any(there.iterdir()):  # perhaps filled meanwhile
                 made = _files_of(new) if keep_others else _files_of(new) | _files_of(there)
                 other = sorted(name for name in made if not _same_file(new / name, there / name))
                 taken = [name for name in other if not keep_others or os.path.lexists(there / name)]
                 if taken:
-                    raise InputError(
-                        f"{target} already has another {taken[0]}; name a new folder, or replace it with --overwrite"
-                    )
+                    raise already_has(target, f"another {taken[0]}")
                 if not other:
                     return
             for place, _, names in os.walk(new, topdown=False):
@@ -124,8 +125,13 @@ def new_folder(
             if keep_others and there.is_dir():
                 _merge(there, work)
             else:
-                _replace(there, work)
+                _replace(there, work, overwrite)
             _sync_parent(there)
+
+
+def already_has(folder: Path, what: str) -> InputError:
+    """Return the error for a folder whose content only ``overwrite`` replaces."""
+    return InputError(f"{folder} already has {what}; name a new folder, or replace it with --overwrite")
 
 
 def _files_of(folder: Path) -> set[Path]:
@@ -265,10 +271,12 @@ def _replaced(work: Path) -> list[Path]:
     return list((work / _OLD).iterdir()) if (work / _OLD).is_dir() else []
 
 
-def _replace(there: Path, work: Path) -> None:
-    """Give the new folder in ``work`` the name ``there``."""
+def _replace(there: Path, work: Path, overwrite: bool) -> None:
+    """Give the new folder in ``work`` the name ``there``. Without ``overwrite``, only an empty folder is replaced."""
     new, old = work / _NEW, work / _OLD / there.name
-    if not there.is_dir():
+    if not overwrite or not there.is_dir():
+        if there.is_dir():
+            there.rmdir()
         os.rename(new, there)
         return
     if _exchange(new, there):

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.escaping import sanitize
-from sith_hf.core.reading import read_input, reason
+from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, read_input, read_start, reason
 from sith_hf.errors import InputError
 
 MAX_BYTES = 2**30
 
 _ZIP = b"PK\x03\x04"
-_LFS = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +56,7 @@ class TorchFile:
             with zipfile.ZipFile(io.BytesIO(raw)) as archive:
                 entries = archive.infolist()
         except zipfile.BadZipFile:
-            advice = "it is a git-lfs pointer: run git lfs pull" if raw.startswith(_LFS) else "download it again"
+            advice = LFS_POINTER if is_lfs_pointer(raw) else "download it again"
             raise InputError(
                 f"{shown} is not a complete file of torch.save (a zip archive, from torch 1.6 on); {advice}"
             ) from None
@@ -103,9 +102,6 @@ class TorchFile:
 def is_torch_file(path: Path) -> bool:
     """Return whether a regular file is a zip archive, as ``torch.save`` writes and safetensors never does."""
     try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            return file.read(len(_ZIP)) == _ZIP
+        return read_start(path, len(_ZIP)) == _ZIP
     except (OSError, ValueError):
         return False

@@ -11,7 +11,7 @@ from sith_hf.gains.by_word import FELT, WORD_LEVEL, WordCarriers, WordChoice, by
 from sith_hf.gains.drift import drift_shares
 from sith_hf.gains.drift_budget import budgeted
 from sith_hf.gains.gains import Evidence, Gains, Selection, check_gain
-from sith_hf.gains.impact import MOST_DRIFT, MOST_ENERGY, Impact, impact_of
+from sith_hf.gains.impact import Impact, impact_of
 from sith_hf.gains.report import gain_rows, gain_table
 from sith_hf.gains.score_csv import score_csv_text
 from sith_hf.gains.scores import HIGHEST_SCORE, LOWEST_SCORE, SCORES_LAYOUT, Scores
@@ -24,8 +24,6 @@ __all__ = [
     "Impact",
     "Keep",
     "LOWEST_SCORE",
-    "MOST_DRIFT",
-    "MOST_ENERGY",
     "SCORES_LAYOUT",
     "SHARE_THRESHOLD",
     "Scores",

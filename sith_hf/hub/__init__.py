@@ -19,7 +19,6 @@ from sith_hf.hub.package import (
     is_generated_file,
     with_checksum,
 )
-from sith_hf.hub.secrets import find_token, hide, known_tokens
 from sith_hf.hub.upload import full_repo_id, upload_package
 
 __all__ = [
@@ -36,13 +35,10 @@ __all__ = [
     "fetch_file",
     "fetch_snapshot",
     "find_artifact",
-    "find_token",
     "full_repo_id",
-    "hide",
     "is_generated",
     "is_generated_file",
     "is_repo_id",
-    "known_tokens",
     "local_path",
     "not_found",
     "upload_package",

@@ -20,9 +20,9 @@ from huggingface_hub.errors import (
     SafetensorsParsingError,
 )
 
-from sith_hf.core.escaping import sanitize
+from sith_hf.core.escaping import one_line, sanitize
+from sith_hf.core.secrets import mask
 from sith_hf.errors import HubError, NotOnHub, SithError
-from sith_hf.hub.secrets import hide
 
 # The client's HTTP library has changed its name between releases; its errors have one root.
 TRANSPORT: type[BaseException] = HfHubHTTPError.__mro__[1]
@@ -85,7 +85,7 @@ def hub_errors(doing: str, place: str, token: str | None = None) -> Iterator[Non
             raise
         root = _root(error)
         kind = NotOnHub if isinstance(root, _ABSENT) and not isinstance(root, GatedRepoError) else HubError
-        raise kind(hide(f"{doing} failed: {_reason(root, place)}", token)) from None
+        raise kind(" ".join(mask(f"{doing} failed: {_reason(root, place)}", token).split())) from None
 
 
 def _raised_by_client(error: BaseException) -> bool:
@@ -147,5 +147,5 @@ def _status(error: HfHubHTTPError, place: str) -> str:
 
 
 def _short(error: BaseException) -> str:
-    text = sanitize(" ".join(str(error).split()), 160)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text, name = one_line(error, 160), type(error).__name__
+    return name if text == name else f"{name}: {text}"

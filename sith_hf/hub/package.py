@@ -16,9 +16,10 @@ from typing import Any, TypedDict
 from huggingface_hub import constants
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.reading import read_start
+from sith_hf.core.secrets import find_token, known_tokens
 from sith_hf.errors import HubError, InputError
 from sith_hf.hub.errors import OFFLINE
-from sith_hf.hub.secrets import find_token, known_tokens
 
 CARD = "README.md"
 # The most bytes of a card that are read.
@@ -228,10 +229,7 @@ def is_generated(card: str) -> bool:
 def is_generated_file(path: Path) -> bool:
     """Return whether a file is a card for which :func:`is_generated` holds."""
     try:
-        if not path.is_file():  # a pipe might never end
-            return False
-        with path.open("rb") as file:
-            return is_generated(file.read(MAX_CARD).decode("utf-8", "replace"))
+        return is_generated(read_start(path, MAX_CARD).decode("utf-8", "replace"))
     except OSError:
         return False
 

@@ -25,6 +25,7 @@ class ImageDataset:
         split: its split; empty if it has none.
         rows: the ``datasets.Dataset`` or ``IterableDataset``.
         columns: the names of its columns.
+        notes: what of a local folder is left out or could be read otherwise, in sentences.
     """
 
     data: DatasetSettings
@@ -32,6 +33,7 @@ class ImageDataset:
     split: str
     rows: Any = field(repr=False)
     columns: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def names_of(self, column: str) -> tuple[str, ...] | None:
         """Return the names of a ``ClassLabel`` column's values, None for a column of another type."""
@@ -129,7 +131,7 @@ def open_dataset(data: DatasetSettings, *, progress: bool = False) -> ImageDatas
         streaming=data.streaming,
         progress=progress,
     )
-    return ImageDataset(data, found.title, found.split, found.rows, found.columns)
+    return ImageDataset(data, found.title, found.split, found.rows, found.columns, found.notes)
 
 
 def _dtype(feature: Any) -> str | None:

@@ -98,13 +98,22 @@ def mean_of_images(
 
 
 def is_mean_of(found: ImageMean, editor: SithEditor, data: DatasetSettings) -> bool:
-    """Return whether :func:`mean_of_images` with these arguments made ``found``, as far as ``datasets`` can tell.
+    """Return whether :func:`mean_of_images` with these arguments made ``found``.
+
+    The images are read, and not embedded: ``datasets`` does not notice every change of a local file.
 
     Raises:
         InputError: as for :func:`sith_hf.images.open_dataset`.
     """
     base = _base(editor, pixel_settings(image_processor(editor.loaded, editor.companion)))
-    return found.source == _described(open_dataset(data)) and found.base == base
+    source = open_dataset(data)
+    if found.source != _described(source) or found.base != base:
+        return False
+    column, total = data.columns.image, 0
+    rows = source.read([], [column])
+    while piece := list(islice(rows, BATCHES)):
+        total += _images(piece, column)
+    return found.images_sha256 == _hex(total)
 
 
 def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
@@ -190,7 +199,7 @@ def _together(
         skipped=dict(sorted(skipped.items())),
         base=base,
         source=described,
-        images_sha256=f"{sum(map(_number, parts)) % 2**256:064x}",
+        images_sha256=_hex(sum(map(_number, parts))),
     )
 
 
@@ -260,6 +269,10 @@ def _piece(variant: ModelVariant, rows: Rows, column: str, batch_size: int, devi
         "skipped": torch.frombuffer(bytearray(json.dumps(skipped, sort_keys=True).encode()), dtype=torch.uint8),
         "images": torch.frombuffer(bytearray(images.to_bytes(32, "big")), dtype=torch.uint8),
     }
+
+
+def _hex(fingerprint: int) -> str:
+    return f"{fingerprint % 2**256:064x}"
 
 
 def _number(part: Part) -> int:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sith_hf.core.escaping import one_line
 from sith_hf.core.reading import read_json_object
 from sith_hf.errors import InputError
 from sith_hf.images.model_variant import image_size
-from sith_hf.towers import UNUSABLE, LoadedModel, one_line
+from sith_hf.towers import UNUSABLE, LoadedModel
 
 # CLIPProcessor of transformers 5 saves one file for image processor and tokenizer; earlier releases saved the first.
 COMBINED, OWN = "processor_config.json", "preprocessor_config.json"

@@ -14,13 +14,14 @@ from huggingface_hub import get_async_session, get_token
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.secrets import JUDGE_TOKEN, mask
 from sith_hf.core.validation import finite_number
 from sith_hf.errors import HubError, InputError
 from sith_hf.hub import OFFLINE, TRANSPORT
 from sith_hf.judges.answers import Answer
 from sith_hf.judges.grammar import MAX_CHARACTERS
 from sith_hf.judges.response import DamagedAnswer, WebPage, error_text, read_answer
-from sith_hf.judges.secrets import TOKEN_VARIABLE, chat_url, check_encrypted, environment_token, mask, masked_logs
+from sith_hf.judges.secrets import chat_url, check_encrypted, environment_token, masked_logs
 
 # The library of huggingface_hub: httpx in some releases, httpx2 in others, with the same interface.
 httpx: Any = importlib.import_module(TRANSPORT.__module__.partition(".")[0])
@@ -49,7 +50,7 @@ _FINAL = (401, 402, 403, 404, 405)
 # Errors before a server has accepted a connection.
 UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout)
 
-_TOKEN_ADVICE = f"check the token: `hf auth login` for the Hub, {TOKEN_VARIABLE} for another server"
+_TOKEN_ADVICE = f"check the token: `hf auth login` for the Hub, {JUDGE_TOKEN} for another server"
 _ADVICE = {401: _TOKEN_ADVICE, 402: "the account has no credits left", 403: _TOKEN_ADVICE}
 
 
@@ -125,7 +126,7 @@ class ChatServer:
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise InputError(
                 "base_url must not have a password, query or fragment, because records contain it; "
-                f"put a token into the environment variable {TOKEN_VARIABLE}"
+                f"put a token into the environment variable {JUDGE_TOKEN}"
             )
 
     @property

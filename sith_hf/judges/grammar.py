@@ -6,7 +6,7 @@ An answer is read in four steps, each a table below:
    before the final channel. An opening mark that is left means that the answer was cut off: no score.
 2. JSON objects in the rest: the value of the key ``score`` or ``rating``, at any depth, or else of a key that ends in
    one of them. Also a JSON list, if there is nothing else.
-3. ``CLAIMS``: every "Score: 4", "Rating = 4/5", "I would rate this 4" and "\\boxed{4}".
+3. ``CLAIMS``: every "Score: 4", "Rating = 4/5", "I would rate this 4" and "\\boxed{4}", and the column of a table.
 4. Without JSON and claims, a line that holds a number and nothing else.
 
 All scores that are found must be the same whole number from 1 to 5. Anything else is no score, because its meaning
@@ -28,8 +28,9 @@ MOST_OBJECTS = 20
 
 # Dashes, quotation marks and spaces of every form.
 _SAME = {0xA0: " ", 0x2212: "-", **dict.fromkeys(range(0x2010, 0x2016), "-")}
-# Zero-width characters, and what makes an emoji of a digit.
-_SAME |= dict.fromkeys((0x200B, 0xFE0F, 0x20E3), "")
+# Zero-width characters, what makes an emoji of a digit, and pictures beside a number.
+_SAME |= dict.fromkeys((0x200B, 0xFE0F, 0x20E3, *map(ord, "★☆⭐✅✔👍")), "")
+_SAME[ord("→")] = "->"
 _SAME |= {ord(c): '"' for c in "'\u2018\u2019\u201c\u201d\u201e"}
 _WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 _NAMES = r"(?:seed:|ant\w*:)?(?:think|thinking|thought|thoughts|reason|reasoning|reflection|analysis|scratchpad)"
@@ -43,10 +44,14 @@ CLOSING = re.compile(
     rf"</{_NAMES}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|<unused95>|<channel\|>", re.IGNORECASE
 )
 # Channels of a model: only the text of the last final one is the answer. Without special tokens the names remain.
-CHANNEL = re.compile(r"<\|channel\|>|\A\s*analysis(?=\S.*assistantfinal)", re.DOTALL)
+CHANNEL = re.compile(r"<\|channel\|>|\A\s*(?:assistant)?analysis(?=\S.*assistantfinal)", re.DOTALL)
 FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>\w+)?<\|message\|>|assistantfinal")
 # Special tokens, fences and tags around an answer mean nothing.
 WRAPPING = re.compile(r"<\|[\w \u2581]{1,40}\|>|</\w{1,20}>|<(?:answer|output|response|final)>|```[ \t]*\w*")
+# LaTeX around a number or text, brackets around a number alone, and the comma that JSON has not.
+_LATEX = re.compile(r"\\(?:text|textbf|mathbf|mathrm)\s*\{([^{}]*)\}|\\[()\[\]]|\$")
+_BRACKETS = re.compile(r"(?<![\w}])(?:<(\d[/\d ]*)>|\[(\d[/\d ]*)\]|\((\d[/\d ]*)\)|\{(\d[/\d ]*)\})(?!\w)")
+_COMMA = re.compile(r",(?=\s*[}\]])")
 
 # The scale is not a score.
 SCALE = re.compile(
@@ -59,7 +64,10 @@ _NUMBER = r"(?:[-+~<>≥≤≈]\s*)?(?:\d+(?:[.,]\d+)?|one\b|two\b|three\b|four\
 _LINK = r"\s*(?:-|/|to|or|and|vs\.?|out\s+of|of)\s*"
 # A number, or numbers that belong together: 4, 4/5, 4 out of 5, 3-4, between 3 and 4, 3.5.
 _VALUE = rf"(?P<value>(?:between\s+|from\s+)?{_NUMBER}(?:{_LINK}{_NUMBER})*)"
-_LABEL = r"(?:score|rating|grade|answer)"
+_LABEL = (
+    r"(?:score|rating|grade|answer|puntuación|calificación|bewertung|punktzahl|оценка|الدرجة|التقييم|评分|得分|分数|評分"
+    r"|スコア|点数|점수|평점)"
+)
 # The forms of a claim, before its value.
 CLAIMS = tuple(
     re.compile(form + _VALUE, re.IGNORECASE)
@@ -75,17 +83,21 @@ CLAIMS = tuple(
 )
 # What may follow the value of a claim; its clause ends there.
 _END = re.compile(
-    r"\"?\s*(?:$|[\n.;()\]}|]|</|,(?:\s|$)|-\s|(?:stars?|points?|because|since|as|for|due|on)\b)", re.IGNORECASE
+    r"\"?\s*(?:$|[\n.!;()\]}|分点점]|</|,(?:\s|$)|-\s|(?:stars?|points?|because|since|as|for|due|on)\b)", re.IGNORECASE
 )
 _PLAIN = re.compile(rf"({_NUMBER})(?:\s*(?:/|out\s+of|of)\s*(?:5|five))?", re.IGNORECASE)
-_ALONE = re.compile(rf"[ \t\"]*{_VALUE}[ \t\"]*[.]?[ \t]*", re.IGNORECASE)
+_ALONE = re.compile(rf"[ \t\"]*{_VALUE}[ \t\"]*(?:stars?|points?)?[.!]?[ \t]*", re.IGNORECASE)
+_ROW = re.compile(r"^[ \t]*\|(.*)\|[ \t]*$", re.MULTILINE)
 # A number after one of these is a second thought.
 _DOUBT = re.compile(
     rf"\b(?:or|maybe|perhaps|possibly|rather|actually|wait|instead|correction|(?:could|might)\s+be|reflection|thoughts?)\b\W+"
     rf"(?:\w+\W+){{0,3}}?{_NUMBER}",
     re.IGNORECASE,
 )
-_NEGATION = re.compile(r"\b(?:not|never|cannot|neither|nor|\w+n\"t)\b[^.\n]{0,40}$", re.IGNORECASE)
+_NEGATION = re.compile(
+    r"\b(?:not|never|cannot|neither|nor|\w+n\"t)\b[^.\n]{0,40}$|\b(?:if|unless)\b[^.\n]{0,80}$", re.IGNORECASE
+)
+_OF_MORE = re.compile(r"\s*\(\s*(?:out\s+of|of|/)\s*\d", re.IGNORECASE)
 _KEY = re.compile(r"(?:.*[\s_-])?(score|rating)", re.IGNORECASE | re.DOTALL)
 _NO_KEY = re.compile(r"max|min|scale|highest|lowest|possible|confidence", re.IGNORECASE)
 
@@ -98,7 +110,7 @@ def parse(answer: str) -> int | None:
     if text is None:
         return None
     rest, values = _without_json(text)
-    found = {*values, *_claimed(rest)} or set(_alone(rest))
+    found = {*values, *_claimed(rest), *_tabled(rest)} or set(_alone(rest))
     return found.pop() if len(found) == 1 else None
 
 
@@ -128,7 +140,10 @@ def _conclusion(text: str) -> str | None:
         break
     if OPENING.search(text):
         return None
-    return SCALE.sub(" ", WRAPPING.sub("\n", text)).strip()
+    text = SCALE.sub(" ", WRAPPING.sub("\n", text))
+    for form in (_LATEX, _BRACKETS, _COMMA):
+        text = form.sub(lambda found: found[found.lastindex] if found.lastindex else "", text)
+    return text.strip()
 
 
 def _without_json(text: str) -> tuple[str, list[int | None]]:
@@ -160,7 +175,8 @@ def _scores(data: Any) -> list[int | None]:
 
 def _pairs(data: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(data, dict):
-        yield from data.items()
+        for key, value in data.items():
+            yield key, value["value"] if isinstance(value, dict) and "value" in value else value
     for item in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
         yield from _pairs(item)
 
@@ -178,10 +194,23 @@ def _claimed(text: str) -> list[int | None]:
 
 def _clear(text: str, found: re.Match[str]) -> int | None:
     after = text[found.end() :]
-    if not _END.match(after) or _DOUBT.search(after) or _NEGATION.search(text[: found.start()]):
+    if (
+        not _END.match(after)
+        or _OF_MORE.match(after)
+        or _DOUBT.search(after)
+        or _NEGATION.search(text[: found.start()])
+    ):
         return None
     clause = re.split(r"[.;(\n]|\b(?:because|since|as|due)\b", after, maxsplit=1)[0]
     return None if re.search(r"\d", clause) else _number(found["value"])
+
+
+def _tabled(text: str) -> list[int | None]:
+    """Return the cells below the title of a column of scores, in a table of Markdown."""
+    rows = [[cell.strip() for cell in row.split("|")] for row in _ROW.findall(text)]
+    columns = [number for number, cell in enumerate(rows[0]) if _KEY.fullmatch(cell)] if rows else []
+    body = [row for row in rows[1:] if not all(re.fullmatch(r":?-+:?", cell) for cell in row)]
+    return [_number(row[number]) if number < len(row) else None for row in body for number in columns]
 
 
 def _alone(text: str) -> list[int | None]:

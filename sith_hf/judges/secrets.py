@@ -1,25 +1,19 @@
-"""Which server gets the judge's token, and how the token stays out of everything that is written."""
+"""Which server gets the judge's token, and how it stays out of logs."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
-from urllib.parse import quote, urlsplit
-
-from huggingface_hub import get_token
+from urllib.parse import urlsplit
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.secrets import JUDGE_TOKEN, mask
 from sith_hf.errors import InputError
 
-TOKEN_VARIABLE = "SITH_HF_JUDGE_TOKEN"
 SERVER_VARIABLE = "SITH_HF_JUDGE_URL"
-
-# A shorter token, such as "EMPTY", is no secret, and masking it could change an answer.
-LEAST_SECRET = 8
 
 _LOCAL = (".local", ".internal", ".lan", ".home.arpa", ".localhost")
 _PORTS = {"http": 80, "https": 443}
@@ -27,7 +21,7 @@ _PORTS = {"http": 80, "https": 443}
 
 def environment_token() -> str | None:
     """Return the token for a server that the user named, from the environment."""
-    return os.environ.get(TOKEN_VARIABLE, "").strip() or None
+    return os.environ.get(JUDGE_TOKEN, "").strip() or None
 
 
 def chat_url(base_url: str) -> str:
@@ -67,18 +61,9 @@ def check_encrypted(base_url: str) -> None:
     """Refuse to send a token unencrypted beyond the local network. Raises InputError."""
     if urlsplit(base_url).scheme == "http" and not _host(base_url)[0]:
         raise InputError(
-            f"the token would go unencrypted to {sanitize(base_url)}: use https://, or unset {TOKEN_VARIABLE} if the "
+            f"the token would go unencrypted to {sanitize(base_url)}: use https://, or unset {JUDGE_TOKEN} if the "
             "server needs no token"
         )
-
-
-def mask(text: str, *tokens: str | None) -> str:
-    """Return ``text`` without the given tokens, the judge's and the Hub's, however a server escapes them."""
-    for token in sorted(_known(*tokens), key=len, reverse=True):
-        escaped = json.dumps(token)[1:-1]
-        for form in dict.fromkeys((token, escaped, escaped.replace("/", "\\/"), quote(token, safe=""), quote(token))):
-            text = text.replace(form, "<token>")
-    return text
 
 
 @contextmanager
@@ -98,16 +83,6 @@ def masked_logs(*tokens: str | None) -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeFilter(masked)
-
-
-def _known(*tokens: str | None) -> Iterator[str]:
-    try:
-        stored = get_token()
-    except (OSError, ValueError):
-        stored = None
-    for token in (*tokens, environment_token(), os.environ.get("HF_TOKEN"), stored):
-        if token and len(token.strip()) >= LEAST_SECRET:
-            yield token.strip()
 
 
 def _identity(url: str) -> tuple[str, str, int | None, str]:

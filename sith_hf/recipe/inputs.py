@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import changed_setting, texts_sha256
 from sith_hf.core.reading import open_regular, reason
-from sith_hf.decomposition import DECOMPOSITION_LAYOUT, DecomposeSettings, Decomposition
+from sith_hf.decomposition import DecomposeSettings, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Task
-from sith_hf.files import ResumableJob, library_versions
+from sith_hf.files import ResumableJob
 from sith_hf.images import mean_for
 from sith_hf.pursuit import Pursuit
 from sith_hf.recipe.recipe import Base, Dictionary, Recipe
@@ -131,22 +131,18 @@ def file_sha256(path: Path) -> str:
         raise InputError(f"{path}: could not be read ({reason(error)})") from None
 
 
-def request_sha256(recipe: Recipe, include: tuple[str, ...], editor: SithEditor, folder: Path) -> str:
-    """Return the fingerprint of what a run starts from: the recipe, its files and folders, the weights, the release."""
+def copied_input(source: Path, work: Path, name: str) -> str:
+    """Copy a file of a recipe into ``inputs/`` under a name, its suffix included; return its path below ``work``.
 
-    def named(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: named(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [named(item) for item in value]
-        if not isinstance(value, str) or not os.path.exists(folder / value):
-            return value
-        files = (folder / value, folder / value / DECOMPOSITION_LAYOUT.filename)
-        return next((file_sha256(path) for path in files if path.is_file()), os.path.abspath(folder / value))
-
-    weights = base_sha256(editor.tower.sha256(range(len(editor.tower.layers))))
-    request = [named(recipe.model_dump(mode="json")), include, weights, editor.tower.settings, library_versions()]
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    Raises:
+        InputError: it cannot be read.
+        OSError: it could not be copied.
+    """
+    file_sha256(source)  # raises for a file that cannot be read
+    target = work / "inputs" / name
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, target)
+    return target.relative_to(work).as_posix()
 
 
 def check_settings(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from sith_hf.recipe.choose import ChosenEdit
 from sith_hf.recipe.existing import PLACE, as_made
 from sith_hf.recipe.inputs import (
     base_sha256,
+    copied_input,
     dataset_path,
     encoder_of,
     file_sha256,
@@ -27,8 +27,6 @@ from sith_hf.recipe.inputs import (
 )
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.towers import image_mean_file
-
-INPUTS = "inputs"
 
 
 def resolve(
@@ -62,13 +60,13 @@ def resolve(
     texts: dict[str, Any] = {"sha256": known if concepts is None else concepts.sha256}
     texts["encoder"] = dictionary.encoder if concepts is None else encoder_of(concepts)
     if dictionary.file is not None:
-        texts["file"] = _copied(folder / dictionary.file, work / INPUTS / "concepts.txt")
+        texts["file"] = copied_input(folder / dictionary.file, work, "concepts.txt")
     if dictionary.dataset is not None:
         texts["dataset"] = dataset_path(dictionary.dataset, folder)
     mean = recipe.decompose.image_mean
     if mean is not None:
         file = image_mean_file(folder / mean)
-        mean = _copied(file, work / INPUTS / f"image_mean{file.suffix}")
+        mean = copied_input(file, work, f"image_mean{file.suffix}")
     centre = decomposition.settings["centre"]
     settings = {"layers": decomposition.layers, "rank": decomposition.rank, "centre": centre, "image_mean": mean}
     if recipe.decompose.from_ is not None:
@@ -124,10 +122,3 @@ def _pinned(judge: JudgeSettings, name: str, chosen: ChosenEdit, work: Path) -> 
         return judge
     path = f"scores/{name}/{SCORES_LAYOUT.filename}"
     return SheetJudgeSettings(by="file", path=path, topic=chosen.scores[name].topic, sha256=file_sha256(work / path))
-
-
-def _copied(source: Path, target: Path) -> str:
-    file_sha256(source)  # raises for a file that cannot be read
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-    return f"{INPUTS}/{target.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +13,19 @@ import torch
 from sith_hf.checkpoint import SavedCheckpoint
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_text
+from sith_hf.core.tables import left_out_lines
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec
-from sith_hf.errors import SithError
+from sith_hf.errors import InputError
 from sith_hf.evaluation import Evaluation
 from sith_hf.files import write_whole
 from sith_hf.gains import Gains, Impact, impact_of
+from sith_hf.recipe.inputs import file_sha256
 from sith_hf.towers import VisionTower
 
 RECIPE = "recipe.yaml"
 # The request that a folder answers, and what its other files do not hold.
 REQUEST = ".request.json"
-# Of files of the base that are left out, in the text of a result.
-MOST_LINES = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,36 +68,57 @@ class RunResult:
         protected = f", {len(self.gains.protected)} left unchanged" if self.gains.protected else ""
         lines = [f"{len(self.spec)} singular vectors edited in layers {self.spec.layers}{protected}"]
         lines += [] if self.evaluation is None else [self.evaluation.table()]
-        lines += [f"left out {sanitize(name)}: {reason}" for name, reason in self.saved.reasons.items()][:MOST_LINES]
+        lines += left_out_lines(self.saved.reasons)
         return "\n".join([*lines, f"{self.folder / 'edited'} (publish it with sith-hf push-edited)"])
 
 
 def record_request(folder: Path, request: str, gains: Gains, saved: SavedCheckpoint) -> None:
-    """Write into ``folder`` the request that it answers, and what its other files do not hold."""
+    """Write into a complete ``folder`` the request that it answers, and what its other files do not hold."""
     protected = [[*key, reason] for key, reason in gains.protected.items()]
     copied = {"changed": dict(saved.changed), "left_out": dict(saved.reasons)}
-    write_whole(folder / REQUEST, json_bytes({"request": request, "protected": protected, **copied}))
+    files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
+    data = {"request": request, "protected": protected, "files": dict(sorted(files.items())), **copied}
+    write_whole(folder / REQUEST, json_bytes({**data, "sha256": _sha256(data)}))
 
 
 def finished_run(folder: Path, request: str, tower: VisionTower) -> RunResult | None:
-    """Read the results in ``folder`` of a run with this request; None if there are none."""
+    """Read the results in ``folder`` of a run with this request; None if there are none.
+
+    Raises:
+        InputError: a result has changed since.
+    """
     try:
         data = json.loads(read_text(folder / REQUEST))
-        if data["request"] != request:
-            return None
-        changed, left_out = dict(data["changed"]), dict(data["left_out"])
-        protected = {(layer, head, vector): reason for layer, head, vector, reason in data["protected"]}
-        decomposition = Decomposition.from_pretrained(folder / "decomposition")
-        spec = EditSpec.from_pretrained(folder / "spec")
-        results = folder / "results.json"
-        evaluation = Evaluation.from_file(results) if results.is_file() else None
-    except (SithError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        known = data.pop("sha256") == _sha256(data) and data["request"] == request
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    if not known:
+        return None
+    damaged = next((name for name, sha256 in data["files"].items() if not _is(folder / name, sha256)), None)
+    if damaged is not None:
+        raise InputError(
+            f"{folder} has the results of this run, but {sanitize(damaged)} was changed or removed since: name a new "
+            "folder, or replace it with --overwrite"
+        )
+    left_out = data["left_out"]
+    protected = {(layer, head, vector): reason for layer, head, vector, reason in data["protected"]}
+    decomposition = Decomposition.from_pretrained(folder / "decomposition")
+    spec = EditSpec.from_pretrained(folder / "spec")
+    results = folder / "results.json"
+    evaluation = Evaluation.from_file(results) if results.is_file() else None
     reasons = () if spec.provenance is None else spec.provenance.reasons
     keys = [*map(tuple, torch.stack([spec.layer, spec.head, spec.vector], dim=1).tolist())]
     gains = Gains(dict(zip(keys, spec.gain.tolist(), strict=True)), dict(zip(keys, reasons, strict=False)), protected)
-    saved = SavedCheckpoint(folder / "edited", changed, tuple(left_out), left_out)
+    saved = SavedCheckpoint(folder / "edited", data["changed"], tuple(left_out), left_out)
     return RunResult(folder, decomposition, gains, spec, evaluation, impact_of(tower, decomposition, gains.gain), saved)
+
+
+def _is(path: Path, sha256: str) -> bool:
+    return path.is_file() and file_sha256(path) == sha256
+
+
+def _sha256(data: Any) -> str:
+    return hashlib.sha256(json_bytes(data)).hexdigest()
 
 
 def json_bytes(data: Any) -> bytes:

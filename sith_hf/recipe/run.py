@@ -18,9 +18,10 @@ from sith_hf.gains import impact_of
 from sith_hf.images import BASE, model_variants, preprocessing_warning
 from sith_hf.recipe.choose import choose
 from sith_hf.recipe.existing import PLACE, open_existing
-from sith_hf.recipe.inputs import decompose_with, open_base, request_sha256
+from sith_hf.recipe.inputs import decompose_with, open_base
 from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
+from sith_hf.recipe.request import request_sha256
 from sith_hf.recipe.resolve import resolve, shareable
 from sith_hf.recipe.result import RECIPE, RunResult, finished_run, json_bytes, record_request
 from sith_hf.recipe.servers import check_servers, named_servers
@@ -133,12 +134,12 @@ def run_recipe(
             write_whole(work / "results.json", json_bytes(found.to_json() | swept))
             write_whole(work / "edited" / SITH / "evaluation.json", json_bytes(found.card()))
         write_card(work / "edited")  # again, with the recipe and the results
-        record_request(work, request, chosen.gains, saved)
         if sweep is not None:
             try:
                 worst_against_average(sweep, work / "sweep.png")
             except MissingExtra as error:
                 report(f"the plot of the sweep was not drawn: {error}")
+        record_request(work, request, chosen.gains, saved)
     saved = replace(saved, folder=target / "edited")
     return RunResult(target, decomposition, chosen.gains, chosen.spec, found, impact, saved)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +14,12 @@ from sith_hf.errors import InputError
 from sith_hf.fidelity import FidelityTable, fidelity_table, grid, vectors_csv
 from sith_hf.files import new_folder, write_whole
 from sith_hf.images import mean_for
-from sith_hf.recipe.inputs import dictionary_of, file_sha256, full_path, open_base
+from sith_hf.recipe.inputs import copied_input, dictionary_of, full_path, open_base
 from sith_hf.recipe.recipe import Recipe
+from sith_hf.recipe.result import RECIPE, json_bytes
 from sith_hf.towers import image_mean_file
 
-RECIPE, TABLE = "recipe.yaml", "fidelity.json"
+TABLE = "fidelity.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +85,7 @@ def run_fidelity(
             editor.tower, concepts, pursuits, DecomposeSettings(**chosen, image_mean=mean),
             weight=step.weight, null=step.null, draws=step.draws, seed=step.seed, progress=progress,
         )  # fmt: skip
-        write_whole(work / TABLE, (json.dumps(found.to_json(), indent=2) + "\n").encode("ascii"))
+        write_whole(work / TABLE, json_bytes(found.to_json()))
         write_whole(work / "vectors.csv", vectors_csv(found).encode("ascii"))
         repeat = _resolved(recipe, home, work, concepts.sha256, editor.loaded.revision)
         write_whole(work / RECIPE, write_yaml(repeat.model_dump(mode="json"), recipe.title).encode("utf-8"))
@@ -97,10 +96,11 @@ def _resolved(recipe: Recipe, home: Path, work: Path, texts: str, revision: str 
     """Return the recipe that repeats a run, with copies of its files in ``work``."""
     dictionary: dict[str, Any] = {"sha256": texts}
     if recipe.dictionary.file is not None:
-        dictionary["file"] = _copied(home / recipe.dictionary.file, work, "concepts.txt")
+        dictionary["file"] = copied_input(home / recipe.dictionary.file, work, "concepts.txt")
     mean = recipe.decompose.image_mean
     if mean is not None:
-        mean = _copied(image_mean_file(home / mean), work, "image_mean.safetensors")
+        file = image_mean_file(home / mean)
+        mean = copied_input(file, work, f"image_mean{file.suffix}")
     base = {"model": full_path(recipe.base.model, home), "revision": revision}
     return recipe.model_copy(
         update={
@@ -109,10 +109,3 @@ def _resolved(recipe: Recipe, home: Path, work: Path, texts: str, revision: str 
             "decompose": recipe.decompose.model_copy(update={"image_mean": mean}),
         }
     )
-
-
-def _copied(source: Path, work: Path, name: str) -> str:
-    file_sha256(source)  # raises for a file that cannot be read
-    (work / "inputs").mkdir(exist_ok=True)
-    shutil.copyfile(source, work / "inputs" / name)
-    return f"inputs/{name}"

@@ -3,24 +3,16 @@
 It imports ``hub``, ``files``, ``core`` and ``errors``.
 """
 
-from sith_hf.towers.clip import (
-    LAYER_PARTS,
-    PROJECTION,
-    SUPPORTED,
-    AttentionLayer,
-    VisionTower,
-    check_family,
-    check_mean,
-    read_tower,
-    tensor_key,
-)
-from sith_hf.towers.config import UNUSABLE, check_config, one_line, read_config
-from sith_hf.towers.function import check_folder, check_function, unwrapped
+from sith_hf.towers.clip import SUPPORTED, check_family, read_tower
+from sith_hf.towers.config import UNUSABLE, check_config, read_config
+from sith_hf.towers.function import check_function, unwrapped
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.towers.loading import LoadedModel, checkpoint_path, load_model
 from sith_hf.towers.model_settings import text_settings, vision_settings
 from sith_hf.towers.offload import loader
+from sith_hf.towers.tensor_names import LAYER_PARTS, PROJECTION, tensor_key
 from sith_hf.towers.text_encoder import encode_texts, fill_template
+from sith_hf.towers.vision_tower import AttentionLayer, VisionTower, check_mean
 from sith_hf.towers.weights import CONFIGS, INDEX, Checkpoint, published
 
 __all__ = [
@@ -38,7 +30,6 @@ __all__ = [
     "VisionTower",
     "check_config",
     "check_family",
-    "check_folder",
     "check_function",
     "check_mean",
     "checkpoint_path",
@@ -47,7 +38,6 @@ __all__ = [
     "image_mean_file",
     "load_model",
     "loader",
-    "one_line",
     "published",
     "read_config",
     "read_image_mean",

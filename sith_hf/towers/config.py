@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from sith_hf.core.escaping import sanitize
+from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import read_json_object
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.towers.weights import CONFIG, Checkpoint, canonical, checkpoints_below
+from sith_hf.towers.tensor_names import canonical
+from sith_hf.towers.weights import CONFIG, Checkpoint, checkpoints_below
 
 # What transformers raises for values that it cannot use. AttributeError, TypeError: of a wrong type, or the name of no
 # dtype; ArithmeticError: no heads; RuntimeError: impossible sizes.
@@ -100,11 +101,6 @@ def attention(config: Any) -> str | None:
     All implementations compute the same function; the name of any other may be a kernel on the Hub, which is code.
     """
     return "eager" if any(part._attn_implementation == "eager" for _, part in _sub_configs(config)) else None
-
-
-def one_line(error: BaseException) -> str:
-    """Return the text of an error of a library, on one line, cut and without control characters."""
-    return sanitize(" ".join(str(error).split()), 300) or type(error).__name__
 
 
 def _parts(raw: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

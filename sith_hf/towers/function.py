@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sith_hf.core.escaping import sanitize
-from sith_hf.core.reading import read_text
+from sith_hf.core.reading import json_fields
 from sith_hf.errors import UnsupportedModel
 
 ADAPTER = "adapter_config.json"
@@ -98,11 +98,8 @@ def check_folder(folder: Path, name: str | None = None) -> None:
             "the adapter_* files to a folder ADAPTER; then edit the base, or run PeftModel.from_pretrained(base, "
             f"ADAPTER).{merge} and use MERGED"
         )
-    try:
-        config = {} if alone else json.loads(read_text(folder / "config.json"))
-    except (OSError, ValueError, RecursionError):
-        return  # whoever needs the configuration says what is wrong with it
-    other = config.get("transformers_weights") if isinstance(config, dict) else None
+    # Whoever needs the configuration says what is wrong with it.
+    other = json_fields(folder / "config.json").get("transformers_weights")
     if other not in (None, "model.safetensors", "model.safetensors.index.json"):
         raise UnsupportedModel(
             f"config.json of {name} names other weights (transformers_weights: {sanitize(repr(other), 100)}): rename "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.core.reading import open_regular
+from sith_hf.core.reading import open_regular, reason
 from sith_hf.errors import InputError
 from sith_hf.files import (
     Layout,
@@ -25,7 +26,7 @@ from sith_hf.files import (
     write_artifact,
 )
 from sith_hf.hub import find_artifact
-from sith_hf.towers.clip import VisionTower
+from sith_hf.towers.vision_tower import VisionTower
 
 IMAGE_MEAN_LAYOUT = Layout(
     format="sith-hf/image-mean",
@@ -129,7 +130,9 @@ def read_image_mean(
     if is_torch_file(file) or file.suffix in (".pt", ".pth"):
         return _of_torch_file(file)
     try:
-        open_regular(file).close()  # safe_open waits for the other end of a pipe
+        with open_regular(file) as plain:  # safe_open waits for the other end of a pipe, and maps a file of any size
+            if os.fstat(plain.fileno()).st_size > MAX_BYTES:
+                raise InputError(f"{path}: an image mean may have at most {MAX_BYTES:,} bytes; name the file of one")
         with safe_open(file, framework="pt") as opened:
             # An artifact has several of these keys: one that is damaged must not look like a file of another program.
             if not {"version", "sith"} & set(opened.metadata() or {}):
@@ -137,7 +140,7 @@ def read_image_mean(
                 return tensor
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(
-            f"{path}: expected a safetensors file with a tensor named image_mean, or torch.save(mean) ({error})"
+            f"{path}: expected a safetensors file with a tensor named image_mean, or torch.save(mean) ({reason(error)})"
         ) from None
     mean = ImageMean.from_pretrained(file)
     if tower is not None:

@@ -10,10 +10,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from sith_hf.core.escaping import one_line
 from sith_hf.errors import HubError, InputError, UnsupportedModel
 from sith_hf.hub import fetch_file, fetch_snapshot, local_path, not_found
 from sith_hf.towers.clip import check_family
-from sith_hf.towers.config import UNUSABLE, attention, check_config, one_line, read_config
+from sith_hf.towers.config import UNUSABLE, attention, check_config, read_config
 from sith_hf.towers.function import check_folder
 from sith_hf.towers.tokenizer import load_tokenizer
 from sith_hf.towers.weights import CONFIG, Checkpoint

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sith_hf.core.escaping import sanitize
-from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, read_json_object
+from sith_hf.core.escaping import one_line, sanitize
+from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, read_json_object, read_start
 from sith_hf.errors import InputError
-from sith_hf.towers.config import UNUSABLE, one_line
+from sith_hf.towers.config import UNUSABLE
 from sith_hf.towers.model_settings import max_tokens
 
 # The file of a whole tokenizer; without it, the files of a vocabulary are read.
@@ -74,10 +74,8 @@ def tokenize(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[int]
 def _check_fetched(folder: Path) -> None:
     """Refuse git-lfs pointers in place of a vocabulary: some classes would read one as a vocabulary of three words."""
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".txt", ".model") and path.is_file():
-            with path.open("rb") as file:
-                if is_lfs_pointer(file.read(64)):
-                    raise InputError(f"{path}: {LFS_POINTER}")
+        if path.suffix in (".json", ".txt", ".model") and path.is_file() and is_lfs_pointer(read_start(path, 64)):
+            raise InputError(f"{path}: {LFS_POINTER}")
 
 
 def _guarded(call: Callable[[], _Result], what: str) -> _Result:

@@ -14,29 +14,19 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
-from sith_hf.core.escaping import sanitize
-from sith_hf.core.reading import read_json_object, read_text, reason
+from sith_hf.core.escaping import one_line, sanitize
+from sith_hf.core.reading import json_fields, read_json_object, reason
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
 from sith_hf.towers.clip import check_family
 from sith_hf.towers.function import FLOATS, check_folder
 from sith_hf.towers.model_settings import vision_settings
+from sith_hf.towers.tensor_names import canonical
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIG = "config.json"
 CONFIGS = (CONFIG, "tokenizer_config.json")
 _PATH_KEYS = ("_name_or_path", "name_or_path")
-# The parts of a CLIPVisionModel of transformers 5; other names stay.
-_BARE = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.")
-
-
-def canonical(key: str) -> str:
-    """Return a tensor's name as in every CLIP release on the Hub.
-
-    A ``CLIPVisionModel`` made by transformers 5 saves its keys without the prefix ``vision_model.``; transformers 4.57
-    would fill every such tensor with random numbers, without an error.
-    """
-    return f"vision_model.{key}" if key.startswith(_BARE) else key
 
 
 @dataclass(frozen=True)
@@ -205,19 +195,17 @@ class Checkpoint:
         """
         import transformers
 
-        path = self.folder / "config.json"
+        path = self.folder / CONFIG
         if not path.exists():
             return {}
         try:
-            config = json.loads(read_text(path))
+            config = read_json_object(path, "restore the file")
             architecture = check_family(config.get("model_type"), config.get("architectures"))
             return vision_settings(getattr(transformers, architecture).config_class.from_dict(config))
         except InputError:
             raise
-        # AttributeError, TypeError: config.json holds a list or a number.
         except (OSError, ValueError, AttributeError, TypeError, StrictDataclassError, RecursionError) as error:
-            problem = " ".join(str(error).split())[:200] or type(error).__name__
-            raise InputError(f"{path} is not of a CLIP model ({problem}): restore the file") from None
+            raise InputError(f"{path} is not of a CLIP model ({one_line(error)}): restore the file") from None
 
     def tensor(self, key: str) -> Tensor:
         """Read a tensor by canonical name. Raises InputError if it is missing."""
@@ -254,10 +242,7 @@ def _check_chosen(folder: Path) -> None:
 
 def published(path: Path) -> bytes | None:
     """Return a configuration file without the local paths that transformers before 5 saved; None if it has none."""
-    try:
-        data = json.loads(read_text(path))
-        local = [key for key in _PATH_KEYS if str(data.get(key, "")).startswith(("/", "~", ".", "\\"))]
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
+    data = json_fields(path)
+    local = [key for key in _PATH_KEYS if str(data.get(key, "")).startswith(("/", "~", ".", "\\"))]
     kept = {key: value for key, value in data.items() if key not in local}
     return (json.dumps(kept, indent=2) + "\n").encode("utf-8") if local else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from datasets import Dataset
 from PIL import Image
 
 from tests.support.cli import refused, sith, succeeded
+from tests.support.evaluating import png
 from tests.support.raw import tree
 
 # A command, and the same command with other results.
@@ -76,6 +78,35 @@ def test_other_files_of_the_folder_stay(work, fill, tmp_path, name):
     first = fill(COMMANDS[name][0])
     succeeded(sith(*first, "-o", tmp_path))
     assert (tmp_path / "mine.txt").read_bytes() == (work / "concepts.txt").read_bytes()
+
+
+def test_a_dry_run_says_nothing_about_the_edit_that_is_there(work, fill, tmp_path):
+    first = (*fill(COMMANDS["edit"][0]), "-o", tmp_path)
+    succeeded(sith(*first))
+    ran = succeeded(sith(*first, "--gain", "0.5", "--dry-run"))
+    assert "already done" not in ran.err
+    assert "nothing was written" in ran.out
+
+
+@pytest.mark.parametrize("streaming", [(), ("--streaming",)], ids=["table", "stream"])
+def test_pictures_that_changed_in_place_are_not_taken_for_done(fill, tmp_path, streaming):
+    """datasets tells local files apart by their times, and streams not at all."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name, red in (("a", 0), ("b", 200)):
+        (pictures / f"{name}.png").write_bytes(png(red))
+    command = (*fill(("image-mean", "{model}")), "--data", pictures, "-o", tmp_path / "out", *streaming)
+    succeeded(sith(*command))
+    stat, content = (pictures / "a.png").stat(), (pictures / "a.png").read_bytes()
+
+    def put(content: bytes) -> None:
+        (pictures / "a.png").write_bytes(content)
+        os.utime(pictures / "a.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    put(png(100))
+    assert "another image mean" in refused(sith(*command))
+    put(content)
+    assert "already done" in succeeded(sith(*command)).err
 
 
 def test_a_damaged_result_is_not_taken_for_done(work, fill, tmp_path):

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sith_hf.concepts import ConceptDictionary, tidy
+from sith_hf.concepts import ConceptDictionary, storage, tidy
 from sith_hf.concepts import dictionary as concepts
 from sith_hf.concepts.texts import MAX_CHARACTERS
 from sith_hf.errors import ArtifactError, InputError, TemporaryError
@@ -448,9 +448,9 @@ def made(count: int = 300, width: int = 40, seed: int = 0) -> ConceptDictionary:
 
 def test_a_large_dictionary_stays_in_its_file(tmp_path, monkeypatch):
     path = made().save_pretrained(tmp_path)
-    monkeypatch.setattr("sith_hf.concepts.dictionary.IN_MEMORY", path.stat().st_size)
+    monkeypatch.setattr("sith_hf.concepts.storage.IN_MEMORY", path.stat().st_size)
     assert ConceptDictionary.from_pretrained(path).stored is None  # the control
-    monkeypatch.setattr("sith_hf.concepts.dictionary.IN_MEMORY", path.stat().st_size - 1)
+    monkeypatch.setattr("sith_hf.concepts.storage.IN_MEMORY", path.stat().st_size - 1)
     assert ConceptDictionary.from_pretrained(path).stored.file.path == path
 
 
@@ -485,7 +485,8 @@ def test_a_stored_dictionary_is_the_same_dictionary(dtype, tmp_path):
 def test_large_dictionaries_stay_in_their_file_and_are_written_from_it(tmp_path, monkeypatch):
     path = made().save_pretrained(tmp_path / "whole")
     assert ConceptDictionary.from_pretrained(path).stored is None
-    monkeypatch.setattr(concepts, "IN_MEMORY", 1000)
+    for place in (concepts, storage):
+        monkeypatch.setattr(place, "IN_MEMORY", 1000)
     monkeypatch.setattr(stored, "READ", 1000)
     outside = ConceptDictionary.from_pretrained(path)
     assert outside.stored is not None

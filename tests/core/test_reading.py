@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from sith_hf.core.reading import card_text, open_regular, read_bytes, read_input, read_text, read_text_input
+from sith_hf.core.reading import (
+    json_fields,
+    open_regular,
+    read_bytes,
+    read_input,
+    read_start,
+    read_text,
+    read_text_input,
+)
 from sith_hf.errors import InputError
 
 needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
@@ -33,7 +41,7 @@ def test_what_never_ends_is_not_opened(kind, tmp_path):
             read(path)
     with pytest.raises(InputError, match="the prompt could not be read"):
         read_input(path, "the prompt", "name a file", 10)
-    assert card_text(path) == ""
+    assert json_fields(path) == {}
 
 
 def test_a_limit_counts_bytes(tmp_path):
@@ -82,4 +90,18 @@ def test_other_bytes_than_utf8(tmp_path):
         read_text_input(tmp_path / "it", "the prompt", "name one", 10)
     with pytest.raises(ValueError, match="utf-8"):
         read_text(tmp_path / "it")
-    assert card_text(tmp_path / "it") == "caf\ufffd"
+    assert json_fields(tmp_path / "it") == {}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "3", "[" * 100_000, '{"a": 1}'], ids=lambda text: text[:8])
+def test_fields_of_a_file_that_may_be_damaged(tmp_path, content):
+    (tmp_path / "it").write_text(content)
+    assert json_fields(tmp_path / "it") == ({"a": 1} if content == '{"a": 1}' else {})
+    assert json_fields(tmp_path / "missing") == {}
+
+
+def test_the_start_of_a_file(tmp_path):
+    (tmp_path / "it").write_bytes(b"12345")
+    assert (read_start(tmp_path / "it", 3), read_start(tmp_path / "it", 9)) == (b"123", b"12345")
+    with pytest.raises(OSError, match="not a regular file"):
+        read_start("/dev/zero", 1)

@@ -158,3 +158,30 @@ def test_webdataset(tmp_path):
 def test_saved_splits_of_concepts(tmp_path):
     DatasetDict(test=Dataset.from_dict({"text": ["sea", "sky"]})).save_to_disk(tmp_path / "d")
     assert len(ConceptDictionary.from_dataset(tmp_path / "d", "text")) == 2
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a.csv": b"text\n" + b"1\n" * 200_000 + b"hunter2\n" * 3, "b.csv": b"text\n1\n"},
+        {"a.csv": b"text\nx\n", "b.csv": b"hunter2\nx\n"},
+        {"a.csv": b"text\nx\n", "README.md": b"---\nconfigs: [hunter2\n: :\n---\n"},
+        {"a.jsonl": b'{"text": "a"}\nhunter2\n'},
+    ],
+)
+def test_no_cell_of_a_file_is_shown(files, tmp_path):
+    """A recipe of somebody else can name any file."""
+    with pytest.raises(InputError, match="could not be read") as refused:
+        list(open_rows(written(tmp_path / "rows", files)).rows)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("end", ["csv", "tsv", "json", "jsonl"])
+def test_a_sparse_file_is_refused_at_once(end, tmp_path):
+    (tmp_path / "rows").mkdir()
+    path = tmp_path / "rows" / f"a.{end}"
+    with path.open("wb") as file:
+        file.truncate(5 * 2**30)
+    for name in (path, path.parent):
+        with pytest.raises(InputError, match="zero bytes"):
+            open_rows(str(name))

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sith_hf.errors import OutputError
-from sith_hf.files import new_folder, scratch_folder, write_whole
+from sith_hf.errors import InputError, OutputError
+from sith_hf.files import atomic, new_folder, scratch_folder, write_whole
 
 ROOT = Path(__file__).parents[2]
 PAIR = ("decomposition.safetensors", "dictionary.safetensors")
@@ -130,6 +130,56 @@ class TestAPair:
 
 
 class TestReplacing:
+    @pytest.mark.parametrize("before", ["missing", "empty"])
+    def test_a_folder_that_another_process_fills_meanwhile_is_not_replaced(self, tmp_path, way, before):
+        target = tmp_path / "out"
+        if before == "empty":
+            target.mkdir()
+
+        def fill(content):
+            with new_folder(target) as work:
+                (work / "weights").write_text("mine")
+                with new_folder(target) as other:
+                    (other / "weights").write_text(content)
+
+        with pytest.raises(InputError, match="already has another weights"):
+            fill("theirs")
+        assert contents(target) == {"weights": "theirs"}
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        # The control: the same content is no conflict.
+        (target / "weights").unlink()
+        fill("mine")
+        assert contents(target) == {"weights": "mine"}
+
+    def test_an_error_within_names_the_folder_that_was_asked_for(self, tmp_path):
+        def fill():
+            with new_folder(tmp_path / "out") as work:
+                (work / "file").touch()
+                write_whole(work / "file" / "below", b"")
+
+        with pytest.raises(OutputError) as caught:
+            fill()
+        assert str(caught.value).startswith(f"{tmp_path / 'out' / 'file' / 'below'} could not be written")
+
+    def test_a_folder_that_is_filled_at_the_last_moment_is_not_replaced(self, tmp_path, monkeypatch, way):
+        target = tmp_path / "out"
+        target.mkdir()
+        real = atomic._replace
+
+        def late(*args):
+            (target / "theirs").write_text("theirs")
+            real(*args)
+
+        monkeypatch.setattr(atomic, "_replace", late)
+
+        def fill():
+            with new_folder(target) as work:
+                (work / "weights").write_text("mine")
+
+        with pytest.raises(OutputError, match="could not be written"):
+            fill()
+        assert contents(target) == {"theirs": "theirs"}
+
     def test_no_moment_without_a_folder(self, tmp_path, monkeypatch, way):
         target, gaps = tmp_path / "out", []
         target.mkdir()

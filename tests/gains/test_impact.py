@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from sith_hf.errors import InputError, LargeEdit
-from sith_hf.gains import MOST_DRIFT, MOST_ENERGY, Gains, by_name, gain_rows, gain_table, impact_of
+from sith_hf.gains import Gains, by_name, gain_rows, gain_table, impact_of
+from sith_hf.gains.impact import MOST_DRIFT, MOST_ENERGY
 
 
 def everything(made, gain):

@@ -25,8 +25,8 @@ from sith_hf.images.comparison import model_variants
 from sith_hf.images.datasets import open_dataset
 from sith_hf.images.embed import embed_rows
 from sith_hf.images.mean import estimated_mean, mean_of_images
-from sith_hf.towers.clip import check_mean
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
+from sith_hf.towers.vision_tower import check_mean
 from sith_hf.world.embedded import embedded_checkpoint
 from tests.support import tiny
 from tests.support.evaluating import dataset
@@ -390,3 +390,11 @@ def test_on_the_command_line(pictures, tmp_path):
         assert code == 2, err
         assert err.count("Error: ") == 1
         assert not list(tmp_path.glob("no*"))
+
+
+def test_a_large_file_is_no_image_mean(tmp_path):
+    """A file of any size would be mapped into memory."""
+    with (tmp_path / "image_mean.safetensors").open("wb") as file:
+        file.truncate(5 * 2**30)
+    with pytest.raises(InputError, match="at most 67,108,864 bytes"):
+        read_image_mean(tmp_path)

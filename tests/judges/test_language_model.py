@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from sith_hf.concepts.dictionary import ConceptDictionary
+from sith_hf.core.secrets import JUDGE_TOKEN
 from sith_hf.errors import HubError, InputError, OutputError
 from sith_hf.judges import LanguageModelJudge, make_judge
 from sith_hf.judges.answers import AnswerCache, Question
@@ -38,7 +39,7 @@ from sith_hf.judges.event_loop import run
 from sith_hf.judges.judge import LanguageModelJudgeSettings
 from sith_hf.judges.language_model import EARLY, FAILURES_IN_A_ROW
 from sith_hf.judges.prompts import SHIPPED, Prompt
-from sith_hf.judges.secrets import SERVER_VARIABLE, TOKEN_VARIABLE
+from sith_hf.judges.secrets import SERVER_VARIABLE
 from tests.support.chat_server import Reply, chat_server, said
 from tests.support.made import WORDS
 
@@ -48,7 +49,7 @@ TOKEN = "hf_" + "secretsecretsecretsecret"
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
     """Hide the settings of this machine; offline mode is on, as in all tests."""
-    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(JUDGE_TOKEN, raising=False)
     monkeypatch.delenv(SERVER_VARIABLE, raising=False)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -757,7 +758,7 @@ class TestToken:
 
     def test_its_own_is_sent_and_written_nowhere(self, decomposition, place, monkeypatch, tmp_path, caplog):
         caplog.set_level("DEBUG")
-        monkeypatch.setenv(TOKEN_VARIABLE, f" {TOKEN}\n")
+        monkeypatch.setenv(JUDGE_TOKEN, f" {TOKEN}\n")
         with chat_server(lambda prompt, _: "4") as seen:
             judge = judge_at(seen.url, place)
             scores = judge.score(decomposition)
@@ -771,7 +772,7 @@ class TestToken:
         assert TOKEN not in f"{given!r}{judge!r}{scores!r}{scores.record}{caplog.text}"
 
     def test_a_recipe_does_not_choose_who_gets_its_own(self, decomposition, place, monkeypatch):
-        monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+        monkeypatch.setenv(JUDGE_TOKEN, TOKEN)
         settings = LanguageModelJudgeSettings(by="language-model", prompt="place", base_url="http://localhost:1")
         with chat_server(lambda prompt, _: "4") as seen:
             there = settings.model_copy(update={"base_url": seen.url})
@@ -782,7 +783,7 @@ class TestToken:
         assert seen.headers[0]["authorization"] == f"Bearer {TOKEN}"
 
     def test_it_is_not_sent_unencrypted_to_other_networks(self, monkeypatch):
-        monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+        monkeypatch.setenv(JUDGE_TOKEN, TOKEN)
         with pytest.raises(InputError, match="unencrypted"):
             ask(ChatServer(base_url="http://judge.example/v1"), Pauses())
 

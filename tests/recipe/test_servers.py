@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from sith_hf.core.secrets import JUDGE_TOKEN
 from sith_hf.errors import InputError
-from sith_hf.judges.secrets import SERVER_VARIABLE, TOKEN_VARIABLE
+from sith_hf.judges.secrets import SERVER_VARIABLE
 from sith_hf.recipe import Recipe
 from sith_hf.recipe.servers import check_servers, named_servers
 from tests.support.chat_server import chat_server
@@ -22,7 +23,7 @@ EVIL = "https://evil.example/v1"
 
 @pytest.fixture(autouse=True)
 def token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    monkeypatch.setenv(JUDGE_TOKEN, TOKEN)
     monkeypatch.delenv(SERVER_VARIABLE, raising=False)
 
 

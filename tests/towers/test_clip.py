@@ -9,7 +9,8 @@ from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionMod
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.towers.clip import AttentionLayer, read_tower
+from sith_hf.towers.clip import read_tower
+from sith_hf.towers.vision_tower import AttentionLayer
 from tests.support import tiny
 
 TEXTS = ["red", "a blue sky", "dog", "sand", "boat", "night", "forest", "snow", "wheel"]

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
 from itertools import chain
+from urllib.parse import quote
 
-from huggingface_hub import get_token
-
+JUDGE_TOKEN = "SITH_HF_JUDGE_TOKEN"
 # The environment variables whose values are secret: tokens of the Hub, and the token of a judge's server.
-TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "SITH_HF_JUDGE_TOKEN")
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", JUDGE_TOKEN)
 
-
-# Tokens of the Hub in bytes, as core.escaping.TOKEN finds them in text. Zeros between the letters are those of UTF-16
-# and UTF-32. At a random byte, a token begins with a probability of 2**-24 * (62/256)**16 * 193/256 = 6e-18: once in
-# 1e8 checkpoints of 1.7 GB.
+_STARTS = ("hf_", "api_org_")
+# A token of the Hub in text; the group is its start.
+HUB_TOKEN = re.compile(rf"(?<![A-Za-z0-9_])({'|'.join(_STARTS)})[A-Za-z0-9]{{16,}}")
+# The same in bytes. Zeros between the letters are those of UTF-16 and UTF-32. At a random byte, a token begins with a
+# probability of 2**-24 * (62/256)**16 * 193/256 = 6e-18: once in 1e8 checkpoints of 1.7 GB.
 _TOKENS = tuple(
     re.compile(b"".join(re.escape(byte.encode()) + rb"\0{0,3}" for byte in start) + rb"(?:[A-Za-z0-9]\0{0,3}){16,}")
-    for start in ("hf_", "api_org_")
+    for start in _STARTS
 )
 _WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
-# Shorter values, such as the "none" of a server without tokens, are words that occur anywhere.
+# Shorter values, such as the "EMPTY" of a server without tokens, are words that occur anywhere.
 _SHORTEST = 8
 _PIECE = 2**22
 
@@ -50,17 +52,21 @@ def find_token(pieces: Iterable[bytes], known: Mapping[str, str]) -> str | None:
             if form in window:
                 return f"the value of {name}" if name in TOKEN_VARIABLES else name
         # A match at the very start was seen in the last window, with the byte before it.
-        if any(_bounded(window, match, first=4 if before else 0) for p in _TOKENS for match in p.finditer(window)):
+        matches = (match for pattern in _TOKENS for match in pattern.finditer(window))
+        if any(_bounded(window, m, first=4 if before else 0) and not _is_example(m.group()) for m in matches):
             return "a token of the Hub"
         before = window[-overlap:]
     return None
 
 
-def hide(text: str, token: str | None) -> str:
-    """Return ``text`` on one line, without the tokens in use."""
-    for value in known_tokens(token).values():
-        text = text.replace(value, "<token>")
-    return " ".join(text.split())
+def mask(text: str, *tokens: str | None) -> str:
+    """Return ``text`` without the given tokens and those in use, however a server escapes them."""
+    values = {value.strip() for value in (*tokens, *known_tokens().values()) if value}
+    for token in sorted((value for value in values if len(value) >= _SHORTEST), key=len, reverse=True):
+        escaped = json.dumps(token)[1:-1]
+        for form in dict.fromkeys((token, escaped, escaped.replace("/", "\\/"), quote(token, safe=""), quote(token))):
+            text = text.replace(form, "<token>")
+    return text
 
 
 def _split(piece: bytes) -> Iterable[bytes]:
@@ -74,6 +80,15 @@ def _bounded(window: bytes, match: re.Match[bytes], first: int) -> bool:
     return start >= first and (start < width or window[start - width] not in _WORD)
 
 
+def _is_example(found: bytes) -> bool:
+    """Return whether a match stands for a token in a documentation: ``hf_xxxxxxxxxxxxxxxxxxxx``, ``hf_YourTokenHere``.
+
+    Nothing else is let pass: one token that is published is worse than many files that must be changed.
+    """
+    letters = found.replace(b"\0", b"").lower().rpartition(b"_")[2]
+    return set(letters) == set(b"x") or letters.startswith(b"your")
+
+
 def _forms(value: str) -> set[bytes]:
     """Return the encodings of a token; base64 for each of the three places where it may begin in a longer text."""
     plain = value.encode()
@@ -84,6 +99,8 @@ def _forms(value: str) -> set[bytes]:
 
 
 def _stored_token() -> str | None:
+    from huggingface_hub import get_token
+
     try:
         return get_token()
     except (OSError, ValueError):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 
-from sith_hf.hub.secrets import TOKEN_VARIABLES, find_token, hide, known_tokens
-from sith_hf.judges.client import TOKEN_VARIABLE
+from sith_hf.core.secrets import JUDGE_TOKEN, TOKEN_VARIABLES, find_token, known_tokens, mask
 
 TOKEN = "hf_" + "aB3dE" * 7
 JUDGE = "judge-secret-1234567"
+ESCAPED = 'sk-se/cr+et"token'
 FORMS = {
     "plain": str.encode,
     "utf-16": lambda text: text.encode("utf-16"),
@@ -55,6 +57,31 @@ def test_words_that_are_no_tokens(text):
     assert find_token([text.encode("utf-16")], {}) is None
 
 
+EXAMPLES = [
+    "hf_" + "x" * 34,
+    "hf_" + "X" * 20,
+    "hf_YourTokenHere12345",
+    "hf_YOURHUGGINGFACETOKEN",
+    "api_org_" + "x" * 34,
+]
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_what_stands_for_a_token_is_none_unless_it_is_in_use(text):
+    for coded in (text.encode(), text.encode("utf-16"), NOISE[: 2**22 - 9] + b" " + text.encode()):
+        assert find_token([coded], {}) is None
+        # The control: a token behind it.
+        assert find_token([coded + b" \0 " + TOKEN.encode()], {}) == "a token of the Hub"
+    assert find_token([text.encode()], {"HF_TOKEN": text}) == "the value of HF_TOKEN"
+
+
+@pytest.mark.parametrize(
+    "text", ["hf_" + "a" * 34, "hf_" + "x" * 33 + "y", "hf_abcdefghijklmnopqrst", "hf_notYourTokenBut12"]
+)
+def test_other_simple_letters_may_be_a_token(text):
+    assert find_token([text.encode()], {}) == "a token of the Hub"
+
+
 def test_short_values_are_words():
     assert find_token([b"none of them"], {"SITH_HF_JUDGE_TOKEN": "none"}) is None
 
@@ -65,9 +92,32 @@ def test_no_answer_shows_the_token():
 
 
 def test_the_tokens_in_use(monkeypatch):
-    assert TOKEN_VARIABLE in TOKEN_VARIABLES
     for number, name in enumerate(TOKEN_VARIABLES):
         monkeypatch.setenv(name, f" value-number-{number}\n")
     found = known_tokens("value-given")
     assert {"value-given", *(f"value-number-{n}" for n in range(len(TOKEN_VARIABLES)))} <= set(found.values())
-    assert hide("a value-number-2 b\nvalue-given", "value-given") == "a <token> b <token>"
+    assert mask("a value-number-2 b\nvalue-given", "value-given") == "a <token> b\n<token>"
+    assert mask("a value-number-9") == "a value-number-9"
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        ESCAPED,
+        json.dumps(ESCAPED)[1:-1],
+        json.dumps(ESCAPED)[1:-1].replace("/", "\\/"),
+        quote(ESCAPED, safe=""),
+        quote(ESCAPED),
+    ],
+)
+def test_the_token_is_masked_however_it_is_escaped(monkeypatch, echo):
+    monkeypatch.setenv(JUDGE_TOKEN, ESCAPED)
+    assert mask(f"a {echo}\nb") == "a <token>\nb"
+
+
+def test_every_token_is_masked_and_no_short_word(monkeypatch):
+    monkeypatch.setenv(JUDGE_TOKEN, ESCAPED)
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghij")
+    assert mask(f"{ESCAPED} hf_abcdefghij given-by-hand", "given-by-hand") == "<token> <token> <token>"
+    monkeypatch.setenv(JUDGE_TOKEN, "4")
+    assert mask("Score: 4") == "Score: 4"

@@ -1,0 +1,29 @@
+"""Slices of splits, such as ``train[:100]``, of datasets that are already open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sith_hf.core.escaping import sanitize
+from sith_hf.errors import InputError
+
+
+def sliced(splits: Mapping[str, Any], spec: str, title: str) -> Any:
+    """Return the rows of ``splits`` that a specification of ``datasets`` names.
+
+    Raises:
+        InputError: no such split, or not a specification.
+    """
+    from datasets import ReadInstruction, concatenate_datasets
+
+    names = sanitize(", ".join(map(str, splits)), 400)
+    try:
+        lengths = {str(name): len(rows) for name, rows in splits.items()}
+        parts = ReadInstruction.from_spec(spec).to_absolute(lengths)
+    except (ValueError, AssertionError):
+        raise InputError(
+            f"{title} has no split {sanitize(spec)}; its splits are {names}, or parts such as train[:100] (--split)"
+        ) from None
+    chosen = [splits[part.splitname].select(range(part.from_ or 0, part.to or 0)) for part in parts]
+    return chosen[0] if len(chosen) == 1 else concatenate_datasets(chosen)
