@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ def read_image_mean(
     try:
         with open_regular(file) as plain:  # safe_open waits for the other end of a pipe, and maps a file of any size
             if os.fstat(plain.fileno()).st_size > MAX_BYTES:
-                raise InputError(f"{path}: an image mean may have at most {MAX_BYTES:,} bytes; name the file of one")
+                raise OSError(errno.EFBIG, f"more than {MAX_BYTES:,} bytes")
         with safe_open(file, framework="pt") as opened:
             # An artifact has several of these keys: one that is damaged must not look like a file of another program.
             if not {"version", "sith"} & set(opened.metadata() or {}):
