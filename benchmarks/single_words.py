@@ -272,8 +272,8 @@ def show(found: Sequence[Mapping[str, Any]], parts: Mapping[str, Mapping[str, An
     """Print the summaries, and a line for each word."""
     for name, part in parts.items():
         print(headline(name, part))
-    print("\naccuracies in %: before > after (mean of the random sets). * warned of, - not seen before. Harmed: other")
-    print(f"names whose recall falls by more than {CHANGE:.0%} (with random vectors), and the one that loses most")
+    print("\naccuracies in %: before > after (mean of the random sets). * warned of, - not seen before.")
+    print(f"harmed: other names that lose more than {CHANGE:.0%} of recall (with random vectors), the worst of them")
     columns = f"{'recall':<22}{'others of its kind':<22}{'other kinds':<22}harmed"
     print(f"{'word':<24}{'vectors':>8}{'drift':>7}{'taken':>7}   {columns}")
     for row in found:
