@@ -98,7 +98,7 @@ def check_folder(folder: Path, name: str | None = None) -> None:
             "the adapter_* files to a folder ADAPTER; then edit the base, or run PeftModel.from_pretrained(base, "
             f"ADAPTER).{merge} and use MERGED"
         )
-    # Whoever needs the configuration says what is wrong with it.
+    # The reader of the configuration says what is wrong with it.
     other = json_fields(folder / "config.json").get("transformers_weights")
     if other not in (None, "model.safetensors", "model.safetensors.index.json"):
         raise UnsupportedModel(

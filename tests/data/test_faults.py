@@ -97,7 +97,7 @@ def test_a_stream_says_the_same(kind, streaming, tmp_path):
         (ConnectionError("Couldn't reach 'a/b' on the Hub (OfflineModeIsEnabled)"), "HF_HUB_OFFLINE"),
         (ImportError("To support decoding audio, please install 'soundfile'."), "pip install soundfile"),
         (ModuleNotFoundError("No module named 'zarr'", name="zarr"), "pip install zarr"),
-        (ValueError("Bad\n\x1b[31m hf_abcdefghijklmnopqrstuvwx /home/me/x.csv"), "Bad "),
+        (ValueError("Bad\n\x1b[31m hf_abcdefghijklmnopqrstuvwx /some/where/x.csv"), "Bad "),
     ],
 )
 def test_errors_of_the_hub_and_of_readers(error, said):
@@ -105,7 +105,7 @@ def test_errors_of_the_hub_and_of_readers(error, said):
     assert isinstance(found, InputError)
     text = str(found)
     assert text.isprintable()
-    assert "/home/me" not in text
+    assert "/some/where" not in text
     assert "abcdefghij" not in text
     with pytest.raises(InputError, match=said):
         raise found
