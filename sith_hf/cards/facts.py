@@ -20,7 +20,7 @@ from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import is_repo_id
 from sith_hf.pursuit import METHODS
-from sith_hf.towers import UNUSABLE, check_family, vision_settings
+from sith_hf.towers import UNUSABLE, config_settings
 
 # A table with more rows than the first number is folded; rows after the second are left out.
 FOLD, CUT = 20, 1000
@@ -54,13 +54,9 @@ def config_of(folder: Path) -> tuple[str, int]:
         UnsupportedModel: another family or architecture.
         InputError: ``config.json`` is missing or damaged.
     """
-    import transformers
-
     try:
-        config = read_json_object(folder / "config.json", "save the checkpoint again")
-        architecture = check_family(config.get("model_type"), config.get("architectures"))
-        made = getattr(transformers, architecture).config_class.from_dict(config)
-        layers = vision_settings(made)["num_hidden_layers"]
+        architecture, settings = config_settings(read_json_object(folder / "config.json", "save the checkpoint again"))
+        layers = settings["num_hidden_layers"]
     except InputError:
         raise
     except UNUSABLE as error:

@@ -142,7 +142,7 @@ folding = group(
 image_mean = click.option(
     "--image-mean",
     type=PATH,
-    help="Output of sith-hf image-mean, or a safetensors file with a vector image_mean.",
+    help="Output of sith-hf image-mean, a safetensors file with a vector image_mean, or torch.save of the vector.",
 )
 near = click.option(
     "--near", type=float, help="Minimum cosine of centred embeddings for a concept to count as near.  [default: 0.6]"

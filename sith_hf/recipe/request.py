@@ -52,7 +52,7 @@ def _named(value: Any, key: str, folder: Path) -> Any:
     if key not in PLACES or not isinstance(value, str) or not value or not os.path.exists(folder / value):
         return value
     path = folder / value
-    if path.is_file():
+    if not path.is_dir():
         return file_sha256(path)
     if key == "dataset":
         return [os.path.abspath(path), _listing(path)]

@@ -3,7 +3,7 @@
 It imports ``hub``, ``files``, ``core`` and ``errors``.
 """
 
-from sith_hf.towers.clip import SUPPORTED, check_family, read_tower
+from sith_hf.towers.clip import SUPPORTED, check_family, config_settings, read_tower
 from sith_hf.towers.config import UNUSABLE, check_config, read_config
 from sith_hf.towers.function import check_function, unwrapped
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
@@ -33,6 +33,7 @@ __all__ = [
     "check_function",
     "check_mean",
     "checkpoint_path",
+    "config_settings",
     "encode_texts",
     "fill_template",
     "image_mean_file",

@@ -39,6 +39,21 @@ def check_family(model_type: object, architectures: Iterable[str] | None) -> str
     raise UnsupportedModel(f"architecture {', '.join(wanted)} has no vision tower to edit; supported: {known}")
 
 
+def config_settings(raw: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the architecture and the settings of the vision tower that the JSON of a ``config.json`` describes.
+
+    The classes of models are not imported for it: that would take two seconds.
+
+    Raises:
+        UnsupportedModel: as for :func:`check_family`.
+        OSError, ValueError, ...: for values that transformers cannot use (``sith_hf.towers.UNUSABLE``).
+    """
+    from transformers import CONFIG_MAPPING
+
+    architecture = check_family(raw.get("model_type"), raw.get("architectures"))
+    return architecture, vision_settings(CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)))
+
+
 def read_tower(model: Any, companion: Any | None = None) -> VisionTower:
     """Read the tower of a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel`` object.
 

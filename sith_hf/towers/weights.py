@@ -18,9 +18,8 @@ from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import json_fields, read_json_object, reason
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
-from sith_hf.towers.clip import check_family
+from sith_hf.towers.clip import config_settings
 from sith_hf.towers.function import FLOATS, check_folder
-from sith_hf.towers.model_settings import vision_settings
 from sith_hf.towers.tensor_names import canonical
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -193,15 +192,11 @@ class Checkpoint:
             UnsupportedModel: another family or architecture.
             InputError: ``config.json`` is damaged.
         """
-        import transformers
-
         path = self.folder / CONFIG
         if not path.exists():
             return {}
         try:
-            config = read_json_object(path, "restore the file")
-            architecture = check_family(config.get("model_type"), config.get("architectures"))
-            return vision_settings(getattr(transformers, architecture).config_class.from_dict(config))
+            return config_settings(read_json_object(path, "restore the file"))[1]
         except InputError:
             raise
         except (OSError, ValueError, AttributeError, TypeError, StrictDataclassError, RecursionError) as error:

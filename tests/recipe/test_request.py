@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from sith_hf.errors import InputError
 from sith_hf.recipe import run_recipe
 from sith_hf.recipe.result import REQUEST, RunResult
+from tests.support.checkpoints import Checkpoints
 from tests.support.evaluating import png
 from tests.support.made import WORDS
 from tests.support.raw import tree
@@ -149,3 +150,15 @@ def test_another_way_to_the_same_folder_is_the_same_run(home: Path, monkeypatch:
     monkeypatch.chdir(home / "pictures")
     run_recipe("../mine.yaml", "../out/")
     assert tree(home / "out") == before
+
+
+@pytest.mark.parametrize("key", ["file", "image_mean", "from"])
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero"])
+def test_a_file_without_end_is_named(tmp_path: Path, checkpoints: Checkpoints, key: str, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    step = f"dictionary: {{file: {name}}}" if key == "file" else f"decompose: {{{key}: {name}}}"
+    recipe = f"title: t\nbase: {{model: {checkpoints.base()}}}\n{step}\nedits: [{{concepts: [red]}}]\n"
+    (tmp_path / "r.yaml").write_text(recipe)
+    with pytest.raises(InputError, match=rf"{name}: could not be read \(not a regular file\)"):
+        run_recipe(tmp_path / "r.yaml", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,8 @@
 """Reading towers: the same tower from every class, an algebra that the model itself confirms, weights never touched."""
 
+import json
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
@@ -9,7 +12,7 @@ from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionMod
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.towers.clip import read_tower
+from sith_hf.towers.clip import config_settings, read_tower
 from sith_hf.towers.vision_tower import AttentionLayer
 from tests.support import tiny
 
@@ -443,3 +446,33 @@ def test_layers_resolve(clip, layers, resolved):
 def test_refused_layers(clip, layers, said):
     with pytest.raises(InputError, match=said):
         read_tower(clip).resolve_layers(layers)
+
+
+# --- settings without a model
+
+
+@pytest.mark.parametrize("kind", ["CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection"])
+def test_a_config_has_the_settings_of_the_tower_that_it_makes(checkpoints, kind):
+    folder = checkpoints.base(kind)
+    architecture, settings = config_settings(json.loads((folder / "config.json").read_text()))
+    assert architecture == kind
+    assert settings == SithEditor.from_pretrained(folder).tower.settings
+    assert settings["num_hidden_layers"] == 3
+
+
+def test_saving_an_edit_imports_no_model_class(checkpoints, tmp_path):
+    made = checkpoints.edited()
+    code = """
+import sys
+from sith_hf.checkpoint import save_edited
+from sith_hf.edits import EditSpec
+save_edited(sys.argv[1], EditSpec.from_pretrained(sys.argv[2]), sys.argv[3])
+name = "transformers.models.clip.modeling_clip"
+assert name not in sys.modules
+import transformers
+transformers.CLIPModel
+assert name in sys.modules
+"""
+    words = [sys.executable, "-c", code, made.base, made.edited / "sith", tmp_path / "edited"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
