@@ -72,6 +72,27 @@ class RunResult:
         return "\n".join([*lines, f"{self.folder / 'edited'} (publish it with sith-hf push-edited)"])
 
 
+def check_target(target: Path, home: Path, part: str) -> None:
+    """Raise InputError for a folder that a run must never replace.
+
+    Args:
+        target: the folder of the results.
+        home: the folder of the recipe.
+        part: what every earlier run has left in such a folder, besides its recipe.
+    """
+    try:
+        there = target.resolve()
+        occupied = there.is_dir() and any(there.iterdir())
+    except (OSError, RuntimeError, ValueError) as error:
+        shown = sanitize(str(target))
+        raise InputError(f"{shown} cannot be used as a folder ({sanitize(str(error))}); name a new folder") from None
+    ours = (there / part).exists() and (there / RECIPE).is_file()
+    if there in (cwd := Path.cwd().resolve(), *cwd.parents) or (there in (home, *home.parents) and not ours):
+        raise InputError(f"{target} contains the current folder or the recipe; name a folder for the results only")
+    if occupied and not ours:
+        raise InputError(f"{target} is not empty and was not written by an earlier run; name a new folder")
+
+
 def record_request(folder: Path, request: str, gains: Gains, saved: SavedCheckpoint) -> None:
     """Write into a complete ``folder`` the request that it answers, and what its other files do not hold."""
     protected = [[*key, reason] for key, reason in gains.protected.items()]

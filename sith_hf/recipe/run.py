@@ -23,7 +23,7 @@ from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.request import request_sha256
 from sith_hf.recipe.resolve import resolve, shareable
-from sith_hf.recipe.result import RECIPE, RunResult, finished_run, json_bytes, record_request
+from sith_hf.recipe.result import RECIPE, RunResult, check_target, finished_run, json_bytes, record_request
 from sith_hf.recipe.servers import check_servers, named_servers
 
 
@@ -76,7 +76,7 @@ def run_recipe(
     named = [*servers, *named_servers(overrides)]
     check_servers(plan, named)
     target = Path(folder)
-    _check_target(target, home)
+    check_target(target, home, "spec")
 
     def report(line: str) -> None:
         say(sanitize(line, 1000))
@@ -142,18 +142,3 @@ def run_recipe(
         record_request(work, request, chosen.gains, saved)
     saved = replace(saved, folder=target / "edited")
     return RunResult(target, decomposition, chosen.gains, chosen.spec, found, impact, saved)
-
-
-def _check_target(target: Path, home: Path) -> None:
-    """Raise InputError for a folder that a run must never replace."""
-    try:
-        there = target.resolve()
-        occupied = there.is_dir() and any(there.iterdir())
-    except (OSError, RuntimeError, ValueError) as error:
-        shown = sanitize(str(target))
-        raise InputError(f"{shown} cannot be used as a folder ({sanitize(str(error))}); name a new folder") from None
-    ours = (there / "spec").is_dir() and (there / RECIPE).is_file()
-    if there in (cwd := Path.cwd().resolve(), *cwd.parents) or (there in (home, *home.parents) and not ours):
-        raise InputError(f"{target} contains the current folder or the recipe; name a folder for the results only")
-    if occupied and not ours:
-        raise InputError(f"{target} is not empty and was not written by an earlier run; name a new folder")

@@ -16,7 +16,7 @@ from sith_hf.files import new_folder, write_whole
 from sith_hf.images import mean_for
 from sith_hf.recipe.inputs import copied_input, dictionary_of, full_path, open_base
 from sith_hf.recipe.recipe import Recipe
-from sith_hf.recipe.result import RECIPE, json_bytes
+from sith_hf.recipe.result import RECIPE, check_target, json_bytes
 from sith_hf.towers import image_mean_file
 
 TABLE = "fidelity.json"
@@ -62,19 +62,20 @@ def run_fidelity(
         recipe: a recipe with ``fidelity``.
         folder: the folder of the results.
         home: the folder that relative paths of the recipe start from.
-        overwrite: replace a folder that is not empty.
+        overwrite: replace the results of an earlier run. Other files in the folder are never replaced.
         token: a token for the Hub.
         say: called with a line for each step.
         progress: show bars on stderr.
 
     Raises:
-        InputError: a recipe without ``fidelity``, or a base, dictionary or value that cannot be used.
+        InputError: a recipe without ``fidelity``, or a base, dictionary, value or folder that cannot be used.
         OutputError: the results could not be written; ``folder`` is unchanged.
     """
     step, settings = recipe.fidelity, recipe.decompose
     if step is None:
         raise InputError("this recipe edits a model; run it with run_recipe")
     pursuits = grid(step.methods, step.sparsities, step.coherence_weights)
+    check_target(Path(folder), home, TABLE)
     with new_folder(Path(folder), overwrite=overwrite, repeats=lambda at: (at / TABLE).is_file()) as work:
         say(f"{recipe.title}: opening {recipe.base.model}")
         editor = open_base(recipe.base, home, token=token)

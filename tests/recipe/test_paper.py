@@ -143,6 +143,26 @@ def test_a_recipe_measures_or_edits(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_table_replaces_only_an_earlier_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "mine.yaml").write_text(
+        "title: t\ndictionary: {texts: [sea, road, boat, dog]}\ndecompose: {layers: [-1], rank: 1}\n"
+        "fidelity: {methods: [top-k], sparsities: [2], draws: 100}\n"
+    )
+    plan, home = Recipe.load(tmp_path / "mine.yaml")
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    for place in (tmp_path, tmp_path / "out"):
+        with pytest.raises(InputError, match=r"contains the current folder or the recipe|not written by"):
+            run_fidelity(plan, place, home, overwrite=True)
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+    (tmp_path / "out" / "mine.txt").unlink()
+    for _ in range(2):
+        assert run_fidelity(plan, tmp_path / "out", home, overwrite=True).folder == tmp_path / "out"
+    monkeypatch.chdir(tmp_path / "out")
+    with pytest.raises(InputError, match="contains the current folder"):
+        run_fidelity(plan, ".", home, overwrite=True)
+
+
 def test_another_split_than_the_papers_is_refused(tmp_path: Path) -> None:
     overrides = [
         "evaluate.tasks.0.data.pictures=2", "decompose.layers=[-1]", "edits.0.layers=[-1]", "evaluate.sweep=null",
