@@ -604,7 +604,10 @@ def test_nothing_here_reads_the_user_s_own_token(place, worker):
 def test_places_tokens_pickles_and_links_stay_at_home(hub, push, made, tmp_path):
     folder = shutil.copytree(made.edited, tmp_path / "edited")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "_name_or_path": "/data/me/private/clip"}))
+    vision = {**config["vision_config"], "_name_or_path": "C:\\me\\private"}
+    (folder / "config.json").write_text(
+        json.dumps({**config, "_name_or_path": "/data/me/private/clip", "vision_config": vision})
+    )
     (folder / "optimizer.pt").write_bytes(b"state")
     (tmp_path / "elsewhere.txt").write_text("not for others")
     (folder / "link.txt").symlink_to(tmp_path / "elsewhere.txt")

@@ -13,7 +13,7 @@ from sith_hf.core.escaping import sanitize, shown_name
 from sith_hf.core.reading import open_regular, read_bytes
 from sith_hf.data.contents import TABLES, Contents, contents_of, kind_of, walk
 from sith_hf.data.picture_folder import arranged
-from sith_hf.data.slicing import sliced
+from sith_hf.data.slicing import sliced, split_name
 from sith_hf.errors import InputError
 
 # datasets takes a path for a pattern of fsspec, which knows these; a dot matches no newline there.
@@ -37,20 +37,22 @@ def load_local(path: Path, config: str | None, split: str | None, streaming: boo
     Args:
         path: the full path.
         config: the configuration.
-        split: the slice of a split, None for all splits.
+        split: a split, which the caller chooses from the result; or a slice of one, such as ``train[:100]``.
         streaming: open it as a stream.
 
     Returns:
         A dataset, or a mapping of splits; and what is left out of a folder, in sentences.
 
     Raises:
-        InputError: neither a file of a known type nor a folder, files of several kinds, or a name that ``datasets``
-            cannot read.
+        InputError: neither a file of a known type nor a folder, files of several kinds, a name that ``datasets`` cannot
+            read, or one saved split, which is not ``split``.
         Exception: of :func:`sith_hf.data.faults.faults`.
     """
     import datasets
 
     title, real = sanitize(shown_name(str(path))), os.path.realpath(path)
+    whole = split
+    split = None if split is None or split.isidentifier() else split
     if "::" in f"{path} {real}":
         raise InputError(f"{title}: its path has '::', which datasets takes for an archive in an archive; rename it")
     if os.path.isfile(path):
@@ -65,7 +67,7 @@ def load_local(path: Path, config: str | None, split: str | None, streaming: boo
     if not os.path.isdir(path):
         raise InputError(f"{title} is neither a file nor a folder; name a folder of images or of Parquet files")
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        return _streamed(_saved(path, title), split, streaming, title), ()
+        return _streamed(_saved(path, whole, title), split, streaming, title), ()
     listed = None
     if not _has_configurations(Path(real), title):
         found = contents_of(real)
@@ -90,7 +92,7 @@ def _notes(found: Contents, notes: tuple[str, ...]) -> tuple[str, ...]:
 def _streamed(found: Any, split: str | None, streaming: bool, title: str) -> Any:
     """Return opened splits, or the slice ``split`` of them, as streams if wanted."""
     if split is not None:
-        found = sliced(found if isinstance(found, Mapping) else {"train": found}, split, title)
+        found = sliced(found if isinstance(found, Mapping) else {split_name(found): found}, split, title)
     if not streaming:
         return found
     if isinstance(found, Mapping):
@@ -141,13 +143,17 @@ def _check_text(files: list[str], title: str) -> None:
                     raise InputError(f"{title} is no text: it begins with zero bytes; save it as UTF-8")
 
 
-def _saved(path: Path, title: str) -> Any:
+def _saved(path: Path, wanted: str | None, title: str) -> Any:
     import datasets
 
     try:
-        return datasets.load_from_disk(str(path))
+        found = datasets.load_from_disk(str(path))
     except IndexError:  # it joins the tables of its files, and there are none
         raise InputError(f"{title} has no rows") from None
+    one = not isinstance(found, Mapping) and found.split is not None
+    if one and wanted is not None and wanted.isidentifier() and wanted != split_name(found):
+        raise InputError(f"{title} has no split {sanitize(wanted)}; it was saved from {split_name(found)} (--split)")
+    return found
 
 
 def _listed(files: list[str]) -> Any:

@@ -63,7 +63,6 @@ def open_rows(
         raise InputError("the name of a dataset is empty or has a null character; name a folder or a Hub id")
     path = local_path(name)
     title = sanitize(impersonal(name) if path is None else shown_name(str(path)))
-    wanted = split if split is None or split.isidentifier() else None  # a slice of a split
     notes: tuple[str, ...] = ()
     with dataset_errors(title), _bars(progress):
         if path is None:
@@ -71,7 +70,7 @@ def open_rows(
         elif revision is not None:
             raise InputError(f"{title} is a local dataset, which has no revisions; remove revision (--data-revision)")
         else:
-            found, notes = load_local(path, config, split if wanted is None else None, streaming)
+            found, notes = load_local(path, config, split, streaming)
         chosen, rows = split or "", found
         if isinstance(found, Mapping):
             chosen = _chosen([str(key) for key in found], split, title, preferred)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
+
+
+def split_name(rows: Any) -> str:
+    """Return the split that a dataset was saved from, ``train`` if it has none, as ``datasets`` calls it for a file."""
+    name = re.match(r"\w+", str(rows.split or ""))
+    return name[0] if name else "train"
 
 
 def sliced(splits: Mapping[str, Any], spec: str, title: str) -> Any:

@@ -51,6 +51,10 @@ class ImageDataset:
             value = int(value)
         return str(value)
 
+    def _is_one_of(self, column: str, value: Any, texts: set[str]) -> bool:
+        # Of 1.0, people write both "1" and "1.0".
+        return self.text_of(column, value) in texts or (isinstance(value, float) and str(value) in texts - {"nan"})
+
     def check(self, columns: Iterable[str]) -> None:
         """Raise InputError if a column is missing; the message lists the existing ones."""
         missing = [name for name in dict.fromkeys(columns) if name not in self.columns]
@@ -93,7 +97,7 @@ class ImageDataset:
             for row in rows:
                 if self.data.limit is not None and taken >= self.data.limit:
                     return
-                if all(self.text_of(key, row[key]) in values for key, values in where.items()):
+                if all(self._is_one_of(key, row[key], values) for key, values in where.items()):
                     taken += 1
                     yield {**row, **{name: _typed(row[name], dtype) for name, dtype in dtypes.items() if dtype}}
         except InputError:

@@ -19,12 +19,15 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 # A longer answer is no score; the transcript has its beginning.
 MAX_CHARACTERS = 100_000
-# JSON objects of an answer that are read.
-MOST_OBJECTS = 20
+# JSON objects of an answer that are read, and claims of a score. An answer with more claims repeats itself: no score.
+MOST_OBJECTS, MOST_CLAIMS = 20, 100
+# Longer than any form of a negation.
+_BEFORE = 200
 
 # Dashes, quotation marks and spaces of every form.
 _SAME = {0xA0: " ", 0x2212: "-", **dict.fromkeys(range(0x2010, 0x2016), "-")}
@@ -115,7 +118,7 @@ def parse(answer: str) -> int | None:
 
 
 def _plain(answer: str) -> str:
-    """Write digits of every script and full-width forms in ASCII, and drop emphasis."""
+    """Write digits of every script and full-width forms in ASCII, with single spaces, and drop emphasis."""
     plain = []
     for character in answer:
         if "\uff01" <= character <= "\uff5e":
@@ -123,7 +126,9 @@ def _plain(answer: str) -> str:
         elif not character.isascii() and unicodedata.category(character) == "Nd":
             character = str(unicodedata.digit(character))
         plain.append(character)
-    text = "".join(plain).translate(_SAME)
+    lines = "".join(plain).translate(_SAME).splitlines()
+    # The forms below need time that grows with the square of a run of spaces.
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(" ".join(line.split()) for line in lines))
     return re.sub(r"\*+|`(?!``)(?<!``)|(?<!\w)_+|_+(?!\w)", "", text)
 
 
@@ -189,7 +194,8 @@ def _json_value(value: Any) -> int | None:
 
 def _claimed(text: str) -> list[int | None]:
     """Return the value of every claim, None for one that is not clear."""
-    return [_clear(text, found) for form in CLAIMS for found in form.finditer(text)]
+    claims = [found for form in CLAIMS for found in islice(form.finditer(text), MOST_CLAIMS + 1)]
+    return [None] if len(claims) > MOST_CLAIMS else [_clear(text, found) for found in claims]
 
 
 def _clear(text: str, found: re.Match[str]) -> int | None:
@@ -198,7 +204,7 @@ def _clear(text: str, found: re.Match[str]) -> int | None:
         not _END.match(after)
         or _OF_MORE.match(after)
         or _DOUBT.search(after)
-        or _NEGATION.search(text[: found.start()])
+        or _NEGATION.search(text[max(0, found.start() - _BEFORE) : found.start()])
     ):
         return None
     clause = re.split(r"[.;(\n]|\b(?:because|since|as|due)\b", after, maxsplit=1)[0]

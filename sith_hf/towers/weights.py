@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -26,6 +27,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIG = "config.json"
 CONFIGS = (CONFIG, "tokenizer_config.json")
 _PATH_KEYS = ("_name_or_path", "name_or_path")
+_LOCAL = re.compile(r"[/~.\\]|[A-Za-z]:[/\\]")
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,10 @@ def _check_chosen(folder: Path) -> None:
 def published(path: Path) -> bytes | None:
     """Return a configuration file without the local paths that transformers before 5 saved; None if it has none."""
     data = json_fields(path)
-    local = [key for key in _PATH_KEYS if str(data.get(key, "")).startswith(("/", "~", ".", "\\"))]
-    kept = {key: value for key, value in data.items() if key not in local}
-    return (json.dumps(kept, indent=2) + "\n").encode("utf-8") if local else None
+    # The configurations of the two towers are objects in that of the model.
+    kept = _public({key: _public(value) if isinstance(value, dict) else value for key, value in data.items()})
+    return (json.dumps(kept, indent=2) + "\n").encode("utf-8") if kept != data else None
+
+
+def _public(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key not in _PATH_KEYS or not _LOCAL.match(str(value))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import datasets
 import pytest
 
 from sith_hf.data import open_rows
@@ -93,6 +94,18 @@ def test_slices(streaming, tmp_path):
             assert len(list(open_rows(name, split=spec, streaming=streaming).rows)) == count
         with pytest.raises(InputError, match=r"no split nothing|Unknown split|could not be read"):
             open_rows(name, split="nothing[:1]", streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_one_saved_split_is_no_other_split(streaming, tmp_path):
+    (tmp_path / "rows.csv").write_text("text\na\nb\n")
+    saved = str(tmp_path / "saved")
+    datasets.load_dataset("csv", data_files={"test": str(tmp_path / "rows.csv")}, split="test").save_to_disk(saved)
+    for spec, count in ((None, 2), ("test", 2), ("test[1:]", 1)):
+        assert len(list(open_rows(saved, split=spec, streaming=streaming).rows)) == count
+    for spec in ("train", "train[1:]"):
+        with pytest.raises(InputError, match="no split train"):
+            open_rows(saved, split=spec, streaming=streaming)
 
 
 def test_what_is_not_read_is_said(tmp_path):

@@ -170,6 +170,9 @@ class TestSources:
     def test_numbers_are_chosen_by_number(self, tmp_path):
         dataset([0, 1, 2], place=[0, 1, 1]).save_to_disk(tmp_path / "d")
         assert len(rows_of(open_dataset(data(tmp_path / "d", where={"place": 1})), "place")) == 2
+        dataset([0, 1, 2], place=[0.0, 1.0, float("nan")]).save_to_disk(tmp_path / "f")
+        for wanted, count in ((1, 1), ("1", 1), ("1.0", 1), (("0.0", 1), 2), ("nan", 0), ("1.00", 0)):
+            assert len(rows_of(open_dataset(data(tmp_path / "f", where={"place": wanted})), "place")) == count
 
     @pytest.mark.parametrize("name", ["nobody/nothing", "nothing-of-this-name"])
     def test_what_is_not_on_this_machine_is_one_clear_line_offline(self, name):

@@ -289,3 +289,16 @@ def test_a_thought_that_was_cut_off_is_no_answer(opening: str) -> None:
 )
 def test_hostile_answers_end(piece: str) -> None:
     assert parse((piece * 100_000)[:100_000]) is None
+
+
+@pytest.mark.parametrize("space", [" ", "\n", "\r\n", " \n", "\t", "\u2003"])
+def test_runs_of_spaces_end(space: str) -> None:
+    run = (space * 45_000)[:45_000]
+    assert parse(f"Score{run}") is None
+    assert parse(f"The score is:{run}4{run}") == 4
+
+
+def test_an_answer_that_repeats_itself_without_end_is_no_score() -> None:
+    assert parse("Score: 4\n" * 100) == 4
+    assert parse("Score: 4\n" * 101) is None
+    assert parse("Score: 4\n" * 11_000) is None
