@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -89,7 +90,7 @@ def save_edited(
         spec: the edit.
         target: a folder that does not exist, is empty, or already holds this very result, which then stays.
         include: patterns of more files of the source to copy, such as ``*.txt``: no links, pickles or other weights.
-        overwrite: replace any other ``target``, once the new one is complete.
+        overwrite: replace another checkpoint in ``target``, once the new one is complete.
         token: a Hub token; the one of the environment or login when None.
         progress: show a bar on stderr.
 
@@ -116,6 +117,7 @@ def save_edited(
     earlier = record(checkpoint.folder) | ({} if card is None else {CARD: card})
     edit = replace(spec, edited_sha256=sha256)
     again = partial(_has_edit, edit)
+    _check_replaced(Path(target), checkpoint.folder, overwrite)
     with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite, repeats=again) as folder:
         _copy(checkpoint, found, folder, edited, progress)
         _copy_files({f"{SITH}/base/{name}": path for name, path in earlier.items()}, folder)
@@ -161,6 +163,7 @@ def revert(
     before = {name.removeprefix("base/"): path for name, path in recorded.items() if name.startswith("base/")}
     found, card = contents(checkpoint, include), before.pop(CARD, None) or own_card(checkpoint.folder)
     again = partial(_has_edit, earlier)
+    _check_replaced(Path(target), checkpoint.folder, overwrite)
     with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite, repeats=again) as folder:
         _copy(checkpoint, found, folder, restored, progress)
         _copy_files({f"{SITH}/{name}": path for name, path in before.items()}, folder)
@@ -170,6 +173,14 @@ def revert(
         if card is not None and not (card == checkpoint.folder / CARD and is_generated_file(card)):
             _copy_files({CARD: card}, folder)
     return SavedCheckpoint(Path(target), changed, tuple(found.left_out), found.left_out)
+
+
+def _check_replaced(target: Path, source: Path, overwrite: bool) -> None:
+    """Raise InputError for a folder that is no checkpoint, and so never replaced: it may hold anything."""
+    if not overwrite or os.path.isfile(target / "config.json") or not os.path.isdir(target):
+        return
+    if os.listdir(target) and target.resolve() not in source.resolve().parents:  # new_folder refuses that
+        raise InputError(f"{target} is not empty and holds no checkpoint (config.json); name a new folder")
 
 
 def _has_edit(spec: EditSpec | None, folder: Path) -> bool:

@@ -366,6 +366,7 @@ class TestFullDisk:
         if overwrite:
             target.mkdir(parents=True)
             (target / "mine.txt").write_text("mine")
+            (target / "config.json").write_text("{}")
         before = tree(tmp_path)
         largest = max(path.stat().st_size for path in base.glob("*.safetensors"))
         call = {"save": lambda: save_edited(base, spec, target, overwrite=overwrite)}
@@ -477,6 +478,7 @@ class TestKilled:
     def test_between_the_two_renames_the_old_folder_comes_back(self, base, spec, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine.txt").write_text("mine")
+        (tmp_path / "out" / "config.json").write_text("{}")
         with child(BETWEEN, tmp_path / "out") as process:
             kill(process)
         assert "out" not in names(tmp_path)
@@ -489,6 +491,7 @@ class TestKilled:
     def test_an_old_folder_that_has_a_successor_is_kept(self, base, spec, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine.txt").write_text("mine")
+        (tmp_path / "out" / "config.json").write_text("{}")
         with child(BETWEEN, tmp_path / "out") as process:
             kill(process)
         (tmp_path / "out").mkdir()

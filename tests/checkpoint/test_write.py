@@ -286,6 +286,11 @@ class TestTarget:
             with pytest.raises(InputError, match="not empty"):
                 run()
             assert {path.name for path in target.iterdir()} == {"mine.txt"}
+        for run in (save_edited, revert):
+            with pytest.raises(InputError, match="holds no checkpoint"):
+                run(*((plain, spec) if run is save_edited else (edited,)), target, overwrite=True)
+        assert {path.name for path in target.iterdir()} == {"mine.txt"}
+        (target / "config.json").write_text("{}")
         save_edited(plain, spec, target, overwrite=True)
         assert same(target, edited)
         revert(edited, target, overwrite=True)
@@ -468,6 +473,7 @@ class TestFailures:
         if state == "old":
             target.mkdir()
             (target / "mine.txt").write_text("mine")
+            (target / "config.json").write_text("{}")
         return work, target
 
     @pytest.fixture(scope="class")
