@@ -181,6 +181,13 @@ include = click.option(
     help="Add files that are not part of the checkpoint, such as 'figures/*.svg'; links, pickles and other weights are "
     "refused. Repeatable.",
 )
+servers = click.option(
+    "--base-url",
+    "servers",
+    multiple=True,
+    metavar="URL",
+    help="A server of the recipe's judges that may get your token (SITH_HF_JUDGE_TOKEN) and the concepts.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     click.option("--dry-run", is_flag=True, help="Send nothing; list the files, and show the card. Works offline."),
     click.option("--overwrite-card", is_flag=True, help="Replace a README.md that was written or changed by hand."),
 )
+@options.servers
 @options.include
 @options.as_json
 def push_edited(
@@ -46,6 +47,7 @@ def push_edited(
     made: dict[str, str],
     repo_id: str,
     pushing: PushOptions,
+    servers: tuple[str, ...],
     include: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -58,6 +60,8 @@ def push_edited(
         raise InputError("give either FOLDER, an edited checkpoint, or --base with --spec or --recipe")
     if ("base" in made) != (("spec" in made) != ("recipe" in made)):
         raise InputError("give one of --spec and --recipe with --base, and neither with FOLDER")
+    if servers and "recipe" not in made:
+        raise InputError("--base-url names a server of a recipe's judges: use it with --recipe")
 
     from sith_hf.files import scratch_folder
     from sith_hf.hub import check_options
@@ -67,7 +71,7 @@ def push_edited(
     with scratch_folder() as scratch:
         reasons: dict[str, str] = {}
         if folder is None:
-            folder, reasons = _edited(scratch / "made", pushing.get("token"), include, **made)
+            folder, reasons = _edited(scratch / "made", pushing.get("token"), servers, include, **made)
         pushed = push_edited_(folder, repo_id, include=include, **pushing)
         reasons |= pushed.reasons
     _report(replace(pushed, left_out=tuple(reasons), reasons=reasons), as_json)
@@ -76,6 +80,7 @@ def push_edited(
 def _edited(
     target: Path,
     token: str | None,
+    servers: tuple[str, ...],
     include: tuple[str, ...],
     *,
     base: str,
@@ -98,7 +103,8 @@ def _edited(
     place = {"model": base, "text_model": text_model}
     found = {name: os.path.abspath(path) if path and os.path.isdir(path) else path for name, path in place.items()}
     overrides = [f"base.{name}={json.dumps(value)}" for name, value in {**found, "revision": None}.items()]
-    ran = run_recipe(recipe, target, overrides=overrides, include=include, token=token, progress=True)
+    named: dict[str, Any] = {"overrides": overrides, "include": include, "servers": servers}
+    ran = run_recipe(recipe, target, **named, token=token, progress=True)
     return ran.folder / "edited", dict(ran.saved.reasons)
 
 

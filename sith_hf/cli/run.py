@@ -20,13 +20,7 @@ from sith_hf.cli.output import show_result
     metavar="KEY=VALUE",
     help="Set a value of the recipe, such as decompose.layers=[-2,-1] or base.model=openai/clip-vit-base-patch32.",
 )
-@click.option(
-    "--base-url",
-    "servers",
-    multiple=True,
-    metavar="URL",
-    help="A server of the recipe's judges that may get your token (SITH_HF_JUDGE_TOKEN) and the concepts.",
-)
+@options.servers
 @options.output("all results")
 @options.include
 @options.as_json

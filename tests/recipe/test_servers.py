@@ -14,6 +14,7 @@ from sith_hf.errors import InputError
 from sith_hf.judges.secrets import SERVER_VARIABLE
 from sith_hf.recipe import Recipe
 from sith_hf.recipe.servers import check_servers, named_servers
+from sith_hf.world import embedded_checkpoint
 from tests.support.chat_server import chat_server
 from tests.support.cli import refused, sith
 
@@ -88,3 +89,18 @@ def _recipe(url: str | None) -> Recipe:
     given = data(url)
     del given["extends"]
     return Recipe.from_data(given, "here")
+
+
+def test_a_push_takes_the_advice_of_its_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = import_module("sith_hf.recipe.choose")
+    monkeypatch.setattr(choose, "cached_assets_path", lambda *_, **__: tmp_path / "answers")
+    with chat_server(lambda prompt, _: "5") as seen:
+        (tmp_path / "mine.yaml").write_text(json.dumps(data(seen.url)))
+        base = ("push-edited", "--base", embedded_checkpoint(), "--repo-id", "me/x", "--dry-run")
+        push = (*base, "--recipe", tmp_path / "mine.yaml")
+        assert f"--base-url {seen.url}" in refused(sith(*push))
+        assert not seen.bodies
+        ran = sith(*push, "--base-url", seen.url)
+        assert ran.code == 0, ran.err
+        assert {headers["authorization"] for headers in seen.headers} == {f"Bearer {TOKEN}"}
+    assert "use it with --recipe" in refused(sith(*base, "--spec", tmp_path, "--base-url", seen.url))
