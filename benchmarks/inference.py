@@ -27,7 +27,7 @@ from sith_hf.decomposition.svd import factored_svd
 from sith_hf.edits.in_memory import applied
 from sith_hf.edits.spec import EditSpec
 from sith_hf.images.comparison import edited_copy
-from sith_hf.towers import VisionTower, read_tower, tensor_key
+from sith_hf.towers import Tower, read_tower, tensor_key
 
 SIZES = {
     "b32": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
@@ -54,7 +54,7 @@ class ExplicitAttention(torch.nn.Module):
         return (pattern @ moved).sum(dim=1) + self.constant, None
 
 
-def random_edit(tower: VisionTower, layers: range, vectors: int, generator: torch.Generator) -> EditSpec:
+def random_edit(tower: Tower, layers: range, vectors: int, generator: torch.Generator) -> EditSpec:
     """Return an edit that removes leading singular vectors of random heads of some layers."""
     terms: dict[str, list[Any]] = {name: [] for name in ("layer", "head", "vector", "write", "row", "constant")}
     sha256: dict[str, str] = {}

@@ -20,7 +20,7 @@ from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import is_repo_id
 from sith_hf.pursuit import METHODS
-from sith_hf.towers import UNUSABLE, config_settings
+from sith_hf.towers import UNUSABLE, config_settings, family_of_config
 
 # A table with more rows than the first number is folded; rows after the second are left out.
 FOLD, CUT = 20, 1000
@@ -47,20 +47,21 @@ def base_name(base: BaseRef) -> str:
     return hub_base(base) or shown_name(base.name)
 
 
-def config_of(folder: Path) -> tuple[str, int]:
-    """Read the architecture and the number of layers of the vision tower from the ``config.json`` of a checkpoint.
+def config_of(folder: Path, tower: str = "vision") -> tuple[str, int]:
+    """Read the architecture and the number of layers of a tower from the ``config.json`` of a checkpoint.
 
     Raises:
         UnsupportedModel: another family or architecture.
         InputError: ``config.json`` is missing or damaged.
     """
     try:
-        architecture, settings = config_settings(read_json_object(folder / "config.json", "save the checkpoint again"))
-        layers = settings["num_hidden_layers"]
+        raw = read_json_object(folder / "config.json", "save the checkpoint again")
+        architecture = family_of_config(raw)[1]
+        layers = config_settings(raw, tower)["num_hidden_layers"]
     except InputError:
         raise
     except UNUSABLE as error:
-        raise InputError(f"{folder}/config.json is not of a CLIP model ({type(error).__name__}); fix it") from None
+        raise InputError(f"{folder}/config.json is of no supported model ({type(error).__name__}); fix it") from None
     if not isinstance(layers, int) or isinstance(layers, bool) or not 0 < layers <= 1000:
         raise InputError(f"{folder}/config.json: num_hidden_layers is {layers!r}; expected a number from 1 to 1000")
     return architecture, layers

@@ -26,7 +26,7 @@ from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import library_versions, new_folder
 from sith_hf.hub import CARD
-from sith_hf.towers import SUPPORTED, tensor_key
+from sith_hf.towers import family_named
 
 # peft's two files, and its prefix of every module's name.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -60,13 +60,14 @@ def lora_factors(spec: EditSpec) -> dict[int, LoraFactors]:
     found = {}
     for layer in spec.layers:
         change = spec.change(layer)
+        columns = spec.write if spec.column is None else spec.column
         here = (spec.layer == layer).nonzero().flatten().tolist()
         size, head_size = spec.write.shape[1], spec.row.shape[1]
         down = torch.zeros(len(here), size, dtype=torch.float64)
         up = torch.zeros(size, len(here), dtype=torch.float64)
         for number, i in enumerate(here):
             start = int(spec.head[i]) * head_size
-            read, write = spec.row[i].double(), (float(spec.gain[i]) - 1) * spec.write[i].double()
+            read, write = spec.row[i].double(), (float(spec.gain[i]) - 1) * columns[i].double()
             one, other = float(read.abs().max()), float(write.abs().max())
             scale = 2.0 ** round((math.log2(other) - math.log2(one)) / 2) if one and other else 1.0
             down[number, start : start + head_size] = read * scale
@@ -79,45 +80,51 @@ def lora_factors(spec: EditSpec) -> dict[int, LoraFactors]:
     return found
 
 
-@cache
-def output_projection(architecture: str) -> str:
-    """Return the name of the output projections in a model of this class, with ``{layer}`` for the layer's number.
+def output_projections(spec: EditSpec, architecture: str) -> dict[int, str]:
+    """Return the path of the output projection of each edited layer in a model of a class.
 
     It is read from the installed ``transformers``: an adapter with another name would edit nothing, and from
     transformers 5.6 on a ``CLIPVisionModel`` has other names than the two classes that contain one.
 
     Raises:
-        UnsupportedModel: the class is not supported.
+        UnsupportedModel: the class is not supported, or does not have the tower of the edit.
     """
-    known = [name for names in SUPPORTED.values() for name in names]
+    family = family_named(spec.place.family)
+    known = [name for names in family.model_types.values() for name in names if spec.tower in family.towers(name)]
     if architecture not in known:
-        raise UnsupportedModel(f"{architecture!r} is not a supported class; use one of {', '.join(known)}")
+        raise UnsupportedModel(
+            f"{architecture!r} is no class with {spec.place.title}, which the edit is of; use one of {', '.join(known)}"
+        )
+    depth = spec.base.settings.get("num_hidden_layers", max(spec.layers) + 1)
+    return _output_projections(spec.place.family, architecture, spec.tower, int(depth), tuple(spec.layers))
+
+
+@cache
+def _output_projections(
+    family: str, architecture: str, kind: str, depth: int, layers: tuple[int, ...]
+) -> dict[int, str]:
     import transformers
 
-    vision = {"hidden_size": 4, "intermediate_size": 4, "num_attention_heads": 1, "num_hidden_layers": 1}
     model_class = getattr(transformers, architecture)
-    config = model_class.config_class(**({"vision_config": vision} if architecture == "CLIPModel" else vision))
+    config = model_class.config_class()
+    getattr(config, f"{kind}_config", config).num_hidden_layers = depth
     with torch.device("meta"):
         model = model_class(config)
-    # The text tower has layers of the same names, but another width.
-    (name,) = [
-        name
-        for name, module in model.named_modules()
-        if name.endswith("layers.0.self_attn.out_proj") and module.weight.shape == (4, 4)
-    ]
-    return str(name).replace("layers.0.", "layers.{layer}.")
+    tower, path = family_named(family).locate(model, kind)
+    paths = family_named(family).outputs(tower)
+    return {layer: f"{path}.{paths[layer]}" if path else paths[layer] for layer in layers if layer < len(paths)}
 
 
 def adapter_config(spec: EditSpec, architecture: str = "CLIPModel") -> dict[str, Any]:
     """Return the content of ``adapter_config.json``, with keys that every peft for transformers 5 knows.
 
     Raises:
-        UnsupportedModel: as for :func:`output_projection`.
+        UnsupportedModel: as for :func:`output_projections`.
     """
     import transformers
 
-    name = output_projection(architecture)
-    ranks = {name.format(layer=layer): spec.layer.tolist().count(layer) for layer in spec.layers}
+    paths = output_projections(spec, architecture)
+    ranks = {paths[layer]: spec.layer.tolist().count(layer) for layer in spec.layers}
     base = hub_base(spec.base)
     return {
         "peft_type": "LORA",
@@ -160,8 +167,8 @@ def export_adapter(
     Args:
         spec: the edit.
         folder: a folder that does not exist, is empty, or already holds this very adapter, which then stays.
-        architecture: the class of the base: ``CLIPModel``, ``CLIPVisionModel`` or ``CLIPVisionModelWithProjection``.
-            An adapter for the first also fits the last; the second needs its own.
+        architecture: the class of the base. An adapter for a ``CLIPModel`` also fits a
+            ``CLIPVisionModelWithProjection``; a ``CLIPVisionModel`` needs its own.
         overwrite: replace another adapter in ``folder``, once the new one is complete.
 
     Returns:
@@ -178,8 +185,9 @@ def export_adapter(
         raise InputError("this spec removes an edit: export the edit itself, and unload its adapter to get the base")
     config, factors = adapter_config(spec, architecture), lora_factors(spec)
     tensors: dict[str, Tensor] = {}
+    paths = output_projections(spec, architecture)
     for layer, one in factors.items():
-        stem = _WRAPPED + output_projection(architecture).format(layer=layer)
+        stem = _WRAPPED + paths[layer]
         tensors |= {f"{stem}.lora_A.weight": one.down, f"{stem}.lora_B.weight": one.up, f"{stem}.lora_B.bias": one.bias}
     card = adapter_card(spec, config)
     earlier = Path(folder, CONFIG).is_file()
@@ -198,7 +206,7 @@ def adapter_card(spec: EditSpec, config: Mapping[str, Any]) -> str:
     relation = None if base is None else "adapter"
     metadata = ModelCardData(base_model=base, base_model_relation=relation, library_name="peft", tags=[*TAGS, "lora"])
     rows = vector_rows(spec)
-    keys = [tensor_key(layer, part) for layer in spec.layers for part in ("out_weight", "out_bias")]
+    keys = [name for layer in spec.layers for name in spec.place.names(layer) if name is not None]
     body = render(
         "adapter.md.j2",
         base=base,

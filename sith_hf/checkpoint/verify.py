@@ -20,7 +20,7 @@ from sith_hf.core.reading import read_bytes
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, SithError
 from sith_hf.hub import CARD
-from sith_hf.towers import CONFIGS, Checkpoint, check_config, check_family, published, read_config
+from sith_hf.towers import CONFIGS, Checkpoint, check_config, family_of_config, published, read_config
 from sith_hf.world import EMBEDDED
 
 
@@ -105,9 +105,9 @@ def verify(
 def _not_loadable(checkpoint: Checkpoint) -> list[str]:
     """Return why ``from_pretrained`` would not load a checkpoint whole; empty if it does."""
     try:
-        checkpoint.settings  # noqa: B018  - raises for a damaged configuration
+        checkpoint.settings()  # raises for a damaged configuration
         raw = read_config(checkpoint.folder)
-        check_config(raw, check_family(raw.get("model_type"), raw.get("architectures")), checkpoint)
+        check_config(raw, family_of_config(raw)[1], checkpoint)
     except SithError as error:
         return [f"transformers cannot load it: {error}"]
     return []

@@ -23,7 +23,7 @@ from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, HubError, InputError
 from sith_hf.files import new_folder
 from sith_hf.hub import CARD, fetch_snapshot, is_generated_file, not_found
-from sith_hf.towers import INDEX, Checkpoint, checkpoint_path, tensor_key
+from sith_hf.towers import INDEX, Checkpoint, checkpoint_path
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def check_base(checkpoint: Checkpoint, spec: EditSpec) -> None:
         if sha256 != spec.base.sha256[key]:
             _check_rounded(checkpoint, key, spec.base.sha256[key])
             break
-    spec.base.check(found, str(checkpoint.folder), checkpoint.settings)
+    spec.base.check(found, str(checkpoint.folder), checkpoint.settings(spec.tower))
 
 
 def _check_rounded(checkpoint: Checkpoint, key: str, wanted: str) -> None:
@@ -243,7 +243,7 @@ class EditedTensors(Mapping[str, Tensor]):
 
     def __init__(self, checkpoint: Checkpoint, spec: EditSpec) -> None:
         self._checkpoint, self._spec = checkpoint, spec
-        self._layer_of = {tensor_key(n, part): n for n in spec.layers for part in ("out_weight", "out_bias")}
+        self._layer_of = {name: n for n in spec.layers for name in spec.place.names(n) if name is not None}
         self._held: dict[str, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
@@ -276,16 +276,19 @@ class EditedTensors(Mapping[str, Tensor]):
         return self._held[key]
 
     def _read(self, layer: int) -> dict[str, tuple[Tensor, Tensor]]:
-        keys = [tensor_key(layer, part) for part in ("out_weight", "out_bias")]
-        weight, bias = (self._checkpoint.tensor(key) for key in keys)
+        keys = self._spec.place.names(layer)
+        weight, bias = (None if key is None else self._checkpoint.tensor(key) for key in keys)
+        assert weight is not None
         if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             raise InputError(f"{keys[0]} is {weight.dtype}; an edit needs floating-point weights of 16, 32 or 64 bits")
-        found = dict(zip(keys, zip((weight, bias), self._spec.apply(layer, weight, bias), strict=True), strict=True))
-        for key, (before, after) in found.items():
+        after = self._spec.apply(layer, weight, bias)
+        pairs = zip(keys, (weight, bias), after, strict=True)
+        found = {key: (old, new) for key, old, new in pairs if key is not None and old is not None and new is not None}
+        for key, (before, edited) in found.items():
             if not torch.isfinite(before).all():
                 raise InputError(f"{key} in {self._checkpoint.folder} holds NaN or infinity: download it again")
-            if not torch.isfinite(after).all():
-                raise InputError(f"{key} would overflow {after.dtype}: use smaller gains, or a float32 checkpoint")
+            if not torch.isfinite(edited).all():
+                raise InputError(f"{key} would overflow {edited.dtype}: use smaller gains, or a float32 checkpoint")
         return found
 
 

@@ -80,7 +80,7 @@ def decompose(
     settings = DecomposeSettings(pursuit=pursuit, image_mean=mean, **vectors)
     settings.check(editor.tower, len(source))  # fail before hours of work
     if processes.is_main and len(source) >= LARGE:
-        most = pursuit.memory(ROWS, len(source), editor.tower.require_projection().shape[0])
+        most = pursuit.memory(ROWS, len(source), editor.tower.joint_size)
         click.echo(f"explaining needs at most {most / 1e9:.1f} GB beside the model and the dictionary", err=True)
     with ResumableJob.beside(output, processes) as job:
         earlier = None if overwrite else _earlier(output, source, editor, settings)

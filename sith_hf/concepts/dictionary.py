@@ -16,7 +16,7 @@ from torch import Tensor
 from sith_hf.concepts.storage import DICTIONARY_LAYOUT, IN_MEMORY, ROUNDED, read_fields
 from sith_hf.concepts.texts import column_of, distinct, lines_of, position, tidy
 from sith_hf.core.escaping import sanitize
-from sith_hf.core.fingerprint import text_tower_sha256, texts_sha256
+from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.errors import InputError
 from sith_hf.files import (
     FileBackedRows,
@@ -29,7 +29,7 @@ from sith_hf.files import (
 )
 from sith_hf.hub import Pushable, find_artifact
 from sith_hf.pursuit import Atoms, CentredAtoms, TensorAtoms, blocks, centred, total
-from sith_hf.towers import encode_texts, fill_template, text_settings
+from sith_hf.towers import encode_texts, encoder_settings, fill_template, text_tower_sha256
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class ConceptDictionary(Pushable):
         encoder: the name of the model whose text tower encoded them.
         encoder_sha256: the fingerprint of that text tower.
         encoder_settings: its settings that are no tensors, and the fingerprint of its tokenizer
-            (:func:`sith_hf.towers.text_settings`); None in files of earlier releases.
+            (:func:`sith_hf.towers.encoder_settings`); None in files of earlier releases.
         blank: the number of blank lines in the source.
         duplicates: the number of repeated concepts in the source.
         stored: the file of the embeddings; None if they are in memory.
@@ -162,7 +162,7 @@ class ConceptDictionary(Pushable):
         """Return this dictionary with embeddings of ``model``'s text tower (see :func:`sith_hf.towers.encode_texts`).
 
         Args:
-            model: a ``CLIPModel``.
+            model: a model with a text tower.
             tokenizer: its tokenizer.
             name: the model's name in the dictionary's provenance.
             job: stores finished batches and distributes batches over its processes.
@@ -173,7 +173,7 @@ class ConceptDictionary(Pushable):
             embeddings=encode_texts(model, tokenizer, self.texts, self.template, job=job, progress=progress),
             encoder=name,
             encoder_sha256=text_tower_sha256(model),
-            encoder_settings=text_settings(model, tokenizer),
+            encoder_settings=encoder_settings(model, tokenizer),
             stored=None,
         )
 

@@ -44,12 +44,6 @@ def texts_sha256(texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def text_tower_sha256(model: Any) -> str:
-    """Return the sha256 of the text tower and text projection of a ``CLIPModel``."""
-    weights = {**model.text_model.state_dict(), "projection": model.text_projection.weight}
-    return texts_sha256([part for name in sorted(weights) for part in (name, tensor_sha256(weights[name]))])
-
-
 def tokenizer_sha256(tokenizer: Any) -> str:
     """Return the sha256 of everything that decides how a tokenizer encodes a text.
 

@@ -22,11 +22,11 @@ from sith_hf.decomposition.svd import factored_svd
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
 from sith_hf.pursuit import ROWS, Atoms, DictionaryIndex, SparseCode, blocks, build_index
-from sith_hf.towers import VisionTower
+from sith_hf.towers import Tower
 
 
 def decompose(
-    tower: VisionTower,
+    tower: Tower,
     dictionary: ConceptDictionary,
     settings: DecomposeSettings | None = None,
     *,
@@ -43,7 +43,7 @@ def decompose(
     tower and its float32 cast have the same decomposition.
 
     Args:
-        tower: the tower to decompose; it needs a projection.
+        tower: the tower to decompose; it needs a way to the joint space.
         dictionary: M encoded concepts.
         settings: the vectors to explain, and how.
         name, revision: the source of the tower's weights, for provenance.
@@ -59,29 +59,36 @@ def decompose(
     settings, job = settings or DecomposeSettings(), job or ResumableJob()
     numbers = settings.check(tower, len(dictionary))
     rank, pursuit, image_mean = settings.rank, settings.pursuit, settings.image_mean
-    atoms, projection = dictionary.streamed_atoms, tower.require_projection()
-    check_joint_size(atoms, projection)
+    atoms = dictionary.streamed_atoms
+    check_joint_size(atoms, tower.joint_size)
     where = torch.device("cpu" if device is None else device)
-    heads = _groups(numbers, tower.num_heads, (rank or tower.hidden_size // tower.num_heads) * len(settings.poles))
-    null = {f"null-{start:04d}": slice(start, start + ROWS) for start in range(0, DRAWS, ROWS)}
+    heads = _groups(numbers, tower.num_heads, (rank or tower.head_size) * len(settings.poles))
+    # One sample of random directions for each way to the joint space, of the first layer that takes it.
+    ways = list(dict.fromkeys(id(tower.readout(number)) for number in numbers))
+    rows = [ways.index(id(tower.readout(number))) for number in numbers]
+    null = {
+        f"null-{start:04d}" + (f"-{row}" if row else ""): (numbers[rows.index(row)], slice(start, start + ROWS))
+        for row in range(len(ways))
+        for start in range(0, DRAWS, ROWS)
+    }
 
     @cache
     def index() -> DictionaryIndex:
         share = (len(heads) + len(null)) * ROWS / job.processes.world_size
         return build_index(atoms, device=where, products=int(share * pursuit.sparsity), block_size=pursuit.block_size)
 
-    def coded(directions: Tensor) -> SparseCode:
-        joint = tower.to_joint(directions, image_mean).flatten(0, -2).float()
+    def coded(directions: Tensor, layer: int) -> SparseCode:
+        joint = tower.to_joint(directions, image_mean, layer).flatten(0, -2).float()
         found = pursuit(joint.to(where), index())
         return SparseCode(found.index.cpu(), found.weight.cpu())
 
     def by_chance(group: str) -> Part:
+        number, part = null[group]
         generator = torch.Generator().manual_seed(SEED)
         write = torch.empty(0, tower.hidden_size)
-        # Read directions are centred with folding only.
-        centre = settings.centred and (settings.fold or settings.side == "write")
-        drawn = null_directions("residual", write, DRAWS, centre=centre, generator=generator)[null[group]]
-        return {"null_fidelity": quality_of(tower, atoms, drawn, coded(drawn), image_mean).fidelity}
+        centre = settings.centres(tower.layers[number])
+        drawn = null_directions("residual", write, DRAWS, centre=centre, generator=generator)[part]
+        return {"null_fidelity": quality_of(tower, atoms, drawn, coded(drawn, number), image_mean, number).fidelity}
 
     def explain(group: str) -> Part:
         if group in null:
@@ -92,8 +99,8 @@ def decompose(
         write, values, read = svd.write[:, :rank], svd.values[:, :rank], svd.read[:, :rank]
         explained = read if settings.side == "read" else write
         directions = explained.unsqueeze(-2) * settings.signs.unsqueeze(-1)
-        code = coded(directions)
-        shape, quality = (*directions.shape[:3], -1), quality_of(tower, atoms, directions, code, image_mean)
+        code = coded(directions, number)
+        shape, quality = (*directions.shape[:3], -1), quality_of(tower, atoms, directions, code, image_mean, number)
         made = {
             "singular_values": values,
             "energy": (svd.values**2).sum(dim=-1),
@@ -103,7 +110,7 @@ def decompose(
             "weight": code.weight.reshape(shape),
             "fidelity": quality.fidelity,
             "coherence": quality.coherence,
-            "ceiling": tower.projected_norm(explained),
+            "ceiling": tower.readout(number).projected_norm(explained),
         }
         return {key: tensor if key == "concept" else tensor.float() for key, tensor in made.items()}
 
@@ -130,10 +137,10 @@ def decompose(
     stacks = [[done[group] for group, (number, _) in heads.items() if number == wanted] for wanted in numbers]
     stacked = {key: torch.stack([torch.cat([part[key] for part in parts]) for parts in stacks]) for key in stacks[0][0]}
 
-    sample = torch.cat([done[group]["null_fidelity"] for group in null])
+    sample = torch.cat([done[group]["null_fidelity"] for group in null]).reshape(len(ways), DRAWS)
 
     # Copy it, so that later changes of the caller's tensor do not reach the result.
-    mean = torch.zeros(projection.shape[0]) if image_mean is None else image_mean.detach().float().cpu().clone()
+    mean = torch.zeros(tower.joint_size) if image_mean is None else image_mean.detach().float().cpu().clone()
     # A dictionary of the paper's authors may have a text twice.
     used = sorted(set(stacked["concept"][stacked["concept"] >= 0].tolist()), key=lambda i: (dictionary.texts[i], i))
     renumbered = torch.full((len(dictionary) + 1,), -1)
@@ -142,37 +149,41 @@ def decompose(
     return Decomposition(
         layers=numbers,
         **stacked,
-        significance=Significance.of(stacked["fidelity"], sample),
+        significance=Significance.of(stacked["fidelity"], sample, rows),
         texts=tuple(dictionary.texts[i] for i in used),
         embeddings=dictionary.embeddings_of(used),
         dictionary_mean=dictionary.mean,
         image_mean=mean,
         poles=tuple(settings.poles),
         base=BaseRef(name, revision, tower.sha256(numbers), tower.settings),
-        settings=_record(settings, dictionary),
+        settings=_record(settings, dictionary, tower),
     )
 
 
-def repeats(
-    found: Decomposition, tower: VisionTower, dictionary: ConceptDictionary, settings: DecomposeSettings
-) -> bool:
+def repeats(found: Decomposition, tower: Tower, dictionary: ConceptDictionary, settings: DecomposeSettings) -> bool:
     """Return whether :func:`decompose` with these arguments made ``found``, or would make it again."""
     numbers = settings.check(tower, len(dictionary))
     mean = found.image_mean if settings.image_mean is None else settings.image_mean.detach().float().cpu()
+    record = _record(settings, dictionary, tower)
     return (
-        found.settings == _record(settings, dictionary)
+        # Earlier releases did not record the way to the joint space.
+        {"readout": record["readout"], **found.settings} == record
         and found.layers == numbers
         and "".join(found.poles) == settings.poles
-        and found.rank == (settings.rank or tower.hidden_size // tower.num_heads)
+        and found.rank == (settings.rank or tower.head_size)
         and (found.base.sha256, found.base.settings) == (tower.sha256(numbers), tower.settings)
         and torch.equal(found.image_mean, mean)
     )
 
 
-def _record(settings: DecomposeSettings, dictionary: ConceptDictionary) -> dict[str, Any]:
-    """Return the settings that a decomposition stores."""
+def _record(settings: DecomposeSettings, dictionary: ConceptDictionary, tower: Tower) -> dict[str, Any]:
+    """Return the settings that a decomposition stores; the tower and family only where they are not CLIP's vision."""
+    ways = [way.title for way, _ in tower.readouts]
     return {
         **settings.to_json(),
+        **({} if tower.kind == "vision" else {"tower": tower.kind}),
+        **({} if tower.family == "clip" else {"family": tower.family}),
+        "readout": "; ".join(ways),
         "dictionary_size": len(dictionary),
         "dictionary_sha256": dictionary.sha256,
         **dictionary.encoder_record,
@@ -180,12 +191,12 @@ def _record(settings: DecomposeSettings, dictionary: ConceptDictionary) -> dict[
     }
 
 
-def check_joint_size(atoms: Tensor | Atoms, projection: Tensor) -> None:
-    """Raise InputError unless atoms ``[M, P]`` and a projection ``[P, D]`` belong to one joint space."""
-    if atoms.shape[1] != projection.shape[0]:
+def check_joint_size(atoms: Tensor | Atoms, size: int) -> None:
+    """Raise InputError unless atoms ``[M, P]`` belong to a joint space of this size."""
+    if atoms.shape[1] != size:
         raise InputError(
             f"the dictionary has embeddings of size {atoms.shape[1]}, this model's joint space has size "
-            f"{projection.shape[0]}: encode the dictionary with this model's text tower"
+            f"{size}: encode the dictionary with this model's text tower"
         )
 
 

@@ -94,6 +94,11 @@ class Decomposition(Pushable):
         """The explained directions: ``"write"``, or ``"read"`` (the paper's left vectors)."""
         return str(self.settings.get("side", "write"))
 
+    @property
+    def tower(self) -> str:
+        """The tower of the vectors, ``"vision"`` or ``"text"``."""
+        return str(self.settings.get("tower", "vision"))
+
     def require_side(self, side: str) -> None:
         """Raise InputError unless the explanations are of ``side``."""
         if self.side != side:
@@ -299,7 +304,7 @@ class Decomposition(Pushable):
         tensors |= {"layers": torch.tensor(self.layers)} | text_tensors(self.texts)
         data = {"base": self.base.to_json(), "settings": dict(self.settings), "poles": list(self.poles)}
         if self.significance is not None:
-            tensors |= {"p_value": self.significance.p, "null_fidelity": self.significance.sample}
+            tensors |= {"p_value": self.significance.p, "null_fidelity": self.significance.sample.flatten()}
             data["significance"] = self.significance.to_json()
         return write_artifact(folder, DECOMPOSITION_LAYOUT, tensors, {**data, "libraries": library_versions()})
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sith_hf.pursuit import Atoms, Pursuit, SparseCode, as_atoms
-from sith_hf.towers import VisionTower
+from sith_hf.towers import Tower
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +27,13 @@ class Quality:
 
 
 def measure_explanations(
-    tower: VisionTower,
+    tower: Tower,
     atoms: Tensor,
     directions: Tensor,
     pursuit: Pursuit,
-    image_mean: Tensor | None = None,
+    mean: Tensor | None = None,
     progress: Callable[[int], object] | None = None,
+    layer: int | None = None,
 ) -> Quality:
     """Explain directions and return the quality of the explanations.
 
@@ -41,21 +42,27 @@ def measure_explanations(
         atoms: ``[M, P]`` float32, the dictionary's centred unit rows.
         directions: ``[..., D]`` float64, unit length.
         pursuit: the sparse coder.
-        image_mean: mu, ``[P]``; zero when None.
+        mean: mu, ``[P]``; zero when None.
         progress: called with the number of directions explained since the last call.
+        layer: the layer that writes the directions, whose way to the joint space they take; the first when None.
 
     Raises:
         InputError: as for :class:`sith_hf.pursuit.Pursuit`.
     """
-    joint = tower.to_joint(directions, image_mean).flatten(0, -2).float()
-    return quality_of(tower, atoms, directions, pursuit(joint, atoms, progress), image_mean)
+    joint = tower.to_joint(directions, mean, layer).flatten(0, -2).float()
+    return quality_of(tower, atoms, directions, pursuit(joint, atoms, progress), mean, layer)
 
 
 def quality_of(
-    tower: VisionTower, atoms: Tensor | Atoms, directions: Tensor, code: SparseCode, image_mean: Tensor | None = None
+    tower: Tower,
+    atoms: Tensor | Atoms,
+    directions: Tensor,
+    code: SparseCode,
+    mean: Tensor | None = None,
+    layer: int | None = None,
 ) -> Quality:
     """Return the quality of given explanations, of which row n of ``code`` explains the n-th direction."""
-    rebuilt = tower.from_joint(code.reconstruct(atoms).double(), image_mean).reshape(directions.shape)
+    rebuilt = tower.from_joint(code.reconstruct(atoms).double(), mean, layer).reshape(directions.shape)
     # Rounding must not push a cosine beyond 1.
     fidelity = (rebuilt * directions).sum(dim=-1).clamp(-1, 1)
     coherence = _mean_cosine(as_atoms(atoms), code.index, code.weight).reshape(directions.shape[:-1])

@@ -12,7 +12,7 @@ from torch import Tensor
 from sith_hf.core.validation import whole_number, whole_numbers
 from sith_hf.errors import InputError
 from sith_hf.pursuit import Pursuit
-from sith_hf.towers import VisionTower, check_mean
+from sith_hf.towers import AttentionLayer, Tower, check_mean
 
 SIDES = ("write", "read")
 """The two directions of a singular vector; the paper's right and left ones."""
@@ -71,7 +71,7 @@ class DecomposeSettings:
                 raise InputError(f"unknown setting {name!r} of decompose; the settings are {', '.join(known)}")
         return replace(self, **changes)
 
-    def check(self, tower: VisionTower, concepts: int | None = None) -> tuple[int, ...]:
+    def check(self, tower: Tower, concepts: int | None = None) -> tuple[int, ...]:
         """Return the layer numbers, ascending, if these settings fit a tower.
 
         Args:
@@ -82,12 +82,11 @@ class DecomposeSettings:
             InputError: a tower without projection, a layer or rank out of range, an image mean of another size, or
                 fewer concepts than an explanation has.
         """
-        numbers, projection = tower.resolve_layers(self.layers), tower.require_projection()
-        head_size = tower.hidden_size // tower.num_heads
-        if self.rank is not None and self.rank > head_size:
-            raise InputError(f"rank must be between 1 and the head size {head_size}; got {self.rank}")
+        numbers, size = tower.resolve_layers(self.layers), tower.joint_size
+        if self.rank is not None and self.rank > tower.head_size:
+            raise InputError(f"rank must be between 1 and the head size {tower.head_size}; got {self.rank}")
         if self.image_mean is not None:
-            check_mean(self.image_mean, projection)
+            check_mean(self.image_mean, size)
         sparsity = self.pursuit.sparsity
         if concepts is not None and concepts < sparsity:
             raise InputError(
@@ -100,6 +99,12 @@ class DecomposeSettings:
     def centred(self) -> bool:
         """The value of ``centre``, or of ``fold`` if that is None."""
         return self.fold if self.centre is None else self.centre
+
+    def centres(self, layer: AttentionLayer) -> bool:
+        """Whether the explained directions of a layer have no part along the all-ones direction."""
+        if self.side == "write":
+            return self.centred and layer.write_centred
+        return self.centred and self.fold and layer.read_centred  # read directions are centred with folding only
 
     @property
     def signs(self) -> Tensor:

@@ -16,7 +16,7 @@ poles of a vector. A decomposition stores the sample of ``residual`` and the p-v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,21 +46,25 @@ class Significance:
 
     Attributes:
         p: ``[L, H, R, poles]`` float64, the p-value of each fidelity (see :func:`p_values`).
-        sample: ``[N]`` float32, the fidelities of the random directions, ascending: chance.
+        sample: ``[G, N]`` float32, the fidelities of random directions, ascending: chance. There is one row for each
+            way to the joint space; CLIP has one.
+        rows: for each of the L layers, the row of ``sample`` that it is compared with.
         null: the null of the random directions, ``"residual"``.
         seed: of the random directions.
     """
 
     p: Tensor
     sample: Tensor
+    rows: tuple[int, ...]
     null: str = "residual"
     seed: int = SEED
 
     @classmethod
-    def of(cls, fidelity: Tensor, sample: Tensor, seed: int = SEED) -> Significance:
-        """Compare fidelities ``[L, H, R, poles]`` with those of random directions ``[N]``."""
-        ordered = sample.sort().values
-        return cls(p_values(fidelity, ordered), ordered, seed=seed)
+    def of(cls, fidelity: Tensor, sample: Tensor, rows: Sequence[int], seed: int = SEED) -> Significance:
+        """Compare fidelities ``[L, H, R, poles]`` with those of random directions ``[G, N]``, layer by layer."""
+        ordered = sample.sort(dim=-1).values
+        p = torch.stack([p_values(each, ordered[row]) for each, row in zip(fidelity, rows, strict=True)])
+        return cls(p, ordered, tuple(rows), seed=seed)
 
     @cached_property
     def q(self) -> Tensor:
@@ -74,7 +78,9 @@ class Significance:
 
     def to_json(self) -> dict[str, Any]:
         """Return what is needed to repeat the sample."""
-        return {"null": self.null, "draws": len(self.sample), "seed": self.seed}
+        # The rows are named only where there are several, so that other files keep the bytes of earlier releases.
+        rows = {"rows": list(self.rows)} if len(self.sample) > 1 else {}
+        return {"null": self.null, "draws": self.sample.shape[1], "seed": self.seed, **rows}
 
     @classmethod
     def from_json(cls, value: Any, tensors: Mapping[str, Tensor], path: Path) -> Significance | None:
@@ -84,16 +90,21 @@ class Significance:
             return None
         if p is None or sample is None or not isinstance(value, dict):
             raise ArtifactError(f"{path}: its significance is not whole; make it again, or fetch it again")
-        null, seed = value.get("null"), value.get("seed")
+        null, seed, draws = value.get("null"), value.get("seed"), value.get("draws", 0)
+        rows = value.get("rows", [0] * len(p))
+        one_each = isinstance(rows, list) and all(type(row) is int for row in rows) and len(rows) == len(p) > 0
+        require(one_each and min(rows) >= 0, path, "its significance does not name the sample of each layer")
+        whole = null == "residual" and type(draws) is int and len(sample) == draws * (max(rows) + 1) > 0
+        require(whole, path, "its significance has another null")
+        sample = sample.reshape(max(rows) + 1, draws)
         for fits, problem in (
-            (null == "residual" and value.get("draws") == len(sample) > 0, "its significance has another null"),
             (type(seed) is int and seed >= 0, "the seed of its significance is no whole number"),
             (((p > 0) & (p <= 1)).all(), "a p-value is not above 0 and at most 1"),
             ((sample.abs() <= 1 + 1e-3).all(), "a fidelity of a random direction is beyond 1"),
-            ((sample[1:] >= sample[:-1]).all(), "the fidelities of random directions are not ascending"),
+            ((sample[:, 1:] >= sample[:, :-1]).all(), "the fidelities of random directions are not ascending"),
         ):
             require(bool(fits), path, problem)
-        return cls(p, sample, str(null), int(value["seed"]))
+        return cls(p, sample, tuple(rows), str(null), int(value["seed"]))
 
 
 def null_directions(

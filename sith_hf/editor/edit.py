@@ -32,7 +32,7 @@ from sith_hf.gains import (
     share_of,
     word_carriers,
 )
-from sith_hf.towers import LoadedModel, VisionTower
+from sith_hf.towers import LoadedModel, Tower
 
 
 class Editor(Protocol):
@@ -41,8 +41,8 @@ class Editor(Protocol):
     loaded: LoadedModel
 
     @property
-    def tower(self) -> VisionTower:
-        """The vision tower."""
+    def tower(self) -> Tower:
+        """The tower that is edited."""
 
     def embed(self, *concepts: str, decomposition: Decomposition | None = None) -> dict[str, Tensor]:
         """Return the text embedding of each concept, ``[P]``."""

@@ -26,7 +26,7 @@ from sith_hf.hub import PushOptions, PushResult, check_options
 from sith_hf.publish import push_edited
 from sith_hf.towers import (
     LoadedModel,
-    VisionTower,
+    Tower,
     load_model,
     read_tower,
     unwrapped,
@@ -51,11 +51,13 @@ class SithEditor:
         loaded: the model and its source.
         companion: for a vision-only model, the CLIPModel that it belongs to.
         history: the edits that the checkpoint already has, newest first; empty for a model in memory.
+        kind: the tower to explain and edit, ``"vision"`` or ``"text"``; when None, vision if the model has it.
     """
 
     loaded: LoadedModel
     companion: LoadedModel | None = None
     history: tuple[EditSpec, ...] = ()
+    kind: str | None = None
     _decomposition: Decomposition | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -67,16 +69,18 @@ class SithEditor:
         name: str | Path,
         revision: str | None = None,
         *,
+        tower: str | None = None,
         text_model: str | Path | None = None,
         token: str | None = None,
     ) -> SithEditor:
-        """Load a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel``.
+        """Load a model of a supported family, such as a ``CLIPModel`` (docs/guide lists them).
 
         An edited checkpoint can be edited again; ``history`` lists its edits.
 
         Args:
             name: a Hub id or a folder.
             revision: branch, tag or commit on the Hub.
+            tower: the tower to explain and edit, ``"vision"`` or ``"text"``; when None, vision if the model has it.
             text_model: for a vision-only model, its ``CLIPModel``: the source of the text tower and, for a
                 ``CLIPVisionModel``, of the projection.
             token: a Hub token; the one of the environment or login when None.
@@ -88,17 +92,24 @@ class SithEditor:
         """
         loaded = load_model(str(name), revision, token=token)
         companion = None if text_model is None else load_model(str(text_model), want_text=True, token=token)
-        return cls(loaded, companion, () if loaded.folder is None else history(loaded.folder))
+        return cls(loaded, companion, () if loaded.folder is None else history(loaded.folder), tower)
 
     @classmethod
     def from_model(
-        cls, model: Any, tokenizer: Any | None = None, *, text_model: Any | None = None, name: str | None = None
+        cls,
+        model: Any,
+        tokenizer: Any | None = None,
+        *,
+        tower: str | None = None,
+        text_model: Any | None = None,
+        name: str | None = None,
     ) -> SithEditor:
         """Make an editor of a model in memory.
 
         Args:
             model: a model of a class that :meth:`from_pretrained` loads, perhaps compiled or in ``DataParallel``.
             tokenizer: the tokenizer of the text tower.
+            tower: as for :meth:`from_pretrained`.
             text_model: for a vision-only model, its ``CLIPModel``.
             name: the model's name in provenance; the name that it was loaded by when None.
 
@@ -111,10 +122,10 @@ class SithEditor:
         revision = getattr(getattr(model, "config", None), "_commit_hash", None)
         loaded = LoadedModel(model, tokenizer, name or _name_of(model), revision)
         if text_model is None:
-            return cls(loaded)
+            return cls(loaded, kind=tower)
         text_model = unwrapped(text_model)
         companion = LoadedModel(text_model, tokenizer, _name_of(text_model), None)
-        return cls(loaded, companion)
+        return cls(loaded, companion, kind=tower)
 
     @property
     def model(self) -> Any:
@@ -122,9 +133,9 @@ class SithEditor:
         return self.loaded.model
 
     @cached_property
-    def tower(self) -> VisionTower:
-        """The vision tower."""
-        return read_tower(self.loaded.model, None if self.companion is None else self.companion.model)
+    def tower(self) -> Tower:
+        """The tower that this editor explains and edits."""
+        return read_tower(self.loaded.model, None if self.companion is None else self.companion.model, self.kind)
 
     @property
     def text(self) -> LoadedModel:
@@ -143,15 +154,18 @@ class SithEditor:
         return self._decomposition
 
     def with_decomposition(self, decomposition: Decomposition) -> SithEditor:
-        """Return an editor of the same model with another decomposition.
+        """Return an editor of the same model with another decomposition, and of the tower that was decomposed.
 
         Raises:
             BaseMismatch: the decomposition was made from other weights, or before a setting or the tokenizer changed.
         """
-        layers = [layer for layer in decomposition.layers if layer < len(self.tower.layers)]
-        self.tower.check(decomposition.base, layers, self.loaded.name)
+        other = self
+        if decomposition.tower != self.tower.kind:
+            other = SithEditor(self.loaded, self.companion, self.history, decomposition.tower)
+        layers = [layer for layer in decomposition.layers if layer < len(other.tower.layers)]
+        other.tower.check(decomposition.base, layers, self.loaded.name)
         self._encoder.check(decomposition.settings, "this decomposition's dictionary")
-        other = copy(self)
+        other = copy(other)
         other._decomposition = decomposition
         return other
 

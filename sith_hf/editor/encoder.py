@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from sith_hf.concepts import ConceptDictionary
-from sith_hf.core.fingerprint import changed_setting, text_tower_sha256
+from sith_hf.core.fingerprint import changed_setting
 from sith_hf.core.validation import did_you_mean
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.files import ResumableJob
-from sith_hf.towers import LoadedModel, encode_texts, text_settings
+from sith_hf.towers import LoadedModel, encode_texts, encoder_settings, family_of, text_tower_sha256
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class ConceptEncoder:
 
     Attributes:
         loaded: the model.
-        companion: for a vision-only model, the CLIPModel that it belongs to; it comes first.
+        companion: for a vision-only model, the whole model that it belongs to; it comes first.
     """
 
     loaded: LoadedModel
@@ -43,7 +43,7 @@ class ConceptEncoder:
     @property
     def _text(self) -> LoadedModel | None:
         models = (item for item in (self.companion, self.loaded) if item is not None)
-        return next((item for item in models if hasattr(item.model, "text_projection")), None)
+        return next((item for item in models if family_of(item.model).text(item.model) is not None), None)
 
     @cached_property
     def _sha256(self) -> str:
@@ -51,7 +51,7 @@ class ConceptEncoder:
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
-        return text_settings(self.text.model, self.text.tokenizer)
+        return encoder_settings(self.text.model, self.text.tokenizer)
 
     def check(self, record: Mapping[str, Any], what: str) -> None:
         """Raise BaseMismatch if this text tower encoded ``what``, but with other settings or another tokenizer."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from sith_hf.decomposition import Decomposition
+from sith_hf.edits.place import Place
 from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec
-from sith_hf.errors import InputError
+from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
 from sith_hf.gains import Gains, check_gain
-from sith_hf.towers import LAYER_PARTS, PROJECTION, VisionTower, tensor_key
+from sith_hf.towers import Tower
 
 
-def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) -> EditSpec:
+def make_spec(tower: Tower, decomposition: Decomposition, gains: Gains) -> EditSpec:
     """Build the edit that sets ``gains`` of singular vectors of ``decomposition``.
 
     Args:
@@ -23,24 +25,31 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
         gains: the vectors to change, with their new gains.
 
     Raises:
-        BaseMismatch: the decomposition was made from other weights.
+        BaseMismatch: the decomposition was made from other weights, or of the other tower.
+        UnsupportedModel: a layer whose output reaches nothing, or cannot be written.
         InputError: a vector that is not in the decomposition, a gain that is not finite, or explanations of read
             directions.
     """
     decomposition.require_side("write")
-    layers = sorted({layer for layer, _, _ in gains.gain})
-    numbers = [layer for layer in layers if layer < len(tower.layers)]
+    numbers = sorted({layer for layer, _, _ in gains.gain})
+    if any(layer >= len(tower.layers) for layer in numbers):
+        raise BaseMismatch(
+            f"this was made for {decomposition.base.name}, but this model has {len(tower.layers)} layers: layer "
+            f"{numbers[-1]} is not there"
+        )
+    if decomposition.tower != tower.kind:
+        raise BaseMismatch(f"this decomposition is of the {decomposition.tower} tower, not of the {tower.kind} tower")
+    tower.check_writable(numbers)
     # The projection may belong to a companion model, outside the checkpoint that is edited.
-    sha256 = {key: value for key, value in tower.sha256(numbers).items() if key != PROJECTION}
-    read = {tensor_key(layer, part) for layer in layers for part in LAYER_PARTS}
-    decomposition.base.only({*sha256, *read}).check(sha256, "this model", tower.settings)
+    sha256 = tower.sha256(numbers, outside=False)
+    decomposition.base.only(sha256).check(sha256, "this model", tower.settings)
 
     fold, centre = decomposition.settings.get("fold"), decomposition.settings.get("centre")
     if not isinstance(fold, bool) or not isinstance(centre, bool):
         raise InputError("the decomposition does not record fold and centre: decompose again")
-    size, head_size = tower.hidden_size, tower.hidden_size // tower.num_heads
+    size, head_size = tower.hidden_size, tower.head_size
     keys = sorted(gains.gain)
-    write, row = torch.zeros(len(keys), size), torch.zeros(len(keys), head_size)
+    write, columns, row = torch.zeros(len(keys), size), torch.zeros(len(keys), size), torch.zeros(len(keys), head_size)
     constant, explained = torch.zeros(len(keys)), []
     factors = {n: tower.layers[n].factors(tower.num_heads, fold=fold, centre=centre) for n in numbers}
     for i, (layer, head, vector) in enumerate(keys):
@@ -50,6 +59,11 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
         term = direction.double() @ factors[layer].write[head].cpu()
         write[i], row[i] = direction, term
         constant[i] = term @ factors[layer].constant[head].cpu()
+        columns[i] = tower.layers[layer].columns(direction)
+    for layer in numbers:
+        _check_bias(tower, layer, constant[[key[0] == layer for key in keys]])
+    place = Place(tower.kind, tower.family).of({layer: tower.layers[layer].outputs for layer in numbers})
+    scaled = any(tower.layers[layer].scale is not None for layer in numbers)
     positions = torch.tensor(keys, dtype=torch.int64).reshape(-1, 3)
     reasons = tuple(gains.reason.get(key, "") for key in keys)
     return EditSpec.from_terms(
@@ -60,6 +74,8 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
         write=write,
         row=row,
         constant=constant,
+        column=columns if scaled else None,
+        place=place,
         labels=tuple(
             " | ".join(f"{p.pole} {', '.join(text for text, _ in p.concepts)}" for p in poles) for poles in explained
         ),
@@ -67,3 +83,13 @@ def make_spec(tower: VisionTower, decomposition: Decomposition, gains: Gains) ->
         base=replace(decomposition.base, sha256=sha256),
         settings={"fold": fold, "centre": centre},
     )
+
+
+def _check_bias(tower: Tower, layer: int, constant: Tensor) -> None:
+    """Raise UnsupportedModel if an edit of a layer must change a bias that its output projection lacks."""
+    names = tower.layers[layer].names
+    if "out_bias" not in names and bool((constant != 0).any()):
+        raise UnsupportedModel(
+            f"{names['out_weight']} has no bias beside it, but the values of its heads have a constant part, which an "
+            "edit moves into that bias: the edit cannot be written"
+        )

@@ -14,7 +14,7 @@ from torch import Tensor
 from sith_hf.core.fingerprint import tensor_sha256
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
-from sith_hf.towers import check_function, loader, tensor_key, unwrapped, vision_settings
+from sith_hf.towers import check_parts, family_named, loader, unwrapped
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
     forward pass.
 
     Args:
-        model: a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel``, on any device, in any float
+        model: a model with the tower of the edit, on any device, in any float
             dtype that holds its checkpoint's values exactly; it may be compiled or in ``DataParallel``.
         spec: an edit of this model.
 
@@ -35,7 +35,7 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
 
     Raises:
         BaseMismatch: the edit was made for other weights.
-        UnsupportedModel: the model has no CLIP vision tower, or one with adapters, parametrizations, quantized or
+        UnsupportedModel: the model has no such tower, or one with adapters, parametrizations, quantized or
             replaced layers.
         InputError: the spec is a revert, the edit overflows the dtype, or weights cannot be changed in place:
             shared between layers, or not in memory.
@@ -44,21 +44,22 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
         raise InputError("this spec removes an edit: apply the edit itself")
     if not spec.touched_keys <= set(spec.base.sha256):
         raise BaseMismatch("the edit lacks fingerprints of the weights that it changes: make it again")
-    root = unwrapped(model)
-    stem = "vision_model." if hasattr(root, "vision_model") else ""
+    root, family = unwrapped(model), family_named(spec.place.family)
     try:
-        count = len(root.get_submodule(f"{stem}encoder.layers"))
+        tower, path = family.locate(root, spec.tower)
+        paths = family.outputs(tower)
         # Hooks may watch an edit, and do not change what it is made of.
-        check_function(getattr(root, "vision_model", root), hooks=False)
+        check_parts(root, {path: tower}, hooks=False)
         places = {
-            tensor_key(number, f"out_{part}"): _find(root, f"{stem}encoder.layers.{number}.self_attn.out_proj", part)
+            name: _find(root, f"{path}.{paths[number]}" if path else paths[number], part)
             for number in spec.layers
-            if number < count
-            for part in ("weight", "bias")
+            if number < len(paths)
+            for part, name in zip(("weight", "bias"), spec.place.names(number), strict=True)
+            if name is not None
         }
     except (AttributeError, TypeError):
         raise UnsupportedModel(
-            f"a {type(root).__name__} has no CLIP vision tower; pass a CLIPModel or a CLIP vision model"
+            f"a {type(root).__name__} does not have {spec.place.title}, which the edit is of: pass a model that has"
         ) from None
     base = {key: place.read() for key, place in places.items()}
     dtype = next(root.parameters()).dtype
@@ -66,16 +67,32 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
         f"this model, loaded as {dtype} (it must be the checkpoint's own dtype, or a wider one: dtype=torch.float32)"
     )
     found = {key: tensor_sha256(tensor) for key, tensor in base.items()}
-    spec.base.only(spec.touched_keys).check(found, where, vision_settings(root.config))
+    spec.base.only(spec.touched_keys).check(found, where, family.settings(root.config, spec.tower))
 
     with ExitStack() as undo:
         for number in spec.layers:
-            keys = tensor_key(number, "out_weight"), tensor_key(number, "out_bias")
-            for key, new in zip(keys, spec.apply(number, *(base[key] for key in keys)), strict=True):
+            keys = spec.place.names(number)
+            values = spec.apply(number, base[keys[0]], None if keys[1] is None else base[keys[1]])
+            for key, new in zip(keys, values, strict=True):
+                if key is None or new is None:
+                    continue
                 if not torch.isfinite(new).all():
                     raise InputError(f"{key} would overflow {new.dtype}: use smaller gains, or a float32 model")
                 places[key].write(new, undo)
         yield model
+
+
+def edited_parameters(model: Any, spec: EditSpec) -> list[Tensor]:
+    """Return the parameters of ``model`` that ``spec`` changes.
+
+    Raises:
+        AttributeError: the model does not have the tower of the edit.
+    """
+    family = family_named(spec.place.family)
+    tower, _ = family.locate(unwrapped(model), spec.tower)
+    paths = family.outputs(tower)
+    modules = [tower.get_submodule(paths[number]) for number in spec.layers if number < len(paths)]
+    return [parameter for module in modules for parameter in module.parameters()]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import finite_number
+from sith_hf.edits.place import Place
 from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.storage import EDIT_SPEC_LAYOUT, read_fields
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.files import library_versions, require, write_artifact
 from sith_hf.hub import Pushable, find_artifact
-from sith_hf.towers import tensor_key
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,18 +27,20 @@ class LayerChange:
 
     Attributes:
         heads: head number to the change of its columns of ``out_proj.weight``, ``[D, d]`` float64.
-        bias: the change of ``out_proj.bias``, ``[D]`` float64.
+        bias: the change of ``out_proj.bias``, ``[D]`` float64; zero for a projection without one.
     """
 
     heads: Mapping[int, Tensor]
     bias: Tensor
 
-    def added_to(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def added_to(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return new tensors, as for :meth:`EditSpec.apply`."""
         changed = weight.clone()
         for head, delta in self.heads.items():
             columns = slice(head * delta.shape[1], (head + 1) * delta.shape[1])
             changed[:, columns] = (weight[:, columns].double() + delta.to(weight.device)).to(weight.dtype)
+        if bias is None:
+            return changed, None
         return changed, (bias.double() + self.bias.to(bias.device)).to(bias.dtype)
 
 
@@ -48,9 +50,10 @@ class EditSpec(Pushable):
 
     With d the head size, each term changes two tensors of its layer by::
 
-        out_proj.weight[:, head*d : (head+1)*d] += (gain - 1) * outer(write, row)
-        out_proj.bias                           -= (gain - 1) * constant * write
+        out_proj.weight[:, head*d : (head+1)*d] += (gain - 1) * outer(column, row)
+        out_proj.bias                           -= (gain - 1) * constant * column
 
+    The column is the write direction, divided by the layer scale of layers that have one.
     With ``reverts`` the same is subtracted: the spec then restores the base from the edited weights.
     Terms are sorted by layer, head and vector; each occurs once, and none has a gain of 1.
 
@@ -60,8 +63,10 @@ class EditSpec(Pushable):
         write: ``[N, D]`` float32, the write directions.
         row: ``[N, d]`` float32, w^T C B_h: the linear reading of the head's values by each write direction.
         constant: ``[N]`` float32, the part of that reading that does not depend on the input.
+        column: ``[N, D]`` float32, where it is not ``write``; else None.
         labels: for each vector, the concepts that explain it.
         base: the weights that the edit was made for.
+        place: the tower, and the tensors in it.
         settings: ``fold`` and ``centre`` of the decomposition.
         reverts: whether this spec removes the edit.
         provenance: why each vector was chosen, None where unknown.
@@ -78,6 +83,8 @@ class EditSpec(Pushable):
     labels: tuple[str, ...]
     base: BaseRef
     settings: Mapping[str, Any]
+    place: Place = field(default_factory=Place)
+    column: Tensor | None = None
     reverts: bool = False
     provenance: Provenance | None = None
     edited_sha256: Mapping[str, str] | None = None
@@ -95,7 +102,7 @@ class EditSpec(Pushable):
             raise InputError("an edit names a singular vector twice; give each vector one gain")
         order = [i for i in sorted(range(len(keys)), key=keys.__getitem__) if float(spec.gain[i]) != 1.0]
         index = torch.tensor(order, dtype=torch.int64)
-        tensors: dict[str, Any] = {name: getattr(spec, name)[index] for name in EDIT_SPEC_LAYOUT.tensors}
+        tensors: dict[str, Any] = {name: tensor[index] for name, tensor in spec.tensors.items()}
         labels = tuple(spec.labels[i] for i in order)
         provenance = None if spec.provenance is None else spec.provenance.select(order)
         return replace(spec, **tensors, labels=labels, provenance=provenance)
@@ -113,8 +120,14 @@ class EditSpec(Pushable):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EditSpec):
             return NotImplemented
-        same = all(torch.equal(getattr(self, name), getattr(other, name)) for name in EDIT_SPEC_LAYOUT.tensors)
-        return same and self.reverts == other.reverts and self.base.sha256 == other.base.sha256
+        ours, theirs = self.tensors, other.tensors
+        same = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+        return (
+            same
+            and self.place == other.place
+            and self.reverts == other.reverts
+            and self.base.sha256 == other.base.sha256
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -124,6 +137,17 @@ class EditSpec(Pushable):
         return list(zip(self.layer.tolist(), self.head.tolist(), self.vector.tolist(), strict=True))
 
     @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the terms by name."""
+        found = {name: getattr(self, name) for name in EDIT_SPEC_LAYOUT.tensors}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    @property
+    def tower(self) -> str:
+        """The tower that the edit changes, ``"vision"`` or ``"text"``."""
+        return self.place.tower
+
+    @property
     def layers(self) -> list[int]:
         """The layers that the edit changes, ascending."""
         return sorted(set(self.layer.tolist()))
@@ -131,27 +155,28 @@ class EditSpec(Pushable):
     @property
     def touched_keys(self) -> set[str]:
         """The canonical names of the tensors that the edit changes."""
-        return {tensor_key(layer, part) for layer in self.layers for part in ("out_weight", "out_bias")}
+        return {name for layer in self.layers for name in self.place.names(layer) if name is not None}
 
     def change(self, layer: int) -> LayerChange:
         """Return the sum of the terms of one layer, in float64 (Method, sec. 6); zero for other layers."""
         here = self.layer == layer
         amount = (self.gain[here] - 1) * (-1 if self.reverts else 1)
         head, row, constant = self.head[here], self.row[here].double(), self.constant[here].double()
-        scaled = amount.unsqueeze(-1) * self.write[here].double()
+        columns = self.write if self.column is None else self.column
+        scaled = amount.unsqueeze(-1) * columns[here].double()
         terms = {number: head == number for number in sorted(set(head.tolist()))}
         return LayerChange(
             heads={number: scaled[term].T @ row[term] for number, term in terms.items()},
             bias=-(scaled * constant.unsqueeze(-1)).sum(dim=0),
         )
 
-    def apply(self, layer: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def apply(self, layer: int, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the edited ``out_proj`` weight and bias of one layer; columns of untouched heads keep their bytes.
 
         Args:
             layer: the layer's number.
             weight: ``[D, D]``, any float dtype.
-            bias: ``[D]``, any float dtype.
+            bias: ``[D]``, any float dtype; None for a projection without one.
 
         Returns:
             new tensors of the same dtypes, rounded once from float64.
@@ -160,13 +185,15 @@ class EditSpec(Pushable):
             BaseMismatch: the tensors have another width than the spec.
         """
         size = self.write.shape[1]
-        if weight.shape != (size, size) or bias.shape != (size,):
+        if weight.shape != (size, size) or (bias is not None and bias.shape != (size,)):
             raise BaseMismatch(
                 f"out_proj of layer {layer} has shape {list(weight.shape)}, and the edit is for width {size}: "
                 "apply it to the base that it was made for"
             )
         change = self.change(layer)
-        return change.added_to(weight, bias) if change.heads else (weight.clone(), bias.clone())
+        return (
+            change.added_to(weight, bias) if change.heads else (weight.clone(), None if bias is None else bias.clone())
+        )
 
     def inverse(self) -> EditSpec:
         """Return the revert, which subtracts the terms of this spec; ``spec.compose(spec.inverse())`` is empty."""
@@ -182,6 +209,10 @@ class EditSpec(Pushable):
         Raises:
             BaseMismatch: edits of different weights or with different settings.
         """
+        if (self.place.tower, self.place.family) != (other.place.tower, other.place.family):
+            raise BaseMismatch(
+                f"one edit is of {self.place.title}, the other of {other.place.title}: their vectors do not combine"
+            )
         if dict(self.settings) != dict(other.settings):
             raise BaseMismatch(
                 f"the two edits have different settings, {self.settings} and {other.settings}: "
@@ -209,8 +240,8 @@ class EditSpec(Pushable):
         # A revert with gain g equals an edit with gain 2 - g.
         others = 2 - other.gain[rest] if mixed else other.gain[rest]
         merged = {
-            name: torch.cat([getattr(self, name), getattr(other, name)[rest]])
-            for name in EDIT_SPEC_LAYOUT.tensors
+            name: torch.cat([tensor, other.tensors[name][rest]])
+            for name, tensor in self.tensors.items()
             if name != "gain"
         }
         provenance = None
@@ -222,6 +253,7 @@ class EditSpec(Pushable):
             labels=(*self.labels, *(other.labels[i] for i in rest.tolist())),
             base=replace(self.base, sha256={**self.base.sha256, **other.base.sha256}),
             settings=self.settings,
+            place=replace(self.place, outputs={**self.place.outputs, **other.place.outputs}),
             reverts=self.reverts,
             provenance=provenance,
         )
@@ -271,7 +303,9 @@ class EditSpec(Pushable):
             "edited_sha256": dict(self.edited_sha256 or {}),
             "libraries": library_versions(),
         }
-        return write_artifact(folder, EDIT_SPEC_LAYOUT, {n: getattr(self, n) for n in EDIT_SPEC_LAYOUT.tensors}, data)
+        place = self.place.to_json()
+        data |= {} if place is None else {"place": place}
+        return write_artifact(folder, EDIT_SPEC_LAYOUT, self.tensors, data)
 
     @classmethod
     def from_pretrained(

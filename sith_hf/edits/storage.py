@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from sith_hf.core.fingerprint import BaseRef
+from sith_hf.edits.place import Place
 from sith_hf.edits.provenance import Provenance
 from sith_hf.errors import ArtifactError
 from sith_hf.files import Layout, json_texts, read_artifact, require
-from sith_hf.towers import tensor_key
 
 EDIT_SPEC_LAYOUT = Layout(
     format="sith-hf/edit-spec",
@@ -25,7 +25,9 @@ EDIT_SPEC_LAYOUT = Layout(
         "write": (torch.float32, "N D"),
         "row": (torch.float32, "N d"),
         "constant": (torch.float32, "N"),
+        "column": (torch.float32, "N D"),
     },
+    optional=("column",),
     data={
         "base": dict,
         "settings": dict,
@@ -55,11 +57,12 @@ def read_fields(path: Path) -> dict[str, Any]:
         provenance = None if data["origin"] is None else Provenance.from_json(data["origin"])
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from None
-    touched = {tensor_key(n, part) for n in tensors["layer"].tolist() for part in ("out_weight", "out_bias")}
+    place = Place.from_json(data.get("place"), path)
+    touched = {name for n in tensors["layer"].tolist() for name in place.names(n) if name is not None}
     require(touched <= set(base.sha256), path, "a tensor that the edit changes has no fingerprint")
     after = data["edited_sha256"].values()
     require(all(isinstance(v, str) for v in after), path, "its metadata has no valid 'edited_sha256'")
     fitting = provenance is None or len(provenance.reasons) == len(labels)
     require(fitting, path, "its provenance and its terms differ in number")
     others = {"settings": data["settings"], "reverts": data["reverts"], "edited_sha256": data["edited_sha256"] or None}
-    return {**tensors, "labels": labels, "base": base, "provenance": provenance, **others}
+    return {**tensors, "labels": labels, "base": base, "place": place, "provenance": provenance, **others}

@@ -22,7 +22,7 @@ from sith_hf.decomposition import (
 from sith_hf.errors import InputError
 from sith_hf.fidelity.table import WEIGHTS, FidelityTable, MethodQuality
 from sith_hf.pursuit import METHODS, Pursuit
-from sith_hf.towers import VisionTower
+from sith_hf.towers import Tower
 
 SPARSITIES = (5, 10, 20, 50)
 COHERENCE_WEIGHTS = (0.1, 0.3, 0.5)
@@ -44,7 +44,7 @@ def grid(
 
 
 def fidelity_table(
-    tower: VisionTower,
+    tower: Tower,
     dictionary: ConceptDictionary,
     pursuits: Sequence[Pursuit] | None = None,
     settings: DecomposeSettings | None = None,
@@ -96,7 +96,8 @@ def fidelity_table(
             f"sparsity {most} needs a dictionary of at least {most} concepts; this one has {len(atoms)}. Use smaller "
             "sparsities (--sparsities 5,10 on the command line) or more concepts"
         )
-    check_joint_size(atoms, tower.require_projection())
+    check_joint_size(atoms, tower.joint_size)
+    layer = _one_way(tower, numbers)
     whole_number(seed, "seed", least=0, most=2**63 - 1)
 
     parts = []
@@ -111,16 +112,16 @@ def fidelity_table(
     if null is not None:
         count = whole_number(DRAWS[null] if draws is None else draws, "draws", least=1)
         generator = torch.Generator().manual_seed(seed)
-        random = null_directions(null, write, count, centre=settings.centred, generator=generator)
+        random = null_directions(null, write, count, centre=settings.centres(tower.layers[layer]), generator=generator)
 
     results = []
     total = directions.shape[:-1].numel() + (0 if random is None else random.shape[:-1].numel())
     with tqdm(total=total * len(pursuits), desc="explaining", unit="vector", disable=not progress) as bar:
         for pursuit in pursuits:
-            found = measure_explanations(tower, atoms, directions, pursuit, image_mean, bar.update)
+            found = measure_explanations(tower, atoms, directions, pursuit, image_mean, bar.update, layer)
             chance = p = None
             if random is not None:
-                chance = measure_explanations(tower, atoms, random, pursuit, image_mean, bar.update)
+                chance = measure_explanations(tower, atoms, random, pursuit, image_mean, bar.update, layer)
                 p = p_values(found.fidelity, chance.fidelity)
             q = None if p is None else adjusted(p)
             results.append(MethodQuality(pursuit, found.fidelity, found.coherence, chance, p, q))
@@ -128,13 +129,24 @@ def fidelity_table(
         results=tuple(results),
         layers=numbers,
         poles=tuple(settings.poles),
-        ceiling=tower.projected_norm(write[:, :, :rank]).float(),
+        ceiling=tower.readout(layer).projected_norm(write[:, :, :rank]).float(),
         share=share.float(),
         weight=weight,
         null=null,
-        null_ceiling=None if random is None else tower.projected_norm(random).float(),
+        null_ceiling=None if random is None else tower.readout(layer).projected_norm(random).float(),
         draws=count,
         seed=seed,
         level=level,
         concepts=len(dictionary),
     )
+
+
+def _one_way(tower: Tower, layers: Sequence[int]) -> int:
+    """Return the first of ``layers``. Raises InputError if they reach the joint space in different ways."""
+    ways = {id(tower.readout(layer)): tower.readout(layer).name for layer in layers}
+    if len(ways) > 1:
+        raise InputError(
+            f"these layers reach the joint space in different ways ({'; '.join(ways.values())}), so random directions "
+            "of one are no null of the other: compare them one by one (layers=[-1], --layers -1, is the pooling head)"
+        )
+    return layers[0]

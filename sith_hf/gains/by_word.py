@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from sith_hf.core.validation import whole_number
 from sith_hf.decomposition import DRAWS, SEED, Decomposition, null_directions, p_values
@@ -27,7 +28,7 @@ from sith_hf.gains.by_concepts import share_of
 from sith_hf.gains.drift import drift_shares
 from sith_hf.gains.gains import ALL, Evidence, Gains, Selection, VectorKey, check_gain
 from sith_hf.pursuit import centred
-from sith_hf.towers import VisionTower
+from sith_hf.towers import Tower
 
 WORD_LEVEL = 0.1
 """The largest p-value of a chosen vector: at most one in ten random directions carries the word as strongly."""
@@ -92,7 +93,7 @@ class WordChoice:
 
 
 def word_carriers(
-    tower: VisionTower, decomposition: Decomposition, queries: Mapping[str, Tensor]
+    tower: Tower, decomposition: Decomposition, queries: Mapping[str, Tensor]
 ) -> tuple[WordCarriers, ...]:
     """Measure how strongly each vector carries some words.
 
@@ -111,13 +112,21 @@ def word_carriers(
     words = centred(torch.stack([query.float() for query in queries.values()]), decomposition.dictionary_mean).double()
     mean = decomposition.image_mean if bool(decomposition.image_mean.any()) else None
     generator = torch.Generator().manual_seed(SEED)
-    centre = decomposition.settings.get("centre") is not False
-    drawn = null_directions("residual", decomposition.write, DRAWS, centre=centre, generator=generator)
+    centred_too = decomposition.settings.get("centre") is not False
+    noise = null_directions("residual", decomposition.write, DRAWS, centre=False, generator=generator)
 
-    def cosines(directions: Tensor) -> Tensor:
-        return torch.stack([tower.to_joint(sign * directions, mean) @ words.T for sign in (1.0, -1.0)])
+    def by_chance(layer: int) -> Tensor:
+        drawn = noise
+        if centred_too and tower.layers[layer].write_centred:
+            drawn = normalize(noise - noise.mean(dim=-1, keepdim=True), dim=-1)
+        found = torch.stack([tower.to_joint(sign * drawn, mean, layer) @ words.T for sign in (1.0, -1.0)])
+        return found.amax(dim=0).clamp(min=0, max=1)
 
-    poles, chance = cosines(decomposition.write.double()), cosines(drawn).amax(dim=0).clamp(min=0, max=1)
+    layers, write = decomposition.layers, decomposition.write.double()
+    poles = torch.stack([tower.to_joint_of(layers, sign * write, mean) @ words.T for sign in (1.0, -1.0)])
+    # Layers with one way to the joint space share one sample.
+    samples = {id(tower.readout(layer)): by_chance(layer) for layer in layers}
+    chance = [samples[id(tower.readout(layer))] for layer in layers]
     carriers = []
     for number, (word, query) in enumerate(queries.items()):
         cosine = poles[..., number].amax(dim=0).clamp(min=0, max=1)
@@ -125,7 +134,8 @@ def word_carriers(
         written = energy * cosine**2
         written = written / written.sum().clamp(min=torch.finfo(torch.float64).tiny)
         share = share_of(decomposition, {word: query})
-        carriers.append(WordCarriers(word, share, cosine, positive, p_values(cosine, chance[:, number]), written))
+        p = torch.stack([p_values(each, by[:, number]) for each, by in zip(cosine, chance, strict=True)])
+        carriers.append(WordCarriers(word, share, cosine, positive, p, written))
     return tuple(carriers)
 
 

@@ -41,14 +41,14 @@ from torch import Tensor
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 from sith_hf.gains.gains import Gains, check_gain
-from sith_hf.towers import AttentionLayer, VisionTower
+from sith_hf.towers import AttentionLayer, Tower
 
 
-def drift_shares(tower: VisionTower, decomposition: Decomposition) -> Tensor:
+def drift_shares(tower: Tower, decomposition: Decomposition) -> Tensor:
     """Estimate the drift of removing each singular vector alone, ``[L, H, R]`` float64 from 0 to 1/2.
 
     Args:
-        tower: the tower that was decomposed; it needs a projection.
+        tower: the tower that was decomposed; it needs a way to the joint space.
         decomposition: the singular vectors.
 
     Raises:
@@ -56,11 +56,17 @@ def drift_shares(tower: VisionTower, decomposition: Decomposition) -> Tensor:
         InputError: no projection, or a decomposition that does not record whether it was folded.
     """
     tower.check(decomposition.base, decomposition.layers)
-    readout = _readout(tower)
-    total = sum(_written(layer, tower.num_heads, readout) for layer in tower.layers)
+    # What a pooling head writes is no part of the residual stream: it counts by itself.
+    totals = {
+        id(way): sum(_written(tower.layers[number], tower.num_heads, way.linear) for number in numbers)
+        for way, numbers in tower.readouts
+    }
+    ways = [tower.readout(layer) for layer in decomposition.layers]
     values, write = decomposition.singular_values.double(), decomposition.write.double()
-    written = (values**2 * (write @ readout.T).square().sum(dim=-1)) * _driven(tower, decomposition)
-    return written / max(2 * total, torch.finfo(torch.float64).tiny)
+    onto = [(each @ way.linear.T).square().sum(dim=-1) for each, way in zip(write, ways, strict=True)]
+    written = values**2 * torch.stack(onto) * _driven(tower, decomposition)
+    total = torch.tensor([totals[id(way)] for way in ways], dtype=torch.float64)[:, None, None]
+    return written / (2 * total).clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def drift_of(decomposition: Decomposition, drift: Tensor, gains: Gains) -> float:
@@ -84,12 +90,6 @@ def drift_of(decomposition: Decomposition, drift: Tensor, gains: Gains) -> float
     return moved
 
 
-def _readout(tower: VisionTower) -> Tensor:
-    """Return P = W_P diag(gamma) C, ``[P, D]`` float64: from the last residual stream to the embedding, times sigma."""
-    readout = tower.require_projection().cpu().double() * tower.post_norm_weight.cpu().double()
-    return readout - readout.mean(dim=1, keepdim=True)
-
-
 def _written(layer: AttentionLayer, num_heads: int, readout: Tensor) -> float:
     """Return the sum of s^2 |P w|^2 over all heads of a layer, with the vectors beyond the rank."""
     factors = layer.factors(num_heads)
@@ -98,16 +98,20 @@ def _written(layer: AttentionLayer, num_heads: int, readout: Tensor) -> float:
     return float(((out.mT @ out) * (into @ into.mT)).sum())
 
 
-def _driven(tower: VisionTower, decomposition: Decomposition) -> Tensor:
+def _driven(tower: Tower, decomposition: Decomposition) -> Tensor:
     """Return E(r . x)^2 for an input without a preferred direction, ``[L, H, R]``: 1 with a folded layer norm."""
     read, fold = decomposition.read.double(), decomposition.settings.get("fold")
     if not isinstance(fold, bool):
         raise InputError("the decomposition does not record whether the layer norm was folded; decompose again")
-    if fold:
-        return (read - read.mean(dim=-1, keepdim=True)).square().sum(dim=-1)
     layers = [tower.layers[number] for number in decomposition.layers]
-    weight = torch.stack([layer.norm_weight.cpu().double() for layer in layers])[:, None, None]
-    bias = torch.stack([layer.norm_bias.cpu().double() for layer in layers])[:, None, None]
-    scaled = read * weight
-    scaled = scaled - scaled.mean(dim=-1, keepdim=True)
-    return scaled.square().sum(dim=-1) + (read * bias).sum(dim=-1) ** 2
+    return torch.stack([_driven_of(layer, each, fold) for layer, each in zip(layers, read, strict=True)])
+
+
+def _driven_of(layer: AttentionLayer, read: Tensor, fold: bool) -> Tensor:
+    scaled = read if fold else read * layer.norm_weight.cpu().double()
+    if layer.read_centred:
+        scaled = scaled - scaled.mean(dim=-1, keepdim=True)
+    driven = scaled.square().sum(dim=-1)
+    if fold or layer.norm_bias is None:
+        return driven
+    return driven + (read * layer.norm_bias.cpu().double()).sum(dim=-1) ** 2

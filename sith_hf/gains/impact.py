@@ -24,7 +24,7 @@ from sith_hf.decomposition import Decomposition
 from sith_hf.errors import LargeEdit
 from sith_hf.gains.drift import drift_of, drift_shares
 from sith_hf.gains.gains import Gains, VectorKey
-from sith_hf.towers import VisionTower
+from sith_hf.towers import Tower
 
 MOST_ENERGY = 0.4
 """The largest share of energy that an edit may take without a confirmation."""
@@ -81,7 +81,7 @@ class Impact:
         )
 
 
-def impact_of(tower: VisionTower, decomposition: Decomposition, gain: Mapping[VectorKey, float]) -> Impact:
+def impact_of(tower: Tower, decomposition: Decomposition, gain: Mapping[VectorKey, float]) -> Impact:
     """Estimate the impact of gains of singular vectors.
 
     Args:

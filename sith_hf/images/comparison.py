@@ -13,11 +13,11 @@ import torch
 from sith_hf.core.escaping import shown_name
 from sith_hf.core.fingerprint import changed_setting
 from sith_hf.editor import SithEditor
-from sith_hf.edits import EditSpec, applied
+from sith_hf.edits import EditSpec, applied, edited_parameters
 from sith_hf.errors import InputError
 from sith_hf.images.model_variant import BASE, EDITED, ModelVariant, check_processors, share
 from sith_hf.images.processor import image_processor
-from sith_hf.towers import LoadedModel, load_model, tensor_key, text_settings, vision_settings
+from sith_hf.towers import LoadedModel, family_of, load_model, tower_settings
 
 
 def model_variants(
@@ -51,14 +51,13 @@ def edited_copy(model: Any, spec: EditSpec) -> Any:
     Raises:
         InputError, BaseMismatch: as :func:`sith_hf.edits.applied`; also for offloaded weights.
     """
-    names = {tensor_key(layer, part) for layer in spec.layers for part in ("out_weight", "out_bias")}
     shared: dict[int, Any] = {}
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.is_meta:
             raise InputError("the weights of this model are offloaded; load it without offloading to compare it")
-        name = name.replace("_orig_mod.", "")  # of compiled layers
-        if name not in names and f"vision_model.{name}" not in names:
-            shared[id(parameter)] = parameter
+        shared[id(parameter)] = parameter
+    for parameter in edited_parameters(model, spec):
+        shared.pop(id(parameter), None)
     with applied(model, spec):
         # deepcopy reuses the objects in its memo.
         return copy.deepcopy(model, shared)
@@ -128,13 +127,12 @@ class Comparison:
 def text_model_of(editor: SithEditor) -> LoadedModel | None:
     """Return the CLIPModel that encodes texts for the editor's model; None if it has none."""
     both = (editor.companion, editor.loaded)
-    return next((item for item in both if item is not None and hasattr(item.model, "text_projection")), None)
+    models = (item for item in both if item is not None)
+    return next((item for item in models if family_of(item.model).text(item.model) is not None), None)
 
 
 def _settings(model: Any, part: str) -> dict[str, Any]:
-    if part == "vision":
-        return vision_settings(model.config)
-    return text_settings(model, None) if hasattr(model, "text_model") else {}
+    return tower_settings(model.config, part) if hasattr(model, f"{part}_model") or part == "vision" else {}
 
 
 def _comparable(base: Any, other: Any, base_name: str, other_name: str) -> None:

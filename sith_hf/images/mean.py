@@ -31,7 +31,7 @@ from sith_hf.images.model_variant import BASE, ModelVariant, vision_tower
 from sith_hf.images.pixel_settings import pixel_settings
 from sith_hf.images.pixels import BrokenImage
 from sith_hf.images.processor import image_processor
-from sith_hf.towers import PROJECTION, ImageMean, read_image_mean
+from sith_hf.towers import ImageMean, read_image_mean
 
 # Batches in one piece, the most that is repeated after an interruption.
 BATCHES = 16
@@ -70,6 +70,7 @@ def mean_of_images(
     """
     batch_size = whole_number(batch_size, "batch_size", 1)
     job = job or ResumableJob()
+    _check_vision(editor)
     (variant,) = model_variants(editor, {BASE: None}, processor=processor)
     source, column = open_dataset(data, progress=progress and job.processes.is_main), data.columns.image
     source.check([column])
@@ -136,7 +137,7 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
     """
     if not 0 < finite_number(length, "the length of a mean, above 0 and below 1,") < 1:
         raise InputError(f"the length of a mean must be above 0 and below 1; got {length}")
-    editor.tower.require_projection()
+    _check_vision(editor)
     embeddings = vision_tower(editor.model).embeddings
     token = embeddings.class_embedding.detach() + embeddings.position_embedding.weight.detach()[0]
     direction = editor.tower.to_joint(token.cpu().double())
@@ -174,7 +175,17 @@ def mean_for(editor: SithEditor, path: str | Path) -> Tensor:
     pixels: dict[str, Any] = {}
     with suppress(InputError):  # a model in memory, or a checkpoint without an image processor
         pixels = pixel_settings(image_processor(editor.loaded, editor.companion))
+    _check_vision(editor)
     return read_image_mean(path, editor.tower, pixels)
+
+
+def _check_vision(editor: SithEditor) -> None:
+    """Raise InputError unless the editor is of a vision tower with a way to the joint space."""
+    if editor.tower.kind != "vision":
+        raise InputError(
+            'an image mean belongs to a vision tower, and this editor is of the text tower: make it with tower="vision"'
+        )
+    editor.tower.readout()
 
 
 def _together(
@@ -305,6 +316,6 @@ def _base(editor: SithEditor, pixels: Mapping[str, Any]) -> BaseRef:
     """
     vision: dict[str, Tensor] = vision_tower(editor.model).state_dict()
     tensors = {f"vision_model.{name}": tensor for name, tensor in vision.items()}
-    tensors[PROJECTION] = editor.tower.require_projection()
+    tensors |= editor.tower.readout().tensors
     prints = {name: tensor_sha256(tensor) for name, tensor in sorted(tensors.items())}
     return BaseRef(editor.loaded.title, editor.loaded.revision, prints, {**editor.tower.settings, **pixels})

@@ -21,7 +21,7 @@ from sith_hf.evaluation import Evaluation
 from sith_hf.files import write_whole
 from sith_hf.gains import Gains, Impact, impact_of
 from sith_hf.recipe.inputs import file_sha256
-from sith_hf.towers import VisionTower
+from sith_hf.towers import Tower
 
 RECIPE = "recipe.yaml"
 # The request that a folder answers, and what its other files do not hold.
@@ -102,7 +102,7 @@ def record_request(folder: Path, request: str, gains: Gains, saved: SavedCheckpo
     write_whole(folder / REQUEST, json_bytes({**data, "sha256": _sha256(data)}))
 
 
-def finished_run(folder: Path, request: str, tower: VisionTower) -> RunResult | None:
+def finished_run(folder: Path, request: str, tower: Tower) -> RunResult | None:
     """Read the results in ``folder`` of a run with this request; None if there are none.
 
     Raises:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.pursuit import SparseCode, refit_weights
-from sith_hf.towers import VisionTower
+from sith_hf.towers import Tower
 
 FITS = 0.05
 """The largest difference between scores and weights computed again, relative to the vector's largest score, that counts
@@ -51,7 +51,7 @@ class LayerFit:
 
 
 def fit_of(
-    tower: VisionTower,
+    tower: Tower,
     directions: Tensor,
     code: SparseCode,
     atoms: Tensor,
@@ -77,7 +77,7 @@ def fit_of(
     scored = largest > 0
     differences = []
     for sign in (1.0, -1.0):
-        joint = tower.to_joint(sign * directions, image_mean).flatten(0, 1).float().double()
+        joint = tower.to_joint(sign * directions, image_mean, layer).flatten(0, 1).float().double()
         found = [again - code.weight.double() for again in _again(joint, code, atoms, method)]
         off = torch.stack([item.abs().amax(dim=1) for item in found]).amin(dim=0) / largest.clamp(min=1e-12)
         differences.append(torch.where(scored, off, 1.0))

@@ -14,7 +14,7 @@ from sith_hf.errors import InputError
 from sith_hf.pursuit import SparseCode
 from sith_hf.reference.files import ReferenceFile
 from sith_hf.reference.fit import FITS, MISFIT, LayerFit, fit_of
-from sith_hf.towers import VisionTower
+from sith_hf.towers import Tower
 
 NAMES = {"write": "right singular vectors", "read": "left singular vectors"}
 
@@ -50,7 +50,7 @@ class Hypothesis:
 class ReferenceLayer:
     """One file and its layer of a tower."""
 
-    def __init__(self, tower: VisionTower, item: ReferenceFile, atoms: Tensor) -> None:
+    def __init__(self, tower: Tower, item: ReferenceFile, atoms: Tensor) -> None:
         self.tower, self.item, self.atoms = tower, item, atoms
         scores, indices = item.heads(tower.num_heads)
         self.rank = scores.shape[1]

@@ -22,7 +22,7 @@ from sith_hf.errors import InputError
 from sith_hf.reference.files import ReferenceFile, read_reference
 from sith_hf.reference.fit import LayerFit
 from sith_hf.reference.hypothesis import Hypothesis, ReferenceLayer, check_fit
-from sith_hf.towers import VisionTower, check_mean
+from sith_hf.towers import Tower, check_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Imported:
 
 def import_reference(
     files: Iterable[str | Path],
-    tower: VisionTower,
+    tower: Tower,
     concepts: str | Path,
     encode: Callable[[ConceptDictionary], ConceptDictionary],
     *,
@@ -80,9 +80,9 @@ def import_reference(
     """
     items = sorted((read_reference(path) for path in files), key=lambda item: item.settings.layer)
     _check_files(items, tower)
-    projection = tower.require_projection()
+    size = tower.joint_size
     if image_mean is not None:
-        check_mean(image_mean, projection)
+        check_mean(image_mean, size)
         if without_mean:
             raise InputError("image_mean and without_mean exclude each other: leave one out")
     dictionary = ConceptDictionary.from_file(concepts, template=template, every_line=True)
@@ -91,10 +91,8 @@ def import_reference(
     encoded = encode(dictionary)
     if encoded.embeddings is None:
         raise InputError("encode returned concepts without embeddings; pass SithEditor.encode")
-    if encoded.embeddings.shape[1] != projection.shape[0]:
-        raise InputError(
-            f"embeddings have size {encoded.embeddings.shape[1]}; this model needs size {projection.shape[0]}"
-        )
+    if encoded.embeddings.shape[1] != size:
+        raise InputError(f"embeddings have size {encoded.embeddings.shape[1]}; this model needs size {size}")
 
     settings = items[0].settings if fold is None else replace(items[0].settings, fold=fold)
     parts: list[dict[str, Tensor]] = []
@@ -107,7 +105,7 @@ def import_reference(
             check_fit(layer, hypothesis, fit, without_mean)
         write, read = svd.write * sign.unsqueeze(-1), svd.read * sign.unsqueeze(-1)
         explained = read if settings.side == "read" else write
-        quality = quality_of(tower, encoded.atoms, explained, layer.code, image_mean)
+        quality = quality_of(tower, encoded.atoms, explained, layer.code, image_mean, item.settings.layer)
         shape = (*write.shape[:2], 1)
         parts.append(
             {
@@ -119,7 +117,7 @@ def import_reference(
                 "weight": layer.code.weight.reshape(*shape, -1),
                 "fidelity": quality.fidelity.reshape(shape),
                 "coherence": quality.coherence.reshape(shape),
-                "ceiling": tower.projected_norm(explained),
+                "ceiling": tower.readout(item.settings.layer).projected_norm(explained),
             }
         )
         fits.append(fit)
@@ -163,10 +161,10 @@ def import_reference(
     return Imported(decomposition, encoded, tuple(fits))
 
 
-def _check_files(items: Sequence[ReferenceFile], tower: VisionTower) -> None:
+def _check_files(items: Sequence[ReferenceFile], tower: Tower) -> None:
     if not items:
         raise InputError("no reference file given; expected one .pt file for each layer")
-    heads, most, first = tower.num_heads, tower.hidden_size // tower.num_heads, items[0]
+    heads, most, first = tower.num_heads, tower.head_size, items[0]
     seen: dict[int, Path] = {}
     for item in items:
         layer = item.settings.layer

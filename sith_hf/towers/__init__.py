@@ -3,38 +3,60 @@
 It imports ``hub``, ``files``, ``core`` and ``errors``.
 """
 
-from sith_hf.towers.clip import SUPPORTED, check_family, config_settings, read_tower
-from sith_hf.towers.config import UNUSABLE, check_config, read_config
-from sith_hf.towers.function import check_function, unwrapped
+from sith_hf.towers.attention import AttentionLayer
+from sith_hf.towers.config import check_config, read_config
+from sith_hf.towers.family import TowerFamily
+from sith_hf.towers.function import check_parts, unwrapped
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.towers.loading import LoadedModel, checkpoint_path, load_model
-from sith_hf.towers.model_settings import text_settings, vision_settings
+from sith_hf.towers.model_settings import UNUSABLE, tower_settings
 from sith_hf.towers.offload import loader
-from sith_hf.towers.tensor_names import LAYER_PARTS, PROJECTION, tensor_key
-from sith_hf.towers.text_encoder import encode_texts, fill_template
-from sith_hf.towers.vision_tower import AttentionLayer, VisionTower, check_mean
+from sith_hf.towers.readout import Norm, Readout
+from sith_hf.towers.registry import (
+    FAMILIES,
+    check_function,
+    config_settings,
+    family_named,
+    family_of,
+    family_of_config,
+    read_tower,
+)
+from sith_hf.towers.text_encoder import (
+    encode_texts,
+    encoder_settings,
+    fill_template,
+    text_tower,
+    text_tower_sha256,
+)
+from sith_hf.towers.tower import TOWERS, Tower, check_mean
 from sith_hf.towers.weights import CONFIGS, INDEX, Checkpoint, published
 
 __all__ = [
     "AttentionLayer",
     "CONFIGS",
     "Checkpoint",
+    "FAMILIES",
     "IMAGE_MEAN_LAYOUT",
     "INDEX",
     "ImageMean",
-    "LAYER_PARTS",
     "LoadedModel",
-    "PROJECTION",
-    "SUPPORTED",
+    "Norm",
+    "Readout",
+    "TOWERS",
+    "Tower",
+    "TowerFamily",
     "UNUSABLE",
-    "VisionTower",
     "check_config",
-    "check_family",
     "check_function",
     "check_mean",
+    "check_parts",
     "checkpoint_path",
     "config_settings",
     "encode_texts",
+    "encoder_settings",
+    "family_named",
+    "family_of",
+    "family_of_config",
     "fill_template",
     "image_mean_file",
     "load_model",
@@ -43,8 +65,8 @@ __all__ = [
     "read_config",
     "read_image_mean",
     "read_tower",
-    "tensor_key",
-    "text_settings",
+    "text_tower",
+    "text_tower_sha256",
+    "tower_settings",
     "unwrapped",
-    "vision_settings",
 ]

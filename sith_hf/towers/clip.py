@@ -1,102 +1,125 @@
-"""The family CLIP: which models are of it, and reading one into a ``VisionTower``."""
+"""The family CLIP, and what families with CLIP's parts share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from sith_hf.errors import InputError
+from sith_hf.towers.family import CLIP_PATHS, Paths, Tensors, norm_tensors, read_layers, read_norm
+from sith_hf.towers.model_settings import tower_settings
+from sith_hf.towers.readout import Readout
+from sith_hf.towers.text_tower import TextTower
+from sith_hf.towers.tower import Tower
 
-from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.towers.function import check_class, check_function, unwrapped
-from sith_hf.towers.model_settings import vision_settings
-from sith_hf.towers.offload import values
-from sith_hf.towers.tensor_names import LAYER_PARTS, PROJECTION
-from sith_hf.towers.vision_tower import AttentionLayer, VisionTower
-
-# model_type in config.json: its architectures with a vision tower.
-SUPPORTED: Mapping[str, tuple[str, ...]] = {
-    "clip": ("CLIPModel",),
-    "clip_vision_model": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
-}
+# The last norm and the projection of each tower, and the attribute of the model that holds the tower.
+_NORM = {"vision": "post_layernorm", "text": "final_layer_norm"}
+_PROJECTION = {"vision": "visual_projection", "text": "text_projection"}
+_TOWER = {"vision": "vision_model", "text": "text_model"}
 
 
-def check_family(model_type: object, architectures: Iterable[str] | None) -> str:
-    """Return the architecture to load for a config's ``model_type`` and ``architectures``.
+@dataclass(frozen=True)
+class ClipFamily:
+    """A family whose towers have CLIP's parts: a layer norm and a projection without bias lead to the joint space.
 
-    Raises:
-        UnsupportedModel: the family is not in SUPPORTED.
+    Attributes:
+        name, model_types: see :class:`sith_hf.towers.TowerFamily`.
+        kinds: architecture to its towers; the path of a tower is empty if the model is the tower.
+        paths: the parts of an attention layer.
     """
-    known = "; ".join(f"{kind} ({', '.join(names)})" for kind, names in SUPPORTED.items())
-    if not isinstance(model_type, str) or model_type not in SUPPORTED:
-        raise UnsupportedModel(f"model_type {model_type!r} is not supported; supported: {known}")
-    names = SUPPORTED[model_type]
-    wanted = [architectures] if isinstance(architectures, str) else list(architectures or names[:1])
-    for name in wanted:
-        if name in names:
-            return name
-    raise UnsupportedModel(f"architecture {', '.join(wanted)} has no vision tower to edit; supported: {known}")
 
+    name: str
+    model_types: Mapping[str, tuple[str, ...]]
+    kinds: Mapping[str, tuple[str, ...]]
+    bare: frozenset[str]
+    paths: Paths = field(default=CLIP_PATHS)
 
-def config_settings(raw: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the architecture and the settings of the vision tower that the JSON of a ``config.json`` describes.
+    def towers(self, architecture: str) -> Mapping[str, str]:
+        """Return the paths of the towers."""
+        return {kind: "" if architecture in self.bare else _TOWER[kind] for kind in self.kinds[architecture]}
 
-    The classes of models are not imported for it: that would take two seconds.
+    def nested(self, architecture: str) -> bool:
+        """Return whether the class is a tower itself, whose prefix its modules lack from transformers 5.6 on."""
+        return architecture in self.bare
 
-    Raises:
-        UnsupportedModel: as for :func:`check_family`.
-        OSError, ValueError, ...: for values that transformers cannot use (``sith_hf.towers.UNUSABLE``).
-    """
-    from transformers import CONFIG_MAPPING
+    def prefix(self, kind: str) -> str:
+        """Return the beginning of a tower's names on disk."""
+        return _TOWER[kind]
 
-    architecture = check_family(raw.get("model_type"), raw.get("architectures"))
-    return architecture, vision_settings(CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)))
+    def locate(self, root: Any, kind: str) -> tuple[Any, str]:
+        """Return the module of a tower and its path."""
+        tower = getattr(root, _TOWER[kind], None)
+        return (root, "") if tower is None else (tower, _TOWER[kind])
 
+    def outputs(self, tower: Any) -> Sequence[str]:
+        """Return the paths of the output projections in a tower."""
+        return [f"encoder.layers.{n}.{self.paths.out}" for n in range(len(tower.encoder.layers))]
 
-def read_tower(model: Any, companion: Any | None = None) -> VisionTower:
-    """Read the tower of a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel`` object.
+    def settings(self, config: Any, kind: str) -> dict[str, Any]:
+        """Return the settings of a tower."""
+        return tower_settings(config, kind)
 
-    Args:
-        model: the model; its tensors are referenced, not copied, and never changed.
-        companion: a ``CLIPModel`` that provides the projection of a vision-only model.
-
-    Raises:
-        UnsupportedModel: another kind of model, or one with adapters, parametrizations, quantized or replaced layers
-            (:func:`sith_hf.towers.function.check_function`).
-        InputError: a companion of another width, or a weight that is not finite.
-    """
-    model = unwrapped(model)
-    check_class(model)
-    check_family(model.config.model_type, [type(model).__name__])
-    check_function(model)
-    if companion is not None:
-        check_class(companion := unwrapped(companion))
-        check_function(companion)
-    # CLIPVisionModel itself is the tower from transformers 5.6 on.
-    vision = getattr(model, "vision_model", model)
-    stem = "" if vision is model else "vision_model."
-    holder = companion if getattr(model, "visual_projection", None) is None else model
-    projection = None if holder is None else values(holder, PROJECTION, holder.visual_projection.weight)
-    size = vision.post_layernorm.weight.shape[0]
-    if projection is not None and projection.shape[1] != size:
-        raise InputError(
-            f"the companion projects from width {projection.shape[1]}, this tower has width {size}: "
-            "text_model must be the CLIP model of this tower"
+    def read(self, model: Any, kind: str, companion: Any | None = None) -> Tower:
+        """Read a tower. Raises InputError for a companion of another width."""
+        tower, path = self.locate(model, kind)
+        tensors = Tensors.of_model(model, path, nested=self.nested(type(model).__name__))
+        readout = self.readout(model, tensors, kind, companion)
+        heads, count = tower.config.num_attention_heads, len(tower.encoder.layers)
+        return Tower(
+            num_heads=heads,
+            layers=read_layers(tensors, "encoder.layers", count, heads, readout, self.paths),
+            kind=kind,
+            family=self.name,
+            settings=self.settings(model.config, kind),
         )
 
-    def read(path: str) -> Tensor:
-        return values(model, stem + path, attrgetter(path)(vision))
+    def readout(self, model: Any, tensors: Tensors, kind: str, companion: Any | None) -> Readout | None:
+        """Return the way to the joint space; None for a tower without a projection or companion."""
+        name, norm_path = _PROJECTION[kind], _NORM[kind]
+        holder = companion if getattr(model, name, None) is None else model
+        if holder is None:
+            return None
+        tower, _ = self.locate(model, kind)
+        norm = read_norm(tensors, norm_path, getattr(tower, norm_path).eps)
+        matrix = Tensors.of_model(holder, "", nested=False).need(f"{name}.weight")
+        if matrix.shape[1] != norm.weight.shape[0]:
+            raise InputError(
+                f"the companion projects from width {matrix.shape[1]}, this tower has width {norm.weight.shape[0]}: "
+                "text_model must be the CLIP model of this tower"
+            )
+        return Readout(
+            name=f"{norm_path}, {name}",
+            matrix=matrix,
+            norm=norm,
+            tensors={**norm_tensors(tensors, norm_path, norm), f"{name}.weight": matrix},
+            outside=frozenset({f"{name}.weight"}),
+        )
 
-    return VisionTower(
-        num_heads=vision.config.num_attention_heads,
-        layers=tuple(
-            AttentionLayer(**{part: read(f"encoder.layers.{number}.{path}") for part, path in LAYER_PARTS.items()})
-            for number in range(len(vision.encoder.layers))
-        ),
-        post_norm_weight=read("post_layernorm.weight"),
-        post_norm_bias=read("post_layernorm.bias"),
-        post_norm_eps=vision.post_layernorm.eps,
-        projection=projection,
-        settings=vision_settings(vision.config),
-    )
+    def has_text(self, architecture: str) -> bool:
+        """Return whether the class has a text tower with its projection."""
+        return "text" in self.kinds[architecture] and architecture not in self.bare
+
+    def text(self, model: Any) -> TextTower | None:
+        """Return the text tower with its projection."""
+        if not self.has_text(type(model).__name__):
+            return None
+        return TextTower(model, model.text_model, model.text_projection)
+
+
+CLIP = ClipFamily(
+    name="clip",
+    model_types={
+        "clip": ("CLIPModel",),
+        "clip_vision_model": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
+        "clip_text_model": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    },
+    kinds={
+        "CLIPModel": ("vision", "text"),
+        "CLIPVisionModel": ("vision",),
+        "CLIPVisionModelWithProjection": ("vision",),
+        "CLIPTextModel": ("text",),
+        "CLIPTextModelWithProjection": ("text",),
+    },
+    bare=frozenset({"CLIPVisionModel", "CLIPTextModel"}),
+)

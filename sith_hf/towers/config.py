@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub.errors import StrictDataclassError
-
 from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import read_json_object
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.towers.tensor_names import canonical
+from sith_hf.towers.disk_names import disk_names
+from sith_hf.towers.model_settings import UNUSABLE
+from sith_hf.towers.registry import family_of_config
 from sith_hf.towers.weights import CONFIG, Checkpoint, checkpoints_below
-
-# What transformers raises for values that it cannot use. AttributeError, TypeError: of a wrong type, or the name of no
-# dtype; ArithmeticError: no heads; RuntimeError: impossible sizes.
-UNUSABLE = (
-    OSError, ValueError, KeyError, IndexError, AttributeError, TypeError, ArithmeticError, RuntimeError, ImportError,
-    StrictDataclassError,
-)  # fmt: skip
 
 _ADVICE = "download the checkpoint again, or save it with save_pretrained"
 _DTYPES = ("float32", "float16", "bfloat16", "float64")
 _TOO_LARGE = 2**31
 # A model of so many layers is quickly built without memory, to list the tensors that the weights lack.
 _MANY_LAYERS = 1000
+_LAYER = re.compile(r"\.layers?\.(\d+)\.")
+_TEXT = re.compile(r"\b(text_model|language_model)\.")
 _READ = ("F32", "F16", "BF16", "F64")
 _SIZES = {
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "image_size",
@@ -43,7 +38,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     if not (folder / CONFIG).is_file():
         advice = checkpoints_below(folder) or "check the path"
-        raise InputError(f"{folder}: no CLIP checkpoint there (it has no {CONFIG}); {advice}")
+        raise InputError(f"{folder}: no checkpoint there (it has no {CONFIG}); {advice}")
     read_json_object(folder / CONFIG, _ADVICE)
     from transformers import PretrainedConfig
 
@@ -85,13 +80,13 @@ def check_config(raw: Mapping[str, Any], architecture: str, checkpoint: Checkpoi
         # The name of a kernel; it says how attention is computed, not what, and would be downloaded and run.
         config._attn_implementation = attention(config)
         _check_depth(config, checkpoint)
-        with torch.device("meta"):
-            expected = kind(config).state_dict()
+        nested = family_of_config(raw)[0].nested(architecture)
+        expected = disk_names(architecture, config, nested=nested)
     except InputError:
         raise
     except UNUSABLE as error:
         raise InputError(f"{CONFIG} cannot be used ({one_line(error)}): {_ADVICE}") from None
-    _check_tensors({canonical(key): tensor for key, tensor in expected.items()}, architecture, checkpoint)
+    _check_tensors(expected.shapes, expected.tied, architecture, checkpoint)
     return config
 
 
@@ -136,11 +131,13 @@ def _check_values(config: Any) -> None:
 
 def _check_depth(config: Any, checkpoint: Checkpoint) -> None:
     """Compare the number of layers: building a billion layers would never end, even without memory."""
+    found: dict[bool, set[str]] = {True: set(), False: set()}
+    for key in checkpoint.where:
+        if match := _LAYER.search(key):
+            found[_TEXT.search(key) is not None].add(match[1])
     for where, part in _sub_configs(config):
         wanted = getattr(part, "num_hidden_layers", 0)
-        tower = "text_model" if where.startswith("text") else "vision_model"
-        prefix = f"{tower}.encoder.layers."
-        numbers = {key.removeprefix(prefix).partition(".")[0] for key in checkpoint.where if key.startswith(prefix)}
+        numbers = found[where.startswith("text")] if where else found[True] | found[False]
         if wanted > len(numbers) and (numbers or wanted > _MANY_LAYERS):
             raise InputError(
                 f"{CONFIG} has {where}num_hidden_layers {wanted}, but the weights have {len(numbers)} layers; "
@@ -148,19 +145,23 @@ def _check_depth(config: Any, checkpoint: Checkpoint) -> None:
             )
 
 
-def _check_tensors(expected: Mapping[str, Any], architecture: str, checkpoint: Checkpoint) -> None:
-    missing = sorted(set(expected) - set(checkpoint.where))
+def _check_tensors(
+    expected: Mapping[str, Sequence[int]], tied: frozenset[str], architecture: str, checkpoint: Checkpoint
+) -> None:
+    missing = sorted(set(expected) - set(checkpoint.where) - tied)
     if missing:
         _check_wrapped(missing, architecture, checkpoint)
         raise InputError(
             f"{len(missing)} tensors of a {architecture} are missing, such as {missing[0]}; "
             "transformers would fill them with random numbers. Download the checkpoint again"
         )
-    for key, tensor in expected.items():
+    for key, shape in expected.items():
+        if key not in checkpoint.where:
+            continue
         entry = checkpoint.where[key].entries[key]
-        if entry.shape != tuple(tensor.shape):
+        if entry.shape != tuple(shape):
             raise InputError(
-                f"{key} has shape {list(entry.shape)}, but by {CONFIG} it has {list(tensor.shape)}: one of the two "
+                f"{key} has shape {list(entry.shape)}, but by {CONFIG} it has {list(shape)}: one of the two "
                 "belongs to another model; download the checkpoint again"
             )
         if entry.dtype not in _READ:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ _NOT_COMPUTED = frozenset({"training", "gradient_checkpointing", "name_or_path",
 
 _QUANTIZED = ("quant", "bitsandbytes", "8bit", "4bit", "torchao", "hqq", "awq", "gptq")
 
+# The projection that follows a tower.
+PROJECTIONS = {"vision_model": "visual_projection", "text_model": "text_projection"}
+
 _WHOLE = "load the model as from_pretrained returns it"
 
 
@@ -45,36 +49,31 @@ def check_class(model: Any) -> None:
         _refuse_kind("the model", model, "class")
 
 
-def check_function(model: Any, *, hooks: bool = True) -> None:
-    """Raise UnsupportedModel unless the towers and projections of ``model`` compute what their parameters say.
+def check_parts(model: Any, parts: Mapping[str, Any], *, hooks: bool = True) -> None:
+    """Raise UnsupportedModel unless some towers of ``model``, and its projections, compute what their parameters say.
 
     Every layer is compared with a fresh one made from the model's configuration. Hooks of ``accelerate`` and
     ``transformers`` are accepted, and hooks without an effect on the outputs for a random input.
 
     Args:
-        model: a ``CLIPModel`` or a CLIP vision model.
+        model: the model.
+        parts: path to module, of each tower.
         hooks: whether to check forward hooks.
     """
-    parts = {name: getattr(model, name, None) for name in ("vision_model", "text_model")}
-    if parts["vision_model"] is None:
-        parts = {"": model}
     for path, part in parts.items():
-        if part is not None:
-            part = unwrapped(part)
-            if not type(part).__module__.startswith("transformers.models.clip."):
-                _refuse_kind(path or "the model", part, "tower")
-            _check_attention(part.config)
-            _check(path, part, _fresh(type(part), part.config))
-    for path in ("visual_projection", "text_projection"):
+        part = unwrapped(part)
+        if not type(part).__module__.startswith("transformers.models."):
+            _refuse_kind(path or "the model", part, "tower")
+        _check_attention(part.config)
+        _check(path, part, _fresh(type(part), part.config))
+    for path in PROJECTIONS.values():
         layer = getattr(model, path, None)
         if layer is not None:
             rows, columns = getattr(getattr(layer, "weight", None), "shape", None) or (0, 0)
             _check(path, unwrapped(layer), nn.Linear(columns, rows, bias=False, device="meta"))
     if hooks:
         for path, part in parts.items():
-            if part is not None:
-                kind = "text" if path == "text_model" else "visual"
-                _check_hooks(path, part, getattr(model, f"{kind}_projection", None))
+            _check_hooks(path, part, getattr(model, PROJECTIONS.get(path, "none"), None))
 
 
 def check_folder(folder: Path, name: str | None = None) -> None:
@@ -172,7 +171,7 @@ def _refuse_kind(path: str, found: Any, wanted: str) -> None:
     if any(word in origin for word in _QUANTIZED):
         raise UnsupportedModel(f"{path} is quantized ({kind.__module__}.{kind.__name__}): load it without quantization")
     raise UnsupportedModel(
-        f"{path} is a {kind.__module__}.{kind.__qualname__}, not the {wanted} of a CLIP model: {_WHOLE}"
+        f"{path} is a {kind.__module__}.{kind.__qualname__}, not the {wanted} that its model's class has: {_WHOLE}"
     )
 
 

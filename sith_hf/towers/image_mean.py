@@ -27,7 +27,7 @@ from sith_hf.files import (
     write_artifact,
 )
 from sith_hf.hub import find_artifact
-from sith_hf.towers.vision_tower import VisionTower
+from sith_hf.towers.tower import Tower
 
 IMAGE_MEAN_LAYOUT = Layout(
     format="sith-hf/image-mean",
@@ -87,7 +87,7 @@ class ImageMean:
         same = {name: data[name] for name in ("count", "skipped", "source", "images_sha256")}
         return cls(image_mean=mean, base=BaseRef.from_json(data["base"]), **same)
 
-    def check(self, tower: VisionTower, pixels: Mapping[str, Any] | None = None) -> None:
+    def check(self, tower: Tower, pixels: Mapping[str, Any] | None = None) -> None:
         """Raise BaseMismatch unless ``tower`` embedded the images.
 
         Args:
@@ -112,9 +112,7 @@ def image_mean_file(path: str | Path) -> Path:
     return theirs if theirs.is_file() and not ours.exists() else ours
 
 
-def read_image_mean(
-    path: str | Path, tower: VisionTower | None = None, pixels: Mapping[str, Any] | None = None
-) -> Tensor:
+def read_image_mean(path: str | Path, tower: Tower | None = None, pixels: Mapping[str, Any] | None = None) -> Tensor:
     """Read an image mean, ``[P]``.
 
     Args:

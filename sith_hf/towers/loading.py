@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from sith_hf.core.escaping import one_line
 from sith_hf.errors import HubError, InputError, UnsupportedModel
 from sith_hf.hub import fetch_file, fetch_snapshot, local_path, not_found
-from sith_hf.towers.clip import check_family
-from sith_hf.towers.config import UNUSABLE, attention, check_config, read_config
+from sith_hf.towers.config import attention, check_config, read_config
 from sith_hf.towers.function import check_folder
+from sith_hf.towers.model_settings import UNUSABLE
+from sith_hf.towers.registry import family_of_config
 from sith_hf.towers.tokenizer import load_tokenizer
 from sith_hf.towers.weights import CONFIG, Checkpoint
 from sith_hf.world import EMBEDDED, embedded_checkpoint
@@ -61,7 +62,7 @@ def checkpoint_path(name: str | Path) -> Path | None:
 def load_model(
     name: str, revision: str | None = None, *, want_text: bool = False, token: str | None = None
 ) -> LoadedModel:
-    """Load a ``CLIPModel``, ``CLIPVisionModel`` or ``CLIPVisionModelWithProjection`` by folder or Hub id.
+    """Load a model of a supported family by folder or Hub id.
 
     Args:
         name: a local folder, a Hub id, or ``embedded``.
@@ -84,13 +85,14 @@ def load_model(
     check_folder(folder, name)
     raw = read_config(folder)
     try:
-        architecture = check_family(raw.get("model_type"), raw.get("architectures"))
-    except UnsupportedModel as error:
-        raise UnsupportedModel(f"{name}: {error}") from None
-    except TypeError:
-        raise InputError(f"{name}: architectures in {CONFIG} is no list of names: correct it") from None
-    if want_text and architecture != "CLIPModel":
-        raise UnsupportedModel(f"{name} is a {architecture} without a text tower: a text model must be a CLIPModel")
+        family, architecture = family_of_config(raw)
+    except InputError as error:
+        raise type(error)(f"{name}: {error}") from None
+    if want_text and not family.has_text(architecture):
+        raise UnsupportedModel(
+            f"{name} is a {architecture} without a text tower and its projection: a text model must be a whole model "
+            "of images and texts, such as a CLIPModel"
+        )
     if local is None:
         # Load the same commit as the configuration.
         folder = _fetched(name, lambda: fetch_snapshot(name, revision=folder.name, token=token))
@@ -117,7 +119,7 @@ def load_model(
     model.config._name_or_path = name  # not the path in the cache
     return LoadedModel(
         model=model.eval(),
-        tokenizer=load_tokenizer(folder) if architecture == "CLIPModel" else None,
+        tokenizer=load_tokenizer(folder) if family.has_text(architecture) else None,
         name=name,
         revision=folder.name if local is None else None,
         folder=folder,

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from sith_hf.core.fingerprint import tokenizer_sha256
 
-_VISION = ("num_attention_heads", "num_hidden_layers", "hidden_act", "layer_norm_eps", "image_size", "patch_size")
-_TEXT = (*_VISION[:4], "max_position_embeddings", "eos_token_id")
+# What transformers raises for values that it cannot use. AttributeError, TypeError: of a wrong type, or the name of no
+# dtype; ArithmeticError: no heads; RuntimeError: impossible sizes.
+UNUSABLE = (
+    OSError, ValueError, KeyError, IndexError, AttributeError, TypeError, ArithmeticError, RuntimeError, ImportError,
+    StrictDataclassError,
+)  # fmt: skip
+
+_SHARED = ("num_attention_heads", "num_hidden_layers", "hidden_act", "layer_norm_eps")
+_VISION = (*_SHARED, "image_size", "patch_size")
+_TEXT = (*_SHARED, "max_position_embeddings", "eos_token_id")
 
 
-def vision_settings(config: Any) -> dict[str, Any]:
-    """Return the settings of a vision tower, from the configuration of a CLIP model or of a vision model."""
-    config = getattr(config, "vision_config", config)
-    return {name: _plain(getattr(config, name)) for name in _VISION if hasattr(config, name)}
+def tower_settings(config: Any, kind: str) -> dict[str, Any]:
+    """Return the settings of a tower, from the configuration of a model or of the tower."""
+    config = getattr(config, f"{kind}_config", config)
+    names = _VISION if kind == "vision" else _TEXT
+    return {name: _plain(getattr(config, name)) for name in names if hasattr(config, name)}
 
 
-def text_settings(model: Any, tokenizer: Any | None) -> dict[str, Any]:
-    """Return the settings of the text tower of a ``CLIPModel``, with the sha256 of its tokenizer if there is one."""
-    found = {name: _plain(getattr(model.config.text_config, name)) for name in _TEXT}
+def text_settings(config: Any, tokenizer: Any | None) -> dict[str, Any]:
+    """Return the settings of a text tower, with the sha256 of its tokenizer if there is one."""
+    found = tower_settings(config, "text")
     if tokenizer is not None and hasattr(tokenizer, "get_vocab"):
         found |= {"tokenizer": tokenizer_sha256(tokenizer), "truncation_side": tokenizer.truncation_side}
         found["max_tokens"] = max_tokens(tokenizer, found["max_position_embeddings"])

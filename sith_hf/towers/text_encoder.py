@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -13,10 +12,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from sith_hf.core.fingerprint import text_tower_sha256
+from sith_hf.core.fingerprint import tensor_sha256, texts_sha256
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
-from sith_hf.towers.tokenizer import tokenize
+from sith_hf.towers.registry import family_of
+from sith_hf.towers.text_tower import TextTower
 
 # Tokens in one batch: enough to fill two cores, small enough for the activations of a ViT-H text tower.
 BATCH_TOKENS = 8192
@@ -44,14 +44,14 @@ def encode_texts(
 ) -> Tensor:
     """Return normalised text embeddings, ``[M, P]`` float32, in the order of ``texts``.
 
-    Each row is the embedding of its text alone: ``get_text_features(**processor(text, padding=True))``. Texts are
-    sorted by length and each batch is padded to its longest text with the first token of each: attention is causal,
-    and the tower reads the embedding at the first end token, so this padding never has an effect (Method, sec. 3). A
-    tokenizer's own padding token may: checkpoints of 2021 read at the largest token. Half-precision text towers run in
-    float32. Longer texts than the tower accepts are truncated.
+    Each row is the embedding of its text alone, as the library's ``get_text_features`` and its processor return it.
+    Texts are sorted by length. Batches of a causal tower are padded to their longest text with the first token of each:
+    the tower reads the embedding at the first end token, so this padding never has an effect (Method, sec. 3). A
+    tokenizer's own padding token may: checkpoints of 2021 read at the largest token. Other towers get texts of one
+    length at a time. Half-precision text towers run in float32. Longer texts than the tower accepts are truncated.
 
     Args:
-        model: a ``CLIPModel``.
+        model: a model with a text tower.
         tokenizer: its tokenizer, of any class of ``transformers``.
         texts: at least one.
         template: a prompt such as ``"a photo of a {}"``.
@@ -67,27 +67,25 @@ def encode_texts(
         raise InputError("there is no text to encode: give at least one concept")
     if tokenizer is None:
         raise InputError("the text model has no tokenizer: use a folder or Hub id with one")
-    tokens = tokenize(tokenizer, fill_template(texts, template), model.text_model)
+    text = text_tower(model)
+    tokens = text.tokens(tokenizer, fill_template(texts, template))
     order = sorted(range(len(tokens)), key=lambda i: (len(tokens[i]), i))
-    tower, projection = model.text_model, model.text_projection.weight.detach()
-    if projection.is_meta:
+    if text.weight.is_meta:
         raise InputError(
             "the text tower is offloaded: load the model without offloading, or name another with text_model="
         )
-    if projection.dtype in (torch.bfloat16, torch.float16):
-        # Half precision would blur the difference of similar concepts. Convert a copy, not the model.
-        tower, projection = copy.deepcopy(tower).float(), projection.float()
-    batches = {f"{number:06d}": batch for number, batch in enumerate(_batches(order, tokens))}
+    # Half precision would blur the difference of similar concepts.
+    asked = text.float32()
+    batches = {f"{number:06d}": batch for number, batch in enumerate(_batches(order, tokens, text.causal))}
 
     def encode(name: str) -> Part:
         batch = batches[name]
         width = len(tokens[batch[-1]])
         ids = torch.tensor(
-            [tokens[i] + tokens[i][:1] * (width - len(tokens[i])) for i in batch], device=projection.device
+            [tokens[i] + tokens[i][:1] * (width - len(tokens[i])) for i in batch], device=asked.weight.device
         )
         with torch.inference_mode():
-            embedding = tower(input_ids=ids, return_dict=True).pooler_output @ projection.T
-            found = normalize(embedding, dim=-1).float().cpu()
+            found = normalize(asked.embed(ids), dim=-1).float().cpu()
         if not torch.isfinite(found).all():
             raise InputError(
                 "the text tower returns embeddings that are not finite: its weights are damaged, download them again"
@@ -95,10 +93,10 @@ def encode_texts(
         return {"embeddings": found}
 
     job = job or ResumableJob()
-    facts = {} if job.folder is None else _facts(model, tokens)
-    result = torch.empty(len(texts), projection.shape[0])
-    training = [module for module in tower.modules() if module.training]
-    tower.eval()
+    facts = {} if job.folder is None else _facts(text, tokens)
+    result = torch.empty(len(texts), text.joint_size)
+    training = [module for module in asked.tower.modules() if module.training]
+    asked.tower.eval()
     try:
         with tqdm(
             total=len(texts),
@@ -115,22 +113,44 @@ def encode_texts(
     return result
 
 
-def _facts(model: Any, tokens: list[list[int]]) -> dict[str, Any]:
+def text_tower(model: Any) -> TextTower:
+    """Return how a model encodes texts. Raises InputError if it does not."""
+    found = family_of(model).text(model)
+    if found is None:
+        raise InputError(f"a {type(model).__name__} encodes no texts: name a model with a text tower")
+    return found
+
+
+def text_tower_sha256(model: Any) -> str:
+    """Return the sha256 of every tensor that decides how a model embeds a text."""
+    tensors = text_tower(model).tensors()
+    return texts_sha256([part for name in sorted(tensors) for part in (name, tensor_sha256(tensors[name]))])
+
+
+def encoder_settings(model: Any, tokenizer: Any | None) -> dict[str, Any]:
+    """Return the settings of a model's text tower that are no tensors, with those of its tokenizer."""
+    return text_tower(model).settings(tokenizer)
+
+
+def _facts(text: TextTower, tokens: list[list[int]]) -> dict[str, Any]:
     """Return everything that determines the content of the batches."""
-    config = json.dumps(model.config.text_config.to_dict(), sort_keys=True, default=str)
+    config = json.dumps(text.config.to_dict(), sort_keys=True, default=str)
     return {
         "texts": hashlib.sha256(json.dumps(tokens).encode("ascii")).hexdigest(),
-        "text tower": text_tower_sha256(model),
+        "text tower": text_tower_sha256(text.model),
         "text tower's settings": hashlib.sha256(config.encode()).hexdigest(),
         "batches": BATCH_TOKENS,
-        "device": str(model.text_projection.weight.device.type),
+        "device": str(text.weight.device.type),
     }
 
 
-def _batches(order: list[int], tokens: list[list[int]]) -> list[list[int]]:
+def _batches(order: list[int], tokens: list[list[int]], mixed: bool) -> list[list[int]]:
+    """Return batches of texts; of different lengths in one batch only if ``mixed``."""
     batches: list[list[int]] = [[]]
     for index in order:
-        if batches[-1] and (len(batches[-1]) + 1) * len(tokens[index]) > BATCH_TOKENS:
+        last = batches[-1]
+        full = last and (len(last) + 1) * len(tokens[index]) > BATCH_TOKENS
+        if full or (last and not mixed and len(tokens[last[-1]]) != len(tokens[index])):
             batches.append([])
         batches[-1].append(index)
     return batches

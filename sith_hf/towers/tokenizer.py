@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, read_json_object, read_start
 from sith_hf.errors import InputError
-from sith_hf.towers.config import UNUSABLE
-from sith_hf.towers.model_settings import max_tokens
+from sith_hf.towers.model_settings import UNUSABLE, max_tokens
 
 # The file of a whole tokenizer; without it, the files of a vocabulary are read.
 WHOLE = "tokenizer.json"

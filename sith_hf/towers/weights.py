@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from io import FileIO
 from pathlib import Path
@@ -19,9 +19,10 @@ from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import json_fields, read_json_object, reason
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
-from sith_hf.towers.clip import config_settings
+from sith_hf.towers.disk_names import disk_names
 from sith_hf.towers.function import FLOATS, check_folder
-from sith_hf.towers.tensor_names import canonical
+from sith_hf.towers.model_settings import UNUSABLE
+from sith_hf.towers.registry import config_settings, family_of_config
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIG = "config.json"
@@ -32,9 +33,17 @@ _LOCAL = re.compile(r"[/~.\\]|[A-Za-z]:[/\\]")
 
 @dataclass(frozen=True)
 class Shard:
-    """One safetensors file. Methods raise TemporaryError if it has changed since its header was read."""
+    """One safetensors file. Methods raise TemporaryError if it has changed since its header was read.
+
+    Attributes:
+        file: the file.
+        names: the canonical names of tensors that have another in the file (:mod:`sith_hf.towers.disk_names`).
+        renames: whether a copy gets the canonical names.
+    """
 
     file: TensorFile
+    names: Mapping[str, str] = field(default_factory=dict)
+    renames: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Shard:
@@ -57,9 +66,10 @@ class Shard:
         """The tensors by canonical name. Raises InputError if two have the same."""
         found: dict[str, Entry] = {}
         for key, entry in self.file.entries.items():
-            if canonical(key) in found:
-                raise InputError(f"{self.path} has {canonical(key)} twice, with and without the prefix: remove one")
-            found[canonical(key)] = entry
+            name = self.names.get(key, key)
+            if name in found:
+                raise InputError(f"{self.path} has {name} twice, with and without the prefix: remove one")
+            found[name] = entry
         return found
 
     def tensor(self, key: str) -> Tensor:
@@ -79,8 +89,9 @@ class Shard:
     def copy(self, target: Path, replaced: Mapping[str, Tensor]) -> None:
         """Copy the file, with some tensors replaced by others of the same shape and dtype.
 
-        Every other byte is kept, except that the header gets canonical names. The copy is never a hard link: a program
-        that writes into it would change the original, perhaps in the Hub's cache.
+        Every other byte is kept, except that the header of a tower saved by itself gets canonical names, since
+        transformers 4 would fill tensors of other names with random numbers, without an error. The copy is never a
+        hard link: a program that writes into it would change the original, perhaps in the Hub's cache.
 
         Args:
             target: the file to write.
@@ -106,10 +117,10 @@ class Shard:
         write_all(file, raw)
 
     def _renamed_header(self) -> bytes:
-        """Return the length and bytes of a header with canonical names; empty if all names are canonical."""
-        if all(canonical(entry.key) == entry.key for entry in self.entries.values()):
+        """Return the length and bytes of a header with canonical names; empty if the names stay."""
+        if not self.renames or not self.names.keys() & self.file.entries.keys():
             return b""
-        header = {key if key == "__metadata__" else canonical(key): item for key, item in self.file.fields.items()}
+        header = {self.names.get(key, key): item for key, item in self.file.fields.items()}
         encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
         encoded += b" " * (-len(encoded) % 8)
         return len(encoded).to_bytes(8, "little") + encoded
@@ -142,7 +153,7 @@ class Checkpoint:
         check_folder(folder)
         _check_chosen(folder)
         if (folder / SINGLE).is_file():
-            return cls(folder, (Shard.read(folder / SINGLE),), None)
+            return cls(folder, _named(folder, (Shard.read(folder / SINGLE),)), None)
         if not (folder / INDEX).is_file() and (advice := checkpoints_below(folder)):
             raise InputError(f"{folder}: no checkpoint there (it has no {SINGLE}); {advice}")
         if not (folder / INDEX).is_file():
@@ -163,9 +174,10 @@ class Checkpoint:
                     f"{folder / INDEX} names the shard {sanitize(repr(name))}, not a .safetensors file beside it: "
                     "fetch the checkpoint again"
                 )
-        checkpoint = cls(folder, tuple(Shard.read(folder / name) for name in names), index)
+        checkpoint = cls(folder, _named(folder, tuple(Shard.read(folder / name) for name in names)), index)
+        holders = {key: shard for shard in checkpoint.shards for key in shard.file.entries}
         for key, name in index["weight_map"].items():
-            shard = checkpoint.where.get(canonical(key))
+            shard = holders.get(key)
             if shard is None or shard.path.name != name:
                 other = "which lacks it" if shard is None else f"but {shard.path.name} holds a tensor of this name"
                 raise InputError(f"{folder / INDEX} names {name} as the file of {key}, {other}: fetch it again")
@@ -186,9 +198,8 @@ class Checkpoint:
         found = sorted({DTYPES[entry.dtype] for entry in entries if DTYPES.get(entry.dtype) in FLOATS}, key=str)
         return reduce(torch.promote_types, found) if found else None
 
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """The settings of the vision tower in ``config.json`` (:func:`vision_settings`); none without that file.
+    def settings(self, tower: str = "vision") -> dict[str, Any]:
+        """Return the settings of a tower in ``config.json`` (:func:`tower_settings`); none without that file.
 
         Raises:
             UnsupportedModel: another family or architecture.
@@ -198,11 +209,11 @@ class Checkpoint:
         if not path.exists():
             return {}
         try:
-            return config_settings(read_json_object(path, "restore the file"))[1]
+            return config_settings(read_json_object(path, "restore the file"), tower)
         except InputError:
             raise
         except (OSError, ValueError, AttributeError, TypeError, StrictDataclassError, RecursionError) as error:
-            raise InputError(f"{path} is not of a CLIP model ({one_line(error)}): restore the file") from None
+            raise InputError(f"{path} is of no model that is supported ({one_line(error)}): restore the file") from None
 
     def tensor(self, key: str) -> Tensor:
         """Read a tensor by canonical name. Raises InputError if it is missing."""
@@ -211,11 +222,36 @@ class Checkpoint:
         return self.where[key].tensor(key)
 
     def canonical_index(self) -> bytes | None:
-        """Return the index with canonical names; None if all names are canonical."""
-        if self.index is None or all(canonical(key) == key for key in self.index["weight_map"]):
+        """Return the index with the names that a copy has; None if they stay."""
+        names = {key: name for shard in self.shards if shard.renames for key, name in shard.names.items()}
+        if self.index is None or not names:
             return None
-        weight_map = {canonical(key): name for key, name in self.index["weight_map"].items()}
+        weight_map = {names.get(key, key): name for key, name in self.index["weight_map"].items()}
         return (json.dumps({**self.index, "weight_map": weight_map}, indent=2) + "\n").encode("utf-8")
+
+
+def _named(folder: Path, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
+    """Return shards that know the canonical names of their tensors, as ``config.json`` names the class of the model."""
+    raw = json_fields(folder / CONFIG)
+    try:
+        family, architecture = family_of_config(raw)
+    except InputError:
+        return shards  # who loads the model says what is wrong
+    keys = [key for shard in shards for key in shard.file.entries]
+    paths, nested = family.towers(architecture), family.nested(architecture)
+    prefixes = tuple(f"{family.prefix(kind)}." for kind in paths)
+    # Most files have the canonical names, and importing the class of the model takes two seconds.
+    if all(any(key.startswith(prefix) for key in keys) for prefix in prefixes):
+        return shards
+    from transformers import CONFIG_MAPPING
+
+    try:
+        config = CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
+        found = disk_names(architecture, config, nested=nested).of_files(keys)
+    except UNUSABLE:
+        return shards
+    names = {key: name for key, name in found.items() if key != name}
+    return tuple(replace(shard, names=names, renames=nested and "" in paths.values()) for shard in shards)
 
 
 def checkpoints_below(folder: Path) -> str | None:

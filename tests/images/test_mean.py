@@ -26,7 +26,7 @@ from sith_hf.images.datasets import open_dataset
 from sith_hf.images.embed import embed_rows
 from sith_hf.images.mean import estimated_mean, mean_of_images
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
-from sith_hf.towers.vision_tower import check_mean
+from sith_hf.towers.tower import check_mean
 from sith_hf.world.embedded import embedded_checkpoint
 from tests.support import tiny
 from tests.support.evaluating import dataset

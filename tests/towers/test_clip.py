@@ -13,7 +13,7 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.clip import config_settings, read_tower
-from sith_hf.towers.vision_tower import AttentionLayer
+from sith_hf.towers.tower import AttentionLayer
 from tests.support import tiny
 
 TEXTS = ["red", "a blue sky", "dog", "sand", "boat", "night", "forest", "snow", "wheel"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from sith_hf.towers.disk_names import disk_names
 
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.towers.tensor_names import canonical
 from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint, Shard
 from tests.support import tiny
 from tests.support.raw import Raw, raw_tensors, read_raw, tree, weight_files, write_raw

@@ -1,0 +1,89 @@
+"""The names of parameters on disk, as transformers' own conversion mapping has them.
+
+A parameter has three names: of the model's module in memory, which changes between releases of transformers; in the
+file at hand, which depends on the release that wrote it; and the canonical one, which artifacts use: that of the files
+that transformers 4 and 5 both load.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class DiskNames:
+    """The canonical names of one class of models with one configuration.
+
+    Attributes:
+        canonical: the name of each parameter in memory to its canonical name.
+        shapes: the shape of each by canonical name.
+        renamings, converters, prefix: what transformers applies to the names in a file.
+        tied: canonical names of tensors that transformers fills from others, so that files may lack them.
+    """
+
+    canonical: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    renamings: tuple[Any, ...]
+    converters: tuple[Any, ...]
+    prefix: str
+    tied: frozenset[str] = frozenset()
+
+    def of_files(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return the canonical name of each name in a file; a name that transformers would not load stays as it is."""
+        from transformers.core_model_loading import rename_source_key
+
+        found = {}
+        for key in keys:
+            name, _ = rename_source_key(
+                key, list(self.renamings), list(self.converters), self.prefix, dict(self.canonical)
+            )
+            found[key] = self.canonical.get(name, key)
+        return found
+
+
+def disk_names(architecture: str, config: Any, *, nested: bool = False) -> DiskNames:
+    """Return the names of the parameters of a class of transformers on disk. Nothing is allocated.
+
+    Args:
+        architecture: the name of the class.
+        config: its configuration.
+        nested: whether files of transformers 4 have the prefix of a tower inside, such as ``vision_model.``, that
+            modules of transformers 5 have not (``PrefixChange`` in its mapping).
+    """
+    content = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    return _disk_names(architecture, type(config).__module__, type(config).__qualname__, content, nested)
+
+
+@lru_cache(maxsize=16)
+def _disk_names(architecture: str, module: str, config_class: str, content: str, nested: bool) -> DiskNames:
+    import transformers
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import PrefixChange, WeightRenaming, apply_renamings
+
+    kind = getattr(import_module(module), config_class)
+    with torch.device("meta"):
+        model = getattr(transformers, architecture)(kind.from_dict(json.loads(content)))
+    mapping = get_model_conversion_mapping(model)
+    renamings = tuple(item for item in mapping if isinstance(item, WeightRenaming))
+    written = [
+        item.reverse_transform()
+        for item in reversed(get_model_conversion_mapping(model, add_legacy=False))
+        if isinstance(item, WeightRenaming) and (nested or not isinstance(item, PrefixChange))
+    ]
+    state, tied = model.state_dict(), model.all_tied_weights_keys or {}
+    canonical = {name: apply_renamings(name, written) for name in state}
+    return DiskNames(
+        canonical=canonical,
+        shapes={canonical[name]: tuple(tensor.shape) for name, tensor in state.items()},
+        renamings=renamings,
+        converters=tuple(item for item in mapping if not isinstance(item, WeightRenaming)),
+        prefix=model.base_model_prefix,
+        tied=frozenset(canonical.get(name, name) for name in tied),
+    )

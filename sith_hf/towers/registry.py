@@ -1,0 +1,126 @@
+"""The families that are supported, and the one of a model or of a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.towers.clip import CLIP
+from sith_hf.towers.family import TowerFamily
+from sith_hf.towers.function import check_class, check_parts, unwrapped
+from sith_hf.towers.tower import TOWERS, Tower
+
+# A family's file is named after it; its models need this line and no other.
+FAMILIES: tuple[TowerFamily, ...] = (CLIP,)
+
+# How to add a family is in the design notes.
+_ADD = "docs/design.md, 'A new family', says how to add one"
+
+
+def supported() -> str:
+    """Return the supported model types and their architectures in words."""
+    return "; ".join(
+        f"{kind} ({', '.join(names)})" for family in FAMILIES for kind, names in family.model_types.items()
+    )
+
+
+def family_named(name: str) -> TowerFamily:
+    """Return a family by its name. Raises InputError if there is none."""
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    raise InputError(f"there is no family {name!r}; families: {', '.join(family.name for family in FAMILIES)}")
+
+
+def family_of_config(raw: Mapping[str, Any]) -> tuple[TowerFamily, str]:
+    """Return the family and the architecture to load for the JSON of a ``config.json``. No model is imported.
+
+    Raises:
+        UnsupportedModel: the family is not supported; the message lists those that are.
+        InputError: the architectures are no list of names.
+    """
+    model_type, given = raw.get("model_type"), raw.get("architectures")
+    family = next((each for each in FAMILIES if isinstance(model_type, str) and model_type in each.model_types), None)
+    if family is None:
+        raise UnsupportedModel(f"model_type {model_type!r} is not supported; supported: {supported()}. {_ADD}")
+    names = family.model_types[str(model_type)]
+    wanted = [given] if isinstance(given, str) else given or names[:1]
+    if not isinstance(wanted, (list, tuple)) or not all(isinstance(name, str) for name in wanted):
+        raise InputError("architectures in config.json is no list of names: correct it")
+    for name in wanted:
+        if name in names:
+            return family, name
+    raise UnsupportedModel(f"architecture {', '.join(wanted)} has no tower to edit; supported: {supported()}. {_ADD}")
+
+
+def family_of(model: Any) -> TowerFamily:
+    """Return the family of a model in memory.
+
+    Raises:
+        UnsupportedModel: another kind of model.
+    """
+    check_class(model)
+    return family_of_config({"model_type": model.config.model_type, "architectures": [type(model).__name__]})[0]
+
+
+def config_settings(raw: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the settings of a tower that the JSON of a ``config.json`` describes.
+
+    The classes of models are not imported for it: that would take two seconds.
+
+    Raises:
+        UnsupportedModel: as for :func:`family_of_config`.
+        OSError, ValueError, ...: for values that transformers cannot use (``sith_hf.towers.UNUSABLE``).
+    """
+    from transformers import CONFIG_MAPPING
+
+    family, _ = family_of_config(raw)
+    return family.settings(CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)), kind)
+
+
+def check_function(model: Any, *, hooks: bool = True) -> None:
+    """Raise UnsupportedModel unless the towers and projections of ``model`` compute what their parameters say.
+
+    Args:
+        model: a model of a supported family (:func:`sith_hf.towers.function.check_parts`).
+        hooks: whether to check forward hooks.
+    """
+    family = family_of(model)
+    paths = set(family.towers(type(model).__name__).values())
+    text = family.text(model)
+    parts = {path: model.get_submodule(path) for path in sorted(paths)}
+    if text is not None and not any(part is text.tower for part in parts.values()):
+        parts |= {name: module for name, module in model.named_modules() if module is text.tower}
+    check_parts(model, parts, hooks=hooks)
+
+
+def read_tower(model: Any, companion: Any | None = None, tower: str | None = None) -> Tower:
+    """Read a tower of a model object.
+
+    Args:
+        model: the model; its tensors are referenced, not copied, and never changed.
+        companion: a model that provides what the way to the joint space lacks, such as the projection.
+        tower: ``"vision"`` or ``"text"``; when None, vision if the model has it.
+
+    Raises:
+        UnsupportedModel: another kind of model, or one with adapters, parametrizations, quantized or replaced layers
+            (:func:`sith_hf.towers.function.check_parts`).
+        InputError: no such tower, a companion of another width, or a weight that is not finite.
+    """
+    model = unwrapped(model)
+    family, architecture = family_of(model), type(model).__name__
+    check_function(model)
+    if companion is not None:
+        companion = unwrapped(companion)
+        check_function(companion)
+    known = family.towers(architecture)
+    tower = next(iter(known)) if tower is None else tower
+    if tower not in known:
+        if tower not in TOWERS:
+            raise InputError(f"tower must be {' or '.join(TOWERS)}; got {tower!r}")
+        raise InputError(
+            f"a {architecture} has no {tower} tower that can be edited; it has: {', '.join(known)} "
+            f"(tower={next(iter(known))!r} in Python, --tower {next(iter(known))} on the command line)"
+        )
+    return family.read(model, tower, companion)
