@@ -1,7 +1,9 @@
 """How should a direction of a SigLIP tower reach the joint space: with the pool's MLP evaluated, or left out?
 
-    python benchmarks/siglip_world.py FOLDER                  # once for each seed
-    python benchmarks/siglip_pool.py --model FOLDER [FOLDER ...] [--layers -1 3 --pictures 100 --json]
+    python benchmarks/siglip_pool.py FOLDER [FOLDER ...] [--layers -1 3 --pictures 100 --threads 1 --json]
+
+A FOLDER that does not exist is made first, as by ``siglip_world.py`` with the folder's place in the list as its seed
+(15 to 25 minutes); measuring takes 3 minutes of CPU.
 
 The pooler is F(r) = r + MLP(LN r), where r is the output of the attention of the probe to LN_post(x), with its offset.
 Pool heads write into r, encoder heads into the residual stream x. Candidates map the write direction of each vector,
@@ -15,7 +17,7 @@ logit of its words rises with the vector's coefficient at least half as much as 
 - random: the same three for random directions in place of the vectors; random words stand in the headings.
 - fidelity by each inverse, that of random directions, the share of poles above 95 % of those, and the first of these.
 
-In brackets: difference to the first candidate, with its 95 % bootstrap interval over vectors.
+In brackets: difference to the first candidate, with its 95 % bootstrap interval over vectors. Seeds are below 1000.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from typing import Any
 import torch
 from common import options, started, surroundings
 from siglip_tower import POOL, Pictures, Tower
-from siglip_world import tokens
+from siglip_world import EVALUATION, make, settings_of, tokens
 from torch import Tensor
 from torch.nn.functional import layer_norm, normalize
 from transformers import AutoTokenizer, SiglipModel
@@ -273,12 +275,11 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(args.seed)
     drawn = torch.randint(0, 256, (64, side, side, 3), dtype=torch.uint8, generator=generator)
     noise = Pictures(tower, drawn.numpy())
-    evaluation = json.loads((folder / "evaluation.json").read_text())
     r = pictures[0].r
     layers = [POOL, *reversed(range(len(tower.layers)))] if args.layers is None else args.layers
     return {
         "model": folder.name,
-        "accuracy": evaluation["accuracy"],
+        "accuracy": json.loads((folder / EVALUATION).read_text()),
         "lengths": {
             "r of pictures": float(r.norm(dim=1).mean()),
             "r of noise": float(noise.r.norm(dim=1).mean()),
@@ -299,12 +300,15 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = options("readouts of SigLIP's directions against what its vectors write", repeats=1)
-    parser.add_argument("--model", type=Path, nargs="+", required=True, help="folders of siglip_world.py")
+    parser.add_argument("folders", type=Path, nargs="+", help="of siglip_world.py; trained where there is none")
     parser.add_argument("--pictures", type=int, default=100, help="pictures of each seed")
     parser.add_argument("--picture-seeds", type=int, default=2)
     parser.add_argument("--layers", type=int, nargs="+", help="-1 for the pool; all when left out")
     args = started(parser)
-    results = [measure(folder, args) for folder in args.model]
+    for seed, folder in enumerate(args.folders):
+        if not folder.exists():
+            make(folder, settings_of(seed))
+    results = [measure(folder, args) for folder in args.folders]
     if args.json:
         print(json.dumps({"models": results, **surroundings(1)}))
         return
@@ -313,9 +317,9 @@ def main() -> None:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the figures of one model."""
+    """Print the figures of one model; fidelities of the first candidate only."""
     print(f"{result['model']}: accuracy", {key: round(value, 3) for key, value in result["accuracy"].items()})
-    print(" ", {key: round(value, 3) for key, value in result["lengths"].items()})
+    print(" ", {key: round(value, 2) for key, value in result["lengths"].items()})
     for layer, found in result["layers"].items():
         print(
             f"{layer}: {found['poles']} poles, {found['written_values']:.1f} written values, "
@@ -323,17 +327,16 @@ def show(result: dict[str, Any]) -> None:
         )
         for name, row in found["candidates"].items():
             cells = [
-                f"{key} {row[key][0]:.2f} ({row['difference'][key][0]:+.2f} [{row['difference'][key][1]:+.2f}, "
-                f"{row['difference'][key][2]:+.2f}])"
-                for key in ("top", "words", "r")
+                f"{key} {row[key][0]:.2f} ({change:+.2f} [{low:+.2f}, {high:+.2f}])"
+                for key, (change, low, high) in row["difference"].items()
             ]
             chance = ", ".join(f"{value:.2f}" for value in row["random_directions"].values())
-            fidelity = ", ".join(
-                f"{key} {item['mean']:.2f} (random {item['random_directions']:.2f}, kept {item['kept']:.2f}, "
-                f"top of kept {item['top_of_kept']:.2f})"
-                for key, item in row["fidelity"].items()
+            print(f"  {name:<36}{'  '.join(cells)}  random {chance}")
+        for name, item in next(iter(found["candidates"].values()))["fidelity"].items():
+            print(
+                f"  fidelity, {name:<16} {item['mean']:.2f}, random {item['random_directions']:.2f}; "
+                f"kept {item['kept']:.2f}, top of kept {item['top_of_kept']:.2f}"
             )
-            print(f"  {name:<52}{'  '.join(cells)}  random {chance}  fidelity {fidelity}")
 
 
 if __name__ == "__main__":
