@@ -211,7 +211,13 @@ def _earlier_spec(checkpoint: Checkpoint, spec: EditSpec, restored: Mapping[str,
 
 
 def check_base(checkpoint: Checkpoint, spec: EditSpec) -> None:
-    """Raise BaseMismatch unless the checkpoint has the tensors that the spec was made for."""
+    """Check that the checkpoint has the tensors that the spec was made for.
+
+    Raises:
+        BaseMismatch: other tensors, another family, or another tower.
+        UnsupportedModel: the spec changes a layer that the model does not read.
+    """
+    checkpoint.check_place(spec.place.family, spec.tower, spec.layers)
     if not spec.touched_keys <= set(spec.base.sha256):
         raise BaseMismatch("the edit has no fingerprints of the weights that it was made for; make it again")
     found = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.base.sha256 if key in checkpoint.where}

@@ -88,8 +88,12 @@ class Edit:
           ``concepts`` together with at least a share (see :func:`sith_hf.gains.by_concepts`).
 
         Raises:
-            InputError: no concept, a value out of range, ``top`` with a topic, or no vector for a word or topic.
+            InputError: no concept, a value out of range, ``top`` with a topic, no vector for a word or topic, or a
+                decomposition without explanations.
         """
+        if not (self.decomposition.has_words or self.editor.tower.has_joint):
+            raise InputError(self.editor.tower.no_words)
+        self.decomposition.require_words()
         queries = self.editor.embed(*concepts, decomposition=self.decomposition)
         select = Selection(layers, heads, both_poles)
         topic = {name: value for name, value in (("threshold", threshold), ("near", near)) if value is not None}

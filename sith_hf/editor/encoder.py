@@ -79,6 +79,7 @@ class ConceptEncoder:
 
     def embed(self, concepts: Sequence[str], decomposition: Decomposition) -> dict[str, Tensor]:
         """Return the embedding of each concept, ``[P]``; errors as for :meth:`sith_hf.editor.SithEditor.embed`."""
+        decomposition.require_words()
         settings, template = decomposition.settings, decomposition.settings.get("template")
         found: dict[str, Tensor] = {}
         for concept in concepts:

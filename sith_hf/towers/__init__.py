@@ -15,6 +15,7 @@ from sith_hf.towers.readout import Norm, Readout
 from sith_hf.towers.registry import (
     FAMILIES,
     check_function,
+    check_place,
     config_settings,
     family_named,
     family_of,
@@ -50,6 +51,7 @@ __all__ = [
     "check_function",
     "check_mean",
     "check_parts",
+    "check_place",
     "checkpoint_path",
     "config_settings",
     "encode_texts",

@@ -80,8 +80,10 @@ def check_config(raw: Mapping[str, Any], architecture: str, checkpoint: Checkpoi
         # The name of a kernel; it says how attention is computed, not what, and would be downloaded and run.
         config._attn_implementation = attention(config)
         _check_depth(config, checkpoint)
-        nested = family_of_config(raw)[0].nested(architecture)
-        expected = disk_names(architecture, config, nested=nested)
+        family = family_of_config(raw)[0]
+        for tower in family.towers(architecture):
+            family.settings(config, tower)
+        expected = disk_names(architecture, config, nested=family.nested(architecture))
     except InputError:
         raise
     except UNUSABLE as error:
@@ -120,7 +122,9 @@ def _check_values(config: Any) -> None:
         # A configuration may hold other keys, which its class does not use; of three projection_dim, one is used.
         for key in (_SIZES | (set() if where else {"projection_dim"})) & type(part).__dataclass_fields__.keys():
             value = getattr(part, key)
-            if type(value) is not int or not 1 <= value < _TOO_LARGE:
+            # Some families have a size for each side.
+            sides = value if isinstance(value, (list, tuple)) and key in ("image_size", "patch_size") else [value]
+            if not sides or any(type(side) is not int or not 1 <= side < _TOO_LARGE for side in sides):
                 raise InputError(
                     f"{CONFIG} has {where}{key} {_shown(value)}: expected a whole number from 1 to {_TOO_LARGE - 1:,}"
                 )
@@ -146,7 +150,7 @@ def _check_depth(config: Any, checkpoint: Checkpoint) -> None:
 
 
 def _check_tensors(
-    expected: Mapping[str, Sequence[int]], tied: frozenset[str], architecture: str, checkpoint: Checkpoint
+    expected: Mapping[str, Sequence[int] | None], tied: frozenset[str], architecture: str, checkpoint: Checkpoint
 ) -> None:
     missing = sorted(set(expected) - set(checkpoint.where) - tied)
     if missing:
@@ -159,7 +163,7 @@ def _check_tensors(
         if key not in checkpoint.where:
             continue
         entry = checkpoint.where[key].entries[key]
-        if entry.shape != tuple(shape):
+        if shape is not None and entry.shape != tuple(shape):
             raise InputError(
                 f"{key} has shape {list(entry.shape)}, but by {CONFIG} it has {list(shape)}: one of the two "
                 "belongs to another model; download the checkpoint again"

@@ -23,13 +23,13 @@ class DiskNames:
 
     Attributes:
         canonical: the name of each parameter in memory to its canonical name.
-        shapes: the shape of each by canonical name.
+        shapes: the shape of each by canonical name; None for a tensor that transformers splits or joins.
         renamings, converters, prefix: what transformers applies to the names in a file.
         tied: canonical names of tensors that transformers fills from others, so that files may lack them.
     """
 
     canonical: Mapping[str, str]
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...] | None]
     renamings: tuple[Any, ...]
     converters: tuple[Any, ...]
     prefix: str
@@ -65,25 +65,30 @@ def disk_names(architecture: str, config: Any, *, nested: bool = False) -> DiskN
 def _disk_names(architecture: str, module: str, config_class: str, content: str, nested: bool) -> DiskNames:
     import transformers
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import PrefixChange, WeightRenaming, apply_renamings
+    from transformers.core_model_loading import PrefixChange, WeightRenaming, rename_source_key
 
     kind = getattr(import_module(module), config_class)
     with torch.device("meta"):
         model = getattr(transformers, architecture)(kind.from_dict(json.loads(content)))
     mapping = get_model_conversion_mapping(model)
     renamings = tuple(item for item in mapping if isinstance(item, WeightRenaming))
+    converters = tuple(item for item in mapping if not isinstance(item, WeightRenaming))
     written = [
         item.reverse_transform()
         for item in reversed(get_model_conversion_mapping(model, add_legacy=False))
-        if isinstance(item, WeightRenaming) and (nested or not isinstance(item, PrefixChange))
+        if nested or not isinstance(item, PrefixChange)
     ]
+    joining = [item for item in written if not isinstance(item, WeightRenaming)]
+    renaming = [item for item in written if isinstance(item, WeightRenaming)]
     state, tied = model.state_dict(), model.all_tied_weights_keys or {}
-    canonical = {name: apply_renamings(name, written) for name in state}
+    # A converter joins several parameters into one tensor of the file, whose shape is theirs in its own way.
+    found = {name: rename_source_key(name, renaming, joining, reverse=True) for name in state}
+    canonical = {name: renamed for name, (renamed, _) in found.items()}
     return DiskNames(
         canonical=canonical,
-        shapes={canonical[name]: tuple(tensor.shape) for name, tensor in state.items()},
+        shapes={canonical[name]: tuple(state[name].shape) if found[name][1] is None else None for name in state},
         renamings=renamings,
-        converters=tuple(item for item in mapping if not isinstance(item, WeightRenaming)),
+        converters=converters,
         prefix=model.base_model_prefix,
         tied=frozenset(canonical.get(name, name) for name in tied),
     )

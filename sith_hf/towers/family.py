@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -68,6 +68,14 @@ class TowerFamily(Protocol):
 
     def text(self, model: Any) -> TextTower | None:
         """Return how texts are encoded; None for a model without a text tower."""
+
+
+@runtime_checkable
+class PartlyRead(Protocol):
+    """A family whose models may not read what the last layers of a tower write."""
+
+    def inert(self, config: Any, kind: str) -> Mapping[int, str]:
+        """Return the layers of a tower whose output reaches nothing that the model returns, with the reason."""
 
 
 @dataclass(frozen=True)

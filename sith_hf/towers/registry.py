@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
 from sith_hf.towers.clip import CLIP
-from sith_hf.towers.family import TowerFamily
+from sith_hf.towers.dinov2 import DINOV2
+from sith_hf.towers.dinov3_vit import DINOV3_VIT
+from sith_hf.towers.family import PartlyRead, TowerFamily
 from sith_hf.towers.function import check_class, check_parts, unwrapped
-from sith_hf.towers.tower import TOWERS, Tower
+from sith_hf.towers.llava import LlavaFamily
+from sith_hf.towers.mlcd import MLCD
+from sith_hf.towers.tower import TOWERS, Tower, check_writable
 
 # A family's file is named after it; its models need this line and no other.
-FAMILIES: tuple[TowerFamily, ...] = (CLIP,)
+FAMILIES: tuple[TowerFamily, ...] = (
+    CLIP,
+    LlavaFamily(companions=(CLIP,)),
+    DINOV2,
+    DINOV3_VIT,
+    MLCD,
+)
 
 # How to add a family is in the design notes.
 _ADD = "docs/design.md, 'A new family', says how to add one"
@@ -73,10 +83,37 @@ def config_settings(raw: Mapping[str, Any], kind: str) -> dict[str, Any]:
         UnsupportedModel: as for :func:`family_of_config`.
         OSError, ValueError, ...: for values that transformers cannot use (``sith_hf.towers.UNUSABLE``).
     """
+    return family_of_config(raw)[0].settings(_config(raw), kind)
+
+
+def check_place(family: str, kind: str, layers: Iterable[int], config: Any) -> None:
+    """Check that an edit of layers of a tower belongs to a model and has an effect on it.
+
+    Args:
+        family: the name of the family that the edit is of.
+        kind: its tower.
+        layers: the layers that it changes.
+        config: the configuration of the model, or its JSON.
+
+    Raises:
+        BaseMismatch: the model is of another family.
+        UnsupportedModel: no supported model, or one that does not read what one of the layers writes.
+    """
+    raw = config if isinstance(config, Mapping) else {"model_type": config.model_type, "architectures": None}
+    found, _ = family_of_config(raw)
+    if found.name != family:
+        raise BaseMismatch(
+            f"this edit is of the family {family}, and the model is of the family {found.name}: their tensors have "
+            "other names, also where their weights are equal; decompose this model, and make the edit again"
+        )
+    if isinstance(found, PartlyRead):
+        check_writable(found.inert(_config(raw) if config is raw else config, kind), layers)
+
+
+def _config(raw: Mapping[str, Any]) -> Any:
     from transformers import CONFIG_MAPPING
 
-    family, _ = family_of_config(raw)
-    return family.settings(CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)), kind)
+    return CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
 
 
 def check_function(model: Any, *, hooks: bool = True) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -22,13 +22,14 @@ from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
 from sith_hf.towers.disk_names import disk_names
 from sith_hf.towers.function import FLOATS, check_folder
 from sith_hf.towers.model_settings import UNUSABLE
-from sith_hf.towers.registry import config_settings, family_of_config
+from sith_hf.towers.registry import check_place, config_settings, family_of_config
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIG = "config.json"
 CONFIGS = (CONFIG, "tokenizer_config.json")
 _PATH_KEYS = ("_name_or_path", "name_or_path")
 _LOCAL = re.compile(r"[/~.\\]|[A-Za-z]:[/\\]")
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -205,11 +206,24 @@ class Checkpoint:
             UnsupportedModel: another family or architecture.
             InputError: ``config.json`` is damaged.
         """
+        return self._from_config(lambda raw: config_settings(raw, tower)) or {}
+
+    def check_place(self, family: str, tower: str, layers: Iterable[int]) -> None:
+        """Check that an edit belongs to this model (:func:`sith_hf.towers.registry.check_place`), if it has a config.
+
+        Raises:
+            BaseMismatch: a model of another family.
+            UnsupportedModel: also for a layer whose output the model does not read.
+            InputError: ``config.json`` is damaged.
+        """
+        self._from_config(lambda raw: check_place(family, tower, layers, raw))
+
+    def _from_config(self, read: Callable[[dict[str, Any]], _Found]) -> _Found | None:
         path = self.folder / CONFIG
         if not path.exists():
-            return {}
+            return None
         try:
-            return config_settings(read_json_object(path, "restore the file"), tower)
+            return read(read_json_object(path, "restore the file"))
         except InputError:
             raise
         except (OSError, ValueError, AttributeError, TypeError, StrictDataclassError, RecursionError) as error:
