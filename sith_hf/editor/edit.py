@@ -95,7 +95,7 @@ class Edit:
             raise InputError(self.editor.tower.no_words)
         self.decomposition.require_words()
         queries = self.editor.embed(*concepts, decomposition=self.decomposition)
-        select = Selection(layers, heads, both_poles)
+        select = Selection(self._readable(layers), heads, both_poles)
         topic = {name: value for name, value in (("threshold", threshold), ("near", near)) if value is not None}
         if topic or both_poles:
             if top is not None:
@@ -162,8 +162,20 @@ class Edit:
         vectors: Iterable[int] | None = None,
     ) -> Edit:
         """Set the gain of vectors by number (see :func:`sith_hf.gains.by_name`)."""
+        if layers is None and (heads is not None or vectors is not None):
+            layers = self._readable(None)
         chosen = by_name(self.decomposition, gain, layers=layers, heads=heads, vectors=vectors)
         return replace(self, gains=self.gains.then(chosen))
+
+    def _readable(self, layers: Iterable[int] | None) -> Iterable[int] | None:
+        """Return the layers to choose from: those that are named, else those that the model reads; None for all."""
+        inert, known = self.editor.tower.inert, self.decomposition.layers
+        if layers is not None or not inert.keys() & set(known):
+            return layers
+        found = [layer for layer in known if layer not in inert]
+        if not found:
+            self.editor.tower.check_writable(known)
+        return found
 
     def __mul__(self, strength: float) -> Edit:
         """Scale the edit: strength 0 changes nothing, 1 is the edit itself. Raises InputError."""

@@ -20,6 +20,7 @@ from sith_hf.towers.registry import (
     family_named,
     family_of,
     family_of_config,
+    family_with,
     read_tower,
 )
 from sith_hf.towers.text_encoder import (
@@ -59,6 +60,7 @@ __all__ = [
     "family_named",
     "family_of",
     "family_of_config",
+    "family_with",
     "fill_template",
     "image_mean_file",
     "load_model",

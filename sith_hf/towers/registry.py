@@ -116,6 +116,14 @@ def _config(raw: Mapping[str, Any]) -> Any:
     return CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
 
 
+def family_with(architecture: str) -> TowerFamily:
+    """Return the family that has a class of models. Raises UnsupportedModel if none has."""
+    for family in FAMILIES:
+        if any(architecture in names for names in family.model_types.values()):
+            return family
+    raise UnsupportedModel(f"{architecture!r} is not supported; supported: {supported()}. {_ADD}")
+
+
 def check_function(model: Any, *, hooks: bool = True) -> None:
     """Raise UnsupportedModel unless the towers and projections of ``model`` compute what their parameters say.
 
