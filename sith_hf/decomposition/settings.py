@@ -19,7 +19,12 @@ SIDES = ("write", "read")
 
 
 # The settings that are of explanations, not of the vectors.
-_OF_WORDS = ("poles", "side", "pursuit", "image_mean")
+_OF_WORDS = {
+    "poles": "poles (--poles)",
+    "side": "side (--side)",
+    "pursuit": "the pursuit (--method, --sparsity, --coherence-weight)",
+    "image_mean": "image_mean (--image-mean)",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +109,12 @@ class DecomposeSettings:
             InputError: a layer or rank out of range, or a setting of explanations.
         """
         default = DecomposeSettings()
-        for name in _OF_WORDS:
+        for name, shown in _OF_WORDS.items():
             own, usual = getattr(self, name), getattr(default, name)
             if own is not usual and (isinstance(own, Tensor) or own != usual):
                 raise InputError(
-                    f"{name} is a setting of explanations, and without concepts there are none: give concepts, or "
-                    f"leave {name} out"
+                    f"{shown} is a setting of explanations, and without concepts there are none: give concepts, or "
+                    "leave it out"
                 )
         return self._layers(tower)
 
