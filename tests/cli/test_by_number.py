@@ -49,7 +49,7 @@ def test_from_decompose_to_revert(name, kind, models, tmp_path):
     for command in (
         (*edit, "--suppress", "sea", "--dry-run"),
         ("find", tmp_path / "d", "sea"),
-        ("judge", tmp_path / "d", "--topic", "sea", "--export", tmp_path / "sheet.csv"),
+        ("judge", tmp_path / "d", "--export", tmp_path / "sheet.csv"),
     ):
         assert "by number" in refused(sith(*command))
 
