@@ -13,14 +13,13 @@ from pydantic import Field
 
 from sith_hf.core.escaping import impersonal, sanitize, shown_name
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.core.reading import read_json_object
 from sith_hf.core.settings import Settings
 from sith_hf.core.strict_yaml import read_yaml
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import is_repo_id
 from sith_hf.pursuit import METHODS
-from sith_hf.towers import UNUSABLE, config_settings, family_of_config
+from sith_hf.towers import UNUSABLE, config_json, config_settings, family_of_config
 
 # A table with more rows than the first number is folded; rows after the second are left out.
 FOLD, CUT = 20, 1000
@@ -55,7 +54,7 @@ def config_of(folder: Path, tower: str = "vision") -> tuple[str, int]:
         InputError: ``config.json`` is missing or damaged.
     """
     try:
-        raw = read_json_object(folder / "config.json", "save the checkpoint again")
+        raw = config_json(folder, "save the checkpoint again")
         architecture = family_of_config(raw)[1]
         layers = config_settings(raw, tower)["num_hidden_layers"]
     except InputError:

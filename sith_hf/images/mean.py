@@ -31,7 +31,7 @@ from sith_hf.images.model_variant import BASE, ModelVariant, vision_tower
 from sith_hf.images.pixel_settings import pixel_settings
 from sith_hf.images.pixels import BrokenImage
 from sith_hf.images.processor import image_processor
-from sith_hf.towers import ImageMean, read_image_mean
+from sith_hf.towers import ImageMean, family_of, read_image_mean
 
 # Batches in one piece, the most that is repeated after an interruption.
 BATCHES = 16
@@ -138,8 +138,7 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
     if not 0 < finite_number(length, "the length of a mean, above 0 and below 1,") < 1:
         raise InputError(f"the length of a mean must be above 0 and below 1; got {length}")
     _check_vision(editor)
-    embeddings = vision_tower(editor.model).embeddings
-    token = embeddings.class_embedding.detach() + embeddings.position_embedding.weight.detach()[0]
+    token = _class_token(vision_tower(editor.model))
     direction = editor.tower.to_joint(token.cpu().double())
     return ImageMean(
         image_mean=direction * length,
@@ -149,6 +148,16 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
         source={"estimate": "class token before the first layer", "length": length},
         images_sha256="",
     )
+
+
+def _class_token(tower: Any) -> Tensor:
+    """Return the class token before the first layer, ``[D]``."""
+    if hasattr(tower, "positional_embedding"):  # a tower of open_clip
+        found: Tensor = tower.class_embedding.detach() + tower.positional_embedding.detach()[0]
+        return found
+    embeddings = tower.embeddings
+    first: Tensor = embeddings.class_embedding.detach() + embeddings.position_embedding.weight.detach()[0]
+    return first
 
 
 def _described(source: ImageDataset) -> dict[str, Any]:
@@ -315,7 +324,8 @@ def _base(editor: SithEditor, pixels: Mapping[str, Any]) -> BaseRef:
     ``pixels``: the settings of the image processor (:func:`sith_hf.images.pixel_settings.pixel_settings`).
     """
     vision: dict[str, Tensor] = vision_tower(editor.model).state_dict()
-    tensors = {f"vision_model.{name}": tensor for name, tensor in vision.items()}
+    prefix = family_of(editor.model).prefix("vision")
+    tensors = {f"{prefix}.{name}": tensor for name, tensor in vision.items()}
     tensors |= editor.tower.readout().tensors
     prints = {name: tensor_sha256(tensor) for name, tensor in sorted(tensors.items())}
     return BaseRef(editor.loaded.title, editor.loaded.revision, prints, {**editor.tower.settings, **pixels})

@@ -45,6 +45,8 @@ class ModelVariant:
         layer = getattr(self.model, "visual_projection", None)
         if layer is not None:
             return normalize(layer(pooled).float(), dim=-1)
+        if hasattr(tower, "proj"):  # a tower of open_clip, whose output is projected
+            return normalize(pooled.float(), dim=-1)
         if self.projection is None:
             raise InputError(f"{self.name} has no visual projection; name its CLIPModel with text_model (--text-model)")
         return normalize(pooled.float() @ self.projection.to(pooled.device).float().T, dim=-1)
@@ -133,7 +135,7 @@ def _layers(model: Any) -> Any:
 
 def _before(model: Any) -> dict[str, Tensor]:
     """Return the parameters before the layers of a tower."""
-    later = ("encoder.", "post_layernorm.", "visual_projection.")
+    later = ("encoder.", "post_layernorm.", "visual_projection.", "transformer.", "ln_post.", "proj")
     return {name: value for name, value in vision_tower(model).named_parameters() if not name.startswith(later)}
 
 

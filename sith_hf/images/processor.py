@@ -1,4 +1,4 @@
-"""Load the image processor of a checkpoint: whichever ``AutoImageProcessor`` finds."""
+"""Load the image processor of a checkpoint: whichever ``AutoImageProcessor`` finds, or the one of open_clip."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from sith_hf.core.escaping import one_line
 from sith_hf.core.reading import read_json_object
 from sith_hf.errors import InputError
 from sith_hf.images.model_variant import image_size
-from sith_hf.towers import UNUSABLE, LoadedModel
+from sith_hf.images.open_clip_processor import OpenClipImageProcessor
+from sith_hf.towers import OPEN_CLIP, UNUSABLE, LoadedModel, config_json, folder_format
 
 # CLIPProcessor of transformers 5 saves one file for image processor and tokenizer; earlier releases saved the first.
 COMBINED, OWN = "processor_config.json", "preprocessor_config.json"
@@ -32,6 +33,9 @@ def image_processor(*models: LoadedModel | None) -> Any:
     """
     present = [model for model in models if model is not None]
     for model in present:
+        if model.folder is not None and folder_format(model.folder) is OPEN_CLIP:
+            settings = config_json(model.folder, _ADVICE)["preprocess"]
+            return OpenClipImageProcessor.of(settings, image_size(model.model))
         if model.folder is not None and (file := _settings_file(model.folder)) is not None:
             try:
                 return _tried(_load(model.folder), image_size(model.model))

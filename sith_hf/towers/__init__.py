@@ -6,6 +6,7 @@ It imports ``hub``, ``files``, ``core`` and ``errors``.
 from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.config import check_config, read_config
 from sith_hf.towers.family import TowerFamily
+from sith_hf.towers.folder_format import OPEN_CLIP, TRANSFORMERS, folder_format, is_checkpoint
 from sith_hf.towers.function import check_parts, unwrapped
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.towers.loading import LoadedModel, checkpoint_path, load_model
@@ -29,7 +30,7 @@ from sith_hf.towers.text_encoder import (
     text_tower_sha256,
 )
 from sith_hf.towers.tower import TOWERS, Tower, check_mean
-from sith_hf.towers.weights import CONFIGS, INDEX, Checkpoint, published
+from sith_hf.towers.weights import CONFIGS, INDEX, Checkpoint, config_json, published
 
 __all__ = [
     "AttentionLayer",
@@ -41,8 +42,10 @@ __all__ = [
     "ImageMean",
     "LoadedModel",
     "Norm",
+    "OPEN_CLIP",
     "Readout",
     "TOWERS",
+    "TRANSFORMERS",
     "Tower",
     "TowerFamily",
     "UNUSABLE",
@@ -51,6 +54,7 @@ __all__ = [
     "check_mean",
     "check_parts",
     "checkpoint_path",
+    "config_json",
     "config_settings",
     "encode_texts",
     "encoder_settings",
@@ -58,7 +62,9 @@ __all__ = [
     "family_of",
     "family_of_config",
     "fill_template",
+    "folder_format",
     "image_mean_file",
+    "is_checkpoint",
     "load_model",
     "loader",
     "published",

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from sith_hf.towers.model_class import model_class
+
 
 @dataclass(frozen=True, eq=False)
 class DiskNames:
@@ -63,13 +65,16 @@ def disk_names(architecture: str, config: Any, *, nested: bool = False) -> DiskN
 
 @lru_cache(maxsize=16)
 def _disk_names(architecture: str, module: str, config_class: str, content: str, nested: bool) -> DiskNames:
-    import transformers
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import PrefixChange, WeightRenaming, apply_renamings
 
     kind = getattr(import_module(module), config_class)
     with torch.device("meta"):
-        model = getattr(transformers, architecture)(kind.from_dict(json.loads(content)))
+        model = model_class(architecture)(kind.from_dict(json.loads(content)))
+    state = model.state_dict()
+    if own := getattr(model, "name_on_disk", None):
+        shapes = {own(name): tuple(tensor.shape) for name, tensor in state.items()}
+        return DiskNames({name: own(name) for name in state}, shapes, (), (), "")
     mapping = get_model_conversion_mapping(model)
     renamings = tuple(item for item in mapping if isinstance(item, WeightRenaming))
     written = [
@@ -77,7 +82,7 @@ def _disk_names(architecture: str, module: str, config_class: str, content: str,
         for item in reversed(get_model_conversion_mapping(model, add_legacy=False))
         if isinstance(item, WeightRenaming) and (nested or not isinstance(item, PrefixChange))
     ]
-    state, tied = model.state_dict(), model.all_tied_weights_keys or {}
+    tied = model.all_tied_weights_keys or {}
     canonical = {name: apply_renamings(name, written) for name in state}
     return DiskNames(
         canonical=canonical,

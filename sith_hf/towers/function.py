@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import json_fields
 from sith_hf.errors import UnsupportedModel
+from sith_hf.towers.model_class import TRUSTED
 
 ADAPTER = "adapter_config.json"
 
@@ -62,7 +63,7 @@ def check_parts(model: Any, parts: Mapping[str, Any], *, hooks: bool = True) -> 
     """
     for path, part in parts.items():
         part = unwrapped(part)
-        if not type(part).__module__.startswith("transformers.models."):
+        if not type(part).__module__.startswith(TRUSTED):
             _refuse_kind(path or "the model", part, "tower")
         _check_attention(part.config)
         _check(path, part, _fresh(type(part), part.config))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.clip import CLIP
 from sith_hf.towers.family import TowerFamily
 from sith_hf.towers.function import check_class, check_parts, unwrapped
+from sith_hf.towers.model_class import config_class
+from sith_hf.towers.open_clip import OPEN_CLIP
+from sith_hf.towers.refusals import refusal
 from sith_hf.towers.tower import TOWERS, Tower
 
 # A family's file is named after it; its models need this line and no other.
-FAMILIES: tuple[TowerFamily, ...] = (CLIP,)
+FAMILIES: tuple[TowerFamily, ...] = (CLIP, OPEN_CLIP)
 
+_OTHERS = "Supported model types: "
 # How to add a family is in the design notes.
 _ADD = "docs/design.md, 'A new family', says how to add one"
 
@@ -43,7 +48,7 @@ def family_of_config(raw: Mapping[str, Any]) -> tuple[TowerFamily, str]:
     model_type, given = raw.get("model_type"), raw.get("architectures")
     family = next((each for each in FAMILIES if isinstance(model_type, str) and model_type in each.model_types), None)
     if family is None:
-        raise UnsupportedModel(f"model_type {model_type!r} is not supported; supported: {supported()}. {_ADD}")
+        raise UnsupportedModel(_unknown(raw))
     names = family.model_types[str(model_type)]
     wanted = [given] if isinstance(given, str) else given or names[:1]
     if not isinstance(wanted, (list, tuple)) or not all(isinstance(name, str) for name in wanted):
@@ -51,7 +56,31 @@ def family_of_config(raw: Mapping[str, Any]) -> tuple[TowerFamily, str]:
     for name in wanted:
         if name in names:
             return family, name
-    raise UnsupportedModel(f"architecture {', '.join(wanted)} has no tower to edit; supported: {supported()}. {_ADD}")
+    if why := refusal(raw):
+        raise UnsupportedModel(f"architecture {_shown(wanted)} is not supported: {why}. {_OTHERS}{_types()}")
+    raise UnsupportedModel(f"architecture {_shown(wanted)} has no tower to edit; supported: {supported()}. {_ADD}")
+
+
+def _unknown(raw: Mapping[str, Any]) -> str:
+    """Return why the model of a ``config.json`` of no supported family is refused."""
+    model_type, why = raw.get("model_type"), refusal(raw)
+    if model_type is None and isinstance(raw.get("architecture"), str):
+        what = f"{_shown([raw['architecture']])}, a model of timm,"
+    elif model_type is None:
+        what = "a checkpoint without model_type in its config.json"
+    else:
+        what = f"model_type {sanitize(repr(model_type), 60)}"
+    if why:
+        return f"{what} is not supported: {why}. {_OTHERS}{_types()}"
+    return f"{what} is not supported; supported: {supported()}. {_ADD}"
+
+
+def _types() -> str:
+    return ", ".join(kind for family in FAMILIES for kind in family.model_types)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return sanitize(", ".join(names), 100)
 
 
 def family_of(model: Any) -> TowerFamily:
@@ -73,10 +102,8 @@ def config_settings(raw: Mapping[str, Any], kind: str) -> dict[str, Any]:
         UnsupportedModel: as for :func:`family_of_config`.
         OSError, ValueError, ...: for values that transformers cannot use (``sith_hf.towers.UNUSABLE``).
     """
-    from transformers import CONFIG_MAPPING
-
     family, _ = family_of_config(raw)
-    return family.settings(CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)), kind)
+    return family.settings(config_class(raw["model_type"]).from_dict(dict(raw)), kind)
 
 
 def check_function(model: Any, *, hooks: bool = True) -> None:

@@ -24,12 +24,14 @@ class TextTower:
         projection: the module or weight that follows; None if the tower includes it.
         causal: whether attention is causal and the embedding is read at the end token, so that tokens after it have
             no effect, and texts of different lengths can share a batch.
+        no_tokenizer: what to do if the checkpoint has no tokenizer.
     """
 
     model: Any
     tower: nn.Module
     projection: Any
     causal: bool = True
+    no_tokenizer: str = "the text model has no tokenizer: use a folder or Hub id with one"
 
     @property
     def weight(self) -> Tensor:

@@ -38,7 +38,7 @@ def load_tokenizer(folder: Path) -> Any | None:
             read_json_object(folder / name, _ADVICE)
     if not (folder / WHOLE).is_file():
         _check_fetched(folder)
-    tokenizer = _guarded(
+    tokenizer = guarded(
         lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
         f"{folder}: its tokenizer cannot be loaded",
     )
@@ -63,7 +63,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[int]
         ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
         return ids
 
-    tokens = _guarded(written, "the tokenizer cannot read the texts")
+    tokens = guarded(written, "the tokenizer cannot read the texts")
     _check_ids(tokens, texts, tower)
     _check_known(tokens, texts, tokenizer)
     _check_end(tokens, texts, tokenizer, tower)
@@ -77,7 +77,7 @@ def _check_fetched(folder: Path) -> None:
             raise InputError(f"{path}: {LFS_POINTER}")
 
 
-def _guarded(call: Callable[[], _Result], what: str) -> _Result:
+def guarded(call: Callable[[], _Result], what: str) -> _Result:
     """Return the result of a call into the library in Rust. Raises InputError for what it and transformers raise."""
     try:
         with _stderr_without_panics():
