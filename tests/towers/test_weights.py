@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from sith_hf.towers.disk_names import disk_names
 
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint, Shard
