@@ -28,8 +28,8 @@ class OpenClipImageProcessor:
         side: of the images that the model sees.
         image_mean, image_std: of the pixels, from 0 to 1, per channel.
         resample: of Pillow.
-        resize_mode: the ``"shortest"`` edge becomes the side, and the rest is cut off; the ``"longest"``, and the rest is
-            filled; or ``"squash"`` both.
+        resize_mode: the ``"shortest"`` edge becomes the side, and the rest is cut off; the ``"longest"``, and the rest
+            is filled; or ``"squash"`` both.
         fill: the grey value, 0 to 255, of what is filled.
     """
 

@@ -137,6 +137,7 @@ def _check_values(config: Any) -> None:
 def _check_depth(config: Any, checkpoint: Checkpoint) -> None:
     """Compare the number of layers: building a billion layers would never end, even without memory."""
     found: dict[bool, set[str]] = {True: set(), False: set()}
+    name = folder_format(checkpoint.folder).config
     for key in checkpoint.where:
         if match := _LAYER.search(key):
             found[_TEXT.search(key) is not None].add(match[1])
@@ -145,7 +146,7 @@ def _check_depth(config: Any, checkpoint: Checkpoint) -> None:
         numbers = found[where.startswith("text")] if where else found[True] | found[False]
         if wanted > len(numbers) and (numbers or wanted > _MANY_LAYERS):
             raise InputError(
-                f"{folder_format(checkpoint.folder).config} has {where}num_hidden_layers {wanted}, but the weights have {len(numbers)} layers; "
+                f"{name} has {where}num_hidden_layers {wanted}, but the weights have {len(numbers)} layers; "
                 "tensors of the others are missing: download the checkpoint again"
             )
 
@@ -160,13 +161,14 @@ def _check_tensors(
             f"{len(missing)} tensors of a {architecture} are missing, such as {missing[0]}; "
             "transformers would fill them with random numbers. Download the checkpoint again"
         )
+    name = folder_format(checkpoint.folder).config
     for key, shape in expected.items():
         if key not in checkpoint.where:
             continue
         entry = checkpoint.where[key].entries[key]
         if entry.shape != tuple(shape):
             raise InputError(
-                f"{key} has shape {list(entry.shape)}, but by {folder_format(checkpoint.folder).config} it has {list(shape)}: one of the two "
+                f"{key} has shape {list(entry.shape)}, but by {name} it has {list(shape)}: one of the two "
                 "belongs to another model; download the checkpoint again"
             )
         if entry.dtype not in _READ:

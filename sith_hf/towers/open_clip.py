@@ -116,13 +116,12 @@ class OpenClipTextTower(TextTower):
     @property
     def weight(self) -> Tensor:
         """A parameter of the tower."""
-        found: Tensor = self.tower.positional_embedding.detach()  # type: ignore[operator, union-attr]
-        return found
+        return next(self.tower.parameters()).detach()
 
     @property
     def joint_size(self) -> int:
         """The size of the joint space, P."""
-        return int(self.tower.config.projection_dim)  # type: ignore[union-attr]
+        return int(self.config.projection_dim)
 
     def settings(self, tokenizer: Any | None) -> dict[str, Any]:
         """Return the settings of the tower and its tokenizer."""

@@ -16,7 +16,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
-class OpenClipVisionConfig(CLIPVisionConfig):
+class OpenClipVisionConfig(CLIPVisionConfig):  # type: ignore[misc]
     """The vision tower's part of an open_clip configuration.
 
     Beyond CLIP's: ``layer_scale``, ``pre_norm``, ``norm_after_pool`` and ``pool``.
@@ -25,7 +25,7 @@ class OpenClipVisionConfig(CLIPVisionConfig):
     model_type = "open_clip_vision_model"
 
 
-class OpenClipTextConfig(CLIPTextConfig):
+class OpenClipTextConfig(CLIPTextConfig):  # type: ignore[misc]
     """The text tower's part of an open_clip configuration.
 
     Beyond CLIP's: ``layer_scale``, ``causal``, ``pool``, ``projection_bias``, and how texts are cleaned.
@@ -34,7 +34,7 @@ class OpenClipTextConfig(CLIPTextConfig):
     model_type = "open_clip_text_model"
 
 
-class OpenClipConfig(CLIPConfig):
+class OpenClipConfig(CLIPConfig):  # type: ignore[misc]
     """The configuration that :func:`sith_hf.towers.open_clip_config.converted` describes."""
 
     model_type = "open_clip"
@@ -200,7 +200,8 @@ class OpenClipText(nn.Module):
         if self.config.pool == "argmax":
             return input_ids.argmax(dim=-1)
         if self.config.pool == "eos":
-            return (input_ids == self.config.eos_token_id).int().argmax(dim=-1)
+            ends: Tensor = input_ids == self.config.eos_token_id
+            return ends.int().argmax(dim=-1)
         return torch.full_like(input_ids[:, 0], 0 if self.config.pool == "first" else -1)
 
     @property
@@ -214,7 +215,7 @@ class OpenClipText(nn.Module):
         return self
 
 
-class OpenClipModel(PreTrainedModel):
+class OpenClipModel(PreTrainedModel):  # type: ignore[misc]
     """The model of an open_clip folder.
 
     Its parameters have the names of the file, except that those of the text tower begin with ``text.`` here; in files
