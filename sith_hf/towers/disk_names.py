@@ -59,7 +59,8 @@ def disk_names(architecture: str, config: Any, *, nested: bool = False) -> DiskN
             modules of transformers 5 have not (``PrefixChange`` in its mapping).
     """
     content = json.dumps(config.to_dict(), sort_keys=True, default=str)
-    return _disk_names(architecture, type(config), content, nested)
+    kind: Any = type(config)
+    return _disk_names(architecture, kind, content, nested)
 
 
 @lru_cache(maxsize=16)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import re
 import string
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,10 @@ _NORM = {"vision": "ln_post", "text": "ln_final"}
 _PROJECTION = {"vision": "proj", "text": "text_projection"}
 # What a configuration says beyond CLIP's.
 _SETTINGS = ("pool", "layer_scale", "pre_norm", "norm_after_pool", "causal", "clean", "strip_sep_token")
+# Curly quotation marks to straight ones.
+_QUOTES = {**dict.fromkeys((0x2BC, *range(0x2018, 0x201C)), "'"), **dict.fromkeys(range(0x201C, 0x2020), '"')}
+# Ligatures, and letters as wide as Chinese ones.
+_PLAIN = re.compile("[\ufb00-\ufb06\u0132\u0133\u01c4-\u01cc\u01f1-\u01f3\uff01-\uff5e\u3000]")
 _NO_TOKENIZER = (
     "this folder of open_clip has no tokenizer, since open_clip brings its own: put tokenizer.json, or vocab.json and "
     "merges.txt, of openai/clip-vit-base-patch32 into it, or name the same model in transformers' form with "
@@ -128,10 +134,7 @@ class OpenClipTextTower(TextTower):
         return super().settings(tokenizer) | OPEN_CLIP.settings(self.config, "text")
 
     def tokens(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of each text.
-
-        Texts are cleaned as open_clip cleans them, except that ``ftfy`` is not used: it repairs wrongly decoded text.
-        """
+        """Return the tokens of each text, cleaned as open_clip cleans it (:func:`clean`)."""
         part = self.config
         cleaned = [clean(text, part.clean) for text in texts]
         if not _padded(part):
@@ -156,7 +159,12 @@ class OpenClipTextTower(TextTower):
 
 
 def clean(text: str, how: str) -> str:
-    """Return a text as open_clip's tokenizers clean it: ``"lower"``, ``"whitespace"`` or ``"canonicalize"``."""
+    """Return a text as open_clip's tokenizers clean it: ``"lower"``, ``"whitespace"`` or ``"canonicalize"``.
+
+    Of what its ``ftfy`` repairs, quotation marks, ligatures and wide letters become plain ones; text that was decoded
+    by a wrong encoding stays as it is.
+    """
+    text = _PLAIN.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text.translate(_QUOTES))
     text = html.unescape(html.unescape(text))
     if how == "canonicalize":
         text = text.replace("_", " ").translate(str.maketrans("", "", string.punctuation))
