@@ -35,7 +35,7 @@ _NO_WORDS = (
 )
 
 # model_type of config.json to the reason.
-_TYPES: Mapping[str, str] = {
+REASONS: Mapping[str, str] = {
     "align": _CONVOLUTIONS,
     "blip-2": _QUERIES,
     "blip_2_qformer": _QUERIES,
@@ -84,8 +84,8 @@ def refusal_of_name(name: str) -> str | None:
 def refusal(raw: Mapping[str, Any]) -> str | None:
     """Return why the model of the JSON of a ``config.json`` is refused; None for one that is not known."""
     model_type, given = raw.get("model_type"), raw.get("architectures")
-    if isinstance(model_type, str) and model_type in _TYPES:
-        return _TYPES[model_type]
+    if isinstance(model_type, str) and model_type in REASONS:
+        return REASONS[model_type]
     # timm writes the name of its architecture in place of a model_type.
     names = [raw.get("architecture"), *(given if isinstance(given, (list, tuple)) else [given]), model_type]
     return next((why for name in names if isinstance(name, str) and (why := refusal_of_name(name))), None)

@@ -233,10 +233,17 @@ class TestDecomposition:
 
 class TestEdit:
     @pytest.mark.parametrize(
-        "name", ["plain", "layer scale", "custom text", "custom text, file of a CLIP", "earlier name"]
+        ("name", "fold"),
+        [
+            ("plain", True),
+            ("plain", False),
+            ("layer scale", True),
+            ("layer scale", False),
+            ("custom text, file of a CLIP", True),
+            ("earlier name", True),
+        ],
     )
     @pytest.mark.parametrize("tower", ["vision", "text"])
-    @pytest.mark.parametrize("fold", [True, False])
     def test_an_edited_folder_computes_with_the_edited_matrices(self, folders, tmp_path, name, tower, fold):
         folder = folders[name]
         editor, spec = edit(folder, tower, fold=fold)
