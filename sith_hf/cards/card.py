@@ -26,6 +26,12 @@ PIPELINES: Mapping[str, str] = {
     "CLIPModel": "zero-shot-image-classification",
     "CLIPVisionModel": "image-feature-extraction",
     "CLIPVisionModelWithProjection": "image-feature-extraction",
+    "SiglipModel": "zero-shot-image-classification",
+    "SiglipVisionModel": "image-feature-extraction",
+    "SiglipTextModel": "feature-extraction",
+    "Siglip2Model": "zero-shot-image-classification",
+    "Siglip2VisionModel": "image-feature-extraction",
+    "Siglip2TextModel": "feature-extraction",
 }
 
 # Stands for the place of a folder in the code that its card shows.

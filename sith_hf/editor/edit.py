@@ -32,7 +32,7 @@ from sith_hf.gains import (
     share_of,
     word_carriers,
 )
-from sith_hf.towers import LoadedModel, Tower
+from sith_hf.towers import LoadedModel, Tower, layer_title
 
 
 class Editor(Protocol):
@@ -233,7 +233,8 @@ class Edit:
                 for (layer, head, vector), why in choice.left_out
             ]
         heading, tail = ([sanitize(line, 1000) for line in lines] for lines in (above, below))
-        return "\n".join([*heading, gain_table(self.rows()), *tail])
+        rows = [{**row, "layer": layer_title(row["layer"], self.editor.tower.settings)} for row in self.rows()]
+        return "\n".join([*heading, gain_table(rows), *tail])
 
     def __repr__(self) -> str:
         return repr(self.spec)

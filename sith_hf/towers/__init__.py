@@ -9,7 +9,7 @@ from sith_hf.towers.family import TowerFamily
 from sith_hf.towers.function import check_parts, unwrapped
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.towers.loading import LoadedModel, checkpoint_path, load_model
-from sith_hf.towers.model_settings import UNUSABLE, tower_settings
+from sith_hf.towers.model_settings import UNUSABLE, layer_title, number_of_layers, tower_settings
 from sith_hf.towers.offload import loader
 from sith_hf.towers.readout import Norm, Readout
 from sith_hf.towers.registry import (
@@ -59,8 +59,10 @@ __all__ = [
     "family_of_config",
     "fill_template",
     "image_mean_file",
+    "layer_title",
     "load_model",
     "loader",
+    "number_of_layers",
     "published",
     "read_config",
     "read_image_mean",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -18,6 +19,23 @@ UNUSABLE = (
 _SHARED = ("num_attention_heads", "num_hidden_layers", "hidden_act", "layer_norm_eps")
 _VISION = (*_SHARED, "image_size", "patch_size")
 _TEXT = (*_SHARED, "max_position_embeddings", "eos_token_id")
+
+POOL = "attention_pooling"
+"""The setting that says that a tower has an attention-pooling head, which is its last layer."""
+
+
+def number_of_layers(settings: Mapping[str, Any]) -> Any:
+    """Return the number of layers of a tower with these settings, with its pooling head; None if not known.
+
+    Nothing is checked: a config.json that somebody wrote may have any value.
+    """
+    encoder = settings.get("num_hidden_layers")
+    return encoder + 1 if settings.get(POOL) and isinstance(encoder, int) else encoder
+
+
+def layer_title(layer: int, settings: Mapping[str, Any]) -> int | str:
+    """Return a layer's number, for a reader with a note if it is the pooling head: ``"12 (pool)"``."""
+    return f"{layer} (pool)" if settings.get(POOL) and layer == settings.get("num_hidden_layers") else layer
 
 
 def tower_settings(config: Any, kind: str) -> dict[str, Any]:

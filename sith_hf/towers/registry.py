@@ -9,10 +9,11 @@ from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.clip import CLIP
 from sith_hf.towers.family import TowerFamily
 from sith_hf.towers.function import check_class, check_parts, unwrapped
+from sith_hf.towers.siglip import SIGLIP, SIGLIP2
 from sith_hf.towers.tower import TOWERS, Tower
 
 # A family's file is named after it; its models need this line and no other.
-FAMILIES: tuple[TowerFamily, ...] = (CLIP,)
+FAMILIES: tuple[TowerFamily, ...] = (CLIP, SIGLIP, SIGLIP2)
 
 # How to add a family is in the design notes.
 _ADD = "docs/design.md, 'A new family', says how to add one"

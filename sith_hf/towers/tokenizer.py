@@ -70,6 +70,40 @@ def tokenize(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[int]
     return tokens
 
 
+def full_length(tokenizer: Any, positions: int) -> int:
+    """Return the number of tokens that texts are padded and cut to, for a text tower with so many positions."""
+    return int(min(positions, tokenizer.model_max_length))
+
+
+def tokenize_padded(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[int]]:
+    """Return the token ids of texts padded to full length, as the zero-shot pipeline of ``transformers`` passes them.
+
+    Padding has the side and the token that the tokenizer says. Tokens that its attention mask hides, if it returns one,
+    are written as ``~token``, below zero.
+
+    Args:
+        tokenizer: any tokenizer of ``transformers``.
+        texts: at least one.
+        tower: the text model that reads them.
+
+    Raises:
+        InputError: the tokenizer fails, knows none of the texts, or writes tokens that the tower cannot read.
+    """
+    limit = full_length(tokenizer, tower.config.max_position_embeddings)
+    found = _guarded(
+        lambda: tokenizer(list(texts), padding="max_length", truncation=True, max_length=limit),
+        "the tokenizer cannot read the texts",
+    )
+    tokens: list[list[int]] = found["input_ids"]
+    _check_ids(tokens, texts, tower)
+    _check_known(tokens, texts, tokenizer)
+    masks = found.get("attention_mask")
+    if masks is None:
+        return tokens
+    pairs = zip(tokens, masks, strict=True)
+    return [[token if seen else ~token for token, seen in zip(*pair, strict=True)] for pair in pairs]
+
+
 def _check_fetched(folder: Path) -> None:
     """Refuse git-lfs pointers in place of a vocabulary: some classes would read one as a vocabulary of three words."""
     for path in sorted(folder.iterdir()):
