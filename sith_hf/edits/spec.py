@@ -286,7 +286,8 @@ class EditSpec(Pushable):
         lines.append(f"{'layer':>5} {'head':>4} {'vector':>6} {'gain':>7}  concepts")
         for row in self.rows():
             label = sanitize(row["label"])
-            lines.append(f"{layer_title(row['layer'], self.base.settings):>5} {row['head']:>4} {row['vector']:>6} {row['gain']:>7.3g}  {label}")
+            layer = layer_title(row["layer"], self.base.settings)
+            lines.append(f"{layer:>5} {row['head']:>4} {row['vector']:>6} {row['gain']:>7.3g}  {label}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -45,12 +45,12 @@ def tower_settings(config: Any, kind: str) -> dict[str, Any]:
     return {name: _plain(getattr(config, name)) for name in names if hasattr(config, name)}
 
 
-def text_settings(config: Any, tokenizer: Any | None) -> dict[str, Any]:
-    """Return the settings of a text tower, with the sha256 of its tokenizer if there is one."""
+def text_settings(config: Any, tokenizer: Any | None, positions: int) -> dict[str, Any]:
+    """Return the settings of a text tower that reads so many tokens, with the sha256 of a tokenizer if there is one."""
     found = tower_settings(config, "text")
     if tokenizer is not None and hasattr(tokenizer, "get_vocab"):
         found |= {"tokenizer": tokenizer_sha256(tokenizer), "truncation_side": tokenizer.truncation_side}
-        found["max_tokens"] = max_tokens(tokenizer, found["max_position_embeddings"])
+        found["max_tokens"] = max_tokens(tokenizer, positions)
     return found
 
 

@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.towers.altclip import ALTCLIP
+from sith_hf.towers.chinese_clip import CHINESE_CLIP
 from sith_hf.towers.clip import CLIP
+from sith_hf.towers.clipseg import CLIPSEG
 from sith_hf.towers.family import TowerFamily
 from sith_hf.towers.function import check_class, check_parts, unwrapped
+from sith_hf.towers.metaclip_2 import METACLIP_2
 from sith_hf.towers.siglip import SIGLIP, SIGLIP2
 from sith_hf.towers.tower import TOWERS, Tower
 
 # A family's file is named after it; its models need this line and no other.
-FAMILIES: tuple[TowerFamily, ...] = (CLIP, SIGLIP, SIGLIP2)
-
+FAMILIES: tuple[TowerFamily, ...] = (CLIP, METACLIP_2, ALTCLIP, CHINESE_CLIP, CLIPSEG, SIGLIP, SIGLIP2)
 # How to add a family is in the design notes.
 _ADD = "docs/design.md, 'A new family', says how to add one"
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.errors import InputError
+from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.clip import ClipFamily
 from sith_hf.towers.family import Paths, Tensors, norm_tensors, read_layer, read_layers, read_norm
@@ -63,6 +63,7 @@ class SiglipFamily(ClipFamily):
             kind=kind,
             family=self.name,
             settings=self.settings(model.config, kind),
+            partial=self.partial(type(model).__name__, model.config, kind),
             missing=_MISSING,
         )
 
@@ -88,43 +89,71 @@ class SiglipFamily(ClipFamily):
         """Return the text tower."""
         if not self.has_text(type(model).__name__):
             return None
-        return SiglipText(model, self.locate(model, "text")[0], None, causal=False)
+        return SiglipText(model, self.locate(model, "text")[0], None)
+
+    def embed_images(self, model: Any, pixels: Tensor, projection: Tensor | None = None) -> Tensor:
+        """Return image embeddings, the output of the pooling head. Raises InputError for a tower without one."""
+        pooled: Tensor | None = self.locate(model, "vision")[0](pixel_values=pixels, return_dict=True).pooler_output
+        if pooled is None:
+            raise InputError(
+                f"this {type(model).__name__} has no pooling head (vision_use_head in config.json is false), so it "
+                "embeds no images: use the whole model that it belongs to"
+            )
+        return pooled
+
+
+@dataclass(frozen=True)
+class NaflexFamily(SiglipFamily):
+    """SigLIP 2 for images of any shape: its towers have SigLIP's parts, but its images are patches with a mask."""
+
+    def image_size(self, model: Any) -> int | None:
+        """Raise UnsupportedModel: images are no squares."""
+        raise UnsupportedModel(
+            f"a {type(model).__name__} (NaFlex) takes images as patches with a mask and a shape, which is not "
+            "supported: decompose and edit it, but embed images with a SigLIP 2 checkpoint of one image size (model_type "
+            "siglip)"
+        )
+
+    def embed_images(self, model: Any, pixels: Tensor, projection: Tensor | None = None) -> Tensor:
+        """Raise UnsupportedModel."""
+        self.image_size(model)
+        raise AssertionError
 
 
 @dataclass(frozen=True, eq=False)
 class SiglipText(TextTower):
     """SigLIP's text tower reads texts that are padded to full length, at their last position.
 
-    Attention is not causal, so padding changes an embedding. A tokenizer may return an attention mask, which changes it
-    too: tokens that the mask hides are written as ``~token`` here, below zero.
+    Every token sees every other, so padding changes an embedding, and hiding it changes it too: rows of tokens are
+    pairs, a token and whether it is seen.
     """
+
+    causal: bool = False
 
     @property
     def joint_size(self) -> int:
         """The size of the joint space, P."""
-        return int(self.tower.head.weight.shape[0])  # type: ignore[union-attr, index]
+        return int(self.tower.get_parameter("head.weight").shape[0])
 
     def settings(self, tokenizer: Any | None) -> dict[str, Any]:
-        """Return the settings that are no tensors, with how the tokenizer pads."""
+        """Return the settings that are no tensors, with how the tokenizer pads; an end token means nothing here."""
         found = super().settings(tokenizer)
         found.pop("eos_token_id", None)
         if tokenizer is None:
             return found
-        padding = {"padding_side": tokenizer.padding_side, "pad_token": tokenizer.pad_token_id}
-        mask = {"attention_mask": "attention_mask" in tokenizer.model_input_names}
-        return {**found, **padding, **mask, "max_tokens": full_length(tokenizer, self.config.max_position_embeddings)}
+        padding = {"padding_side": tokenizer.padding_side, "pad_token_id": tokenizer.pad_token_id}
+        hidden = {"attention_mask": "attention_mask" in tokenizer.model_input_names}
+        return {**found, **padding, **hidden, "max_tokens": full_length(tokenizer, self.positions)}
 
-    def tokens(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of each text, all of one length (:func:`sith_hf.towers.tokenizer.tokenize_padded`)."""
+    def tokens(self, tokenizer: Any, texts: Sequence[str]) -> list[Any]:
+        """Return the pairs of each text (:func:`sith_hf.towers.tokenizer.tokenize_padded`)."""
         return tokenize_padded(tokenizer, texts, self.tower)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Return the embeddings ``[B, P]``, not normalised, of token numbers ``[B, T]``."""
-        seen = ids >= 0
-        mask = None if bool(seen.all()) else seen.long()
-        found: Tensor = self.tower(
-            input_ids=torch.where(seen, ids, ~ids), attention_mask=mask, return_dict=True
-        ).pooler_output
+        """Return the embeddings ``[B, P]``, not normalised, of pairs ``[B, T, 2]``."""
+        numbers, seen = ids.unbind(dim=-1)
+        mask = None if bool(seen.all()) else seen
+        found: Tensor = self.tower(input_ids=numbers, attention_mask=mask, return_dict=True).pooler_output
         return found
 
 
@@ -143,9 +172,16 @@ def _read_pool(tensors: Tensors, heads: int) -> AttentionLayer:
         back=same,
         approximation="the direction itself, without the pooling head's residual MLP",
     )
-    # What it writes is part of the embedding, and not only read by a layer norm.
-    flags = {"norm": "post_layernorm", "write_centred": False, "title": "pool"}
-    return read_layer(tensors, "head", heads, readout, _POOL, **flags)
+    return read_layer(
+        tensors,
+        "head",
+        heads,
+        readout,
+        _POOL,
+        norm="post_layernorm",
+        write_centred=False,  # what it writes is part of the embedding, and not only read by a layer norm
+        title="pool",
+    )
 
 
 def _through_pool(tensors: Tensors, pool: Tensors) -> Readout:
@@ -196,10 +232,10 @@ def _text_readout(tensors: Tensors, tower: Any) -> Readout:
     )
 
 
-def _family(name: str, title: str) -> SiglipFamily:
+def _family(kind: type[SiglipFamily], name: str, title: str) -> SiglipFamily:
     """Return one of the two families, whose classes begin with ``title``."""
     whole, vision, text = (f"{title}{part}Model" for part in ("", "Vision", "Text"))
-    return SiglipFamily(
+    return kind(
         name=name,
         model_types={name: (whole,), f"{name}_vision_model": (vision,), f"{name}_text_model": (text,)},
         kinds={whole: ("vision", "text"), vision: ("vision",), text: ("text",)},
@@ -208,4 +244,4 @@ def _family(name: str, title: str) -> SiglipFamily:
 
 
 # Of SigLIP 2, checkpoints of one image size have the classes of SigLIP; those of siglip2 take any shape (NaFlex).
-SIGLIP, SIGLIP2 = _family("siglip", "Siglip"), _family("siglip2", "Siglip2")
+SIGLIP, SIGLIP2 = _family(SiglipFamily, "siglip", "Siglip"), _family(NaflexFamily, "siglip2", "Siglip2")

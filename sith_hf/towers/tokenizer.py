@@ -21,6 +21,8 @@ WHOLE = "tokenizer.json"
 _ADVICE = "download the tokenizer's files again, or save them with save_pretrained"
 # In checkpoints of 2021, this end token means that the text ends at its largest token (CLIPTextModel.forward).
 _LARGEST = 2
+# A family of later years, whose end token is really 2.
+_NEVER_LARGEST = "metaclip_2"
 
 _Result = TypeVar("_Result")
 
@@ -57,17 +59,36 @@ def tokenize(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[int]
     Raises:
         InputError: the tokenizer fails, knows none of the texts, or writes tokens that the tower cannot read.
     """
-
-    def written() -> list[list[int]]:
-        limit = max_tokens(tokenizer, tower.config.max_position_embeddings)
-        ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
-        return ids
-
-    tokens = _guarded(written, "the tokenizer cannot read the texts")
-    _check_ids(tokens, texts, tower)
-    _check_known(tokens, texts, tokenizer)
+    limit = max_tokens(tokenizer, tower.config.max_position_embeddings)
+    tokens: list[list[int]] = _written(tokenizer, texts, tower, limit)["input_ids"]
     _check_end(tokens, texts, tokenizer, tower)
     return tokens
+
+
+def tokenize_with_types(tokenizer: Any, texts: Sequence[str], tower: Any, positions: int) -> list[list[list[int]]]:
+    """Return each token of each text alone with its type, a number that some tokenizers write beside it and 0 else.
+
+    For towers in which every token sees every other, such as BERT's: they need no end token.
+
+    Args:
+        tokenizer, texts: as for :func:`tokenize`.
+        tower: the text model that reads them.
+        positions: the number of tokens that it can read.
+
+    Raises:
+        InputError: as for :func:`tokenize`.
+    """
+    found = _written(tokenizer, texts, tower, max_tokens(tokenizer, positions))
+    tokens = found["input_ids"]
+    types = found.get("token_type_ids") or [[0] * len(ids) for ids in tokens]
+    count = tower.config.type_vocab_size
+    for ids, text in zip(types, texts, strict=True):
+        if not 0 <= min(ids) <= max(ids) < count:
+            raise InputError(
+                f"the tokenizer returns the token type {max(ids)} for {_shown(text)}, but the text tower has {count} "
+                "types: this tokenizer belongs to another model; use the one of this checkpoint"
+            )
+    return [list(map(list, zip(*pair, strict=True))) for pair in zip(tokens, types, strict=True)]
 
 
 def full_length(tokenizer: Any, positions: int) -> int:
@@ -75,33 +96,35 @@ def full_length(tokenizer: Any, positions: int) -> int:
     return int(min(positions, tokenizer.model_max_length))
 
 
-def tokenize_padded(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[int]]:
-    """Return the token ids of texts padded to full length, as the zero-shot pipeline of ``transformers`` passes them.
+def tokenize_padded(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[list[int]]]:
+    """Return each token of texts padded to full length with 1, or 0 if an attention mask hides it.
 
-    Padding has the side and the token that the tokenizer says. Tokens that its attention mask hides, if it returns one,
-    are written as ``~token``, below zero.
+    This is what the zero-shot pipeline of ``transformers`` passes to SigLIP: padding has the side and the token that
+    the tokenizer says, and is hidden only if the tokenizer returns a mask.
 
     Args:
-        tokenizer: any tokenizer of ``transformers``.
-        texts: at least one.
+        tokenizer, texts: as for :func:`tokenize`.
         tower: the text model that reads them.
 
     Raises:
-        InputError: the tokenizer fails, knows none of the texts, or writes tokens that the tower cannot read.
+        InputError: as for :func:`tokenize`.
     """
     limit = full_length(tokenizer, tower.config.max_position_embeddings)
+    found = _written(tokenizer, texts, tower, limit, padding="max_length")
+    tokens = found["input_ids"]
+    masks = found.get("attention_mask") or [[1] * len(ids) for ids in tokens]
+    return [list(map(list, zip(*pair, strict=True))) for pair in zip(tokens, masks, strict=True)]
+
+
+def _written(tokenizer: Any, texts: Sequence[str], tower: Any, limit: int, **options: Any) -> Any:
+    """Return what the tokenizer writes for texts, cut to so many tokens, after checks."""
     found = _guarded(
-        lambda: tokenizer(list(texts), padding="max_length", truncation=True, max_length=limit),
+        lambda: tokenizer(list(texts), truncation=True, max_length=limit, **options),
         "the tokenizer cannot read the texts",
     )
-    tokens: list[list[int]] = found["input_ids"]
-    _check_ids(tokens, texts, tower)
-    _check_known(tokens, texts, tokenizer)
-    masks = found.get("attention_mask")
-    if masks is None:
-        return tokens
-    pairs = zip(tokens, masks, strict=True)
-    return [[token if seen else ~token for token, seen in zip(*pair, strict=True)] for pair in pairs]
+    _check_ids(found["input_ids"], texts, tower)
+    _check_known(found["input_ids"], texts, tokenizer)
+    return found
 
 
 def _check_fetched(folder: Path) -> None:
@@ -155,7 +178,7 @@ def _stderr_without_panics() -> Iterator[None]:
 
 
 def _check_ids(tokens: Sequence[Sequence[int]], texts: Sequence[str], tower: Any) -> None:
-    count = tower.embeddings.token_embedding.num_embeddings
+    count = tower.config.vocab_size
     for ids, text in zip(tokens, texts, strict=True):
         if not ids:
             raise InputError(f"the tokenizer returns no token for {_shown(text)}, not even an end token: {_ADVICE}")
@@ -193,7 +216,8 @@ def _check_end(tokens: Sequence[Sequence[int]], texts: Sequence[str], tokenizer:
     if type(end) is not int:
         raise InputError(f"text_config.eos_token_id in config.json is {_shown(end)}, not one whole number: {advice}")
     lost = [(ids, text) for ids, text in zip(tokens, texts, strict=True) if end not in ids]
-    if lost and end != _LARGEST:
+    largest = end == _LARGEST and not tower.config.model_type.startswith(_NEVER_LARGEST)
+    if lost and not largest:
         ids, text = lost[0]
         raise InputError(
             f"the text tower reads a text at its end token, {end}, which the tokenizer does not write: {_shown(text)} "
@@ -201,7 +225,7 @@ def _check_end(tokens: Sequence[Sequence[int]], texts: Sequence[str], tokenizer:
         )
 
     def read(ids: Sequence[int]) -> Sequence[int]:
-        return ids[: 1 + ids.index(max(ids) if end == _LARGEST else end)]
+        return ids[: 1 + ids.index(max(ids) if largest else end)]
 
     start = read(tokens[0])
     if any(ids != tokens[0] for ids in tokens) and all(read(ids) == start for ids in tokens):

@@ -30,6 +30,7 @@ class Tower:
         family: the name of its :class:`sith_hf.towers.TowerFamily`, such as ``"clip"``.
         settings: the settings of the model that are no tensors (:mod:`sith_hf.towers.model_settings`).
         inert: layers whose output reaches nothing that the model returns, with the reason.
+        partial: layers whose output does not reach all that the model returns, with the reason.
         missing: what to do about a tower without a way to the joint space, as the end of a sentence.
     """
 
@@ -39,6 +40,7 @@ class Tower:
     family: str = "clip"
     settings: Mapping[str, Any] = field(default_factory=dict)
     inert: Mapping[int, str] = field(default_factory=dict)
+    partial: Mapping[int, str] = field(default_factory=dict)
     missing: str = ""
 
     @property
