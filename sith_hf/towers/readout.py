@@ -89,7 +89,7 @@ class Readout:
         return normalize(joint if self.after is None else self.after(joint), dim=-1)
 
     def from_joint(self, joint: Tensor) -> Tensor:
-        """Map points ``[..., P]`` back to unit vectors ``[..., D]`` by the pseudo-inverse or ``back``; zero for zero."""
+        """Map points ``[..., P]`` back to unit vectors ``[..., D]`` by ``back`` or the pseudo-inverse."""
         inverse = self._inverse if self.back is None else self.back
         return normalize(joint @ inverse.to(joint).T, dim=-1)
 

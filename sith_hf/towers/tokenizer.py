@@ -7,16 +7,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, read_json_object, read_start
-from sith_hf.errors import InputError
+from sith_hf.errors import InputError, MissingExtra
 from sith_hf.towers.model_settings import UNUSABLE, max_tokens
 
 # The file of a whole tokenizer; without it, the files of a vocabulary are read.
 WHOLE = "tokenizer.json"
+# Vocabularies that need no other package; SentencePiece models end in .model.
+_PLAIN = ("vocab.json", "vocab.txt", "merges.txt")
 
 _ADVICE = "download the tokenizer's files again, or save them with save_pretrained"
 # In checkpoints of 2021, this end token means that the text ends at its largest token (CLIPTextModel.forward).
@@ -32,6 +35,7 @@ def load_tokenizer(folder: Path) -> Any | None:
 
     Raises:
         InputError: a file of the tokenizer is damaged, or its class cannot be loaded.
+        MissingExtra: its vocabulary is a SentencePiece model, and sentencepiece or protobuf is not installed.
     """
     from transformers import AutoTokenizer
 
@@ -40,10 +44,18 @@ def load_tokenizer(folder: Path) -> Any | None:
             read_json_object(folder / name, _ADVICE)
     if not (folder / WHOLE).is_file():
         _check_fetched(folder)
-    tokenizer = _guarded(
-        lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
-        f"{folder}: its tokenizer cannot be loaded",
-    )
+        if not any((folder / name).is_file() for name in _PLAIN):
+            _check_sentencepiece(folder)
+    try:
+        tokenizer = _guarded(
+            lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
+            f"{folder}: its tokenizer cannot be loaded",
+        )
+    except InputError:
+        if not _has_files(folder):
+            return None
+        _check_sentencepiece(folder)
+        raise
     # Without the files, transformers 5 returns a tokenizer that maps every text to unknown tokens.
     return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) else None
 
@@ -125,6 +137,24 @@ def _written(tokenizer: Any, texts: Sequence[str], tower: Any, limit: int, **opt
     _check_ids(found["input_ids"], texts, tower)
     _check_known(found["input_ids"], texts, tokenizer)
     return found
+
+
+def _has_files(folder: Path) -> bool:
+    """Return whether a folder has a file of a tokenizer: its settings or a vocabulary."""
+    names = (WHOLE, "tokenizer_config.json", *_PLAIN)
+    return any((folder / name).is_file() for name in names) or any(folder.glob("*.model"))
+
+
+def _check_sentencepiece(folder: Path) -> None:
+    """Raise MissingExtra for a SentencePiece model that no installed package reads."""
+    if any(folder.glob("*.model")):
+        for module, package in (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")):
+            try:
+                found = find_spec(module)
+            except ModuleNotFoundError:  # of the package above it
+                found = None
+            if found is None:
+                raise MissingExtra(package, "sentencepiece")
 
 
 def _check_fetched(folder: Path) -> None:

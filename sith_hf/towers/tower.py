@@ -75,8 +75,9 @@ class Tower:
         wanted = whole_numbers(layers, "layers")
         for layer in wanted:
             if not -count <= layer < count:
+                pool = f" ({count - 1} is the pooling head)" if self.layers[-1].title else ""
                 raise InputError(
-                    f"layer {layer} does not exist: this tower has layers 0-{count - 1}. Use -1 for the last"
+                    f"layer {layer} does not exist: this tower has layers 0-{count - 1}{pool}. Use -1 for the last"
                 )
         resolved = sorted(layer % count for layer in wanted)
         if not resolved:
@@ -170,7 +171,8 @@ class Tower:
             InputError: it has a projection, and this tower has none.
         """
         found = self.sha256(layers)
-        if not self.has_joint and any("projection" in name and name not in found for name in base.sha256):
+        lost = [name for name in base.sha256 if name not in found]
+        if not self.has_joint and any("projection" in name or ".head." in name for name in lost):
             self.readout()  # says what to do
         base.check(found, where, self.settings)
 
