@@ -5,7 +5,7 @@ It imports ``hub``, ``files``, ``core`` and ``errors``.
 
 from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.config import check_config, read_config
-from sith_hf.towers.family import TowerFamily
+from sith_hf.towers.family import TowerFamily, tower_tensors
 from sith_hf.towers.function import check_parts, unwrapped
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.towers.loading import LoadedModel, checkpoint_path, load_model
@@ -19,6 +19,8 @@ from sith_hf.towers.registry import (
     family_named,
     family_of,
     family_of_config,
+    family_with,
+    partial_layers,
     read_tower,
 )
 from sith_hf.towers.text_encoder import (
@@ -57,10 +59,12 @@ __all__ = [
     "family_named",
     "family_of",
     "family_of_config",
+    "family_with",
     "fill_template",
     "image_mean_file",
     "load_model",
     "loader",
+    "partial_layers",
     "published",
     "read_config",
     "read_image_mean",
@@ -68,5 +72,6 @@ __all__ = [
     "text_tower",
     "text_tower_sha256",
     "tower_settings",
+    "tower_tensors",
     "unwrapped",
 ]
