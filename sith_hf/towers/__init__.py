@@ -30,7 +30,7 @@ from sith_hf.towers.text_encoder import (
     text_tower,
     text_tower_sha256,
 )
-from sith_hf.towers.tower import TOWERS, Tower, check_mean
+from sith_hf.towers.tower import TOWERS, Tower, check_mean, partial_lines
 from sith_hf.towers.weights import CONFIGS, INDEX, Checkpoint, published
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "load_model",
     "loader",
     "partial_layers",
+    "partial_lines",
     "published",
     "read_config",
     "read_image_mean",

@@ -83,9 +83,7 @@ def _disk_names(architecture: str, module: str, config_class: str, content: str,
     ]
     state, tied = model.state_dict(), model.all_tied_weights_keys or {}
     kept = KEPT.get(architecture)
-    canonical = {
-        name: name if kept and name.startswith(kept) else apply_renamings(name, written) for name in state
-    }
+    canonical = {name: name if kept and name.startswith(kept) else apply_renamings(name, written) for name in state}
     return DiskNames(
         canonical=canonical,
         shapes={canonical[name]: tuple(tensor.shape) for name, tensor in state.items()},

@@ -94,7 +94,8 @@ def family_with(architecture: str) -> TowerFamily:
 def partial_layers(raw: Mapping[str, Any], kind: str) -> Mapping[int, str]:
     """Return the layers of a tower that do not reach all that a model returns, by the JSON of its ``config.json``.
 
-    Raises: as :func:`config_settings`.
+    Raises:
+        UnsupportedModel, OSError, ValueError, ...: as for :func:`config_settings`.
     """
     from transformers import CONFIG_MAPPING
 

@@ -54,7 +54,9 @@ def opened(folder, family, name, kind, tmp_path):
 
 
 def decomposed(editor, **fields):
-    return editor.decompose(ConceptDictionary.from_texts(["dog", "red boat", "ocean", "a car"]), pursuit=Pursuit(sparsity=2), **fields)
+    return editor.decompose(
+        ConceptDictionary.from_texts(["dog", "red boat", "ocean", "a car"]), pursuit=Pursuit(sparsity=2), **fields
+    )
 
 
 def outputs(model, kind):
@@ -134,9 +136,10 @@ def test_a_decomposition_is_the_svd_of_the_matrices(family, name, kind, tmp_path
             torch.testing.assert_close(found.singular_values[layer, head].double(), values, atol=1e-5, rtol=1e-5)
             rebuilt = (found.write[layer, head].T * found.singular_values[layer, head]) @ found.read[layer, head]
             torch.testing.assert_close(rebuilt.double(), matrix, atol=1e-5, rtol=0)
-    with_text = editor.companion or editor.loaded
     joint = editor.tower.to_joint(found.write[0, 0])
-    projection = getattr(whole(with_text.model), "visual_projection" if kind == "vision" else "text_projection").weight
+    attribute = "visual_projection" if kind == "vision" else "text_projection"
+    holder = whole(editor.model)
+    projection = getattr(holder if hasattr(holder, attribute) else whole(editor.companion.model), attribute).weight
     norm = getattr(whole(editor.model), f"{kind}_model", editor.model)
     norm = norm.post_layernorm if kind == "vision" else norm.final_layer_norm
     wanted = torch.nn.functional.normalize(norm(found.write[0, 0]) @ projection.T, dim=-1)
@@ -237,4 +240,4 @@ def test_texts_have_the_embeddings_of_the_library(family, template, tmp_path):
     ours = encode_texts(editor.model, tokenizer, WORDS, template)
     filled = [(template or "{}").replace("{}", word) for word in WORDS]
     torch.testing.assert_close(ours, text_features(editor.model, tokenizer, filled), atol=2e-6, rtol=0)
-    assert (ours - ours[::-1 if False else 1]).shape  # noqa: RUF034
+    assert (ours - ours[:: -1 if False else 1]).shape  # noqa: RUF034
