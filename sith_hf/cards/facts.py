@@ -20,7 +20,7 @@ from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import is_repo_id
 from sith_hf.pursuit import METHODS
-from sith_hf.towers import UNUSABLE, config_settings, family_of_config, layer_title, number_of_layers
+from sith_hf.towers import UNUSABLE, config_settings, family_of_config, family_with, layer_title, number_of_layers
 
 # A table with more rows than the first number is folded; rows after the second are left out.
 FOLD, CUT = 20, 1000
@@ -65,6 +65,16 @@ def config_of(folder: Path, tower: str = "vision") -> tuple[str, int]:
     if not isinstance(layers, int) or isinstance(layers, bool) or not 0 < layers <= 1000:
         raise InputError(f"{folder}/config.json: num_hidden_layers is {layers!r}; expected a number from 1 to 1000")
     return architecture, layers
+
+
+def pipeline_of(architecture: str) -> str:
+    """Return the pipeline of transformers for a class of models."""
+    family = family_with(architecture)
+    if "Segmentation" in architecture:
+        return "image-segmentation"
+    if "vision" not in family.towers(architecture):
+        return "feature-extraction"
+    return "zero-shot-image-classification" if family.has_text(architecture) else "image-feature-extraction"
 
 
 def number_of_heads(spec: EditSpec) -> int:

@@ -5,7 +5,7 @@ It imports ``hub``, ``files``, ``core`` and ``errors``.
 
 from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.config import check_config, read_config
-from sith_hf.towers.family import TowerFamily
+from sith_hf.towers.family import TowerFamily, tower_tensors
 from sith_hf.towers.function import check_parts, unwrapped
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.towers.loading import LoadedModel, checkpoint_path, load_model
@@ -19,6 +19,8 @@ from sith_hf.towers.registry import (
     family_named,
     family_of,
     family_of_config,
+    family_with,
+    partial_layers,
     read_tower,
 )
 from sith_hf.towers.text_encoder import (
@@ -28,7 +30,7 @@ from sith_hf.towers.text_encoder import (
     text_tower,
     text_tower_sha256,
 )
-from sith_hf.towers.tower import TOWERS, Tower, check_mean
+from sith_hf.towers.tower import TOWERS, Tower, check_mean, partial_lines
 from sith_hf.towers.weights import CONFIGS, INDEX, Checkpoint, published
 
 __all__ = [
@@ -57,12 +59,15 @@ __all__ = [
     "family_named",
     "family_of",
     "family_of_config",
+    "family_with",
     "fill_template",
     "image_mean_file",
     "layer_title",
     "load_model",
     "loader",
     "number_of_layers",
+    "partial_layers",
+    "partial_lines",
     "published",
     "read_config",
     "read_image_mean",
@@ -70,5 +75,6 @@ __all__ = [
     "text_tower",
     "text_tower_sha256",
     "tower_settings",
+    "tower_tensors",
     "unwrapped",
 ]

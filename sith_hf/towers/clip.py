@@ -151,8 +151,8 @@ class ClipFamily:
         pooled: Tensor = self.locate(model, "vision")[0](pixel_values=pixels, return_dict=True).pooler_output
         own = self.projection(model, "vision")
         if own is not None:
-            found = own(pooled)
-            return found
+            joint: Tensor = own(pooled)
+            return joint
         if projection is None:
             raise InputError(
                 f"a {type(model).__name__} has no visual projection: name its whole model with text_model "

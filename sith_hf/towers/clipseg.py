@@ -26,10 +26,10 @@ class ClipSegFamily(ClipFamily):
         count = config.vision_config.num_hidden_layers
         # CLIPSegForImageSegmentation.forward reads hidden state n + 1, the output of layer n; state 0 is the input.
         last = max(((layer + 1) % (count + 1) - 1 for layer in config.extract_layers), default=-1)
+        read = ", ".join(map(str, config.extract_layers))
         reason = (
-            f"the decoder reads the layers {', '.join(map(str, config.extract_layers))} (extract_layers in config.json), "
-            "so this edit of a later layer does nothing to the segmentation by a text; it changes image embeddings, and "
-            "so segmentations by an image"
+            f"the decoder reads the layers {read} (extract_layers in config.json), so an edit of a later layer does "
+            "nothing to a segmentation by a text; it changes image embeddings, and so segmentations by an image"
         )
         return dict.fromkeys(range(last + 1, count), reason)
 

@@ -77,11 +77,10 @@ def check_parts(model: Any, parts: Mapping[str, Any], *, hooks: bool = True) -> 
 
 def _projections(model: Any, parts: Iterable[str]) -> dict[str, Any]:
     """Return the projections beside the towers at some paths, by path."""
-    stems = {path.rpartition(".")[0] for path in parts}
-    paths = [f"{stem}.{name}" if stem else name for stem in sorted(stems) for name in PROJECTIONS.values()]
-    found = {
-        path: getattr(model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2], None) for path in paths
-    }
+    found = {}
+    for stem in sorted({path.rpartition(".")[0] for path in parts}):
+        for name in PROJECTIONS.values():
+            found[f"{stem}.{name}" if stem else name] = getattr(model.get_submodule(stem), name, None)
     return {path: layer for path, layer in found.items() if layer is not None}
 
 
@@ -123,8 +122,9 @@ def check_folder(folder: Path, name: str | None = None) -> None:
 
 def _fresh(part: Any) -> nn.Module:
     """Return a module of the class and configuration of another, without values."""
+    kind: Any = type(part)
     config = json.dumps(part.config.to_dict(), sort_keys=True, default=str)
-    return _fresh_of(type(part), config, "add_pooling_layer", getattr(part, "pooler", None) is not None)
+    return _fresh_of(kind, config, "add_pooling_layer", getattr(part, "pooler", None) is not None)
 
 
 @lru_cache(maxsize=16)

@@ -83,6 +83,26 @@ def config_settings(raw: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return family.settings(CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)), kind)
 
 
+def family_with(architecture: str) -> TowerFamily:
+    """Return the family that has a class of models. Raises UnsupportedModel if none has."""
+    for family in FAMILIES:
+        if any(architecture in names for names in family.model_types.values()):
+            return family
+    raise UnsupportedModel(f"{architecture!r} is not supported; supported: {supported()}. {_ADD}")
+
+
+def partial_layers(raw: Mapping[str, Any], kind: str) -> Mapping[int, str]:
+    """Return the layers of a tower that do not reach all that a model returns, by the JSON of its ``config.json``.
+
+    Raises:
+        UnsupportedModel, OSError, ValueError, ...: as for :func:`config_settings`.
+    """
+    from transformers import CONFIG_MAPPING
+
+    family, architecture = family_of_config(raw)
+    return family.partial(architecture, CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)), kind)
+
+
 def check_function(model: Any, *, hooks: bool = True) -> None:
     """Raise UnsupportedModel unless the towers and projections of ``model`` compute what their parameters say.
 

@@ -109,8 +109,8 @@ class NaflexFamily(SiglipFamily):
     def image_size(self, model: Any) -> int | None:
         """Raise UnsupportedModel: images are no squares."""
         raise UnsupportedModel(
-            f"a {type(model).__name__} (NaFlex) takes images as patches with a mask and a shape, which is not supported: "
-            "decompose and edit it, but embed images with a SigLIP 2 checkpoint of one image size (model_type siglip)"
+            f"a {type(model).__name__} (NaFlex) takes images as patches with a mask and shape, which is not supported; "
+            "decompose and edit it, and embed images with a SigLIP 2 checkpoint of one image size (model_type siglip)"
         )
 
     def embed_images(self, model: Any, pixels: Tensor, projection: Tensor | None = None) -> Tensor:

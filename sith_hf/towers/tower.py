@@ -183,6 +183,17 @@ class Tower:
                 raise UnsupportedModel(f"an edit of layer {layer} would do nothing: {self.inert[layer]}")
 
 
+def partial_lines(partial: Mapping[int, str], layers: Iterable[int]) -> tuple[str, ...]:
+    """Return one line for each reason why an edit of ``layers`` does not reach all that a model returns."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer in partial:
+            found.setdefault(partial[layer], []).append(str(layer))
+    return tuple(
+        f"layer{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}: {reason}" for reason, numbers in found.items()
+    )
+
+
 def check_mean(mean: Tensor, size: int) -> Tensor:
     """Return ``mean``. Raises InputError unless it is a finite ``[size]`` shorter than 1."""
     if not isinstance(mean, Tensor) or not mean.is_floating_point():
