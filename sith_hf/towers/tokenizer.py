@@ -19,7 +19,8 @@ from sith_hf.towers.model_settings import UNUSABLE, max_tokens
 # The file of a whole tokenizer; without it, the files of a vocabulary are read.
 WHOLE = "tokenizer.json"
 # Vocabularies that need no other package; SentencePiece models end in .model.
-_PLAIN = ("vocab.json", "vocab.txt", "merges.txt")
+_PLAIN = ("vocab.json", "merges.txt", "vocab.txt")
+_FILES = (WHOLE, "tokenizer_config.json", *_PLAIN)
 
 _ADVICE = "download the tokenizer's files again, or save them with save_pretrained"
 # In checkpoints of 2021, this end token means that the text ends at its largest token (CLIPTextModel.forward).
@@ -39,6 +40,8 @@ def load_tokenizer(folder: Path) -> Any | None:
     """
     from transformers import AutoTokenizer
 
+    if not any((folder / name).is_file() for name in _FILES) and not any(folder.glob("*.model")):
+        return None
     for name in (WHOLE, "tokenizer_config.json"):
         if (folder / name).is_file():
             read_json_object(folder / name, _ADVICE)
@@ -52,8 +55,6 @@ def load_tokenizer(folder: Path) -> Any | None:
             f"{folder}: its tokenizer cannot be loaded",
         )
     except InputError:
-        if not _has_files(folder):
-            return None
         _check_sentencepiece(folder)
         raise
     # Without the files, transformers 5 returns a tokenizer that maps every text to unknown tokens.
@@ -137,12 +138,6 @@ def _written(tokenizer: Any, texts: Sequence[str], tower: Any, limit: int, **opt
     _check_ids(found["input_ids"], texts, tower)
     _check_known(found["input_ids"], texts, tokenizer)
     return found
-
-
-def _has_files(folder: Path) -> bool:
-    """Return whether a folder has a file of a tokenizer: its settings or a vocabulary."""
-    names = (WHOLE, "tokenizer_config.json", *_PLAIN)
-    return any((folder / name).is_file() for name in names) or any(folder.glob("*.model"))
 
 
 def _check_sentencepiece(folder: Path) -> None:
