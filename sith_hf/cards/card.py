@@ -22,14 +22,6 @@ from sith_hf.towers import folder_format
 
 TAGS = ["sith-hf", "clip", "model-editing"]
 
-# Architecture to the transformers pipeline that loads it.
-PIPELINES: Mapping[str, str] = {
-    "CLIPModel": "zero-shot-image-classification",
-    "CLIPVisionModel": "image-feature-extraction",
-    "CLIPVisionModelWithProjection": "image-feature-extraction",
-    "OpenClipModel": "zero-shot-image-classification",
-}
-
 # Stands for the place of a folder in the code that its card shows.
 FOLDER = "path/to/this/folder"
 
@@ -69,6 +61,7 @@ def model_card(
     pinned = card_facts.hub_base(spec.base)
     base_id = pinned or (None if base_id is None else _checked(base_id))
     architecture, _ = card_facts.config_of(folder)
+    pipeline = card_facts.pipeline_of(architecture)
     path = folder / "sith" / EDIT_SPEC_LAYOUT.filename
     recorded, (_, data) = EditSpec.from_pretrained(path), read_artifact(path, EDIT_SPEC_LAYOUT)
     if recorded != spec:
@@ -93,13 +86,11 @@ def model_card(
     metadata = ModelCardData(
         **card_facts.inherited(base_card),
         library_name=folder_format(folder).library,
-        pipeline_tag=PIPELINES[architecture],
+        pipeline_tag=pipeline,
         tags=list(TAGS),
         base_model=base_id,
         base_model_relation=None if base_id is None else "finetune",
-        **_model_index(
-            _title(repo_id, title), PIPELINES[architecture], [*measured["results"], *measured["collateral"]]
-        ),
+        **_model_index(_title(repo_id, title), pipeline, [*measured["results"], *measured["collateral"]]),
     )
     return _assembled(ModelCard, metadata, body)
 

@@ -19,7 +19,15 @@ from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import is_repo_id
 from sith_hf.pursuit import METHODS
-from sith_hf.towers import UNUSABLE, config_json, config_settings, family_of_config
+from sith_hf.towers import (
+    UNUSABLE,
+    config_json,
+    config_settings,
+    family_of_config,
+    family_with,
+    layer_title,
+    number_of_layers,
+)
 
 # A table with more rows than the first number is folded; rows after the second are left out.
 FOLD, CUT = 20, 1000
@@ -56,7 +64,7 @@ def config_of(folder: Path, tower: str = "vision") -> tuple[str, int]:
     try:
         raw = config_json(folder, "save the checkpoint again")
         architecture = family_of_config(raw)[1]
-        layers = config_settings(raw, tower)["num_hidden_layers"]
+        layers = number_of_layers(config_settings(raw, tower))
     except InputError:
         raise
     except UNUSABLE as error:
@@ -64,6 +72,16 @@ def config_of(folder: Path, tower: str = "vision") -> tuple[str, int]:
     if not isinstance(layers, int) or isinstance(layers, bool) or not 0 < layers <= 1000:
         raise InputError(f"{folder}/config.json: num_hidden_layers is {layers!r}; expected a number from 1 to 1000")
     return architecture, layers
+
+
+def pipeline_of(architecture: str) -> str:
+    """Return the pipeline of transformers for a class of models."""
+    family = family_with(architecture)
+    if "Segmentation" in architecture:
+        return "image-segmentation"
+    if "vision" not in family.towers(architecture):
+        return "feature-extraction"
+    return "zero-shot-image-classification" if family.has_text(architecture) else "image-feature-extraction"
 
 
 def number_of_heads(spec: EditSpec) -> int:
@@ -76,7 +94,8 @@ def summary(spec: EditSpec) -> str:
     heads, layers = len({key[:2] for key in spec.keys}), spec.layers
     vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
     head = "head" if heads == 1 else "heads"
-    where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {_listed([str(n) for n in layers])}"
+    named = [str(layer_title(n, spec.base.settings)) for n in layers]
+    where = f"layer {named[0]}" if len(layers) == 1 else f"layers {_listed(named)}"
     changes = Counter(_verb(gain) for gain in spec.gain.tolist())
     how = _listed([f"{count} {verb}" for verb, count in changes.items()])
     change = "has a new gain" if len(spec) == 1 else "have new gains"
@@ -114,6 +133,8 @@ def vector_rows(spec: EditSpec) -> list[dict[str, Any]]:
     ``plus`` and ``minus`` are the explanations of the poles, None if not recorded.
     """
     rows = [{**row, "reason": "", "plus": None, "minus": None} for row in spec.rows()]
+    for row in rows:
+        row["layer"] = layer_title(row["layer"], spec.base.settings)
     if spec.provenance is not None:
         for row, explanations, reason in zip(rows, spec.provenance.explanations, spec.provenance.reasons, strict=True):
             poles = {explanation.pole: explanation for explanation in explanations}

@@ -17,6 +17,10 @@ import torch
 
 from sith_hf.towers.model_class import model_class
 
+# Class to the beginning of names that transformers 5 changes on saving, and 4 does not load then. Both load them as
+# they are in memory. Of AltCLIP, "layer" becomes "layers" in the text tower, and back again in both towers.
+KEPT: Mapping[str, str] = {"AltCLIPModel": "vision_model."}
+
 
 @dataclass(frozen=True, eq=False)
 class DiskNames:
@@ -59,17 +63,17 @@ def disk_names(architecture: str, config: Any, *, nested: bool = False) -> DiskN
             modules of transformers 5 have not (``PrefixChange`` in its mapping).
     """
     content = json.dumps(config.to_dict(), sort_keys=True, default=str)
-    kind: Any = type(config)
-    return _disk_names(architecture, kind, content, nested)
+    return _disk_names(architecture, content, nested)
 
 
 @lru_cache(maxsize=16)
-def _disk_names(architecture: str, config_class: Any, content: str, nested: bool) -> DiskNames:
+def _disk_names(architecture: str, content: str, nested: bool) -> DiskNames:
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import PrefixChange, WeightRenaming, apply_renamings
 
+    kind = model_class(architecture)
     with torch.device("meta"):
-        model = model_class(architecture)(config_class.from_dict(json.loads(content)))
+        model = kind(kind.config_class.from_dict(json.loads(content)))
     state = model.state_dict()
     if own := getattr(model, "name_on_disk", None):
         shapes = {own(name): tuple(tensor.shape) for name, tensor in state.items()}
@@ -82,7 +86,8 @@ def _disk_names(architecture: str, config_class: Any, content: str, nested: bool
         if isinstance(item, WeightRenaming) and (nested or not isinstance(item, PrefixChange))
     ]
     tied = model.all_tied_weights_keys or {}
-    canonical = {name: apply_renamings(name, written) for name in state}
+    kept = KEPT.get(architecture)
+    canonical = {name: name if kept and name.startswith(kept) else apply_renamings(name, written) for name in state}
     return DiskNames(
         canonical=canonical,
         shapes={canonical[name]: tuple(tensor.shape) for name, tensor in state.items()},

@@ -13,13 +13,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sith_hf.errors import InputError
 from sith_hf.towers.family import Paths, Tensors, norm_tensors, read_layers, read_norm
 from sith_hf.towers.model_settings import tower_settings
 from sith_hf.towers.open_clip_config import ARCHITECTURE, MODEL_TYPE
 from sith_hf.towers.readout import Readout
 from sith_hf.towers.text_tower import TextTower
-from sith_hf.towers.tokenizer import guarded, load_tokenizer
+from sith_hf.towers.tokenizer import guarded, load_tokenizer, written
 from sith_hf.towers.tower import Tower
 
 _TOWER = {"vision": "visual", "text": "text"}
@@ -103,6 +102,23 @@ class OpenClipFamily:
             found[tensors.name(name)] = whole
         return Readout(name=f"{norm_path}, {name}", matrix=matrix, norm=norm, bias=bias, tensors=found)
 
+    def partial(self, architecture: str, config: Any, kind: str) -> Mapping[int, str]:
+        """Return the layers that do not reach all that the model returns: none."""
+        return {}
+
+    def image_size(self, model: Any) -> int | None:
+        """Return the side of the images that a model takes, in pixels."""
+        return int(model.config.vision_config.image_size)
+
+    def projection(self, model: Any, kind: str) -> Any | None:
+        """Return None: the towers hold their projections themselves."""
+        return None
+
+    def embed_images(self, model: Any, pixels: Tensor, projection: Tensor | None = None) -> Tensor:
+        """Return image embeddings."""
+        found: Tensor = model.get_image_features(pixels).pooler_output
+        return found
+
     def has_text(self, architecture: str) -> bool:
         """Return True: every model of open_clip encodes texts."""
         return True
@@ -140,21 +156,11 @@ class OpenClipTextTower(TextTower):
         if not _padded(part):
             return super().tokens(tokenizer, cleaned)
         length = part.max_position_embeddings
-
-        def written() -> list[list[int]]:
-            ids: list[list[int]] = tokenizer(cleaned, truncation=True, max_length=length)["input_ids"]
-            return ids
-
+        found: list[list[int]] = written(tokenizer, cleaned, self.tower, length)["input_ids"]
         end = (getattr(tokenizer, "pad_token_id", None) or 0) if part.own_padding else 0
-        tokens = [ids + [end] * (length - len(ids)) for ids in guarded(written, "the tokenizer cannot read the texts")]
+        tokens = [ids + [end] * (length - len(ids)) for ids in found]
         if part.strip_sep_token:
             tokens = [[0 if number == tokenizer.sep_token_id else number for number in ids] for ids in tokens]
-        largest = max(max(ids) for ids in tokens)
-        if largest >= part.vocab_size:
-            raise InputError(
-                f"the tokenizer returns the token {largest}, but the text tower has the tokens 0 to "
-                f"{part.vocab_size - 1}: this tokenizer belongs to another model; use the one of this checkpoint"
-            )
         return tokens
 
 

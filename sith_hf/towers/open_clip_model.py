@@ -123,11 +123,6 @@ class Layers(nn.Module):
         super().__init__()
         self.resblocks = nn.ModuleList(Layer(config, causal) for _ in range(config.num_hidden_layers))
 
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The layers, by CLIP's name for them."""
-        return self.resblocks
-
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, T, D]`` to the same shape."""
         for layer in self.resblocks:
@@ -151,11 +146,6 @@ class OpenClipVision(nn.Module):
         self.transformer = Layers(config)
         self.ln_post = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.proj = nn.Parameter(torch.empty(size, config.projection_dim))
-
-    @property
-    def encoder(self) -> Layers:
-        """The layers, by CLIP's name for them."""
-        return self.transformer
 
     def forward(self, pixel_values: Tensor, return_dict: bool = True) -> BaseModelOutputWithPooling:
         """Return the tokens ``[B, T, D]``, and the embeddings ``[B, P]`` as ``pooler_output``."""
@@ -231,11 +221,6 @@ class OpenClipModel(PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         self.visual = OpenClipVision(config.vision_config)
         self.text = OpenClipText(config.text_config)
-
-    @property
-    def vision_model(self) -> OpenClipVision:
-        """The vision tower, by CLIP's name for it."""
-        return self.visual
 
     def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
         """Return image embeddings, not normalised, as ``pooler_output`` ``[B, P]``."""

@@ -7,16 +7,21 @@ from typing import Any
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.towers.altclip import ALTCLIP
+from sith_hf.towers.chinese_clip import CHINESE_CLIP
 from sith_hf.towers.clip import CLIP
+from sith_hf.towers.clipseg import CLIPSEG
 from sith_hf.towers.family import TowerFamily
 from sith_hf.towers.function import check_class, check_parts, unwrapped
+from sith_hf.towers.metaclip_2 import METACLIP_2
 from sith_hf.towers.model_class import config_class
 from sith_hf.towers.open_clip import OPEN_CLIP
 from sith_hf.towers.refusals import refusal
+from sith_hf.towers.siglip import SIGLIP, SIGLIP2
 from sith_hf.towers.tower import TOWERS, Tower
 
 # A family's file is named after it; its models need this line and no other.
-FAMILIES: tuple[TowerFamily, ...] = (CLIP, OPEN_CLIP)
+FAMILIES: tuple[TowerFamily, ...] = (CLIP, METACLIP_2, ALTCLIP, CHINESE_CLIP, CLIPSEG, SIGLIP, SIGLIP2, OPEN_CLIP)
 
 _OTHERS = "Supported model types: "
 # How to add a family is in the design notes.
@@ -104,6 +109,24 @@ def config_settings(raw: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """
     family, _ = family_of_config(raw)
     return family.settings(config_class(raw["model_type"]).from_dict(dict(raw)), kind)
+
+
+def family_with(architecture: str) -> TowerFamily:
+    """Return the family that has a class of models. Raises UnsupportedModel if none has."""
+    for family in FAMILIES:
+        if any(architecture in names for names in family.model_types.values()):
+            return family
+    raise UnsupportedModel(f"{architecture!r} is not supported; supported: {supported()}. {_ADD}")
+
+
+def partial_layers(raw: Mapping[str, Any], kind: str) -> Mapping[int, str]:
+    """Return the layers of a tower that do not reach all that a model returns, by the JSON of its ``config.json``.
+
+    Raises:
+        UnsupportedModel, OSError, ValueError, ...: as for :func:`config_settings`.
+    """
+    family, architecture = family_of_config(raw)
+    return family.partial(architecture, config_class(raw["model_type"]).from_dict(dict(raw)), kind)
 
 
 def check_function(model: Any, *, hooks: bool = True) -> None:

@@ -19,7 +19,7 @@ from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import json_fields, read_json_object, reason
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
-from sith_hf.towers.disk_names import disk_names
+from sith_hf.towers.disk_names import KEPT, disk_names
 from sith_hf.towers.folder_format import OPEN_CLIP, TRANSFORMERS, folder_format
 from sith_hf.towers.function import FLOATS, check_folder
 from sith_hf.towers.model_class import config_class
@@ -257,7 +257,8 @@ def _named(folder: Path, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
     paths, nested = family.towers(architecture), family.nested(architecture)
     prefixes = tuple(f"{family.prefix(kind)}." for kind in paths)
     # Most files have the canonical names, and importing the class of the model takes two seconds.
-    if all(any(key.startswith(prefix) for key in keys) for prefix in prefixes):
+    named = all if nested else any
+    if all(named(key.startswith(prefix) for key in keys) for prefix in prefixes):
         return shards
     try:
         config = config_class(raw["model_type"]).from_dict(dict(raw))
@@ -265,7 +266,8 @@ def _named(folder: Path, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
     except UNUSABLE:
         return shards
     names = {key: name for key, name in found.items() if key != name}
-    return tuple(replace(shard, names=names, renames=nested and "" in paths.values()) for shard in shards)
+    renames = architecture in KEPT or (nested and "" in paths.values())
+    return tuple(replace(shard, names=names, renames=renames) for shard in shards)
 
 
 def config_json(folder: Path, advice: str) -> dict[str, Any]:
