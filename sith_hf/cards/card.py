@@ -18,6 +18,7 @@ from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.files import library_versions, read_artifact
+from sith_hf.towers import folder_format
 
 TAGS = ["sith-hf", "clip", "model-editing"]
 
@@ -71,6 +72,8 @@ def model_card(
         **_about(spec, repo_id, title),
         recorded_base=None if pinned else base_id,
         architecture=architecture,
+        library=folder_format(folder).library,
+        scheme="local-dir:" if repo_id is None else "hf-hub:",
         map_file=MAP_FILE,
         measured=measured,
         evaluated=evaluation is not None and any(measured.values()),
@@ -82,7 +85,7 @@ def model_card(
     )
     metadata = ModelCardData(
         **card_facts.inherited(base_card),
-        library_name="transformers",
+        library_name=folder_format(folder).library,
         pipeline_tag=pipeline,
         tags=edit_tags(spec),
         base_model=base_id,

@@ -26,7 +26,7 @@ from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import library_versions, new_folder
 from sith_hf.hub import CARD
-from sith_hf.towers import family_named
+from sith_hf.towers import OPEN_CLIP, family_named
 
 # peft's two files, and its prefix of every module's name.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -89,6 +89,11 @@ def output_projections(spec: EditSpec, architecture: str) -> dict[int, str]:
     Raises:
         UnsupportedModel: the class is not supported, or does not have the tower of the edit.
     """
+    if spec.place.family == OPEN_CLIP.library:
+        raise UnsupportedModel(
+            "this edit is of a model of open_clip, and peft adapts the classes of transformers: save-edited writes the "
+            "edited folder"
+        )
     family = family_named(spec.place.family)
     known = [name for names in family.model_types.values() for name in names if spec.tower in family.towers(name)]
     if architecture not in known:

@@ -15,6 +15,12 @@ from typing import Any
 
 import torch
 
+from sith_hf.towers.model_class import model_class
+
+# Class to the beginning of names that transformers 5 changes on saving, and 4 does not load then. Both load them as
+# they are in memory. Of AltCLIP, "layer" becomes "layers" in the text tower, and back again in both towers.
+KEPT: Mapping[str, str] = {"AltCLIPModel": "vision_model."}
+
 
 @dataclass(frozen=True, eq=False)
 class DiskNames:
@@ -62,13 +68,16 @@ def disk_names(architecture: str, config: Any, *, nested: bool = False) -> DiskN
 
 @lru_cache(maxsize=16)
 def _disk_names(architecture: str, content: str, nested: bool) -> DiskNames:
-    import transformers
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import PrefixChange, WeightRenaming, rename_source_key
 
-    kind = getattr(transformers, architecture)
+    kind = model_class(architecture)
     with torch.device("meta"):
         model = kind(kind.config_class.from_dict(json.loads(content)))
+    state = model.state_dict()
+    if own := getattr(model, "name_on_disk", None):
+        shapes = {own(name): tuple(tensor.shape) for name, tensor in state.items()}
+        return DiskNames({name: own(name) for name in state}, shapes, (), (), "")
     mapping = get_model_conversion_mapping(model)
     renamings = tuple(item for item in mapping if isinstance(item, WeightRenaming))
     converters = tuple(item for item in mapping if not isinstance(item, WeightRenaming))
@@ -79,9 +88,14 @@ def _disk_names(architecture: str, content: str, nested: bool) -> DiskNames:
     ]
     joining = [item for item in written if not isinstance(item, WeightRenaming)]
     renaming = [item for item in written if isinstance(item, WeightRenaming)]
-    state, tied = model.state_dict(), model.all_tied_weights_keys or {}
+    tied, kept = model.all_tied_weights_keys or {}, KEPT.get(architecture)
     # A converter joins several parameters into one tensor of the file, whose shape is theirs in its own way.
-    found = {name: rename_source_key(name, renaming, joining, reverse=True) for name in state}
+    found = {
+        name: (name, None)
+        if kept and name.startswith(kept)
+        else rename_source_key(name, renaming, joining, reverse=True)
+        for name in state
+    }
     canonical = {name: renamed for name, (renamed, _) in found.items()}
     return DiskNames(
         canonical=canonical,

@@ -14,8 +14,8 @@ from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.family import CLIP_PATHS, Tensors, TowerFamily, read_layers
 from sith_hf.towers.model_settings import tower_settings
 from sith_hf.towers.readout import Readout
-from sith_hf.towers.text_tower import TextTower
 from sith_hf.towers.tower import Tower
+from sith_hf.towers.vision_only import NoJointSpace
 
 # The model types of vision towers, whose encoder layers all have CLIP's parts.
 _TOWERS = ("clip_vision_model", "siglip_vision_model")
@@ -24,7 +24,7 @@ _PATH = "model.vision_tower"
 
 
 @dataclass(frozen=True)
-class LlavaFamily:
+class LlavaFamily(NoJointSpace):
     """The family of LLaVA models.
 
     Attributes:
@@ -136,14 +136,6 @@ class LlavaFamily:
             approximation="; ".join(filter(None, (reading, way.approximation))),
             outside=frozenset(way.tensors),
         )
-
-    def has_text(self, architecture: str) -> bool:
-        """Return False: LLaVA encodes no texts into a joint space."""
-        return False
-
-    def text(self, model: Any) -> TextTower | None:
-        """Return None."""
-        return None
 
 
 def _check_tower(config: Any) -> None:

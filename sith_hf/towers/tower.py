@@ -30,6 +30,7 @@ class Tower:
         family: the name of its :class:`sith_hf.towers.TowerFamily`, such as ``"clip"``.
         settings: the settings of the model that are no tensors (:mod:`sith_hf.towers.model_settings`).
         inert: layers whose output reaches nothing that the model returns, with the reason.
+        partial: layers whose output does not reach all that the model returns, with the reason.
         missing: why there is no way to the joint space and what to do, as a sentence; empty for that of CLIP.
     """
 
@@ -39,6 +40,7 @@ class Tower:
     family: str = "clip"
     settings: Mapping[str, Any] = field(default_factory=dict)
     inert: Mapping[int, str] = field(default_factory=dict)
+    partial: Mapping[int, str] = field(default_factory=dict)
     missing: str = ""
 
     @property
@@ -73,8 +75,9 @@ class Tower:
         wanted = whole_numbers(layers, "layers")
         for layer in wanted:
             if not -count <= layer < count:
+                pool = f" ({count - 1} is the pooling head)" if self.layers[-1].title else ""
                 raise InputError(
-                    f"layer {layer} does not exist: this tower has layers 0-{count - 1}. Use -1 for the last"
+                    f"layer {layer} does not exist: this tower has layers 0-{count - 1}{pool}. Use -1 for the last"
                 )
         resolved = sorted(layer % count for layer in wanted)
         if not resolved:
@@ -186,6 +189,17 @@ def check_writable(inert: Mapping[int, str], layers: Iterable[int]) -> None:
     for layer in layers:
         if layer in inert:
             raise UnsupportedModel(f"an edit of layer {layer} would do nothing: {inert[layer]}")
+
+
+def partial_lines(partial: Mapping[int, str], layers: Iterable[int]) -> tuple[str, ...]:
+    """Return one line for each reason why an edit of ``layers`` does not reach all that a model returns."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer in partial:
+            found.setdefault(partial[layer], []).append(str(layer))
+    return tuple(
+        f"layer{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}: {reason}" for reason, numbers in found.items()
+    )
 
 
 def check_mean(mean: Tensor, size: int) -> Tensor:

@@ -1,10 +1,15 @@
-"""``VisionOnlyFamily``: towers that were trained without texts. Their vectors are edited by number."""
+"""``VisionOnlyFamily``: towers that were trained without texts. Their vectors are edited by number.
+
+``NoJointSpace`` has what such families share with LLaVA, which compares no pictures with texts either.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from sith_hf.errors import InputError
 from sith_hf.towers.family import Paths, Tensors, read_layers
@@ -13,8 +18,39 @@ from sith_hf.towers.text_tower import TextTower
 from sith_hf.towers.tower import Tower
 
 
+class NoJointSpace:
+    """A family whose models embed neither texts nor images in a joint space of both."""
+
+    def has_text(self, architecture: str) -> bool:
+        """Return False."""
+        return False
+
+    def text(self, model: Any) -> TextTower | None:
+        """Return None."""
+        return None
+
+    def partial(self, architecture: str, config: Any, kind: str) -> Mapping[int, str]:
+        """Return nothing: a layer reaches all that the model returns, or nothing of it."""
+        return {}
+
+    def image_size(self, model: Any) -> int | None:
+        """Return None: no images are prepared for these models."""
+        return None
+
+    def projection(self, model: Any, kind: str) -> Any | None:
+        """Return None."""
+        return None
+
+    def embed_images(self, model: Any, pixels: Tensor, projection: Tensor | None = None) -> Tensor:
+        """Raise InputError: there is no joint space."""
+        raise InputError(
+            f"a {type(model).__name__} embeds no images in a joint space with texts, so it has no image mean, "
+            "retrieval or zero-shot classification: use a model of images and texts, such as its companion"
+        )
+
+
 @dataclass(frozen=True)
-class VisionOnlyFamily:
+class VisionOnlyFamily(NoJointSpace):
     """A family of vision towers that share no joint space with texts.
 
     Attributes:
@@ -80,11 +116,3 @@ class VisionOnlyFamily:
                 "edit by number (--gain with --layers, --heads or --vectors; Edit.vectors in Python)"
             ),
         )
-
-    def has_text(self, architecture: str) -> bool:
-        """Return False."""
-        return False
-
-    def text(self, model: Any) -> TextTower | None:
-        """Return None."""
-        return None

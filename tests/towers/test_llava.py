@@ -6,19 +6,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, SiglipConfig, SiglipModel
 
 from sith_hf.checkpoint import export_adapter, revert, save_edited, verify
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec, applied
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
+from sith_hf.images import DatasetSettings, mean_of_images
 from sith_hf.pursuit import Pursuit
 from tests.support.explicit import CLIP_PARTS, explicit, matrices
 from tests.support.raw import read_raw, weight_files
-from tests.support.tiny import byte_tokenizer, clip_model, image_processor
-from tests.support.vision_models import PATCH, PROMPT, generated, llava_model, pictures
+from tests.support.tiny import byte_tokenizer, clip_model, image_processor, randomise
+from tests.support.vision_models import PATCH, PROMPT, SIZES, generated, llava_model, pictures
 
 LAYERS = "model.vision_tower.encoder.layers"
 WORDS = ["red", "blue", "sand", "boat", "night", "forest", "snow", "wheel", "dog"]
@@ -70,6 +72,14 @@ NAMES = {
 }  # fmt: skip
 
 
+def renamed(folder, target, rename):
+    """A copy of a checkpoint with other names of its tensors."""
+    shutil.copytree(folder, target)
+    tensors = {rename(key): tensor for key, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """LLaVA with each tower, saved in shards or not, and by each set of names."""
@@ -82,9 +92,9 @@ def folders(tmp_path_factory):
     llava_model(3).save_pretrained(made["sharded"], max_shard_size="40KB")
     assert len(weight_files(made["sharded"])) > 2
     for name, rename in NAMES.items():
-        made[name] = shutil.copytree(made["clip"], place / name.replace(" ", "-"))
-        tensors = {rename(key): tensor for key, tensor in load_file(made["clip"] / "model.safetensors").items()}
-        save_file(tensors, made[name] / "model.safetensors", {"format": "pt"})
+        made[name] = renamed(made["clip"], place / name.replace(" ", "-"), rename)
+    older = NAMES["as 4.5x saves it"]
+    made["siglip as 4.5x saves it"] = renamed(made["siglip"], place / "older-siglip", older)
     return made
 
 
@@ -138,7 +148,7 @@ def test_removing_every_vector_of_a_head_silences_it(tower):
 # --- the checkpoint
 
 
-@pytest.mark.parametrize("name", [*NAMES, "sharded", "siglip"])
+@pytest.mark.parametrize("name", [*NAMES, "sharded", "siglip", "siglip as 4.5x saves it"])
 def test_only_the_edited_tensors_change_under_the_names_of_the_base(name, folders, tmp_path):
     editor = SithEditor.from_pretrained(folders[name])
     spec = edit_of(editor)
@@ -338,6 +348,38 @@ def test_without_a_companion_it_says_what_to_name(explained):
     assert alone.edit().vectors(0.0, layers=[0], heads=[0]).impact.drift is None
 
 
+def siglip(**vision):
+    """A random SiglipModel whose vision tower has the widths of the LLaVA's."""
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = SiglipConfig(
+        text_config={**text, "vocab_size": 50, "max_position_embeddings": 16, "projection_size": 32},
+        vision_config={**SIZES, "num_hidden_layers": 4, **vision},
+    )
+    return randomise(SiglipModel(config), 9)
+
+
+def test_the_words_of_a_siglip_tower_go_through_the_companions_pool():
+    model = llava_model(2, "siglip")
+    editor = SithEditor.from_model(model, text_model=siglip())
+    assert len(editor.tower.layers) == 4
+    found = editor.decompose(None, layers=[0, 2])
+    assert not any("head" in name for name in found.base.sha256 if name.startswith("vision_tower."))
+    whole = SithEditor.from_model(siglip()).tower
+    directions = found.write.double()
+    assert torch.allclose(editor.tower.to_joint(directions), whole.to_joint(directions, layer=0), atol=1e-9)
+    assert not torch.allclose(editor.tower.to_joint(directions), whole.to_joint(directions, layer=4), atol=1e-2)
+    assert "companion" in editor.tower.readout().title
+    with pytest.raises(InputError, match="SiglipModel.*clip_vision_model"):
+        SithEditor.from_model(llava_model(2), text_model=siglip())
+
+
+def test_it_has_no_embeddings_of_images(explained, tmp_path):
+    for number in range(3):
+        Image.new("RGB", (20, 20), (40 * number, 90, 10)).save(tmp_path / f"{number}.png")
+    with pytest.raises(InputError, match="embeds no images in a joint space"):
+        mean_of_images(explained, DatasetSettings(dataset=str(tmp_path)), processor=image_processor())
+
+
 # --- what does not fit
 
 
@@ -388,6 +430,6 @@ def test_other_models_that_describe_pictures_are_refused(folders, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     for kind in ("llava_next", "vipllava", "paligemma"):
         (folder / "config.json").write_text(json.dumps({**config, "model_type": kind}))
-        with pytest.raises(UnsupportedModel, match=f"'{kind}' is not supported; supported: .*llava"):
+        with pytest.raises(UnsupportedModel, match=f"'{kind}' is not supported.*upported.*llava"):
             SithEditor.from_pretrained(folder)
     assert PATCH in PROMPT
