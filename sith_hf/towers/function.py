@@ -77,11 +77,11 @@ def check_parts(model: Any, parts: Mapping[str, Any], *, hooks: bool = True) -> 
 
 
 def _projections(model: Any, parts: Iterable[str]) -> dict[str, Any]:
-    """Return the projections beside the towers at some paths, by path."""
-    found = {}
+    """Return the projections beside the towers at some paths, by path; ``model`` may be a tower itself."""
+    found, modules = {}, dict(model.named_modules())
     for stem in sorted({path.rpartition(".")[0] for path in parts}):
         for name in PROJECTIONS.values():
-            found[f"{stem}.{name}" if stem else name] = getattr(model.get_submodule(stem), name, None)
+            found[f"{stem}.{name}" if stem else name] = getattr(modules.get(stem), name, None)
     # A tower of open_clip holds its projection as a parameter.
     return {path: layer for path, layer in found.items() if not isinstance(layer, nn.Parameter | None)}
 

@@ -369,7 +369,7 @@ def test_the_words_of_a_siglip_tower_go_through_the_companions_pool():
     assert torch.allclose(editor.tower.to_joint(directions), whole.to_joint(directions, layer=0), atol=1e-9)
     assert not torch.allclose(editor.tower.to_joint(directions), whole.to_joint(directions, layer=4), atol=1e-2)
     assert "companion" in editor.tower.readout().title
-    with pytest.raises(InputError, match="SiglipModel.*clip_vision_model"):
+    with pytest.raises(InputError, match=r"SiglipModel.*clip_vision_model"):
         SithEditor.from_model(llava_model(2), text_model=siglip())
 
 
