@@ -9,11 +9,12 @@ from sith_hf.cards.card import (
     TAGS,
     decomposition_card,
     dictionary_card,
+    edit_tags,
     model_card,
     picture,
     spec_card,
 )
-from sith_hf.cards.facts import CUT, FOLD, config_of, edit_setting_rows, hub_base, summary, vector_rows
+from sith_hf.cards.facts import CUT, FOLD, config_of, edit_setting_rows, hub_base, is_wordless, summary, vector_rows
 from sith_hf.cards.markdown import render
 
 __all__ = [
@@ -26,7 +27,9 @@ __all__ = [
     "decomposition_card",
     "dictionary_card",
     "edit_setting_rows",
+    "edit_tags",
     "hub_base",
+    "is_wordless",
     "model_card",
     "picture",
     "render",

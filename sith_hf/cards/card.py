@@ -18,15 +18,9 @@ from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.files import library_versions, read_artifact
+from sith_hf.towers import folder_format
 
 TAGS = ["sith-hf", "clip", "model-editing"]
-
-# Architecture to the transformers pipeline that loads it.
-PIPELINES: Mapping[str, str] = {
-    "CLIPModel": "zero-shot-image-classification",
-    "CLIPVisionModel": "image-feature-extraction",
-    "CLIPVisionModelWithProjection": "image-feature-extraction",
-}
 
 # Stands for the place of a folder in the code that its card shows.
 FOLDER = "path/to/this/folder"
@@ -67,6 +61,7 @@ def model_card(
     pinned = card_facts.hub_base(spec.base)
     base_id = pinned or (None if base_id is None else _checked(base_id))
     architecture, _ = card_facts.config_of(folder)
+    pipeline = card_facts.pipeline_of(architecture)
     path = folder / "sith" / EDIT_SPEC_LAYOUT.filename
     recorded, (_, data) = EditSpec.from_pretrained(path), read_artifact(path, EDIT_SPEC_LAYOUT)
     if recorded != spec:
@@ -77,6 +72,8 @@ def model_card(
         **_about(spec, repo_id, title),
         recorded_base=None if pinned else base_id,
         architecture=architecture,
+        library=folder_format(folder).library,
+        scheme="local-dir:" if repo_id is None else "hf-hub:",
         map_file=MAP_FILE,
         measured=measured,
         evaluated=evaluation is not None and any(measured.values()),
@@ -88,14 +85,12 @@ def model_card(
     )
     metadata = ModelCardData(
         **card_facts.inherited(base_card),
-        library_name="transformers",
-        pipeline_tag=PIPELINES[architecture],
-        tags=list(TAGS),
+        library_name=folder_format(folder).library,
+        pipeline_tag=pipeline,
+        tags=edit_tags(spec),
         base_model=base_id,
         base_model_relation=None if base_id is None else "finetune",
-        **_model_index(
-            _title(repo_id, title), PIPELINES[architecture], [*measured["results"], *measured["collateral"]]
-        ),
+        **_model_index(_title(repo_id, title), pipeline, [*measured["results"], *measured["collateral"]]),
     )
     return _assembled(ModelCard, metadata, body)
 
@@ -111,8 +106,14 @@ def spec_card(spec: EditSpec, *, repo_id: str | None) -> str:
     about = _about(spec, repo_id, f"An edit of {card_facts.base_name(spec.base)}")
     body = render("edit_spec.md.j2", **about, versions=library_versions())
     base_id = card_facts.hub_base(spec.base)
-    metadata = ModelCardData(library_name="sith-hf", tags=[*TAGS, "edit-spec"], base_model=base_id)
+    metadata = ModelCardData(library_name="sith-hf", tags=[*edit_tags(spec), "edit-spec"], base_model=base_id)
     return _assembled(ModelCard, metadata, body)
+
+
+def edit_tags(spec: EditSpec) -> list[str]:
+    """Return the tags of a card of an edit, with the family of its model."""
+    family = card_facts.family_tag(spec.place.family)
+    return [family if tag == "clip" else tag for tag in TAGS]
 
 
 def decomposition_card(decomposition: Decomposition, *, repo_id: str | None) -> str:
@@ -132,11 +133,12 @@ def decomposition_card(decomposition: Decomposition, *, repo_id: str | None) -> 
         rank=rank,
         poles=decomposition.poles,
         side=decomposition.side,
-        rows=len(decomposition.layers) * heads * rank * len(decomposition.poles),
+        rows=len(decomposition.layers) * heads * rank * max(1, len(decomposition.poles)),
         concepts=len(decomposition.texts),
-        fidelity=float(decomposition.fidelity.mean()),
+        fidelity=float(decomposition.fidelity.mean()) if decomposition.has_words else None,
         settings=card_facts.setting_rows(decomposition.settings),
         strongest=[decomposition.explain(n, 0, 0, p) for n in decomposition.layers[-1:] for p in decomposition.poles],
+        family=str(decomposition.settings.get("family", "clip")),
     )
 
 
@@ -174,6 +176,8 @@ def _about(spec: EditSpec, repo_id: str | None, title: str) -> dict[str, Any]:
         "fold": len(rows) > card_facts.FOLD,
         "heads": card_facts.number_of_heads(spec),
         "settings": card_facts.edit_setting_rows(spec),
+        "explained": spec.provenance is not None and not card_facts.is_wordless(spec),
+        "wordless": card_facts.is_wordless(spec),
     }
 
 
@@ -200,13 +204,15 @@ def _slug(text: str) -> str:
     return text if card_facts.is_repo_name(text) else re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "other"
 
 
-def _dataset_card(template: str, repo_id: str | None, pretty: str, title: str, config: str, **data: Any) -> str:
+def _dataset_card(
+    template: str, repo_id: str | None, pretty: str, title: str, config: str, family: str = "clip", **data: Any
+) -> str:
     """Return the card of a dataset repository with its rows in ``DATA_FILE``, or of a folder without them."""
     about = {"title": _title(repo_id, title), "place": repo_id or FOLDER, "data_file": repo_id and DATA_FILE}
     body = render(template, **about, versions=library_versions(), **data)
     metadata = DatasetCardData(
         pretty_name=sanitize(impersonal(title)) if repo_id is None else f"{pretty} {repo_id}",
-        tags=["sith-hf", "clip", "interpretability"],
+        tags=["sith-hf", card_facts.family_tag(family), "interpretability"],
     )
     if repo_id is not None:
         rows = {"config_name": config, "data_files": [{"split": "train", "path": DATA_FILE}]}

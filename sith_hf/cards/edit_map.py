@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sith_hf.core.colours import FAINT, INK
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
+from sith_hf.towers import layer_title
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -67,7 +68,8 @@ def edit_map(spec: EditSpec, num_layers: int, num_heads: int) -> bytes:
     heads = "1 attention head" if len(gains) == 1 else f"{len(gains)} attention heads"
     _text(draw, (LEFT, 34), f"{vectors} in {heads}", 34, INK)
     _text(draw, (LEFT, 80), "Each square is one edited vector, coloured by its gain.", 23, FAINT)
-    _axes(draw, cell, num_layers, num_heads)
+    pool = layer_title(num_layers - 1, spec.base.settings) != num_layers - 1
+    _axes(draw, cell, [*map(str, range(num_layers - 1)), "pool" if pool else str(num_layers - 1)], num_heads)
     for layer in range(num_layers):
         for head in range(num_heads):
             _cell(draw, LEFT + head * cell, TOP + layer * cell, cell, gains.get((layer, head), []))
@@ -89,15 +91,15 @@ def colour(gain: float) -> Colour:
     return SCALE[-1][1]
 
 
-def _axes(draw: ImageDraw, cell: int, num_layers: int, num_heads: int) -> None:
+def _axes(draw: ImageDraw, cell: int, layers: list[str], num_heads: int) -> None:
     _text(draw, (LEFT, TOP - 68), "head", 23, FAINT)
     # Small cells have no room for every number.
     across = 1 if cell >= 44 or num_heads <= 10 else 2
     for head in range(0, num_heads, across):
         _text(draw, (LEFT + head * cell + cell // 2, TOP - 12), str(head), 22, INK, "ms")
     _text(draw, (LEFT - 18, TOP - 68), "layer", 23, FAINT, "ra")
-    for layer in range(num_layers):
-        _text(draw, (LEFT - 18, TOP + layer * cell + cell // 2), str(layer), 22, INK, "rm")
+    for number, layer in enumerate(layers):
+        _text(draw, (LEFT - 18, TOP + number * cell + cell // 2), layer, 22, INK, "rm")
 
 
 def _cell(draw: ImageDraw, x: int, y: int, cell: int, gains: list[float]) -> None:

@@ -13,14 +13,21 @@ from pydantic import Field
 
 from sith_hf.core.escaping import impersonal, sanitize, shown_name
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.core.reading import read_json_object
 from sith_hf.core.settings import Settings
 from sith_hf.core.strict_yaml import read_yaml
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import is_repo_id
 from sith_hf.pursuit import METHODS
-from sith_hf.towers import UNUSABLE, config_settings, family_of_config
+from sith_hf.towers import (
+    UNUSABLE,
+    config_json,
+    config_settings,
+    family_of_config,
+    family_with,
+    layer_title,
+    number_of_layers,
+)
 
 # A table with more rows than the first number is folded; rows after the second are left out.
 FOLD, CUT = 20, 1000
@@ -55,9 +62,9 @@ def config_of(folder: Path, tower: str = "vision") -> tuple[str, int]:
         InputError: ``config.json`` is missing or damaged.
     """
     try:
-        raw = read_json_object(folder / "config.json", "save the checkpoint again")
+        raw = config_json(folder, "save the checkpoint again")
         architecture = family_of_config(raw)[1]
-        layers = config_settings(raw, tower)["num_hidden_layers"]
+        layers = number_of_layers(config_settings(raw, tower))
     except InputError:
         raise
     except UNUSABLE as error:
@@ -65,6 +72,30 @@ def config_of(folder: Path, tower: str = "vision") -> tuple[str, int]:
     if not isinstance(layers, int) or isinstance(layers, bool) or not 0 < layers <= 1000:
         raise InputError(f"{folder}/config.json: num_hidden_layers is {layers!r}; expected a number from 1 to 1000")
     return architecture, layers
+
+
+def pipeline_of(architecture: str) -> str:
+    """Return the pipeline of transformers for a class of models."""
+    family = family_with(architecture)
+    if "ForConditionalGeneration" in architecture:
+        return "image-text-to-text"
+    if "ForImageClassification" in architecture:
+        return "image-classification"
+    if "Segmentation" in architecture:
+        return "image-segmentation"
+    if "vision" not in family.towers(architecture):
+        return "feature-extraction"
+    return "zero-shot-image-classification" if family.has_text(architecture) else "image-feature-extraction"
+
+
+def family_tag(family: str) -> str:
+    """Return the name of a family as a tag; families with CLIP's name in theirs, and unknown ones, are CLIP."""
+    return family if re.fullmatch(r"[a-z0-9_]+", family) and "clip" not in family else "clip"
+
+
+def is_wordless(spec: EditSpec) -> bool:
+    """Return whether the spec records that no words explain its vectors."""
+    return spec.provenance is not None and not any(spec.provenance.explanations)
 
 
 def number_of_heads(spec: EditSpec) -> int:
@@ -77,7 +108,8 @@ def summary(spec: EditSpec) -> str:
     heads, layers = len({key[:2] for key in spec.keys}), spec.layers
     vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
     head = "head" if heads == 1 else "heads"
-    where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {_listed([str(n) for n in layers])}"
+    named = [str(layer_title(n, spec.base.settings)) for n in layers]
+    where = f"layer {named[0]}" if len(layers) == 1 else f"layers {_listed(named)}"
     changes = Counter(_verb(gain) for gain in spec.gain.tolist())
     how = _listed([f"{count} {verb}" for verb, count in changes.items()])
     change = "has a new gain" if len(spec) == 1 else "have new gains"
@@ -115,6 +147,8 @@ def vector_rows(spec: EditSpec) -> list[dict[str, Any]]:
     ``plus`` and ``minus`` are the explanations of the poles, None if not recorded.
     """
     rows = [{**row, "reason": "", "plus": None, "minus": None} for row in spec.rows()]
+    for row in rows:
+        row["layer"] = layer_title(row["layer"], spec.base.settings)
     if spec.provenance is not None:
         for row, explanations, reason in zip(rows, spec.provenance.explanations, spec.provenance.reasons, strict=True):
             poles = {explanation.pole: explanation for explanation in explanations}

@@ -19,7 +19,7 @@ from sith_hf.core.secrets import find_token, known_tokens
 from sith_hf.edits import EDIT_SPEC_LAYOUT
 from sith_hf.errors import InputError
 from sith_hf.hub import CARD, is_generated_file
-from sith_hf.towers import INDEX, Checkpoint
+from sith_hf.towers import INDEX, OPEN_CLIP, Checkpoint, folder_format
 
 SITH = "sith"
 # The card of the base in folders that earlier releases published; now it is base/README.md below sith/.
@@ -89,12 +89,17 @@ def contents(checkpoint: Checkpoint, include: Iterable[str] = ()) -> Contents:
 
 
 def model_files(folder: Path) -> frozenset[str]:
-    """Return the names that transformers reads from a folder besides weights, by its own constants."""
+    """Return the names that transformers reads from a folder besides weights, by its own constants.
+
+    open_clip reads the tokenizer by transformers, and its own configuration in place of the others.
+    """
     from transformers import tokenization_utils_base as tokenizers
     from transformers import utils
 
     config = {utils.CONFIG_NAME, utils.GENERATION_CONFIG_NAME}
     processor = {utils.IMAGE_PROCESSOR_NAME, utils.PROCESSOR_NAME, utils.LEGACY_PROCESSOR_CHAT_TEMPLATE_FILE}
+    if folder_format(folder) is OPEN_CLIP:
+        config, processor = {OPEN_CLIP.config}, set()
     tokenizer = {tokenizers.TOKENIZER_CONFIG_FILE, tokenizers.FULL_TOKENIZER_FILE, tokenizers.CHAT_TEMPLATE_FILE}
     tokenizer |= {tokenizers.SPECIAL_TOKENS_MAP_FILE, tokenizers.ADDED_TOKENS_FILE}
     templates = folder / tokenizers.CHAT_TEMPLATE_DIR

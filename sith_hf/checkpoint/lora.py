@@ -21,12 +21,12 @@ from huggingface_hub import ModelCardData
 from safetensors.torch import save
 from torch import Tensor
 
-from sith_hf.cards import CUT, FOLD, TAGS, edit_setting_rows, hub_base, render, summary, vector_rows
+from sith_hf.cards import CUT, FOLD, edit_setting_rows, edit_tags, hub_base, is_wordless, render, summary, vector_rows
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import library_versions, new_folder
 from sith_hf.hub import CARD
-from sith_hf.towers import family_named
+from sith_hf.towers import OPEN_CLIP, family_named
 
 # peft's two files, and its prefix of every module's name.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -89,6 +89,11 @@ def output_projections(spec: EditSpec, architecture: str) -> dict[int, str]:
     Raises:
         UnsupportedModel: the class is not supported, or does not have the tower of the edit.
     """
+    if spec.place.family == OPEN_CLIP.library:
+        raise UnsupportedModel(
+            "this edit is of a model of open_clip, and peft adapts the classes of transformers: save-edited writes the "
+            "edited folder"
+        )
     family = family_named(spec.place.family)
     known = [name for names in family.model_types.values() for name in names if spec.tower in family.towers(name)]
     if architecture not in known:
@@ -204,7 +209,8 @@ def adapter_card(spec: EditSpec, config: Mapping[str, Any]) -> str:
     """Return the README.md of an adapter with this ``adapter_config.json``."""
     base = config["base_model_name_or_path"]
     relation = None if base is None else "adapter"
-    metadata = ModelCardData(base_model=base, base_model_relation=relation, library_name="peft", tags=[*TAGS, "lora"])
+    tags = [*edit_tags(spec), "lora"]
+    metadata = ModelCardData(base_model=base, base_model_relation=relation, library_name="peft", tags=tags)
     rows = vector_rows(spec)
     keys = [name for layer in spec.layers for name in spec.place.names(layer) if name is not None]
     body = render(
@@ -216,7 +222,8 @@ def adapter_card(spec: EditSpec, config: Mapping[str, Any]) -> str:
         rows=rows[:CUT],
         cut=max(0, len(rows) - CUT),
         fold=len(rows) > FOLD,
-        explained=spec.provenance is not None,
+        explained=spec.provenance is not None and not is_wordless(spec),
+        wordless=is_wordless(spec),
         settings=edit_setting_rows(spec),
         fingerprints={key: spec.base.sha256.get(key, "not recorded") for key in keys},
         versions=library_versions(),

@@ -23,7 +23,7 @@ from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, HubError, InputError
 from sith_hf.files import new_folder
 from sith_hf.hub import CARD, fetch_snapshot, is_generated_file, not_found
-from sith_hf.towers import INDEX, Checkpoint, checkpoint_path
+from sith_hf.towers import INDEX, Checkpoint, checkpoint_path, is_checkpoint
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def revert(
 
 def _check_replaced(target: Path, source: Path, overwrite: bool) -> None:
     """Raise InputError for a folder that is no checkpoint, and so never replaced: it may hold anything."""
-    if not overwrite or os.path.isfile(target / "config.json") or not os.path.isdir(target):
+    if not overwrite or is_checkpoint(target) or not os.path.isdir(target):
         return
     if os.listdir(target) and target.resolve() not in source.resolve().parents:  # new_folder refuses that
         raise InputError(f"{target} is not empty and holds no checkpoint (config.json); name a new folder")
@@ -186,7 +186,7 @@ def _check_replaced(target: Path, source: Path, overwrite: bool) -> None:
 def _has_edit(spec: EditSpec | None, folder: Path) -> bool:
     """Return whether a folder is a checkpoint whose newest edit has the weights of ``spec``; None is no edit."""
     with suppress(ArtifactError):
-        if not (folder / "config.json").is_file():
+        if not is_checkpoint(folder):
             return False
         found = next(iter(history(folder)), None)
         return (found and found.edited_sha256) == (spec and spec.edited_sha256)
@@ -211,7 +211,13 @@ def _earlier_spec(checkpoint: Checkpoint, spec: EditSpec, restored: Mapping[str,
 
 
 def check_base(checkpoint: Checkpoint, spec: EditSpec) -> None:
-    """Raise BaseMismatch unless the checkpoint has the tensors that the spec was made for."""
+    """Check that the checkpoint has the tensors that the spec was made for.
+
+    Raises:
+        BaseMismatch: other tensors, another family, or another tower.
+        UnsupportedModel: the spec changes a layer that the model does not read.
+    """
+    checkpoint.check_place(spec.place.family, spec.tower, spec.layers)
     if not spec.touched_keys <= set(spec.base.sha256):
         raise BaseMismatch("the edit has no fingerprints of the weights that it was made for; make it again")
     found = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.base.sha256 if key in checkpoint.where}

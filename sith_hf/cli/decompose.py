@@ -57,7 +57,9 @@ def decompose(
 ) -> None:
     """Explain the attention heads of MODEL, a folder or Hub id of a CLIP checkpoint.
 
-    The concepts come from --concepts, --dictionary or --dataset, or else from a built-in list of everyday concepts.
+    The concepts come from --concepts, --dictionary or --dataset, or else from a built-in list of everyday concepts. A
+    tower without a way to texts, such as DINOv2, or LLaVA without --text-model, has no words: its vectors are numbered
+    only.
 
     Finished parts are stored in OUTPUT.work until the end: run the same command again to resume after an interruption.
     To use several processes: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf decompose ...
@@ -66,8 +68,9 @@ def decompose(
 
     # First, so that any later error ends every process.
     processes = join_processes()
-    source = options.dictionary_of(**words)
+    source = options.dictionary_of(**words) if words else None
 
+    from sith_hf.core.escaping import sanitize
     from sith_hf.decomposition import DECOMPOSITION_LAYOUT, DecomposeSettings
     from sith_hf.editor import SithEditor
     from sith_hf.files import ResumableJob
@@ -78,33 +81,42 @@ def decompose(
     editor = SithEditor.from_pretrained(model, **loading)
     mean = None if image_mean is None else mean_for(editor, image_mean)
     settings = DecomposeSettings(pursuit=pursuit, image_mean=mean, **vectors)
-    settings.check(editor.tower, len(source))  # fail before hours of work
-    if processes.is_main and len(source) >= LARGE:
+    if source is None and editor.tower.has_joint:
+        source = options.dictionary_of()
+    # Fail before hours of work.
+    if source is None:
+        settings.check_vectors(editor.tower)
+    else:
+        settings.check(editor.tower, len(source))
+    if source is None and processes.is_main:
+        click.echo(f"numbers only, no words: {sanitize(editor.tower.no_words, 1000)}", err=True)
+    if source is not None and processes.is_main and len(source) >= LARGE:
         most = pursuit.memory(ROWS, len(source), editor.tower.joint_size)
         click.echo(f"explaining needs at most {most / 1e9:.1f} GB beside the model and the dictionary", err=True)
     with ResumableJob.beside(output, processes) as job:
         earlier = None if overwrite else _earlier(output, source, editor, settings)
         if earlier is None:
-            encoded = editor.encode(source, job=job, progress=True)
+            encoded = None if source is None else editor.encode(source, job=job, progress=True)
             result = editor.decompose(encoded, settings, device=device_of_this_process(), job=job, progress=True)
-            path = processes.on_main(lambda: save_results(output, overwrite, encoded, result))
+            results = [item for item in (encoded, result) if item is not None]
+            path = processes.on_main(lambda: save_results(output, overwrite, *results))
         else:
             encoded, result = earlier
             path = str(output / DECOMPOSITION_LAYOUT.filename)
     if processes.is_main:
         more = {
             "poles": list(result.poles),
-            "concepts": len(source),
-            "blank": source.blank,
-            "duplicates": source.duplicates,
+            "concepts": 0 if source is None else len(source),
+            "blank": 0 if source is None else source.blank,
+            "duplicates": 0 if source is None else source.duplicates,
             "processes": processes.world_size,
         }
-        show_decomposition(as_json, result, path, repr(encoded), **more)
+        show_decomposition(as_json, result, path, *([] if encoded is None else [repr(encoded)]), **more)
 
 
 def _earlier(
-    output: Path, source: ConceptDictionary, editor: SithEditor, settings: DecomposeSettings
-) -> tuple[ConceptDictionary, Decomposition] | None:
+    output: Path, source: ConceptDictionary | None, editor: SithEditor, settings: DecomposeSettings
+) -> tuple[ConceptDictionary | None, Decomposition] | None:
     """Return the results of an earlier run of the same command in ``output``, None if it has no decomposition.
 
     Raises:
@@ -117,7 +129,12 @@ def _earlier(
     if not (output / DECOMPOSITION_LAYOUT.filename).exists():
         return None
     with suppress(SithError):
-        words, found = ConceptDictionary.from_pretrained(output), Decomposition.from_pretrained(output)
+        found = Decomposition.from_pretrained(output)
+        if source is None:
+            if repeats(found, editor.tower, None, settings):
+                return None, found
+            raise already_has(output, "another decomposition")
+        words = ConceptDictionary.from_pretrained(output)
         same = (words.sha256, words.template) == (source.sha256, source.template)
         if same and repeats(found, editor.tower, editor.encode(words), settings):
             return words, found

@@ -45,7 +45,8 @@ def show_result(as_json: bool, data: Any, *lines: object) -> None:
 
 def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: str, **more: object) -> None:
     """Print a decomposition that was saved at ``path``: as JSON with ``more``, or as text with ``lines``."""
-    fidelity, ceiling = float(result.fidelity.mean()), float(result.ceiling.mean())
+    explained = result.has_words
+    fidelity = float(result.fidelity.mean()) if explained else None
     found = result.beyond_chance()
     beyond = None if found is None else int(found.sum())
     data = {
@@ -59,7 +60,7 @@ def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: 
         "settings": dict(result.settings),
         **more,
     }
-    quality = [f"mean fidelity {fidelity:.3f} of at most {ceiling:.3f}"]
+    quality = [f"mean fidelity {fidelity:.3f} of at most {float(result.ceiling.mean()):.3f}"] if explained else []
     if found is not None:
         quality.append(
             f"{beyond} of {found.numel()} explanations are better than chance (fidelity {result.chance:.3f}; false "

@@ -26,6 +26,11 @@ def save_edited(
     """
     from sith_hf.checkpoint import save_edited as save_edited_
     from sith_hf.edits import EditSpec
+    from sith_hf.towers import partial_layers, partial_lines, read_config
 
     spec = EditSpec.from_pretrained(spec_path)
-    show_saved(as_json, save_edited_(base, spec, output, include=include, overwrite=overwrite, progress=True))
+    saved = save_edited_(base, spec, output, include=include, overwrite=overwrite, progress=True)
+    partial = partial_layers(read_config(saved.folder), spec.tower)
+    for line in partial_lines(partial, spec.layers):
+        click.echo(f"warning: {line}", err=True)
+    show_saved(as_json, saved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,8 @@ def show(
 ) -> None:
     """Print ARTIFACT, a decomposition or an edit spec: a folder or Hub id.
 
-    For a decomposition, print the strongest vectors of each head: both poles, each with its concepts.
+    For a decomposition, print the strongest vectors of each head: both poles, each with its concepts, or the strength
+    of each vector if no words explain it.
     """
     from sith_hf.core.tables import table
     from sith_hf.decomposition import Decomposition, concepts_text, explanation_rows
@@ -47,14 +49,21 @@ def show(
         show_result(as_json, found.rows(), found)
         return
     assert isinstance(found, Decomposition)
-    explanations = [
-        explanation
-        for layer in (found.layers if layers is None else found.resolve_layers(layers))
-        for head in (range(found.num_heads) if heads is None else heads)
-        for explanation in found.theme(layer, head, top)
-    ]
+    places = list(
+        product(
+            found.layers if layers is None else found.resolve_layers(layers),
+            range(found.num_heads) if heads is None else heads,
+        )
+    )
+    if beside is None and not found.has_words:
+        strengths = [row for place in places for row in found.strengths(*place, top)]
+        names = ["layer", "head", "vector", "energy", "singular value"]
+        keys = ("layer", "head", "vector", "energy_share", "singular_value")
+        show_result(as_json, strengths, table(names, [[row[key] for key in keys] for row in strengths]))
+        return
+    explanations = [explanation for place in places for explanation in found.theme(*place, top)]
     title = READ if found.side == "read" else None
-    data, (columns, rows) = [vars(item) for item in explanations], explanation_rows(explanations)
+    data, (columns, rows) = [vars(item) for item in explanations], explanation_rows(explanations, found.base.settings)
     if beside is not None:
         others = found.same_vectors(Decomposition.from_pretrained(beside), explanations)
         data = [item | {"beside": vars(other)} for item, other in zip(data, others, strict=True)]

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
+from sith_hf.decomposition.by_number import factor, record
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.quality import quality_of
 from sith_hf.decomposition.settings import DecomposeSettings
@@ -27,7 +28,7 @@ from sith_hf.towers import Tower
 
 def decompose(
     tower: Tower,
-    dictionary: ConceptDictionary,
+    dictionary: ConceptDictionary | None,
     settings: DecomposeSettings | None = None,
     *,
     name: str = "in memory",
@@ -43,8 +44,8 @@ def decompose(
     tower and its float32 cast have the same decomposition.
 
     Args:
-        tower: the tower to decompose; it needs a way to the joint space.
-        dictionary: M encoded concepts.
+        tower: the tower to decompose; with a dictionary it needs a way to the joint space.
+        dictionary: M encoded concepts; None for vectors without explanations, which can be edited by number.
         settings: the vectors to explain, and how.
         name, revision: the source of the tower's weights, for provenance.
         device: where the products with the dictionary run; the CPU when None. Every device finds the same concepts;
@@ -57,6 +58,8 @@ def decompose(
         InputError: a setting out of range, or a dictionary that is not encoded or of another joint space.
     """
     settings, job = settings or DecomposeSettings(), job or ResumableJob()
+    if dictionary is None:
+        return factor(tower, settings, name=name, revision=revision, progress=progress and job.processes.is_main)
     numbers = settings.check(tower, len(dictionary))
     rank, pursuit, image_mean = settings.rank, settings.pursuit, settings.image_mean
     atoms = dictionary.streamed_atoms
@@ -160,16 +163,22 @@ def decompose(
     )
 
 
-def repeats(found: Decomposition, tower: Tower, dictionary: ConceptDictionary, settings: DecomposeSettings) -> bool:
+def repeats(
+    found: Decomposition, tower: Tower, dictionary: ConceptDictionary | None, settings: DecomposeSettings
+) -> bool:
     """Return whether :func:`decompose` with these arguments made ``found``, or would make it again."""
-    numbers = settings.check(tower, len(dictionary))
     mean = found.image_mean if settings.image_mean is None else settings.image_mean.detach().float().cpu()
-    record = _record(settings, dictionary, tower)
+    if dictionary is None:
+        numbers, poles, wanted = settings.check_vectors(tower), "", record(settings, tower)
+    else:
+        numbers, poles = settings.check(tower, len(dictionary)), settings.poles
+        wanted = _record(settings, dictionary, tower)
+    # Earlier releases did not record the way to the joint space.
+    known = {key: wanted[key] for key in ("readout",) if key in wanted}
     return (
-        # Earlier releases did not record the way to the joint space.
-        {"readout": record["readout"], **found.settings} == record
+        {**known, **found.settings} == wanted
         and found.layers == numbers
-        and "".join(found.poles) == settings.poles
+        and "".join(found.poles) == poles
         and found.rank == (settings.rank or tower.head_size)
         and (found.base.sha256, found.base.settings) == (tower.sha256(numbers), tower.settings)
         and torch.equal(found.image_mean, mean)

@@ -32,6 +32,8 @@ NEAR = 0.6
 class Decomposition(Pushable):
     """R singular vectors of H heads in L layers, each pole explained by at most K of U concepts.
 
+    One that was made without concepts has no poles and explains nothing: K, U and P are 0, and so is every ceiling.
+
     Attributes:
         layers: the L layer numbers, ascending.
         singular_values: ``[L, H, R]``, descending.
@@ -45,7 +47,7 @@ class Decomposition(Pushable):
         embeddings: ``[U, P]``, their text embeddings, not centred.
         dictionary_mean: ``[P]``, the mean over the whole dictionary.
         image_mean: ``[P]``, zero if none was given.
-        poles: ``("+", "-")`` or ``("+",)``.
+        poles: ``("+", "-")`` or ``("+",)``; empty without explanations.
         base: the decomposed weights.
         settings: fold, centre, the pursuit's settings and the dictionary's fingerprint, as JSON values.
         significance: the fidelities of random directions, and p-values; None (not known) in a decomposition of an
@@ -74,9 +76,10 @@ class Decomposition(Pushable):
     def __repr__(self) -> str:
         _, heads, rank = self.singular_values.shape
         side = "" if self.side == "write" else f"{self.side} directions, "
+        words = f"poles {''.join(self.poles)}, {len(self.texts)} concepts in use" if self.has_words else "no words"
         return (
             f"Decomposition({sanitize(self.base.name)}, {side}layers {list(self.layers)}, {heads} heads, "
-            f"{rank} vectors each, poles {''.join(self.poles)}, {len(self.texts)} concepts in use)"
+            f"{rank} vectors each, {words})"
         )
 
     @property
@@ -98,6 +101,19 @@ class Decomposition(Pushable):
     def tower(self) -> str:
         """The tower of the vectors, ``"vision"`` or ``"text"``."""
         return str(self.settings.get("tower", "vision"))
+
+    @property
+    def has_words(self) -> bool:
+        """Whether the vectors are explained by concepts."""
+        return bool(self.poles)
+
+    def require_words(self) -> None:
+        """Raise InputError unless the vectors are explained by concepts."""
+        if not self.has_words:
+            raise InputError(
+                "this decomposition was made without concepts, so no words explain its vectors: decompose with "
+                "concepts, or edit by number (--gain with --layers, --heads or --vectors; Edit.vectors in Python)"
+            )
 
     def require_side(self, side: str) -> None:
         """Raise InputError unless the explanations are of ``side``."""
@@ -160,12 +176,19 @@ class Decomposition(Pushable):
 
     def explain(self, layer: int, head: int, vector: int, pole: str = "+") -> Explanation:
         """Return the explanation of one pole. Raises InputError for a layer, head, vector or pole out of range."""
-        place = self.position(layer) * self.num_heads + self.resolve_head(head)
-        if not 0 <= whole_number(vector, "a vector") < self.rank:
-            raise InputError(f"vector {vector} does not exist: this decomposition has vectors 0-{self.rank - 1}")
+        position, head, vector = self.place(layer, head, vector)
+        self.require_words()
         if pole not in self.poles:
             raise InputError(f"pole {pole!r} was not explained: this decomposition has {', '.join(self.poles)}")
-        return self._explanations[(place * self.rank + vector) * len(self.poles) + self.poles.index(pole)]
+        number = (position * self.num_heads + head) * self.rank + vector
+        return self._explanations[number * len(self.poles) + self.poles.index(pole)]
+
+    def place(self, layer: int, head: int, vector: int) -> tuple[int, int, int]:
+        """Return the index of a vector on the axes L, H, R. Raises InputError for one that is not there."""
+        position, head = self.position(layer), self.resolve_head(head)
+        if not 0 <= whole_number(vector, "a vector") < self.rank:
+            raise InputError(f"vector {vector} does not exist: this decomposition has vectors 0-{self.rank - 1}")
+        return position, head, vector
 
     @cached_property
     def _explanations(self) -> tuple[Explanation, ...]:
@@ -199,6 +222,7 @@ class Decomposition(Pushable):
         Raises:
             InputError: the concept does not occur.
         """
+        self.require_words()
         index = position(self.texts, concept)
         if index is None:
             raise InputError(
@@ -218,6 +242,7 @@ class Decomposition(Pushable):
         Raises:
             InputError: ``near`` out of range, or queries of another size.
         """
+        self.require_words()
         if not 0 < finite_number(near, "near") <= 1:
             raise InputError(f"near must be a cosine above 0 and at most 1; got {near}")
         if queries.ndim != 2 or queries.shape[1] != self.embeddings.shape[1]:
@@ -262,7 +287,26 @@ class Decomposition(Pushable):
 
     def theme(self, layer: int, head: int, vectors: int = 3) -> list[Explanation]:
         """Return the explanations of the strongest vectors of one head, every pole, in order."""
+        self.require_words()
         return [self.explain(layer, head, v, p) for v in range(min(vectors, self.rank)) for p in self.poles]
+
+    def strengths(self, layer: int, head: int, vectors: int = 3) -> list[dict[str, Any]]:
+        """Return the numbers of the strongest vectors of one head: layer, head, vector, singular_value, energy_share.
+
+        Raises:
+            InputError: a layer or head that is not there.
+        """
+        places = [self.place(layer, head, vector) for vector in range(min(vectors, self.rank))]
+        return [
+            {
+                "layer": self.layers[place[0]],
+                "head": place[1],
+                "vector": place[2],
+                "singular_value": float(self.singular_values[place]),
+                "energy_share": float(self.energy_share[place]),
+            }
+            for place in places
+        ]
 
     def same_vectors(self, other: Decomposition, explanations: Iterable[Explanation]) -> list[Explanation]:
         """Return the explanations of the same poles in a decomposition of the other side.
@@ -275,6 +319,8 @@ class Decomposition(Pushable):
             BaseMismatch: ``other`` was made from other weights.
             InputError: ``other`` has the same side or another folding, or lacks a layer, vector or pole.
         """
+        self.require_words()
+        other.require_words()
         if other.side == self.side or other.settings.get("fold") != self.settings.get("fold"):
             raise InputError(
                 f"the decompositions must be of the two sides of the same vectors: one explains {self.side} directions "
@@ -285,13 +331,20 @@ class Decomposition(Pushable):
         return [other.explain(item.layer, item.head, item.vector, item.pole) for item in explanations]
 
     def explanations(self) -> list[Explanation]:
-        """Return every explained pole, by layer, head, vector, pole. Computed once."""
+        """Return every explained pole, by layer, head, vector, pole. Computed once. Raises InputError without any."""
+        self.require_words()
         return list(self._explanations)
 
     def to_dataset(self) -> Any:
-        """Return a ``datasets.Dataset`` with one row per explained pole (the fields of :class:`Explanation`)."""
+        """Return a ``datasets.Dataset`` with one row per explained pole (the fields of :class:`Explanation`).
+
+        Without explanations it has one row per vector (:meth:`strengths`).
+        """
         from datasets import Dataset
 
+        if not self.has_words:
+            heads = product(self.layers, range(self.num_heads))
+            return Dataset.from_list([row for place in heads for row in self.strengths(*place, self.rank)])
         rows = [
             vars(item) | {"concepts": [text for text, _ in item.concepts], "weights": [w for _, w in item.concepts]}
             for item in self._explanations

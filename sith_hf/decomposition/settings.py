@@ -18,6 +18,15 @@ SIDES = ("write", "read")
 """The two directions of a singular vector; the paper's right and left ones."""
 
 
+# The settings that are of explanations, not of the vectors.
+_OF_WORDS = {
+    "poles": "poles (--poles)",
+    "side": "side (--side)",
+    "pursuit": "the pursuit (--method, --sparsity, --coherence-weight)",
+    "image_mean": "image_mean (--image-mean)",
+}
+
+
 @dataclass(frozen=True, eq=False)
 class DecomposeSettings:
     """The settings of a decomposition. Raises InputError for values that are invalid for every tower.
@@ -82,9 +91,7 @@ class DecomposeSettings:
             InputError: a tower without projection, a layer or rank out of range, an image mean of another size, or
                 fewer concepts than an explanation has.
         """
-        numbers, size = tower.resolve_layers(self.layers), tower.joint_size
-        if self.rank is not None and self.rank > tower.head_size:
-            raise InputError(f"rank must be between 1 and the head size {tower.head_size}; got {self.rank}")
+        numbers, size = self._layers(tower), tower.joint_size
         if self.image_mean is not None:
             check_mean(self.image_mean, size)
         sparsity = self.pursuit.sparsity
@@ -93,6 +100,28 @@ class DecomposeSettings:
                 f"an explanation of {sparsity} concepts needs at least {sparsity} in the dictionary; got {concepts}: "
                 f"give more concepts, or a smaller sparsity (--sparsity {max(1, concepts)})"
             )
+        return numbers
+
+    def check_vectors(self, tower: Tower) -> tuple[int, ...]:
+        """Return the layer numbers, ascending, if these settings fit a tower whose vectors are not explained.
+
+        Raises:
+            InputError: a layer or rank out of range, or a setting of explanations.
+        """
+        default = DecomposeSettings()
+        for name, shown in _OF_WORDS.items():
+            own, usual = getattr(self, name), getattr(default, name)
+            if own is not usual and (isinstance(own, Tensor) or own != usual):
+                raise InputError(
+                    f"{shown} is a setting of explanations, and without concepts there are none: give concepts, or "
+                    "leave it out"
+                )
+        return self._layers(tower)
+
+    def _layers(self, tower: Tower) -> tuple[int, ...]:
+        numbers = tower.resolve_layers(self.layers)
+        if self.rank is not None and self.rank > tower.head_size:
+            raise InputError(f"rank must be between 1 and the head size {tower.head_size}; got {self.rank}")
         return numbers
 
     @property

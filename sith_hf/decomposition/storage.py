@@ -65,8 +65,15 @@ def read_fields(path: Path) -> dict[str, Any]:
     require(data["settings"].get("tower", "vision") in TOWERS, path, "the tower is neither vision nor text")
     require(len(base.sha256) >= 4 * len(layers), path, "a tensor that was decomposed has no fingerprint")
     significance = Significance.from_json(data.get("significance"), tensors, path)
+    require(bool(poles) or significance is None, path, "it explains nothing, but has p-values")
     others = {"layers": layers, "texts": texts, "poles": poles, "base": base, "settings": data["settings"]}
     return {**fields, **others, "significance": significance}
+
+
+def _bare(fields: Mapping[str, Tensor]) -> bool:
+    """Return whether nothing but the vectors is there: no concepts, a joint space of size 0, and ceilings of 0."""
+    sizes = (fields["concept"].shape[4], *fields["embeddings"].shape, *fields["image_mean"].shape)
+    return not any(sizes) and not bool(fields["ceiling"].any())
 
 
 def _check(
@@ -79,9 +86,11 @@ def _check(
     lengths = torch.cat([fields[name].norm(dim=-1).flatten() for name in ("write", "read", "embeddings")])
     energy, descending = fields["energy"] * (1 + 1e-3), (values[..., 1:] <= values[..., :-1]).all()
     for fits, problem in (
-        (poles in [("+", "-"), ("+",)], "the poles are neither + nor +-"),
+        (poles in [("+", "-"), ("+",), ()], "the poles are neither + nor +-"),
         (concept.shape[3] == len(poles), "the explanations and the poles differ in number"),
-        (len(texts) == len(fields["embeddings"]) > 0, "texts and embeddings differ in number"),
+        (len(texts) == len(fields["embeddings"]), "texts and embeddings differ in number"),
+        (bool(texts) == bool(poles), "it has concepts without poles, or poles without concepts"),
+        (bool(poles) or _bare(fields), "it explains nothing, but has parts of explanations"),
         (ascending, "the layers are not ascending numbers"),
         (((concept >= -1) & (concept < len(texts))).all(), "an explanation has a concept beyond the last text"),
         ((fields["weight"] >= 0).all(), "an explanation has a negative weight"),

@@ -32,7 +32,7 @@ from sith_hf.gains import (
     share_of,
     word_carriers,
 )
-from sith_hf.towers import LoadedModel, Tower
+from sith_hf.towers import LoadedModel, Tower, layer_title, partial_lines
 
 
 class Editor(Protocol):
@@ -88,10 +88,14 @@ class Edit:
           ``concepts`` together with at least a share (see :func:`sith_hf.gains.by_concepts`).
 
         Raises:
-            InputError: no concept, a value out of range, ``top`` with a topic, or no vector for a word or topic.
+            InputError: no concept, a value out of range, ``top`` with a topic, no vector for a word or topic, or a
+                decomposition without explanations.
         """
+        if not (self.decomposition.has_words or self.editor.tower.has_joint):
+            raise InputError(self.editor.tower.no_words)
+        self.decomposition.require_words()
         queries = self.editor.embed(*concepts, decomposition=self.decomposition)
-        select = Selection(layers, heads, both_poles)
+        select = Selection(self._readable(layers), heads, both_poles)
         topic = {name: value for name, value in (("threshold", threshold), ("near", near)) if value is not None}
         if topic or both_poles:
             if top is not None:
@@ -158,8 +162,20 @@ class Edit:
         vectors: Iterable[int] | None = None,
     ) -> Edit:
         """Set the gain of vectors by number (see :func:`sith_hf.gains.by_name`)."""
+        if layers is None and (heads is not None or vectors is not None):
+            layers = self._readable(None)
         chosen = by_name(self.decomposition, gain, layers=layers, heads=heads, vectors=vectors)
         return replace(self, gains=self.gains.then(chosen))
+
+    def _readable(self, layers: Iterable[int] | None) -> Iterable[int] | None:
+        """Return the layers to choose from: those that are named, else those that the model reads; None for all."""
+        inert, known = self.editor.tower.inert, self.decomposition.layers
+        if layers is not None or not inert.keys() & set(known):
+            return layers
+        found = [layer for layer in known if layer not in inert]
+        if not found:
+            self.editor.tower.check_writable(known)
+        return found
 
     def __mul__(self, strength: float) -> Edit:
         """Scale the edit: strength 0 changes nothing, 1 is the edit itself. Raises InputError."""
@@ -184,7 +200,8 @@ class Edit:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """In words: concepts that may be mistyped, and those of which the edit changes too little to be seen.
+        """In words: concepts that may be mistyped, those of which the edit changes too little to be seen, and layers
+        that do not reach all that the model returns.
 
         An edit that only amplifies a concept, by gains below 2, is compared with the most that such a gain can change.
         """
@@ -202,7 +219,7 @@ class Edit:
                     f"{limit:.0%} the model mostly sees {word} as before; choose more vectors (top, threshold) or a "
                     "stronger gain"
                 )
-        return tuple(lines)
+        return (*lines, *partial_lines(self.editor.tower.partial, self.spec.layers))
 
     def _strongest(self, word: str) -> float:
         """Return the largest change of gain of the vectors chosen for a word, or 1 if most are not amplified."""
@@ -233,7 +250,8 @@ class Edit:
                 for (layer, head, vector), why in choice.left_out
             ]
         heading, tail = ([sanitize(line, 1000) for line in lines] for lines in (above, below))
-        return "\n".join([*heading, gain_table(self.rows()), *tail])
+        rows = [{**row, "layer": layer_title(row["layer"], self.editor.tower.settings)} for row in self.rows()]
+        return "\n".join([*heading, gain_table(rows), *tail])
 
     def __repr__(self) -> str:
         return repr(self.spec)

@@ -184,7 +184,7 @@ class SithEditor:
 
     def decompose(
         self,
-        concepts: ConceptDictionary,
+        concepts: ConceptDictionary | None,
         settings: DecomposeSettings | None = None,
         *,
         device: torch.device | str | None = None,
@@ -195,7 +195,8 @@ class SithEditor:
         """Factor and explain heads, and remember the result for :meth:`find` and the edits.
 
         Args:
-            concepts: the dictionary; it is encoded first if necessary.
+            concepts: the dictionary; it is encoded first if necessary. None for vectors without explanations, which
+                every tower has, also one without texts: they are edited by number (:meth:`Edit.vectors`).
             settings: the choice of vectors, and the method of explanation.
             device, job, progress: as for :func:`sith_hf.decomposition.decompose`.
             fields: fields of ``settings`` by name, such as ``layers=[-2, -1]``.
@@ -204,8 +205,10 @@ class SithEditor:
             InputError: an unknown field, a value out of range, or a dictionary of another text tower.
         """
         settings = (settings or DecomposeSettings()).override(**fields)
-        settings.check(self.tower, len(concepts))
-        encoded = self.encode(concepts, job=job, progress=progress)
+        encoded = None
+        if concepts is not None:
+            settings.check(self.tower, len(concepts))
+            encoded = self.encode(concepts, job=job, progress=progress)
         self._decomposition = decompose(
             self.tower,
             encoded,

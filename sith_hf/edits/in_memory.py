@@ -14,7 +14,7 @@ from torch import Tensor
 from sith_hf.core.fingerprint import tensor_sha256
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
-from sith_hf.towers import check_parts, family_named, loader, unwrapped
+from sith_hf.towers import check_parts, check_place, family_named, loader, unwrapped
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
     Raises:
         BaseMismatch: the edit was made for other weights.
         UnsupportedModel: the model has no such tower, or one with adapters, parametrizations, quantized or
-            replaced layers.
+            replaced layers, or it does not read an edited layer.
         InputError: the spec is a revert, the edit overflows the dtype, or weights cannot be changed in place:
             shared between layers, or not in memory.
     """
@@ -61,6 +61,7 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
         raise UnsupportedModel(
             f"a {type(root).__name__} does not have {spec.place.title}, which the edit is of: pass a model that has"
         ) from None
+    check_place(spec.place.family, spec.tower, spec.layers, root.config)
     base = {key: place.read() for key, place in places.items()}
     dtype = next(root.parameters()).dtype
     where = (

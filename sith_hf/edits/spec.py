@@ -19,6 +19,7 @@ from sith_hf.edits.storage import EDIT_SPEC_LAYOUT, read_fields
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.files import library_versions, require, write_artifact
 from sith_hf.hub import Pushable, find_artifact
+from sith_hf.towers import layer_title
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,7 +286,8 @@ class EditSpec(Pushable):
         lines.append(f"{'layer':>5} {'head':>4} {'vector':>6} {'gain':>7}  concepts")
         for row in self.rows():
             label = sanitize(row["label"])
-            lines.append(f"{row['layer']:>5} {row['head']:>4} {row['vector']:>6} {row['gain']:>7.3g}  {label}")
+            layer = layer_title(row["layer"], self.base.settings)
+            lines.append(f"{layer:>5} {row['head']:>4} {row['vector']:>6} {row['gain']:>7.3g}  {label}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -89,7 +89,7 @@ def by_name(
         range(decomposition.num_heads) if heads is None else heads,
         range(decomposition.rank) if vectors is None else vectors,
     ):
-        decomposition.explain(layer, head, vector)
+        decomposition.place(layer, head, vector)
         chosen[layer, head, vector] = gain
     return Gains(chosen, dict.fromkeys(chosen, "named outright"))
 

@@ -85,8 +85,7 @@ def drift_of(decomposition: Decomposition, drift: Tensor, gains: Gains) -> float
         raise InputError(f"drift must be finite, not negative and of shape {list(shape)} (see drift_shares)")
     moved = 0.0
     for (layer, head, vector), gain in sorted(gains.gain.items()):
-        decomposition.explain(layer, head, vector)
-        moved += (1 - check_gain(gain)) ** 2 * float(drift[decomposition.position(layer), head, vector])
+        moved += (1 - check_gain(gain)) ** 2 * float(drift[decomposition.place(layer, head, vector)])
     return moved
 
 

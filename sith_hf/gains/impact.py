@@ -40,7 +40,8 @@ class Impact:
         vectors: the number of vectors whose gain is not 1.
         of: the number of vectors in the decomposition.
         energy: the energy that the edit takes or adds, the sum of (1 - g)^2 s^2, over that of all decomposed heads.
-        drift: the estimated mean of 1 - cos between image embeddings before and after (Method, sec. 6).
+        drift: the estimated mean of 1 - cos between image embeddings before and after (Method, sec. 6); None (not
+            known) for a tower without a way to the joint space.
         by_chance: the number of edited vectors without an explanation that is better than chance, at a false discovery
             rate of 0.05; None if not known.
     """
@@ -48,7 +49,7 @@ class Impact:
     vectors: int
     of: int
     energy: float
-    drift: float
+    drift: float | None
     by_chance: int | None
 
     @property
@@ -57,7 +58,7 @@ class Impact:
         found = []
         if self.energy > MOST_ENERGY:
             found.append(f"{self.energy:.0%} of the energy of the decomposed heads (limit {MOST_ENERGY:.0%})")
-        if self.drift > MOST_DRIFT:
+        if self.drift is not None and self.drift > MOST_DRIFT:
             found.append(f"an estimated drift of {self.drift:.2f} (limit {MOST_DRIFT})")
         return " and ".join(found)
 
@@ -75,8 +76,9 @@ class Impact:
 
     def __str__(self) -> str:
         chance = "not known" if self.by_chance is None else f"{self.by_chance}"
+        drift = "not known" if self.drift is None else f"{self.drift:.3f}"
         return (
-            f"{self.vectors} of {self.of} vectors, {self.energy:.1%} of the energy, estimated drift {self.drift:.3f}; "
+            f"{self.vectors} of {self.of} vectors, {self.energy:.1%} of the energy, estimated drift {drift}; "
             f"explanations no better than chance: {chance}"
         )
 
@@ -100,5 +102,9 @@ def impact_of(tower: Tower, decomposition: Decomposition, gain: Mapping[VectorKe
     found, by_chance = decomposition.beyond_chance(), None
     if found is not None:
         by_chance = sum(not bool(found[place].any()) for place in places.values())
-    drift = drift_of(decomposition, drift_shares(tower, decomposition), Gains(changed))
+    drift = None
+    if tower.has_joint:
+        drift = drift_of(decomposition, drift_shares(tower, decomposition), Gains(changed))
+    else:
+        tower.check(decomposition.base, decomposition.layers)
     return Impact(len(changed), energy.numel(), taken / total, drift, by_chance)

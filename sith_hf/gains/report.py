@@ -14,7 +14,8 @@ def gain_rows(decomposition: Decomposition, gains: Gains) -> list[dict[str, Any]
     """Return the vectors whose gain is not 1 as plain data, by layer, head and vector.
 
     Fidelity, p-value and explanation are of the pole that counted, or of the better explained one; ``beyond_chance`` is
-    whether any pole is better explained than chance at a false discovery rate of 0.05, None if not known.
+    whether any pole is better explained than chance at a false discovery rate of 0.05, None if not known. Without
+    explanations, pole and fidelity are None too.
     """
     found, rows = decomposition.beyond_chance(), []
     for key, gain in sorted(gains.gain.items()):
@@ -24,7 +25,7 @@ def gain_rows(decomposition: Decomposition, gains: Gains) -> list[dict[str, Any]
         poles = [decomposition.explain(*key, pole) for pole in decomposition.poles]
         evidence = [item.to_json() for item in gains.evidence.get(key, ())]
         counted = {item.get("pole") for item in evidence}
-        best = max(poles, key=lambda pole: (pole.pole in counted, pole.fidelity))
+        best = max(poles, key=lambda pole: (pole.pole in counted, pole.fidelity), default=None)
         shares = [item["share"] for item in evidence if "share" in item]
         rows.append(
             {
@@ -34,11 +35,11 @@ def gain_rows(decomposition: Decomposition, gains: Gains) -> list[dict[str, Any]
                 "reason": gains.reason.get(key, ""),
                 "share": max(shares, default=None),
                 "evidence": evidence,
-                "pole": best.pole,
-                "fidelity": best.fidelity,
-                "p_value": best.p_value,
+                "pole": None if best is None else best.pole,
+                "fidelity": None if best is None else best.fidelity,
+                "p_value": None if best is None else best.p_value,
                 "beyond_chance": None if found is None else bool(found[place].any()),
-                "explanation": concepts_text(best),
+                "explanation": "" if best is None else concepts_text(best),
             }
         )
     return rows
@@ -50,7 +51,8 @@ def gain_table(rows: Sequence[dict[str, Any]], title: str | None = None) -> str:
     cells: list[list[object]] = []
     for row in rows:
         share = "" if row["share"] is None else f"{row['share']:.2f}"
-        fidelity = f"{row['fidelity']:.2f}{' (chance)' if row['beyond_chance'] is False else ''}"
+        chance = " (chance)" if row["beyond_chance"] is False else ""
+        fidelity = "" if row["fidelity"] is None else f"{row['fidelity']:.2f}{chance}"
         numbers = [row["layer"], row["head"], row["vector"], f"{row['gain']:.3g}", share, fidelity]
-        cells.append([*numbers, row["reason"], f"{row['pole']} {row['explanation']}"])
+        cells.append([*numbers, row["reason"], f"{row['pole'] or ''} {row['explanation']}".strip()])
     return table(columns, cells, title)

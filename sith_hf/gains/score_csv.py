@@ -45,8 +45,9 @@ def explanations_sha256(decomposition: Decomposition) -> str:
     """Return the fingerprint of a decomposition's explanations: its layers, its poles, and the concepts of each pole.
 
     Weights are not included: they follow from the concepts and the direction, and their last digits differ between
-    machines.
+    machines. Raises InputError for a decomposition without explanations.
     """
+    decomposition.require_words()
     parts = [repr((decomposition.layers, decomposition.poles, tuple(decomposition.concept.shape)))]
     rows = zip(decomposition.concept.flatten(0, -2).tolist(), decomposition.weight.flatten(0, -2).tolist(), strict=True)
     for concepts, weights in rows:

@@ -5,20 +5,24 @@ It imports ``hub``, ``files``, ``core`` and ``errors``.
 
 from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.config import check_config, read_config
-from sith_hf.towers.family import TowerFamily
+from sith_hf.towers.family import TowerFamily, tower_tensors
+from sith_hf.towers.folder_format import OPEN_CLIP, TRANSFORMERS, folder_format, is_checkpoint
 from sith_hf.towers.function import check_parts, unwrapped
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.towers.loading import LoadedModel, checkpoint_path, load_model
-from sith_hf.towers.model_settings import UNUSABLE, tower_settings
+from sith_hf.towers.model_settings import UNUSABLE, layer_title, number_of_layers, tower_settings
 from sith_hf.towers.offload import loader
 from sith_hf.towers.readout import Norm, Readout
 from sith_hf.towers.registry import (
     FAMILIES,
     check_function,
+    check_place,
     config_settings,
     family_named,
     family_of,
     family_of_config,
+    family_with,
+    partial_layers,
     read_tower,
 )
 from sith_hf.towers.text_encoder import (
@@ -28,8 +32,8 @@ from sith_hf.towers.text_encoder import (
     text_tower,
     text_tower_sha256,
 )
-from sith_hf.towers.tower import TOWERS, Tower, check_mean
-from sith_hf.towers.weights import CONFIGS, INDEX, Checkpoint, published
+from sith_hf.towers.tower import TOWERS, Tower, check_mean, partial_lines
+from sith_hf.towers.weights import CONFIGS, INDEX, Checkpoint, config_json, published
 
 __all__ = [
     "AttentionLayer",
@@ -41,8 +45,10 @@ __all__ = [
     "ImageMean",
     "LoadedModel",
     "Norm",
+    "OPEN_CLIP",
     "Readout",
     "TOWERS",
+    "TRANSFORMERS",
     "Tower",
     "TowerFamily",
     "UNUSABLE",
@@ -50,17 +56,26 @@ __all__ = [
     "check_function",
     "check_mean",
     "check_parts",
+    "check_place",
     "checkpoint_path",
+    "config_json",
     "config_settings",
     "encode_texts",
     "encoder_settings",
     "family_named",
     "family_of",
     "family_of_config",
+    "family_with",
     "fill_template",
+    "folder_format",
     "image_mean_file",
+    "is_checkpoint",
+    "layer_title",
     "load_model",
     "loader",
+    "number_of_layers",
+    "partial_layers",
+    "partial_lines",
     "published",
     "read_config",
     "read_image_mean",
@@ -68,5 +83,6 @@ __all__ = [
     "text_tower",
     "text_tower_sha256",
     "tower_settings",
+    "tower_tensors",
     "unwrapped",
 ]

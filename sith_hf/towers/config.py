@@ -12,7 +12,10 @@ from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import read_json_object
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.disk_names import disk_names
+from sith_hf.towers.folder_format import OPEN_CLIP, folder_format
+from sith_hf.towers.model_class import model_class
 from sith_hf.towers.model_settings import UNUSABLE
+from sith_hf.towers.open_clip_config import open_clip_config
 from sith_hf.towers.registry import family_of_config
 from sith_hf.towers.weights import CONFIG, Checkpoint, checkpoints_below
 
@@ -21,8 +24,8 @@ _DTYPES = ("float32", "float16", "bfloat16", "float64")
 _TOO_LARGE = 2**31
 # A model of so many layers is quickly built without memory, to list the tensors that the weights lack.
 _MANY_LAYERS = 1000
-_LAYER = re.compile(r"\.layers?\.(\d+)\.")
-_TEXT = re.compile(r"\b(text_model|language_model)\.")
+_LAYER = re.compile(r"\.(?:layers?|resblocks)\.(\d+)\.")
+_TEXT = re.compile(r"^transformer\.|\b(text|text_model|language_model)\.")
 _READ = ("F32", "F16", "BF16", "F64")
 _SIZES = {
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "image_size",
@@ -31,11 +34,14 @@ _SIZES = {
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the JSON of ``config.json``.
+    """Return the JSON of ``config.json``, or what it would be for a folder of open_clip.
 
     Raises:
+        UnsupportedModel: a folder of open_clip with another kind of model (:mod:`sith_hf.towers.open_clip_config`).
         InputError: it is missing or no JSON object. The message names the checkpoints below the folder, if any.
     """
+    if folder_format(folder) is OPEN_CLIP:
+        return open_clip_config(folder)
     if not (folder / CONFIG).is_file():
         advice = checkpoints_below(folder) or "check the path"
         raise InputError(f"{folder}: no checkpoint there (it has no {CONFIG}); {advice}")
@@ -61,8 +67,6 @@ def check_config(raw: Mapping[str, Any], architecture: str, checkpoint: Checkpoi
         UnsupportedModel: quantised weights.
         InputError: an unusable value, other sizes than the weights', or missing tensors.
     """
-    import transformers
-
     parts = list(_parts(raw))
     for where, part in parts:
         if part.get("quantization_config") is not None:
@@ -73,19 +77,22 @@ def check_config(raw: Mapping[str, Any], architecture: str, checkpoint: Checkpoi
         for key in ("dtype", "torch_dtype"):
             if part.get(key) is not None and part[key] not in _DTYPES:
                 raise InputError(f"{where}has {key} {_shown(part[key])}: expected one of {', '.join(_DTYPES)}")
-    kind = getattr(transformers, architecture)
+    kind = model_class(architecture)
     try:
         config = kind.config_class.from_dict(dict(raw))
         _check_values(config)
         # The name of a kernel; it says how attention is computed, not what, and would be downloaded and run.
         config._attn_implementation = attention(config)
         _check_depth(config, checkpoint)
-        nested = family_of_config(raw)[0].nested(architecture)
-        expected = disk_names(architecture, config, nested=nested)
+        family = family_of_config(raw)[0]
+        for tower in family.towers(architecture):
+            family.settings(config, tower)
+        expected = disk_names(architecture, config, nested=family.nested(architecture))
     except InputError:
         raise
     except UNUSABLE as error:
-        raise InputError(f"{CONFIG} cannot be used ({one_line(error)}): {_ADVICE}") from None
+        name = folder_format(checkpoint.folder).config
+        raise InputError(f"{name} cannot be used ({one_line(error)}): {_ADVICE}") from None
     _check_tensors(expected.shapes, expected.tied, architecture, checkpoint)
     return config
 
@@ -120,7 +127,9 @@ def _check_values(config: Any) -> None:
         # A configuration may hold other keys, which its class does not use; of three projection_dim, one is used.
         for key in (_SIZES | (set() if where else {"projection_dim"})) & type(part).__dataclass_fields__.keys():
             value = getattr(part, key)
-            if type(value) is not int or not 1 <= value < _TOO_LARGE:
+            # Some families have a size for each side.
+            sides = value if isinstance(value, (list, tuple)) and key in ("image_size", "patch_size") else [value]
+            if not sides or any(type(side) is not int or not 1 <= side < _TOO_LARGE for side in sides):
                 raise InputError(
                     f"{CONFIG} has {where}{key} {_shown(value)}: expected a whole number from 1 to {_TOO_LARGE - 1:,}"
                 )
@@ -132,6 +141,7 @@ def _check_values(config: Any) -> None:
 def _check_depth(config: Any, checkpoint: Checkpoint) -> None:
     """Compare the number of layers: building a billion layers would never end, even without memory."""
     found: dict[bool, set[str]] = {True: set(), False: set()}
+    name = folder_format(checkpoint.folder).config
     for key in checkpoint.where:
         if match := _LAYER.search(key):
             found[_TEXT.search(key) is not None].add(match[1])
@@ -140,13 +150,13 @@ def _check_depth(config: Any, checkpoint: Checkpoint) -> None:
         numbers = found[where.startswith("text")] if where else found[True] | found[False]
         if wanted > len(numbers) and (numbers or wanted > _MANY_LAYERS):
             raise InputError(
-                f"{CONFIG} has {where}num_hidden_layers {wanted}, but the weights have {len(numbers)} layers; "
+                f"{name} has {where}num_hidden_layers {wanted}, but the weights have {len(numbers)} layers; "
                 "tensors of the others are missing: download the checkpoint again"
             )
 
 
 def _check_tensors(
-    expected: Mapping[str, Sequence[int]], tied: frozenset[str], architecture: str, checkpoint: Checkpoint
+    expected: Mapping[str, Sequence[int] | None], tied: frozenset[str], architecture: str, checkpoint: Checkpoint
 ) -> None:
     missing = sorted(set(expected) - set(checkpoint.where) - tied)
     if missing:
@@ -155,13 +165,14 @@ def _check_tensors(
             f"{len(missing)} tensors of a {architecture} are missing, such as {missing[0]}; "
             "transformers would fill them with random numbers. Download the checkpoint again"
         )
+    name = folder_format(checkpoint.folder).config
     for key, shape in expected.items():
         if key not in checkpoint.where:
             continue
         entry = checkpoint.where[key].entries[key]
-        if entry.shape != tuple(shape):
+        if shape is not None and entry.shape != tuple(shape):
             raise InputError(
-                f"{key} has shape {list(entry.shape)}, but by {CONFIG} it has {list(shape)}: one of the two "
+                f"{key} has shape {list(entry.shape)}, but by {name} it has {list(shape)}: one of the two "
                 "belongs to another model; download the checkpoint again"
             )
         if entry.dtype not in _READ:

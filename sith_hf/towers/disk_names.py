@@ -15,6 +15,12 @@ from typing import Any
 
 import torch
 
+from sith_hf.towers.model_class import model_class
+
+# Class to the beginning of names that transformers 5 changes on saving, and 4 does not load then. Both load them as
+# they are in memory. Of AltCLIP, "layer" becomes "layers" in the text tower, and back again in both towers.
+KEPT: Mapping[str, str] = {"AltCLIPModel": "vision_model."}
+
 
 @dataclass(frozen=True, eq=False)
 class DiskNames:
@@ -22,13 +28,13 @@ class DiskNames:
 
     Attributes:
         canonical: the name of each parameter in memory to its canonical name.
-        shapes: the shape of each by canonical name.
+        shapes: the shape of each by canonical name; None for a tensor that transformers splits or joins.
         renamings, converters, prefix: what transformers applies to the names in a file.
         tied: canonical names of tensors that transformers fills from others, so that files may lack them.
     """
 
     canonical: Mapping[str, str]
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...] | None]
     renamings: tuple[Any, ...]
     converters: tuple[Any, ...]
     prefix: str
@@ -62,27 +68,40 @@ def disk_names(architecture: str, config: Any, *, nested: bool = False) -> DiskN
 
 @lru_cache(maxsize=16)
 def _disk_names(architecture: str, content: str, nested: bool) -> DiskNames:
-    import transformers
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import PrefixChange, WeightRenaming, apply_renamings
+    from transformers.core_model_loading import PrefixChange, WeightRenaming, rename_source_key
 
-    kind = getattr(transformers, architecture)
+    kind = model_class(architecture)
     with torch.device("meta"):
         model = kind(kind.config_class.from_dict(json.loads(content)))
+    state = model.state_dict()
+    if own := getattr(model, "name_on_disk", None):
+        shapes = {own(name): tuple(tensor.shape) for name, tensor in state.items()}
+        return DiskNames({name: own(name) for name in state}, shapes, (), (), "")
     mapping = get_model_conversion_mapping(model)
     renamings = tuple(item for item in mapping if isinstance(item, WeightRenaming))
+    converters = tuple(item for item in mapping if not isinstance(item, WeightRenaming))
     written = [
         item.reverse_transform()
         for item in reversed(get_model_conversion_mapping(model, add_legacy=False))
-        if isinstance(item, WeightRenaming) and (nested or not isinstance(item, PrefixChange))
+        if nested or not isinstance(item, PrefixChange)
     ]
-    state, tied = model.state_dict(), model.all_tied_weights_keys or {}
-    canonical = {name: apply_renamings(name, written) for name in state}
+    joining = [item for item in written if not isinstance(item, WeightRenaming)]
+    renaming = [item for item in written if isinstance(item, WeightRenaming)]
+    tied, kept = model.all_tied_weights_keys or {}, KEPT.get(architecture)
+    # A converter joins several parameters into one tensor of the file, whose shape is theirs in its own way.
+    found = {
+        name: (name, None)
+        if kept and name.startswith(kept)
+        else rename_source_key(name, renaming, joining, reverse=True)
+        for name in state
+    }
+    canonical = {name: renamed for name, (renamed, _) in found.items()}
     return DiskNames(
         canonical=canonical,
-        shapes={canonical[name]: tuple(tensor.shape) for name, tensor in state.items()},
+        shapes={canonical[name]: tuple(state[name].shape) if found[name][1] is None else None for name in state},
         renamings=renamings,
-        converters=tuple(item for item in mapping if not isinstance(item, WeightRenaming)),
+        converters=converters,
         prefix=model.base_model_prefix,
         tied=frozenset(canonical.get(name, name) for name in tied),
     )

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from sith_hf.core.escaping import one_line
-from sith_hf.errors import HubError, InputError, UnsupportedModel
+from sith_hf.core.reading import json_fields
+from sith_hf.errors import HubError, InputError, NotOnHub, UnsupportedModel
 from sith_hf.hub import fetch_file, fetch_snapshot, local_path, not_found
 from sith_hf.towers.config import attention, check_config, read_config
+from sith_hf.towers.family import TowerFamily
+from sith_hf.towers.folder_format import OPEN_CLIP, TRANSFORMERS, folder_format
 from sith_hf.towers.function import check_folder
+from sith_hf.towers.model_class import model_class
 from sith_hf.towers.model_settings import UNUSABLE
+from sith_hf.towers.open_clip import open_clip_tokenizer
+from sith_hf.towers.open_clip_config import ARCHITECTURE
 from sith_hf.towers.registry import family_of_config
 from sith_hf.towers.tokenizer import load_tokenizer
-from sith_hf.towers.weights import CONFIG, Checkpoint
+from sith_hf.towers.weights import Checkpoint
 from sith_hf.world import EMBEDDED, embedded_checkpoint
 
 
@@ -74,20 +83,15 @@ def load_model(
         UnsupportedModel: another family or architecture, or a checkpoint without safetensors.
         InputError: no checkpoint, or one that is damaged or incomplete.
     """
-    import transformers
-
     name = str(name)
     local = checkpoint_path(name)
     # Read the configuration first, so that other models are not downloaded.
-    folder = local or _fetched(name, lambda: fetch_file(name, [CONFIG], revision=revision, token=token)).parent
+    folder = local or _fetched(name, lambda: _fetch_config(name, revision, token))
     if not folder.is_dir():
         raise InputError(f"{name} is not a folder: name the folder of a checkpoint")
-    check_folder(folder, name)
-    raw = read_config(folder)
-    try:
-        family, architecture = family_of_config(raw)
-    except InputError as error:
-        raise type(error)(f"{name}: {error}") from None
+    if folder_format(folder) is TRANSFORMERS:
+        check_folder(folder, name)
+    _, family, architecture = _read_config(folder, name)
     if want_text and not family.has_text(architecture):
         raise UnsupportedModel(
             f"{name} is a {architecture} without a text tower and its projection: a text model must be a whole model "
@@ -96,16 +100,53 @@ def load_model(
     if local is None:
         # Load the same commit as the configuration.
         folder = _fetched(name, lambda: fetch_snapshot(name, revision=folder.name, token=token))
+    # Only a whole folder shows whether its weights are of transformers or of open_clip.
+    raw, family, architecture = _read_config(folder, name)
     checkpoint = Checkpoint.read(folder)
     try:
         config = check_config(raw, architecture, checkpoint)
     except InputError as error:
         raise type(error)(f"{name}: {error}") from None
+    if ours := folder_format(folder) is OPEN_CLIP:
+        model = _of_open_clip(config, checkpoint)
+    else:
+        model = _of_transformers(folder, name, architecture, config, checkpoint.dtype)
+    model.config._name_or_path = name  # not the path in the cache
+    read_tokenizer = open_clip_tokenizer if ours else load_tokenizer
+    return LoadedModel(
+        model=model.eval(),
+        tokenizer=read_tokenizer(folder) if family.has_text(architecture) else None,
+        name=name,
+        revision=folder.name if local is None else None,
+        folder=folder,
+    )
+
+
+def _read_config(folder: Path, name: str) -> tuple[dict[str, Any], TowerFamily, str]:
+    """Return the configuration of a folder, its family, and its architecture."""
+    raw = read_config(folder)
     try:
-        model, report = getattr(transformers, architecture).from_pretrained(
+        return raw, *family_of_config(raw)
+    except InputError as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+def _fetch_config(name: str, revision: str | None, token: str | None) -> Path:
+    """Download the configuration of a repository, that of open_clip too if that of transformers does not do."""
+    kinds = (TRANSFORMERS, OPEN_CLIP)
+    found = fetch_file(name, [kind.config for kind in kinds], revision=revision, token=token)
+    if found.name == TRANSFORMERS.config and "model_type" not in json_fields(found):
+        with suppress(NotOnHub):
+            fetch_file(name, [OPEN_CLIP.config], revision=found.parent.name, token=token)
+    return found.parent
+
+
+def _of_transformers(folder: Path, name: str, architecture: str, config: Any, dtype: Any) -> Any:
+    try:
+        model, report = model_class(architecture).from_pretrained(
             folder,
             # The config's dtype may be narrower than the weights, and would round them.
-            dtype=checkpoint.dtype or "auto",
+            dtype=dtype or "auto",
             use_safetensors=True,
             output_loading_info=True,
             local_files_only=True,
@@ -116,14 +157,20 @@ def load_model(
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise InputError(f"{name}: transformers finds no {missing[0]}, and would fill it with random numbers")
-    model.config._name_or_path = name  # not the path in the cache
-    return LoadedModel(
-        model=model.eval(),
-        tokenizer=load_tokenizer(folder) if family.has_text(architecture) else None,
-        name=name,
-        revision=folder.name if local is None else None,
-        folder=folder,
-    )
+    return model
+
+
+def _of_open_clip(config: Any, checkpoint: Checkpoint) -> Any:
+    """Return the model of an open_clip folder that :func:`check_config` has accepted."""
+    with torch.device("meta"):
+        model = model_class(ARCHITECTURE)(config)
+    dtype = checkpoint.dtype
+    state = {name: checkpoint.tensor(model.name_on_disk(name)).to(dtype) for name in model.state_dict()}
+    model.load_state_dict(state, assign=True)
+    for name in ("logit_scale", "logit_bias"):
+        if name in checkpoint.where:
+            model.register_parameter(name, nn.Parameter(checkpoint.tensor(name)))
+    return model
 
 
 def _fetched(name: str, fetch: Callable[[], Path]) -> Path:

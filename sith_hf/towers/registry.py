@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.core.escaping import sanitize
+from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
+from sith_hf.towers.altclip import ALTCLIP
+from sith_hf.towers.chinese_clip import CHINESE_CLIP
 from sith_hf.towers.clip import CLIP
-from sith_hf.towers.family import TowerFamily
+from sith_hf.towers.clipseg import CLIPSEG
+from sith_hf.towers.dinov2 import DINOV2
+from sith_hf.towers.dinov3_vit import DINOV3_VIT
+from sith_hf.towers.family import PartlyRead, TowerFamily
 from sith_hf.towers.function import check_class, check_parts, unwrapped
-from sith_hf.towers.tower import TOWERS, Tower
+from sith_hf.towers.llava import LlavaFamily
+from sith_hf.towers.metaclip_2 import METACLIP_2
+from sith_hf.towers.mlcd import MLCD
+from sith_hf.towers.model_class import config_class
+from sith_hf.towers.open_clip import OPEN_CLIP
+from sith_hf.towers.refusals import refusal
+from sith_hf.towers.siglip import SIGLIP, SIGLIP2
+from sith_hf.towers.tower import TOWERS, Tower, check_writable
 
 # A family's file is named after it; its models need this line and no other.
-FAMILIES: tuple[TowerFamily, ...] = (CLIP,)
+FAMILIES: tuple[TowerFamily, ...] = (
+    CLIP,
+    METACLIP_2,
+    ALTCLIP,
+    CHINESE_CLIP,
+    CLIPSEG,
+    SIGLIP,
+    SIGLIP2,
+    OPEN_CLIP,
+    LlavaFamily(companions=(CLIP, SIGLIP)),
+    DINOV2,
+    DINOV3_VIT,
+    MLCD,
+)
 
+_OTHERS = "Supported model types: "
 # How to add a family is in the design notes.
 _ADD = "docs/design.md, 'A new family', says how to add one"
 
@@ -43,7 +70,7 @@ def family_of_config(raw: Mapping[str, Any]) -> tuple[TowerFamily, str]:
     model_type, given = raw.get("model_type"), raw.get("architectures")
     family = next((each for each in FAMILIES if isinstance(model_type, str) and model_type in each.model_types), None)
     if family is None:
-        raise UnsupportedModel(f"model_type {model_type!r} is not supported; supported: {supported()}. {_ADD}")
+        raise UnsupportedModel(_unknown(raw))
     names = family.model_types[str(model_type)]
     wanted = [given] if isinstance(given, str) else given or names[:1]
     if not isinstance(wanted, (list, tuple)) or not all(isinstance(name, str) for name in wanted):
@@ -51,7 +78,31 @@ def family_of_config(raw: Mapping[str, Any]) -> tuple[TowerFamily, str]:
     for name in wanted:
         if name in names:
             return family, name
-    raise UnsupportedModel(f"architecture {', '.join(wanted)} has no tower to edit; supported: {supported()}. {_ADD}")
+    if why := refusal(raw):
+        raise UnsupportedModel(f"architecture {_shown(wanted)} is not supported: {why}. {_OTHERS}{_types()}")
+    raise UnsupportedModel(f"architecture {_shown(wanted)} has no tower to edit; supported: {supported()}. {_ADD}")
+
+
+def _unknown(raw: Mapping[str, Any]) -> str:
+    """Return why the model of a ``config.json`` of no supported family is refused."""
+    model_type, why = raw.get("model_type"), refusal(raw)
+    if model_type is None and isinstance(raw.get("architecture"), str):
+        what = f"{_shown([raw['architecture']])}, a model of timm,"
+    elif model_type is None:
+        what = "a checkpoint without model_type in its config.json"
+    else:
+        what = f"model_type {sanitize(repr(model_type), 60)}"
+    if why:
+        return f"{what} is not supported: {why}. {_OTHERS}{_types()}"
+    return f"{what} is not supported; supported: {supported()}. {_ADD}"
+
+
+def _types() -> str:
+    return ", ".join(kind for family in FAMILIES for kind in family.model_types)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return sanitize(", ".join(names), 100)
 
 
 def family_of(model: Any) -> TowerFamily:
@@ -73,10 +124,53 @@ def config_settings(raw: Mapping[str, Any], kind: str) -> dict[str, Any]:
         UnsupportedModel: as for :func:`family_of_config`.
         OSError, ValueError, ...: for values that transformers cannot use (``sith_hf.towers.UNUSABLE``).
     """
-    from transformers import CONFIG_MAPPING
+    return family_of_config(raw)[0].settings(_config(raw), kind)
 
-    family, _ = family_of_config(raw)
-    return family.settings(CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)), kind)
+
+def check_place(family: str, kind: str, layers: Iterable[int], config: Any) -> None:
+    """Check that an edit of layers of a tower belongs to a model and has an effect on it.
+
+    Args:
+        family: the name of the family that the edit is of.
+        kind: its tower.
+        layers: the layers that it changes.
+        config: the configuration of the model, or its JSON.
+
+    Raises:
+        BaseMismatch: the model is of another family.
+        UnsupportedModel: no supported model, or one that does not read what one of the layers writes.
+    """
+    raw = config if isinstance(config, Mapping) else {"model_type": config.model_type, "architectures": None}
+    found, _ = family_of_config(raw)
+    if found.name != family:
+        raise BaseMismatch(
+            f"this edit is of the family {family}, and the model is of the family {found.name}: their tensors have "
+            "other names, also where their weights are equal; decompose this model, and make the edit again"
+        )
+    if isinstance(found, PartlyRead):
+        check_writable(found.inert(_config(raw) if config is raw else config, kind), layers)
+
+
+def _config(raw: Mapping[str, Any]) -> Any:
+    return config_class(raw["model_type"]).from_dict(dict(raw))
+
+
+def family_with(architecture: str) -> TowerFamily:
+    """Return the family that has a class of models. Raises UnsupportedModel if none has."""
+    for family in FAMILIES:
+        if any(architecture in names for names in family.model_types.values()):
+            return family
+    raise UnsupportedModel(f"{architecture!r} is not supported; supported: {supported()}. {_ADD}")
+
+
+def partial_layers(raw: Mapping[str, Any], kind: str) -> Mapping[int, str]:
+    """Return the layers of a tower that do not reach all that a model returns, by the JSON of its ``config.json``.
+
+    Raises:
+        UnsupportedModel, OSError, ValueError, ...: as for :func:`config_settings`.
+    """
+    family, architecture = family_of_config(raw)
+    return family.partial(architecture, _config(raw), kind)
 
 
 def check_function(model: Any, *, hooks: bool = True) -> None:

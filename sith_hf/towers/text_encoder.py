@@ -65,9 +65,9 @@ def encode_texts(
     """
     if not texts:
         raise InputError("there is no text to encode: give at least one concept")
-    if tokenizer is None:
-        raise InputError("the text model has no tokenizer: use a folder or Hub id with one")
     text = text_tower(model)
+    if tokenizer is None:
+        raise InputError(text.no_tokenizer)
     tokens = text.tokens(tokenizer, fill_template(texts, template))
     order = sorted(range(len(tokens)), key=lambda i: (len(tokens[i]), i))
     if text.weight.is_meta:

@@ -30,7 +30,8 @@ class Tower:
         family: the name of its :class:`sith_hf.towers.TowerFamily`, such as ``"clip"``.
         settings: the settings of the model that are no tensors (:mod:`sith_hf.towers.model_settings`).
         inert: layers whose output reaches nothing that the model returns, with the reason.
-        missing: what to do about a tower without a way to the joint space, as the end of a sentence.
+        partial: layers whose output does not reach all that the model returns, with the reason.
+        missing: why there is no way to the joint space and what to do, as a sentence; empty for that of CLIP.
     """
 
     num_heads: int
@@ -39,6 +40,7 @@ class Tower:
     family: str = "clip"
     settings: Mapping[str, Any] = field(default_factory=dict)
     inert: Mapping[int, str] = field(default_factory=dict)
+    partial: Mapping[int, str] = field(default_factory=dict)
     missing: str = ""
 
     @property
@@ -73,8 +75,9 @@ class Tower:
         wanted = whole_numbers(layers, "layers")
         for layer in wanted:
             if not -count <= layer < count:
+                pool = f" ({count - 1} is the pooling head)" if self.layers[-1].title else ""
                 raise InputError(
-                    f"layer {layer} does not exist: this tower has layers 0-{count - 1}. Use -1 for the last"
+                    f"layer {layer} does not exist: this tower has layers 0-{count - 1}{pool}. Use -1 for the last"
                 )
         resolved = sorted(layer % count for layer in wanted)
         if not resolved:
@@ -94,12 +97,16 @@ class Tower:
         """
         found = self.layers[0 if layer is None else layer].readout
         if found is None:
-            raise InputError(
-                self.missing
-                or f"this checkpoint is a {self.kind} tower without a projection into the joint space: name its CLIP "
-                'model with text_model="openai/clip-vit-base-patch32" (--text-model on the command line)'
-            )
+            raise InputError(self.no_words)
         return found
+
+    @property
+    def no_words(self) -> str:
+        """Why words do not explain vectors of a tower without a way to the joint space, and what to do."""
+        return self.missing or (
+            f"this checkpoint is a {self.kind} tower without a projection into the joint space: name its CLIP "
+            'model with text_model="openai/clip-vit-base-patch32" (--text-model on the command line)'
+        )
 
     @property
     def readouts(self) -> tuple[tuple[Readout, tuple[int, ...]], ...]:
@@ -168,15 +175,31 @@ class Tower:
             InputError: it has a projection, and this tower has none.
         """
         found = self.sha256(layers)
-        if not self.has_joint and any("projection" in name and name not in found for name in base.sha256):
+        if not self.has_joint and found.keys() <= base.sha256.keys() and found.keys() != base.sha256.keys():
             self.readout()  # says what to do
         base.check(found, where, self.settings)
 
     def check_writable(self, layers: Iterable[int]) -> None:
         """Raise UnsupportedModel if what one of ``layers`` writes reaches nothing, with the reason."""
-        for layer in layers:
-            if layer in self.inert:
-                raise UnsupportedModel(f"an edit of layer {layer} would do nothing: {self.inert[layer]}")
+        check_writable(self.inert, layers)
+
+
+def check_writable(inert: Mapping[int, str], layers: Iterable[int]) -> None:
+    """Raise UnsupportedModel if one of ``layers`` is inert, with the reason (:attr:`Tower.inert`)."""
+    for layer in layers:
+        if layer in inert:
+            raise UnsupportedModel(f"an edit of layer {layer} would do nothing: {inert[layer]}")
+
+
+def partial_lines(partial: Mapping[int, str], layers: Iterable[int]) -> tuple[str, ...]:
+    """Return one line for each reason why an edit of ``layers`` does not reach all that a model returns."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer in partial:
+            found.setdefault(partial[layer], []).append(str(layer))
+    return tuple(
+        f"layer{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}: {reason}" for reason, numbers in found.items()
+    )
 
 
 def check_mean(mean: Tensor, size: int) -> Tensor:

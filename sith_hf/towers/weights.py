@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -19,16 +19,20 @@ from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import json_fields, read_json_object, reason
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
-from sith_hf.towers.disk_names import disk_names
+from sith_hf.towers.disk_names import KEPT, disk_names
+from sith_hf.towers.folder_format import OPEN_CLIP, TRANSFORMERS, folder_format
 from sith_hf.towers.function import FLOATS, check_folder
+from sith_hf.towers.model_class import config_class
 from sith_hf.towers.model_settings import UNUSABLE
-from sith_hf.towers.registry import config_settings, family_of_config
+from sith_hf.towers.open_clip_config import open_clip_config
+from sith_hf.towers.registry import check_place, config_settings, family_of_config
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-CONFIG = "config.json"
+(SINGLE,), INDEX = TRANSFORMERS.weights, str(TRANSFORMERS.index)
+CONFIG = TRANSFORMERS.config
 CONFIGS = (CONFIG, "tokenizer_config.json")
 _PATH_KEYS = ("_name_or_path", "name_or_path")
 _LOCAL = re.compile(r"[/~.\\]|[A-Za-z]:[/\\]")
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,8 @@ class Checkpoint:
         """
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder: name the folder of a checkpoint")
+        if folder_format(folder) is OPEN_CLIP:
+            return cls._of_open_clip(folder)
         check_folder(folder)
         _check_chosen(folder)
         if (folder / SINGLE).is_file():
@@ -183,6 +189,17 @@ class Checkpoint:
                 raise InputError(f"{folder / INDEX} names {name} as the file of {key}, {other}: fetch it again")
         return checkpoint
 
+    @classmethod
+    def _of_open_clip(cls, folder: Path) -> Checkpoint:
+        found = OPEN_CLIP.single(folder)
+        if found is None:
+            raise UnsupportedModel(
+                f"{folder} has no weights in {' or '.join(OPEN_CLIP.weights)}; sith-hf reads and writes safetensors "
+                "only, and unpickles nothing: convert the checkpoint with open_clip's push_to_hf_hub, or with "
+                "safetensors.torch.save_file(model.state_dict(), ...)"
+            )
+        return cls(folder, (Shard.read(found),), None)
+
     @cached_property
     def where(self) -> dict[str, Shard]:
         """The file of each tensor, by canonical name."""
@@ -205,11 +222,24 @@ class Checkpoint:
             UnsupportedModel: another family or architecture.
             InputError: ``config.json`` is damaged.
         """
-        path = self.folder / CONFIG
+        return self._from_config(lambda raw: config_settings(raw, tower)) or {}
+
+    def check_place(self, family: str, tower: str, layers: Iterable[int]) -> None:
+        """Check that an edit belongs to this model (:func:`sith_hf.towers.registry.check_place`), if it has a config.
+
+        Raises:
+            BaseMismatch: a model of another family.
+            UnsupportedModel: also for a layer whose output the model does not read.
+            InputError: ``config.json`` is damaged.
+        """
+        self._from_config(lambda raw: check_place(family, tower, layers, raw))
+
+    def _from_config(self, read: Callable[[dict[str, Any]], _Found]) -> _Found | None:
+        path = self.folder / folder_format(self.folder).config
         if not path.exists():
-            return {}
+            return None
         try:
-            return config_settings(read_json_object(path, "restore the file"), tower)
+            return read(config_json(self.folder, "restore the file"))
         except InputError:
             raise
         except (OSError, ValueError, AttributeError, TypeError, StrictDataclassError, RecursionError) as error:
@@ -244,15 +274,26 @@ def _named(folder: Path, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
     named = all if nested else any
     if all(named(key.startswith(prefix) for key in keys) for prefix in prefixes):
         return shards
-    from transformers import CONFIG_MAPPING
-
     try:
-        config = CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
+        config = config_class(raw["model_type"]).from_dict(dict(raw))
         found = disk_names(architecture, config, nested=nested).of_files(keys)
     except UNUSABLE:
         return shards
     names = {key: name for key, name in found.items() if key != name}
-    return tuple(replace(shard, names=names, renames=nested and "" in paths.values()) for shard in shards)
+    renames = architecture in KEPT or (nested and "" in paths.values())
+    return tuple(replace(shard, names=names, renames=renames) for shard in shards)
+
+
+def config_json(folder: Path, advice: str) -> dict[str, Any]:
+    """Return the JSON of ``config.json``, or what it would be for a folder of open_clip.
+
+    Raises:
+        UnsupportedModel: a folder of open_clip with another kind of model.
+        InputError: it is missing or damaged; the message ends with ``advice``.
+    """
+    if folder_format(folder) is OPEN_CLIP:
+        return open_clip_config(folder)
+    return read_json_object(folder / CONFIG, advice)
 
 
 def checkpoints_below(folder: Path) -> str | None:
