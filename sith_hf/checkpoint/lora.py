@@ -26,7 +26,7 @@ from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import library_versions, new_folder
 from sith_hf.hub import CARD
-from sith_hf.towers import family_named
+from sith_hf.towers import family_named, layer_title
 
 # peft's two files, and its prefix of every module's name.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -87,7 +87,8 @@ def output_projections(spec: EditSpec, architecture: str) -> dict[int, str]:
     transformers 5.6 on a ``CLIPVisionModel`` has other names than the two classes that contain one.
 
     Raises:
-        UnsupportedModel: the class is not supported, or does not have the tower of the edit.
+        UnsupportedModel: the class is not supported, or does not have the tower of the edit; or the edit changes an
+            attention-pooling head.
     """
     family = family_named(spec.place.family)
     known = [name for names in family.model_types.values() for name in names if spec.tower in family.towers(name)]
@@ -95,8 +96,23 @@ def output_projections(spec: EditSpec, architecture: str) -> dict[int, str]:
         raise UnsupportedModel(
             f"{architecture!r} is no class with {spec.place.title}, which the edit is of; use one of {', '.join(known)}"
         )
+    _check_pool(spec)
     depth = spec.base.settings.get("num_hidden_layers", max(spec.layers) + 1)
     return _output_projections(spec.place.family, architecture, spec.tower, int(depth), tuple(spec.layers))
+
+
+def _check_pool(spec: EditSpec) -> None:
+    """Raise UnsupportedModel for an edit of the output projection of an ``nn.MultiheadAttention``.
+
+    Its ``forward`` reads that projection's weight and does not call it, so that an adapter there changes nothing until
+    it is merged. An adapter of the whole module adds the change of the output projection twice (peft 0.21).
+    """
+    pool = [layer for layer in spec.layers if layer_title(layer, spec.base.settings) != layer]
+    if pool:
+        raise UnsupportedModel(
+            f"layer {pool[0]} is the attention-pooling head, an nn.MultiheadAttention, whose output projection no LoRA "
+            "adapter of peft changes: export an edit without this layer, or save the edited checkpoint"
+        )
 
 
 @cache
@@ -115,7 +131,12 @@ def _output_projections(
     return {layer: f"{path}.{paths[layer]}" if path else paths[layer] for layer in layers if layer < len(paths)}
 
 
-def adapter_config(spec: EditSpec, architecture: str = "CLIPModel") -> dict[str, Any]:
+def whole_model(spec: EditSpec) -> str:
+    """Return the class of the whole models of the family of an edit."""
+    return next(iter(family_named(spec.place.family).model_types.values()))[0]
+
+
+def adapter_config(spec: EditSpec, architecture: str | None = None) -> dict[str, Any]:
     """Return the content of ``adapter_config.json``, with keys that every peft for transformers 5 knows.
 
     Raises:
@@ -123,6 +144,7 @@ def adapter_config(spec: EditSpec, architecture: str = "CLIPModel") -> dict[str,
     """
     import transformers
 
+    architecture = architecture or whole_model(spec)
     paths = output_projections(spec, architecture)
     ranks = {paths[layer]: spec.layer.tolist().count(layer) for layer in spec.layers}
     base = hub_base(spec.base)
@@ -156,7 +178,7 @@ def adapter_config(spec: EditSpec, architecture: str = "CLIPModel") -> dict[str,
 
 
 def export_adapter(
-    spec: EditSpec, folder: str | Path, architecture: str = "CLIPModel", *, overwrite: bool = False
+    spec: EditSpec, folder: str | Path, architecture: str | None = None, *, overwrite: bool = False
 ) -> Path:
     """Write the edit as a LoRA adapter: ``adapter_config.json``, ``adapter_model.safetensors`` and a card.
 
@@ -168,7 +190,8 @@ def export_adapter(
         spec: the edit.
         folder: a folder that does not exist, is empty, or already holds this very adapter, which then stays.
         architecture: the class of the base. An adapter for a ``CLIPModel`` also fits a
-            ``CLIPVisionModelWithProjection``; a ``CLIPVisionModel`` needs its own.
+            ``CLIPVisionModelWithProjection``; a ``CLIPVisionModel`` needs its own. When None, the whole model of the
+            edit's family, such as a ``CLIPModel``.
         overwrite: replace another adapter in ``folder``, once the new one is complete.
 
     Returns:
@@ -183,6 +206,7 @@ def export_adapter(
         raise InputError("the edit changes nothing: every gain is 1")
     if spec.reverts:
         raise InputError("this spec removes an edit: export the edit itself, and unload its adapter to get the base")
+    architecture = architecture or whole_model(spec)
     config, factors = adapter_config(spec, architecture), lora_factors(spec)
     tensors: dict[str, Tensor] = {}
     paths = output_projections(spec, architecture)
