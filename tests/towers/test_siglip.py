@@ -20,7 +20,7 @@ from sith_hf.edits import applied
 from sith_hf.errors import BaseMismatch, InputError, MissingExtra, UnsupportedModel
 from sith_hf.fidelity import fidelity_table, grid
 from sith_hf.gains import drift_shares
-from sith_hf.images import ModelVariant
+from sith_hf.images import ModelVariant, image_processor
 from sith_hf.pursuit import Pursuit
 from sith_hf.towers import encode_texts, encoder_settings, layer_title, read_tower
 from sith_hf.towers import tokenizer as tokenizers
@@ -438,6 +438,8 @@ def test_images_of_any_shape_are_refused_by_name(tmp_path):
         ModelVariant("base", editor.model, None).embed(torch.zeros(1, 3, 16, 16))
     with pytest.raises(UnsupportedModel, match="NaFlex"):
         ModelVariant("base", editor.model, None).image_size  # noqa: B018
+    with pytest.raises(UnsupportedModel, match=r"^a Siglip2Model \(NaFlex\)"):
+        image_processor(editor.loaded)
 
 
 # --- hooks, shapes, other places
