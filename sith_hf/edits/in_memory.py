@@ -49,7 +49,7 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
         tower, path = family.locate(root, spec.tower)
         paths = family.outputs(tower)
         # Hooks may watch an edit, and do not change what it is made of.
-        check_parts(root, {path: tower}, hooks=False)
+        check_parts(tower, {path: tower}, hooks=False)
         places = {
             name: _find(root, f"{path}.{paths[number]}" if path else paths[number], part)
             for number in spec.layers
