@@ -96,9 +96,9 @@ def tokenize_with_types(tokenizer: Any, texts: Sequence[str], tower: Any, positi
 
 def _written(tokenizer: Any, texts: Sequence[str], tower: Any, positions: int) -> Any:
     """Return what the tokenizer writes for texts, cut to so many tokens, after checks."""
-    limit = max_tokens(tokenizer, positions)
     found = _guarded(
-        lambda: tokenizer(list(texts), truncation=True, max_length=limit), "the tokenizer cannot read the texts"
+        lambda: tokenizer(list(texts), truncation=True, max_length=max_tokens(tokenizer, positions)),
+        "the tokenizer cannot read the texts",
     )
     _check_ids(found["input_ids"], texts, tower)
     _check_known(found["input_ids"], texts, tokenizer)
