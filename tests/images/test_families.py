@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -103,9 +102,9 @@ def test_means(bases, pictures, family, name, tmp_path):
     )
 
 
-def test_clipseg_takes_images_of_any_size(bases, pictures, tmp_path):
+def test_clipseg_takes_images_of_any_size(bases, pictures):
     """Published checkpoints have an image_size of 224 and an image processor of 352."""
-    editor, spec = opened(bases, "clipseg", "CLIPSegForImageSegmentation")
+    editor, _ = opened(bases, "clipseg", "CLIPSegForImageSegmentation")
     larger = ViTImageProcessorPil(size={"height": 24, "width": 24})
     (variant,) = model_variants(editor, {"base": None}, processor=larger)
     found = mean_of_images(editor, pictures, processor=larger)
