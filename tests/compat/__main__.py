@@ -91,7 +91,7 @@ def write(work: Path) -> Iterator[Job]:
             whole = save(family, names[0], folder / "whole") if "VisionModel" in kind else None
             editor = SithEditor.from_pretrained(folder / "base", text_model=whole, tower="vision")
             editor.decompose(ConceptDictionary.from_texts(["dog", "red boat"]), pursuit=Pursuit(sparsity=1))
-            editor.save_pretrained(folder / "edited", editor.edit().vectors(-1.0).spec)
+            editor.save_pretrained(folder / "edited", editor.edit().vectors(-1.0, heads=[0, 1]).spec)
             yield Job(kind, folder / "edited", kind, 16, folder / "base")
 
     demo = Path(str(resources.files("sith_hf.demo") / "checkpoint"))
