@@ -10,6 +10,7 @@ from sith_hf.cli import options
 from sith_hf.cli.output import show_result
 from sith_hf.errors import InputError
 
+
 @click.command("export-adapter")
 @click.argument("spec_path", metavar="SPEC")
 @click.option(

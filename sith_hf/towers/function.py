@@ -76,11 +76,12 @@ def check_parts(model: Any, parts: Mapping[str, Any], *, hooks: bool = True) -> 
 
 
 def _projections(model: Any, parts: Iterable[str]) -> dict[str, Any]:
-    """Return the projections beside the towers at some paths, by path."""
+    """Return the projections beside the towers at some paths, by path; none if the model is a tower itself."""
     found = {}
     for stem in sorted({path.rpartition(".")[0] for path in parts}):
+        beside = dict(model.named_modules()).get(stem)
         for name in PROJECTIONS.values():
-            found[f"{stem}.{name}" if stem else name] = getattr(model.get_submodule(stem), name, None)
+            found[f"{stem}.{name}" if stem else name] = getattr(beside, name, None)
     return {path: layer for path, layer in found.items() if layer is not None}
 
 

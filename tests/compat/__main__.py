@@ -18,8 +18,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from sith_hf import ConceptDictionary, SithEditor
 from sith_hf.checkpoint import revert, save_edited
+from sith_hf.pursuit import Pursuit
 from tests.compat.older import outputs, read
+from tests.support.families import CLASSES, save
 from tests.support.raw import random_spec, read_raw, weight_files
 from tests.support.tiny import clip_model, projected_vision_model, vision_model
 
@@ -80,6 +83,16 @@ def write(work: Path) -> Iterator[Job]:
     yield Job(
         "control: what transformers 5 wrote without us", fresh / "base", "CLIPVisionModel", 16, fresh / "edited", False
     )
+
+    for family, names in CLASSES.items():
+        for kind in (name for name in names if "Text" not in name):
+            folder = work / kind
+            save(family, kind, folder / "base")
+            whole = save(family, names[0], folder / "whole") if "VisionModel" in kind else None
+            editor = SithEditor.from_pretrained(folder / "base", text_model=whole, tower="vision")
+            editor.decompose(ConceptDictionary.from_texts(["dog", "red boat"]), pursuit=Pursuit(sparsity=1))
+            editor.save_pretrained(folder / "edited", editor.edit().vectors(-1.0, heads=[0, 1]).spec)
+            yield Job(kind, folder / "edited", kind, 16, folder / "base")
 
     demo = Path(str(resources.files("sith_hf.demo") / "checkpoint"))
     vision = json.loads((demo / "config.json").read_text())["vision_config"]

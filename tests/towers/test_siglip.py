@@ -78,8 +78,11 @@ def unit(*shape, seed=0):
 # --- an edited checkpoint
 
 
-@pytest.mark.parametrize("fold", [True, False], ids=["folded", "plain"])
-@pytest.mark.parametrize(("name", "kind"), TOWERS, ids=IDS)
+@pytest.mark.parametrize(
+    ("name", "kind", "fold"),
+    [(*tower, True) for tower in TOWERS] + [(*tower, False) for tower in TOWERS[:2]],
+    ids=[*(f"{name}-folded" for name in IDS), *(f"{name}-plain" for name in IDS[:2])],
+)
 def test_an_edited_checkpoint_is_a_forward_with_edited_matrices(name, kind, fold, tmp_path):
     base = save(tmp_path / "base", name, **({"max_shard_size": "20KB"} if fold else {}))
     editor = opened(base, name, kind, tmp_path)
