@@ -20,7 +20,8 @@ from sith_hf.edits import applied
 from sith_hf.errors import BaseMismatch, InputError, MissingExtra, UnsupportedModel
 from sith_hf.fidelity import fidelity_table, grid
 from sith_hf.gains import drift_shares
-from sith_hf.images import ModelVariant, image_processor
+from sith_hf.images import ModelVariant
+from sith_hf.images.processor import image_processor
 from sith_hf.pursuit import Pursuit
 from sith_hf.towers import encode_texts, encoder_settings, layer_title, read_tower
 from sith_hf.towers import tokenizer as tokenizers
@@ -244,7 +245,7 @@ def test_what_an_encoder_head_writes_passes_through_the_pool(precise, layer):
 
 def test_what_a_text_head_writes_is_read_exactly(whole):
     model = copy.deepcopy(whole).double()
-    tower, written = read_tower(model, tower="text"), unit(4, 32)
+    tower, written = read_tower(model, tower="text"), unit(4, 24)
     with torch.no_grad():
         wanted = normalize(model.text_model.head(model.text_model.final_layer_norm(written)), dim=-1)
     torch.testing.assert_close(tower.to_joint(written), wanted, **EXACT)
@@ -259,6 +260,19 @@ def test_artifacts_say_which_way_was_taken(editor, tmp_path):
     assert [way.partition(" ")[0] for way in said] == ["pool-value-output", "pool-output"]
     assert all("MLP" in way for way in said)
     assert not any(way.exact for way, _ in editor.tower.readouts)
+
+
+def test_what_a_pooling_head_reads_is_what_the_encoder_writes(whole, tokenizer):
+    editor = SithEditor.from_model(whole, tokenizer)
+    found = decomposed(editor, layers=[1, 2], side="read")
+    code = found.explain(2, 0, 0)
+    joint = {layer: editor.tower.to_joint(found.read[1, 0, 0].double(), layer=layer) for layer in (1, 2)}
+    best = {layer: found.texts[int((found.atoms.double() @ joint[layer]).argmax())] for layer in joint}
+    assert best[1] != best[2]  # the control: the way matters
+    assert found.significance.rows == (0, 0)
+    assert code.concepts
+    chosen = {text for text, _ in code.concepts}
+    assert best[1] in chosen
 
 
 def test_each_way_has_its_own_null(editor):
