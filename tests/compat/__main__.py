@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from sith_hf.pursuit import Pursuit
 from tests.compat.older import outputs, read
 from tests.support.families import CLASSES, save
 from tests.support.raw import random_spec, read_raw, weight_files
+from tests.support.siglip import save as save_siglip
 from tests.support.tiny import clip_model, projected_vision_model, vision_model
 
 CLOSE, FAR = 1e-5, 1e-3
@@ -50,6 +52,11 @@ class Job(NamedTuple):
     base: Path
     sound: bool = True
     words: tuple[str, ...] = ()
+
+
+def siglip(kind: str, folder: Path) -> Path:
+    """Save a SigLIP model."""
+    return save_siglip(folder, kind)
 
 
 def write(work: Path) -> Iterator[Job]:
@@ -84,11 +91,14 @@ def write(work: Path) -> Iterator[Job]:
         "control: what transformers 5 wrote without us", fresh / "base", "CLIPVisionModel", 16, fresh / "edited", False
     )
 
-    for family, names in CLASSES.items():
+    makes = {kind: partial(save, family) for family, names in CLASSES.items() for kind in names}
+    others = [*CLASSES.values(), ("SiglipModel", "SiglipVisionModel")]
+    for names in others:
         for kind in (name for name in names if "Text" not in name):
             folder = work / kind
-            save(family, kind, folder / "base")
-            whole = save(family, names[0], folder / "whole") if "VisionModel" in kind else None
+            make_folder = makes.get(kind, siglip)
+            make_folder(kind, folder / "base")
+            whole = make_folder(names[0], folder / "whole") if "VisionModel" in kind else None
             editor = SithEditor.from_pretrained(folder / "base", text_model=whole, tower="vision")
             editor.decompose(ConceptDictionary.from_texts(["dog", "red boat"]), pursuit=Pursuit(sparsity=1))
             editor.save_pretrained(folder / "edited", editor.edit().vectors(-1.0, heads=[0, 1]).spec)
