@@ -131,12 +131,7 @@ def _output_projections(
     return {layer: f"{path}.{paths[layer]}" if path else paths[layer] for layer in layers if layer < len(paths)}
 
 
-def whole_model(spec: EditSpec) -> str:
-    """Return the class of the whole models of the family of an edit."""
-    return next(iter(family_named(spec.place.family).model_types.values()))[0]
-
-
-def adapter_config(spec: EditSpec, architecture: str | None = None) -> dict[str, Any]:
+def adapter_config(spec: EditSpec, architecture: str = "CLIPModel") -> dict[str, Any]:
     """Return the content of ``adapter_config.json``, with keys that every peft for transformers 5 knows.
 
     Raises:
@@ -144,7 +139,6 @@ def adapter_config(spec: EditSpec, architecture: str | None = None) -> dict[str,
     """
     import transformers
 
-    architecture = architecture or whole_model(spec)
     paths = output_projections(spec, architecture)
     ranks = {paths[layer]: spec.layer.tolist().count(layer) for layer in spec.layers}
     base = hub_base(spec.base)
@@ -178,7 +172,7 @@ def adapter_config(spec: EditSpec, architecture: str | None = None) -> dict[str,
 
 
 def export_adapter(
-    spec: EditSpec, folder: str | Path, architecture: str | None = None, *, overwrite: bool = False
+    spec: EditSpec, folder: str | Path, architecture: str = "CLIPModel", *, overwrite: bool = False
 ) -> Path:
     """Write the edit as a LoRA adapter: ``adapter_config.json``, ``adapter_model.safetensors`` and a card.
 
@@ -190,8 +184,7 @@ def export_adapter(
         spec: the edit.
         folder: a folder that does not exist, is empty, or already holds this very adapter, which then stays.
         architecture: the class of the base. An adapter for a ``CLIPModel`` also fits a
-            ``CLIPVisionModelWithProjection``; a ``CLIPVisionModel`` needs its own. When None, the whole model of the
-            edit's family, such as a ``CLIPModel``.
+            ``CLIPVisionModelWithProjection``; a ``CLIPVisionModel`` needs its own.
         overwrite: replace another adapter in ``folder``, once the new one is complete.
 
     Returns:
@@ -206,7 +199,6 @@ def export_adapter(
         raise InputError("the edit changes nothing: every gain is 1")
     if spec.reverts:
         raise InputError("this spec removes an edit: export the edit itself, and unload its adapter to get the base")
-    architecture = architecture or whole_model(spec)
     config, factors = adapter_config(spec, architecture), lora_factors(spec)
     tensors: dict[str, Tensor] = {}
     paths = output_projections(spec, architecture)

@@ -24,7 +24,15 @@ def siglip(architecture: str = "SiglipModel", seed: int = 0, **vision: Any) -> A
     """A random model of a class of SigLIP or SigLIP 2, with the tokens of :func:`byte_tokenizer`."""
     title = "Siglip2" if architecture.startswith("Siglip2") else "Siglip"
     images = {"num_patches": 16} if title == "Siglip2" else {"image_size": 16}
-    text = {**SIZES, "hidden_size": 24, "projection_size": 32, "vocab_size": 514, "max_position_embeddings": 24, "bos_token_id": 512, "eos_token_id": 513}
+    text = {
+        **SIZES,
+        "hidden_size": 24,
+        "projection_size": 32,
+        "vocab_size": 514,
+        "max_position_embeddings": 24,
+        "bos_token_id": 512,
+        "eos_token_id": 513,
+    }
     config = getattr(transformers, f"{title}Config")(
         text_config={**text, "pad_token_id": 513}, vision_config={**SIZES, **images, "patch_size": 4, **vision}
     )

@@ -560,7 +560,7 @@ def test_an_edit_of_encoder_layers_fits_a_base_whose_pool_was_edited(editor, tmp
 
 def test_an_adapter_of_the_encoder_is_the_edit_and_one_of_the_pool_is_refused(editor, tmp_path):
     spec = editor.edit().vectors(-1.0, layers=[0, 1], heads=[1], vectors=[0]).spec
-    export_adapter(spec, tmp_path / "adapter")
+    export_adapter(spec, tmp_path / "adapter", "SiglipModel")
     base = copy.deepcopy(editor.model)
     adapted = PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload()
     with editor.applied(spec) as model:
@@ -569,7 +569,7 @@ def test_an_adapter_of_the_encoder_is_the_edit_and_one_of_the_pool_is_refused(ed
     assert (outputs(editor.model, "vision") - wanted).abs().max() > 0.05
     pool = editor.edit().vectors(-1.0, layers=[1, 2], heads=[1], vectors=[0]).spec
     with pytest.raises(UnsupportedModel, match="layer 2 is the attention-pooling head"):
-        export_adapter(pool, tmp_path / "none")
+        export_adapter(pool, tmp_path / "none", "SiglipModel")
     assert not (tmp_path / "none").exists()
 
 
