@@ -14,7 +14,18 @@ from sith_hf.cards.card import (
     picture,
     spec_card,
 )
-from sith_hf.cards.facts import CUT, FOLD, config_of, edit_setting_rows, hub_base, is_wordless, summary, vector_rows
+from sith_hf.cards.facts import (
+    CUT,
+    FOLD,
+    config_of,
+    edit_setting_rows,
+    explained,
+    hub_base,
+    is_wordless,
+    summary,
+    towers_of,
+    vector_rows,
+)
 from sith_hf.cards.markdown import render
 
 __all__ = [
@@ -28,6 +39,7 @@ __all__ = [
     "dictionary_card",
     "edit_setting_rows",
     "edit_tags",
+    "explained",
     "hub_base",
     "is_wordless",
     "model_card",
@@ -35,5 +47,6 @@ __all__ = [
     "render",
     "spec_card",
     "summary",
+    "towers_of",
     "vector_rows",
 ]

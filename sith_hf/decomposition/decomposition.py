@@ -77,6 +77,7 @@ class Decomposition(Pushable):
         _, heads, rank = self.singular_values.shape
         side = "" if self.side == "write" else f"{self.side} directions, "
         words = f"poles {''.join(self.poles)}, {len(self.texts)} concepts in use" if self.has_words else "no words"
+        side = side if self.tower == "vision" else f"{self.tower} tower, {side}"
         return (
             f"Decomposition({sanitize(self.base.name)}, {side}layers {list(self.layers)}, {heads} heads, "
             f"{rank} vectors each, {words})"

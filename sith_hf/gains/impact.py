@@ -40,10 +40,12 @@ class Impact:
         vectors: the number of vectors whose gain is not 1.
         of: the number of vectors in the decomposition.
         energy: the energy that the edit takes or adds, the sum of (1 - g)^2 s^2, over that of all decomposed heads.
-        drift: the estimated mean of 1 - cos between image embeddings before and after (Method, sec. 6); None (not
-            known) for a tower without a way to the joint space.
+        drift: the estimated mean of 1 - cos between embeddings of the tower before and after (Method, sec. 6): of
+            images for a vision tower, of texts for a text tower; None (not known) for a tower without a way to the
+            joint space.
         by_chance: the number of edited vectors without an explanation that is better than chance, at a false discovery
             rate of 0.05; None if not known.
+        tower: the tower that the numbers are of, ``"vision"`` or ``"text"``.
     """
 
     vectors: int
@@ -51,6 +53,7 @@ class Impact:
     energy: float
     drift: float | None
     by_chance: int | None
+    tower: str = "vision"
 
     @property
     def excess(self) -> str:
@@ -66,8 +69,9 @@ class Impact:
         """Raise LargeEdit if the edit exceeds a limit; ``how`` says how to accept it."""
         if self.excess:
             raise LargeEdit(
-                f"this edit of {self.vectors} of {self.of} vectors changes {self.excess}, which damages most models: "
-                f"choose fewer vectors, a higher threshold or a lower strength, or, to accept it, {how}"
+                f"this edit of {self.vectors} of {self.of} vectors of the {self.tower} tower changes {self.excess}, "
+                "which damages most models: choose fewer vectors, a higher threshold or a lower strength, or, to "
+                f"accept it, {how}"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -78,8 +82,8 @@ class Impact:
         chance = "not known" if self.by_chance is None else f"{self.by_chance}"
         drift = "not known" if self.drift is None else f"{self.drift:.3f}"
         return (
-            f"{self.vectors} of {self.of} vectors, {self.energy:.1%} of the energy, estimated drift {drift}; "
-            f"explanations no better than chance: {chance}"
+            f"{self.vectors} of {self.of} vectors of the {self.tower} tower, {self.energy:.1%} of the energy, "
+            f"estimated drift {drift}; explanations no better than chance: {chance}"
         )
 
 
@@ -107,4 +111,4 @@ def impact_of(tower: Tower, decomposition: Decomposition, gain: Mapping[VectorKe
         drift = drift_of(decomposition, drift_shares(tower, decomposition), Gains(changed))
     else:
         tower.check(decomposition.base, decomposition.layers)
-    return Impact(len(changed), energy.numel(), taken / total, drift, by_chance)
+    return Impact(len(changed), energy.numel(), taken / total, drift, by_chance, decomposition.tower)

@@ -100,6 +100,10 @@ class Tower:
             raise InputError(self.no_words)
         return found
 
+    def written_at(self, layer: int) -> int:
+        """Return a layer that writes to where ``layer`` reads: a pooling head reads what the encoder writes."""
+        return layer - 1 if self.layers[layer].title and layer else layer
+
     @property
     def no_words(self) -> str:
         """Why words do not explain vectors of a tower without a way to the joint space, and what to do."""
