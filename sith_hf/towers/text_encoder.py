@@ -5,20 +5,22 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from sith_hf.core.fingerprint import text_tower_sha256
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
+from sith_hf.towers.causal_text import CausalText
 from sith_hf.towers.tokenizer import tokenize
 
-# Tokens in one batch: enough to fill two cores, small enough for the activations of a ViT-H text tower.
+# Tokens in one batch: small enough for the activations of a ViT-H text tower.
 BATCH_TOKENS = 8192
 
 
@@ -44,11 +46,10 @@ def encode_texts(
 ) -> Tensor:
     """Return normalised text embeddings, ``[M, P]`` float32, in the order of ``texts``.
 
-    Each row is the embedding of its text alone: ``get_text_features(**processor(text, padding=True))``. Texts are
-    sorted by length and each batch is padded to its longest text with the first token of each: attention is causal,
-    and the tower reads the embedding at the first end token, so this padding never has an effect (Method, sec. 3). A
-    tokenizer's own padding token may: checkpoints of 2021 read at the largest token. Half-precision text towers run in
-    float32. Longer texts than the tower accepts are truncated.
+    Each row is the embedding of its text alone: ``get_text_features(**processor(text, padding=True))``. Attention is
+    causal and the embedding is read at the end token, so nothing after it is computed (Method, sec. 3), and what texts
+    share is computed once (:mod:`sith_hf.towers.causal_text`). Half-precision text towers run in float32. Longer texts
+    than the tower accepts are truncated.
 
     Args:
         model: a ``CLIPModel``.
@@ -68,25 +69,20 @@ def encode_texts(
     if tokenizer is None:
         raise InputError("the text model has no tokenizer: use a folder or Hub id with one")
     tokens = tokenize(tokenizer, fill_template(texts, template), model.text_model)
-    order = sorted(range(len(tokens)), key=lambda i: (len(tokens[i]), i))
-    tower, projection = model.text_model, model.text_projection.weight.detach()
-    if projection.is_meta:
+    tower, projection = model.text_model, model.text_projection
+    if projection.weight.is_meta:
         raise InputError(
             "the text tower is offloaded: load the model without offloading, or name another with text_model="
         )
-    if projection.dtype in (torch.bfloat16, torch.float16):
+    if projection.weight.dtype in (torch.bfloat16, torch.float16):
         # Half precision would blur the difference of similar concepts. Convert a copy, not the model.
-        tower, projection = copy.deepcopy(tower).float(), projection.float()
-    batches = {f"{number:06d}": batch for number, batch in enumerate(_batches(order, tokens))}
+        tower, projection = copy.deepcopy(tower).float(), copy.deepcopy(projection).float()
+    text = CausalText.of(tower, projection) or _WholeTower(tower, projection)
+    batches = {f"{number:06d}": batch for number, batch in enumerate(text.batches(tokens, BATCH_TOKENS))}
 
     def encode(name: str) -> Part:
-        batch = batches[name]
-        width = len(tokens[batch[-1]])
-        ids = torch.tensor(
-            [tokens[i] + tokens[i][:1] * (width - len(tokens[i])) for i in batch], device=projection.device
-        )
         with torch.inference_mode():
-            embedding = tower(input_ids=ids, return_dict=True).pooler_output @ projection.T
+            embedding = text.embed([tokens[number] for number in batches[name]])
             found = normalize(embedding, dim=-1).float().cpu()
         if not torch.isfinite(found).all():
             raise InputError(
@@ -95,8 +91,8 @@ def encode_texts(
         return {"embeddings": found}
 
     job = job or ResumableJob()
-    facts = {} if job.folder is None else _facts(model, tokens)
-    result = torch.empty(len(texts), projection.shape[0])
+    facts = {} if job.folder is None else _facts(model, tokens, batches)
+    result = torch.empty(len(texts), projection.weight.shape[0])
     training = [module for module in tower.modules() if module.training]
     tower.eval()
     try:
@@ -115,22 +111,50 @@ def encode_texts(
     return result
 
 
-def _facts(model: Any, tokens: list[list[int]]) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class _WholeTower:
+    """A causal text tower as its own forward computes it, in batches of similar length.
+
+    Attributes:
+        tower, projection: as in :class:`sith_hf.towers.causal_text.CausalText`.
+    """
+
+    tower: Any
+    projection: nn.Module
+
+    def batches(self, tokens: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
+        """Return the numbers of the texts of each batch."""
+        batches: list[list[int]] = [[]]
+        for number in sorted(range(len(tokens)), key=lambda number: (len(tokens[number]), number)):
+            if batches[-1] and (len(batches[-1]) + 1) * len(tokens[number]) > limit:
+                batches.append([])
+            batches[-1].append(number)
+        return batches
+
+    def embed(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Return the embeddings ``[B, P]`` of texts, not normalised.
+
+        Each is padded with its first token: attention is causal and the embedding is read at the first end token, so
+        this has no effect. A tokenizer's own padding may: checkpoints of 2021 read at the largest token.
+        """
+        width = max(map(len, tokens))
+        rows = [[*ids, *[ids[0]] * (width - len(ids))] for ids in tokens]
+        ids = torch.tensor(rows, device=next(self.projection.parameters()).device)
+        found: Tensor = self.projection(self.tower(input_ids=ids, return_dict=True).pooler_output)
+        return found
+
+
+def _facts(model: Any, tokens: list[list[int]], batches: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Return everything that determines the content of the batches."""
     config = json.dumps(model.config.text_config.to_dict(), sort_keys=True, default=str)
     return {
-        "texts": hashlib.sha256(json.dumps(tokens).encode("ascii")).hexdigest(),
+        "texts": _sha256(json.dumps(tokens)),
         "text tower": text_tower_sha256(model),
-        "text tower's settings": hashlib.sha256(config.encode()).hexdigest(),
-        "batches": BATCH_TOKENS,
+        "text tower's settings": _sha256(config),
+        "batches": _sha256(json.dumps(batches)),
         "device": str(model.text_projection.weight.device.type),
     }
 
 
-def _batches(order: list[int], tokens: list[list[int]]) -> list[list[int]]:
-    batches: list[list[int]] = [[]]
-    for index in order:
-        if batches[-1] and (len(batches[-1]) + 1) * len(tokens[index]) > BATCH_TOKENS:
-            batches.append([])
-        batches[-1].append(index)
-    return batches
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

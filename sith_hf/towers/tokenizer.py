@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, read_json_object, read_start
 from sith_hf.errors import InputError
+from sith_hf.towers.causal_text import read_position, reads_largest
 from sith_hf.towers.config import UNUSABLE
 from sith_hf.towers.model_settings import max_tokens
 
@@ -20,8 +21,6 @@ from sith_hf.towers.model_settings import max_tokens
 WHOLE = "tokenizer.json"
 
 _ADVICE = "download the tokenizer's files again, or save them with save_pretrained"
-# In checkpoints of 2021, this end token means that the text ends at its largest token (CLIPTextModel.forward).
-_LARGEST = 2
 
 _Result = TypeVar("_Result")
 
@@ -160,7 +159,7 @@ def _check_end(tokens: Sequence[Sequence[int]], texts: Sequence[str], tokenizer:
     if type(end) is not int:
         raise InputError(f"text_config.eos_token_id in config.json is {_shown(end)}, not one whole number: {advice}")
     lost = [(ids, text) for ids, text in zip(tokens, texts, strict=True) if end not in ids]
-    if lost and end != _LARGEST:
+    if lost and not reads_largest(tower):
         ids, text = lost[0]
         raise InputError(
             f"the text tower reads a text at its end token, {end}, which the tokenizer does not write: {_shown(text)} "
@@ -168,7 +167,7 @@ def _check_end(tokens: Sequence[Sequence[int]], texts: Sequence[str], tokenizer:
         )
 
     def read(ids: Sequence[int]) -> Sequence[int]:
-        return ids[: 1 + ids.index(max(ids) if end == _LARGEST else end)]
+        return ids[: 1 + read_position(tower, ids)]
 
     start = read(tokens[0])
     if any(ids != tokens[0] for ids in tokens) and all(read(ids) == start for ids in tokens):

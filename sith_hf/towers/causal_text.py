@@ -1,0 +1,206 @@
+"""Embed texts with a causal text tower: compute what they share once, and the end of the last layer where it is read.
+
+Attention is causal, so the state of a token depends on the tokens up to it. Texts with a common beginning (the begin
+token, the words of a template, a common first word) share its states, as the nodes of a prefix tree. The embedding is
+read at one token, so tokens after it are left out, and in the last layer other tokens only give keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+# States in one batch: their activations stay in the cache of a processor.
+BATCH_STATES = 1024
+
+# In checkpoints of 2021, this end token means that the text ends at its largest token (CLIPTextModel.forward).
+_LARGEST = 2
+# Model types of transformers whose text towers have CLIP's parts and forward.
+_KNOWN = ("clip", "clipseg", "metaclip_2")
+
+
+def reads_largest(tower: Any) -> bool:
+    """Return whether a text tower reads the embedding at the largest token of a text, and not at its end token."""
+    return bool(tower.eos_token_id == _LARGEST and _model_type(tower) != "metaclip_2")
+
+
+def read_position(tower: Any, tokens: Sequence[int]) -> int:
+    """Return the position at which a causal text tower reads the embedding; without an end token it is the first."""
+    end = max(tokens) if reads_largest(tower) else tower.eos_token_id
+    return tokens.index(end) if end in tokens else 0
+
+
+@dataclass(frozen=True, eq=False)
+class CausalText:
+    """A causal text tower with CLIP's parts, in evaluation mode, and the projection that follows.
+
+    Attributes:
+        tower: its ``CLIPTextModel``, or the like of another family.
+        projection: the module from the tower's width to the joint space.
+    """
+
+    tower: Any
+    projection: nn.Module
+
+    @classmethod
+    def of(cls, tower: Any, projection: Any) -> CausalText | None:
+        """Return the fast form of a text tower; None if only its own forward computes what it does.
+
+        That is so for a tower of another family, with hooks, a compiled or replaced forward, layers of other libraries,
+        an attention function of its own, or tensors on several devices.
+        """
+        known = _model_type(tower) in _KNOWN and hasattr(tower, "encoder") and len(tower.encoder.layers) > 0
+        return cls(tower, projection) if known and _is_plain(tower, projection) else None
+
+    def batches(self, tokens: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
+        """Return the numbers of the texts of each batch: texts with a common beginning are in the same, if they fit.
+
+        A batch has at most ``limit`` tokens, counting those that texts share: keys and values are gathered for each.
+        """
+        read = [self._read(ids) for ids in tokens]
+        batches: list[list[int]] = [[]]
+        states = count = 0
+        before: Sequence[int] = []
+        for number in sorted(range(len(read)), key=lambda number: (read[number], number)):
+            ids = read[number]
+            new = len(ids) - _common(before, ids)
+            if batches[-1] and (states + new > BATCH_STATES or count + len(ids) > limit):
+                batches.append([])
+                states, count, new = 0, 0, len(ids)
+            batches[-1].append(number)
+            states, count, before = states + new, count + len(ids), ids
+        return batches
+
+    def embed(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Return the embeddings ``[B, P]`` of texts, not normalised, as the tower's own forward and projection do."""
+        tree = _PrefixTree.of([self._read(ids) for ids in tokens], next(self.tower.parameters()).device)
+        # One row for each state: the module gives every row its positions from the front.
+        states = self.tower.embeddings(input_ids=tree.tokens[:, None], position_ids=tree.depths[:, None])[:, 0]
+        *layers, last = self.tower.encoder.layers
+        for layer in layers:
+            states = _after(layer, states, tree)
+        states = _after(last, states, tree, ends=True)
+        found: Tensor = self.projection(self.tower.final_layer_norm(states))
+        return found[tree.places]
+
+    def _read(self, tokens: Sequence[int]) -> list[int]:
+        return list(tokens[: read_position(self.tower, tokens) + 1])
+
+
+@dataclass(frozen=True, eq=False)
+class _PrefixTree:
+    """The N distinct beginnings of B texts.
+
+    Attributes:
+        tokens, depths: the last token of each beginning and its position, ``[N]`` int64.
+        paths: for each length T, the beginnings of the texts of this length, ``[B_T, T]`` int64.
+        ends: the whole of each text, in the order of ``paths``, ``[B]`` int64.
+        firsts: for each beginning, one of its places in the flattened ``paths``, ``[N]`` int64.
+        places: for each text, its place in ``ends``, ``[B]`` int64.
+    """
+
+    tokens: Tensor
+    depths: Tensor
+    paths: tuple[Tensor, ...]
+    ends: Tensor
+    firsts: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]], device: torch.device) -> _PrefixTree:
+        """Return the tree of some texts, each of one token or more."""
+        numbers: dict[tuple[int, int], int] = {}
+        depths: list[int] = []
+        by_length: dict[int, list[tuple[int, list[int]]]] = {}
+        for place, ids in enumerate(texts):
+            path: list[int] = []
+            for depth, token in enumerate(ids):
+                key = (path[-1] if path else -1, token)
+                if key not in numbers:
+                    numbers[key] = len(numbers)
+                    depths.append(depth)
+                path.append(numbers[key])
+            by_length.setdefault(len(path), []).append((place, path))
+        ordered = [by_length[length] for length in sorted(by_length)]
+        flat = [number for group in ordered for _, path in group for number in path]
+        firsts = dict(zip(reversed(flat), range(len(flat) - 1, -1, -1), strict=True))
+        order = [place for group in ordered for place, _ in group]
+
+        def tensor(values: Sequence[Any]) -> Tensor:
+            return torch.tensor(values, device=device)
+
+        return cls(
+            tokens=tensor([token for _, token in numbers]),
+            depths=tensor(depths),
+            paths=tuple(tensor([path for _, path in group]) for group in ordered),
+            ends=tensor([path[-1] for group in ordered for _, path in group]),
+            firsts=tensor([firsts[number] for number in range(len(numbers))]),
+            places=tensor(order).argsort(),
+        )
+
+
+def _after(layer: Any, states: Tensor, tree: _PrefixTree, *, ends: bool = False) -> Tensor:
+    """Return the states after a layer, ``[N, D]``; with ``ends`` only those of whole texts, ``[B, D]``."""
+    attention, normed = layer.self_attn, layer.layer_norm1(states)
+    keys, values = attention.k_proj(normed), attention.v_proj(normed)
+    if ends:
+        states, normed = states[tree.ends], normed[tree.ends]
+    attended = _attended(attention, attention.q_proj(normed), keys, values, tree, ends)
+    states = states + attention.out_proj(attended)
+    return states + layer.mlp(layer.layer_norm2(states))  # type: ignore[no-any-return]
+
+
+def _attended(attention: Any, queries: Tensor, keys: Tensor, values: Tensor, tree: _PrefixTree, ends: bool) -> Tensor:
+    """Return what each query reads from its beginnings, ``[N, D]``, or with ``ends`` ``[B, D]``."""
+    found, start = [], 0
+    for path in tree.paths:
+        asking = torch.arange(start, start + len(path), device=path.device)[:, None] if ends else path
+        start += len(path)
+        query, key, value = (
+            tensor[index].view(*index.shape, attention.num_heads, -1).transpose(1, 2)
+            for tensor, index in ((queries, asking), (keys, path), (values, path))
+        )
+        read = scaled_dot_product_attention(query, key, value, is_causal=not ends, scale=attention.scale)
+        found.append(read.transpose(1, 2).flatten(2).flatten(0, 1))
+    attended = torch.cat(found)
+    return attended if ends else attended[tree.firsts]
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return the number of tokens at the beginning that two texts share."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _is_plain(tower: Any, projection: nn.Module) -> bool:
+    """Return whether a tower and its projection compute what the modules in them do, one after the other."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    modules = [*tower.modules(), *projection.modules()]
+    tensors = [*tower.parameters(), *projection.parameters()]
+    attention = ALL_ATTENTION_FUNCTIONS.get(str(tower.config._attn_implementation))  # None for "eager"
+    return (
+        all(type(module).__module__.startswith(("torch.nn.", "transformers.")) for module in modules)
+        and all(_module(hook).startswith("transformers.") for module in modules for hook in _hooks(module))
+        and not any("forward" in vars(module) or module._compiled_call_impl is not None for module in modules)
+        and len({(tensor.device, tensor.dtype) for tensor in tensors}) == 1
+        and (attention is None or _module(attention).startswith("transformers."))
+    )
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+
+
+def _module(function: Any) -> str:
+    return str(getattr(function, "__module__", ""))
+
+
+def _model_type(tower: Any) -> str | None:
+    """Return the family of transformers whose code a tower runs, such as "clip"."""
+    parts = type(tower).__module__.split(".")
+    return parts[2] if parts[:2] == ["transformers", "models"] else None
