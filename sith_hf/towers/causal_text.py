@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-# States in one batch: their activations stay in the cache of a processor.
-BATCH_STATES = 1024
+# States in one batch: few enough for the cache of a processor, enough for parallel work on each layer.
+BATCH_STATES = 2048
 
 # In checkpoints of 2021, this end token means that the text ends at its largest token (CLIPTextModel.forward).
 _LARGEST = 2
@@ -55,7 +55,7 @@ class CausalText:
         an attention function of its own, or tensors on several devices.
         """
         known = _model_type(tower) in _KNOWN and hasattr(tower, "encoder") and len(tower.encoder.layers) > 0
-        return cls(tower, projection) if known and _is_plain(tower, projection) else None
+        return cls(tower, projection) if known and is_plain(tower, projection) else None
 
     def batches(self, tokens: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
         """Return the numbers of the texts of each batch: texts with a common beginning are in the same, if they fit.
@@ -93,20 +93,33 @@ class CausalText:
 
 
 @dataclass(frozen=True, eq=False)
+class _Texts:
+    """Some texts of similar length, as numbers of beginnings.
+
+    Attributes:
+        paths: the beginnings of each text, the last one repeated up to the longest text, ``[B, T]`` int64.
+        inside: whether a beginning is not a repetition, ``[B, 1, 1, T]`` bool.
+    """
+
+    paths: Tensor
+    inside: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class _PrefixTree:
     """The N distinct beginnings of B texts.
 
     Attributes:
         tokens, depths: the last token of each beginning and its position, ``[N]`` int64.
-        paths: for each length T, the beginnings of the texts of this length, ``[B_T, T]`` int64.
-        ends: the whole of each text, in the order of ``paths``, ``[B]`` int64.
-        firsts: for each beginning, one of its places in the flattened ``paths``, ``[N]`` int64.
+        groups: the texts, each in one group. A few groups have fewer parallel regions than one for each length.
+        ends: the whole of each text, in the order of ``groups``, ``[B]`` int64.
+        firsts: for each beginning, one of its places in the flattened paths of all groups, ``[N]`` int64.
         places: for each text, its place in ``ends``, ``[B]`` int64.
     """
 
     tokens: Tensor
     depths: Tensor
-    paths: tuple[Tensor, ...]
+    groups: tuple[_Texts, ...]
     ends: Tensor
     firsts: Tensor
     places: Tensor
@@ -114,9 +127,9 @@ class _PrefixTree:
     @classmethod
     def of(cls, texts: Sequence[Sequence[int]], device: torch.device) -> _PrefixTree:
         """Return the tree of some texts, each of one token or more."""
-        numbers: dict[tuple[int, int], int] = {}
+        numbers: dict[tuple[int, int], int] = {}  # of the beginning before the last token, and that token
         depths: list[int] = []
-        by_length: dict[int, list[tuple[int, list[int]]]] = {}
+        by_size: dict[int, list[tuple[int, list[int]]]] = {}
         for place, ids in enumerate(texts):
             path: list[int] = []
             for depth, token in enumerate(ids):
@@ -125,23 +138,32 @@ class _PrefixTree:
                     numbers[key] = len(numbers)
                     depths.append(depth)
                 path.append(numbers[key])
-            by_length.setdefault(len(path), []).append((place, path))
-        ordered = [by_length[length] for length in sorted(by_length)]
-        flat = [number for group in ordered for _, path in group for number in path]
+            by_size.setdefault(len(path).bit_length(), []).append((place, path))
+        ordered = [by_size[size] for size in sorted(by_size)]
+        padded = [_padded([path for _, path in group]) for group in ordered]
+        flat = [number for paths in padded for path in paths for number in path]
         firsts = dict(zip(reversed(flat), range(len(flat) - 1, -1, -1), strict=True))
-        order = [place for group in ordered for place, _ in group]
 
         def tensor(values: Sequence[Any]) -> Tensor:
             return torch.tensor(values, device=device)
 
+        def group(paths: list[list[int]], lengths: list[int]) -> _Texts:
+            inside = torch.arange(len(paths[0]), device=device) < tensor(lengths)[:, None]
+            return _Texts(tensor(paths), inside[:, None, None])
+
         return cls(
             tokens=tensor([token for _, token in numbers]),
             depths=tensor(depths),
-            paths=tuple(tensor([path for _, path in group]) for group in ordered),
-            ends=tensor([path[-1] for group in ordered for _, path in group]),
+            groups=tuple(group(p, [len(path) for _, path in o]) for p, o in zip(padded, ordered, strict=True)),
+            ends=tensor([path[-1] for paths in padded for path in paths]),
             firsts=tensor([firsts[number] for number in range(len(numbers))]),
-            places=tensor(order).argsort(),
+            places=tensor([place for group in ordered for place, _ in group]).argsort(),
         )
+
+
+def _padded(paths: list[list[int]]) -> list[list[int]]:
+    width = max(map(len, paths))
+    return [path + path[-1:] * (width - len(path)) for path in paths]
 
 
 def _after(layer: Any, states: Tensor, tree: _PrefixTree, *, ends: bool = False) -> Tensor:
@@ -158,14 +180,17 @@ def _after(layer: Any, states: Tensor, tree: _PrefixTree, *, ends: bool = False)
 def _attended(attention: Any, queries: Tensor, keys: Tensor, values: Tensor, tree: _PrefixTree, ends: bool) -> Tensor:
     """Return what each query reads from its beginnings, ``[N, D]``, or with ``ends`` ``[B, D]``."""
     found, start = [], 0
-    for path in tree.paths:
-        asking = torch.arange(start, start + len(path), device=path.device)[:, None] if ends else path
-        start += len(path)
+    for group in tree.groups:
+        paths = group.paths
+        asking = torch.arange(start, start + len(paths), device=paths.device)[:, None] if ends else paths
+        start += len(paths)
         query, key, value = (
             tensor[index].view(*index.shape, attention.num_heads, -1).transpose(1, 2)
-            for tensor, index in ((queries, asking), (keys, path), (values, path))
+            for tensor, index in ((queries, asking), (keys, paths), (values, paths))
         )
-        read = scaled_dot_product_attention(query, key, value, is_causal=not ends, scale=attention.scale)
+        # A repeated beginning comes after all that may read it, but an end reads the whole path.
+        mask = group.inside if ends else None
+        read = scaled_dot_product_attention(query, key, value, mask, is_causal=not ends, scale=attention.scale)
         found.append(read.transpose(1, 2).flatten(2).flatten(0, 1))
     attended = torch.cat(found)
     return attended if ends else attended[tree.firsts]
@@ -176,7 +201,7 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _is_plain(tower: Any, projection: nn.Module) -> bool:
+def is_plain(tower: Any, projection: nn.Module) -> bool:
     """Return whether a tower and its projection compute what the modules in them do, one after the other."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

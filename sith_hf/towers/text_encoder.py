@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from sith_hf.core.fingerprint import text_tower_sha256
 from sith_hf.errors import InputError
-from sith_hf.files import Part, ResumableJob
-from sith_hf.towers.causal_text import CausalText
+from sith_hf.files import EmbeddingCache, Part, ResumableJob
+from sith_hf.towers.causal_text import CausalText, is_plain
 from sith_hf.towers.tokenizer import tokenize
 
 # Tokens in one batch: small enough for the activations of a ViT-H text tower.
@@ -42,6 +42,7 @@ def encode_texts(
     template: str | None = None,
     *,
     job: ResumableJob | None = None,
+    cache: EmbeddingCache | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Return normalised text embeddings, ``[M, P]`` float32, in the order of ``texts``.
@@ -58,6 +59,7 @@ def encode_texts(
         template: a prompt such as ``"a photo of a {}"``.
         job: stores finished batches and distributes batches over its processes. Every process returns the whole
             result, with the bits of a single process with as many threads.
+        cache: has the result of an earlier run, with the same bits, or keeps this one; None computes it.
         progress: show a bar on stderr.
 
     Raises:
@@ -91,8 +93,16 @@ def encode_texts(
         return {"embeddings": found}
 
     job = job or ResumableJob()
-    facts = {} if job.folder is None else _facts(model, tokens, batches)
-    result = torch.empty(len(texts), projection.weight.shape[0])
+    if not is_plain(tower, projection):
+        cache = None  # the facts do not say what it computes
+    facts = {} if job.folder is None and cache is None else _facts(model, tokens, type(text).__name__, batches)
+    shape = (len(texts), projection.weight.shape[0])
+    if cache is not None:
+        kept = cache.get(facts, shape)
+        everywhere = all(job.processes.all_gather(lambda: kept is not None))
+        if kept is not None and everywhere:
+            return kept
+    result = torch.empty(shape)
     training = [module for module in tower.modules() if module.training]
     tower.eval()
     try:
@@ -108,6 +118,8 @@ def encode_texts(
     finally:
         for module in training:
             module.training = True
+    if cache is not None and job.processes.is_main:
+        cache.put(facts, result)
     return result
 
 
@@ -144,15 +156,15 @@ class _WholeTower:
         return found
 
 
-def _facts(model: Any, tokens: list[list[int]], batches: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+def _facts(model: Any, tokens: list[list[int]], form: str, batches: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Return everything that determines the content of the batches."""
-    config = json.dumps(model.config.text_config.to_dict(), sort_keys=True, default=str)
+    config, device = model.config.text_config.to_dict(), model.text_projection.weight.device
     return {
         "texts": _sha256(json.dumps(tokens)),
         "text tower": text_tower_sha256(model),
-        "text tower's settings": _sha256(config),
-        "batches": _sha256(json.dumps(batches)),
-        "device": str(model.text_projection.weight.device.type),
+        "text tower's settings": _sha256(json.dumps(config, sort_keys=True, default=str)),
+        "batches": _sha256(json.dumps([form, batches])),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
 
 

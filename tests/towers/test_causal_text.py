@@ -159,7 +159,7 @@ def own_attention(model):
         found, weights = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **options)
         return found / 2, weights
 
-    ALL_ATTENTION_FUNCTIONS.register("halved", halved)
+    ALL_ATTENTION_FUNCTIONS["halved"] = halved
     model.text_model.config._attn_implementation = "halved"
 
 
@@ -187,8 +187,7 @@ def test_a_tower_that_computes_something_else_runs_its_own_forward(change, tmp_p
 
 def test_a_compiled_tower_runs_its_own_forward():
     model = tower_of("clip")
-    assert CausalText.of(torch.compile(model.text_model), model.text_projection) is None
-    model.text_model.compile()
+    model.text_model.encoder._compiled_call_impl = model.text_model.encoder.forward  # as Module.compile() sets it
     assert CausalText.of(model.text_model, model.text_projection) is None
 
 
