@@ -52,7 +52,7 @@ def cache_folder() -> Path:
     from huggingface_hub import constants
 
     home = os.environ.get("SITH_HF_HOME") or os.path.join(constants.HF_HOME, "sith_hf")
-    return Path(os.path.abspath(os.path.expanduser(home))) / "embeddings"
+    return Path(os.path.expanduser(home)) / "embeddings"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class EmbeddingCache:
         text = _settled(facts)
         layout = _layout(text)
         path = self.folder / layout.filename
-        if self.folder.is_symlink() or path.is_symlink():
+        if os.path.islink(self.folder) or os.path.islink(path):
             return None
         for _ in range(_TRIES):
             try:
@@ -116,7 +116,7 @@ class EmbeddingCache:
         """Keep the embeddings ``[M, P]`` float32 of these facts. A failure is one line on stderr."""
         text = _settled(facts)
         try:
-            if self.folder.is_symlink():
+            if os.path.islink(self.folder):
                 raise OSError("it is a link")
             write_artifact(
                 self.folder, _layout(text), {"embeddings": embeddings}, {"facts": text, "about": dict(self.about)}
@@ -140,16 +140,16 @@ class EmbeddingCache:
             with suppress(OSError):
                 (self.folder / item.file).unlink()
                 removed.append(item)
-        if not self.folder.is_symlink():
+        if not os.path.islink(self.folder):
             sweep(self.folder)
         return removed
 
     def _files(self) -> list[Path]:
-        if self.folder.is_symlink():
+        if os.path.islink(self.folder):
             return []
         try:
             return [self.folder / name for name in sorted(os.listdir(self.folder)) if _NAME.fullmatch(name)]
-        except OSError:
+        except (OSError, ValueError):
             return []
 
 

@@ -82,7 +82,16 @@ def encode_texts(
     text = CausalText.of(tower, projection) or _WholeTower(tower, projection)
     batches = {f"{number:06d}": batch for number, batch in enumerate(text.batches(tokens, BATCH_TOKENS))}
 
+    job = job or ResumableJob()
+    if not is_plain(tower, projection):
+        cache = None  # the facts do not say what it computes
+    facts = {} if job.folder is None and cache is None else _facts(model, tokens, type(text).__name__, batches)
+    shape = (len(texts), projection.weight.shape[0])
+    kept = None if cache is None else cache.get(facts, shape)
+
     def encode(name: str) -> Part:
+        if kept is not None:
+            return {"embeddings": kept[batches[name]]}
         with torch.inference_mode():
             embedding = text.embed([tokens[number] for number in batches[name]])
             found = normalize(embedding, dim=-1).float().cpu()
@@ -92,16 +101,6 @@ def encode_texts(
             )
         return {"embeddings": found}
 
-    job = job or ResumableJob()
-    if not is_plain(tower, projection):
-        cache = None  # the facts do not say what it computes
-    facts = {} if job.folder is None and cache is None else _facts(model, tokens, type(text).__name__, batches)
-    shape = (len(texts), projection.weight.shape[0])
-    if cache is not None:
-        kept = cache.get(facts, shape)
-        everywhere = all(job.processes.all_gather(lambda: kept is not None))
-        if kept is not None and everywhere:
-            return kept
     result = torch.empty(shape)
     training = [module for module in tower.modules() if module.training]
     tower.eval()
@@ -118,7 +117,7 @@ def encode_texts(
     finally:
         for module in training:
             module.training = True
-    if cache is not None and job.processes.is_main:
+    if cache is not None and kept is None and job.processes.is_main:
         cache.put(facts, result)
     return result
 

@@ -167,6 +167,15 @@ def test_a_folder_that_cannot_be_used_is_one_note(block, tmp_path, capsys):
     assert "SITH_HF_HOME" in err
 
 
+@pytest.mark.parametrize("home", ["x" * 5000, "a\0b", "/dev/null", "/proc/nowhere"])
+def test_an_impossible_folder_is_one_note(home, capsys):
+    kept = EmbeddingCache(Path(home) / "embeddings")
+    assert kept.get(FACTS, SHAPE) is None
+    kept.put(FACTS, ROWS)
+    assert kept.lists() == kept.clear() == []
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_full_disk_is_one_note(kept, monkeypatch, capsys):
     def full(*arguments):
         raise OSError(28, "No space left on device")
