@@ -167,7 +167,7 @@ def test_a_folder_that_cannot_be_used_is_one_note(block, tmp_path, capsys):
     assert "SITH_HF_HOME" in err
 
 
-@pytest.mark.parametrize("home", ["x" * 5000, "a\0b", "/dev/null", "/proc/nowhere"])
+@pytest.mark.parametrize("home", ["x" * 5000, "/dev/null", "/proc/nowhere"])
 def test_an_impossible_folder_is_one_note(home, capsys):
     kept = EmbeddingCache(Path(home) / "embeddings")
     assert kept.get(FACTS, SHAPE) is None
