@@ -13,6 +13,9 @@ import pytest
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 os.environ["HF_HOME"] = os.path.join(tempfile.gettempdir(), f"sith-hf-tests-{os.getuid()}")
 os.environ.pop("HF_TOKEN", None)
+# Of this run: tests of one run may share embeddings, and none are left for the next.
+_HOME = tempfile.TemporaryDirectory(prefix="sith-hf-tests-")
+os.environ["SITH_HF_HOME"] = _HOME.name
 
 if TYPE_CHECKING:
     from sith_hf.editor import SithEditor

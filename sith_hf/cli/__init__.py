@@ -35,6 +35,7 @@ COMMANDS = {
     "import-scores": ("import_scores", "Import scores published with the paper."),
     "run": ("run", "Run a recipe, from base to evaluated edit."),
     "recipes": ("recipes", "List the shipped recipes, or show one."),
+    "cache": ("cache", "Show or clear the embeddings kept for later runs."),
     "demo": ("demo", "Explain and edit the embedded checkpoint."),
 }
 

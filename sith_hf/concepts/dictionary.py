@@ -19,6 +19,7 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.errors import InputError
 from sith_hf.files import (
+    EmbeddingCache,
     FileBackedRows,
     ResumableJob,
     RowBlocks,
@@ -161,6 +162,8 @@ class ConceptDictionary(Pushable):
     ) -> ConceptDictionary:
         """Return this dictionary with embeddings of ``model``'s text tower (see :func:`sith_hf.towers.encode_texts`).
 
+        The embeddings are kept for later runs (:class:`sith_hf.files.EmbeddingCache`).
+
         Args:
             model: a model with a text tower.
             tokenizer: its tokenizer.
@@ -168,9 +171,12 @@ class ConceptDictionary(Pushable):
             job: stores finished batches and distributes batches over its processes.
             progress: show a bar on stderr.
         """
+        cache = EmbeddingCache(about={"encoder": name, "template": self.template})
         return replace(
             self,
-            embeddings=encode_texts(model, tokenizer, self.texts, self.template, job=job, progress=progress),
+            embeddings=encode_texts(
+                model, tokenizer, self.texts, self.template, job=job, cache=cache, progress=progress
+            ),
             encoder=name,
             encoder_sha256=text_tower_sha256(model),
             encoder_settings=encoder_settings(model, tokenizer),

@@ -1,4 +1,5 @@
-"""Atomic files and folders, safetensors artifacts with checksums, file-backed rows, resumable jobs, torch files.
+"""Atomic files and folders, safetensors artifacts with checksums, file-backed rows, resumable jobs, the cache of text
+embeddings, torch files.
 
 It imports ``core`` and ``errors``.
 """
@@ -17,6 +18,7 @@ from sith_hf.files.artifact import (
     write_artifact,
 )
 from sith_hf.files.atomic import already_has, new_folder, scratch_folder, write_whole
+from sith_hf.files.cache import CachedList, EmbeddingCache
 from sith_hf.files.resumable import Part, ResumableJob
 from sith_hf.files.tensor_file import DTYPES, Entry, FileBackedRows, RowBlocks, TensorFile, raw_bytes
 from sith_hf.files.torch_file import TorchFile, is_torch_file
@@ -24,7 +26,9 @@ from sith_hf.files.unchanged import write_all
 
 __all__ = [
     "already_has",
+    "CachedList",
     "DTYPES",
+    "EmbeddingCache",
     "Entry",
     "FileBackedRows",
     "Layout",

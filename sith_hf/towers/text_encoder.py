@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from tqdm import tqdm
 
 from sith_hf.core.fingerprint import tensor_sha256, texts_sha256
 from sith_hf.errors import InputError
-from sith_hf.files import Part, ResumableJob
+from sith_hf.files import EmbeddingCache, Part, ResumableJob
+from sith_hf.towers.causal_text import CausalText, is_plain
 from sith_hf.towers.registry import family_of
 from sith_hf.towers.text_tower import TextTower
 
-# Tokens in one batch: enough to fill two cores, small enough for the activations of a ViT-H text tower.
+# Tokens in one batch: small enough for the activations of a ViT-H text tower.
 BATCH_TOKENS = 8192
 
 
@@ -40,15 +42,15 @@ def encode_texts(
     template: str | None = None,
     *,
     job: ResumableJob | None = None,
+    cache: EmbeddingCache | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Return normalised text embeddings, ``[M, P]`` float32, in the order of ``texts``.
 
     Each row is the embedding of its text alone, as the library's ``get_text_features`` and its processor return it.
-    Texts are sorted by length. Batches of a causal tower are padded to their longest text with the first token of each:
-    the tower reads the embedding at the first end token, so this padding never has an effect (Method, sec. 3). A
-    tokenizer's own padding token may: checkpoints of 2021 read at the largest token. Other towers get texts of one
-    length at a time. Half-precision text towers run in float32. Longer texts than the tower accepts are truncated.
+    What texts of a causal tower share is computed once, and nothing after their end (Method, sec. 3;
+    :mod:`sith_hf.towers.causal_text`). Other towers get texts of one length at a time. Half-precision text towers run
+    in float32. Longer texts than the tower accepts are truncated.
 
     Args:
         model: a model with a text tower.
@@ -57,6 +59,7 @@ def encode_texts(
         template: a prompt such as ``"a photo of a {}"``.
         job: stores finished batches and distributes batches over its processes. Every process returns the whole
             result, with the bits of a single process with as many threads.
+        cache: has the result of an earlier run, with the same bits, or keeps this one; None computes it.
         progress: show a bar on stderr.
 
     Raises:
@@ -69,32 +72,36 @@ def encode_texts(
     if tokenizer is None:
         raise InputError(text.no_tokenizer)
     tokens = text.tokens(tokenizer, fill_template(texts, template))
-    order = sorted(range(len(tokens)), key=lambda i: (len(tokens[i]), i))
     if text.weight.is_meta:
         raise InputError(
             "the text tower is offloaded: load the model without offloading, or name another with text_model="
         )
     # Half precision would blur the difference of similar concepts.
     asked = text.float32()
-    batches = {f"{number:06d}": batch for number, batch in enumerate(_batches(order, tokens, text.causal))}
+    fast = CausalText.of(asked.tower, asked.projection) if asked.causal else None
+    form = fast or _WholeTower(asked)
+    batches = {f"{number:06d}": batch for number, batch in enumerate(form.batches(tokens, BATCH_TOKENS))}
+
+    job = job or ResumableJob()
+    if not is_plain(asked.tower, asked.projection):
+        cache = None  # the facts do not say what it computes
+    facts = {} if job.folder is None and cache is None else _facts(text, tokens, type(form).__name__, batches)
+    shape = (len(texts), text.joint_size)
+    kept = None if cache is None else cache.get(facts, shape)
 
     def encode(name: str) -> Part:
-        batch = batches[name]
-        width = len(tokens[batch[-1]])
-        ids = torch.tensor(
-            [tokens[i] + tokens[i][:1] * (width - len(tokens[i])) for i in batch], device=asked.weight.device
-        )
+        if kept is not None:
+            return {"embeddings": kept[batches[name]]}
         with torch.inference_mode():
-            found = normalize(asked.embed(ids), dim=-1).float().cpu()
+            embedding = form.embed([tokens[number] for number in batches[name]])
+            found = normalize(embedding, dim=-1).float().cpu()
         if not torch.isfinite(found).all():
             raise InputError(
                 "the text tower returns embeddings that are not finite: its weights are damaged, download them again"
             )
         return {"embeddings": found}
 
-    job = job or ResumableJob()
-    facts = {} if job.folder is None else _facts(text, tokens)
-    result = torch.empty(len(texts), text.joint_size)
+    result = torch.empty(shape)
     training = [module for module in asked.tower.modules() if module.training]
     asked.tower.eval()
     try:
@@ -110,6 +117,8 @@ def encode_texts(
     finally:
         for module in training:
             module.training = True
+    if cache is not None and kept is None and job.processes.is_main:
+        cache.put(facts, result)
     return result
 
 
@@ -132,25 +141,49 @@ def encoder_settings(model: Any, tokenizer: Any | None) -> dict[str, Any]:
     return text_tower(model).settings(tokenizer)
 
 
-def _facts(text: TextTower, tokens: list[list[int]]) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class _WholeTower:
+    """A text tower as its own forward computes it.
+
+    Attributes:
+        text: the tower.
+    """
+
+    text: TextTower
+
+    def batches(self, tokens: Sequence[Sequence[Any]], limit: int) -> list[list[int]]:
+        """Return the numbers of the texts of each batch: of similar length, or of one length if it is not causal."""
+        batches: list[list[int]] = [[]]
+        for number in sorted(range(len(tokens)), key=lambda number: (len(tokens[number]), number)):
+            last = batches[-1]
+            full = last and (len(last) + 1) * len(tokens[number]) > limit
+            if full or (last and not self.text.causal and len(tokens[last[-1]]) != len(tokens[number])):
+                batches.append([])
+            batches[-1].append(number)
+        return batches
+
+    def embed(self, tokens: Sequence[Sequence[Any]]) -> Tensor:
+        """Return the embeddings ``[B, P]`` of texts, not normalised.
+
+        Each is padded with its first token: in a causal tower, which reads the embedding at the first end token, this
+        has no effect. A tokenizer's own padding may: checkpoints of 2021 read at the largest token.
+        """
+        width = max(map(len, tokens))
+        rows = [[*ids, *[ids[0]] * (width - len(ids))] for ids in tokens]
+        return self.text.embed(torch.tensor(rows, device=self.text.weight.device))
+
+
+def _facts(text: TextTower, tokens: list[list[int]], form: str, batches: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Return everything that determines the content of the batches."""
-    config = json.dumps(text.config.to_dict(), sort_keys=True, default=str)
+    device = text.weight.device
     return {
-        "texts": hashlib.sha256(json.dumps(tokens).encode("ascii")).hexdigest(),
+        "texts": _sha256(json.dumps(tokens)),
         "text tower": text_tower_sha256(text.model),
-        "text tower's settings": hashlib.sha256(config.encode()).hexdigest(),
-        "batches": BATCH_TOKENS,
-        "device": str(text.weight.device.type),
+        "text tower's settings": _sha256(json.dumps(text.config.to_dict(), sort_keys=True, default=str)),
+        "batches": _sha256(json.dumps([form, batches])),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
 
 
-def _batches(order: list[int], tokens: list[list[int]], mixed: bool) -> list[list[int]]:
-    """Return batches of texts; of different lengths in one batch only if ``mixed``."""
-    batches: list[list[int]] = [[]]
-    for index in order:
-        last = batches[-1]
-        full = last and (len(last) + 1) * len(tokens[index]) > BATCH_TOKENS
-        if full or (last and not mixed and len(tokens[last[-1]]) != len(tokens[index])):
-            batches.append([])
-        batches[-1].append(index)
-    return batches
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

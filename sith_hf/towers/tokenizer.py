@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, read_json_object, read_start
 from sith_hf.errors import InputError, MissingExtra
+from sith_hf.towers.causal_text import read_position, reads_largest
 from sith_hf.towers.model_settings import UNUSABLE, max_tokens
 
 # The file of a whole tokenizer; without it, the files of a vocabulary are read.
@@ -23,10 +24,6 @@ _PLAIN = ("vocab.json", "merges.txt", "vocab.txt")
 _FILES = (WHOLE, "tokenizer_config.json", *_PLAIN)
 
 _ADVICE = "download the tokenizer's files again, or save them with save_pretrained"
-# In checkpoints of 2021, this end token means that the text ends at its largest token (CLIPTextModel.forward).
-_LARGEST = 2
-# A family of later years, whose end token is really 2.
-_NEVER_LARGEST = "metaclip_2"
 
 _Result = TypeVar("_Result")
 
@@ -241,8 +238,7 @@ def _check_end(tokens: Sequence[Sequence[int]], texts: Sequence[str], tokenizer:
     if type(end) is not int:
         raise InputError(f"text_config.eos_token_id in config.json is {_shown(end)}, not one whole number: {advice}")
     lost = [(ids, text) for ids, text in zip(tokens, texts, strict=True) if end not in ids]
-    largest = end == _LARGEST and not tower.config.model_type.startswith(_NEVER_LARGEST)
-    if lost and not largest:
+    if lost and not reads_largest(tower):
         ids, text = lost[0]
         raise InputError(
             f"the text tower reads a text at its end token, {end}, which the tokenizer does not write: {_shown(text)} "
@@ -250,7 +246,7 @@ def _check_end(tokens: Sequence[Sequence[int]], texts: Sequence[str], tokenizer:
         )
 
     def read(ids: Sequence[int]) -> Sequence[int]:
-        return ids[: 1 + ids.index(max(ids) if largest else end)]
+        return ids[: 1 + read_position(tower, ids)]
 
     start = read(tokens[0])
     if any(ids != tokens[0] for ids in tokens) and all(read(ids) == start for ids in tokens):

@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 from transformers import CLIPModel
 
 from sith_hf.errors import InputError
+from sith_hf.files import EmbeddingCache
 from sith_hf.towers import text_encoder as encoding
 from sith_hf.towers.text_encoder import encode_texts, fill_template
 from tests.support.made import WORDS
@@ -156,3 +157,55 @@ def test_progress_goes_to_stderr_and_only_when_asked(model, tokenizer, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "2/2" in err
+
+
+class TestCache:
+    """Embeddings of an earlier run are those that would be computed, or are not used."""
+
+    def encoded(self, model, tokenizer, folder, texts=TEXTS, template=None):
+        return encode_texts(model, tokenizer, texts, template, cache=EmbeddingCache(folder))
+
+    def test_the_second_run_computes_nothing_and_has_the_same_bits(self, tokenizer, tmp_path, monkeypatch):
+        first = self.encoded(clip_model(), tokenizer, tmp_path)
+        assert torch.equal(first, encode_texts(clip_model(), tokenizer, TEXTS))
+        monkeypatch.setattr(encoding.CausalText, "embed", None)
+        assert torch.equal(self.encoded(clip_model(), tokenizer, tmp_path), first)
+        with pytest.raises(TypeError):  # the control
+            self.encoded(clip_model(), tokenizer, tmp_path, TEXTS[1:])
+
+    def test_everything_that_changes_an_embedding_makes_another_list(self, model, tokenizer, tmp_path):
+        shorter = copy.deepcopy(tokenizer)
+        shorter.init_kwargs |= {"truncation": True, "max_length": 9}
+        gelu = clip_model()
+        gelu.config.text_config.hidden_act = "gelu"
+        changes = [
+            (model, tokenizer, TEXTS, None),
+            (model, tokenizer, TEXTS, "a {}"),
+            (model, tokenizer, TEXTS[::-1], None),
+            (clip_model(1), tokenizer, TEXTS, None),
+            (model, shorter, TEXTS, None),
+            (legacy_model(), tokenizer, TEXTS, None),
+            (gelu, tokenizer, TEXTS, None),
+            (clip_model().bfloat16(), tokenizer, TEXTS, None),
+        ]
+        for number, (asked, words, texts, template) in enumerate(changes):
+            self.encoded(asked, words, tmp_path, texts, template)
+            assert len(list(tmp_path.iterdir())) == number + 1
+        self.encoded(clip_model(), tokenizer, tmp_path, tuple(TEXTS))
+        assert len(list(tmp_path.iterdir())) == len(changes)  # the control
+
+    def test_a_tower_that_computes_something_else_is_not_cached(self, tokenizer, tmp_path):
+        plain = self.encoded(clip_model(), tokenizer, tmp_path)
+        model = clip_model()
+        model.text_model.final_layer_norm.register_forward_hook(lambda module, inputs, output: output.flip(-1))
+        found = self.encoded(model, tokenizer, tmp_path)
+        assert not torch.allclose(found, plain, atol=1e-3)
+        assert len(list(tmp_path.iterdir())) == 1
+
+    def test_a_damaged_tower_is_refused_and_not_cached(self, tokenizer, tmp_path):
+        model = clip_model()
+        with torch.no_grad():
+            model.text_projection.weight[0, 0] = torch.nan
+        with pytest.raises(InputError, match="not finite"):
+            self.encoded(model, tokenizer, tmp_path / "c")
+        assert not (tmp_path / "c").exists()
