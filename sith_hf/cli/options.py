@@ -104,7 +104,9 @@ PATH = click.Path(path_type=Path)
 # For SithEditor.from_pretrained.
 model = group(
     "loading",
-    click.option("--text-model", help="For a checkpoint of one tower: the whole model it belongs to, a folder or Hub id."),
+    click.option(
+        "--text-model", help="For a checkpoint of one tower: the whole model it belongs to; folder or Hub id."
+    ),
     click.option("--revision", help="Branch, tag or commit of MODEL (or BASE) on the Hub."),
 )
 # For dictionary_of.
