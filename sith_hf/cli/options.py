@@ -107,7 +107,7 @@ model = group(
     "loading",
     click.option(
         "--text-model",
-        help="For a vision-only checkpoint or LLaVA: the CLIPModel that the tower belongs to, a folder or Hub id.",
+        help="For a checkpoint of one tower, or LLaVA: the whole model it belongs to; folder or Hub id.",
     ),
     click.option("--revision", help="Branch, tag or commit of MODEL (or BASE) on the Hub."),
 )

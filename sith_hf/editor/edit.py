@@ -219,7 +219,8 @@ class Edit:
                     f"{limit:.0%} the model mostly sees {word} as before; choose more vectors (top, threshold) or a "
                     "stronger gain"
                 )
-        return (*lines, *partial_lines(self.editor.tower.partial, self.spec.layers))
+        changed = sorted({layer for (layer, _, _), gain in self.gains.gain.items() if gain != 1})
+        return (*lines, *partial_lines(self.editor.tower.partial, changed))
 
     def _strongest(self, word: str) -> float:
         """Return the largest change of gain of the vectors chosen for a word, or 1 if most are not amplified."""

@@ -33,4 +33,5 @@ ALTCLIP = AltClipFamily(
     model_types={"altclip": ("AltCLIPModel",), "altclip_vision_model": ("AltCLIPVisionModel",)},
     kinds={"AltCLIPModel": ("vision",), "AltCLIPVisionModel": ("vision",)},
     bare=frozenset({"AltCLIPVisionModel"}),
+    example="BAAI/AltCLIP",
 )

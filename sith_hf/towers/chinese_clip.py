@@ -27,4 +27,5 @@ CHINESE_CLIP = ChineseClipFamily(
     model_types={"chinese_clip": ("ChineseCLIPModel",), "chinese_clip_vision_model": ("ChineseCLIPVisionModel",)},
     kinds={"ChineseCLIPModel": ("vision",), "ChineseCLIPVisionModel": ("vision",)},
     bare=frozenset({"ChineseCLIPVisionModel"}),
+    example="OFA-Sys/chinese-clip-vit-base-patch16",
 )

@@ -38,6 +38,7 @@ class ClipFamily:
         kinds: architecture to its towers; the path of a tower is empty if the model is the tower.
         bare: the architectures that are a tower themselves.
         paths: the parts of an attention layer.
+        example: a whole model on the Hub, for messages.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ClipFamily:
     kinds: Mapping[str, tuple[str, ...]]
     bare: frozenset[str]
     paths: Paths = field(default=CLIP_PATHS)
+    example: str = "openai/clip-vit-base-patch32"
 
     def towers(self, architecture: str) -> Mapping[str, str]:
         """Return the paths of the towers."""
@@ -98,6 +100,10 @@ class ClipFamily:
             family=self.name,
             settings=self.settings(model.config, kind),
             partial=self.partial(type(model).__name__, model.config, kind),
+            missing=(
+                f"this checkpoint is a {kind} tower without a projection into the joint space: name the whole model "
+                f'that it belongs to with text_model="{self.example}" (--text-model on the command line)'
+            ),
         )
 
     def partial(self, architecture: str, config: Any, kind: str) -> Mapping[int, str]:

@@ -52,4 +52,5 @@ CLIPSEG = ClipSegFamily(
         "CLIPSegTextModel": ("text",),
     },
     bare=frozenset({"CLIPSegVisionModel", "CLIPSegTextModel"}),
+    example="CIDAS/clipseg-rd64-refined",
 )

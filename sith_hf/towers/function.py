@@ -73,7 +73,8 @@ def check_parts(model: Any, parts: Mapping[str, Any], *, hooks: bool = True) -> 
         _check(path, unwrapped(layer), nn.Linear(columns, rows, bias=False, device="meta"))
     if hooks:
         for path, part in parts.items():
-            _check_hooks(path, part, projections.get(_projection_of(path)))
+            stem, dot, name = path.rpartition(".")
+            _check_hooks(path, part, projections.get(f"{stem}{dot}{PROJECTIONS.get(name, 'none')}"))
 
 
 def _projections(model: Any, parts: Iterable[str]) -> dict[str, Any]:
@@ -84,12 +85,6 @@ def _projections(model: Any, parts: Iterable[str]) -> dict[str, Any]:
             found[f"{stem}.{name}" if stem else name] = getattr(modules.get(stem), name, None)
     # A tower of open_clip holds its projection as a parameter.
     return {path: layer for path, layer in found.items() if not isinstance(layer, nn.Parameter | None)}
-
-
-def _projection_of(path: str) -> str:
-    """Return the path of the projection that follows the tower at a path, if there is one."""
-    stem, dot, name = path.rpartition(".")
-    return f"{stem}{dot}{PROJECTIONS.get(name, 'none')}"
 
 
 def check_folder(folder: Path, name: str | None = None) -> None:

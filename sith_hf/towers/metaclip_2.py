@@ -19,4 +19,5 @@ METACLIP_2 = ClipFamily(
         "MetaClip2TextModelWithProjection": ("text",),
     },
     bare=frozenset({"MetaClip2VisionModel", "MetaClip2TextModel"}),
+    example="facebook/metaclip-2-worldwide-huge-quickgelu",
 )
