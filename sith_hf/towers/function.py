@@ -265,7 +265,9 @@ def _outputs(tower: Any, projection: Any | None) -> Tensor:
     config, weight = unwrapped(tower).config, next(tower.parameters())
     random = torch.Generator().manual_seed(0)
     if hasattr(config, "image_size"):
-        pixels = torch.randn(1, config.num_channels, config.image_size, config.image_size, generator=random)
+        size = config.image_size
+        sides = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+        pixels = torch.randn(1, config.num_channels, *sides, generator=random)
         inputs = {"pixel_values": pixels.to(weight)}
     elif hasattr(config, "num_patches"):
         patches = torch.randn(1, 4, config.num_channels * config.patch_size**2, generator=random)

@@ -179,7 +179,8 @@ class Tower:
             InputError: it has a projection, and this tower has none.
         """
         found = self.sha256(layers)
-        if not self.has_joint and found.keys() <= base.sha256.keys() and found.keys() != base.sha256.keys():
+        if not self.has_joint and found.keys() < base.sha256.keys():
+            base.only(found).check(found, where, self.settings)
             self.readout()  # says what to do
         base.check(found, where, self.settings)
 

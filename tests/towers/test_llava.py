@@ -340,6 +340,8 @@ def test_without_a_companion_it_says_what_to_name(explained):
         alone.decompose(ConceptDictionary.from_texts(WORDS))
     with pytest.raises(InputError, match=r"text_model=.*--text-model"):
         alone.with_decomposition(explained.decomposition)
+    with pytest.raises(BaseMismatch, match="has other values"):
+        SithEditor.from_model(llava_model(5)).with_decomposition(explained.decomposition)
     with pytest.raises(BaseMismatch):
         SithEditor.from_model(llava_model(5)).with_decomposition(alone.decompose(None))
     alone.decompose(None)

@@ -277,3 +277,18 @@ def test_sizes_for_each_side_are_read(tmp_path):
     (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "image_size": [16, "x"]}))
     with pytest.raises(InputError, match="image_size"):
         SithEditor.from_pretrained(tmp_path / "base")
+
+
+@pytest.mark.parametrize("name", ["dinov2", "dinov3", "llava"])
+def test_a_model_must_compute_what_its_parameters_say(name):
+    model = {"dinov2": lambda: make.dinov2(1, image_size=[16, 16]), "dinov3": make.dinov3, "llava": make.llava_model}[
+        name
+    ]()
+    paths = {"dinov2": "encoder.layer", "dinov3": "model.layer", "llava": "model.vision_tower.encoder.layers"}
+    layer = model.get_submodule(paths[name])[1]
+    watched = layer.register_forward_hook(lambda module, args, output: None)
+    SithEditor.from_model(model)
+    watched.remove()
+    layer.register_forward_hook(lambda module, args, output: output * 1.1)
+    with pytest.raises(UnsupportedModel, match=r"layers?\.1 has a forward hook"):
+        SithEditor.from_model(model)
