@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -76,14 +76,13 @@ def check_parts(model: Any, parts: Mapping[str, Any], *, hooks: bool = True) -> 
             _check_hooks(path, part, projections.get(_projection_of(path)))
 
 
-def _projections(model: Any, parts: Iterable[str]) -> dict[str, Any]:
-    """Return the projections beside the towers at some paths, by path."""
+def _projections(model: Any, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the projections beside some towers by path; none beside a model that is the tower."""
     found = {}
-    for stem in sorted({path.rpartition(".")[0] for path in parts}):
+    for stem in sorted({path.rpartition(".")[0] for path, part in parts.items() if part is not model}):
         for name in PROJECTIONS.values():
             found[f"{stem}.{name}" if stem else name] = getattr(model.get_submodule(stem), name, None)
-    # A tower of open_clip holds its projection as a parameter.
-    return {path: layer for path, layer in found.items() if not isinstance(layer, nn.Parameter | None)}
+    return {path: layer for path, layer in found.items() if layer is not None}
 
 
 def _projection_of(path: str) -> str:

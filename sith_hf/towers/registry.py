@@ -7,6 +7,7 @@ from typing import Any
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.towers.aimv2 import AIMV2
 from sith_hf.towers.altclip import ALTCLIP
 from sith_hf.towers.chinese_clip import CHINESE_CLIP
 from sith_hf.towers.clip import CLIP
@@ -16,12 +17,25 @@ from sith_hf.towers.function import check_class, check_parts, unwrapped
 from sith_hf.towers.metaclip_2 import METACLIP_2
 from sith_hf.towers.model_class import config_class
 from sith_hf.towers.open_clip import OPEN_CLIP
+from sith_hf.towers.owlvit import OWLV2, OWLVIT
 from sith_hf.towers.refusals import refusal
 from sith_hf.towers.siglip import SIGLIP, SIGLIP2
 from sith_hf.towers.tower import TOWERS, Tower
 
 # A family's file is named after it; its models need this line and no other.
-FAMILIES: tuple[TowerFamily, ...] = (CLIP, METACLIP_2, ALTCLIP, CHINESE_CLIP, CLIPSEG, SIGLIP, SIGLIP2, OPEN_CLIP)
+FAMILIES: tuple[TowerFamily, ...] = (
+    CLIP,
+    METACLIP_2,
+    ALTCLIP,
+    CHINESE_CLIP,
+    CLIPSEG,
+    SIGLIP,
+    SIGLIP2,
+    OPEN_CLIP,
+    AIMV2,
+    OWLVIT,
+    OWLV2,
+)
 
 _OTHERS = "Supported model types: "
 # How to add a family is in the design notes.

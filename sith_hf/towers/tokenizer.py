@@ -233,7 +233,7 @@ def _check_end(tokens: Sequence[Sequence[int]], texts: Sequence[str], tokenizer:
     Attention is causal, and the embedding is read at the end token: tokens after it have no effect. Where there is no
     end token, the tower reads the first token.
     """
-    end, own = tower.eos_token_id, getattr(tokenizer, "eos_token_id", None)
+    end, own = getattr(tower, "eos_token_id", _LARGEST), getattr(tokenizer, "eos_token_id", None)
     advice = (
         "set text_config.eos_token_id in config.json to the token that this tokenizer writes at the end "
         f"(its own eos_token is {own}), or use the tokenizer of this checkpoint"
