@@ -13,27 +13,20 @@ from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
 from sith_hf.images import model_variants
 from sith_hf.towers import encode_texts, family_of
 from tests.support.literal import Parts, edited_output, singular_values
+from tests.support.owl import owl_model
 from tests.support.raw import read_raw
-from tests.support.tiny import VISION, byte_tokenizer, clip_model, image_processor, randomise
+from tests.support.tiny import byte_tokenizer, clip_model, image_processor
 
 TEXTS = ["red", "a blue sky", "Dog", "night forest", "snow", "boat"]
 KINDS = [(f"{title}{kind}", tower) for title in ("OwlViT", "Owlv2") for kind in ("Model", "ForObjectDetection")
          for tower in ("vision", "text")]  # fmt: skip
 
 
-def made(architecture, seed=0):
-    title = architecture.removesuffix("Model").removesuffix("ForObjectDetection")
-    text = {"vocab_size": 514, "hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2,
-            "num_hidden_layers": 2, "max_position_embeddings": 77}  # fmt: skip
-    config = getattr(transformers, f"{title}Config")(text_config=text, vision_config=VISION, projection_dim=24)
-    return randomise(getattr(transformers, architecture)(config), seed)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     home, found = tmp_path_factory.mktemp("owl"), {}
     for number, name in enumerate(sorted({name for name, _ in KINDS})):
-        made(name, number).save_pretrained(home / name)
+        owl_model(name, number).save_pretrained(home / name)
         byte_tokenizer(home / "t").save_pretrained(home / name)
         image_processor().save_pretrained(home / name)
         found[name] = home / name
@@ -139,7 +132,7 @@ def test_an_edit_of_another_family_or_tower_is_refused(folders, tmp_path):
     editor = SithEditor.from_pretrained(folders["OwlViTModel"])
     editor.decompose(ConceptDictionary.from_texts(TEXTS), layers=[0])
     spec = editor.edit().vectors(0.0, layers=[0], heads=[0]).spec
-    for other in (clip_model(), made("Owlv2Model")):
+    for other in (clip_model(), owl_model("Owlv2Model")):
         with pytest.raises((BaseMismatch, UnsupportedModel)), SithEditor.from_model(other).applied(spec):
             pass
     text = SithEditor.from_pretrained(folders["OwlViTModel"], tower="text")
