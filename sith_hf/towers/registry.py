@@ -37,16 +37,17 @@ FAMILIES: tuple[TowerFamily, ...] = (
     OWLV2,
 )
 
-_OTHERS = "Supported model types: "
+_OTHERS = "Supported: "
 # How to add a family is in the design notes.
 _ADD = "docs/design.md, 'A new family', says how to add one"
 
 
-def supported() -> str:
-    """Return the supported model types and their architectures in words."""
-    return "; ".join(
-        f"{kind} ({', '.join(names)})" for family in FAMILIES for kind, names in family.model_types.items()
-    )
+def supported(family: TowerFamily | None = None) -> str:
+    """Return the classes of a family by model type in words; of every family the first when None."""
+    if family is not None:
+        return "; ".join(f"{kind} ({', '.join(names)})" for kind, names in family.model_types.items())
+    firsts = [next(iter(each.model_types.items())) for each in FAMILIES]
+    return "; ".join(f"{kind} ({names[0]})" for kind, names in firsts)
 
 
 def family_named(name: str) -> TowerFamily:
@@ -76,8 +77,9 @@ def family_of_config(raw: Mapping[str, Any]) -> tuple[TowerFamily, str]:
         if name in names:
             return family, name
     if why := refusal(raw):
-        raise UnsupportedModel(f"architecture {_shown(wanted)} is not supported: {why}. {_OTHERS}{_types()}")
-    raise UnsupportedModel(f"architecture {_shown(wanted)} has no tower to edit; supported: {supported()}. {_ADD}")
+        raise UnsupportedModel(f"architecture {_shown(wanted)} is not supported: {why}. {_OTHERS}{supported()}")
+    known = supported(family)
+    raise UnsupportedModel(f"architecture {_shown(wanted)} has no tower to edit; supported: {known}. {_ADD}")
 
 
 def _unknown(raw: Mapping[str, Any]) -> str:
@@ -90,12 +92,8 @@ def _unknown(raw: Mapping[str, Any]) -> str:
     else:
         what = f"model_type {sanitize(repr(model_type), 60)}"
     if why:
-        return f"{what} is not supported: {why}. {_OTHERS}{_types()}"
+        return f"{what} is not supported: {why}. {_OTHERS}{supported()}"
     return f"{what} is not supported; supported: {supported()}. {_ADD}"
-
-
-def _types() -> str:
-    return ", ".join(kind for family in FAMILIES for kind in family.model_types)
 
 
 def _shown(names: Sequence[str]) -> str:
