@@ -182,6 +182,11 @@ def _refuse_kind(path: str, found: Any, wanted: str = "") -> None:
             f"{path} has an adapter ({kind.__module__}.{kind.__name__}), so its weights are not what is computed: "
             "merge it first: PeftModel.from_pretrained(base, ADAPTER).merge_and_unload() returns the merged model"
         )
+    if origin.startswith("open_clip."):
+        raise UnsupportedModel(
+            f"{path} is an object of open_clip ({kind.__qualname__}): save it as a folder with "
+            "open_clip.push_to_hf_hub.save_for_hf, and name that folder"
+        )
     if nn.utils.parametrize.is_parametrized(found) if isinstance(found, nn.Module) else False:
         raise UnsupportedModel(
             f"{path} is parametrized: its {', '.join(found.parametrizations)} is computed and not a plain float "
