@@ -12,11 +12,11 @@ from typing import Any
 
 from sith_hf.core.tables import table
 from sith_hf.core.validation import finite_number
-from sith_hf.edits import EditSpec
+from sith_hf.edits import AnySpec
 from sith_hf.errors import InputError
 from sith_hf.images import BASE
 
-Specs = Mapping[str, EditSpec | None]
+Specs = Mapping[str, AnySpec | None]
 MeasureSpecs = Callable[[Specs], Mapping[str, tuple[float, float]]]
 """A measurement: from named specs (None is the base) to the (worst, average) of each, from 0 to 1."""
 
@@ -86,7 +86,7 @@ class Sweep:
         return table(["variant", self.over, "vectors", "worst group", "average"], rows, "In %")
 
 
-def strengths(specs: Mapping[str, EditSpec], values: Iterable[float]) -> dict[tuple[str, float], EditSpec | None]:
+def strengths(specs: Mapping[str, AnySpec], values: Iterable[float]) -> dict[tuple[str, float], AnySpec | None]:
     """Return every spec at every strength, by (name, strength); None where the edit is empty.
 
     Args:
@@ -102,7 +102,7 @@ def strengths(specs: Mapping[str, EditSpec], values: Iterable[float]) -> dict[tu
     return {(name, number): spec * number or None for name, spec in specs.items() for number in numbers}
 
 
-def sweep(specs: Mapping[tuple[str, float], EditSpec | None], measure: MeasureSpecs) -> Sweep:
+def sweep(specs: Mapping[tuple[str, float], AnySpec | None], measure: MeasureSpecs) -> Sweep:
     """Measure every spec and the base in one call.
 
     Args:
@@ -114,7 +114,7 @@ def sweep(specs: Mapping[tuple[str, float], EditSpec | None], measure: MeasureSp
     """
     if not specs:
         raise InputError("a sweep needs at least one spec; got none")
-    asked: dict[str, EditSpec | None] = {BASE: None}
+    asked: dict[str, AnySpec | None] = {BASE: None}
     name_of: dict[tuple[str, float], str] = {}
     for (variant, setting), spec in specs.items():
         if variant == BASE:

@@ -14,7 +14,7 @@ from torch import Tensor
 from sith_hf.core.escaping import shown_name
 from sith_hf.core.fingerprint import changed_setting
 from sith_hf.editor import SithEditor
-from sith_hf.edits import EditSpec, applied, edited_parameters
+from sith_hf.edits import AnySpec, applied, edited_parameters
 from sith_hf.errors import InputError
 from sith_hf.images.model_variant import BASE, EDITED, ModelVariant, check_processors, share
 from sith_hf.images.processor import image_processor
@@ -22,7 +22,7 @@ from sith_hf.towers import LoadedModel, family_of, load_model, tower_settings
 
 
 def model_variants(
-    editor: SithEditor, specs: Mapping[str, EditSpec | None], *, processor: Any | None = None
+    editor: SithEditor, specs: Mapping[str, AnySpec | None], *, processor: Any | None = None
 ) -> tuple[ModelVariant, ...]:
     """Return a base and edited copies of it, which share every parameter that their edit leaves unchanged.
 
@@ -52,7 +52,7 @@ def _projection(model: Any, companion: Any) -> Tensor | None:
     return None if found is None else found.weight.detach()
 
 
-def edited_copy(model: Any, spec: EditSpec) -> Any:
+def edited_copy(model: Any, spec: AnySpec) -> Any:
     """Copy ``model`` with an edit; the copy shares all other parameters as the same objects.
 
     Raises:
@@ -117,7 +117,7 @@ class Comparison:
 
     @classmethod
     def from_spec(
-        cls, base: str | Path, spec: EditSpec, *, revision: str | None = None, text_model: str | Path | None = None
+        cls, base: str | Path, spec: AnySpec, *, revision: str | None = None, text_model: str | Path | None = None
     ) -> Comparison:
         """Load a base, and compare it with its edit by ``spec``.
 

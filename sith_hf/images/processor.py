@@ -31,6 +31,7 @@ def image_processor(*models: LoadedModel | None) -> Any:
 
     Raises:
         InputError: no folder has one, or it cannot be used.
+        UnsupportedModel: the model takes no images of one size.
     """
     present = [model for model in models if model is not None]
     for model in present:
@@ -38,8 +39,9 @@ def image_processor(*models: LoadedModel | None) -> Any:
             settings = config_json(model.folder, _ADVICE)["preprocess"]
             return OpenClipImageProcessor.of(settings, model.model.config.vision_config.image_size)
         if model.folder is not None and (file := _settings_file(model.folder)) is not None:
+            side = family_of(model.model).image_size(model.model)
             try:
-                return _tried(_load(model.folder), family_of(model.model).image_size(model.model))
+                return _tried(_load(model.folder), side)
             except UNUSABLE as error:
                 raise InputError(f"{model.name}: {file} cannot be used ({one_line(error)}): {_ADVICE}") from None
     raise InputError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from sith_hf.core.escaping import sanitize
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.edits import EditSpec, make_spec
+from sith_hf.edits import AnySpec, make_spec
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Evaluation, Sweep, Task, ZeroShot, evaluate, strengths, sweep
 from sith_hf.gains import Gains, with_baselines
@@ -49,12 +49,12 @@ def measure_edit(
     seeds = range(plan.baselines.seed, plan.baselines.seed + plan.baselines.random)
     chosen = with_baselines(decomposition, gains, seeds=seeds, whole=plan.baselines.heads)
     edits = {name: make_spec(editor.tower, decomposition, item) for name, item in chosen.items()}
-    variants: dict[str, EditSpec | None] = {BASE: None, **edits}
+    variants: dict[str, AnySpec | None] = {BASE: None, **edits}
     found = evaluate(model_variants(editor, variants), tasks, text=text, progress=progress, **plan.options)
     if plan.sweep is None or grouped is None:
         return found, None
 
-    def worst_and_average(named: Mapping[str, EditSpec | None]) -> dict[str, tuple[float, float]]:
+    def worst_and_average(named: Mapping[str, AnySpec | None]) -> dict[str, tuple[float, float]]:
         each = evaluate(model_variants(editor, named), [grouped], text=text, progress=progress, **plan.options)
         metrics = [each.task(grouped.name).metric(metric).values for metric in (WORST, AVERAGE)]
         return {name: (metrics[0][name], metrics[1][name]) for name in named}

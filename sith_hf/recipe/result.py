@@ -124,7 +124,7 @@ def finished_run(folder: Path, request: str, tower: Tower) -> RunResult | None:
     left_out = data["left_out"]
     protected = {(layer, head, vector): reason for layer, head, vector, reason in data["protected"]}
     decomposition = Decomposition.from_pretrained(folder / "decomposition")
-    spec = EditSpec.from_pretrained(folder / "spec")
+    (spec,) = EditSpec.from_pretrained(folder / "spec").parts
     results = folder / "results.json"
     evaluation = Evaluation.from_file(results) if results.is_file() else None
     reasons = () if spec.provenance is None else spec.provenance.reasons

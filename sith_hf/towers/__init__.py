@@ -21,6 +21,7 @@ from sith_hf.towers.registry import (
     family_of,
     family_of_config,
     family_with,
+    has_tower,
     partial_layers,
     read_tower,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "family_with",
     "fill_template",
     "folder_format",
+    "has_tower",
     "image_mean_file",
     "is_checkpoint",
     "layer_title",

@@ -24,8 +24,8 @@ class ClipSegFamily(ClipFamily):
         if architecture != _SEGMENTATION or kind != "vision":
             return {}
         count = config.vision_config.num_hidden_layers
-        # CLIPSegForImageSegmentation.forward reads hidden state n + 1, the output of layer n; state 0 is the input.
-        last = max(((layer + 1) % (count + 1) - 1 for layer in config.extract_layers), default=-1)
+        # CLIPSegForImageSegmentation.forward reads the hidden state n + 1 for each n: the output of layer n.
+        last = max(config.extract_layers, default=-1)
         read = ", ".join(map(str, config.extract_layers))
         reason = (
             f"the decoder reads the layers {read} (extract_layers in config.json), so an edit of a later layer does "

@@ -244,7 +244,7 @@ def tower_tensors(family: TowerFamily, model: Any, kind: str) -> dict[str, Tenso
     """Return every parameter of a tower by name on disk."""
     tower, path = family.locate(model, kind)
     tensors = Tensors.of_model(model, path, nested=family.nested(type(model).__name__))
-    return {tensors.name(name): tensors.need(name) for name, _ in tower.named_parameters()}
+    return {tensors.name(name): parameter.detach() for name, parameter in tower.named_parameters()}
 
 
 def read_norm(tensors: Tensors, path: str, eps: float, *, rms: bool = False) -> Norm:

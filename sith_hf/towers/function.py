@@ -80,8 +80,9 @@ def _projections(model: Any, parts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the projections beside some towers by path; none beside a model that is the tower."""
     found = {}
     for stem in sorted({path.rpartition(".")[0] for path, part in parts.items() if part is not model}):
+        beside = dict(model.named_modules()).get(stem)
         for name in PROJECTIONS.values():
-            found[f"{stem}.{name}" if stem else name] = getattr(model.get_submodule(stem), name, None)
+            found[f"{stem}.{name}" if stem else name] = getattr(beside, name, None)
     return {path: layer for path, layer in found.items() if layer is not None}
 
 

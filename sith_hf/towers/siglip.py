@@ -169,7 +169,7 @@ def _read_pool(tensors: Tensors, heads: int) -> AttentionLayer:
         matrix=same,
         norm=None,
         back=same,
-        approximation="the direction itself, without the pooling head's residual MLP",
+        approximation="without the residual MLP",
     )
     return read_layer(
         tensors,
@@ -184,8 +184,9 @@ def _read_pool(tensors: Tensors, heads: int) -> AttentionLayer:
 
 
 def _through_pool(tensors: Tensors, pool: Tensors) -> Readout:
-    """Return the way through the last norm and the pooling head, which may be a companion's.
+    """Return the way through the last norm's gain, and the value and output projections of a pooling head.
 
+    The pooling head may be a companion's. What its attention would choose is left out: every token holds the direction.
     Offsets are left out, so that it is linear: they say nothing of a direction. Its pseudo-inverse amplifies noise by
     the matrix's condition, 10,000 in a trained model; the way back is the transpose without the norm's gain.
     """
@@ -209,8 +210,7 @@ def _through_pool(tensors: Tensors, pool: Tensors) -> Readout:
         matrix=matrix - matrix.mean(dim=1, keepdim=True),
         norm=None,
         back=chain.T,
-        approximation="through post_layernorm's gain and the pooling head's value and output projections, as if every "
-        "token held the direction, without offsets, the pooling head's attention and its residual MLP",
+        approximation="as if every token held the direction, without offsets and the residual MLP",
         tensors={tensors.name("post_layernorm.weight"): gain, **outside},
         outside=frozenset(outside),
     )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sith_hf.errors import InputError
 from sith_hf.towers.model_settings import text_settings
 from sith_hf.towers.tokenizer import tokenize, tokenize_with_types
 
@@ -99,8 +100,15 @@ class EncoderText(TextTower):
 
     @property
     def positions(self) -> int:
-        """The number of tokens that the tower can read."""
-        return super().positions - (self.config.pad_token_id + 1 if self.roberta else 0)
+        """The number of tokens that the tower can read. Raises InputError for a RoBERTa without a padding token."""
+        if not self.roberta:
+            return super().positions
+        pad = self.config.pad_token_id
+        if type(pad) is not int:
+            raise InputError(
+                f"text_config.pad_token_id in config.json is {pad!r}: correct it, as positions are counted from it on"
+            )
+        return super().positions - pad - 1
 
     def settings(self, tokenizer: Any | None) -> dict[str, Any]:
         """Return the settings that are no tensors; an end token is not among them, as it means nothing here."""

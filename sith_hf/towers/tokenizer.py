@@ -72,8 +72,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[int]
     Raises:
         InputError: the tokenizer fails, knows none of the texts, or writes tokens that the tower cannot read.
     """
-    limit = max_tokens(tokenizer, tower.config.max_position_embeddings)
-    tokens: list[list[int]] = written(tokenizer, texts, tower, limit)["input_ids"]
+    tokens: list[list[int]] = written(tokenizer, texts, tower, tower.config.max_position_embeddings)["input_ids"]
     _check_end(tokens, texts, tokenizer, tower)
     return tokens
 
@@ -91,7 +90,7 @@ def tokenize_with_types(tokenizer: Any, texts: Sequence[str], tower: Any, positi
     Raises:
         InputError: as for :func:`tokenize`.
     """
-    found = written(tokenizer, texts, tower, max_tokens(tokenizer, positions))
+    found = written(tokenizer, texts, tower, positions)
     tokens = found["input_ids"]
     types = found.get("token_type_ids") or [[0] * len(ids) for ids in tokens]
     count = tower.config.type_vocab_size
@@ -122,19 +121,22 @@ def tokenize_padded(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[li
     Raises:
         InputError: as for :func:`tokenize`.
     """
-    limit = full_length(tokenizer, tower.config.max_position_embeddings)
-    found = written(tokenizer, texts, tower, limit, padding="max_length")
+    found = written(tokenizer, texts, tower, tower.config.max_position_embeddings, padded=True)
     tokens = found["input_ids"]
     masks = found.get("attention_mask") or [[1] * len(ids) for ids in tokens]
     return [list(map(list, zip(*pair, strict=True))) for pair in zip(tokens, masks, strict=True)]
 
 
-def written(tokenizer: Any, texts: Sequence[str], tower: Any, limit: int, **options: Any) -> Any:
-    """Return what the tokenizer writes for texts, cut to so many tokens, after checks."""
-    found = guarded(
-        lambda: tokenizer(list(texts), truncation=True, max_length=limit, **options),
-        "the tokenizer cannot read the texts",
-    )
+def written(tokenizer: Any, texts: Sequence[str], tower: Any, positions: int, *, padded: bool = False) -> Any:
+    """Return what the tokenizer writes for texts, cut to so many tokens or fewer, after checks."""
+
+    def call() -> Any:
+        if padded:
+            limit = full_length(tokenizer, positions)
+            return tokenizer(list(texts), padding="max_length", truncation=True, max_length=limit)
+        return tokenizer(list(texts), truncation=True, max_length=max_tokens(tokenizer, positions))
+
+    found = guarded(call, "the tokenizer cannot read the texts")
     _check_ids(found["input_ids"], texts, tower)
     _check_known(found["input_ids"], texts, tokenizer)
     return found

@@ -104,6 +104,10 @@ class Tower:
             )
         return found
 
+    def written_at(self, layer: int) -> int:
+        """Return a layer that writes to where ``layer`` reads: a pooling head reads what the encoder writes."""
+        return layer - 1 if self.layers[layer].title and layer else layer
+
     @property
     def readouts(self) -> tuple[tuple[Readout, tuple[int, ...]], ...]:
         """The different ways to the joint space, each with its layers."""

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import BertTokenizer, XLMRobertaTokenizer
 
-from sith_hf.editor import SithEditor
 from tests.support.tiny import VISION, byte_tokenizer, image_processor, randomise
 
-WORDS = ("red boat", "dog", "ocean", "a small car", "redredred dog", "", "d o g o ce an")
+WORDS = ("red boat", "dog", "ocean", "a small car", "redredred dog", "", "d o g o ce an", "red boat " * 30)
 
 _TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
 
@@ -90,14 +89,23 @@ TOWERS = {"metaclip_2": ("vision", "text"), "clipseg": ("vision", "text"), "altc
           "chinese_clip": ("vision",)}  # fmt: skip
 
 
-def make(family: str, architecture: str, tokenizer: Any, seed: int = 0) -> Any:
-    """A random model."""
+def make(family: str, architecture: str, tokenizer: Any, seed: int = 0, **settings: Any) -> Any:
+    """A random model; ``settings`` change its configuration."""
     config = config_of(family, tokenizer)
+    for name, value in settings.items():
+        setattr(config, name, value)
     if "Vision" in architecture:
         config = config.vision_config
     elif "TextModel" in architecture:
         config = config.text_config
-    return randomise(getattr(transformers, architecture)(copy.deepcopy(config)), seed)
+    model = randomise(getattr(transformers, architecture)(copy.deepcopy(config)), seed)
+    with torch.no_grad():  # so that the first token of a text sees the others
+        for name, parameter in model.named_parameters():
+            if ".LayerNorm.weight" in name or "pre_LN.weight" in name:
+                parameter.add_(1)
+            elif ".query.weight" in name or ".value.weight" in name:
+                parameter.mul_(3)
+    return model
 
 
 def save(family: str, architecture: str, folder: Path, seed: int = 0, **options: Any) -> Path:
@@ -120,10 +128,11 @@ def encoder_of(model: Any, kind: str) -> Any:
 
 
 def text_features(model: Any, tokenizer: Any, texts: Any) -> Tensor:
-    """The library's embeddings of texts, one text at a time."""
-    rows = []
+    """The library's embeddings of texts, one text at a time, each cut to what its text tower can read."""
+    config, rows = model.config.text_config, []
+    limit = config.max_position_embeddings - (config.pad_token_id + 1 if config.model_type.startswith("altclip") else 0)
     for text in texts:
-        batch = tokenizer([text], return_tensors="pt", truncation=True, max_length=20)
+        batch = tokenizer([text], return_tensors="pt", truncation=True, max_length=limit)
         with torch.no_grad():
             rows.append(whole(model).get_text_features(**batch).pooler_output)
     return normalize(torch.cat(rows), dim=-1)
@@ -187,8 +196,3 @@ class LiteralAttention(nn.Module):
         for head, (plain, change) in enumerate(self.matrices):
             output += weights[:, head] @ (hidden_states @ plain.T + self.constants[head] + bare @ change.T)
         return output, None
-
-
-def by_number(editor: SithEditor, gain: float, **where: Any) -> Any:
-    """An edit of vectors by number."""
-    return editor.edit().vectors(gain, **where)
