@@ -220,9 +220,9 @@ class Checkpoint:
 
         A folder without that file is not checked.
         """
-        if not (self.folder / CONFIG).exists():
+        if not (self.folder / folder_format(self.folder).config).exists():
             return
-        found, architecture = family_of_config(read_json_object(self.folder / CONFIG, "restore the file"))
+        found, architecture = family_of_config(config_json(self.folder, "restore the file"))
         towers = ", ".join(found.towers(architecture))
         if (found.name, tower in found.towers(architecture)) != (family, True):
             raise BaseMismatch(
