@@ -16,6 +16,7 @@ from sith_hf.core.reading import read_text
 from sith_hf.core.tables import table
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files import write_whole
+from sith_hf.images import PARTS
 
 FORMAT, VERSION = "sith-hf/evaluation", 1
 
@@ -67,6 +68,11 @@ class MetricResult:
     samples: int
     values: Mapping[str, FiniteFloat]
     differences: tuple[Difference, ...]
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether its differences have intervals; a single variant has no difference, and counts as one with them."""
+        return not self.differences or any(item.low is not None for item in self.differences)
 
     @property
     def title(self) -> str:
@@ -231,6 +237,9 @@ class Evaluation:
                 }
                 if task.split:
                     entry["split"] = task.split
+                parts = {name: item.values[name] for name in PARTS.values() if name in item.values}
+                if parts:
+                    entry["parts"] = parts
                 for d in item.differences:
                     if (d.of, d.to) == ("edited", "base") and d.low is not None and d.high is not None:
                         entry["interval"] = [d.low, d.high]

@@ -3,12 +3,12 @@
 It imports ``editor`` and everything below.
 """
 
-from sith_hf.images.comparison import Comparison, model_variants, text_model_of
+from sith_hf.images.comparison import Comparison, Edits, edits_of, model_variants, text_model_of
 from sith_hf.images.dataset_settings import Columns, DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
 from sith_hf.images.embed import EmbeddedRows, embed_rows
 from sith_hf.images.mean import estimated_mean, is_mean_of, mean_for, mean_of_images
-from sith_hf.images.model_variant import BASE, EDITED, ModelVariant, check_processors
+from sith_hf.images.model_variant import BASE, EDITED, PARTS, ModelVariant, check_processors
 from sith_hf.images.preprocessing import preprocessing_warning
 
 __all__ = [
@@ -17,10 +17,13 @@ __all__ = [
     "Comparison",
     "DatasetSettings",
     "EDITED",
+    "Edits",
     "EmbeddedRows",
     "ImageDataset",
     "ModelVariant",
+    "PARTS",
     "check_processors",
+    "edits_of",
     "embed_rows",
     "estimated_mean",
     "is_mean_of",

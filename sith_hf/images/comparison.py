@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ from sith_hf.images.model_variant import BASE, EDITED, ModelVariant, check_proce
 from sith_hf.images.processor import image_processor
 from sith_hf.towers import LoadedModel, family_of, load_model, tower_settings
 
+# One edit, or edits of different towers.
+Edits = EditSpec | Sequence[EditSpec]
+
 
 def model_variants(
-    editor: SithEditor, specs: Mapping[str, EditSpec | None], *, processor: Any | None = None
+    editor: SithEditor, specs: Mapping[str, Edits | None], *, processor: Any | None = None
 ) -> tuple[ModelVariant, ...]:
     """Return a base and edited copies of it, which share every parameter that their edit leaves unchanged.
 
     Args:
         editor: of the base.
-        specs: name to edit, in the order of results; None for the base.
+        specs: name to edit, or to the edits of different towers, in the order of results; None for the base.
         processor: the image processor, needed for a model in memory; the one in the checkpoint's folder when None.
 
     Raises:
@@ -41,12 +45,18 @@ def model_variants(
     projection = None
     if editor.companion is not None and not hasattr(editor.model, "visual_projection"):
         projection = editor.companion.model.visual_projection.weight.detach()
-    models = {name: editor.model if spec is None else edited_copy(editor.model, spec) for name, spec in specs.items()}
-    return tuple(ModelVariant(name, model, processor, projection) for name, model in models.items())
+    models = {
+        name: editor.model if spec is None else edited_copy(editor.model, *edits_of(spec))
+        for name, spec in specs.items()
+    }
+    return tuple(
+        ModelVariant(name, model, processor, projection, text=_own_text(editor, model))
+        for name, model in models.items()
+    )
 
 
-def edited_copy(model: Any, spec: EditSpec) -> Any:
-    """Copy ``model`` with an edit; the copy shares all other parameters as the same objects.
+def edited_copy(model: Any, *specs: EditSpec) -> Any:
+    """Copy ``model`` with edits of different towers; the copy shares all other parameters as the same objects.
 
     Raises:
         InputError, BaseMismatch: as :func:`sith_hf.edits.applied`; also for offloaded weights.
@@ -56,9 +66,11 @@ def edited_copy(model: Any, spec: EditSpec) -> Any:
         if parameter.is_meta:
             raise InputError("the weights of this model are offloaded; load it without offloading to compare it")
         shared[id(parameter)] = parameter
-    for parameter in edited_parameters(model, spec):
-        shared.pop(id(parameter), None)
-    with applied(model, spec):
+    with ExitStack() as edits:
+        for spec in specs:
+            for parameter in edited_parameters(model, spec):
+                shared.pop(id(parameter), None)
+            edits.enter_context(applied(model, spec))
         # deepcopy reuses the objects in its memo.
         return copy.deepcopy(model, shared)
 
@@ -69,7 +81,8 @@ class Comparison:
 
     Attributes:
         variants: the base first.
-        text: the CLIPModel that encodes texts, with its tokenizer; None for vision-only models.
+        text: the model that encodes texts for all variants without a text tower of their own, with its tokenizer; None
+            for vision-only models.
     """
 
     variants: tuple[ModelVariant, ...]
@@ -93,8 +106,8 @@ class Comparison:
             text_model: the CLIPModel of vision-only checkpoints.
 
         Raises:
-            InputError: a checkpoint that cannot be loaded, has the base's weights or other sizes, or a text tower or
-                image processor different from the base's.
+            InputError: a checkpoint that cannot be loaded, has the base's weights or other sizes, or an image processor
+                different from the base's.
         """
         editor = SithEditor.from_pretrained(base, revision, text_model=text_model)
         first = model_variants(editor, {BASE: None})[0]
@@ -104,21 +117,22 @@ class Comparison:
             _comparable(first.model, loaded.model, shown_name(str(base)), shown_name(str(place)))
             share(first.model, loaded.model)
             processor = image_processor(loaded, editor.companion)
-            made.append(ModelVariant(name, loaded.model, processor, first.projection))
+            text = _own_text(editor, loaded.model)
+            made.append(ModelVariant(name, loaded.model, processor, first.projection, text=text))
         check_processors(made)
         return cls(tuple(made), text_model_of(editor))
 
     @classmethod
     def from_spec(
-        cls, base: str | Path, spec: EditSpec, *, revision: str | None = None, text_model: str | Path | None = None
+        cls, base: str | Path, spec: Edits, *, revision: str | None = None, text_model: str | Path | None = None
     ) -> Comparison:
-        """Load a base, and compare it with its edit by ``spec``.
+        """Load a base, and compare it with its edit by ``spec``, or by the specs of different towers.
 
         Raises:
             InputError: a base that cannot be loaded, or an empty edit.
             BaseMismatch: an edit of another model.
         """
-        if not spec:
+        if not any(edits_of(spec)):
             raise InputError("the edit is empty: base and edited are the same model")
         editor = SithEditor.from_pretrained(base, revision, text_model=text_model)
         return cls(model_variants(editor, {BASE: None, EDITED: spec}), text_model_of(editor))
@@ -129,6 +143,31 @@ def text_model_of(editor: SithEditor) -> LoadedModel | None:
     both = (editor.companion, editor.loaded)
     models = (item for item in both if item is not None)
     return next((item for item in models if family_of(item.model).text(item.model) is not None), None)
+
+
+def _own_text(editor: SithEditor, model: Any) -> LoadedModel | None:
+    """Return a model, with the tokenizer of the base, as its own text model; None if its text tower is the base's.
+
+    Raises:
+        InputError: another model encodes the texts.
+    """
+    ours, theirs = (family_of(each).text(each) for each in (editor.model, model))
+    if ours is None or theirs is None:
+        return None
+    shared = ours.tensors()
+    if all(tensor.data_ptr() == shared[name].data_ptr() for name, tensor in theirs.tensors().items()):
+        return None
+    if editor.companion is not None:
+        raise InputError(
+            f"{editor.companion.name} encodes the texts, so an edit of the text tower has no effect here: leave out "
+            "text_model (--text-model on the command line)"
+        )
+    return replace(editor.loaded, model=model)
+
+
+def edits_of(spec: Edits) -> tuple[EditSpec, ...]:
+    """Return the edit of each tower."""
+    return (spec,) if isinstance(spec, EditSpec) else tuple(spec)
 
 
 def _settings(model: Any, part: str) -> dict[str, Any]:
@@ -153,8 +192,3 @@ def _comparable(base: Any, other: Any, base_name: str, other_name: str) -> None:
     changed = [key for key, value in ours.items() if not torch.equal(value, theirs[key].to(value.dtype))]
     if not changed:
         raise InputError(f"{other_name} has the same weights as {base_name}: there is no edit to evaluate")
-    if any(key.startswith(("text_model.", "text_projection.")) for key in changed):
-        raise InputError(
-            f"{other_name} and {base_name} have different text towers; only vision towers may differ, because texts "
-            "are encoded once for all variants"
-        )
