@@ -8,20 +8,25 @@ from dataclasses import replace
 from pathlib import Path
 
 from sith_hf.checkpoint import SITH, locate, write_card
+from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.strict_yaml import write_yaml
+from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.evaluation import worst_against_average
 from sith_hf.files import ResumableJob, new_folder, write_whole
+from sith_hf.gains import impact_of
 from sith_hf.images import BASE, model_variants, preprocessing_warning
-from sith_hf.recipe.inputs import of_tower, open_base
+from sith_hf.recipe.choose import choose
+from sith_hf.recipe.existing import open_existing
+from sith_hf.recipe.inputs import decompose_with, of_tower, open_base
 from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.request import request_sha256
 from sith_hf.recipe.resolve import resolve, shareable
 from sith_hf.recipe.result import RECIPE, RunResult, check_target, finished_run, json_bytes, record_request
 from sith_hf.recipe.servers import check_servers, named_servers
-from sith_hf.recipe.tower_run import TowerRun, run_tower, suffix_of
+from sith_hf.recipe.tower_run import TowerRun, suffix_of
 
 
 def run_recipe(
@@ -93,7 +98,7 @@ def run_recipe(
         towers: list[TowerRun] = []
         for each in editors.values():
             towers.append(
-                run_tower(
+                _run_tower(
                     plan, each, home, towers[0].concepts if towers else None, job=kept,
                     token=token, servers=named, transcripts=work / "transcripts", say=report, progress=progress,
                 )
@@ -127,3 +132,53 @@ def run_recipe(
         results = tuple(run.result for run in towers)
         record_request(work, request, results, saved)
     return RunResult(target, results, found, replace(saved, folder=target / "edited"))
+
+
+def _run_tower(
+    recipe: Recipe,
+    editor: SithEditor,
+    folder: Path,
+    concepts: ConceptDictionary | None = None,
+    *,
+    job: ResumableJob,
+    token: str | None = None,
+    servers: Iterable[str] = (),
+    transcripts: Path | None = None,
+    say: Callable[[str], object] = lambda line: None,
+    progress: bool = False,
+) -> TowerRun:
+    """Decompose the tower of ``editor``, or read its decomposition, and choose the recipe's edit of it.
+
+    Args:
+        recipe: the recipe.
+        editor: an editor of the tower.
+        folder: the folder that relative paths of the recipe start from.
+        concepts: the recipe's dictionary, encoded, if it is at hand.
+        job: stores finished parts.
+        token, servers, transcripts, say, progress: as for :func:`sith_hf.recipe.choose.choose`.
+
+    Raises:
+        InputError: as for :func:`sith_hf.recipe.inputs.decompose_with`, :func:`sith_hf.recipe.existing.open_existing`
+            and :func:`sith_hf.recipe.choose.choose`.
+        LargeEdit: the edit exceeds a limit on energy or drift, and the recipe has no ``large_edit: true``.
+    """
+    existing = None
+    if recipe.step_of(editor.tower.kind).from_ is not None:
+        existing = open_existing(recipe, editor, folder, token=token)
+        concepts, decomposition = existing.concepts, existing.decomposition
+    else:
+        first = concepts is None
+        concepts, decomposition = decompose_with(recipe, editor, folder, concepts, job=job, progress=progress)
+        if first and concepts.duplicates:
+            say(f"{concepts.duplicates} repeated concepts left out of the dictionary")
+    chosen = choose(
+        recipe, editor, decomposition, concepts, folder,
+        token=token, servers=servers, transcripts=transcripts, say=say, progress=progress,
+    )  # fmt: skip
+    where = "" if len(recipe.towers) == 1 else f"{editor.tower.kind} tower: "
+    say(f"{where}{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.protected)} left unchanged")
+    impact = impact_of(editor.tower, decomposition, chosen.gains.gain)
+    say(f"{where}the edit changes {impact}")
+    if not recipe.large_edit:
+        impact.check("write large_edit: true in the recipe (--set large_edit=true)")
+    return TowerRun(editor, concepts, decomposition, existing, chosen, impact)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
-from sith_hf.files import ResumableJob
-from sith_hf.gains import Gains, Impact, impact_of
-from sith_hf.recipe.choose import ChosenEdit, choose
-from sith_hf.recipe.existing import Existing, open_existing
-from sith_hf.recipe.inputs import decompose_with
+from sith_hf.gains import Gains, Impact
+from sith_hf.recipe.choose import ChosenEdit
+from sith_hf.recipe.existing import Existing
 from sith_hf.recipe.recipe import Recipe
 
 DECOMPOSITION, SPEC = "decomposition", "spec"
@@ -97,53 +94,3 @@ class TowerRun:
 def suffix_of(recipe: Recipe, tower: str) -> str:
     """Return the end of the names of a tower's folders: nothing for the first tower of a recipe."""
     return "" if tower == recipe.towers[0] else f"-{tower}"
-
-
-def run_tower(
-    recipe: Recipe,
-    editor: SithEditor,
-    folder: Path,
-    concepts: ConceptDictionary | None = None,
-    *,
-    job: ResumableJob,
-    token: str | None = None,
-    servers: Iterable[str] = (),
-    transcripts: Path | None = None,
-    say: Callable[[str], object] = lambda line: None,
-    progress: bool = False,
-) -> TowerRun:
-    """Decompose the tower of ``editor``, or read its decomposition, and choose the recipe's edit of it.
-
-    Args:
-        recipe: the recipe.
-        editor: an editor of the tower.
-        folder: the folder that relative paths of the recipe start from.
-        concepts: the recipe's dictionary, encoded, if it is at hand.
-        job: stores finished parts.
-        token, servers, transcripts, say, progress: as for :func:`sith_hf.recipe.choose.choose`.
-
-    Raises:
-        InputError: as for :func:`sith_hf.recipe.inputs.decompose_with`, :func:`sith_hf.recipe.existing.open_existing`
-            and :func:`sith_hf.recipe.choose.choose`.
-        LargeEdit: the edit exceeds a limit on energy or drift, and the recipe has no ``large_edit: true``.
-    """
-    existing = None
-    if recipe.step_of(editor.tower.kind).from_ is not None:
-        existing = open_existing(recipe, editor, folder, token=token)
-        concepts, decomposition = existing.concepts, existing.decomposition
-    else:
-        first = concepts is None
-        concepts, decomposition = decompose_with(recipe, editor, folder, concepts, job=job, progress=progress)
-        if first and concepts.duplicates:
-            say(f"{concepts.duplicates} repeated concepts left out of the dictionary")
-    chosen = choose(
-        recipe, editor, decomposition, concepts, folder,
-        token=token, servers=servers, transcripts=transcripts, say=say, progress=progress,
-    )  # fmt: skip
-    where = "" if len(recipe.towers) == 1 else f"{editor.tower.kind} tower: "
-    say(f"{where}{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.protected)} left unchanged")
-    impact = impact_of(editor.tower, decomposition, chosen.gains.gain)
-    say(f"{where}the edit changes {impact}")
-    if not recipe.large_edit:
-        impact.check("write large_edit: true in the recipe (--set large_edit=true)")
-    return TowerRun(editor, concepts, decomposition, existing, chosen, impact)
