@@ -24,9 +24,9 @@ from sith_hf.concepts import DICTIONARY_LAYOUT, ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.reading import read_text_input
 from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
-from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
+from sith_hf.edits import EDIT_SPEC_LAYOUT, AnySpec, EditSpec, TowerSpecs, read_spec_file
 from sith_hf.errors import ArtifactError, InputError, SithError
-from sith_hf.files import Layout, read_artifact, scratch_folder, write_artifact
+from sith_hf.files import Layout, scratch_folder, write_artifact
 from sith_hf.hub import (
     MAX_CARD,
     PushOptions,
@@ -95,7 +95,7 @@ def push_edited(
             card = read_text_input(written, "the card", "write it again", MAX_CARD)
         else:
             # The card shows the last part of the path of a local base.
-            public = replace(_public_spec(spec), base=spec.base)
+            public = _public_spec(spec, keep_base=True)
             card = folder_card(folder, repo_id=repo_id, evaluation=evaluation, public=public)
     except SithError:
         raise
@@ -113,7 +113,7 @@ def push_artifact(item: object, repo_id: str, **options: Unpack[PushOptions]) ->
     repo_id = full_repo_id(repo_id, options)
     with scratch_folder() as work:
         match item:
-            case EditSpec():
+            case EditSpec() | TowerSpecs():
                 spec = _public_spec(item)
                 layout, card = EDIT_SPEC_LAYOUT, spec_card(spec, repo_id=repo_id)
                 files: dict[str, Path | bytes] = {layout.filename: spec.save_pretrained(work)}
@@ -151,7 +151,7 @@ def _edited_files(checkpoint: Checkpoint, others: Mapping[str, Path]) -> dict[st
     return files
 
 
-def _read_edited(folder: Path) -> tuple[EditSpec, Checkpoint]:
+def _read_edited(folder: Path) -> tuple[AnySpec, Checkpoint]:
     """Read an edited checkpoint and check its weights. Raises InputError."""
     path = folder / SITH / EDIT_SPEC_LAYOUT.filename
     try:
@@ -170,26 +170,40 @@ def _read_edited(folder: Path) -> tuple[EditSpec, Checkpoint]:
 def _public_file(path: Path) -> bytes:
     """Return a saved edit spec without local paths; the same bytes if it contains none."""
     try:
-        tensors, data = read_artifact(path, EDIT_SPEC_LAYOUT)
-        base = BaseRef.from_json(data["base"])
+        EditSpec.from_pretrained(path)  # checks the record
+        tensors, data, layout = read_spec_file(path)
     except ArtifactError as error:
         raise InputError(f"{error}; nothing was sent") from None
-    named = {**data["base"], "name": _public_base(base).name}
-    public = {**data, "base": named, "settings": _public(data["settings"])}
-    if isinstance(data.get("origin"), dict):
-        public["origin"] = {**data["origin"], "decomposition": _public(data["origin"].get("decomposition", {}))}
+    if layout is EDIT_SPEC_LAYOUT:
+        public = _public_record(data)
+    else:
+        public = {**data, "towers": {tower: _public_record(part) for tower, part in data["towers"].items()}}
     if public == data:
         return path.read_bytes()
     with scratch_folder() as scratch:
-        return write_artifact(scratch, EDIT_SPEC_LAYOUT, tensors, public).read_bytes()
+        return write_artifact(scratch, layout, tensors, public).read_bytes()
 
 
-def _public_spec(spec: EditSpec) -> EditSpec:
-    """Return the edit without local paths."""
-    provenance = spec.provenance
+def _public_record(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON object of an edit of one tower without local paths."""
+    named = {**data["base"], "name": _public_base(BaseRef.from_json(data["base"])).name}
+    public = {**data, "base": named, "settings": _public(data["settings"])}
+    if isinstance(data.get("origin"), dict):
+        public["origin"] = {**data["origin"], "decomposition": _public(data["origin"].get("decomposition", {}))}
+    return public
+
+
+def _public_spec(spec: AnySpec, *, keep_base: bool = False) -> AnySpec:
+    """Return the edit without local paths; with ``keep_base``, those of the base stay."""
+    parts = [_public_part(part, keep_base) for part in spec.parts]
+    return TowerSpecs(tuple(parts)) if len(parts) > 1 else parts[0]
+
+
+def _public_part(spec: EditSpec, keep_base: bool) -> EditSpec:
+    base, provenance = spec.base if keep_base else _public_base(spec.base), spec.provenance
     if provenance is not None:
         provenance = replace(provenance, decomposition=_public(provenance.decomposition))
-    return replace(spec, base=_public_base(spec.base), provenance=provenance, settings=_public(spec.settings))
+    return replace(spec, base=base, provenance=provenance, settings=_public(spec.settings))
 
 
 def _public_base(base: BaseRef) -> BaseRef:

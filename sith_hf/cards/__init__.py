@@ -13,7 +13,17 @@ from sith_hf.cards.card import (
     picture,
     spec_card,
 )
-from sith_hf.cards.facts import CUT, FOLD, config_of, edit_setting_rows, hub_base, summary, vector_rows
+from sith_hf.cards.facts import (
+    CUT,
+    FOLD,
+    config_of,
+    edit_setting_rows,
+    explained,
+    hub_base,
+    summary,
+    towers_of,
+    vector_rows,
+)
 from sith_hf.cards.markdown import render
 
 __all__ = [
@@ -26,11 +36,13 @@ __all__ = [
     "decomposition_card",
     "dictionary_card",
     "edit_setting_rows",
+    "explained",
     "hub_base",
     "model_card",
     "picture",
     "render",
     "spec_card",
     "summary",
+    "towers_of",
     "vector_rows",
 ]

@@ -10,23 +10,16 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
 from sith_hf.cards import facts as card_facts
-from sith_hf.cards.edit_map import edit_map
+from sith_hf.cards.edit_map import edit_map, number_of_heads
 from sith_hf.cards.markdown import render
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.escaping import impersonal, sanitize
 from sith_hf.decomposition import Decomposition
-from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
+from sith_hf.edits import EDIT_SPEC_LAYOUT, AnySpec, EditSpec, read_spec_file
 from sith_hf.errors import InputError
-from sith_hf.files import library_versions, read_artifact
+from sith_hf.files import library_versions
 
 TAGS = ["sith-hf", "clip", "model-editing"]
-
-# Architecture to the transformers pipeline that loads it.
-PIPELINES: Mapping[str, str] = {
-    "CLIPModel": "zero-shot-image-classification",
-    "CLIPVisionModel": "image-feature-extraction",
-    "CLIPVisionModelWithProjection": "image-feature-extraction",
-}
 
 # Stands for the place of a folder in the code that its card shows.
 FOLDER = "path/to/this/folder"
@@ -38,7 +31,7 @@ DATA_FILE = "data/train.parquet"
 
 def model_card(
     folder: Path,
-    spec: EditSpec,
+    spec: AnySpec,
     *,
     repo_id: str | None,
     base_card: Mapping[str, Any] | None = None,
@@ -66,9 +59,10 @@ def model_card(
     folder = Path(folder)
     pinned = card_facts.hub_base(spec.base)
     base_id = pinned or (None if base_id is None else _checked(base_id))
-    architecture, _ = card_facts.config_of(folder)
+    architecture, _ = card_facts.config_of(folder, spec)
+    pipeline = card_facts.pipeline_of(architecture)
     path = folder / "sith" / EDIT_SPEC_LAYOUT.filename
-    recorded, (_, data) = EditSpec.from_pretrained(path), read_artifact(path, EDIT_SPEC_LAYOUT)
+    recorded, (_, data, _) = EditSpec.from_pretrained(path), read_spec_file(path)
     if recorded != spec:
         raise InputError(f"{folder} does not contain the edit of this card: save the checkpoint again")
     measured, title = card_facts.measured_rows(evaluation), f"{card_facts.base_name(spec.base)}, edited"
@@ -89,24 +83,21 @@ def model_card(
     metadata = ModelCardData(
         **card_facts.inherited(base_card),
         library_name="transformers",
-        pipeline_tag=PIPELINES[architecture],
+        pipeline_tag=pipeline,
         tags=list(TAGS),
         base_model=base_id,
         base_model_relation=None if base_id is None else "finetune",
-        **_model_index(
-            _title(repo_id, title), PIPELINES[architecture], [*measured["results"], *measured["collateral"]]
-        ),
+        **_model_index(_title(repo_id, title), pipeline, [*measured["results"], *measured["collateral"]]),
     )
     return _assembled(ModelCard, metadata, body)
 
 
-def picture(folder: Path, spec: EditSpec) -> bytes:
-    """Return the PNG that :func:`model_card` shows. Raises InputError unless ``folder`` is a CLIP checkpoint."""
-    _, layers = card_facts.config_of(Path(folder))
-    return edit_map(spec, layers, card_facts.number_of_heads(spec))
+def picture(folder: Path, spec: AnySpec) -> bytes:
+    """Return the PNG that :func:`model_card` shows. Raises InputError unless ``folder`` has the edited towers."""
+    return edit_map(spec, card_facts.config_of(Path(folder), spec)[1])
 
 
-def spec_card(spec: EditSpec, *, repo_id: str | None) -> str:
+def spec_card(spec: AnySpec, *, repo_id: str | None) -> str:
     """Return the README.md of an edit without the model, for a repository or a folder. Raises InputError for an id."""
     about = _about(spec, repo_id, f"An edit of {card_facts.base_name(spec.base)}")
     body = render("edit_spec.md.j2", **about, versions=library_versions())
@@ -127,6 +118,7 @@ def decomposition_card(decomposition: Decomposition, *, repo_id: str | None) -> 
         base=decomposition.base,
         base_name=card_facts.base_name(decomposition.base),
         pinned=card_facts.hub_base(decomposition.base) is not None,
+        tower=decomposition.tower,
         layers=list(decomposition.layers),
         heads=heads,
         rank=rank,
@@ -157,7 +149,7 @@ def dictionary_card(dictionary: ConceptDictionary, *, repo_id: str | None) -> st
     )
 
 
-def _about(spec: EditSpec, repo_id: str | None, title: str) -> dict[str, Any]:
+def _about(spec: AnySpec, repo_id: str | None, title: str) -> dict[str, Any]:
     """Return the data that both cards of an edit use; ``title`` is that of a folder."""
     rows, pinned = card_facts.vector_rows(spec), card_facts.hub_base(spec.base)
     return {
@@ -172,7 +164,9 @@ def _about(spec: EditSpec, repo_id: str | None, title: str) -> dict[str, Any]:
         "rows": rows[: card_facts.CUT],
         "cut": len(rows) - len(rows[: card_facts.CUT]),
         "fold": len(rows) > card_facts.FOLD,
-        "heads": card_facts.number_of_heads(spec),
+        "towers": card_facts.towers_of(spec),
+        "heads": [(part.tower, number_of_heads(part)) for part in spec.parts],
+        "explained": card_facts.explained(spec),
         "settings": card_facts.edit_setting_rows(spec),
     }
 

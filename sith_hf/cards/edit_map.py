@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from itertools import pairwise
 from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 from sith_hf.core.colours import FAINT, INK
-from sith_hf.edits import EditSpec
+from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,44 +38,68 @@ TICKS = (
 PAPER = (255, 255, 255)
 EMPTY, FRAME, EDGE = (243, 244, 246), (214, 218, 223), (66, 72, 80)
 
-# In pixels; an ordinary screen shows the picture at half its size.
-LEFT, TOP, RIGHT, BOTTOM = 108, 190, 76, 190
+# In pixels; an ordinary screen shows the picture at half its size. TOP is above the grid of each tower.
+TITLE, TOP, LEFT, RIGHT, BOTTOM = 118, 118, 108, 76, 190
 LEGEND = 640
 
 
-def edit_map(spec: EditSpec, num_layers: int, num_heads: int) -> bytes:
-    """Draw a PNG of layers (rows, first on top) by heads (columns); a square for each edited vector shows its gain.
+def edit_map(spec: AnySpec, layers: Mapping[str, int]) -> bytes:
+    """Draw a PNG of each edited tower: layers (rows, first on top) by heads (columns), a square for each edited vector.
 
-    Squares of one head are sorted by vector number. With one version of Pillow, the same spec gives the same bytes.
+    Squares are coloured by gain; those of one head are sorted by vector number. With one version of Pillow, the same
+    arguments give the same bytes.
+
+    Args:
+        spec: the edit.
+        layers: the number of layers of each edited tower.
 
     Raises:
-        InputError: the edit changes a layer or head that a tower of this size does not have.
+        InputError: the edit changes a layer that the tower does not have.
     """
     from PIL import Image, ImageDraw
 
-    if any(layer >= num_layers or head >= num_heads for layer, head, _ in spec.keys):
-        raise InputError(f"the edit does not fit a tower of {num_layers} layers of {num_heads} heads: use its base")
-    cell = min(76, max(48, 1160 // max(num_heads, num_layers)))
-    width = max(LEFT + num_heads * cell + RIGHT, LEFT + LEGEND + RIGHT)
-    height = TOP + num_layers * cell + BOTTOM
+    sizes = [(layers[part.tower], number_of_heads(part)) for part in spec.parts]
+    for part, (num_layers, num_heads) in zip(spec.parts, sizes, strict=True):
+        if any(layer >= num_layers or head >= num_heads for layer, head, _ in part.keys):
+            raise InputError(f"the edit does not fit a tower of {num_layers} layers of {num_heads} heads: use its base")
+    most = max(num_heads for _, num_heads in sizes)
+    cell = min(76, max(48, 1160 // max(most, *(num_layers for num_layers, _ in sizes))))
+    width = LEFT + max(most * cell, LEGEND) + RIGHT
+    height = TITLE + sum(TOP + num_layers * cell for num_layers, _ in sizes) + BOTTOM
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
 
-    gains: dict[tuple[int, int], list[float]] = {}
-    for (layer, head, _), gain in zip(spec.keys, spec.gain.tolist(), strict=True):
-        gains.setdefault((layer, head), []).append(gain)
+    changed = sum(len({key[:2] for key in part.keys}) for part in spec.parts)
     vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
-    heads = "1 attention head" if len(gains) == 1 else f"{len(gains)} attention heads"
+    heads = "1 attention head" if changed == 1 else f"{changed} attention heads"
     _text(draw, (LEFT, 34), f"{vectors} in {heads}", 34, INK)
     _text(draw, (LEFT, 80), "Each square is one edited vector, coloured by its gain.", 23, FAINT)
-    _axes(draw, cell, num_layers, num_heads)
-    for layer in range(num_layers):
-        for head in range(num_heads):
-            _cell(draw, LEFT + head * cell, TOP + layer * cell, cell, gains.get((layer, head), []))
-    _legend(draw, TOP + num_layers * cell + 56)
+    top = TITLE
+    for part, (num_layers, num_heads) in zip(spec.parts, sizes, strict=True):
+        top += TOP
+        _tower(draw, part, top, cell, num_layers, num_heads)
+        top += num_layers * cell
+    _legend(draw, top + 56)
     file = io.BytesIO()
     image.save(file, "PNG", optimize=False, compress_level=9)
     return file.getvalue()
+
+
+def number_of_heads(spec: EditSpec) -> int:
+    """Return the number of heads in a layer of the spec's tower."""
+    return int(spec.write.shape[1]) // int(spec.row.shape[1])
+
+
+def _tower(draw: ImageDraw, spec: EditSpec, top: int, cell: int, num_layers: int, num_heads: int) -> None:
+    """Draw the grid of one tower, with its name and axes above and beside it."""
+    gains: dict[tuple[int, int], list[float]] = {}
+    for (layer, head, _), gain in zip(spec.keys, spec.gain.tolist(), strict=True):
+        gains.setdefault((layer, head), []).append(gain)
+    _text(draw, (LEFT, top - 102), f"{spec.tower} tower", 26, INK)
+    _axes(draw, top, cell, num_layers, num_heads)
+    for layer in range(num_layers):
+        for head in range(num_heads):
+            _cell(draw, LEFT + head * cell, top + layer * cell, cell, gains.get((layer, head), []))
 
 
 def colour(gain: float) -> Colour:
@@ -89,15 +114,15 @@ def colour(gain: float) -> Colour:
     return SCALE[-1][1]
 
 
-def _axes(draw: ImageDraw, cell: int, num_layers: int, num_heads: int) -> None:
-    _text(draw, (LEFT, TOP - 68), "head", 23, FAINT)
+def _axes(draw: ImageDraw, top: int, cell: int, num_layers: int, num_heads: int) -> None:
+    _text(draw, (LEFT, top - 62), "head", 23, FAINT)
     # Small cells have no room for every number.
     across = 1 if cell >= 44 or num_heads <= 10 else 2
     for head in range(0, num_heads, across):
-        _text(draw, (LEFT + head * cell + cell // 2, TOP - 12), str(head), 22, INK, "ms")
-    _text(draw, (LEFT - 18, TOP - 68), "layer", 23, FAINT, "ra")
+        _text(draw, (LEFT + head * cell + cell // 2, top - 12), str(head), 22, INK, "ms")
+    _text(draw, (LEFT - 18, top - 62), "layer", 23, FAINT, "ra")
     for layer in range(num_layers):
-        _text(draw, (LEFT - 18, TOP + layer * cell + cell // 2), str(layer), 22, INK, "rm")
+        _text(draw, (LEFT - 18, top + layer * cell + cell // 2), str(layer), 22, INK, "rm")
 
 
 def _cell(draw: ImageDraw, x: int, y: int, cell: int, gains: list[float]) -> None:

@@ -16,11 +16,11 @@ from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.reading import read_json_object
 from sith_hf.core.settings import Settings
 from sith_hf.core.strict_yaml import read_yaml
-from sith_hf.edits import EditSpec
+from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import is_repo_id
 from sith_hf.pursuit import METHODS
-from sith_hf.towers import UNUSABLE, config_settings, family_of_config
+from sith_hf.towers import UNUSABLE, config_settings, family_of_config, family_with
 
 # A table with more rows than the first number is folded; rows after the second are left out.
 FOLD, CUT = 20, 1000
@@ -47,33 +47,46 @@ def base_name(base: BaseRef) -> str:
     return hub_base(base) or shown_name(base.name)
 
 
-def config_of(folder: Path, tower: str = "vision") -> tuple[str, int]:
-    """Read the architecture and the number of layers of a tower from the ``config.json`` of a checkpoint.
+def config_of(folder: Path, spec: AnySpec) -> tuple[str, dict[str, int]]:
+    """Read the architecture, and the number of layers of each edited tower, from the ``config.json`` of a checkpoint.
 
     Raises:
         UnsupportedModel: another family or architecture.
-        InputError: ``config.json`` is missing or damaged.
+        InputError: ``config.json`` is missing or damaged, or of a model without the tower.
     """
     try:
         raw = read_json_object(folder / "config.json", "save the checkpoint again")
         architecture = family_of_config(raw)[1]
-        layers = config_settings(raw, tower)["num_hidden_layers"]
+        layers = {part.tower: config_settings(raw, part.tower)["num_hidden_layers"] for part in spec.parts}
     except InputError:
         raise
     except UNUSABLE as error:
         raise InputError(f"{folder}/config.json is of no supported model ({type(error).__name__}); fix it") from None
-    if not isinstance(layers, int) or isinstance(layers, bool) or not 0 < layers <= 1000:
-        raise InputError(f"{folder}/config.json: num_hidden_layers is {layers!r}; expected a number from 1 to 1000")
+    for count in layers.values():
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= 1000:
+            raise InputError(f"{folder}/config.json: num_hidden_layers is {count!r}; expected a number from 1 to 1000")
     return architecture, layers
 
 
-def number_of_heads(spec: EditSpec) -> int:
-    """Return the number of heads in a layer of the spec's tower."""
-    return int(spec.write.shape[1]) // int(spec.row.shape[1])
+def pipeline_of(architecture: str) -> str:
+    """Return the pipeline of transformers for a class of models."""
+    family = family_with(architecture)
+    if "vision" not in family.towers(architecture):
+        return "feature-extraction"
+    return "zero-shot-image-classification" if family.has_text(architecture) else "image-feature-extraction"
 
 
-def summary(spec: EditSpec) -> str:
+def towers_of(spec: AnySpec) -> str:
+    """Name the edited towers."""
+    return _listed([f"the {part.tower} tower" for part in spec.parts])
+
+
+def summary(spec: AnySpec) -> str:
     """Summarise the changes in one sentence, without any text from outside."""
+    return "; ".join(map(_summary, spec.parts))
+
+
+def _summary(spec: EditSpec) -> str:
     heads, layers = len({key[:2] for key in spec.keys}), spec.layers
     vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
     head = "head" if heads == 1 else "heads"
@@ -81,7 +94,7 @@ def summary(spec: EditSpec) -> str:
     changes = Counter(_verb(gain) for gain in spec.gain.tolist())
     how = _listed([f"{count} {verb}" for verb, count in changes.items()])
     change = "has a new gain" if len(spec) == 1 else "have new gains"
-    return f"{vectors} in {heads} attention {head} of {where} {change}: {how}"
+    return f"{vectors} in {heads} attention {head} of {where} of the {spec.tower} tower {change}: {how}"
 
 
 def _verb(gain: float) -> str:
@@ -96,24 +109,29 @@ def _listed(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def topics(spec: EditSpec, limit: int = 5) -> list[str]:
+def topics(spec: AnySpec, limit: int = 5) -> list[str]:
     """Return the main concepts of the edited vectors, by weight times change of gain: texts from outside.
 
     The list is empty if the spec does not record explanations.
     """
     total: dict[str, float] = {}
-    if spec.provenance is not None:
-        for gain, poles in zip(spec.gain.tolist(), spec.provenance.explanations, strict=True):
+    for part in spec.parts:
+        explanations = () if part.provenance is None else part.provenance.explanations
+        for gain, poles in zip(part.gain.tolist(), explanations, strict=part.provenance is not None):
             for text, weight in (pair for pole in poles for pair in pole.concepts):
                 total[text] = total.get(text, 0.0) + weight * abs(gain - 1)
     return sorted(total, key=lambda text: (-total[text], text))[:limit]
 
 
-def vector_rows(spec: EditSpec) -> list[dict[str, Any]]:
-    """Return table rows of the edited vectors: ``layer, head, vector, gain, label, reason, plus, minus``.
+def vector_rows(spec: AnySpec) -> list[dict[str, Any]]:
+    """Return table rows of the edited vectors: ``tower, layer, head, vector, gain, label, reason, plus, minus``.
 
     ``plus`` and ``minus`` are the explanations of the poles, None if not recorded.
     """
+    return [row for part in spec.parts for row in _vector_rows(part)]
+
+
+def _vector_rows(spec: EditSpec) -> list[dict[str, Any]]:
     rows = [{**row, "reason": "", "plus": None, "minus": None} for row in spec.rows()]
     if spec.provenance is not None:
         for row, explanations, reason in zip(rows, spec.provenance.explanations, spec.provenance.reasons, strict=True):
@@ -122,7 +140,15 @@ def vector_rows(spec: EditSpec) -> list[dict[str, Any]]:
     return rows
 
 
+def explained(spec: AnySpec) -> bool:
+    """Return whether the edit records why its vectors were chosen, for every tower."""
+    return all(part.provenance is not None for part in spec.parts)
+
+
 _SETTINGS = {
+    "tower": "tower",
+    "family": "family of the model",
+    "readout": "way to the joint space",
     "side": "explained directions",
     "method": "method",
     "sparsity": "maximum number of concepts per pole",
@@ -140,9 +166,10 @@ _SETTINGS = {
 }
 
 
-def edit_setting_rows(spec: EditSpec) -> list[tuple[str, str]]:
-    """Return :func:`setting_rows` of the decomposition of an edit, if the spec records them."""
-    return setting_rows(spec.settings if spec.provenance is None else spec.provenance.decomposition)
+def edit_setting_rows(spec: AnySpec) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return for each edited tower :func:`setting_rows` of its decomposition, as far as the spec records them."""
+    recorded = [(p.tower, p.settings if p.provenance is None else p.provenance.decomposition) for p in spec.parts]
+    return [(tower, setting_rows(settings)) for tower, settings in recorded]
 
 
 def setting_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -5,13 +5,14 @@ It imports ``cards``, ``edits`` and everything below.
 
 from sith_hf.checkpoint.card import folder_card, write_card
 from sith_hf.checkpoint.contents import SITH, contents, own_card, record
-from sith_hf.checkpoint.lora import export_adapter
+from sith_hf.checkpoint.lora import architectures, export_adapter
 from sith_hf.checkpoint.verify import verify
 from sith_hf.checkpoint.write import SavedCheckpoint, history, locate, revert, save_edited
 
 __all__ = [
     "SITH",
     "SavedCheckpoint",
+    "architectures",
     "contents",
     "export_adapter",
     "folder_card",

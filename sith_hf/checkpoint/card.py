@@ -14,7 +14,7 @@ from sith_hf.cards import MAP_FILE, hub_base, model_card, picture
 from sith_hf.checkpoint.contents import SITH, is_of_an_earlier_release, record
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.reading import json_fields, read_start, read_text_input
-from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
+from sith_hf.edits import EDIT_SPEC_LAYOUT, AnySpec, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.files import write_whole
 from sith_hf.hub import CARD, is_generated_file, is_repo_id, with_checksum
@@ -28,7 +28,7 @@ def folder_card(
     *,
     repo_id: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
-    public: EditSpec | None = None,
+    public: AnySpec | None = None,
 ) -> str:
     """Return the card of an edited checkpoint, without a checksum. The Hub is not asked.
 

@@ -21,8 +21,19 @@ from huggingface_hub import ModelCardData
 from safetensors.torch import save
 from torch import Tensor
 
-from sith_hf.cards import CUT, FOLD, TAGS, edit_setting_rows, hub_base, render, summary, vector_rows
-from sith_hf.edits import EditSpec
+from sith_hf.cards import (
+    CUT,
+    FOLD,
+    TAGS,
+    edit_setting_rows,
+    explained,
+    hub_base,
+    render,
+    summary,
+    towers_of,
+    vector_rows,
+)
+from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import library_versions, new_folder
 from sith_hf.hub import CARD
@@ -49,7 +60,7 @@ class LoraFactors:
 
 
 def lora_factors(spec: EditSpec) -> dict[int, LoraFactors]:
-    """Return the edit of each layer as a product of two factors, terms in the order of the spec (Method, sec. 6).
+    """Return the edit of each layer of a tower as a product of two factors, terms in its order (Method, sec. 6).
 
     The largest entries of a term's two factors are balanced to within a factor of two by a power of two, which rounds
     nothing, so that both survive half precision.
@@ -60,14 +71,13 @@ def lora_factors(spec: EditSpec) -> dict[int, LoraFactors]:
     found = {}
     for layer in spec.layers:
         change = spec.change(layer)
-        columns = spec.write if spec.column is None else spec.column
         here = (spec.layer == layer).nonzero().flatten().tolist()
         size, head_size = spec.write.shape[1], spec.row.shape[1]
         down = torch.zeros(len(here), size, dtype=torch.float64)
         up = torch.zeros(size, len(here), dtype=torch.float64)
         for number, i in enumerate(here):
             start = int(spec.head[i]) * head_size
-            read, write = spec.row[i].double(), (float(spec.gain[i]) - 1) * columns[i].double()
+            read, write = spec.row[i].double(), (float(spec.gain[i]) - 1) * spec.columns[i].double()
             one, other = float(read.abs().max()), float(write.abs().max())
             scale = 2.0 ** round((math.log2(other) - math.log2(one)) / 2) if one and other else 1.0
             down[number, start : start + head_size] = read * scale
@@ -81,7 +91,7 @@ def lora_factors(spec: EditSpec) -> dict[int, LoraFactors]:
 
 
 def output_projections(spec: EditSpec, architecture: str) -> dict[int, str]:
-    """Return the path of the output projection of each edited layer in a model of a class.
+    """Return the path of the output projection of each edited layer of a tower in a model of a class.
 
     It is read from the installed ``transformers``: an adapter with another name would edit nothing, and from
     transformers 5.6 on a ``CLIPVisionModel`` has other names than the two classes that contain one.
@@ -89,14 +99,24 @@ def output_projections(spec: EditSpec, architecture: str) -> dict[int, str]:
     Raises:
         UnsupportedModel: the class is not supported, or does not have the tower of the edit.
     """
-    family = family_named(spec.place.family)
-    known = [name for names in family.model_types.values() for name in names if spec.tower in family.towers(name)]
+    known = _classes_with(spec)
     if architecture not in known:
         raise UnsupportedModel(
             f"{architecture!r} is no class with {spec.place.title}, which the edit is of; use one of {', '.join(known)}"
         )
     depth = spec.base.settings.get("num_hidden_layers", max(spec.layers) + 1)
     return _output_projections(spec.place.family, architecture, spec.tower, int(depth), tuple(spec.layers))
+
+
+def architectures(spec: AnySpec) -> list[str]:
+    """Return the classes of models with the towers of an edit; the first is the default of an adapter."""
+    found = [_classes_with(part) for part in spec.parts]
+    return [name for name in found[0] if all(name in names for names in found)]
+
+
+def _classes_with(spec: EditSpec) -> list[str]:
+    family = family_named(spec.place.family)
+    return [name for names in family.model_types.values() for name in names if spec.tower in family.towers(name)]
 
 
 @cache
@@ -115,16 +135,23 @@ def _output_projections(
     return {layer: f"{path}.{paths[layer]}" if path else paths[layer] for layer in layers if layer < len(paths)}
 
 
-def adapter_config(spec: EditSpec, architecture: str = "CLIPModel") -> dict[str, Any]:
+def adapter_config(spec: AnySpec, architecture: str | None = None) -> dict[str, Any]:
     """Return the content of ``adapter_config.json``, with keys that every peft for transformers 5 knows.
+
+    Args:
+        spec: the edit.
+        architecture: the class of the base; the first of :func:`architectures` when None.
 
     Raises:
         UnsupportedModel: as for :func:`output_projections`.
     """
     import transformers
 
-    paths = output_projections(spec, architecture)
-    ranks = {paths[layer]: spec.layer.tolist().count(layer) for layer in spec.layers}
+    architecture = architecture or architectures(spec)[0]
+    ranks: dict[str, int] = {}
+    for part in spec.parts:
+        paths = output_projections(part, architecture)
+        ranks |= {paths[layer]: part.layer.tolist().count(layer) for layer in part.layers}
     base = hub_base(spec.base)
     return {
         "peft_type": "LORA",
@@ -156,7 +183,7 @@ def adapter_config(spec: EditSpec, architecture: str = "CLIPModel") -> dict[str,
 
 
 def export_adapter(
-    spec: EditSpec, folder: str | Path, architecture: str = "CLIPModel", *, overwrite: bool = False
+    spec: AnySpec, folder: str | Path, architecture: str | None = None, *, overwrite: bool = False
 ) -> Path:
     """Write the edit as a LoRA adapter: ``adapter_config.json``, ``adapter_model.safetensors`` and a card.
 
@@ -165,10 +192,11 @@ def export_adapter(
     edit, bias included.
 
     Args:
-        spec: the edit.
+        spec: the edit, of one tower or of both.
         folder: a folder that does not exist, is empty, or already holds this very adapter, which then stays.
-        architecture: the class of the base. An adapter for a ``CLIPModel`` also fits a
-            ``CLIPVisionModelWithProjection``; a ``CLIPVisionModel`` needs its own.
+        architecture: the class of the base, one of :func:`architectures`; the first of them when None, such as
+            ``CLIPModel``. An adapter for a ``CLIPModel`` also fits a ``CLIPVisionModelWithProjection`` or
+            ``CLIPTextModelWithProjection``; a ``CLIPVisionModel`` or ``CLIPTextModel`` needs its own.
         overwrite: replace another adapter in ``folder``, once the new one is complete.
 
     Returns:
@@ -176,19 +204,20 @@ def export_adapter(
 
     Raises:
         InputError: a spec that changes nothing or reverts, a folder that is not empty, or a change beyond float32.
-        UnsupportedModel: the class is not supported.
+        UnsupportedModel: the class is not supported, or does not have the towers of the edit.
         OutputError: the folder could not be written; it is unchanged.
     """
     if not spec:
         raise InputError("the edit changes nothing: every gain is 1")
     if spec.reverts:
         raise InputError("this spec removes an edit: export the edit itself, and unload its adapter to get the base")
-    config, factors = adapter_config(spec, architecture), lora_factors(spec)
+    config = adapter_config(spec, architecture)
     tensors: dict[str, Tensor] = {}
-    paths = output_projections(spec, architecture)
-    for layer, one in factors.items():
-        stem = _WRAPPED + paths[layer]
-        tensors |= {f"{stem}.lora_A.weight": one.down, f"{stem}.lora_B.weight": one.up, f"{stem}.lora_B.bias": one.bias}
+    for part in spec.parts:
+        paths = output_projections(part, config["auto_mapping"]["base_model_class"])
+        for layer, one in lora_factors(part).items():
+            stem = f"{_WRAPPED}{paths[layer]}.lora_"
+            tensors |= {f"{stem}A.weight": one.down, f"{stem}B.weight": one.up, f"{stem}B.bias": one.bias}
     card = adapter_card(spec, config)
     earlier = Path(folder, CONFIG).is_file()
     if overwrite and not earlier and Path(folder).is_dir() and any(Path(folder).iterdir()):
@@ -200,25 +229,35 @@ def export_adapter(
     return Path(folder)
 
 
-def adapter_card(spec: EditSpec, config: Mapping[str, Any]) -> str:
+def adapter_card(spec: AnySpec, config: Mapping[str, Any]) -> str:
     """Return the README.md of an adapter with this ``adapter_config.json``."""
     base = config["base_model_name_or_path"]
     relation = None if base is None else "adapter"
     metadata = ModelCardData(base_model=base, base_model_relation=relation, library_name="peft", tags=[*TAGS, "lora"])
-    rows = vector_rows(spec)
-    keys = [name for layer in spec.layers for name in spec.place.names(layer) if name is not None]
+    rows, architecture = vector_rows(spec), config["auto_mapping"]["base_model_class"]
+    fitting, others = _fitting(spec, architecture)
     body = render(
         "adapter.md.j2",
         base=base,
         revision=config["revision"],
-        architecture=config["auto_mapping"]["base_model_class"],
+        architecture=architecture,
+        fitting=fitting,
+        others=others,
+        towers=towers_of(spec),
         summary=summary(spec),
         rows=rows[:CUT],
         cut=max(0, len(rows) - CUT),
         fold=len(rows) > FOLD,
-        explained=spec.provenance is not None,
+        explained=explained(spec),
         settings=edit_setting_rows(spec),
-        fingerprints={key: spec.base.sha256.get(key, "not recorded") for key in keys},
+        fingerprints={key: spec.base.sha256.get(key, "not recorded") for key in spec.touched_keys},
         versions=library_versions(),
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n"
+
+
+def _fitting(spec: AnySpec, architecture: str) -> tuple[list[str], list[str]]:
+    """Return the classes that an adapter for ``architecture`` fits, and those whose layers have other names."""
+    named = {name: [output_projections(part, name) for part in spec.parts] for name in architectures(spec)}
+    fitting = [name for name in named if named[name] == named[architecture]]
+    return fitting, [name for name in named if name not in fitting]

@@ -17,7 +17,7 @@ from sith_hf.checkpoint.contents import EARLIER, HIDDEN, OTHER_WEIGHTS, SITH, co
 from sith_hf.checkpoint.write import EditedTensors, check_base, locate
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_bytes
-from sith_hf.edits import EditSpec
+from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError, SithError
 from sith_hf.hub import CARD
 from sith_hf.towers import CONFIGS, Checkpoint, check_config, family_of_config, published, read_config
@@ -55,7 +55,7 @@ class Verification:
 
 
 def verify(
-    edited: str | Path, base: str | Path | None = None, spec: EditSpec | None = None, *, progress: bool = False
+    edited: str | Path, base: str | Path | None = None, spec: AnySpec | None = None, *, progress: bool = False
 ) -> Verification:
     """Check that ``edited`` is ``base`` with ``spec`` applied, and nothing else. Differences are returned, not raised.
 
@@ -113,7 +113,7 @@ def _not_loadable(checkpoint: Checkpoint) -> list[str]:
     return []
 
 
-def _base_of(spec: EditSpec, edited: Path) -> Path:
+def _base_of(spec: AnySpec, edited: Path) -> Path:
     """Return the folder of the base that a spec names: on the Hub, or a folder here or beside ``edited``.
 
     An edit records no more of a local base than the last part of its path.

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sith_hf.checkpoint.card import write_card
 from sith_hf.checkpoint.contents import SITH, Contents, contents, own_card, record
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.reading import read_bytes
-from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
+from sith_hf.edits import EDIT_SPEC_LAYOUT, AnySpec, EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, HubError, InputError
 from sith_hf.files import new_folder
 from sith_hf.hub import CARD, fetch_snapshot, is_generated_file, not_found
@@ -58,7 +58,7 @@ def locate(name: str | Path, revision: str | None = None, token: str | None = No
         raise InputError(not_found(name, error)) from None
 
 
-def history(folder: Path) -> tuple[EditSpec, ...]:
+def history(folder: Path) -> tuple[AnySpec, ...]:
     """Return the edits recorded in a checkpoint's ``sith/``, newest first. Raises ArtifactError for a damaged one."""
     found, place = [], folder / SITH
     while (place / EDIT_SPEC_LAYOUT.filename).is_file():
@@ -69,7 +69,7 @@ def history(folder: Path) -> tuple[EditSpec, ...]:
 
 def save_edited(
     source: str | Path,
-    spec: EditSpec,
+    spec: AnySpec,
     target: str | Path,
     *,
     include: Iterable[str] = (),
@@ -87,7 +87,7 @@ def save_edited(
 
     Args:
         source: a folder or Hub id; float32, float16 or bfloat16 safetensors, sharded or not.
-        spec: the edit.
+        spec: the edit, of one tower or of both.
         target: a folder that does not exist, is empty, or already holds this very result, which then stays.
         include: patterns of more files of the source to copy, such as ``*.txt``: no links, pickles or other weights.
         overwrite: replace another checkpoint in ``target``, once the new one is complete.
@@ -108,14 +108,14 @@ def save_edited(
     revision = spec.base.revision if str(source) == spec.base.name else None
     checkpoint = Checkpoint.read(locate(source, revision, token))
     found, card = contents(checkpoint, include), own_card(checkpoint.folder)
-    config_of(checkpoint.folder)  # before the work; the card names the architecture
     check_base(checkpoint, spec)
+    config_of(checkpoint.folder, spec)  # before the work; the card names the architecture
     edited = EditedTensors(checkpoint, spec)
     changed, sha256 = edited.survey()
     if not any(changed.values()):
         raise InputError("the edit changes nothing: every change is lost in the rounding of the checkpoint's dtype")
     earlier = record(checkpoint.folder) | ({} if card is None else {CARD: card})
-    edit = replace(spec, edited_sha256=sha256)
+    edit = spec.with_edited_sha256(sha256)
     again = partial(_has_edit, edit)
     _check_replaced(Path(target), checkpoint.folder, overwrite)
     with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite, repeats=again) as folder:
@@ -183,7 +183,7 @@ def _check_replaced(target: Path, source: Path, overwrite: bool) -> None:
         raise InputError(f"{target} is not empty and holds no checkpoint (config.json); name a new folder")
 
 
-def _has_edit(spec: EditSpec | None, folder: Path) -> bool:
+def _has_edit(spec: AnySpec | None, folder: Path) -> bool:
     """Return whether a folder is a checkpoint whose newest edit has the weights of ``spec``; None is no edit."""
     with suppress(ArtifactError):
         if not (folder / "config.json").is_file():
@@ -193,7 +193,7 @@ def _has_edit(spec: EditSpec | None, folder: Path) -> bool:
     return False
 
 
-def _earlier_spec(checkpoint: Checkpoint, spec: EditSpec, restored: Mapping[str, str]) -> EditSpec | None:
+def _earlier_spec(checkpoint: Checkpoint, spec: AnySpec, restored: Mapping[str, str]) -> AnySpec | None:
     """Return the edit before ``spec``, with the fingerprints of the restored tensors; None if there is none.
 
     Restored tensors are those of the earlier edit only to within rounding; with its own fingerprints it could not be
@@ -203,15 +203,19 @@ def _earlier_spec(checkpoint: Checkpoint, spec: EditSpec, restored: Mapping[str,
     if not (path / EDIT_SPEC_LAYOUT.filename).is_file():
         return None
     earlier = EditSpec.from_pretrained(path)
-    known = dict(earlier.edited_sha256 or {})
-    for key, sha256 in restored.items():
-        if key in known and known[key] == spec.base.sha256.get(key):
-            known[key] = sha256
-    return replace(earlier, edited_sha256=known or None)
+    known, base = dict(earlier.edited_sha256 or {}), spec.base.sha256
+    known |= {key: new for key, new in restored.items() if key in known and known[key] == base.get(key)}
+    return earlier.with_edited_sha256(known or None)
 
 
-def check_base(checkpoint: Checkpoint, spec: EditSpec) -> None:
-    """Raise BaseMismatch unless the checkpoint has the tensors that the spec was made for."""
+def check_base(checkpoint: Checkpoint, spec: AnySpec) -> None:
+    """Raise BaseMismatch unless the checkpoint has the towers and tensors that the spec was made for."""
+    for part in spec.parts:
+        checkpoint.check_tower(part.tower, part.place.family)
+        _check_part(checkpoint, part)
+
+
+def _check_part(checkpoint: Checkpoint, spec: EditSpec) -> None:
     if not spec.touched_keys <= set(spec.base.sha256):
         raise BaseMismatch("the edit has no fingerprints of the weights that it was made for; make it again")
     found = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.base.sha256 if key in checkpoint.where}
@@ -235,15 +239,21 @@ def _check_rounded(checkpoint: Checkpoint, key: str, wanted: str) -> None:
 
 
 class EditedTensors(Mapping[str, Tensor]):
-    """The tensors that a spec changes, by canonical name, with the spec applied; one layer's are held at a time.
+    """The tensors that an edit changes, by canonical name, with the edit applied; one layer's are held at a time.
 
     Reading one raises InputError if it is missing, of a dtype that cannot be edited, or not finite before or after
     the edit, and BaseMismatch if it has another shape.
     """
 
-    def __init__(self, checkpoint: Checkpoint, spec: EditSpec) -> None:
-        self._checkpoint, self._spec = checkpoint, spec
-        self._layer_of = {name: n for n in spec.layers for name in spec.place.names(n) if name is not None}
+    def __init__(self, checkpoint: Checkpoint, spec: AnySpec) -> None:
+        self._checkpoint = checkpoint
+        self._layer_of = {
+            name: (part, layer)
+            for part in spec.parts
+            for layer in part.layers
+            for name in part.place.names(layer)
+            if name is not None
+        }
         self._held: dict[str, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
@@ -272,16 +282,16 @@ class EditedTensors(Mapping[str, Tensor]):
         """Return a tensor before and after the edit."""
         if key not in self._held:
             self._held = {}  # free one layer before reading the next
-            self._held = self._read(self._layer_of[key])
+            self._held = self._read(*self._layer_of[key])
         return self._held[key]
 
-    def _read(self, layer: int) -> dict[str, tuple[Tensor, Tensor]]:
-        keys = self._spec.place.names(layer)
+    def _read(self, spec: EditSpec, layer: int) -> dict[str, tuple[Tensor, Tensor]]:
+        keys = spec.place.names(layer)
         weight, bias = (None if key is None else self._checkpoint.tensor(key) for key in keys)
         assert weight is not None
         if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             raise InputError(f"{keys[0]} is {weight.dtype}; an edit needs floating-point weights of 16, 32 or 64 bits")
-        after = self._spec.apply(layer, weight, bias)
+        after = spec.apply(layer, weight, bias)
         pairs = zip(keys, (weight, bias), after, strict=True)
         found = {key: (old, new) for key, old, new in pairs if key is not None and old is not None and new is not None}
         for key, (before, edited) in found.items():

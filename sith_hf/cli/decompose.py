@@ -24,6 +24,7 @@ LARGE = 100_000
 @click.command()
 @click.argument("model")
 @options.output("decomposition.safetensors and dictionary.safetensors")
+@options.tower
 @options.model
 @options.dictionary
 @options.vectors

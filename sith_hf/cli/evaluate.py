@@ -27,7 +27,7 @@ PAIRS = options.CommaSeparated("NAME=VALUE,...", _pair, "names and values such a
 @click.command()
 @click.argument("base")
 @click.argument("edited", required=False)
-@click.option("--spec", "spec_path", help="Evaluate BASE with this edit spec (folder or Hub id) instead of EDITED.")
+@options.specs("Evaluate BASE with this edit spec (folder or Hub id) instead of EDITED.")
 @click.option("--plan", "plan_path", type=options.PATH, help="A YAML file of tasks, instead of one task by options.")
 @options.group(
     "data",
@@ -61,7 +61,7 @@ PAIRS = options.CommaSeparated("NAME=VALUE,...", _pair, "names and values such a
 def evaluate(
     base: str,
     edited: str | None,
-    spec_path: str | None,
+    spec_paths: tuple[str, ...],
     plan_path: Path | None,
     data: dict[str, Any],
     task: str,
@@ -73,7 +73,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Measure BASE and EDITED, folders or Hub ids, on the same images, with intervals of differences."""
-    if (edited is None) == (spec_path is None):
+    if (edited is None) != bool(spec_paths):
         raise InputError("name one model to compare BASE with: EDITED, a folder or Hub id, or --spec")
     if plan_path is not None and (data or classes or templates):
         raise InputError("--plan names data, classes and templates; remove the options for them")
@@ -94,14 +94,13 @@ def evaluate(
 
     from accelerate import PartialState
 
-    from sith_hf.edits import EditSpec
     from sith_hf.evaluation import evaluate as evaluate_variants
     from sith_hf.images import EDITED, Comparison, preprocessing_warning
 
     if edited is not None:
         comparison = Comparison.from_checkpoints(base, {EDITED: edited}, **loading)
     else:
-        comparison = Comparison.from_spec(base, EditSpec.from_pretrained(str(spec_path)), **loading)
+        comparison = Comparison.from_spec(base, options.spec_of(spec_paths), **loading)
     if (warning := preprocessing_warning(base, comparison.variants[0].processor)) is not None:
         click.echo(warning, err=True)
     found = evaluate_variants(comparison.variants, plan.tasks, text=comparison.text, progress=True, **plan.options)

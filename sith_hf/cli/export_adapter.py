@@ -10,39 +10,45 @@ from sith_hf.cli import options
 from sith_hf.cli.output import show_result
 from sith_hf.errors import InputError
 
-# As in sith_hf.towers, which --help must not import.
-ARCHITECTURES = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection")
-
 
 @click.command("export-adapter")
-@click.argument("spec_path", metavar="SPEC")
+@click.argument("spec_paths", metavar="SPEC...", nargs=-1, required=True)
 @click.option(
     "--architecture",
-    type=click.Choice(ARCHITECTURES),
-    default=ARCHITECTURES[0],
-    show_default=True,
-    help="The class of the base.",
+    metavar="CLASS",
+    help="The class of the base, such as CLIPVisionModel.  [default: the family's whole model, such as CLIPModel]",
 )
 @options.output("the adapter")
 @options.as_json
-def export_adapter(spec_path: str, architecture: str, output: Path, overwrite: bool, as_json: bool) -> None:
+def export_adapter(
+    spec_paths: tuple[str, ...], architecture: str | None, output: Path, overwrite: bool, as_json: bool
+) -> None:
     """Export an edit as a LoRA adapter, a small folder that peft loads beside the base.
 
-    SPEC is an edit spec or an edited checkpoint: a folder or Hub id.
+    SPEC is an edit spec or an edited checkpoint: a folder or Hub id. Several, of one tower or of both, are combined.
     """
     from sith_hf.cards import hub_base
+    from sith_hf.checkpoint import architectures
     from sith_hf.checkpoint import export_adapter as export_adapter_
     from sith_hf.core.escaping import sanitize
-    from sith_hf.edits import EditSpec
 
-    spec = EditSpec.from_pretrained(spec_path)
-    source, target = Path(spec_path).resolve(), output.resolve()
-    if source.exists() and (source == target or target in source.parents):
-        raise InputError(f"{output} holds the edit spec: write the adapter to another folder")
+    spec = options.spec_of(spec_paths)
+    target = output.resolve()
+    for source in (Path(path).resolve() for path in spec_paths):
+        if source.exists() and (source == target or target in source.parents):
+            raise InputError(f"{output} holds the edit spec: write the adapter to another folder")
     folder = export_adapter_(spec, output, architecture, overwrite=overwrite)
     base = hub_base(spec.base)
     if base is None and not as_json:
         click.echo(f"{sanitize(spec.base.name)} was not loaded from the Hub: the adapter names no base model", err=True)
-    ranks = {str(layer): spec.layer.tolist().count(layer) for layer in spec.layers}
-    data = {"folder": str(folder), "architecture": architecture, "base_model": base, "rank": ranks}
-    show_result(as_json, data, *(f"layer {layer}: rank {rank}" for layer, rank in ranks.items()), folder)
+    ranks = {part.tower: {str(layer): part.layer.tolist().count(layer) for layer in part.layers} for part in spec.parts}
+    data = {
+        "folder": str(folder),
+        "architecture": architecture or architectures(spec)[0],
+        "base_model": base,
+        "rank": next(iter(ranks.values())) if len(ranks) == 1 else ranks,
+    }
+    lines = [
+        f"{tower} tower, layer {layer}: rank {rank}" for tower, found in ranks.items() for layer, rank in found.items()
+    ]
+    show_result(as_json, data, *lines, folder)

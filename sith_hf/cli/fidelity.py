@@ -17,6 +17,7 @@ WEIGHTS = options.CommaSeparated("X,X,...", float, "numbers such as 0.1,0.3")
 
 @click.command()
 @click.argument("model")
+@options.tower
 @options.model
 @options.dictionary
 @options.vectors

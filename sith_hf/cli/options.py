@@ -15,6 +15,7 @@ from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
     from sith_hf.concepts import ConceptDictionary
+    from sith_hf.edits import AnySpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -106,6 +107,14 @@ model = group(
     "loading",
     click.option("--text-model", help="For a vision-only checkpoint: the CLIPModel it belongs to, a folder or Hub id."),
     click.option("--revision", help="Branch, tag or commit of MODEL (or BASE) on the Hub."),
+)
+tower = group(
+    "loading",
+    click.option(
+        "--tower",
+        type=click.Choice(["vision", "text"]),
+        help="The tower of MODEL to explain.  [default: vision, if MODEL has it]",
+    ),
 )
 # For dictionary_of.
 dictionary = group(
@@ -238,6 +247,24 @@ def _stamps(folder: Path | None) -> list[tuple[int, ...]]:
     except OSError:
         return []
     return sorted((item.st_ino, item.st_size, item.st_mtime_ns) for item in found)
+
+
+def specs(help_line: str, *, required: bool = False) -> Callable[[F], F]:
+    """Add ``--spec``, which may be repeated, for :func:`spec_of`."""
+    more = "Repeat it to combine edits, of one tower or of both."
+    return click.option("--spec", "spec_paths", multiple=True, required=required, help=f"{help_line} {more}")
+
+
+def spec_of(paths: Iterable[str], token: str | None = None) -> AnySpec:
+    """Read edit specs, folders or Hub ids, at least one, and combine them.
+
+    Raises:
+        ArtifactError: a file that is missing or damaged.
+        BaseMismatch: edits that do not combine.
+    """
+    from sith_hf.edits import EditSpec, combined
+
+    return combined(*(EditSpec.from_pretrained(path, token=token) for path in paths))
 
 
 def dictionary_of(

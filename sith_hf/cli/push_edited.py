@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 @options.group(
     "made",
     click.option("--base", help="Instead of FOLDER: the base to edit and publish, a folder or Hub id."),
-    click.option("--spec", help="The edit spec for --base: folder or Hub id."),
     click.option("--recipe", help="The recipe to run on --base: a YAML file, or the name of a recipe of sith-hf."),
     click.option("--text-model", help="With --recipe, for a vision-only --base: the CLIPModel it belongs to."),
 )
+@options.specs("The edit spec for --base: folder or Hub id.")
 @click.option("--repo-id", required=True, help="The repository: namespace/name.")
 @options.group(
     "pushing",
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 def push_edited(
     folder: Path | None,
     made: dict[str, str],
+    spec_paths: tuple[str, ...],
     repo_id: str,
     pushing: PushOptions,
     servers: tuple[str, ...],
@@ -58,7 +59,7 @@ def push_edited(
     """
     if (folder is None) == ("base" not in made):
         raise InputError("give either FOLDER, an edited checkpoint, or --base with --spec or --recipe")
-    if ("base" in made) != (("spec" in made) != ("recipe" in made)):
+    if ("base" in made) != (bool(spec_paths) != ("recipe" in made)):
         raise InputError("give one of --spec and --recipe with --base, and neither with FOLDER")
     if servers and "recipe" not in made:
         raise InputError("--base-url names a server of a recipe's judges: use it with --recipe")
@@ -71,7 +72,7 @@ def push_edited(
     with scratch_folder() as scratch:
         reasons: dict[str, str] = {}
         if folder is None:
-            folder, reasons = _edited(scratch / "made", pushing.get("token"), servers, include, **made)
+            folder, reasons = _edited(scratch / "made", pushing.get("token"), servers, include, spec_paths, **made)
         pushed = push_edited_(folder, repo_id, include=include, **pushing)
         reasons |= pushed.reasons
     _report(replace(pushed, left_out=tuple(reasons), reasons=reasons), as_json)
@@ -82,18 +83,17 @@ def _edited(
     token: str | None,
     servers: tuple[str, ...],
     include: tuple[str, ...],
+    spec_paths: tuple[str, ...],
     *,
     base: str,
-    spec: str | None = None,
     recipe: str = "",
     text_model: str | None = None,
 ) -> tuple[Path, dict[str, str]]:
     """Write the edited checkpoint as ``save-edited`` or ``run`` does; return its folder, and what it leaves out."""
-    if spec is not None:
+    if spec_paths:
         from sith_hf.checkpoint import save_edited
-        from sith_hf.edits import EditSpec
 
-        edit = EditSpec.from_pretrained(spec, token=token)
+        edit = options.spec_of(spec_paths, token)
         saved = save_edited(base, edit, target, include=include, token=token, progress=True)
         return saved.folder, dict(saved.reasons)
 

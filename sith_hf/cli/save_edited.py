@@ -12,12 +12,12 @@ from sith_hf.cli.output import show_saved
 
 @click.command("save-edited")
 @click.argument("base")
-@click.option("--spec", "spec_path", required=True, help="The edit spec: folder or Hub id.")
+@options.specs("The edit spec: folder or Hub id.", required=True)
 @options.output("the edited checkpoint")
 @options.include
 @options.as_json
 def save_edited(
-    base: str, spec_path: str, output: Path, include: tuple[str, ...], overwrite: bool, as_json: bool
+    base: str, spec_paths: tuple[str, ...], output: Path, include: tuple[str, ...], overwrite: bool, as_json: bool
 ) -> None:
     """Write an edit into a copy of BASE, a folder or Hub id; from_pretrained of transformers loads the result.
 
@@ -25,7 +25,6 @@ def save_edited(
     Other files are left out and listed.
     """
     from sith_hf.checkpoint import save_edited as save_edited_
-    from sith_hf.edits import EditSpec
 
-    spec = EditSpec.from_pretrained(spec_path)
+    spec = options.spec_of(spec_paths)
     show_saved(as_json, save_edited_(base, spec, output, include=include, overwrite=overwrite, progress=True))

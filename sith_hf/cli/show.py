@@ -14,7 +14,7 @@ from sith_hf.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
     from sith_hf.decomposition import Decomposition
-    from sith_hf.edits import EditSpec
+    from sith_hf.edits import AnySpec
 
 
 @click.command()
@@ -38,15 +38,13 @@ def show(
     """
     from sith_hf.core.tables import table
     from sith_hf.decomposition import Decomposition, concepts_text, explanation_rows
-    from sith_hf.edits import EditSpec
 
     found = _read(artifact)
-    if isinstance(found, EditSpec) and beside is not None:
+    if not isinstance(found, Decomposition) and beside is not None:
         raise InputError("--beside needs a decomposition; this is an edit spec")
-    if isinstance(found, EditSpec):
+    if not isinstance(found, Decomposition):
         show_result(as_json, found.rows(), found)
         return
-    assert isinstance(found, Decomposition)
     explanations = [
         explanation
         for layer in (found.layers if layers is None else found.resolve_layers(layers))
@@ -63,7 +61,7 @@ def show(
     show_result(as_json, data, table(columns, rows, title=title))
 
 
-def _read(artifact: str) -> Decomposition | EditSpec:
+def _read(artifact: str) -> Decomposition | AnySpec:
     from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
     from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 

@@ -17,16 +17,14 @@ from sith_hf.cli.output import show_result
     help="The base: folder or Hub id.  [default: the base in the spec, from the Hub, or a folder of that name here or "
     "beside EDITED]",
 )
-@click.option("--spec", "spec_path", help="The edit spec: folder or Hub id.  [default: the one in EDITED]")
+@options.specs("The edit spec: folder or Hub id; the one in EDITED if not given.")
 @options.as_json
-def verify(edited: str, base: str | None, spec_path: str | None, as_json: bool) -> None:
+def verify(edited: str, base: str | None, spec_paths: tuple[str, ...], as_json: bool) -> None:
     """Check that EDITED differs from its base only by its edit, tensor by tensor. Exit code 1 if not."""
     from sith_hf.checkpoint import verify as check
     from sith_hf.core.escaping import sanitize
-    from sith_hf.edits import EditSpec
 
-    spec = None if spec_path is None else EditSpec.from_pretrained(spec_path)
-    found = check(edited, base, spec, progress=True)
+    found = check(edited, base, options.spec_of(spec_paths) if spec_paths else None, progress=True)
     counts = (
         f"{'verified' if found.ok else 'NOT verified'}: {found.edited} tensors hold the edit, "
         f"{found.identical} tensors and {found.files} files identical to the base"

@@ -18,8 +18,8 @@ from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match, decompose
 from sith_hf.editor.edit import Edit
 from sith_hf.editor.encoder import ConceptEncoder
-from sith_hf.edits import EditSpec, applied
-from sith_hf.errors import InputError
+from sith_hf.edits import AnySpec, applied
+from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.files import ResumableJob, scratch_folder
 from sith_hf.gains import Impact, impact_of
 from sith_hf.hub import PushOptions, PushResult, check_options
@@ -56,7 +56,7 @@ class SithEditor:
 
     loaded: LoadedModel
     companion: LoadedModel | None = None
-    history: tuple[EditSpec, ...] = ()
+    history: tuple[AnySpec, ...] = ()
     kind: str | None = None
     _decomposition: Decomposition | None = field(default=None, init=False, repr=False)
 
@@ -246,18 +246,31 @@ class SithEditor:
         """Start an edit and invert concepts (see :meth:`Edit.invert`)."""
         return self.edit().invert(*concepts, **rule)
 
-    def impact(self, spec: EditSpec) -> Impact:
-        """Estimate how much of the model an edit of the decomposed vectors changes (see :attr:`Edit.impact`)."""
-        return impact_of(self.tower, self.decomposition, dict(zip(spec.keys, spec.gain.tolist(), strict=True)))
+    def impact(self, spec: AnySpec) -> Impact:
+        """Estimate how much of the decomposed tower an edit of its vectors changes (see :attr:`Edit.impact`).
 
-    def applied(self, spec: EditSpec) -> AbstractContextManager[Any]:
+        Of an edit of both towers, only the part of the decomposed tower counts.
+
+        Raises:
+            BaseMismatch: the edit is of the other tower, or of other weights.
+        """
+        kind = self.tower.kind
+        part = next((part for part in spec.parts if part.tower == kind), None)
+        if part is None:
+            raise BaseMismatch(
+                f"this edit is of the {spec.parts[0].tower} tower, and the decomposition of the {kind} tower: use "
+                f"with_decomposition with one of the {spec.parts[0].tower} tower"
+            )
+        return impact_of(self.tower, self.decomposition, dict(zip(part.keys, part.gain.tolist(), strict=True)))
+
+    def applied(self, spec: AnySpec) -> AbstractContextManager[Any]:
         """Edit the model inside a ``with`` block (see :func:`sith_hf.edits.applied`)."""
         return applied(self.model, spec)
 
     def save_pretrained(
         self,
         folder: str | Path,
-        spec: EditSpec,
+        spec: AnySpec,
         *,
         include: Iterable[str] = (),
         overwrite: bool = False,
@@ -273,7 +286,7 @@ class SithEditor:
     def push_to_hub(
         self,
         repo_id: str,
-        spec: EditSpec,
+        spec: AnySpec,
         *,
         evaluation: Mapping[str, Any] | None = None,
         include: Iterable[str] = (),

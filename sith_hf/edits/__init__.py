@@ -1,4 +1,4 @@
-"""``EditSpec``: an edit as a sum of rank-one terms; building it from gains, its provenance, applying it in memory.
+"""``EditSpec`` and ``TowerSpecs``: edits as sums of rank-one terms; from gains to them, and applying them in memory.
 
 It imports ``gains``, ``decomposition``, ``towers`` and what those import.
 """
@@ -6,7 +6,19 @@ It imports ``gains``, ``decomposition``, ``towers`` and what those import.
 from sith_hf.edits.build import make_spec
 from sith_hf.edits.in_memory import applied, edited_parameters
 from sith_hf.edits.place import Place
-from sith_hf.edits.spec import EditSpec
-from sith_hf.edits.storage import EDIT_SPEC_LAYOUT
+from sith_hf.edits.spec import AnySpec, EditSpec
+from sith_hf.edits.storage import EDIT_SPEC_LAYOUT, read_spec_file
+from sith_hf.edits.tower_specs import TowerSpecs, combined
 
-__all__ = ["EDIT_SPEC_LAYOUT", "EditSpec", "Place", "applied", "edited_parameters", "make_spec"]
+__all__ = [
+    "EDIT_SPEC_LAYOUT",
+    "AnySpec",
+    "EditSpec",
+    "Place",
+    "TowerSpecs",
+    "applied",
+    "combined",
+    "edited_parameters",
+    "make_spec",
+    "read_spec_file",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,21 +12,21 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.fingerprint import tensor_sha256
-from sith_hf.edits.spec import EditSpec
+from sith_hf.edits.spec import AnySpec, EditSpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
-from sith_hf.towers import check_parts, family_named, loader, unwrapped
+from sith_hf.towers import check_parts, family_named, has_tower, loader, unwrapped
 
 
 @contextmanager
-def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
-    """Edit the tower of ``model`` in place, and restore every byte on leaving, also after an exception.
+def applied(model: Any, spec: AnySpec) -> Iterator[Any]:
+    """Edit the tower of ``model``, or both, in place, and restore every byte on leaving, also after an exception.
 
     Parameters stay the same objects at the same addresses. Weights that ``accelerate`` offloaded are edited in the map
     that it loads them from. Call ``backward`` inside the block: autograd refuses weights that have changed since the
     forward pass.
 
     Args:
-        model: a model with the tower of the edit, on any device, in any float
+        model: a model with the towers of the edit, on any device, in any float
             dtype that holds its checkpoint's values exactly; it may be compiled or in ``DataParallel``.
         spec: an edit of this model.
 
@@ -44,55 +44,76 @@ def applied(model: Any, spec: EditSpec) -> Iterator[Any]:
         raise InputError("this spec removes an edit: apply the edit itself")
     if not spec.touched_keys <= set(spec.base.sha256):
         raise BaseMismatch("the edit lacks fingerprints of the weights that it changes: make it again")
-    root, family = unwrapped(model), family_named(spec.place.family)
+    root = unwrapped(model)
+    found = [(part, _places(root, part)) for part in spec.parts]
+    with ExitStack() as undo:
+        for part, places in found:
+            _write(part, places, undo)
+        yield model
+
+
+def edited_parameters(model: Any, spec: AnySpec) -> list[Tensor]:
+    """Return the parameters of ``model`` that ``spec`` changes.
+
+    Raises:
+        UnsupportedModel: the model does not have a tower of the edit.
+    """
+    root = unwrapped(model)
+    modules = [root.get_submodule(path) for part in spec.parts for path in _modules(root, part, check=False).values()]
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+def _modules(root: Any, spec: EditSpec, *, check: bool = True) -> dict[int, str]:
+    """Return the path of the output projection of each edited layer. Raises UnsupportedModel if there is no such."""
+    family = family_named(spec.place.family)
     try:
+        if not has_tower(root, family, spec.tower):
+            raise AttributeError
         tower, path = family.locate(root, spec.tower)
         paths = family.outputs(tower)
-        # Hooks may watch an edit, and do not change what it is made of.
-        check_parts(root, {path: tower}, hooks=False)
-        places = {
-            name: _find(root, f"{path}.{paths[number]}" if path else paths[number], part)
-            for number in spec.layers
-            if number < len(paths)
-            for part, name in zip(("weight", "bias"), spec.place.names(number), strict=True)
-            if name is not None
-        }
+        if check:
+            # Hooks may watch an edit, and do not change what it is made of.
+            check_parts(root, {path: tower}, hooks=False)
     except (AttributeError, TypeError):
         raise UnsupportedModel(
             f"a {type(root).__name__} does not have {spec.place.title}, which the edit is of: pass a model that has"
         ) from None
-    base = {key: place.read() for key, place in places.items()}
+    return {n: f"{path}.{paths[n]}" if path else paths[n] for n in spec.layers if n < len(paths)}
+
+
+def _places(root: Any, spec: EditSpec) -> dict[str, _Place]:
+    """Return the parameters that an edit of one tower changes, by name on disk.
+
+    Raises:
+        BaseMismatch, UnsupportedModel, InputError: as for :func:`applied`.
+    """
+    places = {
+        name: _find(root, path, part)
+        for number, path in _modules(root, spec).items()
+        for part, name in zip(("weight", "bias"), spec.place.names(number), strict=True)
+        if name is not None
+    }
     dtype = next(root.parameters()).dtype
     where = (
         f"this model, loaded as {dtype} (it must be the checkpoint's own dtype, or a wider one: dtype=torch.float32)"
     )
-    found = {key: tensor_sha256(tensor) for key, tensor in base.items()}
-    spec.base.only(spec.touched_keys).check(found, where, family.settings(root.config, spec.tower))
-
-    with ExitStack() as undo:
-        for number in spec.layers:
-            keys = spec.place.names(number)
-            values = spec.apply(number, base[keys[0]], None if keys[1] is None else base[keys[1]])
-            for key, new in zip(keys, values, strict=True):
-                if key is None or new is None:
-                    continue
-                if not torch.isfinite(new).all():
-                    raise InputError(f"{key} would overflow {new.dtype}: use smaller gains, or a float32 model")
-                places[key].write(new, undo)
-        yield model
+    found = {key: tensor_sha256(place.read()) for key, place in places.items()}
+    settings = family_named(spec.place.family).settings(root.config, spec.tower)
+    spec.base.only(spec.touched_keys).check(found, where, settings)
+    return places
 
 
-def edited_parameters(model: Any, spec: EditSpec) -> list[Tensor]:
-    """Return the parameters of ``model`` that ``spec`` changes.
-
-    Raises:
-        AttributeError: the model does not have the tower of the edit.
-    """
-    family = family_named(spec.place.family)
-    tower, _ = family.locate(unwrapped(model), spec.tower)
-    paths = family.outputs(tower)
-    modules = [tower.get_submodule(paths[number]) for number in spec.layers if number < len(paths)]
-    return [parameter for module in modules for parameter in module.parameters()]
+def _write(spec: EditSpec, places: Mapping[str, _Place], undo: ExitStack) -> None:
+    """Write the edit of one tower. Raises InputError for an edit that overflows."""
+    for number in spec.layers:
+        keys = spec.place.names(number)
+        values = spec.apply(number, places[keys[0]].read(), None if keys[1] is None else places[keys[1]].read())
+        for key, new in zip(keys, values, strict=True):
+            if key is None or new is None:
+                continue
+            if not torch.isfinite(new).all():
+                raise InputError(f"{key} would overflow {new.dtype}: use smaller gains, or a float32 model")
+            places[key].write(new, undo)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import finite_number
 from sith_hf.edits.place import Place
 from sith_hf.edits.provenance import Provenance
-from sith_hf.edits.storage import EDIT_SPEC_LAYOUT, read_fields
-from sith_hf.errors import BaseMismatch, InputError
+from sith_hf.edits.storage import EDIT_SPEC_LAYOUT, read_parts
+from sith_hf.edits.tower_specs import TowerSpecs, combined
+from sith_hf.errors import ArtifactError, BaseMismatch, InputError, SithError
 from sith_hf.files import library_versions, require, write_artifact
 from sith_hf.hub import Pushable, find_artifact
 
@@ -120,8 +121,8 @@ class EditSpec(Pushable):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EditSpec):
             return NotImplemented
-        ours, theirs = self.tensors, other.tensors
-        same = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+        names = [name for name in EDIT_SPEC_LAYOUT.tensors if name != "column"]
+        same = all(torch.equal(getattr(self, name), getattr(other, name)) for name in (*names, "columns"))
         return (
             same
             and self.place == other.place
@@ -143,6 +144,16 @@ class EditSpec(Pushable):
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     @property
+    def columns(self) -> Tensor:
+        """What the output projection writes for each term, ``[N, D]``."""
+        return self.write if self.column is None else self.column
+
+    @property
+    def parts(self) -> tuple[EditSpec, ...]:
+        """The edit of each tower: this one. A :class:`~sith_hf.edits.TowerSpecs` has two."""
+        return (self,)
+
+    @property
     def tower(self) -> str:
         """The tower that the edit changes, ``"vision"`` or ``"text"``."""
         return self.place.tower
@@ -162,8 +173,7 @@ class EditSpec(Pushable):
         here = self.layer == layer
         amount = (self.gain[here] - 1) * (-1 if self.reverts else 1)
         head, row, constant = self.head[here], self.row[here].double(), self.constant[here].double()
-        columns = self.write if self.column is None else self.column
-        scaled = amount.unsqueeze(-1) * columns[here].double()
+        scaled = amount.unsqueeze(-1) * self.columns[here].double()
         terms = {number: head == number for number in sorted(set(head.tolist()))}
         return LayerChange(
             heads={number: scaled[term].T @ row[term] for number, term in terms.items()},
@@ -199,16 +209,31 @@ class EditSpec(Pushable):
         """Return the revert, which subtracts the terms of this spec; ``spec.compose(spec.inverse())`` is empty."""
         return replace(self, reverts=not self.reverts, edited_sha256=None)
 
-    def compose(self, other: EditSpec) -> EditSpec:
+    def with_edited_sha256(self, sha256: Mapping[str, str] | None) -> EditSpec:
+        """Return the same edit with other fingerprints of the changed tensors; those of other tensors are dropped."""
+        touched = self.touched_keys
+        kept = None if sha256 is None else {name: value for name, value in sha256.items() if name in touched}
+        return replace(self, edited_sha256=kept)
+
+    def with_reverts(self, reverts: bool) -> EditSpec:
+        """Return the same change of the weights as an edit or as a revert."""
+        # A revert with gain g equals an edit with gain 2 - g.
+        return self if reverts == self.reverts else replace(self, reverts=reverts, gain=2 - self.gain)
+
+    def compose(self, other: AnySpec) -> AnySpec:
         """Combine two edits of one base.
 
         A vector of only one edit keeps its gain; for a vector of both, gains multiply. An edit and a revert add up
         instead: equal gains cancel, and ``new.compose(old.inverse())`` changes the base edited by ``old`` to the base
-        edited by ``new``.
+        edited by ``new``. Edits of different towers become a :class:`~sith_hf.edits.TowerSpecs`.
 
         Raises:
-            BaseMismatch: edits of different weights or with different settings.
+            BaseMismatch: edits of different weights or families, or with different settings.
         """
+        return combined(self, other)
+
+    def merge(self, other: EditSpec) -> EditSpec:
+        """Combine two edits of one tower; everything else as for :meth:`compose`."""
         if (self.place.tower, self.place.family) != (other.place.tower, other.place.family):
             raise BaseMismatch(
                 f"one edit is of {self.place.title}, the other of {other.place.title}: their vectors do not combine"
@@ -237,19 +262,16 @@ class EditSpec(Pushable):
                 )
             gains[i] = 1 + (gains[i] - other.gain[j]) if mixed else gains[i] * other.gain[j]
         rest = torch.tensor(sorted(theirs.values()), dtype=torch.int64)
-        # A revert with gain g equals an edit with gain 2 - g.
-        others = 2 - other.gain[rest] if mixed else other.gain[rest]
-        merged = {
-            name: torch.cat([tensor, other.tensors[name][rest]])
-            for name, tensor in self.tensors.items()
-            if name != "gain"
-        }
+        names = [name for name in EDIT_SPEC_LAYOUT.tensors if name not in ("gain", "column")]
+        merged = {name: torch.cat([getattr(self, name), getattr(other, name)[rest]]) for name in names}
+        scaled = self.column is not None or other.column is not None
         provenance = None
         if self.provenance is not None and other.provenance is not None:
             provenance = self.provenance.join(other.provenance.select(rest.tolist()))
         return EditSpec.from_terms(
             **merged,
-            gain=torch.cat([gains, others]),
+            gain=torch.cat([gains, other.with_reverts(self.reverts).gain[rest]]),
+            column=torch.cat([self.columns, other.columns[rest]]) if scaled else None,
             labels=(*self.labels, *(other.labels[i] for i in rest.tolist())),
             base=replace(self.base, sha256={**self.base.sha256, **other.base.sha256}),
             settings=self.settings,
@@ -272,16 +294,16 @@ class EditSpec(Pushable):
     __rmul__ = __mul__
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the terms as plain data: layer, head, vector, gain, label."""
+        """Return the terms as plain data: tower, layer, head, vector, gain, label."""
         return [
-            {"layer": layer, "head": head, "vector": vector, "gain": gain, "label": label}
+            {"tower": self.tower, "layer": layer, "head": head, "vector": vector, "gain": gain, "label": label}
             for (layer, head, vector), gain, label in zip(self.keys, self.gain.tolist(), self.labels, strict=True)
         ]
 
     def __str__(self) -> str:
         verb = "Revert of an edit" if self.reverts else "Edit"
         vectors = f"{len(self)} singular {'vector' if len(self) == 1 else 'vectors'}"
-        lines = [f"{verb} of {sanitize(self.base.name)}: {vectors} in layers {self.layers}"]
+        lines = [f"{verb} of the {self.tower} tower of {sanitize(self.base.name)}: {vectors} in layers {self.layers}"]
         lines.append(f"{'layer':>5} {'head':>4} {'vector':>6} {'gain':>7}  concepts")
         for row in self.rows():
             label = sanitize(row["label"])
@@ -290,10 +312,11 @@ class EditSpec(Pushable):
 
     def __repr__(self) -> str:
         reverts = ", reverts" if self.reverts else ""
-        return f"EditSpec({len(self)} vectors of {sanitize(self.base.name)}, layers {self.layers}{reverts})"
+        tower = f"the {self.tower} tower of {sanitize(self.base.name)}"
+        return f"EditSpec({len(self)} vectors of {tower}, layers {self.layers}{reverts})"
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``edit_spec.safetensors`` into ``folder``. Raises OutputError."""
+    def record(self) -> dict[str, Any]:
+        """Return all but the tensors as a JSON object."""
         data = {
             "base": self.base.to_json(),
             "settings": dict(self.settings),
@@ -301,22 +324,38 @@ class EditSpec(Pushable):
             "origin": None if self.provenance is None else self.provenance.to_json(),
             "reverts": self.reverts,
             "edited_sha256": dict(self.edited_sha256 or {}),
-            "libraries": library_versions(),
         }
         place = self.place.to_json()
-        data |= {} if place is None else {"place": place}
+        return data if place is None else {**data, "place": place}
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``edit_spec.safetensors`` into ``folder``. Raises OutputError."""
+        data = {**self.record(), "libraries": library_versions()}
         return write_artifact(folder, EDIT_SPEC_LAYOUT, self.tensors, data)
 
     @classmethod
     def from_pretrained(
         cls, name_or_path: str | Path, revision: str | None = None, token: str | None = None
-    ) -> EditSpec:
+    ) -> AnySpec:
         """Read a saved spec from a folder, an edited checkpoint or a Hub repository.
+
+        Returns:
+            the edit of one tower, or the :class:`~sith_hf.edits.TowerSpecs` of two.
 
         Raises:
             ArtifactError: the file is missing, damaged or of another version.
         """
         path = find_artifact(name_or_path, EDIT_SPEC_LAYOUT, revision, token)
-        spec = cls(**read_fields(path))
-        require(spec.keys == sorted(set(spec.keys)), path, "its terms are not sorted, each occurring once")
-        return spec
+        parts = tuple(cls(**fields) for fields in read_parts(path))
+        for part in parts:
+            require(part.keys == sorted(set(part.keys)), path, "its terms are not sorted, each occurring once")
+        if len(parts) == 1:
+            return parts[0]
+        try:
+            return TowerSpecs(parts)
+        except SithError as error:
+            raise ArtifactError(f"{path}: {error}") from None
+
+
+AnySpec = EditSpec | TowerSpecs
+"""An edit of one tower, or of two."""

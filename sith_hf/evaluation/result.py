@@ -20,6 +20,9 @@ from sith_hf.images import PARTS
 
 FORMAT, VERSION = "sith-hf/evaluation", 1
 
+# With more variants than this, the table for a terminal has all differences below the values.
+BESIDE = 6
+
 # With more groups than this, a card shows only the worst group and the mean.
 CARD_GROUPS = 12
 
@@ -192,7 +195,8 @@ class Evaluation:
     def table(self) -> str:
         """Return values and differences of every task as text for a terminal; :meth:`to_json` has all differences."""
         parts: list[str] = []
-        main = ("edited", "base") if "edited" in self.variants else None
+        # Beside more variants, the columns of a difference leave no space for names.
+        main = ("edited", "base") if "edited" in self.variants and len(self.variants) <= BESIDE else None
         columns = ["metric", *self.variants, *(["edited - base", "95 % interval"] if main else [])]
         for task in self.tasks:
             split = f", {sanitize(task.split)}" if task.split else ""

@@ -12,11 +12,11 @@ from typing import Any
 
 from sith_hf.core.tables import table
 from sith_hf.core.validation import finite_number
-from sith_hf.edits import EditSpec
+from sith_hf.edits import AnySpec
 from sith_hf.errors import InputError
-from sith_hf.images import BASE, Edits, edits_of
+from sith_hf.images import BASE
 
-Specs = Mapping[str, Edits | None]
+Specs = Mapping[str, AnySpec | None]
 MeasureSpecs = Callable[[Specs], Mapping[str, tuple[float, float]]]
 """A measurement: from named specs (None is the base) to the (worst, average) of each, from 0 to 1."""
 
@@ -86,11 +86,11 @@ class Sweep:
         return table(["variant", self.over, "vectors", "worst group", "average"], rows, "In %")
 
 
-def strengths(specs: Mapping[str, Edits], values: Iterable[float]) -> dict[tuple[str, float], Edits | None]:
+def strengths(specs: Mapping[str, AnySpec], values: Iterable[float]) -> dict[tuple[str, float], AnySpec | None]:
     """Return every spec at every strength, by (name, strength); None where the edit is empty.
 
     Args:
-        specs: the edit and its baselines by name (:func:`sith_hf.gains.with_baselines`), or those of both towers.
+        specs: the edit and its baselines by name (:func:`sith_hf.gains.with_baselines`).
         values: 0 is no edit, 1 the edit itself, above 1 a stronger one.
 
     Raises:
@@ -99,16 +99,10 @@ def strengths(specs: Mapping[str, Edits], values: Iterable[float]) -> dict[tuple
     numbers = [finite_number(value, "a strength") for value in values]
     if not numbers or len(set(numbers)) != len(numbers):
         raise InputError(f"a sweep needs at least one strength, each different; got {numbers}")
-    return {(name, number): _scaled(spec, number) for name, spec in specs.items() for number in numbers}
+    return {(name, number): spec * number or None for name, spec in specs.items() for number in numbers}
 
 
-def _scaled(spec: Edits, strength: float) -> Edits | None:
-    if isinstance(spec, EditSpec):
-        return spec * strength or None
-    return tuple(each for one in spec if (each := one * strength)) or None
-
-
-def sweep(specs: Mapping[tuple[str, float], Edits | None], measure: MeasureSpecs) -> Sweep:
+def sweep(specs: Mapping[tuple[str, float], AnySpec | None], measure: MeasureSpecs) -> Sweep:
     """Measure every spec and the base in one call.
 
     Args:
@@ -120,7 +114,7 @@ def sweep(specs: Mapping[tuple[str, float], Edits | None], measure: MeasureSpecs
     """
     if not specs:
         raise InputError("a sweep needs at least one spec; got none")
-    asked: dict[str, Edits | None] = {BASE: None}
+    asked: dict[str, AnySpec | None] = {BASE: None}
     name_of: dict[tuple[str, float], str] = {}
     for (variant, setting), spec in specs.items():
         if variant == BASE:
@@ -133,15 +127,10 @@ def sweep(specs: Mapping[tuple[str, float], Edits | None], measure: MeasureSpecs
     measured = measure(MappingProxyType(asked))
     figures = {name: _figures(measured, name) for name in asked}
     points = [
-        Point(variant, setting, _vectors(spec), *figures[name_of[variant, setting]])
+        Point(variant, setting, 0 if spec is None else len(spec), *figures[name_of[variant, setting]])
         for (variant, setting), spec in specs.items()
     ]
     return Sweep("strength", figures[BASE], tuple(points))
-
-
-def _vectors(spec: Edits | None) -> int:
-    """Return the number of edited vectors."""
-    return 0 if spec is None else sum(len(each) for each in edits_of(spec))
 
 
 def _figures(measured: Mapping[str, tuple[float, float]], name: str) -> tuple[float, float]:

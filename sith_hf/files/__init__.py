@@ -5,10 +5,12 @@ It imports ``core`` and ``errors``.
 
 from sith_hf.files.artifact import (
     Layout,
+    check_data,
     json_texts,
     library_versions,
     read_artifact,
     read_file_backed,
+    read_versions,
     require,
     text_tensors,
     texts_of,
@@ -31,6 +33,7 @@ __all__ = [
     "RowBlocks",
     "TensorFile",
     "TorchFile",
+    "check_data",
     "is_torch_file",
     "json_texts",
     "library_versions",
@@ -38,6 +41,7 @@ __all__ = [
     "raw_bytes",
     "read_artifact",
     "read_file_backed",
+    "read_versions",
     "require",
     "scratch_folder",
     "text_tensors",

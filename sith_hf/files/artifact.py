@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -105,6 +106,22 @@ def read_artifact(path: Path, layout: Layout) -> tuple[dict[str, Tensor], dict[s
     return read_file_backed(path, layout, None)[:2]
 
 
+def read_versions(path: Path, *layouts: Layout) -> tuple[dict[str, Tensor], dict[str, Any], Layout]:
+    """Read and check a file that may be of any version among ``layouts``, which have one format.
+
+    Returns:
+        the tensors, the JSON object, and the layout of the file.
+
+    Raises:
+        ArtifactError, TemporaryError: as for :func:`read_artifact`.
+    """
+    layout = layouts[0]
+    with suppress(OSError, ValueError), TensorFile.read(path) as (found, _):
+        version = found.metadata.get("version")
+        layout = next((each for each in layouts if str(each.version) == version), layout)
+    return *read_artifact(path, layout), layout
+
+
 def read_file_backed(
     path: Path, layout: Layout, backed: str | None, least: int = 0
 ) -> tuple[dict[str, Tensor], dict[str, Any], FileBackedRows | None]:
@@ -184,9 +201,14 @@ def _data(path: Path, layout: Layout, file: TensorFile) -> dict[str, Any]:
         raise ArtifactError(f"{path}: its metadata is not JSON; {AGAIN}") from None
     if not isinstance(data, dict):
         raise ArtifactError(f"{path}: its metadata holds no JSON object under 'sith'; {AGAIN}")
-    for key, kind in layout.data.items():
-        require(key in data and isinstance(data[key], kind), path, f"its metadata has no valid {key!r}")
+    check_data(path, layout.data, data)
     return data
+
+
+def check_data(path: Path, kinds: Mapping[str, type | tuple[type, ...]], data: Mapping[str, Any]) -> None:
+    """Raise ArtifactError unless ``data`` has all keys of ``kinds``, with values of these types."""
+    for key, kind in kinds.items():
+        require(key in data and isinstance(data[key], kind), path, f"its metadata has no valid {key!r}")
 
 
 def require(condition: bool, path: Path, complaint: str) -> None:

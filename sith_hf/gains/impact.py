@@ -9,7 +9,8 @@ vectors removed, mean zero-shot accuracy over five kinds of words (``python benc
     accuracy, %         99      99     97     95     93     87     78     61     47     28
 
 At the limits a random edit costs 6 points, and each further tenth of the energy costs more than the one before, up to
-0.7. The shipped recipes change at most 13 % of the energy, with a drift of at most 0.08.
+0.7. The shipped recipes change at most 13 % of the energy, with a drift of at most 0.08. In a text tower the energy and
+the drift are of its own heads and of text embeddings; the limits are the same, and were not measured there.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 It imports ``editor`` and everything below.
 """
 
-from sith_hf.images.comparison import Comparison, Edits, edits_of, model_variants, text_model_of
+from sith_hf.images.comparison import Comparison, model_variants, text_model_of
 from sith_hf.images.dataset_settings import Columns, DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
 from sith_hf.images.embed import EmbeddedRows, embed_rows
@@ -17,13 +17,11 @@ __all__ = [
     "Comparison",
     "DatasetSettings",
     "EDITED",
-    "Edits",
     "EmbeddedRows",
     "ImageDataset",
     "ModelVariant",
     "PARTS",
     "check_processors",
-    "edits_of",
     "embed_rows",
     "estimated_mean",
     "is_mean_of",

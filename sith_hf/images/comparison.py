@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,21 @@ import torch
 from sith_hf.core.escaping import shown_name
 from sith_hf.core.fingerprint import changed_setting
 from sith_hf.editor import SithEditor
-from sith_hf.edits import EditSpec, applied, edited_parameters
+from sith_hf.edits import AnySpec, applied, edited_parameters
 from sith_hf.errors import InputError
 from sith_hf.images.model_variant import BASE, EDITED, ModelVariant, check_processors, share
 from sith_hf.images.processor import image_processor
 from sith_hf.towers import LoadedModel, family_of, load_model, tower_settings
 
-# One edit, or edits of different towers.
-Edits = EditSpec | Sequence[EditSpec]
-
 
 def model_variants(
-    editor: SithEditor, specs: Mapping[str, Edits | None], *, processor: Any | None = None
+    editor: SithEditor, specs: Mapping[str, AnySpec | None], *, processor: Any | None = None
 ) -> tuple[ModelVariant, ...]:
     """Return a base and edited copies of it, which share every parameter that their edit leaves unchanged.
 
     Args:
         editor: of the base.
-        specs: name to edit, or to the edits of different towers, in the order of results; None for the base.
+        specs: name to edit, in the order of results; None for the base.
         processor: the image processor, needed for a model in memory; the one in the checkpoint's folder when None.
 
     Raises:
@@ -45,18 +41,15 @@ def model_variants(
     projection = None
     if editor.companion is not None and not hasattr(editor.model, "visual_projection"):
         projection = editor.companion.model.visual_projection.weight.detach()
-    models = {
-        name: editor.model if spec is None else edited_copy(editor.model, *edits_of(spec))
-        for name, spec in specs.items()
-    }
+    models = {name: editor.model if spec is None else edited_copy(editor.model, spec) for name, spec in specs.items()}
     return tuple(
         ModelVariant(name, model, processor, projection, text=_own_text(editor, model))
         for name, model in models.items()
     )
 
 
-def edited_copy(model: Any, *specs: EditSpec) -> Any:
-    """Copy ``model`` with edits of different towers; the copy shares all other parameters as the same objects.
+def edited_copy(model: Any, spec: AnySpec) -> Any:
+    """Copy ``model`` with an edit; the copy shares all other parameters as the same objects.
 
     Raises:
         InputError, BaseMismatch: as :func:`sith_hf.edits.applied`; also for offloaded weights.
@@ -66,11 +59,9 @@ def edited_copy(model: Any, *specs: EditSpec) -> Any:
         if parameter.is_meta:
             raise InputError("the weights of this model are offloaded; load it without offloading to compare it")
         shared[id(parameter)] = parameter
-    with ExitStack() as edits:
-        for spec in specs:
-            for parameter in edited_parameters(model, spec):
-                shared.pop(id(parameter), None)
-            edits.enter_context(applied(model, spec))
+    for parameter in edited_parameters(model, spec):
+        shared.pop(id(parameter), None)
+    with applied(model, spec):
         # deepcopy reuses the objects in its memo.
         return copy.deepcopy(model, shared)
 
@@ -106,8 +97,8 @@ class Comparison:
             text_model: the CLIPModel of vision-only checkpoints.
 
         Raises:
-            InputError: a checkpoint that cannot be loaded, has the base's weights or other sizes, or an image processor
-                different from the base's.
+            InputError: a checkpoint that cannot be loaded, has the base's weights or other sizes, an image processor
+                different from the base's, or a text tower that differs by more than an edit.
         """
         editor = SithEditor.from_pretrained(base, revision, text_model=text_model)
         first = model_variants(editor, {BASE: None})[0]
@@ -124,15 +115,15 @@ class Comparison:
 
     @classmethod
     def from_spec(
-        cls, base: str | Path, spec: Edits, *, revision: str | None = None, text_model: str | Path | None = None
+        cls, base: str | Path, spec: AnySpec, *, revision: str | None = None, text_model: str | Path | None = None
     ) -> Comparison:
-        """Load a base, and compare it with its edit by ``spec``, or by the specs of different towers.
+        """Load a base, and compare it with its edit by ``spec``.
 
         Raises:
             InputError: a base that cannot be loaded, or an empty edit.
             BaseMismatch: an edit of another model.
         """
-        if not any(edits_of(spec)):
+        if not spec:
             raise InputError("the edit is empty: base and edited are the same model")
         editor = SithEditor.from_pretrained(base, revision, text_model=text_model)
         return cls(model_variants(editor, {BASE: None, EDITED: spec}), text_model_of(editor))
@@ -165,9 +156,13 @@ def _own_text(editor: SithEditor, model: Any) -> LoadedModel | None:
     return replace(editor.loaded, model=model)
 
 
-def edits_of(spec: Edits) -> tuple[EditSpec, ...]:
-    """Return the edit of each tower."""
-    return (spec,) if isinstance(spec, EditSpec) else tuple(spec)
+def _text_outputs(model: Any) -> frozenset[str]:
+    """Return the paths of the output projections in a model's text tower."""
+    family = family_of(model)
+    if "text" not in family.towers(type(model).__name__):
+        return frozenset()
+    tower, path = family.locate(model, "text")
+    return frozenset(f"{path}.{output}" for output in family.outputs(tower))
 
 
 def _settings(model: Any, part: str) -> dict[str, Any]:
@@ -192,3 +187,12 @@ def _comparable(base: Any, other: Any, base_name: str, other_name: str) -> None:
     changed = [key for key, value in ours.items() if not torch.equal(value, theirs[key].to(value.dtype))]
     if not changed:
         raise InputError(f"{other_name} has the same weights as {base_name}: there is no edit to evaluate")
+    texts = [key for key in changed if key.startswith(("text_model.", "text_projection."))]
+    editable = _text_outputs(base)
+    beyond = [key for key in texts if key.rpartition(".")[0] not in editable]
+    if beyond:
+        raise InputError(
+            f"{other_name} and {base_name} have different text towers: {beyond[0]} is no output projection, which an "
+            "edit changes. Texts are read with the tokenizer of the base: compare an edited checkpoint with the base "
+            "that it was made from"
+        )

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sith_hf.core.escaping import sanitize
-from sith_hf.edits import EditSpec, make_spec
+from sith_hf.edits import AnySpec, EditSpec, combined, make_spec
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Evaluation, Sweep, Task, ZeroShot, evaluate, strengths, sweep
 from sith_hf.gains import with_baselines
-from sith_hf.images import BASE, EDITED, PARTS, Edits, model_variants, text_model_of
+from sith_hf.images import BASE, EDITED, PARTS, model_variants, text_model_of
 from sith_hf.recipe.inputs import with_full_path
 from sith_hf.recipe.recipe import EvaluationStep
 from sith_hf.recipe.tower_run import TowerRun
@@ -47,12 +47,12 @@ def measure_edit(
     editor = towers[0].editor
     text = text_model_of(editor)
     edits = _edits(plan, towers)
-    variants: dict[str, Edits | None] = {BASE: None, **edits}
+    variants: dict[str, AnySpec | None] = {BASE: None, **edits}
     found = evaluate(model_variants(editor, variants), tasks, text=text, progress=progress, **plan.options)
     if plan.sweep is None or grouped is None:
         return found, None
 
-    def worst_and_average(named: Mapping[str, Edits | None]) -> dict[str, tuple[float, float]]:
+    def worst_and_average(named: Mapping[str, AnySpec | None]) -> dict[str, tuple[float, float]]:
         each = evaluate(model_variants(editor, named), [grouped], text=text, progress=progress, **plan.options)
         metrics = [each.task(grouped.name).metric(metric).values for metric in (WORST, AVERAGE)]
         return {name: (metrics[0][name], metrics[1][name]) for name in named}
@@ -60,7 +60,7 @@ def measure_edit(
     return found, sweep(strengths(edits, plan.sweep.strengths), worst_and_average)
 
 
-def _edits(plan: EvaluationStep, towers: Sequence[TowerRun]) -> dict[str, Edits]:
+def _edits(plan: EvaluationStep, towers: Sequence[TowerRun]) -> dict[str, AnySpec]:
     """Return the edit, its parts if it is of two towers, and the baselines, by name."""
     seeds = range(plan.baselines.seed, plan.baselines.seed + plan.baselines.random)
     specs: dict[str, list[EditSpec]] = {}
@@ -68,10 +68,10 @@ def _edits(plan: EvaluationStep, towers: Sequence[TowerRun]) -> dict[str, Edits]
         chosen = with_baselines(run.decomposition, run.chosen.gains, seeds=seeds, whole=plan.baselines.heads)
         for name, gains in chosen.items():
             specs.setdefault(name, []).append(make_spec(run.editor.tower, run.decomposition, gains))
-    edits: dict[str, Edits] = {EDITED: tuple(specs.pop(EDITED))}
+    edits: dict[str, AnySpec] = {EDITED: combined(*specs.pop(EDITED))}
     if len(towers) > 1:
-        edits |= {PARTS[run.editor.tower.kind]: (run.chosen.spec,) for run in towers}
-    return edits | {name: tuple(parts) for name, parts in specs.items()}
+        edits |= {PARTS[run.decomposition.tower]: run.chosen.spec for run in towers}
+    return edits | {name: combined(*parts) for name, parts in specs.items()}
 
 
 def _grouped(tasks: Sequence[Task], wanted: str | None) -> Task:

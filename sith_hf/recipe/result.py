@@ -15,15 +15,15 @@ from sith_hf.core.reading import read_text
 from sith_hf.core.tables import left_out_lines
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.edits import EditSpec
+from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Evaluation
 from sith_hf.files import write_whole
 from sith_hf.gains import Gains, Impact, impact_of
 from sith_hf.recipe.inputs import file_sha256
-from sith_hf.recipe.tower_run import DECOMPOSITION, SPEC, TowerResult
+from sith_hf.recipe.tower_run import DECOMPOSITION, TowerResult
 
-RECIPE = "recipe.yaml"
+RECIPE, SPEC = "recipe.yaml", "spec"
 # The request that a folder answers, and what its other files do not hold.
 REQUEST = ".request.json"
 
@@ -34,15 +34,17 @@ class RunResult:
 
     Attributes:
         folder: the folder with ``edited/``, ``spec/``, ``decomposition/``, ``scores/``, ``results.json``,
-            ``sweep.png`` and ``recipe.yaml``, if the recipe has these parts. If the recipe edits both towers, those
-            of the text tower are ``spec-text/`` and ``decomposition-text/``.
-        towers: the edit of each tower, vision first.
+            ``sweep.png`` and ``recipe.yaml``, if the recipe has these parts. If the recipe edits both towers,
+            ``decomposition-text/`` is that of the text tower.
+        towers: explained vectors and gains of each edited tower, vision first.
+        spec: the edit, of one tower or both.
         evaluation: the evaluation; None if the recipe has none.
         saved: the edited checkpoint, with the files of the base that it leaves out.
     """
 
     folder: Path
     towers: tuple[TowerResult, ...]
+    spec: AnySpec
     evaluation: Evaluation | None
     saved: SavedCheckpoint
 
@@ -57,22 +59,19 @@ class RunResult:
         return self.towers[0].gains
 
     @property
-    def spec(self) -> EditSpec:
-        """The edit of the first tower."""
-        return self.towers[0].spec
-
-    @property
     def impact(self) -> Impact:
         """How much of the first tower the edit changes."""
         return self.towers[0].impact
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as plain data; ``edited_vectors`` and so on are of the first tower, ``towers`` of each."""
+        """Return the result as plain data: ``impact`` is that of the first tower, ``towers`` has all of them."""
         return {
             "folder": str(self.folder),
             "checkpoint": str(self.folder / "edited"),
             "recipe": str(self.folder / RECIPE),
-            **self.towers[0].to_json(),
+            "edited_vectors": len(self.spec),
+            "spared_vectors": sum(len(result.gains.protected) for result in self.towers),
+            "impact": self.impact.to_json(),
             "towers": {result.tower: result.to_json() for result in self.towers},
             "left_out": list(self.saved.left_out),
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
@@ -140,19 +139,27 @@ def finished_run(folder: Path, request: str, editors: Mapping[str, SithEditor]) 
             "folder, or replace it with --overwrite"
         )
     left_out = data["left_out"]
-    towers = []
+    spec, towers = EditSpec.from_pretrained(folder / SPEC), []
+    parts = {part.tower: part for part in spec.parts}
     for suffix, editor in editors.items():
-        protected = {tuple(key): why for tower, *key, why in data["protected"] if tower == editor.tower.kind}
+        kind = editor.tower.kind
+        protected = {(row[1], row[2], row[3]): row[4] for row in data["protected"] if row[0] == kind}
+        gains = _gains_of(parts.get(kind), protected)
         decomposition = Decomposition.from_pretrained(folder / f"{DECOMPOSITION}{suffix}")
-        spec = EditSpec.from_pretrained(folder / f"{SPEC}{suffix}")
-        reasons = () if spec.provenance is None else spec.provenance.reasons
-        gain = dict(zip(spec.keys, spec.gain.tolist(), strict=True))
-        gains = Gains(gain, dict(zip(spec.keys, reasons, strict=False)), protected)
-        towers.append(TowerResult(decomposition, gains, spec, impact_of(editor.tower, decomposition, gains.gain)))
+        towers.append(TowerResult(decomposition, gains, impact_of(editor.tower, decomposition, gains.gain)))
     results = folder / "results.json"
     evaluation = Evaluation.from_file(results) if results.is_file() else None
     saved = SavedCheckpoint(folder / "edited", data["changed"], tuple(left_out), left_out)
-    return RunResult(folder, tuple(towers), evaluation, saved)
+    return RunResult(folder, tuple(towers), spec, evaluation, saved)
+
+
+def _gains_of(spec: EditSpec | None, protected: Mapping[tuple[int, int, int], str]) -> Gains:
+    """Return the gains of a tower's edit; None for one that changes nothing."""
+    if spec is None:
+        return Gains({}, {}, protected)
+    reasons = () if spec.provenance is None else spec.provenance.reasons
+    gain = dict(zip(spec.keys, spec.gain.tolist(), strict=True))
+    return Gains(gain, dict(zip(spec.keys, reasons, strict=False)), protected)
 
 
 def _is(path: Path, sha256: str) -> bool:

@@ -12,6 +12,7 @@ from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.strict_yaml import write_yaml
 from sith_hf.editor import SithEditor
+from sith_hf.edits import combined
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.evaluation import worst_against_average
 from sith_hf.files import ResumableJob, new_folder, write_whole
@@ -24,7 +25,7 @@ from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.request import request_sha256
 from sith_hf.recipe.resolve import resolve, shareable
-from sith_hf.recipe.result import RECIPE, RunResult, check_target, finished_run, json_bytes, record_request
+from sith_hf.recipe.result import RECIPE, SPEC, RunResult, check_target, finished_run, json_bytes, record_request
 from sith_hf.recipe.servers import check_servers, named_servers
 from sith_hf.recipe.tower_run import TowerRun, suffix_of
 
@@ -78,7 +79,7 @@ def run_recipe(
     named = [*servers, *named_servers(overrides)]
     check_servers(plan, named)
     target = Path(folder)
-    check_target(target, home, "spec")
+    check_target(target, home, SPEC)
 
     def report(line: str) -> None:
         say(sanitize(line, 1000))
@@ -112,11 +113,12 @@ def run_recipe(
         seen = {task.name: task.data_sha256 for task in found.tasks} if found else {}
         for suffix, run in zip(editors, towers, strict=True):
             run.save(work, suffix)
+        spec = combined(*(run.chosen.spec for run in towers))
         resolved = resolve(plan, towers, home, work, seen)
         text = write_yaml(resolved.model_dump(mode="json"), f"{plan.title}: as it was run. Run it again: sith-hf run")
         write_whole(work / RECIPE, text.encode("utf-8"))
-        specs = tuple(run.chosen.spec for run in towers)
-        saved = editor.save_pretrained(work / "edited", specs[0], include=include, progress=progress)
+        spec.save_pretrained(work / SPEC)
+        saved = editor.save_pretrained(work / "edited", spec, include=include, progress=progress)
         shared = write_yaml(shareable(resolved).model_dump(mode="json"), plan.title)
         write_whole(work / "edited" / SITH / RECIPE, shared.encode("utf-8"))
         if found is not None:
@@ -131,7 +133,7 @@ def run_recipe(
                 report(f"the plot of the sweep was not drawn: {error}")
         results = tuple(run.result for run in towers)
         record_request(work, request, results, saved)
-    return RunResult(target, results, found, replace(saved, folder=target / "edited"))
+    return RunResult(target, results, spec, found, replace(saved, folder=target / "edited"))
 
 
 def _run_tower(

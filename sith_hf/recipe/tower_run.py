@@ -9,14 +9,13 @@ from typing import Any
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.edits import EditSpec
 from sith_hf.gains import Gains, Impact
 from sith_hf.recipe.choose import ChosenEdit
 from sith_hf.recipe.existing import Existing
 from sith_hf.recipe.recipe import Recipe
 
-DECOMPOSITION, SPEC = "decomposition", "spec"
-"""The folders of a run; those of a second tower end with :func:`suffix_of`."""
+DECOMPOSITION = "decomposition"
+"""The folder of a run's decomposition; that of a second tower ends with :func:`suffix_of`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +25,11 @@ class TowerResult:
     Attributes:
         decomposition: the explained vectors.
         gains: the chosen vectors and the protected ones, with reasons.
-        spec: the edit.
         impact: how much of the tower the edit changes.
     """
 
     decomposition: Decomposition
     gains: Gains
-    spec: EditSpec
     impact: Impact
 
     @property
@@ -43,7 +40,7 @@ class TowerResult:
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return {
-            "edited_vectors": len(self.spec),
+            "edited_vectors": self.impact.vectors,
             "spared_vectors": len(self.gains.protected),
             "impact": self.impact.to_json(),
         }
@@ -51,7 +48,8 @@ class TowerResult:
     def __str__(self) -> str:
         protected = f", {len(self.gains.protected)} left unchanged" if self.gains.protected else ""
         where = "" if self.tower == "vision" else f" of the {self.tower} tower"
-        return f"{len(self.spec)} singular vectors edited in layers {self.spec.layers}{where}{protected}"
+        layers = sorted({layer for (layer, _, _), gain in self.gains.gain.items() if gain != 1})
+        return f"{self.impact.vectors} singular vectors edited in layers {layers}{where}{protected}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,16 +75,15 @@ class TowerRun:
     @property
     def result(self) -> TowerResult:
         """What the run keeps of it."""
-        return TowerResult(self.decomposition, self.chosen.gains, self.chosen.spec, self.impact)
+        return TowerResult(self.decomposition, self.chosen.gains, self.impact)
 
     def save(self, work: Path, suffix: str) -> None:
-        """Write the decomposition, the spec and the scores of judges into the folder of a run."""
+        """Write the decomposition and the scores of judges into the folder of a run."""
         place = work / f"{DECOMPOSITION}{suffix}"
         if self.existing is None:
             self.decomposition.save_pretrained(place)
         else:
             self.existing.copy_to(place)
-        self.chosen.spec.save_pretrained(work / f"{SPEC}{suffix}")
         for name, scores in self.chosen.scores.items():
             scores.save_pretrained(work / "scores" / name)
 

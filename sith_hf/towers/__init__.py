@@ -19,6 +19,8 @@ from sith_hf.towers.registry import (
     family_named,
     family_of,
     family_of_config,
+    family_with,
+    has_tower,
     read_tower,
 )
 from sith_hf.towers.text_encoder import (
@@ -57,7 +59,9 @@ __all__ = [
     "family_named",
     "family_of",
     "family_of_config",
+    "family_with",
     "fill_template",
+    "has_tower",
     "image_mean_file",
     "load_model",
     "loader",

@@ -64,19 +64,58 @@ def family_of(model: Any) -> TowerFamily:
     return family_of_config({"model_type": model.config.model_type, "architectures": [type(model).__name__]})[0]
 
 
-def config_settings(raw: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def config_settings(raw: Mapping[str, Any], tower: str | None = None) -> dict[str, Any]:
     """Return the settings of a tower that the JSON of a ``config.json`` describes.
 
     The classes of models are not imported for it: that would take two seconds.
 
+    Args:
+        raw: the JSON.
+        tower: ``"vision"`` or ``"text"``; the model's first tower when None.
+
     Raises:
         UnsupportedModel: as for :func:`family_of_config`.
+        InputError: the model has no such tower.
         OSError, ValueError, ...: for values that transformers cannot use (``sith_hf.towers.UNUSABLE``).
     """
     from transformers import CONFIG_MAPPING
 
-    family, _ = family_of_config(raw)
+    family, architecture = family_of_config(raw)
+    kind = tower_kind(family, architecture, tower)
     return family.settings(CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)), kind)
+
+
+def tower_kind(family: TowerFamily, architecture: str, tower: str | None) -> str:
+    """Return the name of a tower; the model's first one for None. Raises InputError if the model does not have it."""
+    known = family.towers(architecture)
+    if tower is None or tower in known:
+        return tower or next(iter(known))
+    if tower not in TOWERS:
+        raise InputError(f"tower must be {' or '.join(TOWERS)}; got {tower!r}")
+    raise InputError(
+        f"a {architecture} has no {tower} tower that can be edited; it has: {', '.join(known)} "
+        f"(tower={next(iter(known))!r} in Python, --tower {next(iter(known))} on the command line)"
+    )
+
+
+def family_with(architecture: str) -> TowerFamily:
+    """Return the family that has a class of models. Raises UnsupportedModel if none has."""
+    for family in FAMILIES:
+        if any(architecture in names for names in family.model_types.values()):
+            return family
+    raise UnsupportedModel(f"{architecture!r} is not supported; supported: {supported()}. {_ADD}")
+
+
+def has_tower(model: Any, family: TowerFamily, tower: str) -> bool:
+    """Return whether a model may have a tower of a family: not so if its class is of another one, or lacks the tower.
+
+    A class that is not supported, such as ``CLIPForImageClassification``, may contain the tower.
+    """
+    name = type(model).__name__
+    try:
+        return family_with(name) == family and tower in family.towers(name)
+    except UnsupportedModel:
+        return True
 
 
 def check_function(model: Any, *, hooks: bool = True) -> None:
@@ -109,18 +148,10 @@ def read_tower(model: Any, companion: Any | None = None, tower: str | None = Non
         InputError: no such tower, a companion of another width, or a weight that is not finite.
     """
     model = unwrapped(model)
-    family, architecture = family_of(model), type(model).__name__
+    family = family_of(model)
+    kind = tower_kind(family, type(model).__name__, tower)
     check_function(model)
     if companion is not None:
         companion = unwrapped(companion)
         check_function(companion)
-    known = family.towers(architecture)
-    tower = next(iter(known)) if tower is None else tower
-    if tower not in known:
-        if tower not in TOWERS:
-            raise InputError(f"tower must be {' or '.join(TOWERS)}; got {tower!r}")
-        raise InputError(
-            f"a {architecture} has no {tower} tower that can be edited; it has: {', '.join(known)} "
-            f"(tower={next(iter(known))!r} in Python, --tower {next(iter(known))} on the command line)"
-        )
-    return family.read(model, tower, companion)
+    return family.read(model, kind, companion)
