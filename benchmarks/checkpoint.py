@@ -36,7 +36,6 @@ from common import Times, medians, options, ratio, show, started, surroundings
 
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.edits.spec import EditSpec
-from sith_hf.towers import tensor_key
 from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint
 
 WIDTH, HEADS, TEXT_WIDTH, TEXT_LAYERS = 1280, 16, 768, 12
@@ -116,8 +115,9 @@ def make_spec(folder: Path, layers: list[int], target: Path) -> None:
     generator = torch.Generator().manual_seed(1)
     write = torch.randn(len(keys), WIDTH, generator=generator)
     columns = torch.tensor(keys).T.contiguous()
-    parts = ("norm_weight", "norm_bias", "value_weight", "value_bias", "out_weight", "out_bias")
-    names = [tensor_key(layer, part) for layer in layers for part in parts]
+    parts = ("layer_norm1", "self_attn.v_proj", "self_attn.out_proj")
+    stems = [f"vision_model.encoder.layers.{layer}.{part}" for layer in layers for part in parts]
+    names = [f"{stem}.{kind}" for stem in stems for kind in ("weight", "bias")]
     EditSpec.from_terms(
         layer=columns[0],
         head=columns[1],

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from sith_hf import ConceptDictionary, Pursuit, SithEditor
-from sith_hf.core.fingerprint import text_tower_sha256
+from sith_hf.towers import text_tower_sha256
 
 WIDTH, SPARSITY = 768, 5
 

@@ -70,7 +70,7 @@ def guesses(editor: SithEditor, concepts: ConceptDictionary, seed: int) -> dict[
         "class token, before the first layer": estimated_mean(editor).image_mean,
         "class token through MLPs, heads' constants": without_attention(False),
         "class token through MLPs, attending to itself": without_attention(True),
-        "post-norm's bias": tower.require_projection().double() @ tower.post_norm_bias.double(),
+        "post-norm's bias": tower.readout().matrix.double() @ tower.readout().norm.bias.double(),
         "mean position embedding": tower.to_joint(vision.embeddings.position_embedding.weight.mean(dim=0).double()),
         "a grey picture": seen(torch.zeros(1, 3, side, side)),
         "mean of noise": seen(noise),

@@ -24,10 +24,11 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition.svd import factored_svd
+from sith_hf.edits import Place
 from sith_hf.edits.in_memory import applied
 from sith_hf.edits.spec import EditSpec
 from sith_hf.images.comparison import edited_copy
-from sith_hf.towers import Tower, read_tower, tensor_key
+from sith_hf.towers import Tower, read_tower
 
 SIZES = {
     "b32": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
@@ -69,7 +70,7 @@ def random_edit(tower: Tower, layers: range, vectors: int, generator: torch.Gene
             values = (layer, head, vector, direction.float(), row.float(), row @ factors.constant[head])
             for name, value in zip(terms, values, strict=True):
                 terms[name].append(value)
-    touched = {tensor_key(layer, part) for layer in layers for part in ("out_weight", "out_bias")}
+    touched = {name for layer in layers for name in Place().names(layer)}
     return EditSpec.from_terms(
         **{name: torch.tensor(terms[name]) for name in ("layer", "head", "vector")},
         write=torch.stack(terms["write"]),

@@ -6,9 +6,8 @@ It imports ``gains``, ``decomposition``, ``towers`` and what those import.
 from sith_hf.edits.build import make_spec
 from sith_hf.edits.in_memory import applied, edited_parameters
 from sith_hf.edits.place import Place
-from sith_hf.edits.spec import AnySpec, EditSpec
+from sith_hf.edits.spec import AnySpec, EditSpec, TowerSpecs, combined
 from sith_hf.edits.storage import EDIT_SPEC_LAYOUT, read_spec_file
-from sith_hf.edits.tower_specs import TowerSpecs, combined
 
 __all__ = [
     "EDIT_SPEC_LAYOUT",

@@ -73,7 +73,7 @@ def _modules(root: Any, spec: EditSpec, *, check: bool = True) -> dict[int, str]
         paths = family.outputs(tower)
         if check:
             # Hooks may watch an edit, and do not change what it is made of.
-            check_parts(root, {path: tower}, hooks=False)
+            check_parts(tower, {path: tower}, hooks=False)
     except (AttributeError, TypeError):
         raise UnsupportedModel(
             f"a {type(root).__name__} does not have {spec.place.title}, which the edit is of: pass a model that has"

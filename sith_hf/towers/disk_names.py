@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -58,18 +57,18 @@ def disk_names(architecture: str, config: Any, *, nested: bool = False) -> DiskN
             modules of transformers 5 have not (``PrefixChange`` in its mapping).
     """
     content = json.dumps(config.to_dict(), sort_keys=True, default=str)
-    return _disk_names(architecture, type(config).__module__, type(config).__qualname__, content, nested)
+    return _disk_names(architecture, content, nested)
 
 
 @lru_cache(maxsize=16)
-def _disk_names(architecture: str, module: str, config_class: str, content: str, nested: bool) -> DiskNames:
+def _disk_names(architecture: str, content: str, nested: bool) -> DiskNames:
     import transformers
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import PrefixChange, WeightRenaming, apply_renamings
 
-    kind = getattr(import_module(module), config_class)
+    kind = getattr(transformers, architecture)
     with torch.device("meta"):
-        model = getattr(transformers, architecture)(kind.from_dict(json.loads(content)))
+        model = kind(kind.config_class.from_dict(json.loads(content)))
     mapping = get_model_conversion_mapping(model)
     renamings = tuple(item for item in mapping if isinstance(item, WeightRenaming))
     written = [

@@ -154,7 +154,7 @@ def _check_settings(path: str, found: Any, fresh: nn.Module) -> None:
         )
 
 
-def _refuse_kind(path: str, found: Any, wanted: str) -> None:
+def _refuse_kind(path: str, found: Any, wanted: str = "") -> None:
     """Raise UnsupportedModel for a module of another class, with what to do about it."""
     kind = type(found)
     origin = " ".join(f"{base.__module__}.{base.__qualname__}".lower() for base in kind.__mro__)

@@ -17,6 +17,7 @@ from sith_hf.towers.model_settings import UNUSABLE, max_tokens
 
 # The file of a whole tokenizer; without it, the files of a vocabulary are read.
 WHOLE = "tokenizer.json"
+_FILES = (WHOLE, "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt")
 
 _ADVICE = "download the tokenizer's files again, or save them with save_pretrained"
 # In checkpoints of 2021, this end token means that the text ends at its largest token (CLIPTextModel.forward).
@@ -33,6 +34,8 @@ def load_tokenizer(folder: Path) -> Any | None:
     """
     from transformers import AutoTokenizer
 
+    if not any((folder / name).is_file() for name in _FILES) and not any(folder.glob("*.model")):
+        return None
     for name in (WHOLE, "tokenizer_config.json"):
         if (folder / name).is_file():
             read_json_object(folder / name, _ADVICE)

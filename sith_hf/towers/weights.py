@@ -259,7 +259,8 @@ def _named(folder: Path, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
     paths, nested = family.towers(architecture), family.nested(architecture)
     prefixes = tuple(f"{family.prefix(kind)}." for kind in paths)
     # Most files have the canonical names, and importing the class of the model takes two seconds.
-    if all(any(key.startswith(prefix) for key in keys) for prefix in prefixes):
+    named = all if nested else any
+    if all(named(key.startswith(prefix) for key in keys) for prefix in prefixes):
         return shards
     from transformers import CONFIG_MAPPING
 

@@ -22,14 +22,14 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 from sith_hf.cards.facts import CUT, hub_base
-from sith_hf.checkpoint.lora import export_adapter, lora_factors, output_projection
+from sith_hf.checkpoint.lora import export_adapter, lora_factors
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.cli.export_adapter import ARCHITECTURES
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.edits.in_memory import applied
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, OutputError, UnsupportedModel
-from sith_hf.towers.clip import SUPPORTED
+from sith_hf.towers.clip import CLIP
 from tests.support import tiny
 from tests.support.cli import refused, sith
 from tests.support.raw import by_hand, out_proj, random_spec, torch_tensors, tree
@@ -291,7 +291,7 @@ class TestFiles:
             warnings.simplefilter("error")  # peft warns of unknown keys
             config = LoraConfig.from_pretrained(tmp_path / "adapter")
         assert {key: getattr(config, key) for key in written} == written
-        name = output_projection("CLIPModel")
+        name = "vision_model.encoder.layers.{layer}.self_attn.out_proj"
         ranks = {name.format(layer=0): 1, name.format(layer=2): 3}
         assert config.rank_pattern == config.alpha_pattern == ranks
         assert config.r == config.lora_alpha == 3
@@ -304,7 +304,7 @@ class TestFiles:
         spec = random_spec(plain, MANY)
         export_adapter(spec, tmp_path / "adapter")
         tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-        stem = "base_model.model." + output_projection("CLIPModel")
+        stem = "base_model.model.vision_model.encoder.layers.{layer}.self_attn.out_proj"
         assert set(tensors) == {
             f"{stem.format(layer=layer)}.{part}"
             for layer in spec.layers
@@ -540,7 +540,9 @@ class TestCommand:
         )
 
     def test_it_offers_the_classes_that_there_are(self):
-        assert sorted(ARCHITECTURES) == sorted(name for names in SUPPORTED.values() for name in names)
+        assert sorted(ARCHITECTURES) == sorted(
+            name for names in CLIP.model_types.values() for name in names if "vision" in CLIP.towers(name)
+        )
 
     def test_peft_is_not_needed(self, spec, tmp_path, monkeypatch):
         spec.save_pretrained(tmp_path / "spec")

@@ -12,7 +12,7 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Explanation, decompose, quality_of
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from sith_hf.pursuit import Pursuit, SparseCode
-from sith_hf.towers.clip import read_tower
+from sith_hf.towers import read_tower
 from tests.support.made import WORDS, tiny_concepts, tiny_editor
 from tests.support.tiny import clip_model, vision_model
 

@@ -44,10 +44,10 @@ def normal(*shape, seed=0):
 
 
 def test_p_values_of_random_directions_are_uniform(editor, made):
-    p = p_values(random_fidelities(editor, 2000, 7), made.significance.sample)
+    p = p_values(random_fidelities(editor, 2000, 7), made.significance.sample[0])
     assert kstest(p.numpy(), "uniform").pvalue > 0.01
     # The control: those of the leading vectors of a trained head, or of a shifted sample, are not.
-    shifted = p_values(random_fidelities(editor, 2000, 7) + 0.05, made.significance.sample)
+    shifted = p_values(random_fidelities(editor, 2000, 7) + 0.05, made.significance.sample[0])
     assert kstest(shifted.numpy(), "uniform").pvalue < 1e-6
 
 
@@ -87,7 +87,7 @@ def test_two_seeds_find_about_as_many(embedded):
         generator = torch.Generator().manual_seed(seed)
         drawn = null_directions("residual", torch.empty(0, tower.hidden_size), DRAWS, generator=generator)
         sample = measure_explanations(tower, atoms, drawn, Pursuit()).fidelity
-        counts.append(int((Significance.of(made.fidelity, sample).q <= 0.05).sum()))
+        counts.append(int((Significance.of(made.fidelity, sample[None], [0] * len(made.layers)).q <= 0.05).sum()))
     counts.append(int(made.beyond_chance().sum()))
     assert min(counts) > 50
     assert max(counts) <= 1.1 * min(counts)
@@ -104,7 +104,7 @@ def embedded():
 
 def test_it_is_part_of_a_decomposition(editor, made):
     assert made.p_values.shape == made.fidelity.shape
-    assert torch.equal(made.p_values, p_values(made.fidelity, made.significance.sample))
+    assert torch.equal(made.p_values, p_values(made.fidelity, made.significance.sample[0]))
     assert torch.equal(made.beyond_chance(0.2), adjusted(made.p_values) <= 0.2)
     assert made.chance == pytest.approx(float(random_fidelities(editor, DRAWS, 0).mean()), abs=1e-6)
     assert [e.p_value for e in made.explanations()] == made.p_values.flatten().tolist()

@@ -12,12 +12,12 @@ from torch import nn
 from transformers import CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection
 
 from sith_hf.concepts import ConceptDictionary
-from sith_hf.core.fingerprint import text_tower_sha256
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec, make_spec
 from sith_hf.errors import InputError
 from sith_hf.gains import Gains
 from sith_hf.pursuit import Pursuit
+from sith_hf.towers import text_tower_sha256
 from tests.support import tiny
 
 CLOSE = 1e-4

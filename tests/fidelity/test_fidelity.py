@@ -19,6 +19,7 @@ from sith_hf.decomposition.significance import adjusted, null_directions, p_valu
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.fidelity import fidelity_table, grid
 from sith_hf.pursuit.pursuit import Pursuit
+from sith_hf.towers import Norm, Readout
 from tests.support.made import tiny_concepts
 
 COMP = Pursuit(sparsity=4)
@@ -186,13 +187,8 @@ class TestPValues:
         basis = torch.linalg.qr(
             torch.randn(size, 25, generator=generator(0)).double().index_fill(1, torch.tensor([0]), 1)
         )
-        flat = replace(
-            editor.tower,
-            post_norm_weight=torch.ones(size),
-            post_norm_bias=torch.zeros(size),
-            post_norm_eps=1e-12,
-            projection=basis.Q.T[1:].float(),
-        )
+        way = Readout("isometric", basis.Q.T[1:].float(), Norm(torch.ones(size), torch.zeros(size), 1e-12))
+        flat = replace(editor.tower, layers=tuple(replace(layer, readout=way) for layer in editor.tower.layers))
         pick = torch.randint(len(concepts.atoms), (40, 2), generator=generator(2))
         made = normalize(concepts.atoms[pick].double().mean(dim=1) @ basis.Q.T[1:], dim=-1)
         random = null_directions("residual", made.reshape(1, 1, 40, size), 199, generator=generator(3))

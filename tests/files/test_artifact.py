@@ -54,6 +54,7 @@ def results(tmp_path_factory):
     dictionary = editor.encode(words)
     made = editor.decompose(dictionary, rank=3)
     spec = editor.edit().vectors(0.0, layers=[0], heads=[1]).vectors(2.5, layers=[1], vectors=[0]).spec
+    spec = replace(spec, column=spec.write * 2)  # as of a layer with a layer scale
     return {
         "dictionary": dictionary,
         "decomposition": made,
@@ -390,12 +391,16 @@ def test_the_layouts_are_tested_in_full(contents, tmp_path):
     for kind, layout in LAYOUTS.items():
         (tmp_path / "file").write_bytes(contents[kind])
         assert set(read_raw(tmp_path / "file")[0]) == set(layout.tensors)
-    assert len(TENSORS) == 3 + 17 + 7
+    assert len(TENSORS) == 3 + 17 + 8
 
 
 def test_a_tensor_that_is_gone_renamed_or_too_many_is_refused(damaged):
     for kind, name in TENSORS:
-        refused(kind, damaged(kind, lambda tensors, _, name=name: tensors.pop(name)), f"missing ['{name}']")
+        path = damaged(kind, lambda tensors, _, name=name: tensors.pop(name))
+        if name == "column":  # a file may lack it
+            assert EditSpec.from_pretrained(path).column is None
+        else:
+            refused(kind, path, f"missing ['{name}']")
     renamed = damaged("spec", lambda tensors, _: tensors.update(writes=tensors.pop("write")))
     refused("spec", renamed, "missing ['write'], unexpected ['writes']")
     refused("spec", damaged("spec", lambda tensors, _: tensors.update(extra=tensors["row"])), "unexpected ['extra']")
@@ -575,6 +580,11 @@ INVARIANTS = {
         "labels no texts": say("labels", [1] * 7),
         "write not unit": put("write", 7.0, 0),
         "reverts a number": say("reverts", 1),
+        "place no object": say("place", 3),
+        "another tower": say("place", {"tower": "audio", "family": "clip", "outputs": {}}),
+        "outputs no names": say("place", {"tower": "text", "family": "clip", "outputs": {"0": [1, None]}}),
+        "outputs of no layer": say("place", {"tower": "text", "family": "clip", "outputs": {"x": ["a", None]}}),
+        "outputs without fingerprints": say("place", {"tower": "text", "family": "clip", "outputs": {"0": ["a", "b"]}}),
         "edited sha256 no texts": say("edited_sha256", {"a": 1}),
         **{f"base {i}": say("base", base) for i, base in enumerate(BASES)},
         "base without fingerprints": say("base", {"name": "x", "revision": None, "sha256": {}}),

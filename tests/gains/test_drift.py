@@ -93,7 +93,7 @@ def test_the_bound_is_reached_by_the_worst_input(editor):
 def test_the_estimate_by_explicit_matrices(editor, made):
     tower, shares = editor.tower, drift_shares(editor.tower, made)
     centre = np.eye(32) - 1 / 32
-    readout = tower.projection.double().numpy() @ np.diag(tower.post_norm_weight.double().numpy()) @ centre
+    readout = tower.readout().matrix.double().numpy() @ np.diag(tower.readout().norm.weight.double().numpy()) @ centre
     total = 0.0
     for layer in tower.layers:
         factors = layer.factors(tower.num_heads)

@@ -205,7 +205,7 @@ def test_a_torch_file_is_read_whatever_its_name(editor, tmp_path, name, kind):
     found = read_image_mean(tmp_path / name, editor.tower)
     torch.testing.assert_close(found, mean, atol=1e-4 if kind == "half" else 0, rtol=0)
     assert not found.requires_grad
-    check_mean(found, editor.tower.require_projection())
+    check_mean(found, editor.tower.joint_size)
 
 
 def test_a_folder_may_hold_the_authors_file(tmp_path):

@@ -7,17 +7,24 @@ from dataclasses import fields
 
 import pytest
 import torch
-from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionModel, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    ViTConfig,
+    ViTModel,
+)
 
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.towers.clip import config_settings, read_tower
-from sith_hf.towers.tower import AttentionLayer
+from sith_hf.towers import AttentionLayer, config_settings, family_of_config, read_tower
 from tests.support import tiny
 
 TEXTS = ["red", "a blue sky", "dog", "sand", "boat", "night", "forest", "snow", "wheel"]
-PARTS = [f.name for f in fields(AttentionLayer)]
+PARTS = [f.name for f in fields(AttentionLayer) if f.type in ("Tensor", "Tensor | None") and f.name != "scale"]
 EXACT = {"atol": 1e-10, "rtol": 0}
 
 
@@ -48,7 +55,14 @@ def changed(before, after):
 
 def differences(one, other):
     """The names of tensors in which two towers differ."""
-    found = [n for n in ("post_norm_weight", "post_norm_bias", "projection") if not same(one, other, n)]
+    ways = [tower.readout() if tower.has_joint else None for tower in (one, other)]
+    if None in ways:
+        found = [] if ways[0] is ways[1] else ["readout"]
+    else:
+        norms = [way.norm for way in ways]
+        found = [f"norm.{n}" for n in ("weight", "bias") if not same(*norms, n)]
+        found += [] if norms[0].eps == norms[1].eps else ["eps"]
+        found += [] if same(*ways, "matrix") else ["projection"]
     for i, (a, b) in enumerate(zip(one.layers, other.layers, strict=True)):
         found += [f"{i}.{part}" for part in PARTS if not same(a, b, part)]
     return found
@@ -75,12 +89,11 @@ def as_folder(kind, folder, tmp_path):
 @pytest.mark.parametrize("kind", [CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection])
 def test_every_class_holds_the_same_tower(kind, clip, folder, tmp_path):
     reference = read_tower(clip)
-    expected = ["projection"] if kind is CLIPVisionModel else []
+    expected = ["readout"] if kind is CLIPVisionModel else []
     for tower in (as_object(kind, folder), as_folder(kind, folder, tmp_path)):
         assert (tower.num_heads, len(tower.layers), tower.hidden_size) == (4, 3, 32)
-        assert tower.post_norm_eps == reference.post_norm_eps
         assert differences(reference, tower) == expected
-        assert (tower.projection is None) == (kind is CLIPVisionModel)
+        assert (not tower.has_joint) == (kind is CLIPVisionModel)
 
 
 def test_control_another_model_has_another_tower(clip):
@@ -97,8 +110,8 @@ def test_tower_holds_the_tensors_of_the_checkpoint(clip):
         assert torch.equal(layer.value_bias, state[prefix + "self_attn.v_proj.bias"])
         assert torch.equal(layer.out_weight, state[prefix + "self_attn.out_proj.weight"])
         assert torch.equal(layer.out_bias, state[prefix + "self_attn.out_proj.bias"])
-        assert set(layer.sha256(number)) <= set(state)
-    assert torch.equal(tower.projection, state["visual_projection.weight"])
+        assert set(layer.sha256()) <= set(state)
+    assert torch.equal(tower.readout().matrix, state["visual_projection.weight"])
     assert set(tower.sha256(range(3))) <= set(state)
 
 
@@ -288,7 +301,7 @@ def test_projected_norm_is_the_part_inside_the_row_space(projection_dim, deficie
     tower, w = read_tower(model), directions(6, 3, 32)
     rank = 10 if deficient else min(32, projection_dim)
     basis, _ = torch.linalg.qr(model.visual_projection.weight.detach().double()[:rank].T)
-    ceiling = tower.projected_norm(w)
+    ceiling = tower.readout().projected_norm(w)
     torch.testing.assert_close(ceiling, (w @ basis).norm(dim=-1), **EXACT)
     assert (ceiling <= 1 + 1e-12).all()
     assert (ceiling < 0.999).all() == (rank < 32)
@@ -328,7 +341,7 @@ def test_vision_only_model_asks_for_its_companion(folder, tmp_path):
         lambda: editor.decompose(ConceptDictionary.from_texts(TEXTS)),
         lambda: editor.tower.to_joint(directions(2, 32)),
         lambda: editor.tower.from_joint(directions(2, 24)),
-        lambda: editor.tower.projected_norm(directions(2, 32)),
+        lambda: editor.tower.readout().projected_norm(directions(2, 32)),
         lambda: editor.text,
     ):
         with pytest.raises(InputError, match=r'text_model="openai/.*--text-model') as caught:
@@ -368,11 +381,11 @@ def test_with_its_companion_it_decomposes_like_the_whole_model(kind, how, clip, 
 def test_projection_of_the_model_itself_wins_over_the_companions(clip):
     projected = tiny.projected_vision_model(seed=6)
     tower = read_tower(projected, clip)
-    assert torch.equal(tower.projection, projected.visual_projection.weight)
-    assert not torch.equal(tower.projection, clip.visual_projection.weight)
+    assert torch.equal(tower.readout().matrix, projected.visual_projection.weight)
+    assert not torch.equal(tower.readout().matrix, clip.visual_projection.weight)
     # For its text tower alone a companion of another width will do.
     wide = tiny.clip_model(seed=7, hidden_size=64)
-    assert torch.equal(read_tower(projected, wide).projection, projected.visual_projection.weight)
+    assert torch.equal(read_tower(projected, wide).readout().matrix, projected.visual_projection.weight)
 
 
 def test_refused_companions(clip, folder, tokenizer, tmp_path):
@@ -398,8 +411,12 @@ def test_refused_companions(clip, folder, tokenizer, tmp_path):
 
 def test_refused_models():
     text = CLIPTextModel(CLIPTextConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, vocab_size=10))
-    with pytest.raises(UnsupportedModel, match=r"'clip_text_model' is not supported; supported: clip \(CLIPModel\)"):
-        read_tower(text)
+    with pytest.raises(InputError, match="a CLIPTextModel has no vision tower that can be edited; it has: text"):
+        read_tower(text, tower="vision")
+    assert read_tower(text).kind == "text"  # the control
+    other = ViTModel(ViTConfig(hidden_size=16, intermediate_size=16, num_attention_heads=2, num_hidden_layers=1))
+    with pytest.raises(UnsupportedModel, match=r"'vit' is not supported; supported: clip \(CLIPModel\)"):
+        read_tower(other)
 
 
 NAN_PLACES = [
@@ -454,8 +471,8 @@ def test_refused_layers(clip, layers, said):
 @pytest.mark.parametrize("kind", ["CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection"])
 def test_a_config_has_the_settings_of_the_tower_that_it_makes(checkpoints, kind):
     folder = checkpoints.base(kind)
-    architecture, settings = config_settings(json.loads((folder / "config.json").read_text()))
-    assert architecture == kind
+    settings = config_settings(json.loads((folder / "config.json").read_text()), "vision")
+    assert family_of_config(json.loads((folder / "config.json").read_text()))[1] == kind
     assert settings == SithEditor.from_pretrained(folder).tower.settings
     assert settings["num_hidden_layers"] == 3
 

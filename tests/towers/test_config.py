@@ -130,7 +130,7 @@ def rename(folder, new_name):
     save_file({new_name(key): tensor for key, tensor in weights.items()}, folder / SINGLE, {"format": "pt"})
 
 
-@pytest.mark.parametrize("prefix", ["clip.", "module.", "_orig_mod."])
+@pytest.mark.parametrize("prefix", ["model.clip.", "module.", "_orig_mod."])
 def test_weights_of_a_model_that_wraps_a_clip_model(prefix, folder):
     rename(folder, lambda key: prefix + key)
     assert f"begin with {prefix!r}" in refused(lambda: load_model(str(folder)))
@@ -138,6 +138,19 @@ def test_weights_of_a_model_that_wraps_a_clip_model(prefix, folder):
     rename(folder, lambda key: key.removeprefix(prefix) if key.endswith("logit_scale") else key)
     rename(folder, lambda key: "other" if key.endswith("visual_projection.weight") else key)
     assert "are missing, such as" in refused(lambda: load_model(str(folder)))
+
+
+def test_weights_with_the_prefix_of_the_base_model(folder, tmp_path):
+    """``from_pretrained`` drops it: the names in the file stay, and artifacts have those of the model."""
+    plain = shutil.copytree(folder, tmp_path / "plain")
+    rename(folder, lambda key: f"clip.{key}")
+    spec = random_spec(plain)
+    saved = save_edited(folder, spec, tmp_path / "edited")
+    assert set(saved.changed) == spec.touched_keys
+    assert all(key.startswith("clip.") for key in load_file(tmp_path / "edited" / SINGLE))
+    wanted = CLIPModel.from_pretrained(save_edited(plain, spec, tmp_path / "wanted").folder).state_dict()
+    found = CLIPModel.from_pretrained(tmp_path / "edited").state_dict()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 def test_weights_with_an_adapter_that_is_not_merged(folder):
@@ -148,8 +161,8 @@ def test_weights_with_an_adapter_that_is_not_merged(folder):
 def test_one_architecture_as_a_text(folder):
     configure(folder, architectures="CLIPModel")
     assert type(load_model(str(folder)).model) is CLIPModel
-    configure(folder, architectures="CLIPTextModel")
-    assert "architecture CLIPTextModel has no vision tower" in refused(lambda: load_model(str(folder)))
+    configure(folder, architectures="CLIPForImageClassification")
+    assert "architecture CLIPForImageClassification has no tower to edit" in refused(lambda: load_model(str(folder)))
 
 
 def test_parts_under_the_names_of_2022(folder, tmp_path):

@@ -72,7 +72,7 @@ def test_an_embedding_does_not_depend_on_its_neighbours(legacy, tmp_path, monkey
     assert tokenizer.pad_token_id > tokenizer.eos_token_id
     folder = checkpoint_with(tokenizer, tmp_path / "clip", legacy=legacy)
     loaded = load_model(str(folder))
-    monkeypatch.setattr(encoding, "_batches", lambda order, tokens: [order])  # one batch of all lengths
+    monkeypatch.setattr(encoding, "_batches", lambda order, tokens, mixed: [order])  # one batch of all lengths
     together = encode_texts(loaded.model, loaded.tokenizer, WORDS)
     alone = torch.cat([encode_texts(loaded.model, loaded.tokenizer, [word]) for word in WORDS])
     torch.testing.assert_close(together, alone, atol=2e-6, rtol=0)

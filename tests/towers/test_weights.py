@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors import safe_open
-from sith_hf.towers.disk_names import disk_names
+from transformers import CLIPVisionModel
 
 from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.towers.disk_names import disk_names
 from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint, Shard
 from tests.support import tiny
 from tests.support.raw import Raw, raw_tensors, read_raw, tree, weight_files, write_raw
-
-BARE = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def bare(tmp_path_factory):
     tiny.vision_model().save_pretrained(folder / "single")
     tiny.vision_model().save_pretrained(folder / "sharded", max_shard_size="20KB")
     keys = read_raw(folder / "single" / SINGLE)[0]
-    assert any(key.startswith("encoder.") for key in keys), "transformers saves the prefix again: simplify canonical()"
+    assert any(key.startswith("encoder.") for key in keys), "transformers saves the prefix again: simplify disk_names"
     return folder
 
 
@@ -98,13 +100,20 @@ class TestNames:
             keys = set(Checkpoint.read(folder).where)
             assert keys == {key for key in raw_tensors(full) if key.startswith("vision_model.")}
 
+    @pytest.mark.parametrize("architecture", ["CLIPVisionModel", "CLIPTextModel"])
+    def test_canonical_names_are_those_of_the_whole_model(self, architecture, full):
+        kind = getattr(transformers, architecture)
+        part = "vision" if kind is CLIPVisionModel else "text"
+        names = disk_names(architecture, getattr(tiny.clip_model().config, f"{part}_config"), nested=True)
+        wanted = [key for key in raw_tensors(full) if key.startswith(f"{part}_model.")]
+        assert sorted(names.canonical.values()) == sorted(wanted)
+        for keys in (wanted, [key.removeprefix(f"{part}_model.") for key in wanted]):
+            assert list(names.of_files(keys).values()) == wanted
+
     @pytest.mark.parametrize(
         "key",
         [
-            "vision_model.encoder.layers.0.self_attn.out_proj.weight",
-            "text_model.embeddings.position_ids",
             "visual_projection.weight",
-            "text_projection.weight",
             "logit_scale",
             # Nothing that from_pretrained of a CLIPVisionModel would ever look for under the prefix.
             "classifier.weight",
@@ -113,25 +122,21 @@ class TestNames:
         ],
     )
     def test_other_names_stay(self, key):
-        assert canonical(key) == key
+        names = disk_names("CLIPVisionModel", tiny.vision_model().config, nested=True)
+        assert names.of_files([key]) == {key: key}
+        assert names.of_files(["encoder.layers.0.mlp.fc1.bias"]) != {}  # the control
 
-    @pytest.mark.parametrize("key", [f"{stem}weight" for stem in BARE])
-    def test_bare_names_do_not_stay(self, key):
-        assert canonical(key) == f"vision_model.{key}"
-        assert canonical(canonical(key)) == canonical(key)
-
-    def test_a_name_twice_with_and_without_prefix_is_refused(self, tmp_path):
-        tensors = {
-            "encoder.x.weight": Raw("F32", (1,), b"\0\0\0\0"),
-            "vision_model.encoder.x.weight": Raw("F32", (1,), b"\0\0\x80\x3f"),
-        }
-        path = write_raw(tmp_path / SINGLE, tensors)
-        with pytest.raises(InputError, match="twice"):
-            Checkpoint.read(tmp_path).where  # noqa: B018
-        # Each alone is fine.
-        for key in tensors:
-            write_raw(path, {key: tensors[key]})
-            assert set(Checkpoint.read(tmp_path).where) == {"vision_model.encoder.x.weight"}
+    def test_a_name_twice_with_and_without_prefix_is_refused(self, bare, tmp_path):
+        shutil.copytree(bare / "single", tmp_path / "model")
+        tensors, metadata = read_raw(tmp_path / "model" / SINGLE)
+        key = "post_layernorm.bias"
+        for added in ({f"vision_model.{key}": tensors[key]}, {}):
+            write_raw(tmp_path / "model" / SINGLE, {**tensors, **added}, metadata)
+            if added:
+                with pytest.raises(InputError, match="twice"):
+                    Checkpoint.read(tmp_path / "model").where  # noqa: B018
+            else:
+                assert f"vision_model.{key}" in Checkpoint.read(tmp_path / "model").where
 
 
 class TestCopying:
@@ -169,10 +174,12 @@ class TestCopying:
         assert found == wanted
 
     def test_bare_names_are_rewritten_and_nothing_else(self, bare, tmp_path):
-        for number, path in enumerate([*weight_files(bare / "single"), *weight_files(bare / "sharded")]):
+        shards = [*Checkpoint.read(bare / "single").shards, *Checkpoint.read(bare / "sharded").shards]
+        assert len(shards) > 3
+        for number, shard in enumerate(shards):
             copy = tmp_path / f"{number}.safetensors"
-            Shard.read(path).copy(copy, {})
-            (before, old), (after, new) = read_raw(path), read_raw(copy)
+            shard.copy(copy, {})
+            (before, old), (after, new) = read_raw(shard.path), read_raw(copy)
             assert list(after) == [f"vision_model.{key}" for key in before]
             assert list(after.values()) == list(before.values())
             assert new == old
@@ -187,7 +194,10 @@ class TestCopying:
             "encoder.first": Raw("F32", (2,), struct.pack("<2f", 3, 4)),
         }
         path = write_raw(tmp_path / SINGLE, tensors, metadata)
-        Shard.read(path).copy(tmp_path / "copy", {"vision_model.encoder.first": torch.tensor([8.0, 9.0])})
+        names = {key: f"vision_model.{key}" for key in tensors}
+        replace(Shard.read(path), names=names, renames=True).copy(
+            tmp_path / "copy", {"vision_model.encoder.first": torch.tensor([8.0, 9.0])}
+        )
         after, kept = read_raw(tmp_path / "copy")
         assert kept == metadata
         assert after["vision_model.encoder.second"] == tensors["encoder.second"]
