@@ -9,8 +9,11 @@ vectors removed, mean zero-shot accuracy over five kinds of words (``python benc
     accuracy, %         99      99     97     95     93     87     78     61     47     28
 
 At the limits a random edit costs 6 points, and each further tenth of the energy costs more than the one before, up to
-0.7. The shipped recipes change at most 13 % of the energy, with a drift of at most 0.08. In a text tower the energy and
-the drift are of its own heads and of text embeddings; the limits are the same, and were not measured there.
+0.7. The shipped recipes change at most 13 % of the energy, with a drift of at most 0.08.
+
+In a text tower the energy is that of its heads, and the drift that of text embeddings. Removing 20, 40 and 60 % of its
+vectors at random leaves 97.5, 91.0 and 83.7 % of that accuracy (``python benchmarks/text_tower.py``): the limits are the
+same.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ class Impact:
         vectors: the number of vectors whose gain is not 1.
         of: the number of vectors in the decomposition.
         energy: the energy that the edit takes or adds, the sum of (1 - g)^2 s^2, over that of all decomposed heads.
-        drift: the estimated mean of 1 - cos between image embeddings before and after (Method, sec. 6).
+        drift: the estimated mean of 1 - cos between the tower's embeddings before and after (Method, sec. 6).
         by_chance: the number of edited vectors without an explanation that is better than chance, at a false discovery
             rate of 0.05; None if not known.
     """
