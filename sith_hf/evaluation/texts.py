@@ -91,5 +91,5 @@ def moved_classes(names: Sequence[str], drifts: Mapping[str, Sequence[float]]) -
         return []
     return [
         f"an edit of the text tower moves classes (1 - cosine): {shown}. They no longer mean what their names say, and "
-        "may win images of any kind"
+        "may attract images of any kind"
     ]

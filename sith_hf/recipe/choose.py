@@ -72,8 +72,9 @@ def choose(
     say: Callable[[str], object] = lambda line: None,
     progress: bool = False,
 ) -> ChosenEdit:
-    """Choose the vectors and gains of a recipe in the decomposed tower. The gains of a vector that two edits choose
-    multiply.
+    """Choose the vectors and gains of a recipe in the decomposed tower.
+
+    The gains of a vector that two edits choose multiply.
 
     Args:
         recipe: the recipe with the edits; those of the other tower are passed over.

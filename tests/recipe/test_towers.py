@@ -173,3 +173,14 @@ def test_a_recipe_that_edits_the_text_tower_of_a_vision_model(tmp_path: Path) ->
     overrides = [*SMALL, *TEXT_ONLY, "evaluate=null", f"base={{model: {tmp_path / 'vision'}, text_model: embedded}}"]
     with pytest.raises(InputError, match="no text tower that can be edited"):
         run_recipe("remove-unsafe", tmp_path / "out", overrides=overrides)
+
+
+def test_a_sweep_has_the_strengths_of_both_towers(run: RunResult, tmp_path: Path) -> None:
+    data = "{world: groups, seed: 7, pictures: 6, columns: {label: object, group: [object, background]}}"
+    task = f"{{kind: zero-shot, name: a, data: {data}, classes: [boat, car, camel, horse]}}"
+    overrides = [*SMALL[4:], f"evaluate.tasks=[{task}]", "evaluate.sweep={strengths: [0.5, 1.0]}"]
+    run_recipe("remove-unsafe", tmp_path / "out", overrides=overrides)
+    points = json.loads((tmp_path / "out" / "results.json").read_text())["sweep"]["points"]
+    vectors = {(point["contender"], point["setting"]): point["vectors"] for point in points}
+    assert vectors["edited", 0.5] == len(run.spec)
+    assert vectors["edited", 1.0] == vectors["vision only", 1.0] + vectors["text only", 1.0]
