@@ -1,4 +1,4 @@
-"""Explain the attention heads of CLIP vision towers, and suppress or amplify concepts in them.
+"""Explain the attention heads of CLIP-like models, and suppress or amplify concepts in them.
 
 Public names are imported on first use, so that ``sith-hf --help`` does not import torch.
 """

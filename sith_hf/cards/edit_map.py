@@ -39,7 +39,7 @@ PAPER = (255, 255, 255)
 EMPTY, FRAME, EDGE = (243, 244, 246), (214, 218, 223), (66, 72, 80)
 
 # In pixels; an ordinary screen shows the picture at half its size. TOP is above the grid of each tower.
-TITLE, TOP, LEFT, RIGHT, BOTTOM = 118, 118, 108, 76, 190
+TITLE, TOP, LEFT, RIGHT, BOTTOM = 106, 130, 108, 76, 190
 LEGEND = 640
 
 

@@ -37,7 +37,7 @@ from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import library_versions, new_folder
 from sith_hf.hub import CARD
-from sith_hf.towers import family_named
+from sith_hf.towers import family_named, family_with
 
 # peft's two files, and its prefix of every module's name.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -243,6 +243,7 @@ def adapter_card(spec: AnySpec, config: Mapping[str, Any]) -> str:
         architecture=architecture,
         fitting=fitting,
         others=others,
+        bare=family_with(architecture).nested(architecture),
         towers=towers_of(spec),
         summary=summary(spec),
         rows=rows[:CUT],

@@ -17,7 +17,7 @@ from sith_hf.errors import SithError
 
 # Subcommand -> (name of its module and function, line in --help). Kept here so that --help imports no subcommand.
 COMMANDS = {
-    "decompose": ("decompose", "Explain the attention heads of a CLIP vision tower."),
+    "decompose": ("decompose", "Explain the attention heads of a vision or text tower."),
     "image-mean": ("image_mean", "Average image embeddings, for decompose --image-mean."),
     "show": ("show", "Show a decomposition or an edit spec."),
     "find": ("find", "Find the singular vectors that carry a concept."),
@@ -70,7 +70,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version=version("sith-hf"), prog_name="sith-hf")
 def sith_hf() -> None:
-    """Explain the attention heads of a CLIP vision tower, and suppress or amplify named concepts.
+    """Explain the attention heads of CLIP-like models, and suppress or amplify named concepts.
 
     Start with sith-hf demo: it needs no model of your own. sith-hf COMMAND --help lists the options of a command.
 

@@ -78,6 +78,7 @@ def fidelity(
         raise InputError(f"{output}: the table of vectors is a CSV file; use a name that ends with .csv")
     source = options.dictionary_of(**words)
 
+    from sith_hf.core.escaping import sanitize
     from sith_hf.core.tables import table
     from sith_hf.decomposition import DecomposeSettings, smallest_p
     from sith_hf.editor import SithEditor
@@ -103,9 +104,11 @@ def fidelity(
         write_whole(output, vectors_csv(result).encode("ascii"))
     if plot is not None:
         fidelity_chart(result, plot)
+    ways = "; ".join(way.title for way, _ in editor.tower.readouts)
     lines = [
+        f"{editor.tower.kind} tower, read out by {sanitize(ways, 400)}",
         f"{result.count} explanations per row, weighted {'equally' if result.weight == 'equal' else 'by energy'}; "
-        f"mean ceiling of fidelity {float(result.ceiling.double().mean()):.3f}"
+        f"mean ceiling of fidelity {float(result.ceiling.double().mean()):.3f}",
     ]
     if result.null is not None:
         where = "each head's write space" if result.null == "head" else "the residual stream"
@@ -114,4 +117,5 @@ def fidelity(
             f"smallest possible p-value {smallest_p(result.draws):.2g}"
         )
     files = (path for path in (output, plot) if path is not None)
-    show_result(as_json, result.to_json(), table(*result.rows()), *lines, *files)
+    data = {"tower": editor.tower.kind, "readout": ways, **result.to_json()}
+    show_result(as_json, data, table(*result.rows()), *lines, *files)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from sith_hf.core.escaping import sanitize
 from sith_hf.core.tables import left_out_lines
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: 
     beyond = None if found is None else int(found.sum())
     data = {
         "decomposition": path,
+        "tower": result.tower,
+        "readout": result.settings.get("readout"),
         "layers": list(result.layers),
         "heads": result.num_heads,
         "vectors": result.rank,
@@ -65,7 +68,8 @@ def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: 
             f"{beyond} of {found.numel()} explanations are better than chance (fidelity {result.chance:.3f}; false "
             "discovery rate 5 %)"
         )
-    show_result(as_json, data, repr(result), *lines, *quality, path)
+    way = f"{result.tower} tower, read out by {result.settings.get('readout', 'a way that is not recorded')}"
+    show_result(as_json, data, repr(result), sanitize(way, 400), *lines, *quality, path)
 
 
 def show_saved(as_json: bool, saved: SavedCheckpoint) -> None:

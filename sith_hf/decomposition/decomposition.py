@@ -74,6 +74,7 @@ class Decomposition(Pushable):
     def __repr__(self) -> str:
         _, heads, rank = self.singular_values.shape
         side = "" if self.side == "write" else f"{self.side} directions, "
+        side = side if self.tower == "vision" else f"{self.tower} tower, {side}"
         return (
             f"Decomposition({sanitize(self.base.name)}, {side}layers {list(self.layers)}, {heads} heads, "
             f"{rank} vectors each, poles {''.join(self.poles)}, {len(self.texts)} concepts in use)"

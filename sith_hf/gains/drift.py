@@ -1,4 +1,7 @@
-"""The drift of an edit: how far it moves image embeddings, estimated from the weights alone.
+"""The drift of an edit: how far it moves the embeddings of its tower, estimated from the weights alone.
+
+Those of a vision tower are of images, those of a text tower of texts. For a text tower, read "end token" for "class
+token"; the calibration is of the vision tower.
 
 In layer l an edit adds to every token's residual stream
 
@@ -70,7 +73,7 @@ def drift_shares(tower: Tower, decomposition: Decomposition) -> Tensor:
 
 
 def drift_of(decomposition: Decomposition, drift: Tensor, gains: Gains) -> float:
-    """Estimate the drift of an edit: the mean of 1 - cos between image embeddings before and after.
+    """Estimate the drift of an edit: the mean of 1 - cos between embeddings before and after.
 
     Args:
         decomposition: the one that ``gains`` were chosen from.

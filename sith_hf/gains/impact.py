@@ -44,9 +44,11 @@ class Impact:
         vectors: the number of vectors whose gain is not 1.
         of: the number of vectors in the decomposition.
         energy: the energy that the edit takes or adds, the sum of (1 - g)^2 s^2, over that of all decomposed heads.
-        drift: the estimated mean of 1 - cos between the tower's embeddings before and after (Method, sec. 6).
+        drift: the estimated mean of 1 - cos between embeddings of the tower before and after (Method, sec. 6): of
+            images for a vision tower, of texts for a text tower.
         by_chance: the number of edited vectors without an explanation that is better than chance, at a false discovery
             rate of 0.05; None if not known.
+        tower: the tower that the numbers are of, ``"vision"`` or ``"text"``.
     """
 
     vectors: int
@@ -54,6 +56,7 @@ class Impact:
     energy: float
     drift: float
     by_chance: int | None
+    tower: str = "vision"
 
     @property
     def excess(self) -> str:
@@ -69,8 +72,9 @@ class Impact:
         """Raise LargeEdit if the edit exceeds a limit; ``how`` says how to accept it."""
         if self.excess:
             raise LargeEdit(
-                f"this edit of {self.vectors} of {self.of} vectors changes {self.excess}, which damages most models: "
-                f"choose fewer vectors, a higher threshold or a lower strength, or, to accept it, {how}"
+                f"this edit of {self.vectors} of {self.of} vectors of the {self.tower} tower changes {self.excess}, "
+                "which damages most models: choose fewer vectors, a higher threshold or a lower strength, or, to accept "
+                f"it, {how}"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -80,8 +84,8 @@ class Impact:
     def __str__(self) -> str:
         chance = "not known" if self.by_chance is None else f"{self.by_chance}"
         return (
-            f"{self.vectors} of {self.of} vectors, {self.energy:.1%} of the energy, estimated drift {self.drift:.3f}; "
-            f"explanations no better than chance: {chance}"
+            f"{self.vectors} of {self.of} vectors of the {self.tower} tower, {self.energy:.1%} of the energy, "
+            f"estimated drift {self.drift:.3f}; explanations no better than chance: {chance}"
         )
 
 
@@ -105,4 +109,4 @@ def impact_of(tower: Tower, decomposition: Decomposition, gain: Mapping[VectorKe
     if found is not None:
         by_chance = sum(not bool(found[place].any()) for place in places.values())
     drift = drift_of(decomposition, drift_shares(tower, decomposition), Gains(changed))
-    return Impact(len(changed), energy.numel(), taken / total, drift, by_chance)
+    return Impact(len(changed), energy.numel(), taken / total, drift, by_chance, decomposition.tower)

@@ -328,11 +328,11 @@ class TestMetadata:
 class TestWhatCardsSay:
     def test_the_sentence_counts(self, base):
         assert card_facts.summary(make_spec(base)) == (
-            "4 singular vectors in 3 attention heads of layers 0 and 2 have new gains: 1 removed, 1 inverted, "
-            "1 amplified and 1 turned down"
+            "4 singular vectors in 3 attention heads of layers 0 and 2 of the vision tower have new gains: 1 removed, "
+            "1 inverted, 1 amplified and 1 turned down"
         )
         assert card_facts.summary(make_spec(base, [(1, 0, 0, 0.0)])) == (
-            "1 singular vector in 1 attention head of layer 1 has a new gain: 1 removed"
+            "1 singular vector in 1 attention head of layer 1 of the vision tower has a new gain: 1 removed"
         )
 
     def test_topics_weigh_the_change(self, base):
@@ -438,15 +438,19 @@ class TestWhatCardsSay:
          '{"model_type": "clip", "vision_config": {"num_hidden_layers": "12"}}',
          '{"model_type": "clip", "vision_config": {"num_hidden_layers": 100000000}}'],
     )  # fmt: skip
-    def test_a_config_that_is_none_is_refused(self, tmp_path, config):
+    def test_a_config_that_is_none_is_refused(self, base, tmp_path, config):
         (tmp_path / "config.json").write_text(config)
         with pytest.raises(InputError, match=r"config\.json"):
-            card_facts.config_of(tmp_path)
+            card_facts.config_of(tmp_path, make_spec(base))
 
-    def test_another_family_is_refused(self, tmp_path):
+    def test_another_family_is_refused(self, base, tmp_path):
         (tmp_path / "config.json").write_text('{"model_type": "bert"}')
         with pytest.raises(UnsupportedModel):
-            card_facts.config_of(tmp_path)
+            card_facts.config_of(tmp_path, make_spec(base))
+
+
+LAYERS = {"vision": 3}
+TOP = 236  # where the first grid begins, in pixels
 
 
 class TestPicture:
@@ -455,37 +459,40 @@ class TestPicture:
 
     def test_it_is_a_png_of_the_same_bytes(self, base):
         spec = make_spec(base)
-        assert edit_map(spec, 3, 4) == edit_map(spec, 3, 4)
-        assert edit_map(spec, 3, 4)[:8] == b"\x89PNG\r\n\x1a\n"
-        assert edit_map(spec, 3, 4) != edit_map(spec * 0.5, 3, 4)
+        assert edit_map(spec, LAYERS) == edit_map(spec, LAYERS)
+        assert edit_map(spec, LAYERS)[:8] == b"\x89PNG\r\n\x1a\n"
+        assert edit_map(spec, LAYERS) != edit_map(spec * 0.5, LAYERS)
 
     def test_every_gain_has_its_colour_in_it(self, base):
         spec = make_spec(base, [(0, 0, 0, 0.0), (1, 1, 1, -1.0), (2, 2, 2, 2.0)])
-        image = self.pixels(edit_map(spec, 3, 4))
-        cells = image[190:-190, 108:-76]
+        image = self.pixels(edit_map(spec, LAYERS))
+        cells = image[TOP:-190, 108:-76]
         for gain in (0.0, -1.0, 2.0):
             assert (cells == colour(gain)).all(axis=-1).sum() > 300
         assert not (cells == colour(3.0)).all(axis=-1).any()
 
     def test_unedited_cells_are_empty(self, base):
-        image = self.pixels(edit_map(make_spec(base, [(2, 3, 0, 0.0)]), 3, 4))
+        image = self.pixels(edit_map(make_spec(base, [(2, 3, 0, 0.0)]), LAYERS))
         cell = 76
-        assert (image[190 + 10 : 190 + cell - 10, 108 + 10 : 108 + cell - 10] == EMPTY).all()
-        last = image[190 + 2 * cell :][:cell, 108 + 3 * cell :][:, :cell]
+        assert (image[TOP + 10 : TOP + cell - 10, 108 + 10 : 108 + cell - 10] == EMPTY).all()
+        last = image[TOP + 2 * cell :][:cell, 108 + 3 * cell :][:, :cell]
         assert (last == colour(0.0)).all(axis=-1).any()
 
     @pytest.mark.parametrize(("layers", "heads"), [(12, 12), (24, 16), (48, 16), (3, 4), (1, 1), (12, 64)])
     def test_every_size_of_tower(self, base, layers, heads):
         spec = make_spec(base, [(0, 0, n, 0.0) for n in range(31)])
-        spec = replace(spec, layer=torch.full_like(spec.layer, layers - 1), head=torch.full_like(spec.head, heads - 1))
-        image = Image.open(io.BytesIO(edit_map(spec, layers, heads)))
+        place = {"layer": torch.full_like(spec.layer, layers - 1), "head": torch.full_like(spec.head, heads - 1)}
+        spec = replace(spec, **place, write=torch.zeros(31, heads * 4), row=torch.zeros(31, 4))
+        image = Image.open(io.BytesIO(edit_map(spec, {"vision": layers})))
         assert 640 < image.width < 4000
         assert image.height < 3000
 
     def test_an_edit_of_a_larger_tower_is_refused(self, base):
-        for size in ((2, 4), (3, 3)):
+        spec = make_spec(base)
+        narrow = replace(spec, write=spec.write[:, :24])
+        for wrong, layers in ((spec, 2), (narrow, 3)):
             with pytest.raises(InputError, match="does not fit a tower"):
-                edit_map(make_spec(base), *size)
+                edit_map(wrong, {"vision": layers})
 
     def test_the_scale_is_readable_with_any_colour_vision(self):
         # Blue less red falls all the way, with any kind of colour vision that keeps blue from orange; and both

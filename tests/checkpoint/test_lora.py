@@ -22,9 +22,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 from sith_hf.cards.facts import CUT, hub_base
-from sith_hf.checkpoint.lora import export_adapter, lora_factors
+from sith_hf.checkpoint.lora import architectures, export_adapter, lora_factors
 from sith_hf.checkpoint.write import save_edited
-from sith_hf.cli.export_adapter import ARCHITECTURES
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.edits.in_memory import applied
 from sith_hf.edits.spec import EditSpec
@@ -539,10 +538,13 @@ class TestCommand:
             sith("export-adapter", tmp_path / "spec", "-o", tmp_path / "new", "--architecture", "BertModel").code == 2
         )
 
-    def test_it_offers_the_classes_that_there_are(self):
-        assert sorted(ARCHITECTURES) == sorted(
-            name for names in CLIP.model_types.values() for name in names if "vision" in CLIP.towers(name)
-        )
+    def test_it_names_the_classes_that_there_are(self, spec, tmp_path):
+        spec.save_pretrained(tmp_path / "spec")
+        known = [name for names in CLIP.model_types.values() for name in names if "vision" in CLIP.towers(name)]
+        assert architectures(spec) == known
+        assert known[0] == "CLIPModel"
+        ran = sith("export-adapter", tmp_path / "spec", "-o", tmp_path / "new", "--architecture", "CLIPTextModel")
+        refused(ran, "CLIPTextModel", "vision tower", *known)
 
     def test_peft_is_not_needed(self, spec, tmp_path, monkeypatch):
         spec.save_pretrained(tmp_path / "spec")
