@@ -21,7 +21,9 @@ from safetensors.torch import load_file, save_file
 def outputs(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     """The model's outputs for pictures, in float32."""
     with torch.no_grad():
-        tower = getattr(getattr(model, "clip", model), "vision_model", model)(pixel_values=pixels)
+        whole = getattr(model, "clip", model)
+        own = getattr(whole, "vision_model", model)
+        tower = getattr(getattr(model, "model", model), "vision_tower", own)(pixel_values=pixels)
         found = {"hidden": tower.last_hidden_state, "pooled": tower.pooler_output}
         if hasattr(model, "visual_projection"):
             found["joint"] = model.visual_projection(tower.pooler_output)
