@@ -216,7 +216,6 @@ def check_base(checkpoint: Checkpoint, spec: AnySpec) -> None:
         UnsupportedModel: the spec changes a layer that the model does not read.
     """
     for part in spec.parts:
-        checkpoint.check_tower(part.tower, part.place.family)
         checkpoint.check_place(part.place.family, part.tower, part.layers)
         _check_part(checkpoint, part)
 

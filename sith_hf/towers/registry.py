@@ -136,7 +136,7 @@ def config_settings(raw: Mapping[str, Any], tower: str | None = None) -> dict[st
     return family.settings(_config(raw), tower_kind(family, architecture, tower))
 
 
-def check_place(family: str, kind: str, layers: Iterable[int], config: Any) -> None:
+def check_place(family: str, kind: str, layers: Iterable[int], config: Any, where: str = "this model") -> None:
     """Check that an edit of layers of a tower belongs to a model and has an effect on it.
 
     Args:
@@ -144,17 +144,20 @@ def check_place(family: str, kind: str, layers: Iterable[int], config: Any) -> N
         kind: its tower.
         layers: the layers that it changes.
         config: the configuration of the model, or its JSON.
+        where: the model in messages.
 
     Raises:
-        BaseMismatch: the model is of another family.
+        BaseMismatch: the model is of another family, or does not have that tower.
         UnsupportedModel: no supported model, or one that does not read what one of the layers writes.
     """
     raw = config if isinstance(config, Mapping) else {"model_type": config.model_type, "architectures": None}
-    found, _ = family_of_config(raw)
-    if found.name != family:
+    found, architecture = family_of_config(raw)
+    towers = found.towers(architecture)
+    if (found.name, kind in towers) != (family, True):
         raise BaseMismatch(
-            f"this edit is of the family {family}, and the model is of the family {found.name}: their tensors have "
-            "other names, also where their weights are equal; decompose this model, and make the edit again"
+            f"the edit is of the {kind} tower of the family {family}, and {where} is a {architecture} of the family "
+            f"{found.name} with these towers to edit: {', '.join(towers)}. Use the base that it was made for, or "
+            "decompose this model and make the edit again"
         )
     if isinstance(found, PartlyRead):
         check_writable(found.inert(_config(raw) if config is raw else config, kind), layers)

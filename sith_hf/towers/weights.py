@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import json_fields, read_json_object, reason
-from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
+from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
 from sith_hf.towers.disk_names import KEPT, disk_names
 from sith_hf.towers.folder_format import OPEN_CLIP, TRANSFORMERS, folder_format
@@ -215,21 +215,6 @@ class Checkpoint:
         found = sorted({DTYPES[entry.dtype] for entry in entries if DTYPES.get(entry.dtype) in FLOATS}, key=str)
         return reduce(torch.promote_types, found) if found else None
 
-    def check_tower(self, tower: str, family: str) -> None:
-        """Raise BaseMismatch unless ``config.json`` describes a model of a family with a tower.
-
-        A folder without that file is not checked.
-        """
-        if not (self.folder / folder_format(self.folder).config).exists():
-            return
-        found, architecture = family_of_config(config_json(self.folder, "restore the file"))
-        towers = ", ".join(found.towers(architecture))
-        if (found.name, tower in found.towers(architecture)) != (family, True):
-            raise BaseMismatch(
-                f"the edit is of the {tower} tower of the family {family}, and {self.folder} is a {architecture} of "
-                f"the family {found.name} with these towers to edit: {towers}. Use the base that it was made for"
-            )
-
     def settings(self, tower: str | None = None) -> dict[str, Any]:
         """Return the settings of a tower in ``config.json`` (:func:`tower_settings`); none without that file.
 
@@ -243,14 +228,16 @@ class Checkpoint:
         return self._from_config(lambda raw: config_settings(raw, tower)) or {}
 
     def check_place(self, family: str, tower: str, layers: Iterable[int]) -> None:
-        """Check that an edit belongs to this model (:func:`sith_hf.towers.registry.check_place`), if it has a config.
+        """Check that an edit belongs to this model (:func:`sith_hf.towers.registry.check_place`).
+
+        A folder without a configuration is not checked.
 
         Raises:
-            BaseMismatch: a model of another family.
+            BaseMismatch: a model of another family, or without that tower.
             UnsupportedModel: also for a layer whose output the model does not read.
             InputError: ``config.json`` is damaged.
         """
-        self._from_config(lambda raw: check_place(family, tower, layers, raw))
+        self._from_config(lambda raw: check_place(family, tower, layers, raw, str(self.folder)))
 
     def _from_config(self, read: Callable[[dict[str, Any]], _Found]) -> _Found | None:
         path = self.folder / folder_format(self.folder).config

@@ -23,6 +23,7 @@ from sith_hf import ConceptDictionary, SithEditor
 from sith_hf.checkpoint import revert, save_edited
 from sith_hf.pursuit import Pursuit
 from tests.compat.older import outputs, read
+from tests.compat.vision import write as write_vision
 from tests.support.both import make_both, save_text
 from tests.support.families import CLASSES, save
 from tests.support.raw import random_spec, read_raw, weight_files
@@ -140,7 +141,7 @@ def main(python: str) -> int:
     problems = []
     with tempfile.TemporaryDirectory(prefix="sith-hf-compat.") as name:
         work = Path(name)
-        jobs = list(write(work))
+        jobs = [*write(work), *(Job(**fields) for fields in write_vision(work))]
         for size in {job.size for job in jobs}:
             pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
             save_file({"pixels": pixels}, work / f"pixels{size}.safetensors")

@@ -25,7 +25,9 @@ def outputs(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Ten
             ids = torch.arange(5, model.config.vocab_size, 80)
             found = getattr(model, "text_model", model)(input_ids=ids[None])
             return {name: found[name].contiguous() for name in ("last_hidden_state", "pooler_output")}
-        tower = getattr(getattr(model, "clip", model), "vision_model", model)(pixel_values=pixels)
+        whole = getattr(model, "clip", model)
+        own = getattr(whole, "vision_model", model)
+        tower = getattr(getattr(model, "model", model), "vision_tower", own)(pixel_values=pixels)
         found = {"hidden": tower.last_hidden_state, "pooled": tower.pooler_output}
         if hasattr(model, "visual_projection"):
             found["joint"] = model.visual_projection(tower.pooler_output)
