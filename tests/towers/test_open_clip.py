@@ -283,6 +283,16 @@ class TestEdit:
         assert 'open_clip.create_model_from_pretrained("local-dir:path/to/this/folder")' in card
         assert "from transformers import" not in card
 
+    def test_edits_of_both_towers_are_written_into_one_folder(self, plain, tmp_path):
+        editor, spec = edit(plain)
+        combined = spec.compose(edit(plain, "text")[1])
+        editor.save_pretrained(tmp_path / "edited", combined)
+        assert verify(tmp_path / "edited", plain).ok
+        before, _ = read_raw(plain / WEIGHTS)
+        after, _ = read_raw(tmp_path / "edited" / WEIGHTS)
+        changed = {key.partition("resblocks")[0] for key in before if before[key] != after[key]}
+        assert changed == {"visual.transformer.", "transformer."}
+
     def test_specs_of_another_tower_or_family_are_refused(self, plain, tmp_path):
         _, spec = edit(plain)
         _, of_text = edit(plain, "text")
@@ -290,8 +300,9 @@ class TestEdit:
         for model, other in ((clip.model, spec), (clip.model, of_text)):
             with pytest.raises((BaseMismatch, UnsupportedModel)), SithEditor.from_model(model).applied(other):
                 pass
-        with pytest.raises(BaseMismatch, match="do not combine"):
-            spec.compose(of_text)
+        clip.decompose(ConceptDictionary.from_texts(TEXTS), layers=[0])
+        with pytest.raises(BaseMismatch, match="famil"):
+            spec.compose(clip.edit().vectors(0.0, layers=[0], heads=[0]).spec)
         with pytest.raises((BaseMismatch, InputError)):
             clip.save_pretrained(tmp_path / "wrong", spec)
         assert not (tmp_path / "wrong").exists()
