@@ -12,7 +12,7 @@ from sith_hf.decomposition.decompose import decompose
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.edits.build import make_spec
-from sith_hf.errors import BaseMismatch, InputError, SithError, UnsupportedModel
+from sith_hf.errors import BaseMismatch, InputError, SithError
 from sith_hf.gains import by_concepts, by_name
 from sith_hf.towers.text_encoder import encode_texts
 from tests.support.made import tiny_concepts, tiny_editor
@@ -404,12 +404,14 @@ def test_a_companion_of_another_width_is_refused(tokenizer):
         SithEditor.from_model(vision_model(hidden_size=64), tokenizer, text_model=clip_model())
 
 
-def test_a_model_without_a_vision_tower_is_refused():
+def test_the_vision_tower_of_a_model_without_one_is_refused():
     config = CLIPTextConfig(
         vocab_size=514, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
-    with pytest.raises(UnsupportedModel):
-        SithEditor.from_model(CLIPTextModelWithProjection(config))
+    model = CLIPTextModelWithProjection(config)
+    with pytest.raises(InputError, match="has no vision tower that can be edited; it has: text"):
+        SithEditor.from_model(model, tower="vision")
+    assert SithEditor.from_model(model).tower.kind == "text"  # the control
 
 
 # ---------------------------------------------------------------- decompositions from elsewhere
