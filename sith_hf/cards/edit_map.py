@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sith_hf.core.colours import FAINT, INK
 from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError
+from sith_hf.towers import layer_title
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -96,7 +97,7 @@ def _tower(draw: ImageDraw, spec: EditSpec, top: int, cell: int, num_layers: int
     for (layer, head, _), gain in zip(spec.keys, spec.gain.tolist(), strict=True):
         gains.setdefault((layer, head), []).append(gain)
     _text(draw, (LEFT, top - 102), f"{spec.tower} tower", 26, INK)
-    _axes(draw, top, cell, num_layers, num_heads)
+    _axes(draw, top, cell, [str(layer_title(n, spec.base.settings)) for n in range(num_layers)], num_heads)
     for layer in range(num_layers):
         for head in range(num_heads):
             _cell(draw, LEFT + head * cell, top + layer * cell, cell, gains.get((layer, head), []))
@@ -114,15 +115,15 @@ def colour(gain: float) -> Colour:
     return SCALE[-1][1]
 
 
-def _axes(draw: ImageDraw, top: int, cell: int, num_layers: int, num_heads: int) -> None:
+def _axes(draw: ImageDraw, top: int, cell: int, layers: list[str], num_heads: int) -> None:
     _text(draw, (LEFT, top - 62), "head", 23, FAINT)
     # Small cells have no room for every number.
     across = 1 if cell >= 44 or num_heads <= 10 else 2
     for head in range(0, num_heads, across):
         _text(draw, (LEFT + head * cell + cell // 2, top - 12), str(head), 22, INK, "ms")
     _text(draw, (LEFT - 18, top - 62), "layer", 23, FAINT, "ra")
-    for layer in range(num_layers):
-        _text(draw, (LEFT - 18, top + layer * cell + cell // 2), str(layer), 22, INK, "rm")
+    for number, layer in enumerate(layers):
+        _text(draw, (LEFT - 18, top + number * cell + cell // 2), layer, 22, INK, "rm")
 
 
 def _cell(draw: ImageDraw, x: int, y: int, cell: int, gains: list[float]) -> None:

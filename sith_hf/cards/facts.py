@@ -20,7 +20,7 @@ from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import is_repo_id
 from sith_hf.pursuit import METHODS
-from sith_hf.towers import UNUSABLE, config_settings, family_of_config, family_with
+from sith_hf.towers import UNUSABLE, config_settings, family_of_config, family_with, layer_title, number_of_layers
 
 # A table with more rows than the first number is folded; rows after the second are left out.
 FOLD, CUT = 20, 1000
@@ -57,7 +57,7 @@ def config_of(folder: Path, spec: AnySpec) -> tuple[str, dict[str, int]]:
     try:
         raw = read_json_object(folder / "config.json", "save the checkpoint again")
         architecture = family_of_config(raw)[1]
-        layers = {part.tower: config_settings(raw, part.tower)["num_hidden_layers"] for part in spec.parts}
+        layers = {part.tower: number_of_layers(config_settings(raw, part.tower)) for part in spec.parts}
     except InputError:
         raise
     except UNUSABLE as error:
@@ -71,6 +71,8 @@ def config_of(folder: Path, spec: AnySpec) -> tuple[str, dict[str, int]]:
 def pipeline_of(architecture: str) -> str:
     """Return the pipeline of transformers for a class of models."""
     family = family_with(architecture)
+    if "Segmentation" in architecture:
+        return "image-segmentation"
     if "vision" not in family.towers(architecture):
         return "feature-extraction"
     return "zero-shot-image-classification" if family.has_text(architecture) else "image-feature-extraction"
@@ -90,7 +92,8 @@ def _summary(spec: EditSpec) -> str:
     heads, layers = len({key[:2] for key in spec.keys}), spec.layers
     vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
     head = "head" if heads == 1 else "heads"
-    where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {_listed([str(n) for n in layers])}"
+    named = [str(layer_title(n, spec.base.settings)) for n in layers]
+    where = f"layer {named[0]}" if len(layers) == 1 else f"layers {_listed(named)}"
     changes = Counter(_verb(gain) for gain in spec.gain.tolist())
     how = _listed([f"{count} {verb}" for verb, count in changes.items()])
     change = "has a new gain" if len(spec) == 1 else "have new gains"
@@ -133,6 +136,8 @@ def vector_rows(spec: AnySpec) -> list[dict[str, Any]]:
 
 def _vector_rows(spec: EditSpec) -> list[dict[str, Any]]:
     rows = [{**row, "reason": "", "plus": None, "minus": None} for row in spec.rows()]
+    for row in rows:
+        row["layer"] = layer_title(row["layer"], spec.base.settings)
     if spec.provenance is not None:
         for row, explanations, reason in zip(rows, spec.provenance.explanations, spec.provenance.reasons, strict=True):
             poles = {explanation.pole: explanation for explanation in explanations}

@@ -37,7 +37,7 @@ from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import library_versions, new_folder
 from sith_hf.hub import CARD
-from sith_hf.towers import family_named, family_with
+from sith_hf.towers import family_named, family_with, layer_title
 
 # peft's two files, and its prefix of every module's name.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -97,13 +97,15 @@ def output_projections(spec: EditSpec, architecture: str) -> dict[int, str]:
     transformers 5.6 on a ``CLIPVisionModel`` has other names than the two classes that contain one.
 
     Raises:
-        UnsupportedModel: the class is not supported, or does not have the tower of the edit.
+        UnsupportedModel: the class is not supported, or does not have the tower of the edit; or the edit changes an
+            attention-pooling head.
     """
     known = _classes_with(spec)
     if architecture not in known:
         raise UnsupportedModel(
             f"{architecture!r} is no class with {spec.place.title}, which the edit is of; use one of {', '.join(known)}"
         )
+    _check_pool(spec)
     depth = spec.base.settings.get("num_hidden_layers", max(spec.layers) + 1)
     return _output_projections(spec.place.family, architecture, spec.tower, int(depth), tuple(spec.layers))
 
@@ -117,6 +119,20 @@ def architectures(spec: AnySpec) -> list[str]:
 def _classes_with(spec: EditSpec) -> list[str]:
     family = family_named(spec.place.family)
     return [name for names in family.model_types.values() for name in names if spec.tower in family.towers(name)]
+
+
+def _check_pool(spec: EditSpec) -> None:
+    """Raise UnsupportedModel for an edit of the output projection of an ``nn.MultiheadAttention``.
+
+    Its ``forward`` reads that projection's weight and does not call it, so that an adapter there changes nothing until
+    it is merged. An adapter of the whole module adds the change of the output projection twice (peft 0.21).
+    """
+    pool = [layer for layer in spec.layers if layer_title(layer, spec.base.settings) != layer]
+    if pool:
+        raise UnsupportedModel(
+            f"layer {pool[0]} is the attention-pooling head, an nn.MultiheadAttention, whose output projection no LoRA "
+            "adapter of peft changes: export an edit without this layer, or save the edited checkpoint"
+        )
 
 
 @cache

@@ -50,7 +50,8 @@ def find(
     meant = "" if loaded.has(concept) else did_you_mean(concept, loaded.texts)
     nothing = f"No vector mentions {sanitize(concept)} or a similar concept{sanitize(meant)}."
     title = READ if loaded.side == "read" else None
-    show_result(as_json, data, table(*match_rows(matches), title=title) if matches else nothing)
+    rows = match_rows(matches, loaded.base.settings)
+    show_result(as_json, data, table(*rows, title=title) if matches else nothing)
 
 
 def _embedding(folder: str, decomposition: Decomposition, concept: str) -> Tensor | None:

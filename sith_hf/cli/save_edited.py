@@ -25,6 +25,12 @@ def save_edited(
     Other files are left out and listed.
     """
     from sith_hf.checkpoint import save_edited as save_edited_
+    from sith_hf.towers import partial_layers, partial_lines, read_config
 
     spec = options.spec_of(spec_paths)
-    show_saved(as_json, save_edited_(base, spec, output, include=include, overwrite=overwrite, progress=True))
+    saved = save_edited_(base, spec, output, include=include, overwrite=overwrite, progress=True)
+    config = read_config(saved.folder)
+    for part in spec.parts:
+        for line in partial_lines(partial_layers(config, part.tower), part.layers):
+            click.echo(f"warning: {line}", err=True)
+    show_saved(as_json, saved)

@@ -52,7 +52,7 @@ def show(
         for explanation in found.theme(layer, head, top)
     ]
     title = READ if found.side == "read" else None
-    data, (columns, rows) = [vars(item) for item in explanations], explanation_rows(explanations)
+    data, (columns, rows) = [vars(item) for item in explanations], explanation_rows(explanations, found.base.settings)
     if beside is not None:
         others = found.same_vectors(Decomposition.from_pretrained(beside), explanations)
         data = [item | {"beside": vars(other)} for item, other in zip(data, others, strict=True)]

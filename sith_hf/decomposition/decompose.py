@@ -63,9 +63,11 @@ def decompose(
     check_joint_size(atoms, tower.joint_size)
     where = torch.device("cpu" if device is None else device)
     heads = _groups(numbers, tower.num_heads, (rank or tower.head_size) * len(settings.poles))
+    # The layer whose way to the joint space the explained directions of each layer take.
+    at = {number: number if settings.side == "write" else tower.written_at(number) for number in numbers}
     # One sample of random directions for each way to the joint space, of the first layer that takes it.
-    ways = list(dict.fromkeys(id(tower.readout(number)) for number in numbers))
-    rows = [ways.index(id(tower.readout(number))) for number in numbers]
+    ways = list(dict.fromkeys(id(tower.readout(at[number])) for number in numbers))
+    rows = [ways.index(id(tower.readout(at[number]))) for number in numbers]
     null = {
         f"null-{start:04d}" + (f"-{row}" if row else ""): (numbers[rows.index(row)], slice(start, start + ROWS))
         for row in range(len(ways))
@@ -78,7 +80,7 @@ def decompose(
         return build_index(atoms, device=where, products=int(share * pursuit.sparsity), block_size=pursuit.block_size)
 
     def coded(directions: Tensor, layer: int) -> SparseCode:
-        joint = tower.to_joint(directions, image_mean, layer).flatten(0, -2).float()
+        joint = tower.to_joint(directions, image_mean, at[layer]).flatten(0, -2).float()
         found = pursuit(joint.to(where), index())
         return SparseCode(found.index.cpu(), found.weight.cpu())
 
@@ -88,7 +90,7 @@ def decompose(
         write = torch.empty(0, tower.hidden_size)
         centre = settings.centres(tower.layers[number])
         drawn = null_directions("residual", write, DRAWS, centre=centre, generator=generator)[part]
-        return {"null_fidelity": quality_of(tower, atoms, drawn, coded(drawn, number), image_mean, number).fidelity}
+        return {"null_fidelity": quality_of(tower, atoms, drawn, coded(drawn, number), image_mean, at[number]).fidelity}
 
     def explain(group: str) -> Part:
         if group in null:
@@ -100,7 +102,7 @@ def decompose(
         explained = read if settings.side == "read" else write
         directions = explained.unsqueeze(-2) * settings.signs.unsqueeze(-1)
         code = coded(directions, number)
-        shape, quality = (*directions.shape[:3], -1), quality_of(tower, atoms, directions, code, image_mean, number)
+        shape, quality = (*directions.shape[:3], -1), quality_of(tower, atoms, directions, code, image_mean, at[number])
         made = {
             "singular_values": values,
             "energy": (svd.values**2).sum(dim=-1),
@@ -110,7 +112,7 @@ def decompose(
             "weight": code.weight.reshape(shape),
             "fidelity": quality.fidelity,
             "coherence": quality.coherence,
-            "ceiling": tower.readout(number).projected_norm(explained),
+            "ceiling": tower.readout(at[number]).projected_norm(explained),
         }
         return {key: tensor if key == "concept" else tensor.float() for key, tensor in made.items()}
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from sith_hf.towers import layer_title
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,20 @@ class Match:
     share: float
 
 
-def explanation_rows(explanations: Sequence[Explanation]) -> tuple[list[str], list[list[object]]]:
-    """Return columns and rows for :func:`sith_hf.core.tables.table`."""
+def explanation_rows(
+    explanations: Sequence[Explanation], settings: Mapping[str, Any]
+) -> tuple[list[str], list[list[object]]]:
+    """Return columns and rows for :func:`sith_hf.core.tables.table`; ``settings``: of the decomposed base."""
     columns = ["layer", "head", "vector", "pole", "energy", "fidelity", "concepts (weight)"]
+    titles = {e.layer: layer_title(e.layer, settings) for e in explanations}
     return columns, [
-        [e.layer, e.head, e.vector, e.pole, e.energy_share, e.fidelity, concepts_text(e)] for e in explanations
+        [titles[e.layer], e.head, e.vector, e.pole, e.energy_share, e.fidelity, concepts_text(e)] for e in explanations
     ]
 
 
-def match_rows(matches: Sequence[Match]) -> tuple[list[str], list[list[object]]]:
-    """Return columns and rows for :func:`sith_hf.core.tables.table`."""
-    columns, rows = explanation_rows([match.explanation for match in matches])
+def match_rows(matches: Sequence[Match], settings: Mapping[str, Any]) -> tuple[list[str], list[list[object]]]:
+    """Return columns and rows for :func:`sith_hf.core.tables.table`; ``settings``: of the decomposed base."""
+    columns, rows = explanation_rows([match.explanation for match in matches], settings)
     rows = [[*row[:4], match.strength, match.share, *row[4:]] for match, row in zip(matches, rows, strict=True)]
     return [*columns[:4], "strength", "share", *columns[4:]], rows
 

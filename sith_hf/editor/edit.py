@@ -32,7 +32,7 @@ from sith_hf.gains import (
     share_of,
     word_carriers,
 )
-from sith_hf.towers import LoadedModel, Tower
+from sith_hf.towers import LoadedModel, Tower, layer_title, partial_lines
 
 
 class Editor(Protocol):
@@ -184,7 +184,8 @@ class Edit:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """In words: concepts that may be mistyped, and those of which the edit changes too little to be seen.
+        """In words: concepts that may be mistyped, those of which the edit changes too little to be seen, and layers
+        that do not reach all that the model returns.
 
         An edit that only amplifies a concept, by gains below 2, is compared with the most that such a gain can change.
         """
@@ -202,7 +203,7 @@ class Edit:
                     f"{limit:.0%} the model mostly sees {word} as before; choose more vectors (top, threshold) or a "
                     "stronger gain"
                 )
-        return tuple(lines)
+        return (*lines, *partial_lines(self.editor.tower.partial, self.spec.layers))
 
     def _strongest(self, word: str) -> float:
         """Return the largest change of gain of the vectors chosen for a word, or 1 if most are not amplified."""
@@ -233,7 +234,8 @@ class Edit:
                 for (layer, head, vector), why in choice.left_out
             ]
         heading, tail = ([sanitize(line, 1000) for line in lines] for lines in (above, below))
-        return "\n".join([*heading, gain_table(self.rows()), *tail])
+        rows = [{**row, "layer": layer_title(row["layer"], self.editor.tower.settings)} for row in self.rows()]
+        return "\n".join([*heading, gain_table(rows), *tail])
 
     def __repr__(self) -> str:
         return repr(self.spec)

@@ -16,6 +16,7 @@ from sith_hf.edits.place import Place
 from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.storage import EDIT_SPEC_LAYOUT
 from sith_hf.errors import BaseMismatch, InputError
+from sith_hf.towers import layer_title
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,7 +287,8 @@ class Terms:
         lines.append(f"{'layer':>5} {'head':>4} {'vector':>6} {'gain':>7}  concepts")
         for row in self.rows():
             label = sanitize(row["label"])
-            lines.append(f"{row['layer']:>5} {row['head']:>4} {row['vector']:>6} {row['gain']:>7.3g}  {label}")
+            layer = layer_title(row["layer"], self.base.settings)
+            lines.append(f"{layer:>5} {row['head']:>4} {row['vector']:>6} {row['gain']:>7.3g}  {label}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

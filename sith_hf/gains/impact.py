@@ -73,8 +73,8 @@ class Impact:
         if self.excess:
             raise LargeEdit(
                 f"this edit of {self.vectors} of {self.of} vectors of the {self.tower} tower changes {self.excess}, "
-                "which damages most models: choose fewer vectors, a higher threshold or a lower strength, or, to accept "
-                f"it, {how}"
+                "which damages most models: choose fewer vectors, a higher threshold or a lower strength, or, to "
+                f"accept it, {how}"
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sith_hf.core.escaping import shown_name
 from sith_hf.core.fingerprint import changed_setting
@@ -38,14 +39,20 @@ def model_variants(
         raise InputError('no variant "base" without an edit; write {"base": None, "edited": spec}')
     if processor is None:
         processor = image_processor(editor.loaded, editor.companion)
-    projection = None
-    if editor.companion is not None and not hasattr(editor.model, "visual_projection"):
-        projection = editor.companion.model.visual_projection.weight.detach()
+    projection = None if editor.companion is None else _projection(editor.model, editor.companion.model)
     models = {name: editor.model if spec is None else edited_copy(editor.model, spec) for name, spec in specs.items()}
     return tuple(
         ModelVariant(name, model, processor, projection, text=_own_text(editor, model))
         for name, model in models.items()
     )
+
+
+def _projection(model: Any, companion: Any) -> Tensor | None:
+    """Return the projection of image embeddings ``[P, D]`` that ``model`` lacks and its companion has, if any."""
+    if family_of(model).projection(model, "vision") is not None:
+        return None
+    found = family_of(companion).projection(companion, "vision")
+    return None if found is None else found.weight.detach()
 
 
 def edited_copy(model: Any, spec: AnySpec) -> Any:
@@ -166,7 +173,11 @@ def _text_outputs(model: Any) -> frozenset[str]:
 
 
 def _settings(model: Any, part: str) -> dict[str, Any]:
-    return tower_settings(model.config, part) if hasattr(model, f"{part}_model") or part == "vision" else {}
+    """Return the settings of a tower; none for a model without it."""
+    family = family_of(model)
+    if part in family.towers(type(model).__name__):
+        return family.settings(model.config, part)
+    return tower_settings(model.config, part) if hasattr(model.config, f"{part}_config") else {}
 
 
 def _comparable(base: Any, other: Any, base_name: str, other_name: str) -> None:

@@ -205,9 +205,10 @@ def embed_batch(
 def _pixels(variant: ModelVariant, pictures: list[Any]) -> torch.Tensor:
     pixels: torch.Tensor = variant.processor(images=pictures, return_tensors="pt")["pixel_values"]
     side = variant.image_size
-    if tuple(pixels.shape[1:]) != (3, side, side):
+    wanted = [3, *pixels.shape[2:]] if side is None else [3, side, side]
+    if list(pixels.shape[1:]) != wanted:
         raise InputError(
-            f"the image processor returns images of {list(pixels.shape[1:])}, the model expects {[3, side, side]}: "
+            f"the image processor returns images of {list(pixels.shape[1:])}, the model expects {wanted}: "
             "the settings of the image processor belong to another model"
         )
     return pixels

@@ -31,7 +31,7 @@ from sith_hf.images.model_variant import BASE, ModelVariant, vision_tower
 from sith_hf.images.pixel_settings import pixel_settings
 from sith_hf.images.pixels import BrokenImage
 from sith_hf.images.processor import image_processor
-from sith_hf.towers import ImageMean, read_image_mean
+from sith_hf.towers import ImageMean, family_of, read_image_mean, tower_tensors
 
 # Batches in one piece, the most that is repeated after an interruption.
 BATCHES = 16
@@ -133,12 +133,17 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
         a mean with ``count`` 0 whose ``source`` describes the estimate.
 
     Raises:
-        InputError: a length out of range, or no projection.
+        InputError: a length out of range, no way to the joint space, or a tower without a class token.
     """
     if not 0 < finite_number(length, "the length of a mean, above 0 and below 1,") < 1:
         raise InputError(f"the length of a mean must be above 0 and below 1; got {length}")
     _check_vision(editor)
-    embeddings = vision_tower(editor.model).embeddings
+    embeddings: Any = getattr(vision_tower(editor.model), "embeddings", None)
+    if not hasattr(embeddings, "class_embedding"):
+        raise InputError(
+            f"{editor.loaded.name} has no class token, from which a mean could be estimated: average images in place "
+            "of it (mean_of_images, or sith-hf image-mean)"
+        )
     token = embeddings.class_embedding.detach() + embeddings.position_embedding.weight.detach()[0]
     direction = editor.tower.to_joint(token.cpu().double())
     return ImageMean(
@@ -314,8 +319,7 @@ def _base(editor: SithEditor, pixels: Mapping[str, Any]) -> BaseRef:
 
     ``pixels``: the settings of the image processor (:func:`sith_hf.images.pixel_settings.pixel_settings`).
     """
-    vision: dict[str, Tensor] = vision_tower(editor.model).state_dict()
-    tensors = {f"vision_model.{name}": tensor for name, tensor in vision.items()}
-    tensors |= editor.tower.readout().tensors
+    tensors: dict[str, Tensor] = tower_tensors(family_of(editor.model), editor.model, "vision")
+    tensors |= {name: tensor for way, _ in editor.tower.readouts for name, tensor in way.tensors.items()}
     prints = {name: tensor_sha256(tensor) for name, tensor in sorted(tensors.items())}
     return BaseRef(editor.loaded.title, editor.loaded.revision, prints, {**editor.tower.settings, **pixels})

@@ -6,6 +6,7 @@ little more than one model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,12 +19,17 @@ from torch.nn.functional import normalize
 
 from sith_hf.errors import InputError
 from sith_hf.images.pixel_settings import pixel_settings
-from sith_hf.towers import LoadedModel
+from sith_hf.towers import LoadedModel, family_of
 
 BASE, EDITED = "base", "edited"
 
 # Variants with one part of an edit of two towers.
 PARTS = {"vision": "vision only", "text": "text only"}
+
+# The path of a layer of an encoder, at the beginning of the path of its output projection.
+_LAYER = re.compile(r".*?\.\d+(?=\.)")
+# What follows the encoder of a vision tower. A parameter that is not listed here counts as one before it.
+_AFTER = ("post_layernorm.", "head.", "visual_projection.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +39,9 @@ class ModelVariant:
     Attributes:
         name: ``"base"`` for the reference of all comparisons, ``"edited"`` for the edit, one of ``PARTS`` for the part
             of it in one tower, any other for baselines.
-        model: a ``CLIPModel``, ``CLIPVisionModelWithProjection`` or ``CLIPVisionModel``.
+        model: a model with a vision tower.
         processor: its image processor.
-        projection: ``[P, D]``, for a ``CLIPVisionModel``: the projection of its CLIPModel.
+        projection: ``[P, D]``, for a model without one, such as a ``CLIPVisionModel``: that of its whole model.
         text: the model whose text tower encodes texts for this variant, if the variants differ in it; None for the one
             of the whole evaluation.
     """
@@ -49,28 +55,18 @@ class ModelVariant:
     def embed(self, pixels: Tensor) -> Tensor:
         """Return normalised embeddings, float32 ``[B, P]``, of pixel values ``[B, 3, S, S]`` on the model's device."""
         tower = vision_tower(self.model)
-        pooled = tower(pixel_values=pixels.to(next(tower.parameters()).dtype), return_dict=True).pooler_output
-        layer = getattr(self.model, "visual_projection", None)
-        if layer is not None:
-            return normalize(layer(pooled).float(), dim=-1)
-        if self.projection is None:
-            raise InputError(f"{self.name} has no visual projection; name its CLIPModel with text_model (--text-model)")
-        return normalize(pooled.float() @ self.projection.to(pooled.device).float().T, dim=-1)
+        pixels = pixels.to(next(tower.parameters()).dtype)
+        return normalize(family_of(self.model).embed_images(self.model, pixels, self.projection).float(), dim=-1)
 
     @property
-    def image_size(self) -> int:
-        """The side of the model's input images, in pixels."""
-        return image_size(self.model)
-
-
-def image_size(model: Any) -> int:
-    """Return the side of a model's input images, in pixels."""
-    return int(getattr(model.config, "vision_config", model.config).image_size)
+    def image_size(self) -> int | None:
+        """The side of the model's input images, in pixels; None if it takes any."""
+        return family_of(self.model).image_size(self.model)
 
 
 def vision_tower(model: Any) -> Any:
     """Return the vision transformer inside any of the models of :class:`ModelVariant`."""
-    return getattr(model, "vision_model", model)
+    return family_of(model).locate(model, "vision")[0]
 
 
 def check_processors(variants: Sequence[ModelVariant]) -> None:
@@ -135,13 +131,20 @@ def share(base: Any, other: Any) -> None:
                 module.register_parameter(name, mine)
 
 
-def _layers(model: Any) -> Any:
-    return vision_tower(model).encoder.layers
+def _layers(model: Any) -> list[Any]:
+    """Return the modules of the layers of an encoder, without an attention-pooling head."""
+    tower = vision_tower(model)
+    return [tower.get_submodule(path) for path in _layer_paths(model)]
+
+
+def _layer_paths(model: Any) -> list[str]:
+    paths = family_of(model).outputs(vision_tower(model))
+    return [found[0] for path in paths if (found := _LAYER.match(path))]
 
 
 def _before(model: Any) -> dict[str, Tensor]:
     """Return the parameters before the layers of a tower."""
-    later = ("encoder.", "post_layernorm.", "visual_projection.")
+    later = (*(f"{path}." for path in _layer_paths(model)), *_AFTER)
     return {name: value for name, value in vision_tower(model).named_parameters() if not name.startswith(later)}
 
 

@@ -13,8 +13,7 @@ from PIL import Image
 from sith_hf.core.escaping import one_line
 from sith_hf.core.reading import read_json_object
 from sith_hf.errors import InputError
-from sith_hf.images.model_variant import image_size
-from sith_hf.towers import UNUSABLE, LoadedModel
+from sith_hf.towers import UNUSABLE, LoadedModel, family_of
 
 # CLIPProcessor of transformers 5 saves one file for image processor and tokenizer; earlier releases saved the first.
 COMBINED, OWN = "processor_config.json", "preprocessor_config.json"
@@ -22,6 +21,8 @@ COMBINED, OWN = "processor_config.json", "preprocessor_config.json"
 _ADVICE = "copy this file from the base model"
 # The largest side, in pixels, to which an image is resized: a model sees less, and memory grows with its square.
 _LARGEST = 4096
+# The side of the image that a processor is tried on, for a model that takes images of any size.
+_ANY = 224
 
 
 def image_processor(*models: LoadedModel | None) -> Any:
@@ -29,12 +30,14 @@ def image_processor(*models: LoadedModel | None) -> Any:
 
     Raises:
         InputError: no folder has one, or it cannot be used.
+        UnsupportedModel: the model takes no images of one size.
     """
     present = [model for model in models if model is not None]
     for model in present:
         if model.folder is not None and (file := _settings_file(model.folder)) is not None:
+            side = family_of(model.model).image_size(model.model)
             try:
-                return _tried(_load(model.folder), image_size(model.model))
+                return _tried(_load(model.folder), side)
             except UNUSABLE as error:
                 raise InputError(f"{model.name}: {file} cannot be used ({one_line(error)}): {_ADVICE}") from None
     raise InputError(
@@ -64,8 +67,9 @@ def _load(folder: Path) -> Any:
         logging.set_verbosity(level)
 
 
-def _tried(processor: Any, side: int) -> Any:
+def _tried(processor: Any, side: int | None) -> Any:
     """Return ``processor`` after it has processed a black image. Raises ValueError, or what it raises."""
+    side = side or _ANY
     for key in ("size", "crop_size"):
         for pixels in _numbers(processor.to_dict().get(key)):
             if not 1 <= pixels <= _LARGEST:

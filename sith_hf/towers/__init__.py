@@ -5,11 +5,11 @@ It imports ``hub``, ``files``, ``core`` and ``errors``.
 
 from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.config import check_config, read_config
-from sith_hf.towers.family import TowerFamily
+from sith_hf.towers.family import TowerFamily, tower_tensors
 from sith_hf.towers.function import check_parts, unwrapped
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
 from sith_hf.towers.loading import LoadedModel, checkpoint_path, load_model
-from sith_hf.towers.model_settings import UNUSABLE, tower_settings
+from sith_hf.towers.model_settings import UNUSABLE, layer_title, number_of_layers, tower_settings
 from sith_hf.towers.offload import loader
 from sith_hf.towers.readout import Norm, Readout
 from sith_hf.towers.registry import (
@@ -21,6 +21,7 @@ from sith_hf.towers.registry import (
     family_of_config,
     family_with,
     has_tower,
+    partial_layers,
     read_tower,
 )
 from sith_hf.towers.text_encoder import (
@@ -30,7 +31,7 @@ from sith_hf.towers.text_encoder import (
     text_tower,
     text_tower_sha256,
 )
-from sith_hf.towers.tower import TOWERS, Tower, check_mean
+from sith_hf.towers.tower import TOWERS, Tower, check_mean, partial_lines
 from sith_hf.towers.weights import CONFIGS, INDEX, Checkpoint, published
 
 __all__ = [
@@ -63,8 +64,12 @@ __all__ = [
     "fill_template",
     "has_tower",
     "image_mean_file",
+    "layer_title",
     "load_model",
     "loader",
+    "number_of_layers",
+    "partial_layers",
+    "partial_lines",
     "published",
     "read_config",
     "read_image_mean",
@@ -72,5 +77,6 @@ __all__ = [
     "text_tower",
     "text_tower_sha256",
     "tower_settings",
+    "tower_tensors",
     "unwrapped",
 ]

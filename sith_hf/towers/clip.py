@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sith_hf.errors import InputError
+from torch import Tensor
+
+from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.family import CLIP_PATHS, Paths, Tensors, norm_tensors, read_layers, read_norm
 from sith_hf.towers.model_settings import tower_settings
 from sith_hf.towers.readout import Readout
@@ -19,6 +21,14 @@ _PROJECTION = {"vision": "visual_projection", "text": "text_projection"}
 _TOWER = {"vision": "vision_model", "text": "text_model"}
 
 
+def square(size: Any) -> int:
+    """Return the side of square images, from an ``image_size`` in a configuration. Raises UnsupportedModel."""
+    sides = {size} if isinstance(size, int) else set(size or ())
+    if len(sides) != 1:
+        raise UnsupportedModel(f"image_size is {size!r} in config.json: only models of square images are supported")
+    return int(sides.pop())
+
+
 @dataclass(frozen=True)
 class ClipFamily:
     """A family whose towers have CLIP's parts: a layer norm and a projection without bias lead to the joint space.
@@ -26,6 +36,7 @@ class ClipFamily:
     Attributes:
         name, model_types: see :class:`sith_hf.towers.TowerFamily`.
         kinds: architecture to its towers; the path of a tower is empty if the model is the tower.
+        bare: the architectures that are a tower themselves.
         paths: the parts of an attention layer.
     """
 
@@ -37,7 +48,20 @@ class ClipFamily:
 
     def towers(self, architecture: str) -> Mapping[str, str]:
         """Return the paths of the towers."""
-        return {kind: "" if architecture in self.bare else _TOWER[kind] for kind in self.kinds[architecture]}
+        stem = self.inside(architecture)
+        return {kind: "" if architecture in self.bare else f"{stem}{_TOWER[kind]}" for kind in self.kinds[architecture]}
+
+    def inside(self, architecture: str) -> str:
+        """Return the path, with its last dot, of the module that holds towers and projections; empty for the model."""
+        return ""
+
+    def whole(self, model: Any) -> Any:
+        """Return the module that holds towers and projections."""
+        return model.get_submodule(self.inside(type(model).__name__).removesuffix("."))
+
+    def projection(self, model: Any, kind: str) -> Any | None:
+        """Return the module that projects the output of a tower; None for a model without it."""
+        return getattr(self.whole(model), _PROJECTION[kind], None)
 
     def nested(self, architecture: str) -> bool:
         """Return whether the class is a tower itself, whose prefix its modules lack from transformers 5.6 on."""
@@ -49,8 +73,9 @@ class ClipFamily:
 
     def locate(self, root: Any, kind: str) -> tuple[Any, str]:
         """Return the module of a tower and its path."""
-        tower = getattr(root, _TOWER[kind], None)
-        return (root, "") if tower is None else (tower, _TOWER[kind])
+        stem = self.inside(type(root).__name__)
+        tower = getattr(self.whole(root), _TOWER[kind], None)
+        return (root, "") if tower is None else (tower, f"{stem}{_TOWER[kind]}")
 
     def outputs(self, tower: Any) -> Sequence[str]:
         """Return the paths of the output projections in a tower."""
@@ -72,17 +97,24 @@ class ClipFamily:
             kind=kind,
             family=self.name,
             settings=self.settings(model.config, kind),
+            partial=self.partial(type(model).__name__, model.config, kind),
         )
+
+    def partial(self, architecture: str, config: Any, kind: str) -> Mapping[int, str]:
+        """Return the layers that do not reach all that the model returns: none."""
+        return {}
 
     def readout(self, model: Any, tensors: Tensors, kind: str, companion: Any | None) -> Readout | None:
         """Return the way to the joint space; None for a tower without a projection or companion."""
         name, norm_path = _PROJECTION[kind], _NORM[kind]
-        holder = companion if getattr(model, name, None) is None else model
+        holder = model if self.projection(model, kind) is not None else companion
         if holder is None:
             return None
         tower, _ = self.locate(model, kind)
         norm = read_norm(tensors, norm_path, getattr(tower, norm_path).eps)
-        matrix = Tensors.of_model(holder, "", nested=False).need(f"{name}.weight")
+        path = f"{self.inside(type(holder).__name__)}{name}.weight"
+        held = Tensors.of_model(holder, "", nested=False)
+        matrix, name_on_disk = held.need(path), held.name(path)
         if matrix.shape[1] != norm.weight.shape[0]:
             raise InputError(
                 f"the companion projects from width {matrix.shape[1]}, this tower has width {norm.weight.shape[0]}: "
@@ -92,8 +124,8 @@ class ClipFamily:
             name=f"{norm_path}, {name}",
             matrix=matrix,
             norm=norm,
-            tensors={**norm_tensors(tensors, norm_path, norm), f"{name}.weight": matrix},
-            outside=frozenset({f"{name}.weight"}),
+            tensors={**norm_tensors(tensors, norm_path, norm), name_on_disk: matrix},
+            outside=frozenset({name_on_disk}),
         )
 
     def has_text(self, architecture: str) -> bool:
@@ -104,7 +136,29 @@ class ClipFamily:
         """Return the text tower with its projection."""
         if not self.has_text(type(model).__name__):
             return None
-        return TextTower(model, model.text_model, model.text_projection)
+        return TextTower(model, self.locate(model, "text")[0], self.projection(model, "text"))
+
+    def image_size(self, model: Any) -> int | None:
+        """Return the side of the images that a model takes, in pixels; None if it takes any."""
+        return square(getattr(model.config, "vision_config", model.config).image_size)
+
+    def embed_images(self, model: Any, pixels: Tensor, projection: Tensor | None = None) -> Tensor:
+        """Return image embeddings, as ``get_image_features`` does. Raises InputError without a projection."""
+        whole = self.whole(model)
+        if hasattr(whole, "get_image_features"):
+            found: Tensor = whole.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+            return found
+        pooled: Tensor = self.locate(model, "vision")[0](pixel_values=pixels, return_dict=True).pooler_output
+        own = self.projection(model, "vision")
+        if own is not None:
+            joint: Tensor = own(pooled)
+            return joint
+        if projection is None:
+            raise InputError(
+                f"a {type(model).__name__} has no visual projection: name its whole model with text_model "
+                "(--text-model on the command line)"
+            )
+        return pooled.float() @ projection.to(pooled.device).float().T
 
 
 CLIP = ClipFamily(

@@ -15,6 +15,10 @@ from typing import Any
 
 import torch
 
+# Class to the beginning of names that transformers 5 changes on saving, and 4 does not load then. Both load them as
+# they are in memory. Of AltCLIP, "layer" becomes "layers" in the text tower, and back again in both towers.
+KEPT: Mapping[str, str] = {"AltCLIPModel": "vision_model."}
+
 
 @dataclass(frozen=True, eq=False)
 class DiskNames:
@@ -77,7 +81,8 @@ def _disk_names(architecture: str, content: str, nested: bool) -> DiskNames:
         if isinstance(item, WeightRenaming) and (nested or not isinstance(item, PrefixChange))
     ]
     state, tied = model.state_dict(), model.all_tied_weights_keys or {}
-    canonical = {name: apply_renamings(name, written) for name in state}
+    kept = KEPT.get(architecture)
+    canonical = {name: name if kept and name.startswith(kept) else apply_renamings(name, written) for name in state}
     return DiskNames(
         canonical=canonical,
         shapes={canonical[name]: tuple(tensor.shape) for name, tensor in state.items()},

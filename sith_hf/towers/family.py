@@ -69,6 +69,27 @@ class TowerFamily(Protocol):
     def text(self, model: Any) -> TextTower | None:
         """Return how texts are encoded; None for a model without a text tower."""
 
+    def partial(self, architecture: str, config: Any, kind: str) -> Mapping[int, str]:
+        """Return the layers of a tower whose output does not reach all that the model returns, with the reason."""
+
+    def image_size(self, model: Any) -> int | None:
+        """Return the side of the images that a model takes, in pixels; None if it takes any."""
+
+    def projection(self, model: Any, kind: str) -> Any | None:
+        """Return the module that follows a tower and that a model of the tower alone lacks; None if there is none."""
+
+    def embed_images(self, model: Any, pixels: Tensor, projection: Tensor | None = None) -> Tensor:
+        """Return image embeddings ``[B, P]``, not normalised, as ``get_image_features`` of the library does.
+
+        Args:
+            model: a model with a vision tower.
+            pixels: ``[B, 3, S, S]``, on its device and of its dtype.
+            projection: ``[P, D]``, of its companion, for a model without one.
+
+        Raises:
+            InputError: the model lacks what leads to the joint space.
+        """
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -217,6 +238,13 @@ def read_layers(
             )
         seen[layer.out_weight.data_ptr()] = name
     return layers
+
+
+def tower_tensors(family: TowerFamily, model: Any, kind: str) -> dict[str, Tensor]:
+    """Return every parameter of a tower by name on disk."""
+    tower, path = family.locate(model, kind)
+    tensors = Tensors.of_model(model, path, nested=family.nested(type(model).__name__))
+    return {tensors.name(name): parameter.detach() for name, parameter in tower.named_parameters()}
 
 
 def read_norm(tensors: Tensors, path: str, eps: float, *, rms: bool = False) -> Norm:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -60,20 +60,35 @@ def check_parts(model: Any, parts: Mapping[str, Any], *, hooks: bool = True) -> 
         parts: path to module, of each tower.
         hooks: whether to check forward hooks.
     """
+    projections = _projections(model, parts)
     for path, part in parts.items():
         part = unwrapped(part)
         if not type(part).__module__.startswith("transformers.models."):
             _refuse_kind(path or "the model", part, "tower")
         _check_attention(part.config)
-        _check(path, part, _fresh(type(part), part.config))
-    for path in PROJECTIONS.values():
-        layer = getattr(model, path, None)
-        if layer is not None:
-            rows, columns = getattr(getattr(layer, "weight", None), "shape", None) or (0, 0)
-            _check(path, unwrapped(layer), nn.Linear(columns, rows, bias=False, device="meta"))
+        _check(path, part, _fresh(part))
+    for path, layer in projections.items():
+        rows, columns = getattr(getattr(layer, "weight", None), "shape", None) or (0, 0)
+        _check(path, unwrapped(layer), nn.Linear(columns, rows, bias=False, device="meta"))
     if hooks:
         for path, part in parts.items():
-            _check_hooks(path, part, getattr(model, PROJECTIONS.get(path, "none"), None))
+            _check_hooks(path, part, projections.get(_projection_of(path)))
+
+
+def _projections(model: Any, parts: Iterable[str]) -> dict[str, Any]:
+    """Return the projections beside the towers at some paths, by path; none if the model is a tower itself."""
+    found = {}
+    for stem in sorted({path.rpartition(".")[0] for path in parts}):
+        beside = dict(model.named_modules()).get(stem)
+        for name in PROJECTIONS.values():
+            found[f"{stem}.{name}" if stem else name] = getattr(beside, name, None)
+    return {path: layer for path, layer in found.items() if layer is not None}
+
+
+def _projection_of(path: str) -> str:
+    """Return the path of the projection that follows the tower at a path, if there is one."""
+    stem, dot, name = path.rpartition(".")
+    return f"{stem}{dot}{PROJECTIONS.get(name, 'none')}"
 
 
 def check_folder(folder: Path, name: str | None = None) -> None:
@@ -106,15 +121,19 @@ def check_folder(folder: Path, name: str | None = None) -> None:
         )
 
 
-def _fresh(kind: type, config: Any) -> nn.Module:
-    return _fresh_of(kind, json.dumps(config.to_dict(), sort_keys=True, default=str))
+def _fresh(part: Any) -> nn.Module:
+    """Return a module of the class and configuration of another, without values."""
+    kind: Any = type(part)
+    config = json.dumps(part.config.to_dict(), sort_keys=True, default=str)
+    return _fresh_of(kind, config, "add_pooling_layer", getattr(part, "pooler", None) is not None)
 
 
 @lru_cache(maxsize=16)
-def _fresh_of(kind: Any, config: str) -> nn.Module:
-    """Return a module of this class and configuration, without values."""
+def _fresh_of(kind: Any, config: str, option: str, value: bool) -> nn.Module:
+    """Make it; classes like BERT have an option of a layer that no text embedding needs."""
+    options = {option: value} if option in inspect.signature(kind.__init__).parameters else {}
     with torch.device("meta"):
-        made: nn.Module = kind(kind.config_class.from_dict(json.loads(config)))
+        made: nn.Module = kind(kind.config_class.from_dict(json.loads(config)), **options)
     return made
 
 
@@ -252,6 +271,10 @@ def _outputs(tower: Any, projection: Any | None) -> Tensor:
     if hasattr(config, "image_size"):
         pixels = torch.randn(1, config.num_channels, config.image_size, config.image_size, generator=random)
         inputs = {"pixel_values": pixels.to(weight)}
+    elif hasattr(config, "num_patches"):
+        patches = torch.randn(1, 4, config.num_channels * config.patch_size**2, generator=random)
+        shape, mask = torch.full((1, 2), 2), torch.ones(1, 4, dtype=torch.long)
+        inputs = {"pixel_values": patches.to(weight), "spatial_shapes": shape, "pixel_attention_mask": mask}
     else:
         tokens = torch.randint(config.vocab_size, (1, min(8, config.max_position_embeddings)), generator=random)
         inputs = {"input_ids": tokens.to(weight.device)}
@@ -260,7 +283,8 @@ def _outputs(tower: Any, projection: Any | None) -> Tensor:
     try:
         with torch.no_grad():
             found = tower(**inputs, return_dict=True)
-            pooled = found.pooler_output if projection is None else projection(found.pooler_output)
+            pooled = found.last_hidden_state[:, 0] if found.pooler_output is None else found.pooler_output
+            pooled = pooled if projection is None else projection(pooled)
             return torch.cat([found.last_hidden_state.flatten(), pooled.flatten()])
     finally:
         for module in training:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -19,6 +20,23 @@ _SHARED = ("num_attention_heads", "num_hidden_layers", "hidden_act", "layer_norm
 _VISION = (*_SHARED, "image_size", "patch_size")
 _TEXT = (*_SHARED, "max_position_embeddings", "eos_token_id")
 
+POOL = "attention_pooling"
+"""The setting that says that a tower has an attention-pooling head, which is its last layer."""
+
+
+def number_of_layers(settings: Mapping[str, Any]) -> Any:
+    """Return the number of layers of a tower with these settings, with its pooling head; None if not known.
+
+    Nothing is checked: a config.json that somebody wrote may have any value.
+    """
+    encoder = settings.get("num_hidden_layers")
+    return encoder + 1 if settings.get(POOL) and isinstance(encoder, int) else encoder
+
+
+def layer_title(layer: int, settings: Mapping[str, Any]) -> int | str:
+    """Return a layer's number, for a reader with a note if it is the pooling head: ``"12 (pool)"``."""
+    return f"{layer} (pool)" if settings.get(POOL) and layer == settings.get("num_hidden_layers") else layer
+
 
 def tower_settings(config: Any, kind: str) -> dict[str, Any]:
     """Return the settings of a tower, from the configuration of a model or of the tower."""
@@ -27,12 +45,12 @@ def tower_settings(config: Any, kind: str) -> dict[str, Any]:
     return {name: _plain(getattr(config, name)) for name in names if hasattr(config, name)}
 
 
-def text_settings(config: Any, tokenizer: Any | None) -> dict[str, Any]:
-    """Return the settings of a text tower, with the sha256 of its tokenizer if there is one."""
+def text_settings(config: Any, tokenizer: Any | None, positions: int) -> dict[str, Any]:
+    """Return the settings of a text tower that reads so many tokens, with the sha256 of a tokenizer if there is one."""
     found = tower_settings(config, "text")
     if tokenizer is not None and hasattr(tokenizer, "get_vocab"):
         found |= {"tokenizer": tokenizer_sha256(tokenizer), "truncation_side": tokenizer.truncation_side}
-        found["max_tokens"] = max_tokens(tokenizer, found["max_position_embeddings"])
+        found["max_tokens"] = max_tokens(tokenizer, positions)
     return found
 
 

@@ -48,6 +48,7 @@ class Readout:
         matrix: the linear part, ``[P, D]``: W_P of CLIP.
         norm: the norm before it; None if there is none.
         bias: ``[P]``, added after the matrix; None for none.
+        back: the way back, ``[D, P]``, where the pseudo-inverse of the matrix would amplify noise; else None.
         after: what follows and is not linear, a map of ``[..., P]``; None for nothing.
         approximation: how the way differs from the one of a real input, in words; empty if it is the same.
         tensors: the tensors on the way by name on disk, for fingerprints.
@@ -58,6 +59,7 @@ class Readout:
     matrix: Tensor
     norm: Norm | None
     bias: Tensor | None = None
+    back: Tensor | None = None
     after: Callable[[Tensor], Tensor] | None = None
     approximation: str = ""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
@@ -71,7 +73,7 @@ class Readout:
     @property
     def title(self) -> str:
         """The name with the approximation, for artifacts and cards."""
-        return f"{self.name} ({self.approximation or 'exact'})"
+        return f"{self.name} ({self.approximation or 'exact'}){'' if self.back is None else ', back by the transpose'}"
 
     @property
     def joint_size(self) -> int:
@@ -87,14 +89,18 @@ class Readout:
         return normalize(joint if self.after is None else self.after(joint), dim=-1)
 
     def from_joint(self, joint: Tensor) -> Tensor:
-        """Map points ``[..., P]`` back to unit vectors ``[..., D]`` by the pseudo-inverse; zero for a zero point."""
-        return normalize(joint @ self._inverse.to(joint).T, dim=-1)
+        """Map points ``[..., P]`` back to unit vectors ``[..., D]`` by ``back`` or the pseudo-inverse."""
+        inverse = self._inverse if self.back is None else self.back
+        return normalize(joint @ inverse.to(joint).T, dim=-1)
 
     def projected_norm(self, directions: Tensor) -> Tensor:
-        """Return the norm of each unit direction's part in the row space of the matrix, ``[...]``.
+        """Return the highest possible fidelity of each unit direction, ``[...]``.
 
-        This is the highest possible fidelity: the joint space does not contain the rest.
+        This is the norm of its part in the row space of the matrix: the joint space does not contain the rest. With a
+        way back of its own it is the fidelity of the direction's own point, a perfect explanation.
         """
+        if self.back is not None:
+            return (self.from_joint(self.to_joint(directions)) * directions).sum(dim=-1)
         norm: Tensor = torch.linalg.vector_norm(directions.double() @ self._readable.to(directions.device).T, dim=-1)
         return norm.to(directions)
 

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.towers.altclip import ALTCLIP
+from sith_hf.towers.chinese_clip import CHINESE_CLIP
 from sith_hf.towers.clip import CLIP
+from sith_hf.towers.clipseg import CLIPSEG
 from sith_hf.towers.family import TowerFamily
 from sith_hf.towers.function import check_class, check_parts, unwrapped
+from sith_hf.towers.metaclip_2 import METACLIP_2
+from sith_hf.towers.siglip import SIGLIP, SIGLIP2
 from sith_hf.towers.tower import TOWERS, Tower
 
 # A family's file is named after it; its models need this line and no other.
-FAMILIES: tuple[TowerFamily, ...] = (CLIP,)
-
+FAMILIES: tuple[TowerFamily, ...] = (CLIP, METACLIP_2, ALTCLIP, CHINESE_CLIP, CLIPSEG, SIGLIP, SIGLIP2)
 # How to add a family is in the design notes.
 _ADD = "docs/design.md, 'A new family', says how to add one"
 
@@ -113,9 +117,21 @@ def has_tower(model: Any, family: TowerFamily, tower: str) -> bool:
     """
     name = type(model).__name__
     try:
-        return family_with(name) == family and tower in family.towers(name)
+        return family_with(name).name == family.name and tower in family.towers(name)
     except UnsupportedModel:
         return True
+
+
+def partial_layers(raw: Mapping[str, Any], kind: str) -> Mapping[int, str]:
+    """Return the layers of a tower that do not reach all that a model returns, by the JSON of its ``config.json``.
+
+    Raises:
+        UnsupportedModel, OSError, ValueError, ...: as for :func:`config_settings`.
+    """
+    from transformers import CONFIG_MAPPING
+
+    family, architecture = family_of_config(raw)
+    return family.partial(architecture, CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)), kind)
 
 
 def check_function(model: Any, *, hooks: bool = True) -> None:

@@ -7,21 +7,26 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, read_json_object, read_start
-from sith_hf.errors import InputError
+from sith_hf.errors import InputError, MissingExtra
 from sith_hf.towers.model_settings import UNUSABLE, max_tokens
 
 # The file of a whole tokenizer; without it, the files of a vocabulary are read.
 WHOLE = "tokenizer.json"
-_FILES = (WHOLE, "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt")
+# Vocabularies that need no other package; SentencePiece models end in .model.
+_PLAIN = ("vocab.json", "merges.txt", "vocab.txt")
+_FILES = (WHOLE, "tokenizer_config.json", *_PLAIN)
 
 _ADVICE = "download the tokenizer's files again, or save them with save_pretrained"
 # In checkpoints of 2021, this end token means that the text ends at its largest token (CLIPTextModel.forward).
 _LARGEST = 2
+# A family of later years, whose end token is really 2.
+_NEVER_LARGEST = "metaclip_2"
 
 _Result = TypeVar("_Result")
 
@@ -31,6 +36,7 @@ def load_tokenizer(folder: Path) -> Any | None:
 
     Raises:
         InputError: a file of the tokenizer is damaged, or its class cannot be loaded.
+        MissingExtra: its vocabulary is a SentencePiece model, and sentencepiece or protobuf is not installed.
     """
     from transformers import AutoTokenizer
 
@@ -41,10 +47,16 @@ def load_tokenizer(folder: Path) -> Any | None:
             read_json_object(folder / name, _ADVICE)
     if not (folder / WHOLE).is_file():
         _check_fetched(folder)
-    tokenizer = _guarded(
-        lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
-        f"{folder}: its tokenizer cannot be loaded",
-    )
+        if not any((folder / name).is_file() for name in _PLAIN):
+            _check_sentencepiece(folder)
+    try:
+        tokenizer = _guarded(
+            lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
+            f"{folder}: its tokenizer cannot be loaded",
+        )
+    except InputError:
+        _check_sentencepiece(folder)
+        raise
     # Without the files, transformers 5 returns a tokenizer that maps every text to unknown tokens.
     return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) else None
 
@@ -60,17 +72,86 @@ def tokenize(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[int]
     Raises:
         InputError: the tokenizer fails, knows none of the texts, or writes tokens that the tower cannot read.
     """
-
-    def written() -> list[list[int]]:
-        limit = max_tokens(tokenizer, tower.config.max_position_embeddings)
-        ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
-        return ids
-
-    tokens = _guarded(written, "the tokenizer cannot read the texts")
-    _check_ids(tokens, texts, tower)
-    _check_known(tokens, texts, tokenizer)
+    tokens: list[list[int]] = _written(tokenizer, texts, tower, tower.config.max_position_embeddings)["input_ids"]
     _check_end(tokens, texts, tokenizer, tower)
     return tokens
+
+
+def tokenize_with_types(tokenizer: Any, texts: Sequence[str], tower: Any, positions: int) -> list[list[list[int]]]:
+    """Return each token of each text alone with its type, a number that some tokenizers write beside it and 0 else.
+
+    For towers in which every token sees every other, such as BERT's: they need no end token.
+
+    Args:
+        tokenizer, texts: as for :func:`tokenize`.
+        tower: the text model that reads them.
+        positions: the number of tokens that it can read.
+
+    Raises:
+        InputError: as for :func:`tokenize`.
+    """
+    found = _written(tokenizer, texts, tower, positions)
+    tokens = found["input_ids"]
+    types = found.get("token_type_ids") or [[0] * len(ids) for ids in tokens]
+    count = tower.config.type_vocab_size
+    for ids, text in zip(types, texts, strict=True):
+        if not 0 <= min(ids) <= max(ids) < count:
+            raise InputError(
+                f"the tokenizer returns the token type {max(ids)} for {_shown(text)}, but the text tower has {count} "
+                "types: this tokenizer belongs to another model; use the one of this checkpoint"
+            )
+    return [list(map(list, zip(*pair, strict=True))) for pair in zip(tokens, types, strict=True)]
+
+
+def full_length(tokenizer: Any, positions: int) -> int:
+    """Return the number of tokens that texts are padded and cut to, for a text tower with so many positions."""
+    return int(min(positions, tokenizer.model_max_length))
+
+
+def tokenize_padded(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[list[int]]]:
+    """Return each token of texts padded to full length with 1, or 0 if an attention mask hides it.
+
+    This is what the zero-shot pipeline of ``transformers`` passes to SigLIP: padding has the side and the token that
+    the tokenizer says, and is hidden only if the tokenizer returns a mask.
+
+    Args:
+        tokenizer, texts: as for :func:`tokenize`.
+        tower: the text model that reads them.
+
+    Raises:
+        InputError: as for :func:`tokenize`.
+    """
+    found = _written(tokenizer, texts, tower, tower.config.max_position_embeddings, padded=True)
+    tokens = found["input_ids"]
+    masks = found.get("attention_mask") or [[1] * len(ids) for ids in tokens]
+    return [list(map(list, zip(*pair, strict=True))) for pair in zip(tokens, masks, strict=True)]
+
+
+def _written(tokenizer: Any, texts: Sequence[str], tower: Any, positions: int, *, padded: bool = False) -> Any:
+    """Return what the tokenizer writes for texts, cut to so many tokens or fewer, after checks."""
+
+    def written() -> Any:
+        if padded:
+            limit = full_length(tokenizer, positions)
+            return tokenizer(list(texts), padding="max_length", truncation=True, max_length=limit)
+        return tokenizer(list(texts), truncation=True, max_length=max_tokens(tokenizer, positions))
+
+    found = _guarded(written, "the tokenizer cannot read the texts")
+    _check_ids(found["input_ids"], texts, tower)
+    _check_known(found["input_ids"], texts, tokenizer)
+    return found
+
+
+def _check_sentencepiece(folder: Path) -> None:
+    """Raise MissingExtra for a SentencePiece model that no installed package reads."""
+    if any(folder.glob("*.model")):
+        for module, package in (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")):
+            try:
+                found = find_spec(module)
+            except ModuleNotFoundError:  # of the package above it
+                found = None
+            if found is None:
+                raise MissingExtra(package, "sentencepiece")
 
 
 def _check_fetched(folder: Path) -> None:
@@ -124,7 +205,7 @@ def _stderr_without_panics() -> Iterator[None]:
 
 
 def _check_ids(tokens: Sequence[Sequence[int]], texts: Sequence[str], tower: Any) -> None:
-    count = tower.embeddings.token_embedding.num_embeddings
+    count = tower.config.vocab_size
     for ids, text in zip(tokens, texts, strict=True):
         if not ids:
             raise InputError(f"the tokenizer returns no token for {_shown(text)}, not even an end token: {_ADVICE}")
@@ -162,7 +243,8 @@ def _check_end(tokens: Sequence[Sequence[int]], texts: Sequence[str], tokenizer:
     if type(end) is not int:
         raise InputError(f"text_config.eos_token_id in config.json is {_shown(end)}, not one whole number: {advice}")
     lost = [(ids, text) for ids, text in zip(tokens, texts, strict=True) if end not in ids]
-    if lost and end != _LARGEST:
+    largest = end == _LARGEST and not tower.config.model_type.startswith(_NEVER_LARGEST)
+    if lost and not largest:
         ids, text = lost[0]
         raise InputError(
             f"the text tower reads a text at its end token, {end}, which the tokenizer does not write: {_shown(text)} "
@@ -170,7 +252,7 @@ def _check_end(tokens: Sequence[Sequence[int]], texts: Sequence[str], tokenizer:
         )
 
     def read(ids: Sequence[int]) -> Sequence[int]:
-        return ids[: 1 + ids.index(max(ids) if end == _LARGEST else end)]
+        return ids[: 1 + ids.index(max(ids) if largest else end)]
 
     start = read(tokens[0])
     if any(ids != tokens[0] for ids in tokens) and all(read(ids) == start for ids in tokens):

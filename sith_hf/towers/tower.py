@@ -30,6 +30,7 @@ class Tower:
         family: the name of its :class:`sith_hf.towers.TowerFamily`, such as ``"clip"``.
         settings: the settings of the model that are no tensors (:mod:`sith_hf.towers.model_settings`).
         inert: layers whose output reaches nothing that the model returns, with the reason.
+        partial: layers whose output does not reach all that the model returns, with the reason.
         missing: what to do about a tower without a way to the joint space, as the end of a sentence.
     """
 
@@ -39,6 +40,7 @@ class Tower:
     family: str = "clip"
     settings: Mapping[str, Any] = field(default_factory=dict)
     inert: Mapping[int, str] = field(default_factory=dict)
+    partial: Mapping[int, str] = field(default_factory=dict)
     missing: str = ""
 
     @property
@@ -73,8 +75,9 @@ class Tower:
         wanted = whole_numbers(layers, "layers")
         for layer in wanted:
             if not -count <= layer < count:
+                pool = f" ({count - 1} is the pooling head)" if self.layers[-1].title else ""
                 raise InputError(
-                    f"layer {layer} does not exist: this tower has layers 0-{count - 1}. Use -1 for the last"
+                    f"layer {layer} does not exist: this tower has layers 0-{count - 1}{pool}. Use -1 for the last"
                 )
         resolved = sorted(layer % count for layer in wanted)
         if not resolved:
@@ -100,6 +103,10 @@ class Tower:
                 'model with text_model="openai/clip-vit-base-patch32" (--text-model on the command line)'
             )
         return found
+
+    def written_at(self, layer: int) -> int:
+        """Return a layer that writes to where ``layer`` reads: a pooling head reads what the encoder writes."""
+        return layer - 1 if self.layers[layer].title and layer else layer
 
     @property
     def readouts(self) -> tuple[tuple[Readout, tuple[int, ...]], ...]:
@@ -168,7 +175,8 @@ class Tower:
             InputError: it has a projection, and this tower has none.
         """
         found = self.sha256(layers)
-        if not self.has_joint and any("projection" in name and name not in found for name in base.sha256):
+        lost = [name for name in base.sha256 if name not in found]
+        if not self.has_joint and any("projection" in name or ".head." in name for name in lost):
             self.readout()  # says what to do
         base.check(found, where, self.settings)
 
@@ -177,6 +185,17 @@ class Tower:
         for layer in layers:
             if layer in self.inert:
                 raise UnsupportedModel(f"an edit of layer {layer} would do nothing: {self.inert[layer]}")
+
+
+def partial_lines(partial: Mapping[int, str], layers: Iterable[int]) -> tuple[str, ...]:
+    """Return one line for each reason why an edit of ``layers`` does not reach all that a model returns."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer in partial:
+            found.setdefault(partial[layer], []).append(str(layer))
+    return tuple(
+        f"layer{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}: {reason}" for reason, numbers in found.items()
+    )
 
 
 def check_mean(mean: Tensor, size: int) -> Tensor:

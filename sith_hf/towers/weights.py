@@ -19,7 +19,7 @@ from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import json_fields, read_json_object, reason
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
 from sith_hf.files import DTYPES, Entry, TensorFile, raw_bytes, write_all
-from sith_hf.towers.disk_names import disk_names
+from sith_hf.towers.disk_names import KEPT, disk_names
 from sith_hf.towers.function import FLOATS, check_folder
 from sith_hf.towers.model_settings import UNUSABLE
 from sith_hf.towers.registry import config_settings, family_of_config
@@ -270,7 +270,8 @@ def _named(folder: Path, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
     except UNUSABLE:
         return shards
     names = {key: name for key, name in found.items() if key != name}
-    return tuple(replace(shard, names=names, renames=nested and "" in paths.values()) for shard in shards)
+    renames = architecture in KEPT or (nested and "" in paths.values())
+    return tuple(replace(shard, names=names, renames=renames) for shard in shards)
 
 
 def checkpoints_below(folder: Path) -> str | None:

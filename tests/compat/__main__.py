@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +19,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from sith_hf import ConceptDictionary, SithEditor
 from sith_hf.checkpoint import revert, save_edited
+from sith_hf.pursuit import Pursuit
 from tests.compat.older import outputs, read
+from tests.support.families import CLASSES, save
 from tests.support.raw import random_spec, read_raw, weight_files
+from tests.support.siglip import save as save_siglip
 from tests.support.tiny import clip_model, projected_vision_model, vision_model
 
 CLOSE, FAR = 1e-5, 1e-3
@@ -47,6 +52,11 @@ class Job(NamedTuple):
     base: Path
     sound: bool = True
     words: tuple[str, ...] = ()
+
+
+def siglip(kind: str, folder: Path) -> Path:
+    """Save a SigLIP model."""
+    return save_siglip(folder, kind)
 
 
 def write(work: Path) -> Iterator[Job]:
@@ -80,6 +90,19 @@ def write(work: Path) -> Iterator[Job]:
     yield Job(
         "control: what transformers 5 wrote without us", fresh / "base", "CLIPVisionModel", 16, fresh / "edited", False
     )
+
+    makes = {kind: partial(save, family) for family, names in CLASSES.items() for kind in names}
+    others = [*CLASSES.values(), ("SiglipModel", "SiglipVisionModel")]
+    for names in others:
+        for kind in (name for name in names if "Text" not in name):
+            folder = work / kind
+            make_folder = makes.get(kind, siglip)
+            make_folder(kind, folder / "base")
+            whole = make_folder(names[0], folder / "whole") if "VisionModel" in kind else None
+            editor = SithEditor.from_pretrained(folder / "base", text_model=whole, tower="vision")
+            editor.decompose(ConceptDictionary.from_texts(["dog", "red boat"]), pursuit=Pursuit(sparsity=1))
+            editor.save_pretrained(folder / "edited", editor.edit().vectors(-1.0, heads=[0, 1]).spec)
+            yield Job(kind, folder / "edited", kind, 16, folder / "base")
 
     demo = Path(str(resources.files("sith_hf.demo") / "checkpoint"))
     vision = json.loads((demo / "config.json").read_text())["vision_config"]

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 def outputs(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     """The model's outputs for pictures, in float32."""
     with torch.no_grad():
-        tower = getattr(model, "vision_model", model)(pixel_values=pixels)
+        tower = getattr(getattr(model, "clip", model), "vision_model", model)(pixel_values=pixels)
         found = {"hidden": tower.last_hidden_state, "pooled": tower.pooler_output}
         if hasattr(model, "visual_projection"):
             found["joint"] = model.visual_projection(tower.pooler_output)

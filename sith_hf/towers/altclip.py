@@ -1,0 +1,36 @@
+"""The family AltCLIP: CLIP's vision tower, and an XLM-RoBERTa that encodes texts and that is not edited."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sith_hf.towers.clip import ClipFamily
+from sith_hf.towers.text_tower import EncoderText, TextTower
+
+
+@dataclass(frozen=True)
+class AltClipFamily(ClipFamily):
+    """CLIP's vision tower, beside a RoBERTa with a norm and a linear map of its own before the text projection."""
+
+    def prefix(self, kind: str) -> str:
+        """Return the beginning of a tower's names on disk; ``layers`` tells them from those of transformers 5."""
+        return f"{super().prefix(kind)}.encoder.layers"
+
+    def has_text(self, architecture: str) -> bool:
+        """Return whether the class has the text tower."""
+        return architecture not in self.bare
+
+    def text(self, model: Any) -> TextTower | None:
+        """Return the text tower with its projection."""
+        if not hasattr(model, "text_model"):
+            return None
+        return EncoderText(model, model.text_model, model.text_projection, roberta=True)
+
+
+ALTCLIP = AltClipFamily(
+    name="altclip",
+    model_types={"altclip": ("AltCLIPModel",), "altclip_vision_model": ("AltCLIPVisionModel",)},
+    kinds={"AltCLIPModel": ("vision",), "AltCLIPVisionModel": ("vision",)},
+    bare=frozenset({"AltCLIPVisionModel"}),
+)
