@@ -99,7 +99,7 @@ def edit(
         click.echo(f"warning: {sanitize(line, 1000)}", err=True)
     data = {
         "spec": path,
-        "vectors": draft.rows(),
+        "vectors": [{"tower": spec.tower, **row} for row in draft.rows()],
         "impact": impact.to_json(),
         "needs_yes": bool(impact.excess),
         "taken": draft.taken,

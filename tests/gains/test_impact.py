@@ -31,7 +31,9 @@ def test_beyond_a_limit_it_asks(editor, made):
     small.check()
     assert small.excess == ""
     large = impact_of(editor.tower, made, everything(made, 0.0))
-    with pytest.raises(LargeEdit, match=r"96 of 96 vectors changes 100% of the energy .* drift of 0\.50 .* add --yes"):
+    with pytest.raises(
+        LargeEdit, match=r"96 of 96 vectors of the vision tower changes 100% .* drift of 0\.50 .* add --yes"
+    ):
         large.check("add --yes")
     for wrong in ({"energy": MOST_ENERGY + 1e-9, "drift": 0.0}, {"energy": 0.0, "drift": MOST_DRIFT + 1e-9}):
         with pytest.raises(LargeEdit):
