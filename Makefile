@@ -40,6 +40,7 @@ bench: $(VENV)/ready
 	$(OFFLINE) $(BIN)/python benchmarks/drift.py
 	$(OFFLINE) $(BIN)/python benchmarks/single_words.py
 	$(OFFLINE) $(BIN)/python benchmarks/impact.py
+	$(OFFLINE) $(BIN)/python benchmarks/text_tower.py --repeats 2
 	$(OFFLINE) $(BIN)/python benchmarks/significance.py
 	$(OFFLINE) $(BIN)/python benchmarks/image_mean.py
 	$(OFFLINE) $(BIN)/python benchmarks/processes.py

@@ -226,6 +226,8 @@ class MeasuredResult(Settings):
     samples: int | None = Field(default=None, ge=0)
     interval: tuple[float, float] | None = None
     """The 95 % interval of ``edited - base``, lower end first."""
+    parts: dict[str, float] = Field(default_factory=dict, max_length=4)
+    """The values with a part of the edit, such as "vision only"."""
 
 
 class Results(Settings):
@@ -248,6 +250,7 @@ def measured_rows(evaluation: Mapping[str, Any] | None) -> dict[str, list[dict[s
     rows: dict[str, list[dict[str, Any]]] = {name: list(items or ()) for name, items in found.items()}
     for row in (*rows["results"], *rows["collateral"]):
         row.update({name: sanitize(impersonal(row[name] or "")) for name in ("dataset", "metric", "split")})
+        row["parts"] = {sanitize(impersonal(name)): value for name, value in row["parts"].items()}
     return rows
 
 

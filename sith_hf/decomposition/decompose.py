@@ -119,6 +119,8 @@ def decompose(
         }
         return {key: tensor if key == "concept" else tensor.float() for key, tensor in made.items()}
 
+    # A run may decompose both towers.
+    step = "decomposition" if tower.kind == "vision" else f"decomposition-{tower.kind}"
     facts: dict[str, Any] = {}
     if job.folder is not None:
         facts = {
@@ -136,7 +138,7 @@ def decompose(
     done: dict[str, Part] = {}
     shown = progress and job.processes.is_main
     with tqdm(total=len(numbers) * tower.num_heads, desc="decomposing", unit="head", disable=not shown) as bar:
-        for group, part in job.parts("decomposition", facts, [*heads, *null], explain):
+        for group, part in job.parts(step, facts, [*heads, *null], explain):
             done[group] = part
             bar.update(len(part.get("energy", ())))
     stacks = [[done[group] for group, (number, _) in heads.items() if number == wanted] for wanted in numbers]

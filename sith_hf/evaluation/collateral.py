@@ -1,4 +1,4 @@
-"""Side effects of an edit: how far image embeddings move, and how many predictions stay the same."""
+"""Side effects of an edit: how far embeddings of images and classes move, and how many predictions stay the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sith_hf.evaluation import metrics
 from sith_hf.evaluation.plan import Collateral
 from sith_hf.evaluation.result import TaskResult
 from sith_hf.evaluation.task import TaskData, TaskRunner
-from sith_hf.evaluation.texts import check_sizes, class_embeddings
+from sith_hf.evaluation.texts import by_variant, check_sizes, class_drift, class_embeddings
 from sith_hf.images import BASE
 
 
@@ -18,7 +18,9 @@ class CollateralRunner(TaskRunner[Collateral]):
     def run(self, data: TaskData) -> TaskResult:
         """Compute drifts (1 - cosine with the base's embedding) and, with classes, the agreement of predictions.
 
-        The 95th percentile and the maximum of drifts have no interval: a bootstrap says little about extremes.
+        The 95th percentile and the maximum of drifts have no interval: a bootstrap says little about extremes. If
+        variants differ in their text towers, each predicts with its own embeddings of the classes, and the drift of
+        classes is added.
 
         Raises:
             InputError: classes, and no text model.
@@ -36,11 +38,22 @@ class CollateralRunner(TaskRunner[Collateral]):
             for name in found[0]
         ]
         if task.classes is not None:
-            classes = class_embeddings(data.text, task.classes, task.templates, progress=data.progress)
+            names, templates = task.classes, task.templates
+            classes = by_variant(
+                data.texts, lambda text: class_embeddings(text, names, templates, progress=data.progress)
+            )
             check_sizes(images, classes)
-            predicted = items["prediction"] = np.stack([metrics.predictions(own, classes) for own in images])
+            predicted = items["prediction"] = np.stack(
+                [metrics.predictions(own, texts) for own, texts in zip(images, classes, strict=True)]
+            )
             found = for_each(ClassAccuracy(), predicted, {"references": predicted[base]})
             values = [own["accuracy"] for own in found]
             drawn = data.resampled(predicted == predicted[base], salt=f"{task.name}/agreement")[:, 0]
             results.append(data.metric("agreement of predictions", None, values, drawn, count))
+            moved = class_drift(classes, base)
+            if moved is not None:
+                summaries = [metrics.drift_summary(own) for own in moved]
+                for name in ("mean", "maximum"):
+                    values = [own[name] for own in summaries]
+                    results.append(data.metric(f"drift of classes, {name}", None, values, None, len(names)))
         return self.result(data, results, items)

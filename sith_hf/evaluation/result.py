@@ -16,8 +16,12 @@ from sith_hf.core.reading import read_text
 from sith_hf.core.tables import table
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files import write_whole
+from sith_hf.images import PARTS
 
 FORMAT, VERSION = "sith-hf/evaluation", 1
+
+# With more variants than this, the table for a terminal has all differences below the values.
+BESIDE = 6
 
 # With more groups than this, a card shows only the worst group and the mean.
 CARD_GROUPS = 12
@@ -67,6 +71,11 @@ class MetricResult:
     samples: int
     values: Mapping[str, FiniteFloat]
     differences: tuple[Difference, ...]
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether its differences have intervals; a single variant has no difference, and counts as one with them."""
+        return not self.differences or any(item.low is not None for item in self.differences)
 
     @property
     def title(self) -> str:
@@ -186,7 +195,8 @@ class Evaluation:
     def table(self) -> str:
         """Return values and differences of every task as text for a terminal; :meth:`to_json` has all differences."""
         parts: list[str] = []
-        main = ("edited", "base") if "edited" in self.variants else None
+        # Beside more variants, the columns of a difference leave no space for names.
+        main = ("edited", "base") if "edited" in self.variants and len(self.variants) <= BESIDE else None
         columns = ["metric", *self.variants, *(["edited - base", "95 % interval"] if main else [])]
         for task in self.tasks:
             split = f", {sanitize(task.split)}" if task.split else ""
@@ -231,6 +241,9 @@ class Evaluation:
                 }
                 if task.split:
                     entry["split"] = task.split
+                parts = {name: item.values[name] for name in PARTS.values() if name in item.values}
+                if parts:
+                    entry["parts"] = parts
                 for d in item.differences:
                     if (d.of, d.to) == ("edited", "base") and d.low is not None and d.high is not None:
                         entry["interval"] = [d.low, d.high]

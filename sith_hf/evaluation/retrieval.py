@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ from sith_hf.evaluation import metrics
 from sith_hf.evaluation.plan import Retrieval
 from sith_hf.evaluation.result import MetricResult, TaskResult
 from sith_hf.evaluation.task import TaskData, TaskRunner
-from sith_hf.evaluation.texts import caption_embeddings, check_sizes
+from sith_hf.evaluation.texts import by_variant, caption_embeddings, check_sizes
 from sith_hf.images import ImageDataset
 
 Setting = tuple[str, tuple[str, ...]]
@@ -114,11 +115,12 @@ class RetrievalRunner(TaskRunner[Retrieval]):
             )
         texts = {kind: [own[i] for i in keep] for kind, own in captions.items()}
         images = dict(zip(("V", "V*"), (rows.images[name][:, keep] for name in self.image_columns(task)), strict=False))
-        embedded: dict[str, NDArray[Any]] = dict(images)
+        embedded: dict[str, Sequence[NDArray[Any]]] = {kind: [*own] for kind, own in images.items()}
         for kind, own in texts.items():
-            encoded = caption_embeddings(data.text, _flat(own), progress=data.progress)
+            flat = _flat(own)
+            encoded = by_variant(data.texts, partial(caption_embeddings, captions=flat, progress=data.progress))
             check_sizes(images["V"], encoded)
-            embedded[kind] = np.broadcast_to(encoded, (len(data.variants), *encoded.shape))
+            embedded[kind] = encoded
 
         results: list[MetricResult] = []
         items: dict[str, NDArray[Any]] = {}

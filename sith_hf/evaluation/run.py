@@ -42,7 +42,8 @@ def evaluate(
     Args:
         variants: one of them named ``"base"``; ``"edited"`` is compared with all others.
         tasks: what to measure on which data, each with its own name.
-        text: the CLIPModel whose text tower encodes classes and captions; None if no task needs one.
+        text: the CLIPModel whose text tower encodes classes and captions for all variants without one of their own
+            (``ModelVariant.text``); None if no task needs one.
         batch_size: rows at a time, in each process.
         precision: ``"no"`` for the checkpoint's own dtype, ``"bf16"`` or ``"fp16"`` for automatic mixed precision.
         resamples: of the bootstrap; at least 100.
@@ -63,6 +64,7 @@ def evaluate(
     batch_size = whole_number(batch_size, "batch_size", 1)
     resamples = whole_number(resamples, "resamples", 100)
 
+    texts = tuple(text if variant.text is None else variant.text for variant in variants)
     passes: dict[tuple[str, tuple[str, ...]], list[AnyTask]] = {}
     for task in tasks:
         rows = task.data.model_dump_json(exclude={"columns", "sha256"})
@@ -89,7 +91,7 @@ def evaluate(
             progress=progress,
         )
         _check_rows(source, len(embedded) + sum(embedded.skipped.values()))
-        data = TaskData(embedded, names, text, resamples, seed, progress)
+        data = TaskData(embedded, names, texts, resamples, seed, progress)
         for runner in runners:
             found = runner.run(data)
             expected, seen = runner.task.data.sha256, str(found.data_sha256)
@@ -98,7 +100,7 @@ def evaluate(
                     f"{found.name}: the data of {source.title} have the sha256 {seen[:12]}..., the plan expects "
                     f"{expected[:12]}...; use the same data, or remove data.sha256 from the plan"
                 )
-            fewest = min(metric.samples for metric in found.metrics)
+            fewest = min((metric.samples for metric in found.metrics if metric.has_interval), default=FEW)
             few = (f"as few as {fewest} samples: intervals are too narrow there",) if fewest < FEW else ()
             results[found.name] = replace(found, notes=(*found.notes, *source.notes, *few))
     settings = {

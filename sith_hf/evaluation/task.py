@@ -27,14 +27,14 @@ class TaskData:
     Attributes:
         rows: the embeddings of C variants, and the other columns.
         variants: C names.
-        text: the CLIPModel whose text tower encodes classes and captions; None if no task needs one.
+        texts: C models whose text towers encode classes and captions, mostly one for all; None without one.
         resamples, seed: of the bootstrap.
         progress: show bars on stderr.
     """
 
     rows: EmbeddedRows
     variants: tuple[str, ...]
-    text: LoadedModel | None
+    texts: tuple[LoadedModel | None, ...]
     resamples: int
     seed: int
     progress: bool

@@ -15,8 +15,8 @@ from sith_hf.evaluation import metrics
 from sith_hf.evaluation.plan import ZeroShot
 from sith_hf.evaluation.result import TaskResult
 from sith_hf.evaluation.task import TaskData, TaskRunner
-from sith_hf.evaluation.texts import check_sizes, class_embeddings
-from sith_hf.images import EmbeddedRows, ImageDataset
+from sith_hf.evaluation.texts import by_variant, check_sizes, class_drift, class_embeddings, moved_classes
+from sith_hf.images import BASE, EmbeddedRows, ImageDataset
 
 
 class ZeroShotRunner(TaskRunner[ZeroShot]):
@@ -100,7 +100,8 @@ class ZeroShotRunner(TaskRunner[ZeroShot]):
 
         Classes and groups without an image are listed in the notes and count in no mean. The bootstrap draws images
         within groups, so that every resample has all groups, and finds the worst group of each resample. For
-        classes it draws within classes.
+        classes it draws within classes. If variants differ in their text towers, each predicts with its own embeddings
+        of the classes, and the drift of each class is added.
 
         Raises:
             InputError: no text model, or one of another joint space.
@@ -112,12 +113,14 @@ class ZeroShotRunner(TaskRunner[ZeroShot]):
         if not any(labelled):
             raise InputError(f"{self.source.title}: no row has a {self._label}; choose a split with labels (--split)")
         data = replace(data, rows=data.rows.keep(labelled, "no label"))
-        classes = class_embeddings(data.text, self.classes, task.templates, progress=data.progress)
+        classes = by_variant(
+            data.texts, lambda text: class_embeddings(text, self.classes, task.templates, progress=data.progress)
+        )
         images = data.rows.images[task.data.columns.image]
         check_sizes(images, classes)
         labels = [self._read_label(row, i) for i, row in enumerate(_rows(data.rows.values))]
         truth, groups = np.array(labels, dtype=np.int64), self._read_groups(data.rows.values)
-        predicted = np.stack([metrics.predictions(own, classes) for own in images])
+        predicted = np.stack([metrics.predictions(own, texts) for own, texts in zip(images, classes, strict=True)])
         correct, count = predicted == truth, len(truth)
         items: dict[str, NDArray[Any]] = {"correct": correct, "prediction": predicted, "label": truth}
 
@@ -145,7 +148,15 @@ class ZeroShotRunner(TaskRunner[ZeroShot]):
         for i, number in enumerate(numbers.tolist()):
             values, part = [own["by class"][number] for own in found], f"class {self.classes[number]}"
             results.append(data.metric("accuracy", part, values, drawn[:, i], int(sizes[i])))
-        return self.result(data, results, items, self._notes(set(numbers.tolist()), set(groups), data.rows))
+        notes = self._notes(set(numbers.tolist()), set(groups), data.rows)
+        moved = class_drift(classes, data.variants.index(BASE))
+        if moved is not None:
+            results += [
+                data.metric("drift", f"class {name}", moved[:, k].tolist(), None, len(task.templates))
+                for k, name in enumerate(self.classes)
+            ]
+            notes += moved_classes(self.classes, dict(zip(data.variants, moved.tolist(), strict=True)))
+        return self.result(data, results, items, notes)
 
     def _notes(self, numbers: set[int], groups: set[str], rows: EmbeddedRows) -> list[str]:
         """Return remarks on classes and groups without an image."""

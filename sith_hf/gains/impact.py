@@ -10,6 +10,10 @@ vectors removed, mean zero-shot accuracy over five kinds of words (``python benc
 
 At the limits a random edit costs 6 points, and each further tenth of the energy costs more than the one before, up to
 0.7. The shipped recipes change at most 13 % of the energy, with a drift of at most 0.08.
+
+In a text tower the energy is that of its heads, and the drift that of text embeddings. Removing 20, 40 and 60 % of its
+vectors at random leaves an accuracy of 97.5, 91.0 and 83.7 % (``python benchmarks/text_tower.py``), so the limits are
+the same.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from sith_hf.images.dataset_settings import Columns, DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
 from sith_hf.images.embed import EmbeddedRows, embed_rows
 from sith_hf.images.mean import estimated_mean, is_mean_of, mean_for, mean_of_images
-from sith_hf.images.model_variant import BASE, EDITED, ModelVariant, check_processors
+from sith_hf.images.model_variant import BASE, EDITED, PARTS, ModelVariant, check_processors
 from sith_hf.images.preprocessing import preprocessing_warning
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "EmbeddedRows",
     "ImageDataset",
     "ModelVariant",
+    "PARTS",
     "check_processors",
     "embed_rows",
     "estimated_mean",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,10 @@ def model_variants(
         processor = image_processor(editor.loaded, editor.companion)
     projection = None if editor.companion is None else _projection(editor.model, editor.companion.model)
     models = {name: editor.model if spec is None else edited_copy(editor.model, spec) for name, spec in specs.items()}
-    return tuple(ModelVariant(name, model, processor, projection) for name, model in models.items())
+    return tuple(
+        ModelVariant(name, model, processor, projection, text=_own_text(editor, model))
+        for name, model in models.items()
+    )
 
 
 def _projection(model: Any, companion: Any) -> Tensor | None:
@@ -76,7 +79,8 @@ class Comparison:
 
     Attributes:
         variants: the base first.
-        text: the CLIPModel that encodes texts, with its tokenizer; None for vision-only models.
+        text: the model that encodes texts for all variants without a text tower of their own, with its tokenizer; None
+            for vision-only models.
     """
 
     variants: tuple[ModelVariant, ...]
@@ -100,8 +104,8 @@ class Comparison:
             text_model: the CLIPModel of vision-only checkpoints.
 
         Raises:
-            InputError: a checkpoint that cannot be loaded, has the base's weights or other sizes, or a text tower or
-                image processor different from the base's.
+            InputError: a checkpoint that cannot be loaded, has the base's weights or other sizes, an image processor
+                different from the base's, or a text tower that differs by more than an edit.
         """
         editor = SithEditor.from_pretrained(base, revision, text_model=text_model)
         first = model_variants(editor, {BASE: None})[0]
@@ -111,7 +115,8 @@ class Comparison:
             _comparable(first.model, loaded.model, shown_name(str(base)), shown_name(str(place)))
             share(first.model, loaded.model)
             processor = image_processor(loaded, editor.companion)
-            made.append(ModelVariant(name, loaded.model, processor, first.projection))
+            text = _own_text(editor, loaded.model)
+            made.append(ModelVariant(name, loaded.model, processor, first.projection, text=text))
         check_processors(made)
         return cls(tuple(made), text_model_of(editor))
 
@@ -136,6 +141,35 @@ def text_model_of(editor: SithEditor) -> LoadedModel | None:
     both = (editor.companion, editor.loaded)
     models = (item for item in both if item is not None)
     return next((item for item in models if family_of(item.model).text(item.model) is not None), None)
+
+
+def _own_text(editor: SithEditor, model: Any) -> LoadedModel | None:
+    """Return a model, with the tokenizer of the base, as its own text model; None if its text tower is the base's.
+
+    Raises:
+        InputError: another model encodes the texts.
+    """
+    ours, theirs = (family_of(each).text(each) for each in (editor.model, model))
+    if ours is None or theirs is None:
+        return None
+    shared = ours.tensors()
+    if all(tensor.data_ptr() == shared[name].data_ptr() for name, tensor in theirs.tensors().items()):
+        return None
+    if editor.companion is not None:
+        raise InputError(
+            f"{editor.companion.name} encodes the texts, so an edit of the text tower has no effect here: leave out "
+            "text_model (--text-model on the command line)"
+        )
+    return replace(editor.loaded, model=model)
+
+
+def _text_outputs(model: Any) -> frozenset[str]:
+    """Return the paths of the output projections in a model's text tower."""
+    family = family_of(model)
+    if "text" not in family.towers(type(model).__name__):
+        return frozenset()
+    tower, path = family.locate(model, "text")
+    return frozenset(f"{path}.{output}" for output in family.outputs(tower))
 
 
 def _settings(model: Any, part: str) -> dict[str, Any]:
@@ -164,8 +198,12 @@ def _comparable(base: Any, other: Any, base_name: str, other_name: str) -> None:
     changed = [key for key, value in ours.items() if not torch.equal(value, theirs[key].to(value.dtype))]
     if not changed:
         raise InputError(f"{other_name} has the same weights as {base_name}: there is no edit to evaluate")
-    if any(key.startswith(("text_model.", "text_projection.")) for key in changed):
+    texts = [key for key in changed if key.startswith(("text_model.", "text_projection."))]
+    editable = _text_outputs(base)
+    beyond = [key for key in texts if key.rpartition(".")[0] not in editable]
+    if beyond:
         raise InputError(
-            f"{other_name} and {base_name} have different text towers; only vision towers may differ, because texts "
-            "are encoded once for all variants"
+            f"{other_name} and {base_name} have different text towers: {beyond[0]} is no output projection, which an "
+            "edit changes. Texts are read with the tokenizer of the base: compare an edited checkpoint with the base "
+            "that it was made from"
         )

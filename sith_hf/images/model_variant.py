@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from sith_hf.errors import InputError
 from sith_hf.images.pixel_settings import pixel_settings
-from sith_hf.towers import family_of
+from sith_hf.towers import LoadedModel, family_of
 
 BASE, EDITED = "base", "edited"
 
@@ -28,22 +28,29 @@ _LAYER = re.compile(r".*?\.\d+(?=\.)")
 # What follows the encoder of a vision tower. A parameter that is not listed here counts as one before it.
 _AFTER = ("post_layernorm.", "head.", "visual_projection.", "ln_post.", "proj")
 
+# Variants with one part of an edit of two towers.
+PARTS = {"vision": "vision only", "text": "text only"}
+
 
 @dataclass(frozen=True, eq=False)
 class ModelVariant:
     """One model in an evaluation.
 
     Attributes:
-        name: ``"base"`` for the reference of all comparisons, ``"edited"`` for the edit, any other for baselines.
+        name: ``"base"`` for the reference of all comparisons, ``"edited"`` for the edit, one of ``PARTS`` for the part
+            of it in one tower, any other for baselines.
         model: a model with a vision tower.
         processor: its image processor.
         projection: ``[P, D]``, for a model without one, such as a ``CLIPVisionModel``: that of its whole model.
+        text: the model whose text tower encodes texts for this variant, if the variants differ in it; None for the one
+            of the whole evaluation.
     """
 
     name: str
     model: Any = field(repr=False)
     processor: Any = field(repr=False)
     projection: Tensor | None = field(default=None, repr=False)
+    text: LoadedModel | None = field(default=None, repr=False, kw_only=True)
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Return normalised embeddings, float32 ``[B, P]``, of pixel values ``[B, 3, S, S]`` on the model's device."""

@@ -46,7 +46,7 @@ from sith_hf.towers import fill_template
 
 @dataclass(frozen=True, eq=False)
 class ChosenEdit:
-    """The edit of a recipe.
+    """The edit of a recipe in one tower.
 
     Attributes:
         gains: the chosen vectors and the protected ones, with reasons.
@@ -72,10 +72,12 @@ def choose(
     say: Callable[[str], object] = lambda line: None,
     progress: bool = False,
 ) -> ChosenEdit:
-    """Choose the vectors and gains of a recipe. The gains of a vector that two edits choose multiply.
+    """Choose the vectors and gains of a recipe in the decomposed tower.
+
+    The gains of a vector that two edits choose multiply.
 
     Args:
-        recipe: the recipe with the edits.
+        recipe: the recipe with the edits; those of the other tower are passed over.
         editor, decomposition, concepts: the model, its explained vectors, and the dictionary of the explanations,
             None if it is not at hand; the rule relevance needs it.
         folder: the folder that relative paths of the recipe start from.
@@ -105,6 +107,8 @@ def choose(
 
     gains = Gains()
     for number, step in enumerate(recipe.edits):
+        if step.tower != decomposition.tower:
+            continue
         if isinstance(step, ThresholdEdit | ThreeWayEdit):
             found = _by_judge(step, editor, decomposition, str(number), judged)
         else:

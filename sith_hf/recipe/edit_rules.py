@@ -13,6 +13,8 @@ from sith_hf.judges import JudgeSettings
 
 
 class _Step(Settings):
+    tower: Literal["vision", "text"] = "vision"
+    """The tower whose vectors are chosen."""
     layers: tuple[int, ...] | None = None
     """Choose only among these layers; negative numbers count from the last. All decomposed layers when null."""
     heads: tuple[int, ...] | None = None
@@ -124,7 +126,7 @@ class BudgetEdit(ThresholdEdit):
     rule: Literal["budget"]  # type: ignore[assignment]
     """Choose vectors with at least a score, as much of each as the limit allows."""
     limit: float
-    """The limit on how far image embeddings move: a mean of 1 - cosine, estimated from the weights alone."""
+    """The limit on how far embeddings of the tower move: a mean of 1 - cosine, estimated from the weights alone."""
     whole: bool = False
     """Take vectors one by one, the purest first, instead of all in part."""
 

@@ -16,11 +16,16 @@ from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.hub import find_artifact
 from sith_hf.images import mean_for
-from sith_hf.recipe.inputs import base_sha256, check_settings, check_sha256, file_sha256, local, source_of
+from sith_hf.recipe.inputs import (
+    check_base,
+    check_base_settings,
+    check_sha256,
+    decompose_key,
+    file_sha256,
+    local,
+    source_of,
+)
 from sith_hf.recipe.recipe import DecomposeStep, Dictionary, Recipe
-
-PLACE = "decomposition"
-"""The folder of a run's decomposition."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,42 +42,47 @@ class Existing:
     concepts: ConceptDictionary | None
     files: tuple[Path, ...]
 
-    def copy_to(self, work: Path) -> None:
-        """Copy the files, so that the folder of a run is complete."""
-        (work / PLACE).mkdir(parents=True, exist_ok=True)
+    def copy_to(self, folder: Path) -> None:
+        """Copy the files into a folder of a run, so that the run is complete."""
+        folder.mkdir(parents=True, exist_ok=True)
         for file in self.files:
             layout = DECOMPOSITION_LAYOUT if file == self.files[0] else DICTIONARY_LAYOUT
-            shutil.copyfile(file, work / PLACE / layout.filename)
+            shutil.copyfile(file, folder / layout.filename)
 
 
 def open_existing(recipe: Recipe, editor: SithEditor, folder: Path, *, token: str | None = None) -> Existing:
-    """Read the decomposition that ``decompose.from`` names.
+    """Read the decomposition that ``decompose.from``, or ``decompose_text.from``, names.
 
     Args:
-        recipe: a recipe with ``decompose.from``.
-        editor: an editor of its base.
+        recipe: a recipe with this key.
+        editor: an editor of the tower of its base.
         folder: the folder that relative paths of the recipe start from.
         token: a token for the Hub.
 
     Raises:
         ArtifactError: there is no decomposition, or it is damaged.
         BaseMismatch: it was made from other weights than the base's.
-        InputError: another fingerprint than the recipe's, other settings or concepts than the recipe names, or
-            explanations of read directions.
+        InputError: a decomposition of the other tower, another fingerprint than the recipe's, other settings or
+            concepts than the recipe names, or explanations of read directions.
     """
-    step = recipe.decompose
+    tower = editor.tower.kind
+    step, place = recipe.step_of(tower), decompose_key(tower)
     name = local(str(step.from_), folder)
     file = find_artifact(folder / name if (folder / name).is_file() else name, DECOMPOSITION_LAYOUT, token=token)
-    check_sha256(step.sha256, file_sha256(file), "decompose")
+    check_sha256(step.sha256, file_sha256(file), place)
     found = Decomposition.from_pretrained(file)
     found.require_side("write")
+    if found.tower != tower:
+        raise InputError(
+            f"{place}.from: {sanitize(str(step.from_))} is of the {found.tower} tower; name one of the {tower} tower"
+        )
     editor.with_decomposition(found)  # raises for another base
-    check_settings(recipe.base.settings, editor.tower.settings, "base")
-    check_sha256(recipe.base.sha256, base_sha256(found.base.sha256), "base")
+    check_base_settings(recipe.base, editor)
+    check_base(recipe.base, found)
     for key, (wanted, actual) in _expected(step, editor, found, folder).items():
         if wanted != actual:
             raise InputError(
-                f"decompose.{key}: the recipe says {sanitize(str(wanted))}, {sanitize(str(step.from_))} was made with "
+                f"{place}.{key}: the recipe says {sanitize(str(wanted))}, {sanitize(str(step.from_))} was made with "
                 f"{sanitize(str(actual))}: use another decomposition, or write {key}: null"
             )
     concepts, beside = _dictionary(recipe.dictionary, editor, found, folder, file.parent / DICTIONARY_LAYOUT.filename)

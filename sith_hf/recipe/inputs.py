@@ -32,6 +32,11 @@ def open_base(base: Base, folder: Path, *, token: str | None = None) -> SithEdit
     return SithEditor.from_pretrained(name, base.revision, text_model=text, token=token)
 
 
+def of_tower(editor: SithEditor, tower: str) -> SithEditor:
+    """Return an editor of a tower of the same model. Without such a tower, its first use raises InputError."""
+    return SithEditor(editor.loaded, editor.companion, editor.history, tower)
+
+
 def local(name: str, folder: Path) -> str:
     """Return the path of ``name`` below ``folder`` if that is a folder, else ``name`` (such as a Hub id)."""
     return str(folder / name) if os.path.isdir(folder / name) else name
@@ -91,25 +96,56 @@ def source_of(dictionary: Dictionary, folder: Path) -> ConceptDictionary:
 
 
 def decompose_with(
-    recipe: Recipe, editor: SithEditor, folder: Path, *, job: ResumableJob | None = None, progress: bool = False
+    recipe: Recipe,
+    editor: SithEditor,
+    folder: Path,
+    concepts: ConceptDictionary | None = None,
+    *,
+    job: ResumableJob | None = None,
+    progress: bool = False,
 ) -> tuple[ConceptDictionary, Decomposition]:
-    """Decompose the editor's model by a recipe; return the encoded dictionary and the decomposition.
+    """Decompose the editor's tower by a recipe; return the encoded dictionary and the decomposition.
 
-    ``job`` stores finished parts (see :func:`sith_hf.decomposition.decompose`).
+    ``concepts`` is the recipe's dictionary, encoded, if it is at hand. ``job`` stores finished parts (see
+    :func:`sith_hf.decomposition.decompose`).
 
     Raises:
         InputError: settings out of range, or weights, texts or settings of the model other than the recipe's.
     """
-    step = recipe.decompose.model_dump(exclude={"from_", "sha256"})
+    tower = editor.tower.kind
+    step = recipe.step_of(tower).model_dump(exclude={"from_", "sha256"})
     path, coder = step.pop("image_mean"), {key: step.pop(key) for key in ("method", "sparsity", "coherence_weight")}
     mean = None if path is None else mean_for(editor, folder / path)
-    check_settings(recipe.base.settings, editor.tower.settings, "base")
-    concepts = editor.encode(dictionary_of(recipe.dictionary, folder), job=job, progress=progress)
+    check_base_settings(recipe.base, editor)
+    if concepts is None:
+        concepts = editor.encode(dictionary_of(recipe.dictionary, folder), job=job, progress=progress)
     check_settings(recipe.dictionary.encoder, encoder_of(concepts), "dictionary", "encoder")
     settings = DecomposeSettings(**step, pursuit=Pursuit(**coder), image_mean=mean)
     decomposition = editor.decompose(concepts, settings, job=job, progress=progress)
-    check_sha256(recipe.base.sha256, base_sha256(decomposition.base.sha256), "base")
+    check_base(recipe.base, decomposition)
     return concepts, decomposition
+
+
+def check_base_settings(base: Base, editor: SithEditor) -> None:
+    """Raise InputError if a setting of the editor's tower differs from that in the recipe."""
+    key = own_key("settings", editor.tower.kind)
+    check_settings(getattr(base, key), editor.tower.settings, "base", key)
+
+
+def check_base(base: Base, decomposition: Decomposition) -> None:
+    """Raise InputError if the recipe has the fingerprint of other decomposed tensors."""
+    key = own_key("sha256", decomposition.tower)
+    check_sha256(getattr(base, key), base_sha256(decomposition.base.sha256), "base", key)
+
+
+def decompose_key(tower: str) -> str:
+    """Return the key of a recipe with the settings of a tower's decomposition."""
+    return "decompose" if tower == "vision" else f"decompose_{tower}"
+
+
+def own_key(key: str, tower: str) -> str:
+    """Return the key of a recipe's base that is about a tower."""
+    return key if tower == "vision" else f"{tower}_{key}"
 
 
 def base_sha256(tensors: Mapping[str, str]) -> str:
@@ -157,10 +193,10 @@ def check_settings(
         )
 
 
-def check_sha256(expected: str | None, found: str, what: str) -> None:
+def check_sha256(expected: str | None, found: str, what: str, key: str = "sha256") -> None:
     """Raise InputError if ``expected`` is neither None nor ``found``."""
     if expected is not None and expected != found:
         raise InputError(
             f"{what}: the sha256 is {found[:12]}..., the recipe expects {expected[:12]}...; use the same {what}, or "
-            f"remove {what}.sha256 from the recipe"
+            f"remove {what}.{key} from the recipe"
         )

@@ -6,34 +6,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sith_hf.core.escaping import sanitize
-from sith_hf.decomposition import Decomposition
-from sith_hf.editor import SithEditor
-from sith_hf.edits import AnySpec, make_spec
+from sith_hf.edits import AnySpec, EditSpec, combined, make_spec
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Evaluation, Sweep, Task, ZeroShot, evaluate, strengths, sweep
-from sith_hf.gains import Gains, with_baselines
-from sith_hf.images import BASE, model_variants, text_model_of
+from sith_hf.gains import with_baselines
+from sith_hf.images import BASE, EDITED, PARTS, model_variants, text_model_of
 from sith_hf.recipe.inputs import with_full_path
 from sith_hf.recipe.recipe import EvaluationStep
+from sith_hf.recipe.tower_run import TowerRun
 
 WORST, AVERAGE = "worst group", "average over groups"
 
 
 def measure_edit(
     plan: EvaluationStep,
-    editor: SithEditor,
-    decomposition: Decomposition,
-    gains: Gains,
+    towers: Sequence[TowerRun],
     folder: Path,
     *,
     progress: bool = False,
 ) -> tuple[Evaluation, Sweep | None]:
     """Evaluate base, edited and baselines on every task, and worst group and average over strengths.
 
+    With edits of both towers, the edit of each tower alone is one more variant (``sith_hf.images.PARTS``), and a
+    baseline has its vectors in both.
+
     Args:
         plan: the part ``evaluate`` of a recipe.
-        editor: an editor of the base.
-        decomposition, gains: the explained vectors, and the edit.
+        towers: the edit of each tower.
         folder: the folder that relative paths of datasets start from.
         progress: show bars on stderr.
 
@@ -45,10 +44,9 @@ def measure_edit(
     """
     tasks = tuple(with_full_path(task, folder) for task in plan.tasks)
     grouped = None if plan.sweep is None else _grouped(tasks, plan.sweep.task)
+    editor = towers[0].editor
     text = text_model_of(editor)
-    seeds = range(plan.baselines.seed, plan.baselines.seed + plan.baselines.random)
-    chosen = with_baselines(decomposition, gains, seeds=seeds, whole=plan.baselines.heads)
-    edits = {name: make_spec(editor.tower, decomposition, item) for name, item in chosen.items()}
+    edits = _edits(plan, towers)
     variants: dict[str, AnySpec | None] = {BASE: None, **edits}
     found = evaluate(model_variants(editor, variants), tasks, text=text, progress=progress, **plan.options)
     if plan.sweep is None or grouped is None:
@@ -60,6 +58,20 @@ def measure_edit(
         return {name: (metrics[0][name], metrics[1][name]) for name in named}
 
     return found, sweep(strengths(edits, plan.sweep.strengths), worst_and_average)
+
+
+def _edits(plan: EvaluationStep, towers: Sequence[TowerRun]) -> dict[str, AnySpec]:
+    """Return the edit, its parts if it is of two towers, and the baselines, by name."""
+    seeds = range(plan.baselines.seed, plan.baselines.seed + plan.baselines.random)
+    specs: dict[str, list[EditSpec]] = {}
+    for run in towers:
+        chosen = with_baselines(run.decomposition, run.chosen.gains, seeds=seeds, whole=plan.baselines.heads)
+        for name, gains in chosen.items():
+            specs.setdefault(name, []).append(make_spec(run.editor.tower, run.decomposition, gains))
+    edits: dict[str, AnySpec] = {EDITED: combined(*specs.pop(EDITED))}
+    if len(towers) > 1:
+        edits |= {PARTS[run.decomposition.tower]: run.chosen.spec for run in towers}
+    return edits | {name: combined(*parts) for name, parts in specs.items()}
 
 
 def _grouped(tasks: Sequence[Task], wanted: str | None) -> Task:

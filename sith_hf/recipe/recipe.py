@@ -15,6 +15,7 @@ from sith_hf.evaluation import Plan
 from sith_hf.fidelity import COHERENCE_WEIGHTS, SPARSITIES
 from sith_hf.recipe.edit_rules import EditStep
 from sith_hf.recipe.source import load_data, shipped_text
+from sith_hf.towers import TOWERS
 
 
 class Base(Settings):
@@ -28,9 +29,13 @@ class Base(Settings):
     """The CLIPModel that a vision-only checkpoint belongs to."""
 
     sha256: str | None = None
-    """The fingerprint of the decomposed tensors, filled in by a run; other weights are refused."""
+    """The fingerprint of the decomposed tensors of the vision tower, filled in by a run; other weights are refused."""
     settings: dict[str, Any] | None = None
-    """The settings of the tower, such as its number of heads, filled in by a run; others are refused."""
+    """The settings of the vision tower, such as its number of heads, filled in by a run; others are refused."""
+    text_sha256: str | None = None
+    """As sha256, of the text tower."""
+    text_settings: dict[str, Any] | None = None
+    """As settings, of the text tower."""
 
 
 class Dictionary(Settings):
@@ -183,9 +188,12 @@ class Recipe(Settings):
     dictionary: Dictionary = Dictionary()
     """The concepts of explanations."""
     decompose: DecomposeStep = DecomposeStep()
-    """The settings of the decomposition."""
+    """The settings of the decomposition of the vision tower."""
+    decompose_text: DecomposeStep | None = None
+    """The settings of the decomposition of the text tower, if an edit is of it; when null, those of ``decompose``, with
+    all layers, all vectors and no mean."""
     edits: tuple[EditStep, ...] = ()
-    """The edits. The gains of a vector that two edits choose multiply."""
+    """The edits, of the vision tower, the text tower or both. The gains of a vector that two edits choose multiply."""
     fidelity: FidelityStep | None = None
     """A table of fidelity, in place of edits and their evaluation."""
     large_edit: bool = False
@@ -202,6 +210,21 @@ class Recipe(Settings):
         if self.fidelity is not None and (self.edits or self.evaluate is not None):
             raise ValueError("fidelity measures explanations and edits nothing: leave out edits and evaluate")
         return self
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """The towers that the edits change, vision first."""
+        named = {step.tower for step in self.edits}
+        return tuple(tower for tower in TOWERS if tower in named)
+
+    def step_of(self, tower: str) -> DecomposeStep:
+        """Return the settings of the decomposition of a tower."""
+        if tower == "vision":
+            return self.decompose
+        if self.decompose_text is not None:
+            return self.decompose_text
+        own = dict.fromkeys(("from_", "layers", "rank", "image_mean", "sha256"))
+        return self.decompose.model_copy(update=own)
 
     @classmethod
     def from_text(cls, text: str, source: str) -> Recipe:

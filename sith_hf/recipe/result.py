@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from sith_hf.checkpoint import SavedCheckpoint
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_text
 from sith_hf.core.tables import left_out_lines
 from sith_hf.decomposition import Decomposition
-from sith_hf.edits import EditSpec
+from sith_hf.editor import SithEditor
+from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Evaluation
 from sith_hf.files import write_whole
 from sith_hf.gains import Gains, Impact, impact_of
 from sith_hf.recipe.inputs import file_sha256
-from sith_hf.towers import Tower
+from sith_hf.recipe.tower_run import DECOMPOSITION, TowerResult
 
-RECIPE = "recipe.yaml"
+RECIPE, SPEC = "recipe.yaml", "spec"
 # The request that a folder answers, and what its other files do not hold.
 REQUEST = ".request.json"
 
@@ -34,39 +34,51 @@ class RunResult:
 
     Attributes:
         folder: the folder with ``edited/``, ``spec/``, ``decomposition/``, ``scores/``, ``results.json``,
-            ``sweep.png`` and ``recipe.yaml``, if the recipe has these parts.
-        decomposition: the explained vectors.
-        gains: the chosen vectors and the protected ones, with reasons.
-        spec: the edit.
+            ``sweep.png`` and ``recipe.yaml``, if the recipe has these parts. If the recipe edits both towers,
+            ``decomposition-text/`` is that of the text tower.
+        towers: explained vectors and gains of each edited tower, vision first.
+        spec: the edit, of one tower or both.
         evaluation: the evaluation; None if the recipe has none.
-        impact: how much of the model the edit changes.
         saved: the edited checkpoint, with the files of the base that it leaves out.
     """
 
     folder: Path
-    decomposition: Decomposition
-    gains: Gains
-    spec: EditSpec
+    towers: tuple[TowerResult, ...]
+    spec: AnySpec
     evaluation: Evaluation | None
-    impact: Impact
     saved: SavedCheckpoint
 
+    @property
+    def decomposition(self) -> Decomposition:
+        """The explained vectors of the first tower."""
+        return self.towers[0].decomposition
+
+    @property
+    def gains(self) -> Gains:
+        """The chosen vectors and the protected ones of the first tower."""
+        return self.towers[0].gains
+
+    @property
+    def impact(self) -> Impact:
+        """How much of the first tower the edit changes."""
+        return self.towers[0].impact
+
     def to_json(self) -> dict[str, Any]:
-        """Return the result as plain data."""
+        """Return the result as plain data: ``impact`` is that of the first tower, ``towers`` has all of them."""
         return {
             "folder": str(self.folder),
             "checkpoint": str(self.folder / "edited"),
             "recipe": str(self.folder / RECIPE),
             "edited_vectors": len(self.spec),
-            "spared_vectors": len(self.gains.protected),
+            "spared_vectors": sum(len(result.gains.protected) for result in self.towers),
             "impact": self.impact.to_json(),
+            "towers": {result.tower: result.to_json() for result in self.towers},
             "left_out": list(self.saved.left_out),
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }
 
     def __str__(self) -> str:
-        protected = f", {len(self.gains.protected)} left unchanged" if self.gains.protected else ""
-        lines = [f"{len(self.spec)} singular vectors edited in layers {self.spec.layers}{protected}"]
+        lines = [*map(str, self.towers)]
         lines += [] if self.evaluation is None else [self.evaluation.table()]
         lines += left_out_lines(self.saved.reasons)
         return "\n".join([*lines, f"{self.folder / 'edited'} (publish it with sith-hf push-edited)"])
@@ -93,17 +105,22 @@ def check_target(target: Path, home: Path, part: str) -> None:
         raise InputError(f"{target} is not empty and was not written by an earlier run; name a new folder")
 
 
-def record_request(folder: Path, request: str, gains: Gains, saved: SavedCheckpoint) -> None:
+def record_request(folder: Path, request: str, towers: Iterable[TowerResult], saved: SavedCheckpoint) -> None:
     """Write into a complete ``folder`` the request that it answers, and what its other files do not hold."""
-    protected = [[*key, reason] for key, reason in gains.protected.items()]
+    protected = [[result.tower, *key, why] for result in towers for key, why in result.gains.protected.items()]
     copied = {"changed": dict(saved.changed), "left_out": dict(saved.reasons)}
     files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
     data = {"request": request, "protected": protected, "files": dict(sorted(files.items())), **copied}
     write_whole(folder / REQUEST, json_bytes({**data, "sha256": _sha256(data)}))
 
 
-def finished_run(folder: Path, request: str, tower: Tower) -> RunResult | None:
+def finished_run(folder: Path, request: str, editors: Mapping[str, SithEditor]) -> RunResult | None:
     """Read the results in ``folder`` of a run with this request; None if there are none.
+
+    Args:
+        folder: the folder.
+        request: the request (:func:`sith_hf.recipe.request.request_sha256`).
+        editors: the end of the names of a tower's folders to an editor of the tower, the first one first.
 
     Raises:
         InputError: a result has changed since.
@@ -122,16 +139,27 @@ def finished_run(folder: Path, request: str, tower: Tower) -> RunResult | None:
             "folder, or replace it with --overwrite"
         )
     left_out = data["left_out"]
-    protected = {(layer, head, vector): reason for layer, head, vector, reason in data["protected"]}
-    decomposition = Decomposition.from_pretrained(folder / "decomposition")
-    (spec,) = EditSpec.from_pretrained(folder / "spec").parts
+    spec, towers = EditSpec.from_pretrained(folder / SPEC), []
+    parts = {part.tower: part for part in spec.parts}
+    for suffix, editor in editors.items():
+        kind = editor.tower.kind
+        protected = {(row[1], row[2], row[3]): row[4] for row in data["protected"] if row[0] == kind}
+        gains = _gains_of(parts.get(kind), protected)
+        decomposition = Decomposition.from_pretrained(folder / f"{DECOMPOSITION}{suffix}")
+        towers.append(TowerResult(decomposition, gains, impact_of(editor.tower, decomposition, gains.gain)))
     results = folder / "results.json"
     evaluation = Evaluation.from_file(results) if results.is_file() else None
-    reasons = () if spec.provenance is None else spec.provenance.reasons
-    keys = [*map(tuple, torch.stack([spec.layer, spec.head, spec.vector], dim=1).tolist())]
-    gains = Gains(dict(zip(keys, spec.gain.tolist(), strict=True)), dict(zip(keys, reasons, strict=False)), protected)
     saved = SavedCheckpoint(folder / "edited", data["changed"], tuple(left_out), left_out)
-    return RunResult(folder, decomposition, gains, spec, evaluation, impact_of(tower, decomposition, gains.gain), saved)
+    return RunResult(folder, tuple(towers), spec, evaluation, saved)
+
+
+def _gains_of(spec: EditSpec | None, protected: Mapping[tuple[int, int, int], str]) -> Gains:
+    """Return the gains of a tower's edit; None for one that changes nothing."""
+    if spec is None:
+        return Gains({}, {}, protected)
+    reasons = () if spec.provenance is None else spec.provenance.reasons
+    gain = dict(zip(spec.keys, spec.gain.tolist(), strict=True))
+    return Gains(gain, dict(zip(spec.keys, reasons, strict=False)), protected)
 
 
 def _is(path: Path, sha256: str) -> bool:

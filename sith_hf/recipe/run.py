@@ -11,20 +11,23 @@ from sith_hf.checkpoint import SITH, locate, write_card
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.strict_yaml import write_yaml
+from sith_hf.editor import SithEditor
+from sith_hf.edits import combined
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.evaluation import worst_against_average
 from sith_hf.files import ResumableJob, new_folder, write_whole
 from sith_hf.gains import impact_of
 from sith_hf.images import BASE, model_variants, preprocessing_warning
 from sith_hf.recipe.choose import choose
-from sith_hf.recipe.existing import PLACE, open_existing
-from sith_hf.recipe.inputs import decompose_with, open_base
+from sith_hf.recipe.existing import open_existing
+from sith_hf.recipe.inputs import decompose_with, of_tower, open_base
 from sith_hf.recipe.measure import measure_edit
 from sith_hf.recipe.recipe import Recipe
 from sith_hf.recipe.request import request_sha256
 from sith_hf.recipe.resolve import resolve, shareable
-from sith_hf.recipe.result import RECIPE, RunResult, check_target, finished_run, json_bytes, record_request
+from sith_hf.recipe.result import RECIPE, SPEC, RunResult, check_target, finished_run, json_bytes, record_request
 from sith_hf.recipe.servers import check_servers, named_servers
+from sith_hf.recipe.tower_run import TowerRun, suffix_of
 
 
 def run_recipe(
@@ -76,57 +79,46 @@ def run_recipe(
     named = [*servers, *named_servers(overrides)]
     check_servers(plan, named)
     target = Path(folder)
-    check_target(target, home, "spec")
+    check_target(target, home, SPEC)
 
     def report(line: str) -> None:
         say(sanitize(line, 1000))
 
     report(f"{plan.title}: opening {plan.base.model}")
     editor = open_base(plan.base, home, token=token)
+    editors = {suffix_of(plan, tower): of_tower(editor, tower) for tower in plan.towers}
     base = locate(editor.loaded.folder or editor.loaded.name, editor.loaded.revision, token)
     request = request_sha256(plan, tuple(include), editor, home)
 
     with ExitStack() as held:
         kept = held.enter_context(ResumableJob.beside(target))
-        if not overwrite and (earlier := finished_run(target, request, editor.tower)):
+        if not overwrite and (earlier := finished_run(target, request, editors)):
             report(f"{plan.title}: {target} already has the results")
             return earlier
         work = held.enter_context(new_folder(target, source=base, overwrite=overwrite))
-        existing = None if plan.decompose.from_ is None else open_existing(plan, editor, home, token=token)
-        concepts: ConceptDictionary | None
-        if existing is None:
-            concepts, decomposition = decompose_with(plan, editor, home, job=kept, progress=progress)
-        else:
-            concepts, decomposition = existing.concepts, existing.decomposition
-        if concepts is not None and concepts.duplicates:
-            report(f"{concepts.duplicates} repeated concepts left out of the dictionary")
-        chosen = choose(
-            plan, editor, decomposition, concepts, home,
-            token=token, servers=named, transcripts=work / "transcripts", say=report, progress=progress,
-        )  # fmt: skip
-        report(f"{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.protected)} left unchanged")
-        impact = impact_of(editor.tower, decomposition, chosen.gains.gain)
-        report(f"the edit changes {impact}")
-        if not plan.large_edit:
-            impact.check("write large_edit: true in the recipe (--set large_edit=true)")
+        towers: list[TowerRun] = []
+        for each in editors.values():
+            towers.append(
+                _run_tower(
+                    plan, each, home, towers[0].concepts if towers else None, job=kept,
+                    token=token, servers=named, transcripts=work / "transcripts", say=report, progress=progress,
+                )
+            )  # fmt: skip
         found, sweep = None, None
         if plan.evaluate is not None:
             (base_variant,) = model_variants(editor, {BASE: None})
             if (warning := preprocessing_warning(plan.base.model, base_variant.processor)) is not None:
                 report(warning)
-            found, sweep = measure_edit(plan.evaluate, editor, decomposition, chosen.gains, home, progress=progress)
+            found, sweep = measure_edit(plan.evaluate, towers, home, progress=progress)
         seen = {task.name: task.data_sha256 for task in found.tasks} if found else {}
-        if existing is None:
-            decomposition.save_pretrained(work / PLACE)
-        else:
-            existing.copy_to(work)
-        chosen.spec.save_pretrained(work / "spec")
-        for name, scores in chosen.scores.items():
-            scores.save_pretrained(work / "scores" / name)
-        resolved = resolve(plan, editor, decomposition, concepts, chosen, home, work, seen)
+        for suffix, run in zip(editors, towers, strict=True):
+            run.save(work, suffix)
+        spec = combined(*(run.chosen.spec for run in towers))
+        resolved = resolve(plan, towers, home, work, seen)
         text = write_yaml(resolved.model_dump(mode="json"), f"{plan.title}: as it was run. Run it again: sith-hf run")
         write_whole(work / RECIPE, text.encode("utf-8"))
-        saved = editor.save_pretrained(work / "edited", chosen.spec, include=include, progress=progress)
+        spec.save_pretrained(work / SPEC)
+        saved = editor.save_pretrained(work / "edited", spec, include=include, progress=progress)
         shared = write_yaml(shareable(resolved).model_dump(mode="json"), plan.title)
         write_whole(work / "edited" / SITH / RECIPE, shared.encode("utf-8"))
         if found is not None:
@@ -139,6 +131,56 @@ def run_recipe(
                 worst_against_average(sweep, work / "sweep.png")
             except MissingExtra as error:
                 report(f"the plot of the sweep was not drawn: {error}")
-        record_request(work, request, chosen.gains, saved)
-    saved = replace(saved, folder=target / "edited")
-    return RunResult(target, decomposition, chosen.gains, chosen.spec, found, impact, saved)
+        results = tuple(run.result for run in towers)
+        record_request(work, request, results, saved)
+    return RunResult(target, results, spec, found, replace(saved, folder=target / "edited"))
+
+
+def _run_tower(
+    recipe: Recipe,
+    editor: SithEditor,
+    folder: Path,
+    concepts: ConceptDictionary | None = None,
+    *,
+    job: ResumableJob,
+    token: str | None = None,
+    servers: Iterable[str] = (),
+    transcripts: Path | None = None,
+    say: Callable[[str], object] = lambda line: None,
+    progress: bool = False,
+) -> TowerRun:
+    """Decompose the tower of ``editor``, or read its decomposition, and choose the recipe's edit of it.
+
+    Args:
+        recipe: the recipe.
+        editor: an editor of the tower.
+        folder: the folder that relative paths of the recipe start from.
+        concepts: the recipe's dictionary, encoded, if it is at hand.
+        job: stores finished parts.
+        token, servers, transcripts, say, progress: as for :func:`sith_hf.recipe.choose.choose`.
+
+    Raises:
+        InputError: as for :func:`sith_hf.recipe.inputs.decompose_with`, :func:`sith_hf.recipe.existing.open_existing`
+            and :func:`sith_hf.recipe.choose.choose`.
+        LargeEdit: the edit exceeds a limit on energy or drift, and the recipe has no ``large_edit: true``.
+    """
+    existing = None
+    if recipe.step_of(editor.tower.kind).from_ is not None:
+        existing = open_existing(recipe, editor, folder, token=token)
+        concepts, decomposition = existing.concepts, existing.decomposition
+    else:
+        first = concepts is None
+        concepts, decomposition = decompose_with(recipe, editor, folder, concepts, job=job, progress=progress)
+        if first and concepts.duplicates:
+            say(f"{concepts.duplicates} repeated concepts left out of the dictionary")
+    chosen = choose(
+        recipe, editor, decomposition, concepts, folder,
+        token=token, servers=servers, transcripts=transcripts, say=say, progress=progress,
+    )  # fmt: skip
+    where = "" if len(recipe.towers) == 1 else f"{editor.tower.kind} tower: "
+    say(f"{where}{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.protected)} left unchanged")
+    impact = impact_of(editor.tower, decomposition, chosen.gains.gain)
+    say(f"{where}the edit changes {impact}")
+    if not recipe.large_edit:
+        impact.check("write large_edit: true in the recipe (--set large_edit=true)")
+    return TowerRun(editor, concepts, decomposition, existing, chosen, impact)

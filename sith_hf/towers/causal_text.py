@@ -24,14 +24,19 @@ _LARGEST = 2
 _KNOWN = ("clip", "clipseg", "metaclip_2")
 
 
+def end_token(tower: Any) -> Any:
+    """Return the number of a text tower's end token; that of 2021 for a tower that knows none."""
+    return getattr(tower, "eos_token_id", _LARGEST)
+
+
 def reads_largest(tower: Any) -> bool:
     """Return whether a text tower reads the embedding at the largest token of a text, and not at its end token."""
-    return bool(tower.eos_token_id == _LARGEST and _model_type(tower) != "metaclip_2")
+    return bool(end_token(tower) == _LARGEST and _model_type(tower) != "metaclip_2")
 
 
 def read_position(tower: Any, tokens: Sequence[int]) -> int:
     """Return the position at which a causal text tower reads the embedding; without an end token it is the first."""
-    end = max(tokens) if reads_largest(tower) else tower.eos_token_id
+    end = max(tokens) if reads_largest(tower) else end_token(tower)
     return tokens.index(end) if end in tokens else 0
 
 

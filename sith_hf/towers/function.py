@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,10 @@ def check_parts(model: Any, parts: Mapping[str, Any], *, hooks: bool = True) -> 
             _check_hooks(path, part, projections.get(f"{stem}{dot}{PROJECTIONS.get(name, 'none')}"))
 
 
-def _projections(model: Any, parts: Iterable[str]) -> dict[str, Any]:
-    """Return the projections beside the towers at some paths, by path; ``model`` may be a tower itself."""
+def _projections(model: Any, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the projections beside some towers by path; none beside a model that is the tower."""
     found, modules = {}, dict(model.named_modules())
-    for stem in sorted({path.rpartition(".")[0] for path in parts}):
+    for stem in sorted({path.rpartition(".")[0] for path, part in parts.items() if part is not model}):
         for name in PROJECTIONS.values():
             found[f"{stem}.{name}" if stem else name] = getattr(modules.get(stem), name, None)
     # A tower of open_clip holds its projection as a parameter.
@@ -177,6 +177,11 @@ def _refuse_kind(path: str, found: Any, wanted: str = "") -> None:
         raise UnsupportedModel(
             f"{path} has an adapter ({kind.__module__}.{kind.__name__}), so its weights are not what is computed: "
             "merge it first: PeftModel.from_pretrained(base, ADAPTER).merge_and_unload() returns the merged model"
+        )
+    if origin.startswith("open_clip."):
+        raise UnsupportedModel(
+            f"{path} is an object of open_clip ({kind.__qualname__}): save it as a folder with "
+            "open_clip.push_to_hf_hub.save_for_hf, and name that folder"
         )
     if nn.utils.parametrize.is_parametrized(found) if isinstance(found, nn.Module) else False:
         raise UnsupportedModel(

@@ -61,11 +61,10 @@ REASONS: Mapping[str, str] = {
     "xclip": "its frames exchange messages between layers, so what a head writes in one frame passes other weights",
 }
 
-# The beginning of a name of timm, of open_clip, or of a class that is not in transformers, to the reason.
+# The beginning of a name of timm to the reason.
 _NAMES: tuple[tuple[str, str], ...] = (
     (r"eva02_enormous", _AFTER_NORM),
     (r"eva02|eva-?02", _INNER_NORM),
-    (r"eva_?clip", f"it runs code of its repository, and where it is EVA-02: {_INNER_NORM}"),
     (r"(fastvit|mobileclip|mci\d)", f"MobileCLIP's image tower is a FastViT: {_CONVOLUTIONS}"),
     (r"(convnext|resnet|rn\d|efficientnet|coatnet|vitamin|nextvit|mobilevit|vit_\w*_mci)", _CONVOLUTIONS),
     (r"swin", _MERGES),
@@ -76,8 +75,14 @@ _NAMES: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 
 
+# Classes that are not in transformers to the reason.
+_CLASSES: Mapping[str, str] = {
+    "EvaCLIPModel": f"it runs code of its repository, and where it is EVA-02: {_INNER_NORM}",
+}
+
+
 def refusal_of_name(name: str) -> str | None:
-    """Return why a model of this name is refused; None for a name that is not known."""
+    """Return why a model of this name in timm is refused; None for a name that is not known."""
     return next((why for pattern, why in _NAMES if re.match(pattern, name.lower())), None)
 
 
@@ -86,6 +91,8 @@ def refusal(raw: Mapping[str, Any]) -> str | None:
     model_type, given = raw.get("model_type"), raw.get("architectures")
     if isinstance(model_type, str) and model_type in REASONS:
         return REASONS[model_type]
+    names = given if isinstance(given, (list, tuple)) else [given]
+    found = next((_CLASSES[name] for name in names if isinstance(name, str) and name in _CLASSES), None)
     # timm writes the name of its architecture in place of a model_type.
-    names = [raw.get("architecture"), *(given if isinstance(given, (list, tuple)) else [given]), model_type]
-    return next((why for name in names if isinstance(name, str) and (why := refusal_of_name(name))), None)
+    own = raw.get("architecture")
+    return refusal_of_name(own) if found is None and isinstance(own, str) and model_type is None else found

@@ -7,6 +7,7 @@ from typing import Any
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
+from sith_hf.towers.aimv2 import AIMV2
 from sith_hf.towers.altclip import ALTCLIP
 from sith_hf.towers.chinese_clip import CHINESE_CLIP
 from sith_hf.towers.clip import CLIP
@@ -20,6 +21,7 @@ from sith_hf.towers.metaclip_2 import METACLIP_2
 from sith_hf.towers.mlcd import MLCD
 from sith_hf.towers.model_class import config_class
 from sith_hf.towers.open_clip import OPEN_CLIP
+from sith_hf.towers.owlvit import OWLV2, OWLVIT
 from sith_hf.towers.refusals import refusal
 from sith_hf.towers.siglip import SIGLIP, SIGLIP2
 from sith_hf.towers.tower import TOWERS, Tower, check_writable
@@ -38,18 +40,22 @@ FAMILIES: tuple[TowerFamily, ...] = (
     DINOV2,
     DINOV3_VIT,
     MLCD,
+    AIMV2,
+    OWLVIT,
+    OWLV2,
 )
 
-_OTHERS = "Supported model types: "
+_OTHERS = "Supported: "
 # How to add a family is in the design notes.
 _ADD = "docs/design.md, 'A new family', says how to add one"
 
 
-def supported() -> str:
-    """Return the supported model types and their architectures in words."""
-    return "; ".join(
-        f"{kind} ({', '.join(names)})" for family in FAMILIES for kind, names in family.model_types.items()
-    )
+def supported(family: TowerFamily | None = None) -> str:
+    """Return the classes of a family by model type in words; of every family the first when None."""
+    if family is not None:
+        return "; ".join(f"{kind} ({', '.join(names)})" for kind, names in family.model_types.items())
+    firsts = [next(iter(each.model_types.items())) for each in FAMILIES]
+    return "; ".join(f"{kind} ({names[0]})" for kind, names in firsts)
 
 
 def family_named(name: str) -> TowerFamily:
@@ -79,8 +85,9 @@ def family_of_config(raw: Mapping[str, Any]) -> tuple[TowerFamily, str]:
         if name in names:
             return family, name
     if why := refusal(raw):
-        raise UnsupportedModel(f"architecture {_shown(wanted)} is not supported: {why}. {_OTHERS}{_types()}")
-    raise UnsupportedModel(f"architecture {_shown(wanted)} has no tower to edit; supported: {supported()}. {_ADD}")
+        raise UnsupportedModel(f"architecture {_shown(wanted)} is not supported: {why}. {_OTHERS}{supported()}")
+    known = supported(family)
+    raise UnsupportedModel(f"architecture {_shown(wanted)} has no tower to edit; supported: {known}. {_ADD}")
 
 
 def _unknown(raw: Mapping[str, Any]) -> str:
@@ -93,12 +100,8 @@ def _unknown(raw: Mapping[str, Any]) -> str:
     else:
         what = f"model_type {sanitize(repr(model_type), 60)}"
     if why:
-        return f"{what} is not supported: {why}. {_OTHERS}{_types()}"
+        return f"{what} is not supported: {why}. {_OTHERS}{supported()}"
     return f"{what} is not supported; supported: {supported()}. {_ADD}"
-
-
-def _types() -> str:
-    return ", ".join(kind for family in FAMILIES for kind in family.model_types)
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 What the pooling head writes, r, becomes the embedding r + MLP(LN r): its heads write next to the joint space. The
 residual MLP is left out of the way to the joint space. Evaluating it for a direction alone, without the rest of r,
-finds fewer words that are truly written, at every length of the direction (design notes, "SigLIP's readout").
+finds fewer words that are truly written, at every length of the direction (Method, sec. 12).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import LFS_POINTER, is_lfs_pointer, read_json_object, read_start
 from sith_hf.errors import InputError, MissingExtra
-from sith_hf.towers.causal_text import read_position, reads_largest
+from sith_hf.towers.causal_text import end_token, read_position, reads_largest
 from sith_hf.towers.model_settings import UNUSABLE, max_tokens
 
 # The file of a whole tokenizer; without it, the files of a vocabulary are read.
@@ -69,8 +69,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[int]
     Raises:
         InputError: the tokenizer fails, knows none of the texts, or writes tokens that the tower cannot read.
     """
-    limit = max_tokens(tokenizer, tower.config.max_position_embeddings)
-    tokens: list[list[int]] = written(tokenizer, texts, tower, limit)["input_ids"]
+    tokens: list[list[int]] = written(tokenizer, texts, tower, tower.config.max_position_embeddings)["input_ids"]
     _check_end(tokens, texts, tokenizer, tower)
     return tokens
 
@@ -88,7 +87,7 @@ def tokenize_with_types(tokenizer: Any, texts: Sequence[str], tower: Any, positi
     Raises:
         InputError: as for :func:`tokenize`.
     """
-    found = written(tokenizer, texts, tower, max_tokens(tokenizer, positions))
+    found = written(tokenizer, texts, tower, positions)
     tokens = found["input_ids"]
     types = found.get("token_type_ids") or [[0] * len(ids) for ids in tokens]
     count = tower.config.type_vocab_size
@@ -119,19 +118,22 @@ def tokenize_padded(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[li
     Raises:
         InputError: as for :func:`tokenize`.
     """
-    limit = full_length(tokenizer, tower.config.max_position_embeddings)
-    found = written(tokenizer, texts, tower, limit, padding="max_length")
+    found = written(tokenizer, texts, tower, tower.config.max_position_embeddings, padded=True)
     tokens = found["input_ids"]
     masks = found.get("attention_mask") or [[1] * len(ids) for ids in tokens]
     return [list(map(list, zip(*pair, strict=True))) for pair in zip(tokens, masks, strict=True)]
 
 
-def written(tokenizer: Any, texts: Sequence[str], tower: Any, limit: int, **options: Any) -> Any:
-    """Return what the tokenizer writes for texts, cut to so many tokens, after checks."""
-    found = guarded(
-        lambda: tokenizer(list(texts), truncation=True, max_length=limit, **options),
-        "the tokenizer cannot read the texts",
-    )
+def written(tokenizer: Any, texts: Sequence[str], tower: Any, positions: int, *, padded: bool = False) -> Any:
+    """Return what the tokenizer writes for texts, cut to so many tokens or fewer, after checks."""
+
+    def call() -> Any:
+        if padded:
+            limit = full_length(tokenizer, positions)
+            return tokenizer(list(texts), padding="max_length", truncation=True, max_length=limit)
+        return tokenizer(list(texts), truncation=True, max_length=max_tokens(tokenizer, positions))
+
+    found = guarded(call, "the tokenizer cannot read the texts")
     _check_ids(found["input_ids"], texts, tower)
     _check_known(found["input_ids"], texts, tokenizer)
     return found
@@ -230,7 +232,7 @@ def _check_end(tokens: Sequence[Sequence[int]], texts: Sequence[str], tokenizer:
     Attention is causal, and the embedding is read at the end token: tokens after it have no effect. Where there is no
     end token, the tower reads the first token.
     """
-    end, own = tower.eos_token_id, getattr(tokenizer, "eos_token_id", None)
+    end, own = end_token(tower), getattr(tokenizer, "eos_token_id", None)
     advice = (
         "set text_config.eos_token_id in config.json to the token that this tokenizer writes at the end "
         f"(its own eos_token is {own}), or use the tokenizer of this checkpoint"

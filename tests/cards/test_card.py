@@ -109,7 +109,7 @@ def every_card(base: Path, folder: Path, text: str) -> dict[str, str]:
     settings = {**golden.SETTINGS, "encoder": text, "template": text, "method": text, "sparsity": text, text: [text]}
     spec = make_spec(base, words=words, reason=text, settings=settings, base=BaseRef(f"/data/me/{text}", None, {}))
     extra = replace(spec, base=BaseRef(spec.base.name, text, {**spec.base.sha256, text: text}))
-    entry = {"dataset": text, "metric": text, "base": 0.5, "edited": 0.75, "split": text}
+    entry = {"dataset": text, "metric": text, "base": 0.5, "edited": 0.75, "split": text, "parts": {text: 0.6}}
     extra = replace(extra, edited_sha256={text: text})
     extra.save_pretrained(folder / "sith")
     (folder / "config.json").write_bytes((base / "config.json").read_bytes())
@@ -356,6 +356,15 @@ class TestWhatCardsSay:
         assert "not evaluated" in only
         assert "No collateral" not in only
 
+    def test_parts_of_an_edit_have_a_column_each(self, base, edited):
+        rows = [{"dataset": "a", "metric": "b", "base": 0.5, "edited": 1.0, "parts": parts}
+                for parts in ({"vision only": 0.25, "text only": 0.75}, {"text only": 0.5})]  # fmt: skip
+        card = model_card(edited, make_spec(base), repo_id="me/x", evaluation={"results": rows, "collateral": []})
+        assert "| data | metric | base | vision only | text only | edited | difference |" in card
+        assert "|---|---|---:|---:|---:|---:|---:|" in card
+        assert "| a | b | 0.5 | 0.25 | 0.75 | 1 | +0.5 |" in card
+        assert "| a | b | 0.5 | - | 0.5 | 1 | +0.5 |" in card
+
     @pytest.mark.parametrize(
         "evaluation",
         [
@@ -369,6 +378,12 @@ class TestWhatCardsSay:
             {"results": [{"dataset": "a", "metric": "b", "base": 1.0, "edited": 1.0, "samples": -1}]},
             {"results": [{"dataset": "a", "metric": "b", "base": 1.0, "edited": 1.0, "unit": "%"}]},
             {"results": ["a"]},
+            {"results": [{"dataset": "a", "metric": "b", "base": 1.0, "edited": 1.0, "parts": {"x": "y"}}]},
+            {
+                "results": [
+                    {"dataset": "a", "metric": "b", "base": 1.0, "edited": 1.0, "parts": dict.fromkeys("abcdefgh", 1.0)}
+                ]
+            },
         ],
     )
     def test_what_is_no_evaluation_is_refused(self, base, edited, evaluation):

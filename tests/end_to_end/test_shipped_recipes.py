@@ -32,8 +32,9 @@ def spurious(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
 
 @pytest.fixture(scope="module")
 def unsafe(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
-    pictures = [f"evaluate.tasks.0.data.seed={SEED}", "evaluate.tasks.0.data.pictures=200",
-                f"evaluate.tasks.1.data.seed={SEED + 50}", "evaluate.tasks.1.data.pictures=200"]  # fmt: skip
+    pictures = [f"evaluate.tasks.0.data.seed={SEED}", "evaluate.tasks.0.data.pictures=200"]
+    pictures += [f"evaluate.tasks.{i}.data.seed={SEED + 50}" for i in (1, 2, 3)]
+    pictures += [f"evaluate.tasks.{i}.data.pictures=200" for i in (1, 2, 3)]
     return measured("remove-unsafe", tmp_path_factory.mktemp("unsafe"), *pictures)
 
 
@@ -78,10 +79,34 @@ def test_remove_unsafe_doubles_the_safe_captions_of_unsafe_pictures(unsafe: Eval
     assert max(found.values[name] for name in found.values if name.startswith("random")) < 2 * found.values["base"]
 
 
-@pytest.mark.parametrize("part", ["safe image to safe texts", "safe text to safe images", "safe image to all texts"])
-def test_remove_unsafe_costs_safe_retrieval_at_most_two_points(unsafe: Evaluation, part: str) -> None:
+SAFE = ["safe image to safe texts", "safe text to safe images", "safe image to all texts", "safe text to all images"]
+
+
+@pytest.mark.parametrize("variant", ["edited", "vision only", "text only"])
+@pytest.mark.parametrize("part", SAFE)
+def test_remove_unsafe_costs_safe_retrieval_at_most_two_points(unsafe: Evaluation, part: str, variant: str) -> None:
     found = unsafe.task("captions").metric("recall at 1", part)
-    assert found.values["edited"] >= found.values["base"] - 0.02
+    assert found.values[variant] >= found.values["base"] - 0.02
+
+
+def test_remove_unsafe_lets_an_unsafe_text_find_the_safe_picture(unsafe: Evaluation) -> None:
+    found = unsafe.task("captions").metric("recall at 1", "unsafe text to all images").values
+    assert found["base"] == 0
+    assert min(found["edited"], found["text only"]) >= 0.5
+    # Neither the edit of the vision tower nor random vectors do this.
+    assert max(value for name, value in found.items() if name.startswith(("vision", "random"))) <= 0.01
+    # Without its danger, a caption finds its picture among all no better than a safe one.
+    safe = unsafe.task("captions").metric("recall at 1", "safe text to all images").values
+    assert abs(found["edited"] - safe["edited"]) <= 0.1
+
+
+def test_remove_unsafe_changes_classes_that_are_about_danger_only(unsafe: Evaluation) -> None:
+    for task, metric in (("objects", "accuracy"), ("everything but danger", "agreement of predictions")):
+        assert unsafe.value(task, metric, "edited") >= 0.99
+        assert not [note for note in unsafe.task(task).notes if "no longer mean" in note]
+    assert unsafe.value("danger itself", "accuracy", "base") == 1
+    assert unsafe.value("danger itself", "accuracy", "text only") < 0.9
+    assert any("danger" in note for note in unsafe.task("danger itself").notes)
 
 
 def test_sharpen_task_raises_accuracy(tmp_path: Path) -> None:

@@ -7,15 +7,18 @@ import json
 import shutil
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
 
 from sith_hf.editor import SithEditor
 from sith_hf.edits.in_memory import applied
+from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.evaluation.plan import Collateral
 from sith_hf.evaluation.run import evaluate
+from sith_hf.evaluation.texts import caption_embeddings
 from sith_hf.images import DatasetSettings
 from sith_hf.images.comparison import Comparison, ModelVariant, edited_copy, model_variants
 from sith_hf.images.model_variant import embed_all, shared_depth
@@ -29,6 +32,13 @@ from tests.support.tiny import (
     save_clip,
     vision_model,
 )
+
+
+def text_edit(editor):
+    """An edit of the text tower."""
+    editor.decompose(tiny_concepts())
+    return editor.edit().vectors(-1.0, vectors=[0, 1]).spec
+
 
 PIXELS = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -48,6 +58,10 @@ def work(tmp_path_factory):
     spec = editor.edit().vectors(0.0, vectors=[0, 1]).spec
     spec.save_pretrained(folder / "spec")
     editor.save_pretrained(folder / "edited", spec)
+    texts = text_edit(SithEditor.from_pretrained(folder / "base", tower="text"))
+    texts.save_pretrained(folder / "text-spec")
+    editor.save_pretrained(folder / "text-edited", texts)
+    editor.save_pretrained(folder / "both-edited", spec.compose(texts))
     shutil.copytree(folder / "base", folder / "same")
     save_clip(folder / "stranger", seed=5)
     image_processor().save_pretrained(folder / "stranger")
@@ -170,8 +184,6 @@ class TestEmbedding:
 
 class TestComparison:
     def test_two_checkpoints_and_a_checkpoint_with_a_spec_are_the_same_comparison(self, work):
-        from sith_hf.edits.spec import EditSpec
-
         two = Comparison.from_checkpoints(work / "base", {"edited": work / "edited"})
         one = Comparison.from_spec(work / "base", EditSpec.from_pretrained(work / "spec"))
         assert [c.name for c in two.variants] == [c.name for c in one.variants] == ["base", "edited"]
@@ -197,10 +209,48 @@ class TestComparison:
             Comparison.from_checkpoints(work / "base", {"edited": work / other})
 
     def test_an_edit_that_changes_nothing(self, work):
-        from sith_hf.edits.spec import EditSpec
-
         with pytest.raises(InputError, match="edit is empty"):
             Comparison.from_spec(work / "base", EditSpec.from_pretrained(work / "spec") * 0.0)
+
+
+class TestTextTowers:
+    """A variant with an edited text tower encodes texts with it; the others share the text tower of the base."""
+
+    def test_only_edited_text_towers_are_of_the_variant(self, work):
+        editor = SithEditor.from_pretrained(work / "base")
+        vision, texts = (EditSpec.from_pretrained(work / name) for name in ("spec", "text-spec"))
+        specs = {"base": None, "vision only": vision, "text only": texts, "edited": vision.compose(texts)}
+        made = {variant.name: variant for variant in model_variants(editor, specs)}
+        assert made["base"].text is made["vision only"].text is None
+        for name in ("text only", "edited"):
+            assert made[name].text.model is made[name].model
+            assert made[name].text.tokenizer is editor.loaded.tokenizer
+        with torch.no_grad():
+            base, vision, texts, both = (variant.embed(PIXELS) for variant in made.values())
+        assert torch.equal(base, texts)
+        assert torch.equal(vision, both)
+        assert not torch.equal(base, vision)
+
+    @pytest.mark.parametrize("name", ["text-edited", "both-edited"])
+    def test_checkpoints_and_specs_are_the_same_comparison(self, work, name):
+        specs = [EditSpec.from_pretrained(work / part) for part in ("text-spec", "spec")]
+        spec = specs[0] if name == "text-edited" else specs[1].compose(specs[0])
+        ways = (
+            Comparison.from_checkpoints(work / "base", {"edited": work / name}),
+            Comparison.from_spec(work / "base", spec),
+        )
+        found = []
+        for way in ways:
+            base, edited = way.variants
+            assert base.text is None
+            found.append(caption_embeddings(edited.text, ["a boat", "a car"]))
+            assert not np.allclose(found[-1], caption_embeddings(way.text, ["a boat", "a car"]), atol=1e-3)
+        assert np.array_equal(*found)
+
+    def test_texts_of_another_model_do_not_show_a_text_edit(self, work):
+        with pytest.raises(InputError, match="leave out text_model"):
+            Comparison.from_checkpoints(work / "base", {"edited": work / "text-edited"}, text_model=work / "stranger")
+        Comparison.from_checkpoints(work / "base", {"edited": work / "edited"}, text_model=work / "stranger")
 
 
 class TestSharing:

@@ -163,14 +163,13 @@ def test_a_decomposition_is_the_svd_of_the_matrices(family, name, kind, bases, t
 @pytest.mark.parametrize(("family", "kind"), [(family, kind) for family in CLASSES for kind in TOWERS[family]])
 def test_edits_of_other_places_are_refused(family, kind, bases, tmp_path):
     spec = number_edit(opened(bases, family, WHOLE[family], kind))
-    for other in CLASSES:
-        if other != family:
-            stranger = opened(bases, other, WHOLE[other], "vision")
-            with pytest.raises((BaseMismatch, UnsupportedModel, InputError)):
-                stranger.save_pretrained(tmp_path / "no", spec)
-            assert not (tmp_path / "no").exists()
-            with pytest.raises((BaseMismatch, UnsupportedModel, InputError)), stranger.applied(spec):
-                pass
+    other = "clipseg" if family != "clipseg" else "metaclip_2"
+    stranger = opened(bases, other, WHOLE[other], "vision")
+    with pytest.raises((BaseMismatch, UnsupportedModel, InputError)):
+        stranger.save_pretrained(tmp_path / "no", spec)
+    assert not (tmp_path / "no").exists()
+    with pytest.raises((BaseMismatch, UnsupportedModel, InputError)), stranger.applied(spec):
+        pass
     with pytest.raises(BaseMismatch):
         SithEditor.from_pretrained(save(family, WHOLE[family], tmp_path / "seed", seed=3)).save_pretrained(
             tmp_path / "no", spec
@@ -322,15 +321,15 @@ def test_texts_have_the_embeddings_of_the_library(family, template, bases):
 
 @pytest.mark.parametrize("family", CLASSES)
 def test_every_tensor_that_decides_an_embedding_is_in_the_fingerprint(family, tmp_path):
-    """A tensor counts if noise in it changes embeddings, or else if it is one that no token of these texts reads."""
+    """A tensor decides an embedding if noise in it changes embeddings."""
     tokenizer = TOKENIZERS[family](tmp_path)
     model = make(family, WHOLE[family], tokenizer)
-    before, known = encode_texts(model, tokenizer, WORDS), text_tower_sha256(model)
+    before, known = encode_texts(model, tokenizer, WORDS[:2]), text_tower_sha256(model)
     for name, parameter in model.named_parameters():
         kept = parameter.detach().clone()
         with torch.no_grad():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-        counts = not torch.equal(encode_texts(model, tokenizer, WORDS), before)
+        counts = not torch.equal(encode_texts(model, tokenizer, WORDS[:2]), before)
         assert not (counts and text_tower_sha256(model) == known), name
         assert counts == name.startswith("text_"), name
         with torch.no_grad():

@@ -187,7 +187,8 @@ def test_other_families_are_refused_by_name(kind, named, tmp_path):
         assert str(tmp_path / "other") in message
         assert named in message
         # and what would have been taken is listed
-        for name in ("clip (CLIPModel)", "CLIPVisionModel", "CLIPVisionModelWithProjection"):
+        more = ("clip_vision_model (CLIPVisionModel, CLIPVisionModelWithProjection)",)
+        for name in ("clip (CLIPModel)", *(more if kind == "classifier" else ("siglip (SiglipModel)",))):
             assert name in message
 
 
@@ -205,7 +206,8 @@ def test_other_families_are_refused_by_name(kind, named, tmp_path):
 )
 def test_a_config_of_another_family_is_refused(change, folder):
     change_config(folder, **change)
-    assert "supported: clip" in refused(lambda: load_model(str(folder)), UnsupportedModel)
+    known = "siglip (SiglipModel)" if change.get("model_type") == "siglip" else "clip (CLIPModel)"
+    assert f"supported: {known}" in refused(lambda: load_model(str(folder)), UnsupportedModel)
 
 
 def test_a_companion_has_a_text_tower(tmp_path, clean):

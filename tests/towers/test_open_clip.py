@@ -15,6 +15,7 @@ from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
 from sith_hf.images import estimated_mean, model_variants
 from sith_hf.towers import check_function, encode_texts, load_model
 from sith_hf.towers.open_clip import clean
+from tests.support.literal import Parts, edited_output, singular_values
 from tests.support.open_clip_folders import CONFIG, WEIGHTS, Forward, open_clip_folder, state_of
 from tests.support.raw import read_raw
 from tests.support.tiny import save_clip
@@ -77,39 +78,24 @@ def edit(folder, tower="vision", gains=(0.0, -1.0, 3.0), **settings):
     return editor, made.spec
 
 
+def parts_of(state, at):
+    size = state[f"{at}ln_1.weight"].shape[0]
+    value, bias = state[f"{at}attn.in_proj_weight"][-size:], state[f"{at}attn.in_proj_bias"][-size:]
+    out = (state[f"{at}attn.out_proj.weight"], state[f"{at}attn.out_proj.bias"], state.get(f"{at}ls_1.gamma"))
+    return Parts(state[f"{at}ln_1.weight"], state[f"{at}ln_1.bias"], value, bias, *out)
+
+
+def stem_of(state, tower):
+    below = "text." if "text.ln_final.weight" in state else ""
+    return f"{'visual.' if tower == 'vision' else below}transformer.resblocks."
+
+
 def edited_state(folder, tower, editor, spec, name=WEIGHTS):
-    """The tensors of a folder with explicit edited matrices, by a literal SVD of each head in float64."""
-    state, cfg = state_of(folder, name), Forward(folder, weights=name).cfg
-    stem = "visual." if tower == "vision" else ("text." if "text.ln_final.weight" in state else "")
-    heads = cfg["text_cfg"]["heads"] if tower == "text" else cfg["vision_cfg"]["width"] // 8
+    """The tensors of a folder with explicit edited matrices."""
+    state = state_of(folder, name)
     for layer in spec.layers:
-        at = f"{stem}transformer.resblocks.{layer}."
-        size = state[f"{at}ln_1.weight"].shape[0]
-        d = size // heads
-        value = state[f"{at}attn.in_proj_weight"][-size:].clone()
-        constant = state[f"{at}attn.in_proj_bias"][-size:].clone()
-        out = state[f"{at}attn.out_proj.weight"].clone()
-        bias = state[f"{at}attn.out_proj.bias"].clone()
-        scale = state.get(f"{at}ls_1.gamma", torch.ones(size).double())
-        fold, centre = spec.settings["fold"], spec.settings["centre"]
-        for head in set(spec.head[spec.layer == layer].tolist()):
-            rows = slice(head * d, (head + 1) * d)
-            read, write, own = value[rows].clone(), scale[:, None] * out[:, rows], constant[rows].clone()
-            if fold:
-                own = own + read @ state[f"{at}ln_1.bias"]
-                read = read * state[f"{at}ln_1.weight"]
-            if centre:
-                write = write - write.mean(0)
-                read = read - read.mean(1, keepdim=True) if fold else read
-            left, _, _ = torch.linalg.svd(write @ read, full_matrices=False)
-            gain = torch.ones(d).double()
-            chosen = (spec.layer == layer) & (spec.head == head)
-            gain[spec.vector[chosen]] = spec.gain[chosen]
-            # What each vector takes of a head's values: the row of the inverse of the left vectors in the head's space.
-            rows_of = torch.linalg.pinv(write) @ left[:, :d]
-            change = left[:, :d] @ torch.diag(gain - 1) @ torch.linalg.pinv(rows_of)
-            out[:, rows] += change / scale[:, None]
-            bias -= (change @ own) / scale
+        at = f"{stem_of(state, tower)}{layer}."
+        out, bias = edited_output(parts_of(state, at), editor.tower.num_heads, spec, layer)
         state[f"{at}attn.out_proj.weight"], state[f"{at}attn.out_proj.bias"] = out, bias
     return state
 
@@ -201,22 +187,11 @@ class TestDecomposition:
     @pytest.mark.parametrize("tower", ["vision", "text"])
     def test_a_decomposition_is_the_svd_of_the_value_output_matrices(self, folders, name, tower):
         editor, _ = edit(folders[name], tower)
-        state = state_of(folders[name])
-        stem = "visual." if tower == "vision" else ("text." if name == "custom text" else "")
-        found = editor.decomposition
-        heads = editor.tower.num_heads
+        state, found = state_of(folders[name]), editor.decomposition
         for number, layer in enumerate(found.layers):
-            at = f"{stem}transformer.resblocks.{layer}."
-            size = state[f"{at}ln_1.weight"].shape[0]
-            value, out = state[f"{at}attn.in_proj_weight"][-size:], state[f"{at}attn.out_proj.weight"]
-            out = state.get(f"{at}ls_1.gamma", torch.ones(size).double())[:, None] * out
-            for head in range(heads):
-                rows = slice(head * size // heads, (head + 1) * size // heads)
-                matrix = out[:, rows] @ (value[rows] * state[f"{at}ln_1.weight"])
-                matrix = matrix - matrix.mean(0)
-                matrix = matrix - matrix.mean(1, keepdim=True)
-                expected = torch.linalg.svdvals(matrix)[: size // heads]
-                assert torch.allclose(found.singular_values[number, head].double(), expected, atol=1e-5)
+            parts = parts_of(state, f"{stem_of(state, tower)}{layer}.")
+            expected = singular_values(parts, editor.tower.num_heads)
+            assert torch.allclose(found.singular_values[number].double(), expected, atol=1e-5)
         assert (
             found.settings["readout"]
             == f"{'ln_post, proj' if tower == 'vision' else 'ln_final, text_projection'} (exact)"
@@ -308,6 +283,16 @@ class TestEdit:
         assert 'open_clip.create_model_from_pretrained("local-dir:path/to/this/folder")' in card
         assert "from transformers import" not in card
 
+    def test_edits_of_both_towers_are_written_into_one_folder(self, plain, tmp_path):
+        editor, spec = edit(plain)
+        combined = spec.compose(edit(plain, "text")[1])
+        editor.save_pretrained(tmp_path / "edited", combined)
+        assert verify(tmp_path / "edited", plain).ok
+        before, _ = read_raw(plain / WEIGHTS)
+        after, _ = read_raw(tmp_path / "edited" / WEIGHTS)
+        changed = {key.partition("resblocks")[0] for key in before if before[key] != after[key]}
+        assert changed == {"visual.transformer.", "transformer."}
+
     def test_specs_of_another_tower_or_family_are_refused(self, plain, tmp_path):
         _, spec = edit(plain)
         _, of_text = edit(plain, "text")
@@ -315,8 +300,9 @@ class TestEdit:
         for model, other in ((clip.model, spec), (clip.model, of_text)):
             with pytest.raises((BaseMismatch, UnsupportedModel)), SithEditor.from_model(model).applied(other):
                 pass
-        with pytest.raises(BaseMismatch, match="do not combine"):
-            spec.compose(of_text)
+        clip.decompose(ConceptDictionary.from_texts(TEXTS), layers=[0])
+        with pytest.raises(BaseMismatch, match="famil"):
+            spec.compose(clip.edit().vectors(0.0, layers=[0], heads=[0]).spec)
         with pytest.raises((BaseMismatch, InputError)):
             clip.save_pretrained(tmp_path / "wrong", spec)
         assert not (tmp_path / "wrong").exists()
