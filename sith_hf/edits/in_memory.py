@@ -78,6 +78,8 @@ def _modules(root: Any, spec: EditSpec, *, check: bool = True) -> dict[int, str]
         raise UnsupportedModel(
             f"a {type(root).__name__} does not have {spec.place.title}, which the edit is of: pass a model that has"
         ) from None
+    if check:
+        check_place(spec.place.family, spec.tower, spec.layers, root.config)
     return {n: f"{path}.{paths[n]}" if path else paths[n] for n in spec.layers if n < len(paths)}
 
 
@@ -87,7 +89,6 @@ def _places(root: Any, spec: EditSpec) -> dict[str, _Place]:
     Raises:
         BaseMismatch, UnsupportedModel, InputError: as for :func:`applied`.
     """
-    check_place(spec.place.family, spec.tower, spec.layers, root.config)
     places = {
         name: _find(root, path, part)
         for number, path in _modules(root, spec).items()

@@ -527,7 +527,8 @@ class TestRefused:
     def test_the_text_tower_and_another_family(self, model, spec):
         refused(model.text_model, spec, UnsupportedModel, "does not have the vision tower of the family clip")
         small = {key: value for key, value in VISION.items() if key != "projection_dim"}
-        refused(Stranger(SiglipVisionConfig(**small)), spec, BaseMismatch, "has other values")
+        stranger = Stranger(SiglipVisionConfig(**small))
+        refused(stranger, spec, UnsupportedModel, "does not have the vision tower of the family clip")
 
     def test_too_few_layers(self, spec):
         refused(clip_model(num_hidden_layers=2), spec, BaseMismatch, "is not there")
