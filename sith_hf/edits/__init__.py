@@ -8,12 +8,14 @@ from sith_hf.edits.in_memory import applied, edited_parameters
 from sith_hf.edits.place import Place
 from sith_hf.edits.spec import AnySpec, EditSpec, TowerSpecs, combined
 from sith_hf.edits.storage import EDIT_SPEC_LAYOUT, read_spec_file
+from sith_hf.edits.terms import Terms
 
 __all__ = [
     "EDIT_SPEC_LAYOUT",
     "AnySpec",
     "EditSpec",
     "Place",
+    "Terms",
     "TowerSpecs",
     "applied",
     "combined",

@@ -213,7 +213,7 @@ class Terms:
         return self if reverts == self.reverts else replace(self, reverts=reverts, gain=2 - self.gain)
 
     def merge(self, other: Self) -> Self:
-        """Combine two edits of one tower; everything else as for :meth:`compose`."""
+        """Combine two edits of one tower, as :meth:`sith_hf.edits.EditSpec.compose` says."""
         if (self.place.tower, self.place.family) != (other.place.tower, other.place.family):
             raise BaseMismatch(
                 f"one edit is of {self.place.title}, the other of {other.place.title}: their vectors do not combine"

@@ -23,6 +23,7 @@ from sith_hf import ConceptDictionary, SithEditor
 from sith_hf.checkpoint import revert, save_edited
 from sith_hf.pursuit import Pursuit
 from tests.compat.older import outputs, read
+from tests.support.both import make_both, save_text
 from tests.support.families import CLASSES, save
 from tests.support.raw import random_spec, read_raw, weight_files
 from tests.support.siglip import save as save_siglip
@@ -103,6 +104,17 @@ def write(work: Path) -> Iterator[Job]:
             editor.decompose(ConceptDictionary.from_texts(["dog", "red boat"]), pursuit=Pursuit(sparsity=1))
             editor.save_pretrained(folder / "edited", editor.edit().vectors(-1.0, heads=[0, 1]).spec)
             yield Job(kind, folder / "edited", kind, 16, folder / "base")
+
+    both = make_both(work / "both")
+    combined = both.of_vision.compose(both.of_text)
+    save_edited(both.base, combined, work / "both" / "edited")
+    yield Job("CLIPModel, both towers edited", work / "both" / "edited", "CLIPModel", 16, both.base)
+    revert(work / "both" / "edited", work / "both" / "reverted")
+    yield Job("CLIPModel, both towers reverted", work / "both" / "reverted", "CLIPModel", 16, work / "both" / "edited")
+    for kind in ("CLIPTextModel", "CLIPTextModelWithProjection"):
+        folder = save_text(work / kind / "base", getattr(transformers, kind), clip_model())
+        save_edited(folder, both.of_text, work / kind / "edited")
+        yield Job(kind, work / kind / "edited", kind, 16, folder)
 
     demo = Path(str(resources.files("sith_hf.demo") / "checkpoint"))
     vision = json.loads((demo / "config.json").read_text())["vision_config"]

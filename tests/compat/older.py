@@ -19,8 +19,12 @@ from safetensors.torch import load_file, save_file
 
 
 def outputs(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The model's outputs for pictures, in float32."""
+    """The model's outputs for pictures, or of a text encoder for token numbers, in float32."""
     with torch.no_grad():
+        if model.config.model_type == "clip_text_model":
+            ids = torch.arange(5, model.config.vocab_size, 80)
+            found = getattr(model, "text_model", model)(input_ids=ids[None])
+            return {name: found[name].contiguous() for name in ("last_hidden_state", "pooler_output")}
         tower = getattr(getattr(model, "clip", model), "vision_model", model)(pixel_values=pixels)
         found = {"hidden": tower.last_hidden_state, "pooled": tower.pooler_output}
         if hasattr(model, "visual_projection"):
@@ -28,6 +32,7 @@ def outputs(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Ten
         if hasattr(model, "text_model"):
             ids = torch.arange(5, model.config.text_config.vocab_size, 80)
             found["logits"] = model(pixel_values=pixels, input_ids=ids[None]).logits_per_image
+            found["text"] = model.text_model(input_ids=ids[None]).last_hidden_state
     return {name: tensor.float().contiguous() for name, tensor in found.items()}
 
 

@@ -1,6 +1,7 @@
 """The text tower of CLIP from its decomposition to a checkpoint, and the edits of both towers in one."""
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -12,7 +13,6 @@ from torch.nn.functional import normalize
 from transformers import (
     AutoTokenizer,
     CLIPModel,
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPVisionModelWithProjection,
@@ -26,7 +26,7 @@ from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
 from sith_hf.images.comparison import edited_copy
 from sith_hf.publish import card_of, push_edited
 from sith_hf.towers import encode_texts
-from tests.support.both import PIXELS, TOKENS, editor_of, explicit, make_both, save_whole
+from tests.support.both import PIXELS, TOKENS, editor_of, explicit, make_both, save_text, save_whole
 from tests.support.cli import refused, sith
 from tests.support.made import WORDS, tiny_concepts
 from tests.support.raw import read_raw
@@ -256,6 +256,16 @@ class TestBothTowers:
         assert {"model.safetensors", "sith/edit_spec.safetensors", "sith/edit_map.png"} <= set(pushed.sent)
         assert "The text tower:" in pushed.card
 
+    def test_the_edit_alone_can_be_pushed(self, both):
+        local = TowerSpecs(tuple(replace(p, base=replace(p.base, name="/home/me/secret")) for p in both.parts))
+        pushed = local.push_to_hub("me/both", dry_run=True)
+        assert set(pushed.sent) >= {"edit_spec.safetensors"}
+        assert "The text tower:" in pushed.card
+        assert "home" not in pushed.card
+        assert (
+            "of the vision tower, with 4 heads per layer and of the text tower, with 2 heads per layer" in pushed.card
+        )
+
 
 class TestAdapter:
     def test_peft_loads_both(self, made, both, tmp_path):
@@ -295,21 +305,6 @@ class TestAdapter:
         assert not (tmp_path / "adapter").exists()
 
 
-def save_text(folder, kind, names, source):
-    """A text encoder as released transformers of today, or of the time of Stable Diffusion, saves it."""
-    if names == "new":
-        config = CLIPTextConfig(**source.config.text_config.to_dict())
-        model = kind(config)
-        inner = getattr(model, "text_model", model)
-        inner.load_state_dict(source.text_model.state_dict())
-        if hasattr(model, "text_projection"):
-            model.text_projection.load_state_dict(source.text_projection.state_dict())
-        model.save_pretrained(folder)
-        return folder
-    kind.from_pretrained(source).save_pretrained(folder)
-    return folder
-
-
 class TestTextEncoders:
     """CLIPTextModel and CLIPTextModelWithProjection, as in Stable Diffusion and in retrieval."""
 
@@ -317,7 +312,7 @@ class TestTextEncoders:
     def encoder(self, request, made, tmp_path_factory):
         name = "CLIPTextModel" if request.param == "as in 2022" else request.param
         kind = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}[name]
-        folder = save_text(tmp_path_factory.mktemp("text") / "encoder", kind, "new", whole(made.base))
+        folder = save_text(tmp_path_factory.mktemp("text") / "encoder", kind, whole(made.base))
         byte_tokenizer(folder.parent / "bytes").save_pretrained(folder)
         tensors = load_file(folder / "model.safetensors")
         if request.param == "as in 2022":
@@ -356,7 +351,7 @@ class TestTextEncoders:
         torch.testing.assert_close(whole(tmp_path / "whole").text_model(input_ids=TOKENS).pooler_output, inner)
 
     def test_without_a_projection_it_needs_the_whole_model(self, made, tmp_path):
-        folder = save_text(tmp_path / "encoder", CLIPTextModel, "new", whole(made.base))
+        folder = save_text(tmp_path / "encoder", CLIPTextModel, whole(made.base))
         editor = SithEditor.from_pretrained(folder)
         with pytest.raises(InputError, match="text_model="):
             editor.decompose(tiny_concepts())
@@ -378,7 +373,7 @@ class TestRefused:
         save_edited(tmp_path / "vision", made.of_vision, tmp_path / "out")  # the control
 
     def test_a_vision_edit_of_a_text_encoder(self, made, tmp_path):
-        folder = save_text(tmp_path / "encoder", CLIPTextModel, "new", whole(made.base))
+        folder = save_text(tmp_path / "encoder", CLIPTextModel, whole(made.base))
         with pytest.raises(BaseMismatch, match=r"of the vision tower.*CLIPTextModel.*: text"):
             save_edited(folder, made.of_vision, tmp_path / "out")
         with (

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPProcessor
+from transformers import CLIPModel, CLIPProcessor, CLIPTextConfig
 
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
@@ -35,6 +35,16 @@ def save_whole(folder: Path, seed: int = 0) -> Path:
     """A CLIPModel with tokenizer and image processor."""
     clip_model(seed).save_pretrained(folder)
     CLIPProcessor(image_processor(), byte_tokenizer(folder.with_name(f"{folder.name}-bytes"))).save_pretrained(folder)
+    return folder
+
+
+def save_text(folder: Path, kind: Any, source: CLIPModel) -> Path:
+    """A ``CLIPTextModel`` or ``CLIPTextModelWithProjection`` with the weights of a whole model, as saved today."""
+    model = kind(CLIPTextConfig(**source.config.text_config.to_dict()))
+    getattr(model, "text_model", model).load_state_dict(source.text_model.state_dict())
+    if hasattr(model, "text_projection"):
+        model.text_projection.load_state_dict(source.text_projection.state_dict())
+    model.save_pretrained(folder)
     return folder
 
 
