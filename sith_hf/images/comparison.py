@@ -153,7 +153,7 @@ def _own_text(editor: SithEditor, model: Any) -> LoadedModel | None:
     if ours is None or theirs is None:
         return None
     shared = ours.tensors()
-    if all(tensor.data_ptr() == shared[name].data_ptr() for name, tensor in theirs.tensors().items()):
+    if all(_same(tensor, shared[name]) for name, tensor in theirs.tensors().items()):
         return None
     if editor.companion is not None:
         raise InputError(
@@ -161,6 +161,10 @@ def _own_text(editor: SithEditor, model: Any) -> LoadedModel | None:
             "text_model (--text-model on the command line)"
         )
     return replace(editor.loaded, model=model)
+
+
+def _same(one: Tensor, two: Tensor) -> bool:
+    return one.data_ptr() == two.data_ptr() or (one.dtype == two.dtype and torch.equal(one, two))
 
 
 def _text_outputs(model: Any) -> frozenset[str]:

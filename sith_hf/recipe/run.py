@@ -180,7 +180,7 @@ def _run_tower(
     where = "" if len(recipe.towers) == 1 else f"{editor.tower.kind} tower: "
     say(f"{where}{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.protected)} left unchanged")
     impact = impact_of(editor.tower, decomposition, chosen.gains.gain)
-    say(f"{where}the edit changes {impact}")
+    say(f"the edit changes {impact}")
     if not recipe.large_edit:
         impact.check("write large_edit: true in the recipe (--set large_edit=true)")
     return TowerRun(editor, concepts, decomposition, existing, chosen, impact)
