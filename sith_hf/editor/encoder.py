@@ -34,13 +34,7 @@ class ConceptEncoder:
     def text(self) -> LoadedModel:
         """The model with the text tower. Raises InputError if there is none."""
         if self._text is None:
-            clip = family_of(self.loaded.model).name == "clip"
-            whole = (
-                'CLIP model with text_model="openai/clip-vit-base-patch32"' if clip else "whole model with text_model"
-            )
-            raise InputError(
-                f"{self.loaded.name} has no text tower: name its {whole} (--text-model on the command line)"
-            )
+            raise InputError(f"{self.loaded.name} has no text tower: {family_of(self.loaded.model).advice}")
         return self._text
 
     @property

@@ -16,15 +16,10 @@ from sith_hf.towers.family import Paths, Tensors, norm_tensors, read_layer, read
 from sith_hf.towers.model_settings import POOL
 from sith_hf.towers.readout import Readout
 from sith_hf.towers.text_tower import TextTower
-from sith_hf.towers.tower import Tower
 
 _LAYER = Paths("rms_norm1", "attention.v_proj", "attention.out_proj")
 _POOL = Paths(value="v_proj", out="output_proj")
 _PLAIN = {"read_centred": False, "write_centred": False}
-_MISSING = (
-    "this checkpoint is a tower without a projection into the joint space: name the whole model that it belongs to "
-    'with text_model="apple/aimv2-large-patch14-224-lit" (--text-model on the command line)'
-)
 
 
 @dataclass(frozen=True)
@@ -42,25 +37,16 @@ class Aimv2Family(ClipFamily):
         found = {**super().settings(config, kind), "rms_norm_eps": own.rms_norm_eps}
         return {**found, "is_native": own.is_native, POOL: bool(own.use_head)} if kind == "vision" else found
 
-    def read(self, model: Any, kind: str, companion: Any | None = None) -> Tower:
-        """Read a tower. Raises InputError for a companion of another width or without a pooling head."""
-        tower, path = self.locate(model, kind)
-        tensors = Tensors.of_model(model, path, nested=self.nested(type(model).__name__))
+    def layers(self, model: Any, tensors: Tensors, kind: str, companion: Any | None) -> tuple[AttentionLayer, ...]:
+        """Return the attention layers of a tower. Raises InputError for a companion of another width."""
+        tower, _ = self.locate(model, kind)
         heads, count = tower.config.num_attention_heads, len(tower.encoder.layers)
         bias = bool(tower.config.qkv_bias)
         readout = self.readout(model, tensors, kind, companion)
-        layers = read_layers(tensors, "encoder.layers", count, heads, readout, _LAYER, bias=bias, **_PLAIN)
-        if hasattr(tower, "head"):
-            projection = self._projection(model, kind, companion)
-            layers = (*layers, _read_pool(tensors, heads, projection, bias=bias))
-        return Tower(
-            num_heads=heads,
-            layers=layers,
-            kind=kind,
-            family=self.name,
-            settings=self.settings(model.config, kind),
-            missing=_MISSING,
-        )
+        found = read_layers(tensors, "encoder.layers", count, heads, readout, _LAYER, bias=bias, **_PLAIN)
+        if not hasattr(tower, "head"):
+            return found
+        return (*found, _read_pool(tensors, heads, self._projection(model, kind, companion), bias=bias))
 
     def readout(self, model: Any, tensors: Tensors, kind: str, companion: Any | None) -> Readout | None:
         """Return the way to the joint space of the encoder's layers.
@@ -115,12 +101,6 @@ class Aimv2Family(ClipFamily):
         name = "visual_projection.weight" if kind == "vision" else "text_projection.weight"
         return name, Tensors.of_model(holder, "", nested=False).need(name)
 
-    def text(self, model: Any) -> TextTower | None:
-        """Return the text tower with its projection."""
-        if not self.has_text(type(model).__name__):
-            return None
-        return Aimv2Text(model, model.text_model, model.text_projection)
-
 
 @dataclass(frozen=True, eq=False)
 class Aimv2Text(TextTower):
@@ -157,4 +137,6 @@ AIMV2 = Aimv2Family(
     kinds={"Aimv2Model": ("vision", "text"), "Aimv2VisionModel": ("vision",)},
     bare=frozenset({"Aimv2VisionModel"}),
     paths=_LAYER,
+    example="apple/aimv2-large-patch14-224-lit",
+    texts=Aimv2Text,
 )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from sith_hf.towers.clip import ClipFamily
-from sith_hf.towers.text_tower import EncoderText, TextTower
+from sith_hf.towers.text_tower import EncoderText
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,6 @@ class AltClipFamily(ClipFamily):
         """Return whether the class has the text tower."""
         return architecture not in self.bare
 
-    def text(self, model: Any) -> TextTower | None:
-        """Return the text tower with its projection."""
-        if not hasattr(model, "text_model"):
-            return None
-        return EncoderText(model, model.text_model, model.text_projection, roberta=True)
-
 
 ALTCLIP = AltClipFamily(
     name="altclip",
@@ -34,4 +28,5 @@ ALTCLIP = AltClipFamily(
     kinds={"AltCLIPModel": ("vision",), "AltCLIPVisionModel": ("vision",)},
     bare=frozenset({"AltCLIPVisionModel"}),
     example="BAAI/AltCLIP",
+    texts=partial(EncoderText, roberta=True),
 )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from sith_hf.towers.clip import ClipFamily
-from sith_hf.towers.text_tower import EncoderText, TextTower
+from sith_hf.towers.text_tower import EncoderText
 
 
 @dataclass(frozen=True)
@@ -17,10 +16,6 @@ class ChineseClipFamily(ClipFamily):
         """Return whether the class has the text tower."""
         return architecture not in self.bare
 
-    def text(self, model: Any) -> TextTower | None:
-        """Return the text tower with its projection."""
-        return EncoderText(model, model.text_model, model.text_projection) if hasattr(model, "text_model") else None
-
 
 CHINESE_CLIP = ChineseClipFamily(
     name="chinese_clip",
@@ -28,4 +23,5 @@ CHINESE_CLIP = ChineseClipFamily(
     kinds={"ChineseCLIPModel": ("vision",), "ChineseCLIPVisionModel": ("vision",)},
     bare=frozenset({"ChineseCLIPVisionModel"}),
     example="OFA-Sys/chinese-clip-vit-base-patch16",
+    texts=EncoderText,
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.family import CLIP_PATHS, Paths, Tensors, norm_tensors, read_layers, read_norm
 from sith_hf.towers.model_settings import tower_settings
 from sith_hf.towers.readout import Readout
@@ -39,6 +40,8 @@ class ClipFamily:
         bare: the architectures that are a tower themselves.
         paths: the parts of an attention layer.
         example: a whole model on the Hub, for messages.
+        lacks: what a tower without a way to the joint space lacks, for messages.
+        texts: makes the text tower of a model, the module that reads tokens, and the projection or None.
     """
 
     name: str
@@ -47,6 +50,16 @@ class ClipFamily:
     bare: frozenset[str]
     paths: Paths = field(default=CLIP_PATHS)
     example: str = "openai/clip-vit-base-patch32"
+    lacks: str = "a projection into the joint space"
+    texts: Callable[[Any, Any, Any], TextTower] = TextTower
+
+    @property
+    def advice(self) -> str:
+        """What to do about a model that embeds no texts."""
+        return (
+            f'name the whole model that it belongs to with text_model="{self.example}" (--text-model on the command '
+            "line)"
+        )
 
     def towers(self, architecture: str) -> Mapping[str, str]:
         """Return the paths of the towers."""
@@ -91,20 +104,22 @@ class ClipFamily:
         """Read a tower. Raises InputError for a companion of another width."""
         tower, path = self.locate(model, kind)
         tensors = Tensors.of_model(model, path, nested=self.nested(type(model).__name__))
-        readout = self.readout(model, tensors, kind, companion)
-        heads, count = tower.config.num_attention_heads, len(tower.encoder.layers)
         return Tower(
-            num_heads=heads,
-            layers=read_layers(tensors, "encoder.layers", count, heads, readout, self.paths),
+            num_heads=tower.config.num_attention_heads,
+            layers=self.layers(model, tensors, kind, companion),
             kind=kind,
             family=self.name,
             settings=self.settings(model.config, kind),
             partial=self.partial(type(model).__name__, model.config, kind),
-            missing=(
-                f"this checkpoint is a {kind} tower without a projection into the joint space: name the whole model "
-                f'that it belongs to with text_model="{self.example}" (--text-model on the command line)'
-            ),
+            no_words=f"this checkpoint is a {kind} tower without {self.lacks}: {self.advice}",
         )
+
+    def layers(self, model: Any, tensors: Tensors, kind: str, companion: Any | None) -> tuple[AttentionLayer, ...]:
+        """Return the attention layers of a tower, whose tensors are given; a pooling head is the last."""
+        tower, _ = self.locate(model, kind)
+        heads, count = tower.config.num_attention_heads, len(tower.encoder.layers)
+        readout = self.readout(model, tensors, kind, companion)
+        return read_layers(tensors, "encoder.layers", count, heads, readout, self.paths)
 
     def partial(self, architecture: str, config: Any, kind: str) -> Mapping[int, str]:
         """Return the layers that do not reach all that the model returns: none."""
@@ -142,7 +157,7 @@ class ClipFamily:
         """Return the text tower with its projection."""
         if not self.has_text(type(model).__name__):
             return None
-        return TextTower(model, self.locate(model, "text")[0], self.projection(model, "text"))
+        return self.texts(model, self.locate(model, "text")[0], self.projection(model, "text"))
 
     def image_size(self, model: Any) -> int | None:
         """Return the side of the images that a model takes, in pixels; None if it takes any."""
@@ -160,10 +175,7 @@ class ClipFamily:
             joint: Tensor = own(pooled)
             return joint
         if projection is None:
-            raise InputError(
-                f"a {type(model).__name__} has no visual projection: name its whole model with text_model "
-                "(--text-model on the command line)"
-            )
+            raise InputError(f"a {type(model).__name__} has no visual projection: {self.advice}")
         return pooled.float() @ projection.to(pooled.device).float().T
 
 

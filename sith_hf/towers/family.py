@@ -29,6 +29,10 @@ class TowerFamily(Protocol):
     def model_types(self) -> Mapping[str, tuple[str, ...]]:
         """``model_type`` in config.json to its architectures with a tower to edit; the first is the default."""
 
+    @property
+    def advice(self) -> str:
+        """What to do about a model that embeds no texts, as the end of a message."""
+
     def towers(self, architecture: str) -> Mapping[str, str]:
         """Return the towers that can be edited: ``vision`` or ``text`` to the path of the module, empty for the root.
 

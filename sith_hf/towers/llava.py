@@ -7,13 +7,15 @@ space of images and texts: the words come from the companion, the CLIP or SigLIP
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.towers.clip import CLIP
 from sith_hf.towers.family import CLIP_PATHS, Tensors, TowerFamily, read_layers
 from sith_hf.towers.model_settings import tower_settings
 from sith_hf.towers.readout import Readout
+from sith_hf.towers.siglip import SIGLIP
 from sith_hf.towers.tower import Tower
 from sith_hf.towers.vision_only import NoJointSpace
 
@@ -33,10 +35,17 @@ class LlavaFamily(NoJointSpace):
     """
 
     companions: tuple[TowerFamily, ...]
-    name: str = "llava"
-    model_types: Mapping[str, tuple[str, ...]] = field(
-        default_factory=lambda: {"llava": ("LlavaForConditionalGeneration",)}
-    )
+    name: str
+    model_types: Mapping[str, tuple[str, ...]]
+
+    @property
+    def advice(self) -> str:
+        """What to do without words."""
+        return (
+            "name the CLIP or SigLIP model that its vision tower was taken from, with text_model="
+            '"openai/clip-vit-large-patch14-336" (--text-model on the command line), or leave the concepts out and '
+            "edit by number"
+        )
 
     def towers(self, architecture: str) -> Mapping[str, str]:
         """Return the path of the vision tower."""
@@ -104,11 +113,7 @@ class LlavaFamily(NoJointSpace):
             family=self.name,
             settings=settings,
             inert=self.inert(model.config, kind),
-            missing=(
-                "LLaVA compares no pictures with texts, so it has no words of its own: name the CLIP or SigLIP model "
-                'that its vision tower was taken from, with text_model="openai/clip-vit-large-patch14-336" '
-                "(--text-model on the command line), or leave the concepts out and edit by number"
-            ),
+            no_words=f"LLaVA compares no pictures with texts, so it has no words of its own: {self.advice}",
         )
 
     def _readout(self, config: Any, companion: Any) -> Readout:
@@ -158,3 +163,10 @@ def _last_read(config: Any) -> int:
             f"since the vision tower has {depth} layers"
         )
     return max(number % (depth + 1) for number in wanted)
+
+
+LLAVA = LlavaFamily(
+    companions=(CLIP, SIGLIP),
+    name="llava",
+    model_types={"llava": ("LlavaForConditionalGeneration",)},
+)

@@ -30,10 +30,10 @@ _SETTINGS = ("pool", "layer_scale", "pre_norm", "norm_after_pool", "causal", "cl
 _QUOTES = {**dict.fromkeys((0x2BC, *range(0x2018, 0x201C)), "'"), **dict.fromkeys(range(0x201C, 0x2020), '"')}
 # Ligatures, and letters as wide as Chinese ones.
 _PLAIN = re.compile("[\ufb00-\ufb06\u0132\u0133\u01c4-\u01cc\u01f1-\u01f3\uff01-\uff5e\u3000]")
+_ADVICE = "name the same model in transformers' form with text_model= (--text-model on the command line)"
 _NO_TOKENIZER = (
     "this folder of open_clip has no tokenizer, since open_clip brings its own: put tokenizer.json, or vocab.json and "
-    "merges.txt, of openai/clip-vit-base-patch32 into it, or name the same model in transformers' form with "
-    "text_model= (--text-model on the command line)"
+    f"merges.txt, of openai/clip-vit-base-patch32 into it, or {_ADVICE}"
 )
 
 
@@ -42,6 +42,7 @@ class OpenClipFamily:
     """open_clip's towers: layer norms, fused projections, optional layer scales; both are read and edited."""
 
     name: str = MODEL_TYPE
+    advice: str = _ADVICE
 
     @property
     def model_types(self) -> Mapping[str, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from sith_hf.towers.dinov2 import DINOV2
 from sith_hf.towers.dinov3_vit import DINOV3_VIT
 from sith_hf.towers.family import PartlyRead, TowerFamily
 from sith_hf.towers.function import check_class, check_parts, unwrapped
-from sith_hf.towers.llava import LlavaFamily
+from sith_hf.towers.llava import LLAVA
 from sith_hf.towers.metaclip_2 import METACLIP_2
 from sith_hf.towers.mlcd import MLCD
 from sith_hf.towers.model_class import config_class
@@ -36,7 +36,7 @@ FAMILIES: tuple[TowerFamily, ...] = (
     SIGLIP,
     SIGLIP2,
     OPEN_CLIP,
-    LlavaFamily(companions=(CLIP, SIGLIP)),
+    LLAVA,
     DINOV2,
     DINOV3_VIT,
     MLCD,

@@ -17,18 +17,13 @@ from torch import Tensor
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.clip import ClipFamily
-from sith_hf.towers.family import Paths, Tensors, norm_tensors, read_layer, read_layers, read_norm
+from sith_hf.towers.family import Paths, Tensors, norm_tensors, read_layer, read_norm
 from sith_hf.towers.model_settings import POOL
 from sith_hf.towers.readout import Readout
 from sith_hf.towers.text_tower import TextTower
 from sith_hf.towers.tokenizer import full_length, tokenize_padded
-from sith_hf.towers.tower import Tower
 
 _POOL = Paths(value="attention", out="attention.out_proj", fused=True)
-_MISSING = (
-    "this checkpoint is a vision tower without its pooling head: name the whole model that it belongs to with "
-    'text_model="google/siglip-base-patch16-224" (--text-model on the command line)'
-)
 
 
 @dataclass(frozen=True)
@@ -48,24 +43,10 @@ class SiglipFamily(ClipFamily):
             return {**found, **sizes, POOL: bool(getattr(own, "vision_use_head", False))}
         return {name: value for name, value in found.items() if name != "eos_token_id"}  # no part of the function
 
-    def read(self, model: Any, kind: str, companion: Any | None = None) -> Tower:
-        """Read a tower. Raises InputError for a companion of another width or without a pooling head."""
-        tower, path = self.locate(model, kind)
-        tensors = Tensors.of_model(model, path, nested=self.nested(type(model).__name__))
-        readout = self.readout(model, tensors, kind, companion)
-        heads, count = tower.config.num_attention_heads, len(tower.encoder.layers)
-        layers = read_layers(tensors, "encoder.layers", count, heads, readout, self.paths)
-        if _has_pool(tower):
-            layers = (*layers, _read_pool(tensors, heads))
-        return Tower(
-            num_heads=heads,
-            layers=layers,
-            kind=kind,
-            family=self.name,
-            settings=self.settings(model.config, kind),
-            partial=self.partial(type(model).__name__, model.config, kind),
-            missing=_MISSING,
-        )
+    def layers(self, model: Any, tensors: Tensors, kind: str, companion: Any | None) -> tuple[AttentionLayer, ...]:
+        """Return the attention layers of a tower. Raises InputError for a companion without a pooling head."""
+        found, (tower, _) = super().layers(model, tensors, kind, companion), self.locate(model, kind)
+        return (*found, _read_pool(tensors, tower.config.num_attention_heads)) if _has_pool(tower) else found
 
     def readout(self, model: Any, tensors: Tensors, kind: str, companion: Any | None) -> Readout | None:
         """Return the way to the joint space of the encoder's layers; None without a pooling head."""
@@ -78,18 +59,12 @@ class SiglipFamily(ClipFamily):
             return None
         whole, path = self.locate(companion, kind)
         if not _has_pool(whole):
-            raise InputError(f"a {type(companion).__name__} has no pooling head: {_MISSING.partition(': ')[2]}")
+            raise InputError(f"a {type(companion).__name__} has no pooling head: {self.advice}")
         return _through_pool(tensors, Tensors.of_model(companion, path, nested=self.nested(type(companion).__name__)))
 
     def has_text(self, architecture: str) -> bool:
         """Return whether the class has a text tower, which includes its head."""
         return "text" in self.kinds[architecture]
-
-    def text(self, model: Any) -> TextTower | None:
-        """Return the text tower."""
-        if not self.has_text(type(model).__name__):
-            return None
-        return SiglipText(model, self.locate(model, "text")[0], None)
 
     def embed_images(self, model: Any, pixels: Tensor, projection: Tensor | None = None) -> Tensor:
         """Return image embeddings, the output of the pooling head. Raises InputError for a tower without one."""
@@ -231,7 +206,7 @@ def _text_readout(tensors: Tensors, tower: Any) -> Readout:
     )
 
 
-def _family(kind: type[SiglipFamily], name: str, title: str) -> SiglipFamily:
+def _family(kind: type[SiglipFamily], name: str, title: str, example: str) -> SiglipFamily:
     """Return one of the two families, whose classes begin with ``title``."""
     whole, vision, text = (f"{title}{part}Model" for part in ("", "Vision", "Text"))
     return kind(
@@ -239,8 +214,12 @@ def _family(kind: type[SiglipFamily], name: str, title: str) -> SiglipFamily:
         model_types={name: (whole,), f"{name}_vision_model": (vision,), f"{name}_text_model": (text,)},
         kinds={whole: ("vision", "text"), vision: ("vision",), text: ("text",)},
         bare=frozenset({vision, text}),
+        example=example,
+        lacks="its pooling head",
+        texts=SiglipText,
     )
 
 
 # Of SigLIP 2, checkpoints of one image size have the classes of SigLIP; those of siglip2 take any shape (NaFlex).
-SIGLIP, SIGLIP2 = _family(SiglipFamily, "siglip", "Siglip"), _family(NaflexFamily, "siglip2", "Siglip2")
+SIGLIP = _family(SiglipFamily, "siglip", "Siglip", "google/siglip-base-patch16-224")
+SIGLIP2 = _family(NaflexFamily, "siglip2", "Siglip2", "google/siglip2-base-patch16-naflex")

@@ -18,6 +18,11 @@ from sith_hf.towers.readout import Readout
 
 TOWERS = ("vision", "text")
 
+_NO_WORDS = (
+    "this tower has no way to the joint space: name the whole model that it belongs to with text_model (--text-model "
+    "on the command line)"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Tower:
@@ -31,7 +36,7 @@ class Tower:
         settings: the settings of the model that are no tensors (:mod:`sith_hf.towers.model_settings`).
         inert: layers whose output reaches nothing that the model returns, with the reason.
         partial: layers whose output does not reach all that the model returns, with the reason.
-        missing: why there is no way to the joint space and what to do, as a sentence; empty for that of CLIP.
+        no_words: why words do not explain vectors if there is no way to the joint space, and what to do.
     """
 
     num_heads: int
@@ -41,7 +46,7 @@ class Tower:
     settings: Mapping[str, Any] = field(default_factory=dict)
     inert: Mapping[int, str] = field(default_factory=dict)
     partial: Mapping[int, str] = field(default_factory=dict)
-    missing: str = ""
+    no_words: str = _NO_WORDS
 
     @property
     def hidden_size(self) -> int:
@@ -103,14 +108,6 @@ class Tower:
     def written_at(self, layer: int) -> int:
         """Return a layer that writes to where ``layer`` reads: a pooling head reads what the encoder writes."""
         return layer - 1 if self.layers[layer].title and layer else layer
-
-    @property
-    def no_words(self) -> str:
-        """Why words do not explain vectors of a tower without a way to the joint space, and what to do."""
-        return self.missing or (
-            f"this checkpoint is a {self.kind} tower without a projection into the joint space: name its CLIP "
-            'model with text_model="openai/clip-vit-base-patch32" (--text-model on the command line)'
-        )
 
     @property
     def readouts(self) -> tuple[tuple[Readout, tuple[int, ...]], ...]:

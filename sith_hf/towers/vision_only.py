@@ -68,6 +68,14 @@ class VisionOnlyFamily(NoJointSpace):
     parts: Paths
     bias: bool = True
 
+    @property
+    def advice(self) -> str:
+        """What to do without words."""
+        return (
+            "leave the concepts out, and edit by number (--gain with --layers, --heads or --vectors; Edit.vectors in "
+            "Python)"
+        )
+
     def towers(self, architecture: str) -> Mapping[str, str]:
         """Return the path of the vision tower."""
         return {"vision": self.paths[architecture]}
@@ -111,8 +119,5 @@ class VisionOnlyFamily(NoJointSpace):
             kind=kind,
             family=self.name,
             settings=self.settings(model.config, kind),
-            missing=(
-                f"a {type(model).__name__} has no text, so no words explain its vectors: leave the concepts out, and "
-                "edit by number (--gain with --layers, --heads or --vectors; Edit.vectors in Python)"
-            ),
+            no_words=f"a {type(model).__name__} has no text, so no words explain its vectors: {self.advice}",
         )
