@@ -167,6 +167,14 @@ def _same(one: Tensor, two: Tensor) -> bool:
     return one.data_ptr() == two.data_ptr() or (one.dtype == two.dtype and torch.equal(one, two))
 
 
+def _text_names(model: Any) -> frozenset[str]:
+    """Return the names in memory of the parameters of a model's text tower and its projection."""
+    text = family_of(model).text(model)
+    parts = () if text is None else (text.tower, text.projection)
+    own = {id(parameter) for part in parts if part is not None for parameter in part.parameters()}
+    return frozenset(name for name, parameter in model.named_parameters() if id(parameter) in own)
+
+
 def _text_outputs(model: Any) -> frozenset[str]:
     """Return the paths of the output projections in a model's text tower."""
     family = family_of(model)
@@ -202,7 +210,8 @@ def _comparable(base: Any, other: Any, base_name: str, other_name: str) -> None:
     changed = [key for key, value in ours.items() if not torch.equal(value, theirs[key].to(value.dtype))]
     if not changed:
         raise InputError(f"{other_name} has the same weights as {base_name}: there is no edit to evaluate")
-    texts = [key for key in changed if key.startswith(("text_model.", "text_projection."))]
+    own = _text_names(base)
+    texts = [key for key in changed if key in own]
     editable = _text_outputs(base)
     beyond = [key for key in texts if key.rpartition(".")[0] not in editable]
     if beyond:

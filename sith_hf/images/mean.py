@@ -27,7 +27,7 @@ from sith_hf.images.dataset_settings import DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
 from sith_hf.images.decode import raw_image
 from sith_hf.images.embed import counted_reasons, embed_batch, ready
-from sith_hf.images.model_variant import BASE, ModelVariant, vision_tower
+from sith_hf.images.model_variant import BASE, ModelVariant
 from sith_hf.images.pixel_settings import pixel_settings
 from sith_hf.images.pixels import BrokenImage
 from sith_hf.images.processor import image_processor
@@ -152,17 +152,12 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
 
 def _class_token(editor: SithEditor) -> Tensor:
     """Return the class token before the first layer, ``[D]``. Raises InputError for a tower without one."""
-    tower: Any = vision_tower(editor.model)
-    # A tower of open_clip holds its embeddings itself.
-    holder = getattr(tower, "embeddings", tower)
-    if not hasattr(holder, "class_embedding"):
+    found = family_of(editor.model).class_token(editor.model)
+    if found is None:
         raise InputError(
             f"{editor.loaded.name} has no class token, from which a mean could be estimated: average images in place "
             "of it (mean_of_images, or sith-hf image-mean)"
         )
-    own = holder is tower
-    places = holder.positional_embedding if own else holder.position_embedding.weight
-    found: Tensor = holder.class_embedding.detach() + places.detach()[0]
     return found
 
 

@@ -25,8 +25,6 @@ BASE, EDITED = "base", "edited"
 
 # The path of a layer of an encoder, at the beginning of the path of its output projection.
 _LAYER = re.compile(r".*?\.\d+(?=\.)")
-# What follows the encoder of a vision tower. A parameter that is not listed here counts as one before it.
-_AFTER = ("post_layernorm.", "head.", "visual_projection.", "ln_post.", "proj")
 
 # Variants with one part of an edit of two towers.
 PARTS = {"vision": "vision only", "text": "text only"}
@@ -108,7 +106,7 @@ def embed_all(variants: Sequence[ModelVariant], pixels: Tensor) -> list[Tensor]:
 
 
 def shared_depth(base: Any, other: Any) -> int:
-    """Count the first layers that share all parameters with the base, as do the embeddings before them."""
+    """Count the first layers that share all parameters with the base; 0 unless all before and after them are shared."""
     ours, theirs = _layers(base), _layers(other)
     first, others = _before(base), _before(other)
     if other is base or len(ours) != len(theirs) or first.keys() != others.keys():
@@ -143,8 +141,9 @@ def _layer_paths(model: Any) -> list[str]:
 
 
 def _before(model: Any) -> dict[str, Tensor]:
-    """Return the parameters before the layers of a tower."""
-    later = (*(f"{path}." for path in _layer_paths(model)), *_AFTER)
+    """Return the parameters of a tower outside its layers and its attention-pooling head's output projection."""
+    outputs = family_of(model).outputs(vision_tower(model))
+    later = tuple(f"{path}." for path in (*_layer_paths(model), *outputs))
     return {name: value for name, value in vision_tower(model).named_parameters() if not name.startswith(later)}
 
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.attention import AttentionLayer
-from sith_hf.towers.family import CLIP_PATHS, Paths, Tensors, norm_tensors, read_layers, read_norm
-from sith_hf.towers.model_settings import tower_settings
+from sith_hf.towers.family import CLIP_PATHS, FamilyDefaults, Paths, Tensors, norm_tensors, read_layers, read_norm
 from sith_hf.towers.readout import Readout
 from sith_hf.towers.text_tower import TextTower
 from sith_hf.towers.tower import Tower
@@ -31,7 +30,7 @@ def square(size: Any) -> int:
 
 
 @dataclass(frozen=True)
-class ClipFamily:
+class ClipFamily(FamilyDefaults):
     """A family whose towers have CLIP's parts: a layer norm and a projection without bias lead to the joint space.
 
     Attributes:
@@ -96,10 +95,6 @@ class ClipFamily:
         """Return the paths of the output projections in a tower."""
         return [f"encoder.layers.{n}.{self.paths.out}" for n in range(len(tower.encoder.layers))]
 
-    def settings(self, config: Any, kind: str) -> dict[str, Any]:
-        """Return the settings of a tower."""
-        return tower_settings(config, kind)
-
     def read(self, model: Any, kind: str, companion: Any | None = None) -> Tower:
         """Read a tower. Raises InputError for a companion of another width."""
         tower, path = self.locate(model, kind)
@@ -120,10 +115,6 @@ class ClipFamily:
         heads, count = tower.config.num_attention_heads, len(tower.encoder.layers)
         readout = self.readout(model, tensors, kind, companion)
         return read_layers(tensors, "encoder.layers", count, heads, readout, self.paths)
-
-    def partial(self, architecture: str, config: Any, kind: str) -> Mapping[int, str]:
-        """Return the layers that do not reach all that the model returns: none."""
-        return {}
 
     def readout(self, model: Any, tensors: Tensors, kind: str, companion: Any | None) -> Readout | None:
         """Return the way to the joint space; None for a tower without a projection or companion."""
@@ -162,6 +153,14 @@ class ClipFamily:
     def image_size(self, model: Any) -> int | None:
         """Return the side of the images that a model takes, in pixels; None if it takes any."""
         return square(getattr(model.config, "vision_config", model.config).image_size)
+
+    def class_token(self, model: Any) -> Tensor | None:
+        """Return the class token with its position embedding, ``[D]``; None without one."""
+        parts = self.locate(model, "vision")[0].embeddings
+        if not hasattr(parts, "class_embedding"):
+            return None
+        found: Tensor = parts.class_embedding.detach() + parts.position_embedding.weight.detach()[0]
+        return found
 
     def embed_images(self, model: Any, pixels: Tensor, projection: Tensor | None = None) -> Tensor:
         """Return image embeddings, as ``get_image_features`` does. Raises InputError without a projection."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from sith_hf.errors import UnsupportedModel
 from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.disk_names import disk_names
+from sith_hf.towers.model_settings import tower_settings
 from sith_hf.towers.offload import values
 from sith_hf.towers.readout import Norm, Readout
 from sith_hf.towers.text_tower import TextTower
@@ -73,6 +74,9 @@ class TowerFamily(Protocol):
     def text(self, model: Any) -> TextTower | None:
         """Return how texts are encoded; None for a model without a text tower."""
 
+    def inert(self, architecture: str, config: Any, kind: str) -> Mapping[int, str]:
+        """Return the layers of a tower whose output reaches nothing that the model returns, with the reason."""
+
     def partial(self, architecture: str, config: Any, kind: str) -> Mapping[int, str]:
         """Return the layers of a tower whose output does not reach all that the model returns, with the reason."""
 
@@ -81,6 +85,9 @@ class TowerFamily(Protocol):
 
     def projection(self, model: Any, kind: str) -> Any | None:
         """Return the module that follows a tower and that a model of the tower alone lacks; None if there is none."""
+
+    def class_token(self, model: Any) -> Tensor | None:
+        """Return the class token before the first layer of the vision tower, ``[D]``; None without one."""
 
     def embed_images(self, model: Any, pixels: Tensor, projection: Tensor | None = None) -> Tensor:
         """Return image embeddings ``[B, P]``, not normalised, as ``get_image_features`` of the library does.
@@ -95,12 +102,36 @@ class TowerFamily(Protocol):
         """
 
 
-@runtime_checkable
-class PartlyRead(Protocol):
-    """A family whose models may not read what the last layers of a tower write."""
+class FamilyDefaults:
+    """What most families answer: a family inherits it, and says only what is different."""
 
-    def inert(self, config: Any, kind: str) -> Mapping[int, str]:
-        """Return the layers of a tower whose output reaches nothing that the model returns, with the reason."""
+    def nested(self, architecture: str) -> bool:
+        """Return False: names on disk do not depend on the release of transformers."""
+        return False
+
+    def prefix(self, kind: str) -> str:
+        """Return nothing: how names begin says nothing."""
+        return ""
+
+    def settings(self, config: Any, kind: str) -> dict[str, Any]:
+        """Return the settings of a tower."""
+        return tower_settings(config, kind)
+
+    def inert(self, architecture: str, config: Any, kind: str) -> Mapping[int, str]:
+        """Return nothing: every layer reaches what the model returns."""
+        return {}
+
+    def partial(self, architecture: str, config: Any, kind: str) -> Mapping[int, str]:
+        """Return nothing: a layer reaches all that the model returns, or nothing of it."""
+        return {}
+
+    def projection(self, model: Any, kind: str) -> Any | None:
+        """Return None: no module follows a tower."""
+        return None
+
+    def class_token(self, model: Any) -> Tensor | None:
+        """Return None: there is no class token."""
+        return None
 
 
 @dataclass(frozen=True)

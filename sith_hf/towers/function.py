@@ -29,9 +29,6 @@ _NOT_COMPUTED = frozenset({"training", "gradient_checkpointing", "name_or_path",
 
 _QUANTIZED = ("quant", "bitsandbytes", "8bit", "4bit", "torchao", "hqq", "awq", "gptq")
 
-# The projection that follows a tower.
-PROJECTIONS = {"vision_model": "visual_projection", "text_model": "text_projection"}
-
 _WHOLE = "load the model as from_pretrained returns it"
 
 
@@ -50,8 +47,10 @@ def check_class(model: Any) -> None:
         _refuse_kind("the model", model, "class")
 
 
-def check_parts(model: Any, parts: Mapping[str, Any], *, hooks: bool = True) -> None:
-    """Raise UnsupportedModel unless some towers of ``model``, and its projections, compute what their parameters say.
+def check_parts(
+    model: Any, parts: Mapping[str, Any], projections: Mapping[str, Any] | None = None, *, hooks: bool = True
+) -> None:
+    """Raise UnsupportedModel unless some towers of ``model``, and their projections, compute what their parameters say.
 
     Every layer is compared with a fresh one made from the model's configuration. Hooks of ``accelerate`` and
     ``transformers`` are accepted, and hooks without an effect on the outputs for a random input.
@@ -59,32 +58,24 @@ def check_parts(model: Any, parts: Mapping[str, Any], *, hooks: bool = True) -> 
     Args:
         model: the model.
         parts: path to module, of each tower.
+        projections: path of a tower to the linear module without bias that follows it; None for no module.
         hooks: whether to check forward hooks.
     """
-    projections = _projections(model, parts)
+    names = {id(module): name for name, module in model.named_modules()}
+    projections = projections or {}
     for path, part in parts.items():
         part = unwrapped(part)
         if not type(part).__module__.startswith(TRUSTED):
             _refuse_kind(path or "the model", part, "tower")
         _check_attention(part.config)
         _check(path, part, _fresh(part))
-    for path, layer in projections.items():
-        rows, columns = getattr(getattr(layer, "weight", None), "shape", None) or (0, 0)
-        _check(path, unwrapped(layer), nn.Linear(columns, rows, bias=False, device="meta"))
+    for layer in projections.values():
+        if layer is not None:
+            rows, columns = getattr(getattr(layer, "weight", None), "shape", None) or (0, 0)
+            _check(names[id(layer)], unwrapped(layer), nn.Linear(columns, rows, bias=False, device="meta"))
     if hooks:
         for path, part in parts.items():
-            stem, dot, name = path.rpartition(".")
-            _check_hooks(path, part, projections.get(f"{stem}{dot}{PROJECTIONS.get(name, 'none')}"))
-
-
-def _projections(model: Any, parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the projections beside some towers by path; none beside a model that is the tower."""
-    found, modules = {}, dict(model.named_modules())
-    for stem in sorted({path.rpartition(".")[0] for path, part in parts.items() if part is not model}):
-        for name in PROJECTIONS.values():
-            found[f"{stem}.{name}" if stem else name] = getattr(modules.get(stem), name, None)
-    # A tower of open_clip holds its projection as a parameter.
-    return {path: layer for path, layer in found.items() if not isinstance(layer, nn.Parameter | None)}
+            _check_hooks(path, part, projections.get(path))
 
 
 def check_folder(folder: Path, name: str | None = None) -> None:

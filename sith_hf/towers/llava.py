@@ -13,7 +13,6 @@ from typing import Any
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.clip import CLIP
 from sith_hf.towers.family import CLIP_PATHS, Tensors, TowerFamily, read_layers
-from sith_hf.towers.model_settings import tower_settings
 from sith_hf.towers.readout import Readout
 from sith_hf.towers.siglip import SIGLIP
 from sith_hf.towers.tower import Tower
@@ -55,10 +54,6 @@ class LlavaFamily(NoJointSpace):
         """Return True: files of transformers 4 have the prefix ``vision_model.`` below ``vision_tower.``."""
         return True
 
-    def prefix(self, kind: str) -> str:
-        """Return nothing: a file with canonical names in one half may have others in the other."""
-        return ""
-
     def locate(self, root: Any, kind: str) -> tuple[Any, str]:
         """Return the vision tower and its path. Raises AttributeError for another model."""
         return root.get_submodule(_PATH), _PATH
@@ -74,14 +69,14 @@ class LlavaFamily(NoJointSpace):
             UnsupportedModel: a tower of another kind.
             InputError: a hidden state that the tower does not have.
         """
-        found = tower_settings(config, kind)
+        found = super().settings(config, kind)
         if hasattr(config, "vision_feature_layer"):
             _check_tower(config)
             _last_read(config)
             found["vision_feature_layer"] = config.vision_feature_layer
         return found
 
-    def inert(self, config: Any, kind: str) -> Mapping[int, str]:
+    def inert(self, architecture: str, config: Any, kind: str) -> Mapping[int, str]:
         """Return the layers after the last hidden state that is read, with the reason."""
         first, depth = _last_read(config), config.vision_config.num_hidden_layers
         shown = config.vision_feature_layer
@@ -112,7 +107,7 @@ class LlavaFamily(NoJointSpace):
             kind=kind,
             family=self.name,
             settings=settings,
-            inert=self.inert(model.config, kind),
+            inert=self.inert(type(model).__name__, model.config, kind),
             no_words=f"LLaVA compares no pictures with texts, so it has no words of its own: {self.advice}",
         )
 

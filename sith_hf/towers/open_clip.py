@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sith_hf.towers.family import Paths, Tensors, norm_tensors, read_layers, read_norm
+from sith_hf.towers.family import FamilyDefaults, Paths, Tensors, norm_tensors, read_layers, read_norm
 from sith_hf.towers.model_settings import tower_settings
 from sith_hf.towers.open_clip_config import ARCHITECTURE, MODEL_TYPE
 from sith_hf.towers.readout import Readout
@@ -38,7 +38,7 @@ _NO_TOKENIZER = (
 
 
 @dataclass(frozen=True)
-class OpenClipFamily:
+class OpenClipFamily(FamilyDefaults):
     """open_clip's towers: layer norms, fused projections, optional layer scales; both are read and edited."""
 
     name: str = MODEL_TYPE
@@ -52,10 +52,6 @@ class OpenClipFamily:
     def towers(self, architecture: str) -> Mapping[str, str]:
         """Return the paths of the towers."""
         return dict(_TOWER)
-
-    def nested(self, architecture: str) -> bool:
-        """Return False: names on disk do not depend on a release of transformers."""
-        return False
 
     def prefix(self, kind: str) -> str:
         """Return the beginning of a tower's names on disk."""
@@ -103,17 +99,14 @@ class OpenClipFamily:
             found[tensors.name(name)] = whole
         return Readout(name=f"{norm_path}, {name}", matrix=matrix, norm=norm, bias=bias, tensors=found)
 
-    def partial(self, architecture: str, config: Any, kind: str) -> Mapping[int, str]:
-        """Return the layers that do not reach all that the model returns: none."""
-        return {}
-
     def image_size(self, model: Any) -> int | None:
         """Return the side of the images that a model takes, in pixels."""
         return int(model.config.vision_config.image_size)
 
-    def projection(self, model: Any, kind: str) -> Any | None:
-        """Return None: the towers hold their projections themselves."""
-        return None
+    def class_token(self, model: Any) -> Tensor:
+        """Return the class token with its position embedding, ``[D]``."""
+        found: Tensor = model.visual.class_embedding.detach() + model.visual.positional_embedding.detach()[0]
+        return found
 
     def embed_images(self, model: Any, pixels: Tensor, projection: Tensor | None = None) -> Tensor:
         """Return image embeddings."""

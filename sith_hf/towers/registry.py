@@ -14,7 +14,7 @@ from sith_hf.towers.clip import CLIP
 from sith_hf.towers.clipseg import CLIPSEG
 from sith_hf.towers.dinov2 import DINOV2
 from sith_hf.towers.dinov3_vit import DINOV3_VIT
-from sith_hf.towers.family import PartlyRead, TowerFamily
+from sith_hf.towers.family import TowerFamily
 from sith_hf.towers.function import check_class, check_parts, unwrapped
 from sith_hf.towers.llava import LLAVA
 from sith_hf.towers.metaclip_2 import METACLIP_2
@@ -159,8 +159,7 @@ def check_place(family: str, kind: str, layers: Iterable[int], config: Any, wher
             f"{found.name} with these towers to edit: {', '.join(towers)}. Use the base that it was made for, or "
             "decompose this model and make the edit again"
         )
-    if isinstance(found, PartlyRead):
-        check_writable(found.inert(_config(raw) if config is raw else config, kind), layers)
+    check_writable(found.inert(architecture, _config(raw) if config is raw else config, kind), layers)
 
 
 def _config(raw: Mapping[str, Any]) -> Any:
@@ -218,12 +217,13 @@ def check_function(model: Any, *, hooks: bool = True) -> None:
         hooks: whether to check forward hooks.
     """
     family = family_of(model)
-    paths = set(family.towers(type(model).__name__).values())
-    text = family.text(model)
-    parts = {path: model.get_submodule(path) for path in sorted(paths)}
+    towers, text = family.towers(type(model).__name__), family.text(model)
+    parts = {path: model.get_submodule(path) for path in sorted(towers.values())}
+    projections = {path: family.projection(model, kind) for kind, path in towers.items()}
     if text is not None and not any(part is text.tower for part in parts.values()):
-        parts |= {name: module for name, module in model.named_modules() if module is text.tower}
-    check_parts(model, parts, hooks=hooks)
+        path = next(name for name, module in model.named_modules() if module is text.tower)
+        parts[path], projections[path] = text.tower, text.projection
+    check_parts(model, parts, projections, hooks=hooks)
 
 
 def read_tower(model: Any, companion: Any | None = None, tower: str | None = None) -> Tower:

@@ -12,13 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from sith_hf.errors import InputError
-from sith_hf.towers.family import Paths, Tensors, read_layers
-from sith_hf.towers.model_settings import tower_settings
+from sith_hf.towers.family import FamilyDefaults, Paths, Tensors, read_layers
 from sith_hf.towers.text_tower import TextTower
 from sith_hf.towers.tower import Tower
 
 
-class NoJointSpace:
+class NoJointSpace(FamilyDefaults):
     """A family whose models embed neither texts nor images in a joint space of both."""
 
     def has_text(self, architecture: str) -> bool:
@@ -29,16 +28,8 @@ class NoJointSpace:
         """Return None."""
         return None
 
-    def partial(self, architecture: str, config: Any, kind: str) -> Mapping[int, str]:
-        """Return nothing: a layer reaches all that the model returns, or nothing of it."""
-        return {}
-
     def image_size(self, model: Any) -> int | None:
         """Return None: no images are prepared for these models."""
-        return None
-
-    def projection(self, model: Any, kind: str) -> Any | None:
-        """Return None."""
         return None
 
     def embed_images(self, model: Any, pixels: Tensor, projection: Tensor | None = None) -> Tensor:
@@ -80,14 +71,6 @@ class VisionOnlyFamily(NoJointSpace):
         """Return the path of the vision tower."""
         return {"vision": self.paths[architecture]}
 
-    def nested(self, architecture: str) -> bool:
-        """Return False: these families have one set of names."""
-        return False
-
-    def prefix(self, kind: str) -> str:
-        """Return nothing: other names in a file may begin in the same way."""
-        return ""
-
     def locate(self, root: Any, kind: str) -> tuple[Any, str]:
         """Return the tower and its path. Raises AttributeError for a model of another class."""
         path = self.paths.get(type(root).__name__)
@@ -98,10 +81,6 @@ class VisionOnlyFamily(NoJointSpace):
     def outputs(self, tower: Any) -> Sequence[str]:
         """Return the paths of the output projections in a tower."""
         return [f"{self.layers}.{n}.{self.parts.out}" for n in range(len(tower.get_submodule(self.layers)))]
-
-    def settings(self, config: Any, kind: str) -> dict[str, Any]:
-        """Return the settings of a tower."""
-        return tower_settings(config, kind)
 
     def read(self, model: Any, kind: str, companion: Any | None = None) -> Tower:
         """Read the tower. Raises InputError for a companion, since no texts belong to the tower."""
