@@ -99,7 +99,7 @@ class Aimv2Family(ClipFamily):
         if holder is None:
             return None
         name = "visual_projection.weight" if kind == "vision" else "text_projection.weight"
-        return name, Tensors.of_model(holder, "", nested=False).need(name)
+        return name, Tensors.of_model(self, holder, "").need(name)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,13 @@ from sith_hf.towers.text_tower import EncoderText
 class AltClipFamily(ClipFamily):
     """CLIP's vision tower, beside a RoBERTa with a norm and a linear map of its own before the text projection."""
 
+    def kept(self, architecture: str) -> str:
+        """Return the vision tower of the whole model.
+
+        transformers changes ``layer`` to ``layers`` in the text tower, and back again in both towers.
+        """
+        return "" if architecture in self.bare else "vision_model."
+
     def prefix(self, kind: str) -> str:
         """Return the beginning of a tower's names on disk; ``layers`` tells them from those of transformers 5."""
         return f"{super().prefix(kind)}.encoder.layers"

@@ -98,7 +98,7 @@ class ClipFamily(FamilyDefaults):
     def read(self, model: Any, kind: str, companion: Any | None = None) -> Tower:
         """Read a tower. Raises InputError for a companion of another width."""
         tower, path = self.locate(model, kind)
-        tensors = Tensors.of_model(model, path, nested=self.nested(type(model).__name__))
+        tensors = Tensors.of_model(self, model, path)
         return Tower(
             num_heads=tower.config.num_attention_heads,
             layers=self.layers(model, tensors, kind, companion),
@@ -125,7 +125,7 @@ class ClipFamily(FamilyDefaults):
         tower, _ = self.locate(model, kind)
         norm = read_norm(tensors, norm_path, getattr(tower, norm_path).eps)
         path = f"{self.inside(type(holder).__name__)}{name}.weight"
-        held = Tensors.of_model(holder, "", nested=False)
+        held = Tensors.of_model(self, holder, "")
         matrix, name_on_disk = held.need(path), held.name(path)
         if matrix.shape[1] != norm.weight.shape[0]:
             raise InputError(

@@ -11,7 +11,7 @@ from typing import Any
 from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import read_json_object
 from sith_hf.errors import InputError, UnsupportedModel
-from sith_hf.towers.disk_names import disk_names
+from sith_hf.towers.family import names_on_disk
 from sith_hf.towers.folder_format import OPEN_CLIP, folder_format
 from sith_hf.towers.model_class import model_class
 from sith_hf.towers.model_settings import UNUSABLE
@@ -87,7 +87,7 @@ def check_config(raw: Mapping[str, Any], architecture: str, checkpoint: Checkpoi
         family = family_of_config(raw)[0]
         for tower in family.towers(architecture):
             family.settings(config, tower)
-        expected = disk_names(architecture, config, nested=family.nested(architecture))
+        expected = names_on_disk(family, architecture, config)
     except InputError:
         raise
     except UNUSABLE as error:

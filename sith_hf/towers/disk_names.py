@@ -17,10 +17,6 @@ import torch
 
 from sith_hf.towers.model_class import model_class
 
-# Class to the beginning of names that transformers 5 changes on saving, and 4 does not load then. Both load them as
-# they are in memory. Of AltCLIP, "layer" becomes "layers" in the text tower, and back again in both towers.
-KEPT: Mapping[str, str] = {"AltCLIPModel": "vision_model."}
-
 
 @dataclass(frozen=True, eq=False)
 class DiskNames:
@@ -53,7 +49,7 @@ class DiskNames:
         return found
 
 
-def disk_names(architecture: str, config: Any, *, nested: bool = False) -> DiskNames:
+def disk_names(architecture: str, config: Any, *, nested: bool = False, kept: str = "") -> DiskNames:
     """Return the names of the parameters of a class of transformers on disk. Nothing is allocated.
 
     Args:
@@ -61,13 +57,15 @@ def disk_names(architecture: str, config: Any, *, nested: bool = False) -> DiskN
         config: its configuration.
         nested: whether files of transformers 4 have the prefix of a tower inside, such as ``vision_model.``, that
             modules of transformers 5 have not (``PrefixChange`` in its mapping).
+        kept: the beginning of names that are in files as they are in memory, whatever transformers writes; empty for
+            none.
     """
     content = json.dumps(config.to_dict(), sort_keys=True, default=str)
-    return _disk_names(architecture, content, nested)
+    return _disk_names(architecture, content, nested, kept)
 
 
 @lru_cache(maxsize=16)
-def _disk_names(architecture: str, content: str, nested: bool) -> DiskNames:
+def _disk_names(architecture: str, content: str, nested: bool, kept: str) -> DiskNames:
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import PrefixChange, WeightRenaming, rename_source_key
 
@@ -88,7 +86,7 @@ def _disk_names(architecture: str, content: str, nested: bool) -> DiskNames:
     ]
     joining = [item for item in written if not isinstance(item, WeightRenaming)]
     renaming = [item for item in written if isinstance(item, WeightRenaming)]
-    tied, kept = model.all_tied_weights_keys or {}, KEPT.get(architecture)
+    tied = model.all_tied_weights_keys or {}
     # A converter joins several parameters into one tensor of the file, whose shape is theirs in its own way.
     found = {
         name: (name, None)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sith_hf.errors import UnsupportedModel
 from sith_hf.towers.attention import AttentionLayer
-from sith_hf.towers.disk_names import disk_names
+from sith_hf.towers.disk_names import DiskNames, disk_names
 from sith_hf.towers.model_settings import tower_settings
 from sith_hf.towers.offload import values
 from sith_hf.towers.readout import Norm, Readout
@@ -42,6 +42,12 @@ class TowerFamily(Protocol):
 
     def nested(self, architecture: str) -> bool:
         """Return whether files of transformers 4 have the prefix of a tower that modules now lack."""
+
+    def kept(self, architecture: str) -> str:
+        """Return the beginning of names that files have as memory has, though transformers 5 writes others.
+
+        Releases 4 and 5 both load them so; empty for none.
+        """
 
     def prefix(self, kind: str) -> str:
         """Return the beginning of a tower's canonical names on disk, without its dot; empty if that says nothing."""
@@ -109,6 +115,10 @@ class FamilyDefaults:
         """Return False: names on disk do not depend on the release of transformers."""
         return False
 
+    def kept(self, architecture: str) -> str:
+        """Return nothing: both releases load what transformers writes."""
+        return ""
+
     def prefix(self, kind: str) -> str:
         """Return nothing: how names begin says nothing."""
         return ""
@@ -132,6 +142,11 @@ class FamilyDefaults:
     def class_token(self, model: Any) -> Tensor | None:
         """Return None: there is no class token."""
         return None
+
+
+def names_on_disk(family: TowerFamily, architecture: str, config: Any) -> DiskNames:
+    """Return the names on disk of the parameters of a family's class (:func:`sith_hf.towers.disk_names.disk_names`)."""
+    return disk_names(architecture, config, nested=family.nested(architecture), kept=family.kept(architecture))
 
 
 @dataclass(frozen=True)
@@ -168,10 +183,10 @@ class Tensors:
     name: Callable[[str], str]
 
     @classmethod
-    def of_model(cls, model: Any, path: str, *, nested: bool) -> Tensors:
+    def of_model(cls, family: TowerFamily, model: Any, path: str) -> Tensors:
         """Return those of the module at ``path`` of a model in memory."""
         stem = f"{path}." if path else ""
-        names = disk_names(type(model).__name__, model.config, nested=nested).canonical
+        names = names_on_disk(family, type(model).__name__, model.config).canonical
 
         def get(below: str) -> Tensor | None:
             try:
@@ -286,7 +301,7 @@ def read_layers(
 def tower_tensors(family: TowerFamily, model: Any, kind: str) -> dict[str, Tensor]:
     """Return every parameter of a tower by name on disk."""
     tower, path = family.locate(model, kind)
-    tensors = Tensors.of_model(model, path, nested=family.nested(type(model).__name__))
+    tensors = Tensors.of_model(family, model, path)
     return {tensors.name(name): parameter.detach() for name, parameter in tower.named_parameters()}
 
 

@@ -93,7 +93,7 @@ class LlavaFamily(NoJointSpace):
         readout = None if companion is None else self._readout(model.config, companion)
         heads = tower.config.num_attention_heads
         layers = read_layers(
-            Tensors.of_model(model, path, nested=True),
+            Tensors.of_model(self, model, path),
             "encoder.layers",
             len(tower.encoder.layers),
             heads,

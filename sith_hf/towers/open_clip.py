@@ -73,7 +73,7 @@ class OpenClipFamily(FamilyDefaults):
     def read(self, model: Any, kind: str, companion: Any | None = None) -> Tower:
         """Read a tower; a companion only encodes texts."""
         tower, path = self.locate(model, kind)
-        tensors = Tensors.of_model(model, path, nested=False)
+        tensors = Tensors.of_model(self, model, path)
         paths = Paths("ln_1", "attn", "attn.out_proj", "ls_1.gamma" if tower.config.layer_scale else "", fused=True)
         heads, count = tower.config.num_attention_heads, len(tower.transformer.resblocks)
         readout = self.readout(tower, tensors, kind)

@@ -30,7 +30,7 @@ class OwlFamily(ClipFamily):
         if kind == "text" or not self.detects(type(model).__name__):
             return super().readout(model, tensors, kind, companion)
         norm = read_norm(tensors, "post_layernorm", self.locate(model, kind)[0].post_layernorm.eps)
-        head = Tensors.of_model(model, "class_head.dense0", nested=False)
+        head = Tensors.of_model(self, model, "class_head.dense0")
         matrix, bias = head.need("weight"), head.need("bias")
         return Readout(
             name="post_layernorm, class_head.dense0",

@@ -60,7 +60,7 @@ class SiglipFamily(ClipFamily):
         whole, path = self.locate(companion, kind)
         if not _has_pool(whole):
             raise InputError(f"a {type(companion).__name__} has no pooling head: {self.advice}")
-        return _through_pool(tensors, Tensors.of_model(companion, path, nested=self.nested(type(companion).__name__)))
+        return _through_pool(tensors, Tensors.of_model(self, companion, path))
 
     def has_text(self, architecture: str) -> bool:
         """Return whether the class has a text tower, which includes its head."""

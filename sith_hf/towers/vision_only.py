@@ -90,7 +90,7 @@ class VisionOnlyFamily(NoJointSpace):
                 "text_model (--text-model) out, and edit by number"
             )
         tower, path = self.locate(model, kind)
-        tensors = Tensors.of_model(model, path, nested=False)
+        tensors = Tensors.of_model(self, model, path)
         heads, count = tower.config.num_attention_heads, len(tower.get_submodule(self.layers))
         return Tower(
             num_heads=heads,
