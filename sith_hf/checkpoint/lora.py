@@ -38,7 +38,7 @@ from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import library_versions, new_folder
 from sith_hf.hub import CARD
-from sith_hf.towers import OPEN_CLIP, family_named, family_with, layer_title
+from sith_hf.towers import family_named, family_with, layer_title
 
 # peft's two files, and its prefix of every module's name.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -101,12 +101,14 @@ def output_projections(spec: EditSpec, architecture: str) -> dict[int, str]:
         UnsupportedModel: the class is not supported, or does not have the tower of the edit; or the edit changes an
             attention-pooling head.
     """
-    if spec.place.family == OPEN_CLIP.library:
-        raise UnsupportedModel(
-            "this edit is of a model of open_clip, and peft adapts the classes of transformers: save-edited writes the "
-            "edited folder"
-        )
+    import transformers
+
     known = _classes_with(spec)
+    if not hasattr(transformers, known[0]):
+        raise UnsupportedModel(
+            f"this edit is of a model of {spec.place.family}, and peft adapts the classes of transformers: save-edited "
+            "writes the edited folder"
+        )
     if architecture not in known:
         raise UnsupportedModel(
             f"{architecture!r} is no class with {spec.place.title}, which the edit is of; use one of {', '.join(known)}"

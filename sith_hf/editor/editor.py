@@ -49,7 +49,7 @@ class SithEditor:
 
     Attributes:
         loaded: the model and its source.
-        companion: for a vision-only model, the CLIPModel that it belongs to.
+        companion: for a model without texts of its own, the whole model that it belongs to.
         history: the edits that the checkpoint already has, newest first; empty for a model in memory.
         kind: the tower to explain and edit, ``"vision"`` or ``"text"``; when None, vision if the model has it.
     """
@@ -81,8 +81,8 @@ class SithEditor:
             name: a Hub id or a folder.
             revision: branch, tag or commit on the Hub.
             tower: the tower to explain and edit, ``"vision"`` or ``"text"``; when None, vision if the model has it.
-            text_model: for a vision-only model, its ``CLIPModel``: the source of the text tower and, for a
-                ``CLIPVisionModel``, of the projection.
+            text_model: for a model without texts, the whole model that it belongs to: the source of the text tower
+                and, for a ``CLIPVisionModel``, of the projection.
             token: a Hub token; the one of the environment or login when None.
 
         Raises:
@@ -110,7 +110,7 @@ class SithEditor:
             model: a model of a class that :meth:`from_pretrained` loads, perhaps compiled or in ``DataParallel``.
             tokenizer: the tokenizer of the text tower.
             tower: as for :meth:`from_pretrained`.
-            text_model: for a vision-only model, its ``CLIPModel``.
+            text_model: for a model without texts, the whole model that it belongs to.
             name: the model's name in provenance; the name that it was loaded by when None.
 
         Raises:

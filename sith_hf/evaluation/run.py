@@ -42,7 +42,7 @@ def evaluate(
     Args:
         variants: one of them named ``"base"``; ``"edited"`` is compared with all others.
         tasks: what to measure on which data, each with its own name.
-        text: the CLIPModel whose text tower encodes classes and captions for all variants without one of their own
+        text: the model whose text tower encodes classes and captions for all variants without one of their own
             (``ModelVariant.text``); None if no task needs one.
         batch_size: rows at a time, in each process.
         precision: ``"no"`` for the checkpoint's own dtype, ``"bf16"`` or ``"fp16"`` for automatic mixed precision.

@@ -52,8 +52,8 @@ def caption_embeddings(text: LoadedModel | None, captions: Sequence[str], *, pro
     """
     if text is None:
         raise InputError(
-            "this task encodes texts, and the vision towers come without a text tower: name the CLIPModel that they "
-            "belong to with text_model (--text-model on the command line)"
+            "this task encodes texts, and the vision towers come without a text tower: name the whole model that "
+            "they belong to with text_model (--text-model on the command line)"
         )
     different = list(dict.fromkeys(captions))
     encoded = encode_texts(text.model, text.tokenizer, different, progress=progress).double().numpy()

@@ -101,7 +101,7 @@ class Comparison:
             base: the reference.
             others: name to checkpoint, such as ``"edited"``.
             revision: branch, tag or commit of the base on the Hub.
-            text_model: the CLIPModel of vision-only checkpoints.
+            text_model: the whole model that vision-only checkpoints belong to.
 
         Raises:
             InputError: a checkpoint that cannot be loaded, has the base's weights or other sizes, an image processor
@@ -137,7 +137,7 @@ class Comparison:
 
 
 def text_model_of(editor: SithEditor) -> LoadedModel | None:
-    """Return the CLIPModel that encodes texts for the editor's model; None if it has none."""
+    """Return the model that encodes texts for the editor's model; None if it has none."""
     both = (editor.companion, editor.loaded)
     models = (item for item in both if item is not None)
     return next((item for item in models if family_of(item.model).text(item.model) is not None), None)

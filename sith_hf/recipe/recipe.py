@@ -26,7 +26,7 @@ class Base(Settings):
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     text_model: str | None = None
-    """The CLIPModel that a vision-only checkpoint belongs to."""
+    """The whole model that a checkpoint of one tower, or LLaVA, belongs to."""
 
     sha256: str | None = None
     """The fingerprint of the decomposed tensors of the vision tower, filled in by a run; other weights are refused."""

@@ -4,7 +4,8 @@ It imports ``hub``, ``files``, ``core`` and ``errors``.
 """
 
 from sith_hf.towers.attention import AttentionLayer
-from sith_hf.towers.config import check_config, read_config
+from sith_hf.towers.config import check_config
+from sith_hf.towers.config_file import CONFIGS, config_json, published, read_config
 from sith_hf.towers.family import TowerFamily, tower_tensors
 from sith_hf.towers.folder_format import OPEN_CLIP, TRANSFORMERS, folder_format, is_checkpoint
 from sith_hf.towers.function import check_parts, unwrapped
@@ -34,7 +35,7 @@ from sith_hf.towers.text_encoder import (
     text_tower_sha256,
 )
 from sith_hf.towers.tower import TOWERS, Tower, check_mean, partial_lines
-from sith_hf.towers.weights import CONFIGS, INDEX, Checkpoint, config_json, published
+from sith_hf.towers.weights import INDEX, Checkpoint
 
 __all__ = [
     "AttentionLayer",

@@ -45,7 +45,7 @@ class CausalText:
     """A causal text tower with CLIP's parts, in evaluation mode, and the projection that follows.
 
     Attributes:
-        tower: its ``CLIPTextModel``, or the like of another family.
+        tower: the module that reads tokens, such as a ``CLIPTextModel``.
         projection: the module from the tower's width to the joint space.
     """
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sith_hf.core.escaping import one_line, sanitize
-from sith_hf.core.reading import read_json_object
 from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.towers.config_file import ADVICE, CONFIG
 from sith_hf.towers.family import names_on_disk
-from sith_hf.towers.folder_format import OPEN_CLIP, folder_format
+from sith_hf.towers.folder_format import folder_format
 from sith_hf.towers.model_class import model_class
 from sith_hf.towers.model_settings import UNUSABLE
-from sith_hf.towers.open_clip_config import open_clip_config
 from sith_hf.towers.registry import family_of_config
-from sith_hf.towers.weights import CONFIG, Checkpoint, checkpoints_below
+from sith_hf.towers.weights import Checkpoint
 
-_ADVICE = "download the checkpoint again, or save it with save_pretrained"
 _DTYPES = ("float32", "float16", "bfloat16", "float64")
 _TOO_LARGE = 2**31
 # A model of so many layers is quickly built without memory, to list the tensors that the weights lack.
@@ -31,28 +28,6 @@ _SIZES = {
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "image_size",
     "patch_size", "vocab_size", "max_position_embeddings",
 }  # fmt: skip
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return the JSON of ``config.json``, or what it would be for a folder of open_clip.
-
-    Raises:
-        UnsupportedModel: a folder of open_clip with another kind of model (:mod:`sith_hf.towers.open_clip_config`).
-        InputError: it is missing or no JSON object. The message names the checkpoints below the folder, if any.
-    """
-    if folder_format(folder) is OPEN_CLIP:
-        return open_clip_config(folder)
-    if not (folder / CONFIG).is_file():
-        advice = checkpoints_below(folder) or "check the path"
-        raise InputError(f"{folder}: no checkpoint there (it has no {CONFIG}); {advice}")
-    read_json_object(folder / CONFIG, _ADVICE)
-    from transformers import PretrainedConfig
-
-    try:
-        config, _ = PretrainedConfig.get_config_dict(folder, local_files_only=True)
-    except UNUSABLE as error:
-        raise InputError(f"{folder / CONFIG} cannot be read ({one_line(error)}): {_ADVICE}") from None
-    return dict(config)
 
 
 def check_config(raw: Mapping[str, Any], architecture: str, checkpoint: Checkpoint) -> Any:
@@ -92,7 +67,7 @@ def check_config(raw: Mapping[str, Any], architecture: str, checkpoint: Checkpoi
         raise
     except UNUSABLE as error:
         name = folder_format(checkpoint.folder).config
-        raise InputError(f"{name} cannot be used ({one_line(error)}): {_ADVICE}") from None
+        raise InputError(f"{name} cannot be used ({one_line(error)}): {ADVICE}") from None
     _check_tensors(expected.shapes, expected.tied, architecture, checkpoint)
     return config
 
@@ -110,7 +85,7 @@ def _parts(raw: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for key in ("text_config", "vision_config", "text_config_dict", "vision_config_dict"):
         value = raw.get(key)
         if value is not None and not isinstance(value, dict):
-            raise InputError(f"{CONFIG}: {key} holds no JSON object ({type(value).__name__}): {_ADVICE}")
+            raise InputError(f"{CONFIG}: {key} holds no JSON object ({type(value).__name__}): {ADVICE}")
         if value:
             yield f"{key} of {CONFIG} ", value
 

@@ -9,18 +9,14 @@ import inspect
 import json
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sith_hf.core.escaping import sanitize
-from sith_hf.core.reading import json_fields
 from sith_hf.errors import UnsupportedModel
 from sith_hf.towers.model_class import TRUSTED
-
-ADAPTER = "adapter_config.json"
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -76,36 +72,6 @@ def check_parts(
     if hooks:
         for path, part in parts.items():
             _check_hooks(path, part, projections.get(path))
-
-
-def check_folder(folder: Path, name: str | None = None) -> None:
-    """Raise UnsupportedModel if ``from_pretrained`` loads other weights from a checkpoint than its base weights.
-
-    Args:
-        folder: the folder of the checkpoint.
-        name: its name in messages, such as a Hub id; the folder when None.
-    """
-    name = name or str(folder)
-    alone = not (folder / "config.json").exists()
-    if (folder / ADAPTER).exists():
-        merge = "merge_and_unload().save_pretrained(MERGED)"
-        if alone:
-            raise UnsupportedModel(
-                f"{name} holds a PEFT adapter without its base model: run PeftModel.from_pretrained(base, {name!r})."
-                f"{merge} and use MERGED"
-            )
-        raise UnsupportedModel(
-            f"{name} holds a PEFT adapter ({ADAPTER}) beside the base weights, and from_pretrained loads both: move "
-            "the adapter_* files to a folder ADAPTER; then edit the base, or run PeftModel.from_pretrained(base, "
-            f"ADAPTER).{merge} and use MERGED"
-        )
-    # The reader of the configuration says what is wrong with it.
-    other = json_fields(folder / "config.json").get("transformers_weights")
-    if other not in (None, "model.safetensors", "model.safetensors.index.json"):
-        raise UnsupportedModel(
-            f"config.json of {name} names other weights (transformers_weights: {sanitize(repr(other), 100)}): rename "
-            "that file to model.safetensors and remove the key"
-        )
 
 
 def _fresh(part: Any) -> nn.Module:

@@ -17,17 +17,17 @@ from sith_hf.core.escaping import one_line
 from sith_hf.core.reading import json_fields
 from sith_hf.errors import HubError, InputError, NotOnHub, UnsupportedModel
 from sith_hf.hub import fetch_file, fetch_snapshot, local_path, not_found
-from sith_hf.towers.config import attention, check_config, read_config
+from sith_hf.towers.config import attention, check_config
+from sith_hf.towers.config_file import read_config
 from sith_hf.towers.family import TowerFamily
 from sith_hf.towers.folder_format import OPEN_CLIP, TRANSFORMERS, folder_format
-from sith_hf.towers.function import check_folder
 from sith_hf.towers.model_class import model_class
 from sith_hf.towers.model_settings import UNUSABLE
 from sith_hf.towers.open_clip import open_clip_tokenizer
 from sith_hf.towers.open_clip_config import ARCHITECTURE
 from sith_hf.towers.registry import family_of_config
 from sith_hf.towers.tokenizer import load_tokenizer
-from sith_hf.towers.weights import Checkpoint
+from sith_hf.towers.weights import Checkpoint, check_folder
 from sith_hf.world import EMBEDDED, embedded_checkpoint
 
 

@@ -1,4 +1,4 @@
-"""Encode texts with a CLIP text tower, each as if it were alone."""
+"""Encode texts with the text tower of a model, each as if it were alone."""
 
 from __future__ import annotations
 

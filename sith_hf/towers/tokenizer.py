@@ -64,7 +64,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str], tower: Any) -> list[list[int]
     Args:
         tokenizer: any tokenizer of ``transformers``.
         texts: at least one.
-        tower: the ``CLIPTextModel`` that reads them.
+        tower: the module that reads them, such as a ``CLIPTextModel``.
 
     Raises:
         InputError: the tokenizer fails, knows none of the texts, or writes tokens that the tower cannot read.

@@ -1,9 +1,8 @@
-"""The files of a checkpoint folder: finding tensors, copying with some replaced, and configurations without paths."""
+"""``Checkpoint``: the weights in a folder that ``from_pretrained`` would load, in one file or in shards."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
@@ -18,20 +17,17 @@ from sith_hf.core.escaping import one_line, sanitize
 from sith_hf.core.reading import json_fields, read_json_object
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import DTYPES
+from sith_hf.towers.config_file import CONFIG, checkpoints_below, config_json
 from sith_hf.towers.family import names_on_disk
 from sith_hf.towers.folder_format import OPEN_CLIP, TRANSFORMERS, folder_format
-from sith_hf.towers.function import FLOATS, check_folder
+from sith_hf.towers.function import FLOATS
 from sith_hf.towers.model_class import config_class
 from sith_hf.towers.model_settings import UNUSABLE
-from sith_hf.towers.open_clip_config import open_clip_config
 from sith_hf.towers.registry import check_place, config_settings, family_of_config
 from sith_hf.towers.shard import Shard
 
 (SINGLE,), INDEX = TRANSFORMERS.weights, str(TRANSFORMERS.index)
-CONFIG = TRANSFORMERS.config
-CONFIGS = (CONFIG, "tokenizer_config.json")
-_PATH_KEYS = ("_name_or_path", "name_or_path")
-_LOCAL = re.compile(r"[/~.\\]|[A-Za-z]:[/\\]")
+ADAPTER = "adapter_config.json"
 _Found = TypeVar("_Found")
 
 
@@ -194,25 +190,34 @@ def _named(folder: Path, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
     return tuple(replace(shard, names=names, renames=renames) for shard in shards)
 
 
-def config_json(folder: Path, advice: str) -> dict[str, Any]:
-    """Return the JSON of ``config.json``, or what it would be for a folder of open_clip.
+def check_folder(folder: Path, name: str | None = None) -> None:
+    """Raise UnsupportedModel if ``from_pretrained`` loads other weights from a checkpoint than its base weights.
 
-    Raises:
-        UnsupportedModel: a folder of open_clip with another kind of model.
-        InputError: it is missing or damaged; the message ends with ``advice``.
+    Args:
+        folder: the folder of the checkpoint.
+        name: its name in messages, such as a Hub id; the folder when None.
     """
-    if folder_format(folder) is OPEN_CLIP:
-        return open_clip_config(folder)
-    return read_json_object(folder / CONFIG, advice)
-
-
-def checkpoints_below(folder: Path) -> str | None:
-    """Return advice for a folder above checkpoints: of sentence-transformers, Trainer or the Hub's cache; else None."""
-    try:
-        found = sorted({path.parent for pattern in ("*", "snapshots/*") for path in folder.glob(f"{pattern}/{CONFIG}")})
-    except OSError:
-        return None
-    return f"name a folder below it: {', '.join(map(str, found[:3]))}" if found else None
+    name = name or str(folder)
+    alone = not (folder / CONFIG).exists()
+    if (folder / ADAPTER).exists():
+        merge = "merge_and_unload().save_pretrained(MERGED)"
+        if alone:
+            raise UnsupportedModel(
+                f"{name} holds a PEFT adapter without its base model: run PeftModel.from_pretrained(base, {name!r})."
+                f"{merge} and use MERGED"
+            )
+        raise UnsupportedModel(
+            f"{name} holds a PEFT adapter ({ADAPTER}) beside the base weights, and from_pretrained loads both: move "
+            "the adapter_* files to a folder ADAPTER; then edit the base, or run PeftModel.from_pretrained(base, "
+            f"ADAPTER).{merge} and use MERGED"
+        )
+    # The reader of the configuration says what is wrong with it.
+    other = json_fields(folder / CONFIG).get("transformers_weights")
+    if other not in (None, "model.safetensors", "model.safetensors.index.json"):
+        raise UnsupportedModel(
+            f"config.json of {name} names other weights (transformers_weights: {sanitize(repr(other), 100)}): rename "
+            "that file to model.safetensors and remove the key"
+        )
 
 
 def _check_chosen(folder: Path) -> None:
@@ -223,15 +228,3 @@ def _check_chosen(folder: Path) -> None:
             f"{folder} holds {rank.name}, a part of a distributed checkpoint, which transformers loads in place of "
             f"{SINGLE}: load it there, and save it with save_pretrained"
         )
-
-
-def published(path: Path) -> bytes | None:
-    """Return a configuration file without the local paths that transformers before 5 saved; None if it has none."""
-    data = json_fields(path)
-    # The configurations of the two towers are objects in that of the model.
-    kept = _public({key: _public(value) if isinstance(value, dict) else value for key, value in data.items()})
-    return (json.dumps(kept, indent=2) + "\n").encode("utf-8") if kept != data else None
-
-
-def _public(data: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in data.items() if key not in _PATH_KEYS or not _LOCAL.match(str(value))}
