@@ -12,34 +12,12 @@ from torch import Tensor
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import finite_number
+from sith_hf.edits.layer_change import LayerChange
 from sith_hf.edits.place import Place
 from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.storage import EDIT_SPEC_LAYOUT
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.towers import layer_title
-
-
-@dataclass(frozen=True, eq=False)
-class LayerChange:
-    """The change of the output projection of one layer.
-
-    Attributes:
-        heads: head number to the change of its columns of ``out_proj.weight``, ``[D, d]`` float64.
-        bias: the change of ``out_proj.bias``, ``[D]`` float64; zero for a projection without one.
-    """
-
-    heads: Mapping[int, Tensor]
-    bias: Tensor
-
-    def added_to(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return new tensors, as for :meth:`Terms.apply`."""
-        changed = weight.clone()
-        for head, delta in self.heads.items():
-            columns = slice(head * delta.shape[1], (head + 1) * delta.shape[1])
-            changed[:, columns] = (weight[:, columns].double() + delta.to(weight.device)).to(weight.dtype)
-        if bias is None:
-            return changed, None
-        return changed, (bias.double() + self.bias.to(bias.device)).to(bias.dtype)
 
 
 @dataclass(frozen=True, eq=False)
