@@ -25,7 +25,7 @@ from sith_hf.towers.function import FLOATS, check_folder
 from sith_hf.towers.model_class import config_class
 from sith_hf.towers.model_settings import UNUSABLE
 from sith_hf.towers.open_clip_config import open_clip_config
-from sith_hf.towers.registry import check_place, config_settings, family_of_config
+from sith_hf.towers.registry import check_outputs, check_place, config_settings, family_of_config
 
 (SINGLE,), INDEX = TRANSFORMERS.weights, str(TRANSFORMERS.index)
 CONFIG = TRANSFORMERS.config
@@ -238,6 +238,15 @@ class Checkpoint:
             InputError: ``config.json`` is damaged.
         """
         self._from_config(lambda raw: check_place(family, tower, layers, raw, str(self.folder)))
+
+    def check_outputs(self, tower: str, outputs: Mapping[int, tuple[str, str | None]]) -> None:
+        """Check the names of the tensors that an edit changes (:func:`sith_hf.towers.registry.check_outputs`).
+
+        Raises:
+            BaseMismatch: other tensors than the output projections of the layers.
+            InputError: ``config.json`` is damaged.
+        """
+        self._from_config(lambda raw: check_outputs(tower, outputs, raw))
 
     def _from_config(self, read: Callable[[dict[str, Any]], _Found]) -> _Found | None:
         path = self.folder / folder_format(self.folder).config
