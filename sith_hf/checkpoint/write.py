@@ -156,6 +156,8 @@ def revert(
         )
     here = {key: tensor_sha256(checkpoint.tensor(key)) for key in spec.edited_sha256}
     BaseRef("the edit recorded in sith/", None, spec.edited_sha256).check(here, str(source))
+    for part in spec.parts:
+        check_names(checkpoint, part)
     restored = EditedTensors(checkpoint, spec.inverse())
     changed, sha256 = restored.survey()
     earlier, recorded = _earlier_spec(checkpoint, spec, sha256), record(checkpoint.folder)
@@ -217,7 +219,19 @@ def check_base(checkpoint: Checkpoint, spec: AnySpec) -> None:
     """
     for part in spec.parts:
         checkpoint.check_place(part.place.family, part.tower, part.layers)
+        check_names(checkpoint, part)
         _check_part(checkpoint, part)
+
+
+def check_names(checkpoint: Checkpoint, spec: EditSpec) -> None:
+    """Check that the tensors that a spec names are output projections: a file could name any tensor of their shape.
+
+    Raises:
+        BaseMismatch: other tensors.
+    """
+    place = spec.place
+    if place.to_json() is not None:  # else they are those of CLIP's vision tower
+        checkpoint.check_outputs(place.tower, {layer: place.names(layer) for layer in spec.layers})
 
 
 def _check_part(checkpoint: Checkpoint, spec: EditSpec) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import READ, show_result
+from sith_hf.cli.output import show_result, vectors_title
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,12 +46,11 @@ def find(
     else:
         editor = SithEditor.from_pretrained(model, **loading).with_decomposition(loaded)
         matches = editor.find(concept, **rule)
-    data = [{**vars(m.explanation), "strength": m.strength, "share": m.share} for m in matches]
+    data = [{"tower": loaded.tower, **vars(m.explanation), "strength": m.strength, "share": m.share} for m in matches]
     meant = "" if loaded.has(concept) else did_you_mean(concept, loaded.texts)
     nothing = f"No vector mentions {sanitize(concept)} or a similar concept{sanitize(meant)}."
-    title = READ if loaded.side == "read" else None
     rows = match_rows(matches, loaded.base.settings)
-    show_result(as_json, data, table(*rows, title=title) if matches else nothing)
+    show_result(as_json, data, table(*rows, title=vectors_title(loaded)) if matches else nothing)
 
 
 def _embedding(folder: str, decomposition: Decomposition, concept: str) -> Tensor | None:

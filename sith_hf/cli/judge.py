@@ -141,6 +141,7 @@ def _report(scores: Scores, decomposition: Decomposition, path: str, as_json: bo
     counts = {str(n): int(((scores.value >= n) & (scores.value < n + 1)).sum()) for n in range(1, 6)}
     data = {
         "scores": path,
+        "tower": decomposition.tower,
         "topic": scores.topic,
         "judge": scores.judge,
         "poles": scores.value.numel(),

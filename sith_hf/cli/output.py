@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from sith_hf.checkpoint import SavedCheckpoint
     from sith_hf.decomposition import Decomposition
 
-READ = "Read directions: what each vector looks for."
+_TEXT = "Text tower."
+_READ = "Read directions: what each vector looks for."
 
 
 class Savable(Protocol):
@@ -44,6 +45,17 @@ def show_result(as_json: bool, data: Any, *lines: object) -> None:
     click.echo(text)
 
 
+def vectors_title(decomposition: Decomposition, *, side: bool = True) -> str | None:
+    """Return the title of a table of vectors; None for what is usual, the write directions of a vision tower.
+
+    Args:
+        decomposition: of the vectors.
+        side: whether the title says that they are read directions.
+    """
+    said = [_TEXT] * (decomposition.tower == "text") + [_READ] * (side and decomposition.side == "read")
+    return " ".join(said) or None
+
+
 def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: str, **more: object) -> None:
     """Print a decomposition that was saved at ``path``: as JSON with ``more``, or as text with ``lines``."""
     explained = result.has_words
@@ -69,7 +81,8 @@ def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: 
             f"{beyond} of {found.numel()} explanations are better than chance (fidelity {result.chance:.3f}; false "
             "discovery rate 5 %)"
         )
-    way = f"{result.tower} tower, read out by {result.settings.get('readout', 'a way that is not recorded')}"
+    readout = f", read out by {result.settings.get('readout', 'a way that is not recorded')}" if explained else ""
+    way = f"{result.tower} tower{readout}"
     show_result(as_json, data, repr(result), sanitize(way, 400), *lines, *quality, path)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import READ, show_result
+from sith_hf.cli.output import show_result, vectors_title
 from sith_hf.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
@@ -58,15 +58,19 @@ def show(
         strengths = [row for place in places for row in found.strengths(*place, top)]
         names = ["layer", "head", "vector", "energy", "singular value"]
         keys = ("layer", "head", "vector", "energy_share", "singular_value")
-        show_result(as_json, strengths, table(names, [[row[key] for key in keys] for row in strengths]))
+        rows = [[row[key] for key in keys] for row in strengths]
+        data = [{"tower": found.tower, **row} for row in strengths]
+        show_result(as_json, data, table(names, rows, title=vectors_title(found)))
         return
     explanations = [explanation for place in places for explanation in found.theme(*place, top)]
-    title = READ if found.side == "read" else None
-    data, (columns, rows) = [vars(item) for item in explanations], explanation_rows(explanations, found.base.settings)
+    title = vectors_title(found)
+    data = [{"tower": found.tower, **vars(item)} for item in explanations]
+    columns, rows = explanation_rows(explanations, found.base.settings)
     if beside is not None:
         others = found.same_vectors(Decomposition.from_pretrained(beside), explanations)
         data = [item | {"beside": vars(other)} for item, other in zip(data, others, strict=True)]
-        columns, title = [*columns[:-1], *(f"{d.side}s (weight)" for d in (explanations[0], others[0]))], None
+        columns = [*columns[:-1], *(f"{d.side}s (weight)" for d in (explanations[0], others[0]))]
+        title = vectors_title(found, side=False)
         rows = [[*row, concepts_text(other)] for row, other in zip(rows, others, strict=True)]
     show_result(as_json, data, table(columns, rows, title=title))
 

@@ -89,9 +89,13 @@ def _places(root: Any, spec: EditSpec) -> dict[str, _Place]:
     Raises:
         BaseMismatch, UnsupportedModel, InputError: as for :func:`applied`.
     """
+    modules = _modules(root, spec)
+    for number, path in modules.items():
+        if (getattr(root.get_submodule(path), "bias", None) is None) != (spec.place.names(number)[1] is None):
+            raise BaseMismatch(f"{path} has a bias in only one of this model and the edit: make the edit again")
     places = {
         name: _find(root, path, part)
-        for number, path in _modules(root, spec).items()
+        for number, path in modules.items()
         for part, name in zip(("weight", "bias"), spec.place.names(number), strict=True)
         if name is not None
     }

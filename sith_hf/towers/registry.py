@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
 from sith_hf.towers.aimv2 import AIMV2
@@ -14,12 +16,12 @@ from sith_hf.towers.clip import CLIP
 from sith_hf.towers.clipseg import CLIPSEG
 from sith_hf.towers.dinov2 import DINOV2
 from sith_hf.towers.dinov3_vit import DINOV3_VIT
-from sith_hf.towers.family import TowerFamily
+from sith_hf.towers.family import Tensors, TowerFamily
 from sith_hf.towers.function import check_class, check_parts, unwrapped
 from sith_hf.towers.llava import LLAVA
 from sith_hf.towers.metaclip_2 import METACLIP_2
 from sith_hf.towers.mlcd import MLCD
-from sith_hf.towers.model_class import config_class
+from sith_hf.towers.model_class import config_class, model_class
 from sith_hf.towers.open_clip import OPEN_CLIP
 from sith_hf.towers.owlvit import OWLV2, OWLVIT
 from sith_hf.towers.refusals import refusal
@@ -160,6 +162,40 @@ def check_place(family: str, kind: str, layers: Iterable[int], config: Any, wher
             "decompose this model and make the edit again"
         )
     check_writable(found.inert(architecture, _config(raw) if config is raw else config, kind), layers)
+
+
+def check_outputs(kind: str, outputs: Mapping[int, tuple[str, str | None]], raw: Mapping[str, Any]) -> None:
+    """Check that the tensors that an edit names are the output projections of its layers.
+
+    Args:
+        kind: the tower.
+        outputs: layer to the canonical names of the weight and bias that the edit changes.
+        raw: the JSON of the model's ``config.json``.
+
+    Raises:
+        BaseMismatch: a layer that the tower does not have, or another tensor.
+        UnsupportedModel, OSError, ValueError, ...: as for :func:`config_settings`.
+    """
+    family, architecture = family_of_config(raw)
+    with torch.device("meta"):
+        model = model_class(architecture)(_config(raw))
+    tower, path = family.locate(model, kind)
+    name = Tensors.of_model(family, model, path).name
+    paths = family.outputs(tower)
+    for layer, found in outputs.items():
+        if layer >= len(paths):
+            raise BaseMismatch(
+                f"the edit is of layer {layer}, but the {kind} tower of this {architecture} ends with layer "
+                f"{len(paths) - 1}: use the base that it was made for"
+            )
+        has_bias = getattr(tower.get_submodule(paths[layer]), "bias", None) is not None
+        wanted = name(f"{paths[layer]}.weight"), name(f"{paths[layer]}.bias") if has_bias else None
+        if found != wanted:
+            named, own = (sanitize(" and ".join(map(str, names)), 300) for names in (found, wanted))
+            raise BaseMismatch(
+                f"the edit of layer {layer} names the tensors {named}, but the output projection of this "
+                f"{architecture} is in {own}: make the edit again"
+            )
 
 
 def _config(raw: Mapping[str, Any]) -> Any:

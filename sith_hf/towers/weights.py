@@ -23,7 +23,7 @@ from sith_hf.towers.folder_format import OPEN_CLIP, TRANSFORMERS, folder_format
 from sith_hf.towers.function import FLOATS
 from sith_hf.towers.model_class import config_class
 from sith_hf.towers.model_settings import UNUSABLE
-from sith_hf.towers.registry import check_place, config_settings, family_of_config
+from sith_hf.towers.registry import check_outputs, check_place, config_settings, family_of_config
 from sith_hf.towers.shard import Shard
 
 (SINGLE,), INDEX = TRANSFORMERS.weights, str(TRANSFORMERS.index)
@@ -139,6 +139,15 @@ class Checkpoint:
             InputError: ``config.json`` is damaged.
         """
         self._from_config(lambda raw: check_place(family, tower, layers, raw, str(self.folder)))
+
+    def check_outputs(self, tower: str, outputs: Mapping[int, tuple[str, str | None]]) -> None:
+        """Check the names of the tensors that an edit changes (:func:`sith_hf.towers.registry.check_outputs`).
+
+        Raises:
+            BaseMismatch: other tensors than the output projections of the layers.
+            InputError: ``config.json`` is damaged.
+        """
+        self._from_config(lambda raw: check_outputs(tower, outputs, raw))
 
     def _from_config(self, read: Callable[[dict[str, Any]], _Found]) -> _Found | None:
         path = self.folder / folder_format(self.folder).config

@@ -20,6 +20,7 @@ from transformers import (
 
 from sith_hf.cards import picture, spec_card
 from sith_hf.checkpoint import export_adapter, history, revert, save_edited, verify
+from sith_hf.core.fingerprint import tensor_sha256
 from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec, TowerSpecs, applied
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
@@ -396,6 +397,55 @@ class TestRefused:
             pytest.fail("the block must not be entered")
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
         save_edited(other, made.of_vision, tmp_path / "out")  # the control
+
+    @pytest.mark.parametrize("names", ["other", "vision", "no bias", "none", "good"])
+    def test_an_edit_that_names_other_tensors(self, names, made, tmp_path):
+        """The files of a spec may name any tensor of the right shape, with its fingerprint."""
+        spec, layer = made.of_text, made.of_text.layers[0]
+        here, other = spec.place.outputs, "text_model.encoder.layers.0.self_attn.q_proj."
+        outputs = {
+            "other": {**here, layer: (f"{other}weight", f"{other}bias")},
+            "vision": {},  # those of CLIP's vision tower
+            "no bias": {number: (weight, None) for number, (weight, _) in here.items()},
+            "none": {**here, layer: ("no\n\x1b[31msuch|tensor", None)},
+            "good": here,
+        }[names]
+        tensors = load_file(made.base / "model.safetensors")
+        changed = replace(spec, place=replace(spec.place, outputs=outputs))
+        sha256 = {name: tensor_sha256(tensors.get(name, torch.zeros(1))) for name in changed.touched_keys}
+        changed = replace(changed, base=replace(spec.base, sha256={**spec.base.sha256, **sha256}))
+        changed.save_pretrained(tmp_path / "spec")
+        command = ("save-edited", made.base, "--spec", tmp_path / "spec", "-o", tmp_path / "o")
+        if names == "good":
+            assert sith(*command).code == 0
+            assert verify(tmp_path / "o", base=made.base).ok
+            return
+        assert "names the tensors" in refused(sith(*command))
+        assert not (tmp_path / "o").exists()
+        with pytest.raises(BaseMismatch), applied(CLIPModel.from_pretrained(made.base), changed):
+            pass
+        # A folder that was edited by such a spec is not reverted by it either.
+        save_edited(made.base, spec, tmp_path / "edited")
+        weights = load_file(tmp_path / "edited" / "model.safetensors")
+        after = {name: tensor_sha256(weights.get(name, torch.zeros(1))) for name in changed.touched_keys}
+        changed.with_edited_sha256(after).save_pretrained(tmp_path / "edited" / "sith")
+        with pytest.raises((BaseMismatch, InputError)):
+            revert(tmp_path / "edited", tmp_path / "reverted")
+        assert not (tmp_path / "reverted").exists()
+
+    def test_an_edit_of_a_layer_that_is_not_there(self, made, tmp_path):
+        spec = made.of_text
+        stem = "text_model.encoder.layers.0.self_attn.out_proj."
+        far = replace(
+            spec,
+            layer=torch.full_like(spec.layer, 2**62),
+            head=torch.zeros_like(spec.head),
+            vector=torch.arange(len(spec)),
+            place=replace(spec.place, outputs={2**62: (f"{stem}weight", f"{stem}bias")}),
+        )
+        far.save_pretrained(tmp_path / "spec")
+        message = refused(sith("save-edited", made.base, "--spec", tmp_path / "spec", "-o", tmp_path / "o"))
+        assert "ends with layer 1" in message
 
     def test_a_decomposition_of_the_other_tower(self, made):
         vision_only = SithEditor.from_model(vision_model(), name="vision")
