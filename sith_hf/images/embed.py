@@ -20,6 +20,7 @@ from sith_hf.images.datasets import ImageDataset
 from sith_hf.images.decode import decode_image
 from sith_hf.images.model_variant import ModelVariant, embed_all
 from sith_hf.images.pixels import BrokenImage
+from sith_hf.towers import evaluating
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -230,16 +231,14 @@ def ready(variants: Sequence[ModelVariant], device: torch.device) -> Iterator[No
     models = [variant.model for variant in variants]
     # Read before any model moves: they share parameters.
     homes = [next(model.parameters()).device for model in models]
-    training = [module for model in models for module in model.modules() if module.training]
-    try:
-        for model in models:
-            model.to(device).eval()
-        yield
-    finally:
-        for model, home in zip(models, homes, strict=True):
-            model.to(home)
-        for module in training:
-            module.training = True
+    with evaluating(*models):
+        try:
+            for model in models:
+                model.to(device)
+            yield
+        finally:
+            for model, home in zip(models, homes, strict=True):
+                model.to(home)
 
 
 def counted_reasons(skipped: Mapping[str, int]) -> str:

@@ -13,6 +13,7 @@ It imports ``hub``, ``files``, ``core`` and ``errors``.
 from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.config import check_config
 from sith_hf.towers.config_file import CONFIGS, config_json, published, read_config
+from sith_hf.towers.evaluating import evaluating
 from sith_hf.towers.family import TowerFamily, tower_tensors
 from sith_hf.towers.folder_format import OPEN_CLIP, folder_format, is_checkpoint
 from sith_hf.towers.function import check_parts, unwrapped
@@ -70,6 +71,7 @@ __all__ = [
     "config_settings",
     "encode_texts",
     "encoder_settings",
+    "evaluating",
     "family_named",
     "family_of",
     "family_of_config",

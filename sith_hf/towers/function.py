@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import UnsupportedModel
+from sith_hf.towers.evaluating import evaluating
 from sith_hf.towers.model_class import TRUSTED
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -238,17 +239,11 @@ def _outputs(tower: Any, projection: Any | None) -> Tensor:
     else:
         tokens = torch.randint(config.vocab_size, (1, min(8, config.max_position_embeddings)), generator=random)
         inputs = {"input_ids": tokens.to(weight.device)}
-    training = [module for module in tower.modules() if module.training]
-    tower.eval()
-    try:
-        with torch.no_grad():
-            found = tower(**inputs, return_dict=True)
-            pooled = found.last_hidden_state[:, 0] if found.pooler_output is None else found.pooler_output
-            pooled = pooled if projection is None else projection(pooled)
-            return torch.cat([found.last_hidden_state.flatten(), pooled.flatten()])
-    finally:
-        for module in training:
-            module.training = True
+    with evaluating(tower), torch.no_grad():
+        found = tower(**inputs, return_dict=True)
+        pooled = found.last_hidden_state[:, 0] if found.pooler_output is None else found.pooler_output
+        pooled = pooled if projection is None else projection(pooled)
+        return torch.cat([found.last_hidden_state.flatten(), pooled.flatten()])
 
 
 def _of_library(hook: Any) -> bool:

@@ -17,6 +17,7 @@ from sith_hf.core.fingerprint import tensor_sha256, texts_sha256
 from sith_hf.errors import InputError
 from sith_hf.files import EmbeddingCache, Part, ResumableJob
 from sith_hf.towers.causal_text import CausalText, is_plain
+from sith_hf.towers.evaluating import evaluating
 from sith_hf.towers.registry import family_of
 from sith_hf.towers.text_tower import TextTower
 
@@ -66,16 +67,8 @@ def encode_texts(
         InputError: no text, a bad template, no tokenizer or one that does not fit the tower, or an embedding that is
             not finite.
     """
-    if not texts:
-        raise InputError("there is no text to encode: give at least one concept")
     text = text_tower(model)
-    if tokenizer is None:
-        raise InputError(text.no_tokenizer)
-    tokens = text.tokens(tokenizer, fill_template(texts, template))
-    if text.weight.is_meta:
-        raise InputError(
-            "the text tower is offloaded: load the model without offloading, or name another with text_model="
-        )
+    tokens = _tokens(text, tokenizer, texts, template)
     # Half precision would blur the difference of similar concepts.
     asked = text.float32()
     fast = CausalText.of(asked.tower, asked.projection) if asked.causal else None
@@ -102,24 +95,31 @@ def encode_texts(
         return {"embeddings": found}
 
     result = torch.empty(shape)
-    training = [module for module in asked.tower.modules() if module.training]
-    asked.tower.eval()
-    try:
-        with tqdm(
-            total=len(texts),
-            desc="encoding concepts",
-            unit="concept",
-            disable=not (progress and job.processes.is_main),
-        ) as bar:
-            for name, part in job.parts("encoding", facts, list(batches), encode):
-                result[batches[name]] = part["embeddings"]
-                bar.update(len(batches[name]))
-    finally:
-        for module in training:
-            module.training = True
+    silent = not (progress and job.processes.is_main)
+    with (
+        evaluating(asked.tower),
+        tqdm(total=len(texts), desc="encoding concepts", unit="concept", disable=silent) as bar,
+    ):
+        for name, part in job.parts("encoding", facts, list(batches), encode):
+            result[batches[name]] = part["embeddings"]
+            bar.update(len(batches[name]))
     if cache is not None and kept is None and job.processes.is_main:
         cache.put(facts, result)
     return result
+
+
+def _tokens(text: TextTower, tokenizer: Any, texts: Sequence[str], template: str | None) -> list[list[int]]:
+    """Return the tokens of each text; errors as for :func:`encode_texts`."""
+    if not texts:
+        raise InputError("there is no text to encode: give at least one concept")
+    if tokenizer is None:
+        raise InputError(text.no_tokenizer)
+    tokens = text.tokens(tokenizer, fill_template(texts, template))
+    if text.weight.is_meta:
+        raise InputError(
+            "the text tower is offloaded: load the model without offloading, or name another with text_model="
+        )
+    return tokens
 
 
 def text_tower(model: Any) -> TextTower:
