@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCardData
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from sith_hf.cards import (
     CUT,
@@ -38,7 +38,7 @@ from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import library_versions, new_folder
 from sith_hf.hub import CARD
-from sith_hf.towers import family_named, family_with, layer_title
+from sith_hf.towers import family_named, family_with
 
 # peft's two files, and its prefix of every module's name.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -99,7 +99,7 @@ def output_projections(spec: EditSpec, architecture: str) -> dict[int, str]:
 
     Raises:
         UnsupportedModel: the class is not supported, or does not have the tower of the edit; or the edit changes an
-            attention-pooling head.
+            attention-pooling head that calls no module for its output projection.
     """
     import transformers
 
@@ -113,7 +113,6 @@ def output_projections(spec: EditSpec, architecture: str) -> dict[int, str]:
         raise UnsupportedModel(
             f"{architecture!r} is no class with {spec.place.title}, which the edit is of; use one of {', '.join(known)}"
         )
-    _check_pool(spec)
     depth = spec.base.settings.get("num_hidden_layers", max(spec.layers) + 1)
     return _output_projections(spec.place.family, architecture, spec.tower, int(depth), tuple(spec.layers))
 
@@ -129,16 +128,15 @@ def _classes_with(spec: EditSpec) -> list[str]:
     return [name for names in family.model_types.values() for name in names if spec.tower in family.towers(name)]
 
 
-def _check_pool(spec: EditSpec) -> None:
-    """Raise UnsupportedModel for an edit of the output projection of an ``nn.MultiheadAttention``.
+def _check_called(module: nn.Module, layer: int) -> None:
+    """Raise UnsupportedModel for an output projection in an ``nn.MultiheadAttention``, such as SigLIP's pool.
 
     Its ``forward`` reads that projection's weight and does not call it, so that an adapter there changes nothing until
     it is merged. An adapter of the whole module adds the change of the output projection twice (peft 0.21).
     """
-    pool = [layer for layer in spec.layers if layer_title(layer, spec.base.settings) != layer]
-    if pool:
+    if isinstance(module, nn.MultiheadAttention):
         raise UnsupportedModel(
-            f"layer {pool[0]} is the attention-pooling head, an nn.MultiheadAttention, whose output projection no LoRA "
+            f"layer {layer} is the attention-pooling head, an nn.MultiheadAttention, whose output projection no LoRA "
             "adapter of peft changes: export an edit without this layer, or save the edited checkpoint"
         )
 
@@ -156,6 +154,9 @@ def _output_projections(
         model = model_class(config)
     tower, path = family_named(family).locate(model, kind)
     paths = family_named(family).outputs(tower)
+    for layer in layers:
+        if layer < len(paths):
+            _check_called(tower.get_submodule(paths[layer].rpartition(".")[0]), layer)
     return {layer: f"{path}.{paths[layer]}" if path else paths[layer] for layer in layers if layer < len(paths)}
 
 

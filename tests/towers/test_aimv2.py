@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
+from peft import PeftModel
 from torch.nn.functional import normalize, rms_norm
 from transformers import Aimv2Config, Aimv2Model, Aimv2VisionModel
 
 from sith_hf import ConceptDictionary, SithEditor
-from sith_hf.checkpoint import verify
+from sith_hf.checkpoint import export_adapter, verify
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.images import model_variants
 from sith_hf.towers import encode_texts
@@ -176,3 +177,18 @@ def test_a_vision_tower_without_a_pooling_head_has_no_way_to_words(tmp_path):
     editor = SithEditor.from_model(model)
     assert len(editor.tower.layers) == 2
     assert not editor.tower.has_joint
+
+
+@pytest.mark.parametrize("name", ["plain", "biases"])
+def test_an_adapter_is_the_edit_of_the_pool_too(folders, tmp_path, name):
+    editor = SithEditor.from_pretrained(folders[name])
+    editor.decompose(ConceptDictionary.from_texts(TEXTS))
+    spec = editor.edit().vectors(-1.0, layers=[1, 2], heads=[1]).spec
+    export_adapter(spec, tmp_path / "adapter")
+    adapted = PeftModel.from_pretrained(copy.deepcopy(editor.model), tmp_path / "adapter").base_model.model
+    with torch.no_grad():
+        before, found = (output(model, "vision") for model in (editor.model, adapted))
+        with editor.applied(spec) as model:
+            wanted = output(model, "vision")
+    assert torch.allclose(found, wanted, atol=1e-5)
+    assert not torch.allclose(before, wanted, atol=1e-2)  # the control
