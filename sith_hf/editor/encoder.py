@@ -15,7 +15,7 @@ from sith_hf.core.validation import did_you_mean
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.files import ResumableJob
-from sith_hf.towers import LoadedModel, encode_texts, encoder_settings, family_of, text_tower_sha256
+from sith_hf.towers import LoadedModel, encode_texts, encoder_settings, family_of, text_tower_sha256, with_texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,7 @@ class ConceptEncoder:
 
     @property
     def _text(self) -> LoadedModel | None:
-        models = (item for item in (self.companion, self.loaded) if item is not None)
-        return next((item for item in models if family_of(item.model).text(item.model) is not None), None)
+        return with_texts(self.companion, self.loaded)
 
     @cached_property
     def _sha256(self) -> str:

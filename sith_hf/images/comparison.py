@@ -18,7 +18,7 @@ from sith_hf.edits import AnySpec, applied, edited_parameters
 from sith_hf.errors import InputError
 from sith_hf.images.model_variant import BASE, EDITED, ModelVariant, check_processors, share
 from sith_hf.images.processor import image_processor
-from sith_hf.towers import LoadedModel, family_of, load_model, tower_settings
+from sith_hf.towers import LoadedModel, family_of, load_model, tower_settings, with_texts
 
 
 def model_variants(
@@ -138,9 +138,7 @@ class Comparison:
 
 def text_model_of(editor: SithEditor) -> LoadedModel | None:
     """Return the model that encodes texts for the editor's model; None if it has none."""
-    both = (editor.companion, editor.loaded)
-    models = (item for item in both if item is not None)
-    return next((item for item in models if family_of(item.model).text(item.model) is not None), None)
+    return with_texts(editor.companion, editor.loaded)
 
 
 def _own_text(editor: SithEditor, model: Any) -> LoadedModel | None:

@@ -41,6 +41,7 @@ from sith_hf.towers.text_encoder import (
     fill_template,
     text_tower,
     text_tower_sha256,
+    with_texts,
 )
 from sith_hf.towers.tower import TOWERS, Tower, check_mean, partial_lines
 from sith_hf.towers.weights import INDEX, Checkpoint
@@ -96,4 +97,5 @@ __all__ = [
     "tower_settings",
     "tower_tensors",
     "unwrapped",
+    "with_texts",
 ]

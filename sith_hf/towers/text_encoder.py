@@ -18,6 +18,7 @@ from sith_hf.errors import InputError
 from sith_hf.files import EmbeddingCache, Part, ResumableJob
 from sith_hf.towers.causal_text import CausalText, is_plain
 from sith_hf.towers.evaluating import evaluating
+from sith_hf.towers.loading import LoadedModel
 from sith_hf.towers.registry import family_of
 from sith_hf.towers.text_tower import TextTower
 
@@ -128,6 +129,12 @@ def text_tower(model: Any) -> TextTower:
     if found is None:
         raise InputError(f"a {type(model).__name__} encodes no texts: name a model with a text tower")
     return found
+
+
+def with_texts(*models: LoadedModel | None) -> LoadedModel | None:
+    """Return the first of some models that encodes texts; None if none does."""
+    present = (each for each in models if each is not None)
+    return next((each for each in present if family_of(each.model).text(each.model) is not None), None)
 
 
 def text_tower_sha256(model: Any) -> str:
