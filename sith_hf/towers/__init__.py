@@ -1,7 +1,7 @@
 """Model families: where heads, norms and projections are; loading checkpoints; encoding texts; tensors on disk.
 
 A family has a file of its name; ``family`` says what a file must answer, ``registry`` lists them, and ``refusals`` says
-why others are none. They are read into a ``tower`` of ``attention`` layers, each with its ``readout``.
+why others are none. They are read with ``tensors`` into a ``tower`` of ``attention`` layers, each with its ``readout``.
 
 ``loading`` turns a folder into a model: ``folder_format`` names its files, ``config_file`` and ``config`` read and
 check the configuration, ``weights``, ``shard`` and ``disk_names`` the tensors, and ``function`` that the model computes
@@ -14,7 +14,7 @@ from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.config import check_config
 from sith_hf.towers.config_file import CONFIGS, config_json, published, read_config
 from sith_hf.towers.evaluating import evaluating
-from sith_hf.towers.family import TowerFamily, tower_tensors
+from sith_hf.towers.family import TowerFamily
 from sith_hf.towers.folder_format import OPEN_CLIP, folder_format, is_checkpoint
 from sith_hf.towers.function import check_parts, unwrapped
 from sith_hf.towers.image_mean import IMAGE_MEAN_LAYOUT, ImageMean, image_mean_file, read_image_mean
@@ -35,6 +35,7 @@ from sith_hf.towers.registry import (
     partial_layers,
     read_tower,
 )
+from sith_hf.towers.tensors import tower_tensors
 from sith_hf.towers.text_encoder import (
     encode_texts,
     encoder_settings,

@@ -12,9 +12,9 @@ from torch import Tensor
 from sith_hf.errors import InputError
 from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.clip import ClipFamily
-from sith_hf.towers.family import Paths, Tensors, norm_tensors, read_layer, read_layers, read_norm
 from sith_hf.towers.model_settings import POOL
 from sith_hf.towers.readout import Readout
+from sith_hf.towers.tensors import Paths, Tensors, norm_tensors, read_layer, read_layers, read_norm
 from sith_hf.towers.text_tower import TextTower
 
 _LAYER = Paths("rms_norm1", "attention.v_proj", "attention.out_proj")

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.attention import AttentionLayer
-from sith_hf.towers.family import CLIP_PATHS, FamilyDefaults, Paths, Tensors, norm_tensors, read_layers, read_norm
+from sith_hf.towers.family import FamilyDefaults
 from sith_hf.towers.readout import Readout
+from sith_hf.towers.tensors import CLIP_PATHS, Paths, Tensors, norm_tensors, read_layers, read_norm
 from sith_hf.towers.text_tower import TextTower
 from sith_hf.towers.tower import Tower
 

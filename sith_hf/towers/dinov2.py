@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sith_hf.towers.family import Paths
+from sith_hf.towers.tensors import Paths
 from sith_hf.towers.vision_only import VisionOnlyFamily
 
 DINOV2 = VisionOnlyFamily(

@@ -12,9 +12,10 @@ from typing import Any
 
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.clip import CLIP
-from sith_hf.towers.family import CLIP_PATHS, Tensors, TowerFamily, read_layers
+from sith_hf.towers.family import TowerFamily
 from sith_hf.towers.readout import Readout
 from sith_hf.towers.siglip import SIGLIP
+from sith_hf.towers.tensors import CLIP_PATHS, Tensors, read_layers
 from sith_hf.towers.tower import Tower
 from sith_hf.towers.vision_only import NoJointSpace
 

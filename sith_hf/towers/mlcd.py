@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sith_hf.towers.family import CLIP_PATHS
+from sith_hf.towers.tensors import CLIP_PATHS
 from sith_hf.towers.vision_only import VisionOnlyFamily
 
 MLCD = VisionOnlyFamily(

@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sith_hf.towers.family import FamilyDefaults, Paths, Tensors, norm_tensors, read_layers, read_norm
+from sith_hf.towers.family import FamilyDefaults
 from sith_hf.towers.model_settings import tower_settings
 from sith_hf.towers.open_clip_config import ARCHITECTURE, MODEL_TYPE
 from sith_hf.towers.readout import Readout
+from sith_hf.towers.tensors import Paths, Tensors, norm_tensors, read_layers, read_norm
 from sith_hf.towers.text_tower import TextTower
 from sith_hf.towers.tokenizer import guarded, load_tokenizer, written
 from sith_hf.towers.tower import Tower

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sith_hf.errors import InputError
 from sith_hf.towers.clip import ClipFamily
-from sith_hf.towers.family import Tensors, norm_tensors, read_norm
 from sith_hf.towers.readout import Readout
+from sith_hf.towers.tensors import Tensors, norm_tensors, read_norm
 
 
 @dataclass(frozen=True)

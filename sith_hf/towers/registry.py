@@ -16,7 +16,7 @@ from sith_hf.towers.clip import CLIP
 from sith_hf.towers.clipseg import CLIPSEG
 from sith_hf.towers.dinov2 import DINOV2
 from sith_hf.towers.dinov3_vit import DINOV3_VIT
-from sith_hf.towers.family import Tensors, TowerFamily
+from sith_hf.towers.family import TowerFamily
 from sith_hf.towers.function import check_class, check_parts, unwrapped
 from sith_hf.towers.llava import LLAVA
 from sith_hf.towers.metaclip_2 import METACLIP_2
@@ -26,6 +26,7 @@ from sith_hf.towers.open_clip import OPEN_CLIP
 from sith_hf.towers.owlvit import OWLV2, OWLVIT
 from sith_hf.towers.refusals import refusal
 from sith_hf.towers.siglip import SIGLIP, SIGLIP2
+from sith_hf.towers.tensors import Tensors
 from sith_hf.towers.tower import TOWERS, Tower, check_writable
 
 # A family's file is named after it; its models need this line and no other.

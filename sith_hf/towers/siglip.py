@@ -17,9 +17,9 @@ from torch import Tensor
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.clip import ClipFamily
-from sith_hf.towers.family import Paths, Tensors, norm_tensors, read_layer, read_norm
 from sith_hf.towers.model_settings import POOL
 from sith_hf.towers.readout import Readout
+from sith_hf.towers.tensors import Paths, Tensors, norm_tensors, read_layer, read_norm
 from sith_hf.towers.text_tower import TextTower
 from sith_hf.towers.tokenizer import full_length, tokenize_padded
 

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from sith_hf.errors import InputError
-from sith_hf.towers.family import FamilyDefaults, Paths, Tensors, read_layers
+from sith_hf.towers.family import FamilyDefaults
+from sith_hf.towers.tensors import Paths, Tensors, read_layers
 from sith_hf.towers.text_tower import TextTower
 from sith_hf.towers.tower import Tower
 
