@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 from transformers import ViTImageProcessorPil
 
@@ -17,6 +20,7 @@ from sith_hf.images.model_variant import embed_all, shared_depth
 from sith_hf.pursuit import Pursuit
 from tests.support.evaluating import dataset
 from tests.support.families import CLASSES, save, whole
+from tests.support.open_clip_folders import WEIGHTS, open_clip_folder
 from tests.support.tiny import image_processor
 
 VISION = [(family, name) for family, names in CLASSES.items() for name in names if "Text" not in name]
@@ -116,3 +120,14 @@ def test_clipseg_takes_images_of_any_size(bases, pictures):
     other, _ = opened(bases, "chinese_clip", "ChineseCLIPModel")
     with pytest.raises(InputError, match="expects"):
         mean_of_images(other, pictures, processor=larger)
+
+
+def test_texts_of_another_open_clip_tower_are_no_edit(tmp_path):
+    base = open_clip_folder(tmp_path / "base")
+    for tensor in ("token_embedding.weight", "visual.class_embedding"):
+        other, state = shutil.copytree(base, tmp_path / tensor), load_file(base / WEIGHTS)
+        save_file({**state, tensor: state[tensor] + 1}, other / WEIGHTS)
+    with pytest.raises(InputError, match=r"different text towers: text\.token_embedding\.weight is no"):
+        Comparison.from_checkpoints(base, {"other": tmp_path / "token_embedding.weight"})
+    found = Comparison.from_checkpoints(base, {"other": tmp_path / "visual.class_embedding"})  # the control
+    assert [variant.name for variant in found.variants] == ["base", "other"]
