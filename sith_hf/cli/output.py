@@ -69,7 +69,9 @@ def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: 
             f"{beyond} of {found.numel()} explanations are better than chance (fidelity {result.chance:.3f}; false "
             "discovery rate 5 %)"
         )
-    way = f"{result.tower} tower, read out by {result.settings.get('readout', 'a way that is not recorded')}"
+    way = f"{result.tower} tower"
+    if result.has_words:
+        way += f", read out by {result.settings.get('readout', 'a way that is not recorded')}"
     show_result(as_json, data, repr(result), sanitize(way, 400), *lines, *quality, path)
 
 

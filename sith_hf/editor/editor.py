@@ -35,7 +35,7 @@ from sith_hf.towers import (
 
 @dataclass(eq=False)
 class SithEditor:
-    """A CLIP checkpoint to explain and to edit.
+    """A checkpoint to explain and to edit: one of its towers (``docs/guide/models.md`` lists the families).
 
     An editor remembers its latest decomposition: :meth:`decompose` sets it, :meth:`find` and the edits read it. The
     rest of its state is constant: results are new objects, and the weights differ only inside :meth:`applied`.
@@ -49,7 +49,7 @@ class SithEditor:
 
     Attributes:
         loaded: the model and its source.
-        companion: for a vision-only model, the CLIPModel that it belongs to.
+        companion: for a tower alone, the whole model that it belongs to; for LLaVA, the one its tower was taken from.
         history: the edits that the checkpoint already has, newest first; empty for a model in memory.
         kind: the tower to explain and edit, ``"vision"`` or ``"text"``; when None, vision if the model has it.
     """
