@@ -73,7 +73,7 @@ class SithEditor:
         text_model: str | Path | None = None,
         token: str | None = None,
     ) -> SithEditor:
-        """Load a model of a supported family, such as a ``CLIPModel`` (docs/guide lists them).
+        """Load a model of a supported family, such as a ``CLIPModel`` (docs/guide/models.md lists them).
 
         An edited checkpoint can be edited again; ``history`` lists its edits.
 
@@ -81,8 +81,8 @@ class SithEditor:
             name: a Hub id or a folder.
             revision: branch, tag or commit on the Hub.
             tower: the tower to explain and edit, ``"vision"`` or ``"text"``; when None, vision if the model has it.
-            text_model: for a vision-only model, its ``CLIPModel``: the source of the text tower and, for a
-                ``CLIPVisionModel``, of the projection.
+            text_model: for a tower alone, the whole model that it belongs to; for LLaVA, the model that its tower was
+                taken from. It provides the text tower, and what is missing on the way to the joint space.
             token: a Hub token; the one of the environment or login when None.
 
         Raises:
@@ -110,7 +110,7 @@ class SithEditor:
             model: a model of a class that :meth:`from_pretrained` loads, perhaps compiled or in ``DataParallel``.
             tokenizer: the tokenizer of the text tower.
             tower: as for :meth:`from_pretrained`.
-            text_model: for a vision-only model, its ``CLIPModel``.
+            text_model: as for :meth:`from_pretrained`, a model in memory.
             name: the model's name in provenance; the name that it was loaded by when None.
 
         Raises:
