@@ -80,6 +80,8 @@ def pipeline_of(architecture: str) -> str:
     family = family_with(architecture)
     if "ForConditionalGeneration" in architecture:
         return "image-text-to-text"
+    if "ForObjectDetection" in architecture:
+        return "zero-shot-object-detection"
     if "ForImageClassification" in architecture:
         return "image-classification"
     if "Segmentation" in architecture:

@@ -56,7 +56,7 @@ def decompose(
     image_mean: Path | None,
     as_json: bool,
 ) -> None:
-    """Explain the attention heads of MODEL, a folder or Hub id of a CLIP checkpoint.
+    """Explain the attention heads of MODEL, a folder or Hub id of a model of CLIP's kind.
 
     The concepts come from --concepts, --dictionary or --dataset, or else from a built-in list of everyday concepts. A
     tower without a way to texts, such as DINOv2, or LLaVA without --text-model, has no words: its vectors are numbered

@@ -35,7 +35,7 @@ from sith_hf.towers import (
 
 @dataclass(eq=False)
 class SithEditor:
-    """A CLIP checkpoint to explain and to edit.
+    """A checkpoint to explain and to edit: one of its towers (``docs/guide/models.md`` lists the families).
 
     An editor remembers its latest decomposition: :meth:`decompose` sets it, :meth:`find` and the edits read it. The
     rest of its state is constant: results are new objects, and the weights differ only inside :meth:`applied`.
@@ -49,7 +49,7 @@ class SithEditor:
 
     Attributes:
         loaded: the model and its source.
-        companion: for a model without texts of its own, the whole model that it belongs to.
+        companion: for a tower alone, the whole model that it belongs to; for LLaVA, the one its tower was taken from.
         history: the edits that the checkpoint already has, newest first; empty for a model in memory.
         kind: the tower to explain and edit, ``"vision"`` or ``"text"``; when None, vision if the model has it.
     """
@@ -73,7 +73,7 @@ class SithEditor:
         text_model: str | Path | None = None,
         token: str | None = None,
     ) -> SithEditor:
-        """Load a model of a supported family, such as a ``CLIPModel`` (docs/guide lists them).
+        """Load a model of a supported family, such as a ``CLIPModel`` (docs/guide/models.md lists them).
 
         An edited checkpoint can be edited again; ``history`` lists its edits.
 
@@ -81,8 +81,8 @@ class SithEditor:
             name: a Hub id or a folder.
             revision: branch, tag or commit on the Hub.
             tower: the tower to explain and edit, ``"vision"`` or ``"text"``; when None, vision if the model has it.
-            text_model: for a model without texts, the whole model that it belongs to: the source of the text tower
-                and, for a ``CLIPVisionModel``, of the projection.
+            text_model: for a tower alone, the whole model that it belongs to; for LLaVA, the model that its tower was
+                taken from. It provides the text tower, and what is missing on the way to the joint space.
             token: a Hub token; the one of the environment or login when None.
 
         Raises:
@@ -110,7 +110,7 @@ class SithEditor:
             model: a model of a class that :meth:`from_pretrained` loads, perhaps compiled or in ``DataParallel``.
             tokenizer: the tokenizer of the text tower.
             tower: as for :meth:`from_pretrained`.
-            text_model: for a model without texts, the whole model that it belongs to.
+            text_model: as for :meth:`from_pretrained`, a model in memory.
             name: the model's name in provenance; the name that it was loaded by when None.
 
         Raises:

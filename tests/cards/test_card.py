@@ -28,6 +28,7 @@ from sith_hf.checkpoint.write import save_edited
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.towers.registry import FAMILIES
 from tests.cards import golden
 from tests.cards.golden import EVALUATION, HERE, MANY, RECIPE, REVISION, make_decomposition, make_dictionary, make_spec
 from tests.support.hub.cards import validate
@@ -283,6 +284,24 @@ class TestMetadata:
         card = model_card(tmp_path, make_spec(base), repo_id="me/x")
         assert self.metadata(card)["pipeline_tag"] == pipeline
         assert f"import {config['architectures'][0]}" in card
+
+    def test_every_class_has_the_task_of_what_it_returns(self):
+        tasks = {
+            name: card_facts.pipeline_of(name)
+            for each in FAMILIES
+            for names in each.model_types.values()
+            for name in names
+        }
+        assert (
+            tasks["SiglipModel"] == tasks["OpenClipModel"] == tasks["AltCLIPModel"] == "zero-shot-image-classification"
+        )
+        assert tasks["OwlViTForObjectDetection"] == tasks["Owlv2ForObjectDetection"] == "zero-shot-object-detection"
+        assert tasks["LlavaForConditionalGeneration"] == "image-text-to-text"
+        assert tasks["Dinov2ForImageClassification"] == "image-classification"
+        assert tasks["CLIPSegForImageSegmentation"] == "image-segmentation"
+        assert {tasks[name] for name in tasks if "Text" in name} == {"feature-extraction"}
+        assert {tasks[name] for name in tasks if "Vision" in name} == {"image-feature-extraction"}
+        assert tasks["Dinov2Model"] == tasks["DINOv3ViTModel"] == "image-feature-extraction"
 
     def test_measured_results_become_a_model_index(self, base, edited):
         card = model_card(edited, make_spec(base), repo_id="me/less-sea", evaluation=EVALUATION)

@@ -28,7 +28,9 @@ def test_from_decompose_to_revert(name, kind, models, tmp_path):
     assert "numbers only, no words" in ran.err
     assert (ran.data["poles"], ran.data["concepts"], ran.data["fidelity"]) == ([], 0, None)
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["decomposition.safetensors"]
-    assert "already done" in succeeded(sith(*made)).err
+    again = succeeded(sith(*made))
+    assert "already done" in again.err
+    assert "\nvision tower\n" in again.out
     assert "another decomposition" in refused(sith(*made[:-4], "-o", tmp_path / "d"))
     rows = succeeded(sith("show", tmp_path / "d", "--json", "--heads", "0", "--top", "2")).data
     assert [(row["layer"], row["vector"]) for row in rows] == [(1, 0), (1, 1), (2, 0), (2, 1)]
