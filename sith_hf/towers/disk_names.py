@@ -62,7 +62,9 @@ def disk_names(architecture: str, config: Any, *, nested: bool = False) -> DiskN
         nested: whether files of transformers 4 have the prefix of a tower inside, such as ``vision_model.``, that
             modules of transformers 5 have not (``PrefixChange`` in its mapping).
     """
-    content = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    # Where a model comes from is no part of its names, so copies of one model share them.
+    fields = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
+    content = json.dumps(fields, sort_keys=True, default=str)
     return _disk_names(architecture, content, nested)
 
 
