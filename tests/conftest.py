@@ -38,3 +38,13 @@ def editor(tmp_path_factory: pytest.TempPathFactory) -> SithEditor:
     from tests.support.made import tiny_editor
 
     return tiny_editor(tmp_path_factory.mktemp("editor"))
+
+
+@pytest.fixture(scope="module")
+def few_draws() -> Iterator[None]:
+    """Decompositions draw 100 random directions, not 4000: for files that check no p-value. Most time goes there."""
+    from importlib import import_module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("sith_hf.decomposition.decompose"), "DRAWS", 100)
+        yield

@@ -82,7 +82,8 @@ def edit_map(spec: AnySpec, layers: Mapping[str, int]) -> bytes:
         top += num_layers * cell
     _legend(draw, top + 56)
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=False, compress_level=9)
+    # Level 9 takes three times as long for a file that is a twentieth smaller.
+    image.save(file, "PNG", optimize=False, compress_level=7)
     return file.getvalue()
 
 

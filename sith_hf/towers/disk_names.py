@@ -60,7 +60,9 @@ def disk_names(architecture: str, config: Any, *, nested: bool = False, kept: st
         kept: the beginning of names that are in files as they are in memory, whatever transformers writes; empty for
             none.
     """
-    content = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    # Where a model comes from is no part of its names, so copies of one model share them.
+    fields = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
+    content = json.dumps(fields, sort_keys=True, default=str)
     return _disk_names(architecture, content, nested, kept)
 
 

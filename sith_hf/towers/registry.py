@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -200,7 +202,14 @@ def check_outputs(kind: str, outputs: Mapping[int, tuple[str, str | None]], raw:
 
 
 def _config(raw: Mapping[str, Any]) -> Any:
-    return config_class(raw["model_type"]).from_dict(dict(raw))
+    """Return the configuration of some JSON, to read and not to change: a save asks for the same one several times."""
+    return _parsed(json.dumps(dict(raw)))
+
+
+@lru_cache(maxsize=16)
+def _parsed(content: str) -> Any:
+    raw = json.loads(content)
+    return config_class(raw["model_type"]).from_dict(raw)
 
 
 def tower_kind(family: TowerFamily, architecture: str, tower: str | None) -> str:

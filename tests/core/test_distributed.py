@@ -184,6 +184,7 @@ def test_a_process_that_dies_ends_the_others_and_its_work_is_resumed(shared, mon
 
     monkeypatch.setattr(encoding, "BATCH_TOKENS", 60)
     monkeypatch.setattr(decompose, "ROWS", 32)
+    monkeypatch.setattr(decompose, "DRAWS", 256)
     editor, concepts, made = tiny_editor(folder), tiny_concepts(), []
     real = decompose.factored_svd
     monkeypatch.setattr(decompose, "factored_svd", lambda *factors: made.append(1) or real(*factors))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from sith_hf.checkpoint.verify import verify
 from sith_hf.cli import sith_hf as command
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.demo.report import report
-from sith_hf.demo.run import DemoResult, measure_checkpoints, run_demo
+from sith_hf.demo.run import DemoResult, Measured, measure_checkpoints, run_demo
 from sith_hf.editor import SithEditor
 from sith_hf.edits.build import make_spec
 from sith_hf.edits.spec import EditSpec
@@ -23,12 +23,48 @@ from sith_hf.errors import InputError, SithError
 from sith_hf.gains.gains import Gains
 from sith_hf.recipe import Recipe
 
+demo = import_module("sith_hf.demo.run")
+
 SEED, PICTURES = 4321, 60
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
-    return run_demo(tmp_path_factory.mktemp("demo"), SEED, lambda line: None, pictures=PICTURES)
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoResult, Measured]:
+    """The demo, and as many random vectors measured in its process: one takes four seconds to start."""
+    found: list[Measured] = []
+
+    def with_random_vectors(checkpoints: list[Path], seed: int, pictures: int) -> list[Measured]:
+        folder = checkpoints[1].parent
+        random = random_edit(folder / "spec", folder / "decomposition", tmp_path_factory.mktemp("random") / "edited")
+        *ours, last = measure_checkpoints([*checkpoints, random], seed, pictures)
+        found.append(last)
+        return ours
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "measure_checkpoints", with_random_vectors)
+        result = run_demo(tmp_path_factory.mktemp("demo"), SEED, lambda line: None, pictures=PICTURES)
+    return result, found[0]
+
+
+@pytest.fixture(scope="module")
+def result(measured: tuple[DemoResult, Measured]) -> DemoResult:
+    return measured[0]
+
+
+def random_edit(spec: Path, decomposition: Path, output: Path) -> Path:
+    """The checkpoint without as many vectors as the demo removes, chosen at random in its layers."""
+    ours, explained = EditSpec.from_pretrained(spec), Decomposition.from_pretrained(decomposition)
+    candidates = [
+        (layer, head, vector)
+        for layer in ours.layers
+        for head in range(explained.num_heads)
+        for vector in range(explained.rank)
+    ]
+    order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(0))
+    random = Gains(dict.fromkeys([candidates[i] for i in order[: len(ours)].tolist()], 0.0))
+    editor = SithEditor.from_pretrained(world.embedded_checkpoint())
+    editor.save_pretrained(output, make_spec(editor.tower, explained, random))
+    return output
 
 
 def test_the_recipe_has_every_concept_of_the_world() -> None:
@@ -48,28 +84,22 @@ def test_the_edit_closes_the_gap_and_leaves_the_rest(result: DemoResult) -> None
     assert result.edited.backgrounds <= result.base.backgrounds - 0.10
 
 
-def test_random_vectors_do_not(result: DemoResult, tmp_path: Path) -> None:
-    spec, decomposition = result.spec, result.decomposition
-    candidates = [
-        (layer, head, vector)
-        for layer in spec.layers
-        for head in range(decomposition.num_heads)
-        for vector in range(decomposition.rank)
-    ]
-    order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(0))
-    random = Gains(dict.fromkeys([candidates[i] for i in order[: len(spec)].tolist()], 0.0))
-    editor = SithEditor.from_pretrained(world.embedded_checkpoint())
-    editor.save_pretrained(tmp_path / "random", make_spec(editor.tower, decomposition, random))
-    (measured,) = measure_checkpoints([tmp_path / "random"], SEED, PICTURES)
-    assert measured.worst_group < result.base.worst_group + 0.10
+def test_random_vectors_do_not(measured: tuple[DemoResult, Measured]) -> None:
+    result, random = measured
+    assert random != result.base
+    assert random.worst_group < result.base.worst_group + 0.10
 
 
-def test_a_failed_measurement_is_one_line_and_not_the_users_fault(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(SithError, match=r"exit code 1: .*run the demo again") as caught:
+def test_a_failed_measurement_is_one_line_and_not_the_users_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "without_sith.py").write_text('raise OSError("no\\x1b such file")')
+    monkeypatch.setattr(demo, "files", lambda package: tmp_path)
+    with pytest.raises(SithError, match=r"exit code 1: OSError: no.* such file.*run the demo again") as caught:
         measure_checkpoints([tmp_path], SEED, 1)
     assert not isinstance(caught.value, InputError)
     assert "Traceback" not in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_what_it_leaves_is_whole(result: DemoResult) -> None:
@@ -103,12 +133,19 @@ def test_a_folder_that_no_demo_wrote_is_not_replaced(tmp_path: Path) -> None:
 def test_the_command_replaces_an_earlier_demo_by_the_same_edit(
     result: DemoResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sith_hf.demo.run_demo", partial(run_demo, pictures=4))
+    seeds: list[int] = []
+
+    def swapped(checkpoints: list[Path], seed: int, pictures: int) -> list[Measured]:
+        seeds.append(seed)
+        return [result.edited, result.base]
+
+    monkeypatch.setattr(demo, "measure_checkpoints", swapped)
     (result.folder / "edited" / "README.md").unlink()
     arguments = ["demo", "--json", "-o", str(result.folder), "--seed", str(SEED + 1000)]
     data = json.loads(CliRunner().invoke(command, arguments, catch_exceptions=False).stdout)
     assert EditSpec.from_pretrained(result.folder / "spec") == result.spec
-    assert data["base"] != result.base.to_json()
+    assert seeds == [SEED + 1000]
+    assert (data["base"], data["edited"]) == (result.edited.to_json(), result.base.to_json())
     assert {"average", "worst_group"} <= set(data["edited"])
     assert data["edited_vectors"] == len(result.spec)
     assert Path(data["folder"], "README.md").is_file()

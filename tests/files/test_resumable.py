@@ -336,6 +336,7 @@ def test_cutting_the_work_changes_nothing_in_the_result(scene, tmp_path, monkeyp
     editor.decompose(concepts).save_pretrained(tmp_path / "whole")
     whole = (tmp_path / "whole" / "decomposition.safetensors").read_bytes()
     assert explained(editor, concepts, tmp_path / "kept") == whole
+    monkeypatch.setattr(decompose, "DRAWS", 128)
     one = editor.decompose(concepts)
     monkeypatch.setattr(decompose, "ROWS", 32)
     monkeypatch.setattr(encoding, "BATCH_TOKENS", 60)
@@ -363,6 +364,7 @@ def test_a_changed_input_of_decompose_is_refused(scene, tmp_path, monkeypatch, c
 
     editor, stranger, concepts = scene
     monkeypatch.setattr(decompose, "ROWS", 32)
+    monkeypatch.setattr(decompose, "DRAWS", 128)
     output = tmp_path / "out"
     real = torch.linalg.svd
 

@@ -168,7 +168,7 @@ def main() -> None:
     """``python -m tests.support.killing FOLDER SEED``: print the outcomes as JSON."""
     folder, seed = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
-    encoding.BATCH_TOKENS, decompose.ROWS = 60, 32
+    encoding.BATCH_TOKENS, decompose.ROWS, decompose.DRAWS = 60, 32, 256
     from sith_hf.images import DatasetSettings
     from tests.support import evaluating, tiny
 

@@ -64,7 +64,7 @@ def main() -> None:
     found["after that"] = processes.all_gather(lambda: processes.rank)
 
     torch.set_num_threads(1)
-    encoding.BATCH_TOKENS, decompose.ROWS, averaging.BATCHES = 60, 32, 2
+    encoding.BATCH_TOKENS, decompose.ROWS, decompose.DRAWS, averaging.BATCHES = 60, 32, 256, 2
     editor, concepts = tiny_editor(folder / f"tokenizer-{processes.rank}"), tiny_concepts()
     made: list[str] = []
     shared = ResumableJob(None, processes)

@@ -23,6 +23,8 @@ from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers import AttentionLayer, config_settings, family_of_config, read_tower
 from tests.support import tiny
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 TEXTS = ["red", "a blue sky", "dog", "sand", "boat", "night", "forest", "snow", "wheel"]
 PARTS = [f.name for f in fields(AttentionLayer) if f.type in ("Tensor", "Tensor | None") and f.name != "scale"]
 EXACT = {"atol": 1e-10, "rtol": 0}
@@ -484,12 +486,9 @@ import sys
 from sith_hf.checkpoint import save_edited
 from sith_hf.edits import EditSpec
 save_edited(sys.argv[1], EditSpec.from_pretrained(sys.argv[2]), sys.argv[3])
-name = "transformers.models.clip.modeling_clip"
-assert name not in sys.modules
-import transformers
-transformers.CLIPModel
-assert name in sys.modules
+assert "transformers.models.clip.modeling_clip" not in sys.modules
 """
     words = [sys.executable, "-c", code, made.base, made.edited / "sith", tmp_path / "edited"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert CLIPModel.__module__ == "transformers.models.clip.modeling_clip" in sys.modules  # the control

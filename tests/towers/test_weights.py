@@ -15,7 +15,9 @@ from safetensors import safe_open
 from transformers import CLIPVisionModel
 
 from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.towers import registry
 from sith_hf.towers.disk_names import disk_names
+from sith_hf.towers.model_class import config_class
 from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint, Shard
 from tests.support import tiny
 from tests.support.raw import Raw, raw_tensors, read_raw, tree, weight_files, write_raw
@@ -380,3 +382,26 @@ class TestIndex:
         for key in checkpoint.where:
             checkpoint.tensor(key)
         assert tree(sharded) == before
+
+
+def test_copies_of_one_model_share_their_names():
+    """Making them builds a model of the whole size, without memory: once for a base, its copies and its edits."""
+    config = tiny.clip_model().config
+    made = disk_names("CLIPModel", config)
+    config._name_or_path = "another folder"
+    assert disk_names("CLIPModel", config) is made
+    config.vision_config.num_hidden_layers += 1
+    assert disk_names("CLIPModel", config) is not made  # the control
+
+
+def test_the_settings_of_one_file_are_parsed_once(checkpoints, monkeypatch):
+    read = []
+    monkeypatch.setattr(registry, "config_class", lambda kind: read.append(kind) or config_class(kind))
+    registry._parsed.cache_clear()
+    raw = json.loads((checkpoints.base() / "config.json").read_text())
+    assert registry.config_settings(raw, "vision")["num_hidden_layers"] == 3
+    assert registry.config_settings(raw, "text") == registry.config_settings(raw, "text")
+    assert len(read) == 1
+    raw["vision_config"]["num_hidden_layers"] = 2
+    assert registry.config_settings(raw, "vision")["num_hidden_layers"] == 2  # the control
+    assert len(read) == 2
