@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -115,11 +114,8 @@ def read_versions(path: Path, *layouts: Layout) -> tuple[dict[str, Tensor], dict
     Raises:
         ArtifactError, TemporaryError: as for :func:`read_artifact`.
     """
-    layout = layouts[0]
-    with suppress(OSError, ValueError), TensorFile.read(path) as (found, _):
-        version = found.metadata.get("version")
-        layout = next((each for each in layouts if str(each.version) == version), layout)
-    return *read_artifact(path, layout), layout
+    tensors, data, _, layout = _read(path, layouts)
+    return tensors, data, layout
 
 
 def read_file_backed(
@@ -134,11 +130,19 @@ def read_file_backed(
         the tensors by name, of which ``backed`` is a memory map; the JSON object; and the rows of ``backed``, None
         if it was read.
     """
+    return _read(path, (layout,), backed, least)[:3]
+
+
+def _read(
+    path: Path, layouts: Sequence[Layout], backed: str | None = None, least: int = 0
+) -> tuple[dict[str, Tensor], dict[str, Any], FileBackedRows | None, Layout]:
     tensors: dict[str, Tensor] = {}
-    rows = None
+    rows, layout = None, layouts[0]
     try:
         # One descriptor for everything: after a writer has replaced the file, a second one would be of another file.
         with TensorFile.read(path) as (found, file):
+            version = found.metadata.get("version")
+            layout = next((each for each in layouts if str(each.version) == version), layout)
             _check_identity(path, layout, found)
             _check_shapes(path, layout, found)
             found.check_sums(file)
@@ -154,7 +158,7 @@ def read_file_backed(
         if isinstance(error, InputError):
             raise
         raise ArtifactError(f"{path} is not a whole safetensors file ({reason(error)}); {AGAIN}") from None
-    return tensors, _data(path, layout, found), rows
+    return tensors, _data(path, layout, found), rows, layout
 
 
 def _check_identity(path: Path, layout: Layout, file: TensorFile) -> None:

@@ -116,13 +116,13 @@ def test_table_without_rows_is_its_headings():
 def test_rows_of_explanations_fit_their_columns():
     concepts = (("sea", 0.614), ("\x1b[2Jocean", 0.4))
     item = Explanation(1, 2, 3, "-", concepts, 1.5, 0.25, 0.5, 0.75, 0.125)
-    columns, rows = explanation_rows([item])
+    columns, rows = explanation_rows([item], {})
     assert dict(zip(columns, rows[0], strict=True)) == {
         "layer": 1, "head": 2, "vector": 3, "pole": "-", "energy": 0.25, "fidelity": 0.5,
         "concepts (weight)": "sea 0.61, \x1b[2Jocean 0.40",
     }  # fmt: skip
-    columns, rows = match_rows([Match(item, 0.7, 0.6)])
+    columns, rows = match_rows([Match(item, 0.7, 0.6)], {})
     row = dict(zip(columns, rows[0], strict=True))
     assert (row["strength"], row["share"], row["fidelity"], row["pole"]) == (0.7, 0.6, 0.5, "-")
     assert not obeyed(table(columns, rows))
-    assert match_rows([])[1] == explanation_rows([])[1] == []
+    assert match_rows([], {})[1] == explanation_rows([], {})[1] == []

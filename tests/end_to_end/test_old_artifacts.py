@@ -82,7 +82,8 @@ def test_scores(recorded):
 
 def test_edit_spec(recorded, editor):
     found = EditSpec.from_pretrained(OLD)
-    assert found.rows() == recorded["spec"]["rows"]
+    # Later releases name the tower too.
+    assert found.rows() == [{"tower": "vision", **row} for row in recorded["spec"]["rows"]]
     with editor.applied(found) as model:
         weights = {name: tensor.detach().numpy().tobytes() for name, tensor in model.state_dict().items()}
     applied = {name: hashlib.sha256(weights[name]).hexdigest() for name in recorded["spec"]["applied"]}

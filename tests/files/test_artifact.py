@@ -199,8 +199,8 @@ def test_a_hub_that_answers_is_believed_no_more_than_a_folder(kind, damaged, mon
     path = damaged(kind, lambda tensors, metadata: None)
     assert isinstance(KINDS[kind].from_pretrained("someone/something", revision="abc"), KINDS[kind])
     assert asked == [("someone/something", LAYOUTS[kind].filename, LAYOUTS[kind].repo_type, "abc", None)]
-    path = damaged(kind, lambda tensors, metadata: metadata.update(version="2"))
-    with pytest.raises(ArtifactError, match="version '2'"):
+    path = damaged(kind, lambda tensors, metadata: metadata.update(version="3"))
+    with pytest.raises(ArtifactError, match="version '3'"):
         KINDS[kind].from_pretrained("someone/something")
 
 
@@ -470,7 +470,7 @@ METADATA = {
     "another format": (lambda t, m: m.update(format="sith-hf/other"), "not a file of format"),
     "no format": (lambda t, m: m.pop("format"), "but of None"),
     "no metadata": (lambda t, m: m.clear(), "not a file of format"),
-    "a later version": (lambda t, m: m.update(version="2"), "version '2'"),
+    "a later version": (lambda t, m: m.update(version="3"), "version '3'"),
     "a version with a point": (lambda t, m: m.update(version="1.0"), "version '1.0'"),
     "no version": (lambda t, m: m.pop("version"), "version None"),
     "no JSON": (without_sith, "no JSON object"),
