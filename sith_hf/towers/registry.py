@@ -262,8 +262,8 @@ def _check_shared(model: Any, family: TowerFamily, tower: Tower) -> None:
             holders.setdefault(parameter.data_ptr(), set()).add(names.get(name, name))
     for layer in tower.layers:
         for name, tensor in zip(layer.outputs, (layer.out_weight, layer.out_bias), strict=True):
-            others = set() if tensor is None else holders.get(tensor.data_ptr(), set()) - {name}
-            if others:
+            found = set() if tensor is None else holders.get(tensor.data_ptr(), set())
+            if len(found) > 1:
                 raise UnsupportedModel(
-                    f"{name} and {min(others)} are one tensor (tied layers): an edit of one would change both"
+                    f"{name} and {min(found - {name})} are one tensor (tied layers): an edit of one would change both"
                 )
