@@ -61,7 +61,7 @@ def make_spec(tower: Tower, decomposition: Decomposition, gains: Gains) -> EditS
         constant[i] = term @ factors[layer].constant[head].cpu()
         columns[i] = tower.layers[layer].columns(direction)
     for layer in numbers:
-        _check_bias(tower, layer, constant[[key[0] == layer for key in keys]])
+        _check_bias(tower, layer, constant[[key[0] == layer for key in keys]], fold=fold)
     place = Place(tower.kind, tower.family).of({layer: tower.layers[layer].outputs for layer in numbers})
     scaled = any(tower.layers[layer].scale is not None for layer in numbers)
     positions = torch.tensor(keys, dtype=torch.int64).reshape(-1, 3)
@@ -85,11 +85,13 @@ def make_spec(tower: Tower, decomposition: Decomposition, gains: Gains) -> EditS
     )
 
 
-def _check_bias(tower: Tower, layer: int, constant: Tensor) -> None:
+def _check_bias(tower: Tower, layer: int, constant: Tensor, *, fold: bool) -> None:
     """Raise UnsupportedModel if an edit of a layer must change a bias that its output projection lacks."""
     names = tower.layers[layer].names
     if "out_bias" not in names and bool((constant != 0).any()):
+        # Without a bias of the values, the constant is the offset of the norm, which only folding makes one.
+        advice = "; decompose with fold=False (--no-fold)" if fold and "value_bias" not in names else ""
         raise UnsupportedModel(
             f"{names['out_weight']} has no bias beside it, but the values of its heads have a constant part, which an "
-            "edit moves into that bias: the edit cannot be written"
+            f"edit moves into that bias: the edit cannot be written{advice}"
         )

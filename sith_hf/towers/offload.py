@@ -32,11 +32,11 @@ def loader(model: Any, path: str) -> tuple[Any, str]:
     raise InputError(f"{path} is on the meta device, without values: load the model with its weights")
 
 
-def values(model: Any, path: str, parameter: Tensor) -> Tensor:
+def values(model: Any, path: str, parameter: Tensor, name_on_disk: str) -> Tensor:
     """Return the parameter at ``path``, or its offloaded values. Raises InputError if one is not finite."""
     if parameter.is_meta:
         hook, name = loader(model, path)
         parameter = hook.weights_map[name]
     if not torch.isfinite(parameter).all():
-        raise InputError(f"{path} holds NaN or infinity: the checkpoint is damaged, download it again")
+        raise InputError(f"{name_on_disk} holds NaN or infinity: the checkpoint is damaged, download it again")
     return parameter.detach()

@@ -18,7 +18,7 @@ from sith_hf.towers.clip import CLIP
 from sith_hf.towers.clipseg import CLIPSEG
 from sith_hf.towers.dinov2 import DINOV2
 from sith_hf.towers.dinov3_vit import DINOV3_VIT
-from sith_hf.towers.family import TowerFamily
+from sith_hf.towers.family import TowerFamily, names_on_disk
 from sith_hf.towers.function import check_class, check_parts, unwrapped
 from sith_hf.towers.llava import LLAVA
 from sith_hf.towers.metaclip_2 import METACLIP_2
@@ -282,7 +282,7 @@ def read_tower(model: Any, companion: Any | None = None, tower: str | None = Non
 
     Raises:
         UnsupportedModel: another kind of model, or one with adapters, parametrizations, quantized or replaced layers
-            (:func:`sith_hf.towers.function.check_parts`).
+            (:func:`sith_hf.towers.function.check_parts`), or with tied output projections.
         InputError: no such tower, a companion of another width, or a weight that is not finite.
     """
     model = unwrapped(model)
@@ -292,4 +292,23 @@ def read_tower(model: Any, companion: Any | None = None, tower: str | None = Non
     if companion is not None:
         companion = unwrapped(companion)
         check_function(companion)
-    return family.read(model, kind, companion)
+    found = family.read(model, kind, companion)
+    _check_shared(model, family, found)
+    return found
+
+
+def _check_shared(model: Any, family: TowerFamily, tower: Tower) -> None:
+    """Raise UnsupportedModel if another parameter of a tower is the same tensor as one that an edit changes."""
+    architecture = type(model).__name__
+    names = names_on_disk(family, architecture, model.config).canonical
+    holders: dict[int, set[str]] = {}
+    for path in family.towers(architecture).values():
+        for name, parameter in model.get_submodule(path).named_parameters(path, remove_duplicate=False):
+            holders.setdefault(parameter.data_ptr(), set()).add(names.get(name, name))
+    for layer in tower.layers:
+        for name, tensor in zip(layer.outputs, (layer.out_weight, layer.out_bias), strict=True):
+            found = set() if tensor is None else holders.get(tensor.data_ptr(), set())
+            if len(found) > 1:
+                raise UnsupportedModel(
+                    f"{name} and {min(found - {name})} are one tensor (tied layers): an edit of one would change both"
+                )

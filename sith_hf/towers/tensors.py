@@ -60,9 +60,12 @@ class Tensors:
                 parameter = attrgetter(stem + below)(model)
             except AttributeError:
                 return None
-            return None if parameter is None else values(model, stem + below, parameter)
+            return None if parameter is None else values(model, stem + below, parameter, name(below))
 
-        return cls(get, lambda below: names.get(stem + below, stem + below))
+        def name(below: str) -> str:
+            return names.get(stem + below, stem + below)
+
+        return cls(get, name)
 
     def need(self, path: str) -> Tensor:
         """Return a tensor. Raises UnsupportedModel if it is missing."""
@@ -148,21 +151,8 @@ def read_layers(
     tensors: Tensors, path: str, count: int, num_heads: int, readout: Readout | None, paths: Paths = CLIP_PATHS,
     **flags: Any,
 ) -> tuple[AttentionLayer, ...]:  # fmt: skip
-    """Read the layers ``path.0`` to ``path.count - 1`` of an encoder (:func:`read_layer`).
-
-    Raises:
-        UnsupportedModel: also for two layers that share their output projection.
-    """
-    layers = tuple(read_layer(tensors, f"{path}.{n}", num_heads, readout, paths, **flags) for n in range(count))
-    seen: dict[int, str] = {}
-    for layer in layers:
-        name = layer.names["out_weight"]
-        if other := seen.get(layer.out_weight.data_ptr()):
-            raise UnsupportedModel(
-                f"{name} and {other} are one tensor (tied layers): an edit of one layer would change both"
-            )
-        seen[layer.out_weight.data_ptr()] = name
-    return layers
+    """Read the layers ``path.0`` to ``path.count - 1`` of an encoder (:func:`read_layer`)."""
+    return tuple(read_layer(tensors, f"{path}.{n}", num_heads, readout, paths, **flags) for n in range(count))
 
 
 def tower_tensors(family: TowerFamily, model: Any, kind: str) -> dict[str, Tensor]:

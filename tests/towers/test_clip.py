@@ -440,6 +440,34 @@ def test_refused_weights(key):
 
 
 @pytest.mark.parametrize(
+    ("changed", "other"),
+    [
+        ("vision_model.encoder.layers.1.self_attn.out_proj.weight", "vision_model.encoder.layers.0.self_attn.out_proj"),
+        ("vision_model.encoder.layers.1.self_attn.out_proj.bias", "vision_model.encoder.layers.0.self_attn.out_proj"),
+        ("vision_model.encoder.layers.1.self_attn.out_proj.weight", "vision_model.encoder.layers.2.self_attn.q_proj"),
+        ("text_model.encoder.layers.1.self_attn.out_proj.bias", "text_model.encoder.layers.1.self_attn.v_proj"),
+    ],
+)
+def test_a_tensor_that_an_edit_changes_is_no_other_one(changed, other):
+    model, kind = tiny.clip_model(), changed.partition("_")[0]
+    path, _, name = changed.rpartition(".")
+    assert read_tower(model, tower=kind)
+    shared = getattr(model.get_submodule(other), name)
+    setattr(model.get_submodule(path), name, shared)
+    with pytest.raises(UnsupportedModel, match="are one tensor") as error:
+        read_tower(model, tower=kind)
+    assert changed in str(error.value)
+    assert f"{other}.{name}" in str(error.value)
+
+
+def test_values_may_be_tied_as_an_edit_leaves_them():
+    model = tiny.clip_model()
+    layers = model.vision_model.encoder.layers
+    layers[1].self_attn.v_proj.weight = layers[0].self_attn.v_proj.weight
+    assert read_tower(model)
+
+
+@pytest.mark.parametrize(
     ("layers", "resolved"),
     [(None, (0, 1, 2)), ([2, 0], (0, 2)), ([-1], (2,)), ([-3, 1], (0, 1)), (range(3), (0, 1, 2)), (iter([1]), (1,))],
 )

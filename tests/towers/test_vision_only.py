@@ -257,11 +257,21 @@ def test_a_layer_scale_of_zero_cannot_be_written():
     assert edit_of(editor, {(0, 0, 0): 0.0})
 
 
+def test_a_weight_that_is_not_finite_is_named_as_on_disk():
+    model = make.dinov2(2)
+    with torch.no_grad():
+        model.encoder.layer[1].attention.v_proj.weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"^encoder\.layer\.1\.attention\.attention\.value\.weight holds NaN"):
+        SithEditor.from_model(model)
+
+
 def test_a_missing_output_bias_that_an_edit_needs_is_named():
     model = make.dinov3(2, proj_bias=False)
-    with pytest.raises(UnsupportedModel, match=r"layer\.0\.attention\.o_proj\.weight has no bias"):
+    with pytest.raises(UnsupportedModel, match=r"layer\.0\.attention\.o_proj\.weight has no bias.* cannot be written$"):
         edit_of(SithEditor.from_model(model))
     bare = make.dinov3(2, proj_bias=False, value_bias=False)
+    with pytest.raises(UnsupportedModel, match=r"cannot be written; decompose with fold=False \(--no-fold\)$"):
+        edit_of(SithEditor.from_model(bare))
     spec = edit_of(SithEditor.from_model(bare), fold=False)
     pixels = make.pictures()
     with applied(bare, spec):
