@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     from tests.support.checkpoints import Checkpoints
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """``os.fsync`` checks its descriptor and does not wait: a millisecond and more for each of many small files.
+
+    No test can see whether a disk has written; those of the order of the calls and of their failures wrap this one.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkpoints]:
     """Tiny checkpoints and edits of them (:mod:`tests.support.checkpoints`), to read and not to change."""

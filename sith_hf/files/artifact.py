@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -73,7 +74,12 @@ def texts_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, ...]:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that a result depends on."""
-    return {name: version(name) for name in ("sith-hf", "torch", "transformers")}
+    return {name: _version(name) for name in ("sith-hf", "torch", "transformers")}
+
+
+@cache
+def _version(name: str) -> str:
+    return version(name)
 
 
 def write_artifact(
