@@ -25,7 +25,7 @@ from sith_hf.towers.function import FLOATS, check_folder
 from sith_hf.towers.model_class import config_class
 from sith_hf.towers.model_settings import UNUSABLE
 from sith_hf.towers.open_clip_config import open_clip_config
-from sith_hf.towers.registry import check_outputs, check_place, config_settings, family_of_config
+from sith_hf.towers.registry import check_outputs, check_place, config_settings, family_of_config, too_deep
 
 (SINGLE,), INDEX = TRANSFORMERS.weights, str(TRANSFORMERS.index)
 CONFIG = TRANSFORMERS.config
@@ -246,7 +246,7 @@ class Checkpoint:
             BaseMismatch: other tensors than the output projections of the layers.
             InputError: ``config.json`` is damaged.
         """
-        self._from_config(lambda raw: check_outputs(tower, outputs, raw))
+        self._from_config(lambda raw: check_outputs(tower, outputs, raw, len(self.where)))
 
     def _from_config(self, read: Callable[[dict[str, Any]], _Found]) -> _Found | None:
         path = self.folder / folder_format(self.folder).config
@@ -290,6 +290,8 @@ def _named(folder: Path, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
         return shards
     try:
         config = config_class(raw["model_type"]).from_dict(dict(raw))
+        if too_deep(config, len(keys)):
+            return shards
         found = disk_names(architecture, config, nested=nested).of_files(keys)
     except UNUSABLE:
         return shards
