@@ -34,6 +34,7 @@ from sith_hf.cards import (
     towers_of,
     vector_rows,
 )
+from sith_hf.core.escaping import sanitize
 from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import library_versions, new_folder
@@ -43,6 +44,8 @@ from sith_hf.towers import family_named, family_with
 # peft's two files, and its prefix of every module's name.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _WRAPPED = "base_model.model."
+# A file may claim any depth, and the modules of a model of that depth are made.
+_DEEPEST = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +117,12 @@ def output_projections(spec: EditSpec, architecture: str) -> dict[int, str]:
             f"{architecture!r} is no class with {spec.place.title}, which the edit is of; use one of {', '.join(known)}"
         )
     depth = spec.base.settings.get("num_hidden_layers", max(spec.layers) + 1)
-    return _output_projections(spec.place.family, architecture, spec.tower, int(depth), tuple(spec.layers))
+    if not isinstance(depth, int) or not max(spec.layers) < depth <= _DEEPEST:
+        raise InputError(
+            f"the edit is of layer {max(spec.layers)} of a tower of {sanitize(repr(depth), 60)} layers; expected at "
+            f"most {_DEEPEST}: make it again"
+        )
+    return _output_projections(spec.place.family, architecture, spec.tower, depth, tuple(spec.layers))
 
 
 def architectures(spec: AnySpec) -> list[str]:

@@ -68,7 +68,9 @@ def show(
     columns, rows = explanation_rows(explanations, found.base.settings)
     if beside is not None:
         others = found.same_vectors(Decomposition.from_pretrained(beside), explanations)
-        data = [item | {"beside": vars(other)} for item, other in zip(data, others, strict=True)]
+        data = [
+            item | {"beside": {"tower": found.tower, **vars(other)}} for item, other in zip(data, others, strict=True)
+        ]
         columns = [*columns[:-1], *(f"{d.side}s (weight)" for d in (explanations[0], others[0]))]
         title = vectors_title(found, side=False)
         rows = [[*row, concepts_text(other)] for row, other in zip(rows, others, strict=True)]

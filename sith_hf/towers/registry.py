@@ -167,21 +167,34 @@ def check_place(family: str, kind: str, layers: Iterable[int], config: Any, wher
     check_writable(found.inert(architecture, _config(raw) if config is raw else config, kind), layers)
 
 
-def check_outputs(kind: str, outputs: Mapping[int, tuple[str, str | None]], raw: Mapping[str, Any]) -> None:
+def too_deep(config: Any, tensors: int) -> bool:
+    """Return whether a configuration has more layers than a checkpoint has tensors: such a model takes forever."""
+    parts = (config, *(getattr(config, f"{kind}_config", None) for kind in TOWERS))
+    return any(getattr(part, "num_hidden_layers", 0) > tensors for part in parts)
+
+
+def check_outputs(
+    kind: str, outputs: Mapping[int, tuple[str, str | None]], raw: Mapping[str, Any], tensors: int
+) -> None:
     """Check that the tensors that an edit names are the output projections of its layers.
 
     Args:
         kind: the tower.
         outputs: layer to the canonical names of the weight and bias that the edit changes.
         raw: the JSON of the model's ``config.json``.
+        tensors: how many the checkpoint has.
 
     Raises:
+        InputError: more layers than tensors.
         BaseMismatch: a layer that the tower does not have, or another tensor.
         UnsupportedModel, OSError, ValueError, ...: as for :func:`config_settings`.
     """
     family, architecture = family_of_config(raw)
+    config = _config(raw)
+    if too_deep(config, tensors):
+        raise InputError("config.json has more layers than the checkpoint has tensors: fetch it again")
     with torch.device("meta"):
-        model = model_class(architecture)(_config(raw))
+        model = model_class(architecture)(config)
     tower, path = family.locate(model, kind)
     name = Tensors.of_model(family, model, path).name
     paths = family.outputs(tower)

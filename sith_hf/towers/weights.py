@@ -23,7 +23,7 @@ from sith_hf.towers.folder_format import OPEN_CLIP, TRANSFORMERS, folder_format
 from sith_hf.towers.function import FLOATS
 from sith_hf.towers.model_class import config_class
 from sith_hf.towers.model_settings import UNUSABLE
-from sith_hf.towers.registry import check_outputs, check_place, config_settings, family_of_config
+from sith_hf.towers.registry import check_outputs, check_place, config_settings, family_of_config, too_deep
 from sith_hf.towers.shard import Shard
 
 (SINGLE,), INDEX = TRANSFORMERS.weights, str(TRANSFORMERS.index)
@@ -147,7 +147,7 @@ class Checkpoint:
             BaseMismatch: other tensors than the output projections of the layers.
             InputError: ``config.json`` is damaged.
         """
-        self._from_config(lambda raw: check_outputs(tower, outputs, raw))
+        self._from_config(lambda raw: check_outputs(tower, outputs, raw, len(self.where)))
 
     def _from_config(self, read: Callable[[dict[str, Any]], _Found]) -> _Found | None:
         path = self.folder / folder_format(self.folder).config
@@ -191,6 +191,8 @@ def _named(folder: Path, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
         return shards
     try:
         config = config_class(raw["model_type"]).from_dict(dict(raw))
+        if too_deep(config, len(keys)):
+            return shards
         found = names_on_disk(family, architecture, config).of_files(keys)
     except UNUSABLE:
         return shards

@@ -448,6 +448,8 @@ class TestRefused:
         far.save_pretrained(tmp_path / "spec")
         message = refused(sith("save-edited", made.base, "--spec", tmp_path / "spec", "-o", tmp_path / "o"))
         assert "ends with layer 1" in message
+        message = refused(sith("export-adapter", tmp_path / "spec", "-o", tmp_path / "a"))
+        assert "expected at most 1000" in message
 
     def test_a_decomposition_of_the_other_tower(self, made):
         vision_only = SithEditor.from_model(vision_model(), name="vision")

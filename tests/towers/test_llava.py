@@ -437,3 +437,13 @@ def test_other_models_that_describe_pictures_are_refused(folders, tmp_path):
         with pytest.raises(UnsupportedModel, match=f"'{kind}' is not supported.*upported.*llava"):
             SithEditor.from_pretrained(folder)
     assert PATCH in PROMPT
+
+
+@pytest.mark.parametrize("part", ["vision_config", "text_config"])
+def test_more_layers_than_any_model_has_are_refused_at_once(part, tmp_path):
+    llava_model().save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    raw[part]["num_hidden_layers"] = 2_000_000_000
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(InputError, match="but the weights have"):
+        SithEditor.from_pretrained(tmp_path)
