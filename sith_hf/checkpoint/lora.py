@@ -39,7 +39,7 @@ from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.files import library_versions, new_folder
 from sith_hf.hub import CARD
-from sith_hf.towers import family_named, family_with
+from sith_hf.towers import family_named, family_with, number_of_layers
 
 # peft's two files, and its prefix of every module's name.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -117,9 +117,10 @@ def output_projections(spec: EditSpec, architecture: str) -> dict[int, str]:
             f"{architecture!r} is no class with {spec.place.title}, which the edit is of; use one of {', '.join(known)}"
         )
     depth = spec.base.settings.get("num_hidden_layers", max(spec.layers) + 1)
-    if not isinstance(depth, int) or not max(spec.layers) < depth <= _DEEPEST:
+    count = number_of_layers({"num_hidden_layers": depth, **spec.base.settings})
+    if not isinstance(depth, int) or not max(spec.layers) < count <= _DEEPEST:
         raise InputError(
-            f"the edit is of layer {max(spec.layers)} of a tower of {sanitize(repr(depth), 60)} layers; expected at "
+            f"the edit is of layer {max(spec.layers)} of a tower of {sanitize(repr(count), 60)} layers; expected at "
             f"most {_DEEPEST}: make it again"
         )
     return _output_projections(spec.place.family, architecture, spec.tower, depth, tuple(spec.layers))
