@@ -21,7 +21,7 @@ class AltClipFamily(ClipFamily):
         return "" if architecture in self.bare else "vision_model."
 
     def prefix(self, kind: str) -> str:
-        """Return the beginning of a tower's names on disk; ``layers`` tells them from those of transformers 5."""
+        """Return the beginning of a tower's names on disk; with ``layers``, where transformers 5 writes ``layer``."""
         return f"{super().prefix(kind)}.encoder.layers"
 
     def has_text(self, architecture: str) -> bool:
