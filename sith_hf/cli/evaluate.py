@@ -94,8 +94,9 @@ def evaluate(
 
     from accelerate import PartialState
 
+    from sith_hf.editor import Comparison
     from sith_hf.evaluation import evaluate as evaluate_variants
-    from sith_hf.images import EDITED, Comparison, preprocessing_warning
+    from sith_hf.images import EDITED, preprocessing_warning
 
     if edited is not None:
         comparison = Comparison.from_checkpoints(base, {EDITED: edited}, **loading)

@@ -1,9 +1,10 @@
 """``SithEditor``, one object from a checkpoint to an edited checkpoint: a thin face over the rooms below.
 
-It imports ``publish``, ``checkpoint`` and everything below.
+It imports ``evaluation``, ``images``, ``publish``, ``checkpoint`` and everything below.
 """
 
+from sith_hf.editor.comparison import Comparison
 from sith_hf.editor.edit import Edit
 from sith_hf.editor.editor import SithEditor
 
-__all__ = ["Edit", "SithEditor"]
+__all__ = ["Comparison", "Edit", "SithEditor"]

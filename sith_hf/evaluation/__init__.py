@@ -1,6 +1,6 @@
 """Tasks, metrics, bootstrap intervals, results, sweeps and charts: variants of a model side by side on the same images.
 
-It imports ``images``, ``editor`` and everything below. ``metric_classes`` has the metrics as ``evaluate.Metric``.
+It imports ``images``, ``edits`` and everything below. ``metric_classes`` has the metrics as ``evaluate.Metric``.
 """
 
 from sith_hf.evaluation.charts import blank_figure, worst_against_average, write_figure

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from sith_hf.core.settings import Settings
 
-WorldKind = Literal["groups", "balanced", "faded", "unsafe"]
+WorldKind = Literal["groups", "balanced", "faded", "unsafe", "leaves"]
 
 
 class Columns(Settings):

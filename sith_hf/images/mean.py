@@ -19,7 +19,6 @@ from torch import Tensor
 from sith_hf.core.distributed import Processes, device_of_this_process
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.validation import finite_number, whole_number
-from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
 from sith_hf.images.comparison import model_variants
@@ -28,6 +27,7 @@ from sith_hf.images.datasets import ImageDataset, open_dataset
 from sith_hf.images.decode import raw_image
 from sith_hf.images.embed import counted_reasons, embed_batch, ready
 from sith_hf.images.model_variant import BASE, ModelVariant
+from sith_hf.images.open_model import OpenModel
 from sith_hf.images.pixel_settings import pixel_settings
 from sith_hf.images.pixels import BrokenImage
 from sith_hf.images.processor import image_processor
@@ -43,7 +43,7 @@ Rows = list[dict[str, Any]]
 
 
 def mean_of_images(
-    editor: SithEditor,
+    editor: OpenModel,
     data: DatasetSettings,
     *,
     processor: Any | None = None,
@@ -98,7 +98,7 @@ def mean_of_images(
     return _together(pieces, source, base, described)
 
 
-def is_mean_of(found: ImageMean, editor: SithEditor, data: DatasetSettings) -> bool:
+def is_mean_of(found: ImageMean, editor: OpenModel, data: DatasetSettings) -> bool:
     """Return whether :func:`mean_of_images` with these arguments made ``found``.
 
     The images are read, and not embedded: ``datasets`` does not notice every change of a local file.
@@ -117,7 +117,7 @@ def is_mean_of(found: ImageMean, editor: SithEditor, data: DatasetSettings) -> b
     return found.images_sha256 == _hex(total)
 
 
-def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
+def estimated_mean(editor: OpenModel, length: float = LENGTH) -> ImageMean:
     """Estimate the mean image embedding from the weights alone.
 
     The class token before the first layer is the same for every image. Its embedding, as if no layer added anything,
@@ -150,7 +150,7 @@ def estimated_mean(editor: SithEditor, length: float = LENGTH) -> ImageMean:
     )
 
 
-def _class_token(editor: SithEditor) -> Tensor:
+def _class_token(editor: OpenModel) -> Tensor:
     """Return the class token before the first layer, ``[D]``. Raises InputError for a tower without one."""
     found = family_of(editor.model).class_token(editor.model)
     if found is None:
@@ -175,7 +175,7 @@ def _described(source: ImageDataset) -> dict[str, Any]:
     }
 
 
-def mean_for(editor: SithEditor, path: str | Path) -> Tensor:
+def mean_for(editor: OpenModel, path: str | Path) -> Tensor:
     """Read an image mean (:func:`sith_hf.towers.read_image_mean`) for the editor's model.
 
     Raises:
@@ -189,7 +189,7 @@ def mean_for(editor: SithEditor, path: str | Path) -> Tensor:
     return read_image_mean(path, editor.tower, pixels)
 
 
-def _check_vision(editor: SithEditor) -> None:
+def _check_vision(editor: OpenModel) -> None:
     """Raise InputError unless the editor is of a vision tower with a way to the joint space."""
     if editor.tower.kind != "vision":
         raise InputError(
@@ -319,7 +319,7 @@ def _content(value: Any) -> bytes:
     return json.dumps(value, default=lambda item: type(item).__name__).encode("ascii")
 
 
-def _base(editor: SithEditor, pixels: Mapping[str, Any]) -> BaseRef:
+def _base(editor: OpenModel, pixels: Mapping[str, Any]) -> BaseRef:
     """Return the reference to the weights that embed an image, with fingerprints by name on disk.
 
     ``pixels``: the settings of the image processor (:func:`sith_hf.images.pixel_settings.pixel_settings`).

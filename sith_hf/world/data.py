@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
+from sith_hf.world.leaves import leaves
 from sith_hf.world.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -50,6 +51,7 @@ def world_dataset(kind: str, seed: int, pictures: int) -> Any:
             - ``unsafe``: pairs of a safe picture and its unsafe twin, with a danger sign that its caption mentions.
               Columns image, caption, unsafe_image, unsafe_caption. Objects have no habitual background. All rows
               differ, so that captions are unique; this limits ``pictures``.
+            - ``leaves``: overlapping discs and boxes of no meaning ("dead leaves"). Column image.
         seed: of scenes and drawing.
         pictures: the number of pictures, see above.
 
@@ -116,5 +118,5 @@ def _unsafe(seed: int, pictures: int) -> dict[str, Any]:
 
 
 KINDS: Mapping[str, Callable[[int, int], dict[str, Any]]] = MappingProxyType(
-    {"groups": _groups, "balanced": _balanced, "faded": _faded, "unsafe": _unsafe}
+    {"groups": _groups, "balanced": _balanced, "faded": _faded, "unsafe": _unsafe, "leaves": leaves}
 )

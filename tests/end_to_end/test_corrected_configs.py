@@ -15,11 +15,11 @@ from transformers import AutoTokenizer, CLIPModel, CLIPVisionModel, CLIPVisionMo
 
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
-from sith_hf.editor import SithEditor
+from sith_hf.editor import Comparison, SithEditor
 from sith_hf.edits import EditSpec, applied
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.files import ResumableJob
-from sith_hf.images import Comparison, DatasetSettings, mean_for, mean_of_images
+from sith_hf.images import DatasetSettings, mean_for, mean_of_images
 from sith_hf.towers import ImageMean
 from tests.support.cli import refused, sith
 from tests.support.made import tiny_concepts

@@ -11,10 +11,11 @@ from torch.nn.functional import normalize
 from transformers import ViTImageProcessorPil
 
 from sith_hf import ConceptDictionary, SithEditor
+from sith_hf.editor import Comparison
 from sith_hf.errors import InputError
 from sith_hf.evaluation import ZeroShot, evaluate
 from sith_hf.evaluation.plan import Collateral
-from sith_hf.images import Columns, Comparison, DatasetSettings, estimated_mean, mean_for, mean_of_images
+from sith_hf.images import Columns, DatasetSettings, estimated_mean, mean_for, mean_of_images
 from sith_hf.images.comparison import model_variants
 from sith_hf.images.model_variant import embed_all, shared_depth
 from sith_hf.pursuit import Pursuit

@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import normalize
 
 from sith_hf.editor import SithEditor
+from sith_hf.editor.comparison import Comparison
 from sith_hf.edits.in_memory import applied
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import BaseMismatch, InputError
@@ -20,7 +21,7 @@ from sith_hf.evaluation.plan import Collateral
 from sith_hf.evaluation.run import evaluate
 from sith_hf.evaluation.texts import caption_embeddings
 from sith_hf.images import DatasetSettings
-from sith_hf.images.comparison import Comparison, ModelVariant, edited_copy, model_variants
+from sith_hf.images.comparison import ModelVariant, edited_copy, model_variants
 from sith_hf.images.model_variant import embed_all, shared_depth
 from tests.support.evaluating import dataset
 from tests.support.made import tiny_concepts, tiny_editor
