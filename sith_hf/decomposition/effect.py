@@ -34,8 +34,8 @@ class Effect:
     def __post_init__(self) -> None:
         if (self.settings.effect == "total") != (self.total is not None):
             raise InputError(
-                'effect="total" needs a measured total effect, and effect="direct" takes none: use SithEditor.decompose, '
-                "which measures it, or pass total=measure_total_effect(...)"
+                'effect="total" needs a measured total effect, and effect="direct" takes none: use '
+                "SithEditor.decompose, which measures it, or pass total=measure_total_effect(...)"
             )
 
     def at(self, layer: int) -> int:
