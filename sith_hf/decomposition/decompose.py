@@ -18,7 +18,7 @@ from sith_hf.decomposition.by_number import factor, record
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.quality import quality_of
 from sith_hf.decomposition.settings import DecomposeSettings
-from sith_hf.decomposition.significance import DRAWS, SEED, Significance, null_directions
+from sith_hf.decomposition.significance import HEAD_DRAWS, SEED, Significance, draws_for, null_directions
 from sith_hf.decomposition.svd import factored_svd
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
@@ -39,7 +39,8 @@ def decompose(
 ) -> Decomposition:
     """Factor and explain the heads of some layers (SITH; Method, sec. 1 to 5).
 
-    Random directions are explained too, as the null of the p-values (:class:`sith_hf.decomposition.Significance`).
+    Random directions are explained too, as the nulls of the p-values (:class:`sith_hf.decomposition.Significance`): of
+    the residual stream 32 for each pole, but 4,000 to 16,000, and 64 of what each head can write.
     The algebra of directions runs in float64 for every dtype of the checkpoint, and results are float32, so a bfloat16
     tower and its float32 cast have the same decomposition.
 
@@ -71,15 +72,16 @@ def decompose(
     # One sample of random directions for each way to the joint space, of the first layer that takes it.
     ways = list(dict.fromkeys(id(tower.readout(at[number])) for number in numbers))
     rows = [ways.index(id(tower.readout(at[number]))) for number in numbers]
+    draws = draws_for(len(numbers) * tower.num_heads * (rank or tower.head_size) * len(settings.poles))
     null = {
-        f"null-{start:04d}" + (f"-{row}" if row else ""): (numbers[rows.index(row)], slice(start, start + ROWS))
+        f"null-{start:05d}" + (f"-{row}" if row else ""): (numbers[rows.index(row)], start)
         for row in range(len(ways))
-        for start in range(0, DRAWS, ROWS)
+        for start in range(0, draws, ROWS)
     }
 
     @cache
     def index() -> DictionaryIndex:
-        share = (len(heads) + len(null)) * ROWS / job.processes.world_size
+        share = (2 * len(heads) + len(null)) * ROWS / job.processes.world_size
         return build_index(atoms, device=where, products=int(share * pursuit.sparsity), block_size=pursuit.block_size)
 
     def coded(directions: Tensor, layer: int) -> SparseCode:
@@ -87,17 +89,18 @@ def decompose(
         found = pursuit(joint.to(where), index())
         return SparseCode(found.index.cpu(), found.weight.cpu())
 
-    def by_chance(group: str) -> Part:
-        number, part = null[group]
-        generator = torch.Generator().manual_seed(SEED)
-        write = torch.empty(0, tower.hidden_size)
+    def drawn_part(group: str) -> Part:
+        number, start = null[group]
+        # Each block has a seed of its own, so that a process draws no more than its blocks.
+        generator = torch.Generator().manual_seed(SEED + start)
+        write, count = torch.empty(0, tower.hidden_size), min(ROWS, draws - start)
         centre = settings.centres(tower.layers[number])
-        drawn = null_directions("residual", write, DRAWS, centre=centre, generator=generator)[part]
+        drawn = null_directions("residual", write, count, centre=centre, generator=generator)
         return {"null_fidelity": quality_of(tower, atoms, drawn, coded(drawn, number), image_mean, at[number]).fidelity}
 
     def explain(group: str) -> Part:
         if group in null:
-            return by_chance(group)
+            return drawn_part(group)
         number, those = heads[group]
         factors = tower.layers[number].factors(tower.num_heads, fold=settings.fold, centre=settings.centred)
         svd = factored_svd(factors.write[those].cpu(), factors.read[those].cpu())
@@ -105,6 +108,10 @@ def decompose(
         explained = read if settings.side == "read" else write
         directions = explained.unsqueeze(-2) * settings.signs.unsqueeze(-1)
         code = coded(directions, number)
+        generator = torch.Generator().manual_seed(SEED + 2**32 + number * tower.num_heads + those.start)
+        space = svd.read if settings.side == "read" else svd.write
+        chance = null_directions("head", space.unsqueeze(0), HEAD_DRAWS, generator=generator)[0]
+        by_chance = quality_of(tower, atoms, chance, coded(chance, number), image_mean, at[number])
         shape, quality = (*directions.shape[:3], -1), quality_of(tower, atoms, directions, code, image_mean, at[number])
         made = {
             "singular_values": values,
@@ -115,6 +122,7 @@ def decompose(
             "weight": code.weight.reshape(shape),
             "fidelity": quality.fidelity,
             "coherence": quality.coherence,
+            "head_sample": by_chance.fidelity,
             "ceiling": tower.readout(at[number]).projected_norm(explained),
         }
         return {key: tensor if key == "concept" else tensor.float() for key, tensor in made.items()}
@@ -131,7 +139,7 @@ def decompose(
             "image mean": None if image_mean is None else tensor_sha256(image_mean),
             "weights": sorted(tower.sha256(numbers).items()),
             "settings of the model": dict(tower.settings),
-            "null": ["residual", DRAWS, SEED],
+            "null": ["residual", draws, "head", HEAD_DRAWS, SEED],
             "dictionary": [dictionary.sha256, _rows_sha256(dictionary.rows)],
             "device": where.type,
         }
@@ -144,7 +152,8 @@ def decompose(
     stacks = [[done[group] for group, (number, _) in heads.items() if number == wanted] for wanted in numbers]
     stacked = {key: torch.stack([torch.cat([part[key] for part in parts]) for parts in stacks]) for key in stacks[0][0]}
 
-    sample = torch.cat([done[group]["null_fidelity"] for group in null]).reshape(len(ways), DRAWS)
+    sample = torch.cat([done[group]["null_fidelity"] for group in null]).reshape(len(ways), draws)
+    head_sample = stacked.pop("head_sample")
 
     # Copy it, so that later changes of the caller's tensor do not reach the result.
     mean = torch.zeros(tower.joint_size) if image_mean is None else image_mean.detach().float().cpu().clone()
@@ -156,7 +165,7 @@ def decompose(
     return Decomposition(
         layers=numbers,
         **stacked,
-        significance=Significance.of(stacked["fidelity"], sample, rows),
+        significance=Significance.of(stacked["fidelity"], sample, rows, head_sample=head_sample),
         texts=tuple(dictionary.texts[i] for i in used),
         embeddings=dictionary.embeddings_of(used),
         dictionary_mean=dictionary.mean,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -16,8 +16,8 @@ from sith_hf.concepts import position
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import did_you_mean, finite_number, whole_number, whole_numbers
-from sith_hf.decomposition.explanation import Explanation, Match
-from sith_hf.decomposition.significance import Significance
+from sith_hf.decomposition.explanation import FDR, Explanation, Match
+from sith_hf.decomposition.significance import NULLS, Significance
 from sith_hf.decomposition.storage import DECOMPOSITION_LAYOUT, FIELDS, read_fields
 from sith_hf.errors import InputError
 from sith_hf.files import library_versions, text_tensors, write_artifact
@@ -77,6 +77,8 @@ class Decomposition(Pushable):
         _, heads, rank = self.singular_values.shape
         side = "" if self.side == "write" else f"{self.side} directions, "
         words = f"poles {''.join(self.poles)}, {len(self.texts)} concepts in use" if self.has_words else "no words"
+        found = self.beyond_chance()
+        words += "" if found is None else f", {int(found.sum())} of {found.numel()} poles beyond chance"
         side = side if self.tower == "vision" else f"{self.tower} tower, {side}"
         return (
             f"Decomposition({sanitize(self.base.name)}, {side}layers {list(self.layers)}, {heads} heads, "
@@ -144,7 +146,31 @@ class Decomposition(Pushable):
         """The mean fidelity of random directions that are explained in the same way; None if not known."""
         return None if self.significance is None else self.significance.chance
 
-    def beyond_chance(self, fdr: float = 0.05) -> Tensor | None:
+    @property
+    def p_head(self) -> Tensor | None:
+        """The p-value of each fidelity against random directions of what its head can write; None if not known.
+
+        ``[L, H, R, poles]`` float64. This null is stricter for a head whose whole write space is easy to explain.
+        """
+        return None if self.significance is None else self.significance.p_head
+
+    def chance_level(self, null: str = "residual") -> Tensor | None:
+        """Return the mean fidelity of random directions for each pole, ``[L, H, R, poles]``; None if not known.
+
+        Args:
+            null: ``"residual"``, directions of the residual stream, or ``"head"``, of what the pole's head can write.
+
+        Raises:
+            InputError: another null.
+        """
+        if null not in NULLS:
+            raise InputError(f"unknown null {null!r}; the nulls are {', '.join(NULLS)}")
+        if self.significance is None:
+            return None
+        known = self.significance.head_chance if null == "head" else self.significance.chance_of_layer.unsqueeze(-1)
+        return None if known is None else known[..., None, None].expand(self.fidelity.shape).clone()
+
+    def beyond_chance(self, fdr: float = FDR) -> Tensor | None:
         """Return which explanations are better than chance, ``[L, H, R, poles]`` bool; None if not known.
 
         Args:
@@ -156,6 +182,21 @@ class Decomposition(Pushable):
         if not 0 < finite_number(fdr, "fdr, a false discovery rate,") < 1:
             raise InputError(f"fdr must be a false discovery rate above 0 and below 1; got {fdr}")
         return None if self.significance is None else self.significance.q <= fdr
+
+    def at_rate(self, explanations: Iterable[Explanation], fdr: float) -> list[Explanation]:
+        """Return explanations of this decomposition, with ``beyond_chance`` at another false discovery rate.
+
+        Raises:
+            InputError: a rate out of range.
+        """
+        found = self.beyond_chance(fdr)
+        if found is None:
+            return list(explanations)
+        return [
+            replace(item, beyond_chance=bool(found[(*self.place(item.layer, item.head, item.vector), pole)]))
+            for item in explanations
+            for pole in (self.poles.index(item.pole),)
+        ]
 
     def position(self, layer: int) -> int:
         """Return the index of ``layer`` on axis L. Raises InputError if it was not decomposed."""
@@ -206,11 +247,14 @@ class Decomposition(Pushable):
             for tensor in (self.singular_values, self.energy_share, self.fidelity, self.ceiling, self.coherence)
         ]
         sides = [self.side] * shape.numel()
-        p_values = self.p_values
-        numbers.append([None] * shape.numel() if p_values is None else p_values.flatten().tolist())
+        chance = [self.chance_level("residual"), self.chance_level("head")]
+        known = [self.p_values, self.p_head, *chance, self.beyond_chance()]
+        p, *more = [[None] * shape.numel() if each is None else each.flatten().tolist() for each in known]
         return tuple(
             Explanation(layer, head, vector, pole, named, *values)
-            for (layer, head, vector, pole), named, *values in zip(places, concepts, *numbers, sides, strict=True)
+            for (layer, head, vector, pole), named, *values in zip(
+                places, concepts, *numbers, p, sides, *more, strict=True
+            )
         )
 
     def has(self, concept: str) -> bool:
@@ -358,7 +402,7 @@ class Decomposition(Pushable):
         tensors |= {"layers": torch.tensor(self.layers)} | text_tensors(self.texts)
         data = {"base": self.base.to_json(), "settings": dict(self.settings), "poles": list(self.poles)}
         if self.significance is not None:
-            tensors |= {"p_value": self.significance.p, "null_fidelity": self.significance.sample.flatten()}
+            tensors |= self.significance.tensors()
             data["significance"] = self.significance.to_json()
         return write_artifact(folder, DECOMPOSITION_LAYOUT, tensors, {**data, "libraries": library_versions()})
 

@@ -39,8 +39,10 @@ DECOMPOSITION_LAYOUT = Layout(
         "text_offsets": (torch.int64, "offsets"),
         "p_value": (torch.float64, "L H R poles"),
         "null_fidelity": (torch.float32, "draws"),
+        "p_head": (torch.float64, "L H R poles"),
+        "head_chance": (torch.float32, "L H"),
     },
-    optional=("p_value", "null_fidelity"),
+    optional=("p_value", "null_fidelity", "p_head", "head_chance"),
     data={"base": dict, "settings": dict, "poles": list, "libraries": dict},
     repo_type="dataset",
 )
