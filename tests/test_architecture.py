@@ -33,6 +33,7 @@ ORDER = [
     "publish",
     "images",
     "evaluation",
+    "grounding",
     "editor",
     "judges",
     "reference",

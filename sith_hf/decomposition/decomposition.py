@@ -16,6 +16,7 @@ from sith_hf.concepts import position
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import did_you_mean, finite_number, whole_number, whole_numbers
+from sith_hf.decomposition.drivers import Drivers
 from sith_hf.decomposition.explanation import FDR, Explanation, Match
 from sith_hf.decomposition.significance import NULLS, Significance
 from sith_hf.decomposition.storage import DECOMPOSITION_LAYOUT, FIELDS, read_fields
@@ -52,6 +53,9 @@ class Decomposition(Pushable):
         settings: fold, centre, the pursuit's settings and the dictionary's fingerprint, as JSON values.
         significance: the fidelities of random directions, and p-values; None (not known) in a decomposition of an
             earlier release or an imported one.
+        total_cosine: ``[L, H, R]``, the cosine of the direct and the total effect of each write direction: a low one
+            warns that later layers turn the vector into something else. None where no total effect was measured.
+        drivers: the concepts that drive each pole, measured on images; None where they were not measured.
     """
 
     layers: tuple[int, ...]
@@ -72,6 +76,8 @@ class Decomposition(Pushable):
     base: BaseRef
     settings: Mapping[str, Any]
     significance: Significance | None = None
+    total_cosine: Tensor | None = None
+    drivers: Drivers | None = None
 
     def __repr__(self) -> str:
         _, heads, rank = self.singular_values.shape
@@ -99,6 +105,11 @@ class Decomposition(Pushable):
     def side(self) -> str:
         """The explained directions: ``"write"``, or ``"read"`` (the paper's left vectors)."""
         return str(self.settings.get("side", "write"))
+
+    @property
+    def effect(self) -> str:
+        """What of a direction is explained: ``"direct"``, itself, or ``"total"``, with what later layers make of it."""
+        return str(self.settings.get("effect", "direct"))
 
     @property
     def tower(self) -> str:
@@ -246,14 +257,23 @@ class Decomposition(Pushable):
             tensor.reshape(*shape[:3], -1).expand(shape).flatten().tolist()
             for tensor in (self.singular_values, self.energy_share, self.fidelity, self.ceiling, self.coherence)
         ]
-        sides = [self.side] * shape.numel()
-        chance = [self.chance_level("residual"), self.chance_level("head")]
-        known = [self.p_values, self.p_head, *chance, self.beyond_chance()]
-        p, *more = [[None] * shape.numel() if each is None else each.flatten().tolist() for each in known]
+        unknown = [None] * shape.numel()
+        cosine = self.total_cosine
+        known: dict[str, Tensor | None] = {
+            "p_value": self.p_values,
+            "total_cosine": None if cosine is None else cosine.repeat_interleave(len(self.poles), -1),
+            "p_head": self.p_head,
+            "chance": self.chance_level("residual"),
+            "head_chance": self.chance_level("head"),
+            "beyond_chance": self.beyond_chance(),
+        }
+        more = {name: unknown if each is None else each.flatten().tolist() for name, each in known.items()}
+        more |= {"side": [self.side] * shape.numel()}
+        more |= {"driven_by": unknown if self.drivers is None else self.drivers.named()}
         return tuple(
-            Explanation(layer, head, vector, pole, named, *values)
-            for (layer, head, vector, pole), named, *values in zip(
-                places, concepts, *numbers, p, sides, *more, strict=True
+            Explanation(layer, head, vector, pole, named, *values, **dict(zip(more, others, strict=True)))
+            for (layer, head, vector, pole), named, *values, others in zip(
+                places, concepts, *numbers, zip(*more.values(), strict=True), strict=True
             )
         )
 
@@ -404,6 +424,11 @@ class Decomposition(Pushable):
         if self.significance is not None:
             tensors |= self.significance.tensors()
             data["significance"] = self.significance.to_json()
+        if self.total_cosine is not None:
+            tensors["total_cosine"] = self.total_cosine
+        if self.drivers is not None:
+            tensors |= self.drivers.tensors()
+            data["drivers"] = self.drivers.to_json()
         return write_artifact(folder, DECOMPOSITION_LAYOUT, tensors, {**data, "libraries": library_versions()})
 
     @classmethod

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sith_hf.decomposition.p_values import adjusted, head_p_values, p_values
-from sith_hf.errors import ArtifactError, InputError
+from sith_hf.errors import ArtifactError
 from sith_hf.files import require
 
 NULLS = ("residual", "head")
@@ -36,12 +36,19 @@ DRAWS, HEAD_DRAWS, SEED = 16_000, 64, 0
 """Random directions of the residual stream for a decomposition, at most; of the write space of each head; the seed."""
 
 # A false discovery rate over few poles asks for no p-value far below 1 / poles.
-LEAST, EACH = 4000, 32
+LEAST, EACH = 4000, 16
 
 
-def draws_for(poles: int) -> int:
-    """Return the number of random directions for a decomposition: 32 for each pole, 4,000 to 16,000."""
-    return min(DRAWS, max(LEAST, EACH * poles))
+def draws_for(poles: int, *, each_layer: bool = False) -> int:
+    """Return the number of random directions of the residual stream.
+
+    It is the same for any selection of a tower's layers and vectors, so that a pole keeps its p-value.
+
+    Args:
+        poles: of all vectors of the tower: 16 directions for each, 4,000 to 16,000.
+        each_layer: whether each layer has random directions of its own: 4,000 then.
+    """
+    return LEAST if each_layer else min(DRAWS, max(LEAST, EACH * poles))
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,7 @@ class Provenance:
 
 
 # What an explanation has had since later releases: left out where it is not known, as earlier files have it.
-_LATER = ("p_head", "chance", "head_chance", "beyond_chance")
+_LATER = ("driven_by", "total_cosine", "p_head", "chance", "head_chance", "beyond_chance")
 
 
 def _pole(explanation: Explanation) -> dict[str, Any]:
