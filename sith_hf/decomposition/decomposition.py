@@ -411,7 +411,9 @@ class Decomposition(Pushable):
             heads = product(self.layers, range(self.num_heads))
             return Dataset.from_list([row for place in heads for row in self.strengths(*place, self.rank)])
         rows = [
-            vars(item) | {"concepts": [text for text, _ in item.concepts], "weights": [w for _, w in item.concepts]}
+            vars(item)
+            | {"concepts": [text for text, _ in item.concepts], "weights": [w for _, w in item.concepts]}
+            | _driven_columns(item)
             for item in self._explanations
         ]
         return Dataset.from_list(rows)
@@ -437,3 +439,10 @@ class Decomposition(Pushable):
     ) -> Decomposition:
         """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository. Raises ArtifactError."""
         return cls(**read_fields(find_artifact(name_or_path, DECOMPOSITION_LAYOUT, revision, token)))
+
+
+def _driven_columns(item: Explanation) -> dict[str, list[str] | list[float] | None]:
+    """Return what drives a pole as two columns; None if it was not measured."""
+    if item.driven_by is None:
+        return {"driven_by": None, "correlations": None}
+    return {"driven_by": [text for text, _ in item.driven_by], "correlations": [value for _, value in item.driven_by]}
