@@ -1,8 +1,35 @@
-"""What drives singular vectors: their coefficients on images, and the concepts that go with them.
+"""What drives singular vectors: their coefficients on images, the concepts that go with them, and the images that
+drive them most, with the place in each image.
 
 It imports ``images``, ``decomposition``, ``towers`` and everything below these.
 """
 
+from sith_hf.grounding.agreement import Agreement, agreement
 from sith_hf.grounding.coefficients import CoefficientReader, read_where, reading_coefficients
+from sith_hf.grounding.ground import LEAVES, STRONGEST, chosen_vectors, ground, image_dataset
+from sith_hf.grounding.grounding import FILE, GroundedImage, GroundedPole, Grounding
+from sith_hf.grounding.patches import TokenParts, token_parts
+from sith_hf.grounding.running_top import RunningTop, SeenImage
+from sith_hf.grounding.sheet import sheets
 
-__all__ = ["CoefficientReader", "read_where", "reading_coefficients"]
+__all__ = [
+    "Agreement",
+    "CoefficientReader",
+    "FILE",
+    "GroundedImage",
+    "GroundedPole",
+    "Grounding",
+    "LEAVES",
+    "RunningTop",
+    "STRONGEST",
+    "SeenImage",
+    "TokenParts",
+    "agreement",
+    "chosen_vectors",
+    "ground",
+    "image_dataset",
+    "read_where",
+    "reading_coefficients",
+    "sheets",
+    "token_parts",
+]

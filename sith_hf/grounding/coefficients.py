@@ -31,7 +31,7 @@ CLASS, POOL, MEAN = "class token", "pool", "mean over tokens"
 
 
 @dataclass(frozen=True, eq=False)
-class _LayerRows:
+class LayerRows:
     """The vectors of one layer as linear readings of the contexts of its heads.
 
     Attributes:
@@ -141,7 +141,7 @@ def reading_coefficients(
         vectors = list(product(decomposition.layers, range(heads), range(rank)))
     if not vectors:
         raise InputError("no vectors to read: name at least one (layer, head, vector)")
-    rows = _rows(model, tower, decomposition, vectors)
+    rows = layer_rows(model, tower, decomposition, vectors)
     reader = CoefficientReader(tuple(vectors), {layer: row.columns for layer, row in rows.items()})
     module, _ = family_of(model).locate(model, tower.kind)
     paths = family_of(model).outputs(module)
@@ -160,7 +160,9 @@ def check_vision(tower: Tower) -> None:
         )
 
 
-def _rows(model: Any, tower: Tower, decomposition: Decomposition, vectors: Sequence[Vector]) -> dict[int, _LayerRows]:
+def layer_rows(
+    model: Any, tower: Tower, decomposition: Decomposition, vectors: Sequence[Vector]
+) -> dict[int, LayerRows]:
     fold, centre = decomposition.settings.get("fold"), decomposition.settings.get("centre")
     if not isinstance(fold, bool) or not isinstance(centre, bool):
         raise InputError("the decomposition does not record fold and centre: decompose again")
@@ -175,7 +177,7 @@ def _rows(model: Any, tower: Tower, decomposition: Decomposition, vectors: Seque
             head = places[number][1]
             weight[row, head] = decomposition.write[places[number]].double() @ factors.write[head].cpu()
             bias[row] = -weight[row, head] @ factors.constant[head].cpu()
-        found[layer] = _LayerRows(read_where(model, tower, layer), torch.tensor(here), weight.flatten(1), bias)
+        found[layer] = LayerRows(read_where(model, tower, layer), torch.tensor(here), weight.flatten(1), bias)
     return found
 
 
