@@ -208,7 +208,7 @@ def _context(
     same = torch.eye(attention.embed_dim, dtype=query.dtype, device=query.device)
     found, _ = nn.functional.multi_head_attention_forward(
         query, key, value, attention.embed_dim, attention.num_heads, attention.in_proj_weight, attention.in_proj_bias,
-        attention.bias_k, attention.bias_v, attention.add_zero_attn, 0.0, same, None,  # type: ignore[arg-type]
+        attention.bias_k, attention.bias_v, attention.add_zero_attn, 0.0, same, None,
         training=False, key_padding_mask=key_padding_mask, need_weights=False, attn_mask=attn_mask,
     )  # fmt: skip
     return found.transpose(0, 1)

@@ -33,7 +33,8 @@ def read(editor, decomposition, run, vectors=None):
 
 
 def check(found, wanted):
-    assert found.shape == wanted.shape and found.dtype == torch.float64
+    assert found.shape == wanted.shape
+    assert found.dtype == torch.float64
     scale = wanted.abs().max()
     assert scale > 0.1
     # Directions are stored as float32.
@@ -128,7 +129,9 @@ def test_some_vectors_in_any_order_over_several_batches(dtype):
         some = reader.take()
         with pytest.raises(InputError, match=r"no image passed through layers \[0, 1, 2\]"):
             reader.take()
-    assert some.dtype == torch.float32 and some.shape == (5, 4) and reader.vectors == tuple(vectors)
+    assert some.dtype == torch.float32
+    assert some.shape == (5, 4)
+    assert reader.vectors == tuple(vectors)
     columns = [every.vectors.index(vector) for vector in vectors]
     assert torch.allclose(some, whole[:, columns], atol=1e-5 if dtype == torch.float32 else 0.05)
     assert torch.equal(model.get_image_features(pixel_values=pixels).pooler_output, before)

@@ -1,4 +1,4 @@
-"""Coefficients of singular vectors by the definition: s r^T (sum over tokens of attention times what the head reads)."""
+"""Coefficients of singular vectors by their definition: s r^T (sum over tokens of attention times the input)."""
 
 from __future__ import annotations
 
