@@ -6,11 +6,11 @@ It imports ``images``, ``decomposition``, ``towers`` and everything below these.
 
 from sith_hf.grounding.agreement import Agreement, agreement
 from sith_hf.grounding.coefficients import CoefficientReader, read_where, reading_coefficients
-from sith_hf.grounding.ground import LEAVES, STRONGEST, chosen_vectors, ground, image_dataset
-from sith_hf.grounding.grounding import FILE, GroundedImage, GroundedPole, Grounding
+from sith_hf.grounding.ground import LEAVES, STRONGEST, chosen_vectors, ground, image_dataset, repeats
+from sith_hf.grounding.grounding import FILE, Grounding
 from sith_hf.grounding.patches import TokenParts, token_parts
+from sith_hf.grounding.pole import GroundedImage, GroundedPole
 from sith_hf.grounding.running_top import RunningTop, SeenImage
-from sith_hf.grounding.sheet import sheets
 
 __all__ = [
     "Agreement",
@@ -29,7 +29,7 @@ __all__ = [
     "ground",
     "image_dataset",
     "read_where",
+    "repeats",
     "reading_coefficients",
-    "sheets",
     "token_parts",
 ]

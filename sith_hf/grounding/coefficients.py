@@ -163,6 +163,11 @@ def check_vision(tower: Tower) -> None:
 def layer_rows(
     model: Any, tower: Tower, decomposition: Decomposition, vectors: Sequence[Vector]
 ) -> dict[int, LayerRows]:
+    """Return how to read vectors from the contexts of heads, by layer.
+
+    Raises:
+        InputError: a decomposition that does not record how it folds, or a vector that is not there.
+    """
     fold, centre = decomposition.settings.get("fold"), decomposition.settings.get("centre")
     if not isinstance(fold, bool) or not isinstance(centre, bool):
         raise InputError("the decomposition does not record fold and centre: decompose again")

@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.distributed import device_of_this_process
-from sith_hf.core.validation import whole_number
+from sith_hf.core.validation import whole_number, whole_numbers
 from sith_hf.data import columns_of
 from sith_hf.decomposition import Decomposition
-from sith_hf.errors import InputError, UnsupportedModel
+from sith_hf.edits import AnySpec
+from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
 from sith_hf.files import ResumableJob
 from sith_hf.grounding.agreement import agreement
 from sith_hf.grounding.coefficients import Vector, check_vision, read_where
-from sith_hf.grounding.grounding import GroundedImage, GroundedPole, Grounding
+from sith_hf.grounding.grounding import Grounding
 from sith_hf.grounding.patches import token_parts
+from sith_hf.grounding.pole import GroundedImage, GroundedPole
 from sith_hf.grounding.sheet import SHOWN
 from sith_hf.grounding.strongest import StrongestImages, strongest_images
 from sith_hf.grounding.view import View
@@ -32,6 +34,7 @@ LEAVES = DatasetSettings(world="leaves", seed=0, pictures=1000)
 """The images when none are named: drawn noise of shapes."""
 
 STRONGEST = 10
+"""The vectors to ground when none are named."""
 
 
 def ground(
@@ -87,28 +90,59 @@ def chosen_vectors(
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
     vectors: Iterable[int] | None = None,
-    top: int = STRONGEST,
+    top: int | None = None,
+    spec: AnySpec | None = None,
 ) -> list[Vector]:
-    """Return the strongest vectors, those with the largest singular values, of the given layers, heads and numbers.
+    """Return vectors to ground, the largest singular value first.
 
     Args:
         decomposition: the vectors.
         layers, heads, vectors: numbers in the decomposition; all when None.
-        top: the most vectors.
+        top: the most vectors; when None ``STRONGEST``, and all that a spec edits.
+        spec: an edit, whose vectors are chosen in place of all.
 
     Raises:
-        InputError: a number that is not in the decomposition, or ``top`` below 1.
+        InputError: a number that is not in the decomposition, ``top`` below 1, or an edit beside numbers.
+        BaseMismatch: an edit of the other tower, or of other weights.
     """
-    count = whole_number(top, "top", 1)
-    numbers = range(decomposition.rank) if vectors is None else tuple(dict.fromkeys(vectors))
-    found = [
-        (layer, head, vector)
-        for layer in dict.fromkeys(decomposition.layers if layers is None else decomposition.resolve_layers(layers))
-        for head in (range(decomposition.num_heads) if heads is None else dict.fromkeys(heads))
-        for vector in numbers
-    ]
+    if spec is None:
+        heads, vectors = _numbers(heads, decomposition.num_heads), _numbers(vectors, decomposition.rank)
+        found = [
+            (layer, head, vector)
+            for layer in dict.fromkeys(decomposition.layers if layers is None else decomposition.resolve_layers(layers))
+            for head in heads
+            for vector in vectors
+        ]
+        top = STRONGEST if top is None else top
+    elif (layers, heads, vectors) != (None, None, None):
+        raise InputError("an edit names its vectors: leave layers, heads and vectors out")
+    else:
+        found = _edited(decomposition, spec)
+    count = len(found) if top is None else whole_number(top, "top", 1)
     strength = {key: float(decomposition.singular_values[decomposition.place(*key)]) for key in found}
     return sorted(found, key=lambda key: -strength[key])[:count]
+
+
+def _numbers(given: Iterable[int] | None, count: int) -> Iterable[int]:
+    return range(count) if given is None else dict.fromkeys(whole_numbers(given, "heads and vectors"))
+
+
+def _edited(decomposition: Decomposition, spec: AnySpec) -> list[Vector]:
+    part = next((part for part in spec.parts if part.tower == decomposition.tower), None)
+    if part is None:
+        raise BaseMismatch(f"this edit has no part in the decomposed {decomposition.tower} tower")
+    shared = part.base.only(decomposition.base.sha256)
+    shared.check(decomposition.base.sha256, f"the decomposed {decomposition.base.name}", decomposition.base.settings)
+    return part.keys
+
+
+def repeats(found: Any, decomposition: Decomposition, vectors: Sequence[Vector]) -> bool:
+    """Return whether the JSON of a grounding is of these vectors of this decomposition."""
+    match found:
+        case {"base": base, "poles": list(poles)} if all(isinstance(pole, dict) for pole in poles):
+            named = [(pole.get("layer"), pole.get("head"), pole.get("vector")) for pole in poles]
+            return base == decomposition.base.to_json() and list(dict.fromkeys(named)) == list(vectors)
+    return False
 
 
 def image_dataset(images: Any, *, progress: bool = False) -> ImageDataset:

@@ -41,7 +41,7 @@ class TokenParts:
     @property
     def patches(self) -> Tensor:
         """The parts of the patches, ``[B, rows, columns]``."""
-        return self.tokens[:, -self.grid[0] * self.grid[1] :].unflatten(1, self.grid)
+        return self.tokens[:, -self.grid[0] * self.grid[1] :].reshape(-1, *self.grid)
 
     @property
     def others(self) -> Tensor:
@@ -154,8 +154,8 @@ def _fused(
     made = zip((query, key, value), attention.in_proj_weight.chunk(3), biases, strict=True)
     asked, offered, values = (linear(*each).detach() for each in made)
     values.requires_grad_()
-    parts = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (asked, offered, values))
-    return values, scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+    query, key, value = (part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (asked, offered, values))
+    return values, scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
 def _detached(value: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from sith_hf.core.colours import FAINT, GRID, INK
 from sith_hf.core.escaping import sanitize
-from sith_hf.grounding.grounding import GroundedImage, GroundedPole, Grounding
+from sith_hf.grounding.pole import GroundedPole
 from sith_hf.grounding.view import opened
 from sith_hf.towers import layer_title
 
@@ -28,36 +29,43 @@ _RAISES, _LOWERS = (213, 94, 0), (0, 114, 178)
 _RANDOM = SHOWN // 2
 
 
-def sheets(grounding: Grounding) -> Iterator[Image.Image]:
-    """Draw the contact sheets of a grounding, with 20 poles each.
+def sheets(
+    poles: Sequence[GroundedPole], pictures: Mapping[int, bytes], heading: str, settings: Mapping[str, Any]
+) -> Iterator[Image.Image]:
+    """Draw the contact sheets of poles, with 20 in each.
 
     A row has the strongest images above the same images with an overlay: orange where a patch raises the coefficient
     in the direction of the pole, blue where it lowers it, relative to the largest part in the row.
+
+    Args:
+        poles: of one model.
+        pictures: row to picture, a PNG file; of the first ``SHOWN`` images of each kind.
+        heading: a line above.
+        settings: of the decomposed base.
     """
-    for start in range(0, len(grounding.poles), _POLES):
-        yield _sheet(grounding, grounding.poles[start : start + _POLES])
+    for start in range(0, len(poles), _POLES):
+        yield _sheet(poles[start : start + _POLES], pictures, heading, settings)
 
 
-def _sheet(grounding: Grounding, poles: Sequence[GroundedPole]) -> Image.Image:
+def _sheet(
+    poles: Sequence[GroundedPole], pictures: Mapping[int, bytes], heading: str, settings: Mapping[str, Any]
+) -> Image.Image:
     wide = _MARGIN * 2 + _TEXT + (SHOWN + _RANDOM) * (_TILE + _GAP) + 3 * _GAP
     sheet = Image.new("RGB", (wide, _HEAD + _ROW * len(poles) + _MARGIN), "white")
     pen = ImageDraw.Draw(sheet)
-    count, title = grounding.images["count"], sanitize(str(grounding.images["title"]), 60)
-    pen.text((_MARGIN, 16), _fitted(f"{sanitize(grounding.base.name, 60)} on {count} images of {title}", wide - 40, 18),
-             INK, _font(18))  # fmt: skip
+    pen.text((_MARGIN, 16), _fitted(heading, wide - 40, 18), INK, _font(18))
     pen.text((_tiles(0), 46), "strongest images; below, where the coefficient comes from", FAINT, _font(14))
     pen.text((_tiles(0), 64), "orange raises it towards the pole, blue lowers it", FAINT, _font(14))
     pen.text((_tiles(SHOWN) + 2 * _GAP, 64), "random images", FAINT, _font(14))
     for number, pole in enumerate(poles):
         top = _HEAD + number * _ROW
         pen.line((_MARGIN, top - 12, wide - _MARGIN, top - 12), GRID)
-        _words(pen, grounding, pole, top)
-        _images(sheet, grounding, pole, top)
+        _words(pen, pole, layer_title(pole.layer, settings), top)
+        _images(sheet, pictures, pole, top)
     return sheet
 
 
-def _words(pen: ImageDraw.ImageDraw, grounding: Grounding, pole: GroundedPole, top: int) -> None:
-    layer = layer_title(pole.layer, grounding.base.settings)
+def _words(pen: ImageDraw.ImageDraw, pole: GroundedPole, layer: object, top: int) -> None:
     lines = [(f"layer {layer}, head {pole.head}, vector {pole.vector}, pole {pole.pole}", INK, 15)]
     if pole.explanation is not None:
         chance = " (no better than chance)" if pole.silent else ""
@@ -75,13 +83,13 @@ def _words(pen: ImageDraw.ImageDraw, grounding: Grounding, pole: GroundedPole, t
         pen.text((_MARGIN, top + number * _LINE), line, colour, _font(size))
 
 
-def _images(sheet: Image.Image, grounding: Grounding, pole: GroundedPole, top: int) -> None:
+def _images(sheet: Image.Image, pictures: Mapping[int, bytes], pole: GroundedPole, top: int) -> None:
     pen, strongest = ImageDraw.Draw(sheet), pole.images[:SHOWN]
     known = [image.patches for image in strongest if image.patches is not None]
     scale = max((float(patches.abs().max()) for patches in known), default=0.0)
     sign = 1 if pole.pole == "+" else -1
     for number, image in enumerate(strongest):
-        picture, left = _tile(grounding, image), _tiles(number)
+        picture, left = _tile(pictures[image.row]), _tiles(number)
         sheet.paste(picture, (left, top))
         if image.patches is not None:
             sheet.paste(overlay(picture, sign * image.patches, scale), (left, top + _TILE + _GAP))
@@ -89,7 +97,7 @@ def _images(sheet: Image.Image, grounding: Grounding, pole: GroundedPole, top: i
     for number, image in enumerate(pole.random[: 2 * _RANDOM]):
         line, column = divmod(number, _RANDOM)
         left = _tiles(SHOWN + column) + 2 * _GAP
-        sheet.paste(_tile(grounding, image), (left, top + line * (_TILE + _GAP)))
+        sheet.paste(_tile(pictures[image.row]), (left, top + line * (_TILE + _GAP)))
 
 
 def overlay(picture: Image.Image, patches: Tensor, scale: float) -> Image.Image:
@@ -104,13 +112,13 @@ def overlay(picture: Image.Image, patches: Tensor, scale: float) -> Image.Image:
     sized = Image.fromarray(part.numpy()).resize(picture.size, Image.Resampling.BILINEAR)
     strength = np.asarray(sized)[..., None]
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] * 0.5 + 100
-    colour = np.where(strength > 0, np.float32(_RAISES), np.float32(_LOWERS))
+    colour = np.where(strength > 0, *(np.array(each, dtype=np.float32) for each in (_RAISES, _LOWERS)))
     share = np.abs(strength) * 0.85
     return Image.fromarray((grey * (1 - share) + colour * share).clip(0, 255).astype(np.uint8))
 
 
-def _tile(grounding: Grounding, image: GroundedImage) -> Image.Image:
-    picture = opened(grounding.pictures[image.row])
+def _tile(file: bytes) -> Image.Image:
+    picture = opened(file)
     picture.thumbnail((_TILE, _TILE))
     if max(picture.size) < _TILE:
         return picture.resize((_TILE, _TILE * picture.height // picture.width), Image.Resampling.NEAREST)

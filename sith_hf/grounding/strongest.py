@@ -150,7 +150,8 @@ class _Totals:
     @property
     def before(self) -> dict[int, int]:
         """The number of rows before each shard."""
-        found, total = {}, 0
+        found: dict[int, int] = {}
+        total = 0
         for name in sorted(self.rows):
             found.setdefault(int(name.partition("-")[0]), total)
             total += self.rows[name]
