@@ -1,11 +1,12 @@
 """From the weights of a tower to explained singular vectors: SVD, ``decompose``, ``Decomposition``, ``Explanation``,
-p-values.
+p-values, total effects, ``Drivers``.
 
 It imports ``concepts``, ``towers``, ``pursuit``, ``hub``, ``files``, ``core`` and ``errors``.
 """
 
 from sith_hf.decomposition.decompose import check_joint_size, decompose, repeats
 from sith_hf.decomposition.decomposition import NEAR, Decomposition
+from sith_hf.decomposition.drivers import Drivers
 from sith_hf.decomposition.explanation import Explanation, Match, concepts_text, explanation_rows, match_rows
 from sith_hf.decomposition.quality import Quality, measure_explanations, quality_of
 from sith_hf.decomposition.settings import DecomposeSettings
@@ -21,20 +22,24 @@ from sith_hf.decomposition.significance import (
 )
 from sith_hf.decomposition.storage import DECOMPOSITION_LAYOUT
 from sith_hf.decomposition.svd import HeadSVD, factored_svd
+from sith_hf.decomposition.total_effect import IMAGES, TotalEffect, measure_total_effect
 
 __all__ = [
     "DECOMPOSITION_LAYOUT",
     "DRAWS",
     "DecomposeSettings",
     "Decomposition",
+    "Drivers",
     "Explanation",
     "HeadSVD",
+    "IMAGES",
     "Match",
     "NEAR",
     "NULLS",
     "Quality",
     "SEED",
     "Significance",
+    "TotalEffect",
     "adjusted",
     "check_joint_size",
     "concepts_text",
@@ -43,6 +48,7 @@ __all__ = [
     "factored_svd",
     "match_rows",
     "measure_explanations",
+    "measure_total_effect",
     "null_directions",
     "p_values",
     "quality_of",

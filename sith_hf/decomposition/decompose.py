@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -16,10 +16,11 @@ from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.decomposition.by_number import factor, record
 from sith_hf.decomposition.decomposition import Decomposition
-from sith_hf.decomposition.quality import quality_of
+from sith_hf.decomposition.effect import Effect
 from sith_hf.decomposition.settings import DecomposeSettings
 from sith_hf.decomposition.significance import DRAWS, SEED, Significance, null_directions
 from sith_hf.decomposition.svd import factored_svd
+from sith_hf.decomposition.total_effect import TotalEffect
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
 from sith_hf.pursuit import ROWS, Atoms, DictionaryIndex, SparseCode, blocks, build_index
@@ -31,6 +32,7 @@ def decompose(
     dictionary: ConceptDictionary | None,
     settings: DecomposeSettings | None = None,
     *,
+    total: TotalEffect | None = None,
     name: str = "in memory",
     revision: str | None = None,
     device: torch.device | str | None = None,
@@ -47,6 +49,8 @@ def decompose(
         tower: the tower to decompose; with a dictionary it needs a way to the joint space.
         dictionary: M encoded concepts; None for vectors without explanations, which can be edited by number.
         settings: the vectors to explain, and how.
+        total: the total effect of the layers (:func:`sith_hf.decomposition.measure_total_effect`), with
+            ``effect="total"`` only.
         name, revision: the source of the tower's weights, for provenance.
         device: where the products with the dictionary run; the CPU when None. Every device finds the same concepts;
             weights may differ in the last bit.
@@ -55,22 +59,22 @@ def decompose(
         progress: show a bar on stderr.
 
     Raises:
-        InputError: a setting out of range, or a dictionary that is not encoded or of another joint space.
+        InputError: a setting out of range, a dictionary that is not encoded or of another joint space, or a total
+            effect that is missing or not wanted.
     """
     settings, job = settings or DecomposeSettings(), job or ResumableJob()
     if dictionary is None:
         return factor(tower, settings, name=name, revision=revision, progress=progress and job.processes.is_main)
     numbers = settings.check(tower, len(dictionary))
     rank, pursuit, image_mean = settings.rank, settings.pursuit, settings.image_mean
+    effect = Effect(tower, settings, total)
     atoms = dictionary.streamed_atoms
     check_joint_size(atoms, tower.joint_size)
     where = torch.device("cpu" if device is None else device)
     heads = _groups(numbers, tower.num_heads, (rank or tower.head_size) * len(settings.poles))
-    # The layer whose way to the joint space the explained directions of each layer take.
-    at = {number: number if settings.side == "write" else tower.written_at(number) for number in numbers}
     # One sample of random directions for each way to the joint space, of the first layer that takes it.
-    ways = list(dict.fromkeys(id(tower.readout(at[number])) for number in numbers))
-    rows = [ways.index(id(tower.readout(at[number]))) for number in numbers]
+    ways = list(dict.fromkeys(effect.way(number) for number in numbers))
+    rows = [ways.index(effect.way(number)) for number in numbers]
     null = {
         f"null-{start:04d}" + (f"-{row}" if row else ""): (numbers[rows.index(row)], slice(start, start + ROWS))
         for row in range(len(ways))
@@ -83,7 +87,7 @@ def decompose(
         return build_index(atoms, device=where, products=int(share * pursuit.sparsity), block_size=pursuit.block_size)
 
     def coded(directions: Tensor, layer: int) -> SparseCode:
-        joint = tower.to_joint(directions, image_mean, at[layer]).flatten(0, -2).float()
+        joint = effect.to_joint(directions, layer).flatten(0, -2).float()
         found = pursuit(joint.to(where), index())
         return SparseCode(found.index.cpu(), found.weight.cpu())
 
@@ -93,7 +97,7 @@ def decompose(
         write = torch.empty(0, tower.hidden_size)
         centre = settings.centres(tower.layers[number])
         drawn = null_directions("residual", write, DRAWS, centre=centre, generator=generator)[part]
-        return {"null_fidelity": quality_of(tower, atoms, drawn, coded(drawn, number), image_mean, at[number]).fidelity}
+        return {"null_fidelity": effect.quality(atoms, drawn, coded(drawn, number), number).fidelity}
 
     def explain(group: str) -> Part:
         if group in null:
@@ -105,7 +109,7 @@ def decompose(
         explained = read if settings.side == "read" else write
         directions = explained.unsqueeze(-2) * settings.signs.unsqueeze(-1)
         code = coded(directions, number)
-        shape, quality = (*directions.shape[:3], -1), quality_of(tower, atoms, directions, code, image_mean, at[number])
+        shape, quality = (*directions.shape[:3], -1), effect.quality(atoms, directions, code, number)
         made = {
             "singular_values": values,
             "energy": (svd.values**2).sum(dim=-1),
@@ -115,8 +119,10 @@ def decompose(
             "weight": code.weight.reshape(shape),
             "fidelity": quality.fidelity,
             "coherence": quality.coherence,
-            "ceiling": tower.readout(at[number]).projected_norm(explained),
+            "ceiling": effect.ceiling(explained, number),
         }
+        if total is not None:
+            made["total_cosine"] = total.cosine(tower, write, number)
         return {key: tensor if key == "concept" else tensor.float() for key, tensor in made.items()}
 
     # A run may decompose both towers.
@@ -132,6 +138,7 @@ def decompose(
             "weights": sorted(tower.sha256(numbers).items()),
             "settings of the model": dict(tower.settings),
             "null": ["residual", DRAWS, SEED],
+            **({} if total is None else {"total effect": tensor_sha256(total.jacobian)}),
             "dictionary": [dictionary.sha256, _rows_sha256(dictionary.rows)],
             "device": where.type,
         }
@@ -163,20 +170,27 @@ def decompose(
         image_mean=mean,
         poles=tuple(settings.poles),
         base=BaseRef(name, revision, tower.sha256(numbers), tower.settings),
-        settings=_record(settings, dictionary, tower),
+        settings=_record(settings, dictionary, tower, None if total is None else total.images),
     )
 
 
 def repeats(
-    found: Decomposition, tower: Tower, dictionary: ConceptDictionary | None, settings: DecomposeSettings
+    found: Decomposition,
+    tower: Tower,
+    dictionary: ConceptDictionary | None,
+    settings: DecomposeSettings,
+    images: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Return whether :func:`decompose` with these arguments made ``found``, or would make it again."""
+    """Return whether :func:`decompose` with these arguments made ``found``, or would make it again.
+
+    ``images``: those of a total effect, as :attr:`TotalEffect.images` has them.
+    """
     mean = found.image_mean if settings.image_mean is None else settings.image_mean.detach().float().cpu()
     if dictionary is None:
         numbers, poles, wanted = settings.check_vectors(tower), "", record(settings, tower)
     else:
         numbers, poles = settings.check(tower, len(dictionary)), settings.poles
-        wanted = _record(settings, dictionary, tower)
+        wanted = _record(settings, dictionary, tower, images)
     # Earlier releases did not record the way to the joint space.
     known = {key: wanted[key] for key in ("readout",) if key in wanted}
     return (
@@ -189,11 +203,14 @@ def repeats(
     )
 
 
-def _record(settings: DecomposeSettings, dictionary: ConceptDictionary, tower: Tower) -> dict[str, Any]:
+def _record(
+    settings: DecomposeSettings, dictionary: ConceptDictionary, tower: Tower, images: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """Return the settings that a decomposition stores; the tower and family only where they are not CLIP's vision."""
     ways = [way.title for way, _ in tower.readouts]
     return {
         **settings.to_json(),
+        **({} if images is None else {"effect_images": dict(images)}),
         **({} if tower.kind == "vision" else {"tower": tower.kind}),
         **({} if tower.family == "clip" else {"family": tower.family}),
         "readout": "; ".join(ways),

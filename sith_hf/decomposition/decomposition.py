@@ -16,6 +16,7 @@ from sith_hf.concepts import position
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import did_you_mean, finite_number, whole_number, whole_numbers
+from sith_hf.decomposition.drivers import Drivers
 from sith_hf.decomposition.explanation import Explanation, Match
 from sith_hf.decomposition.significance import Significance
 from sith_hf.decomposition.storage import DECOMPOSITION_LAYOUT, FIELDS, read_fields
@@ -55,6 +56,9 @@ class Decomposition(Pushable):
         settings: fold, centre, the pursuit's settings and the dictionary's fingerprint, as JSON values.
         significance: the fidelities of random directions, and p-values; None (not known) in a decomposition of an
             earlier release or an imported one.
+        total_cosine: ``[L, H, R]``, the cosine of the direct and the total effect of each write direction: a low one
+            warns that later layers turn the vector into something else. None where no total effect was measured.
+        drivers: the concepts that drive each pole, measured on images; None where they were not measured.
     """
 
     layers: tuple[int, ...]
@@ -75,6 +79,8 @@ class Decomposition(Pushable):
     base: BaseRef
     settings: Mapping[str, Any]
     significance: Significance | None = None
+    total_cosine: Tensor | None = None
+    drivers: Drivers | None = None
 
     def __repr__(self) -> str:
         _, heads, rank = self.singular_values.shape
@@ -100,6 +106,11 @@ class Decomposition(Pushable):
     def side(self) -> str:
         """The explained directions: ``"write"``, or ``"read"`` (the paper's left vectors)."""
         return str(self.settings.get("side", "write"))
+
+    @property
+    def effect(self) -> str:
+        """What of a direction is explained: ``"direct"``, itself, or ``"total"``, with what later layers make of it."""
+        return str(self.settings.get("effect", "direct"))
 
     @property
     def tower(self) -> str:
@@ -211,9 +222,15 @@ class Decomposition(Pushable):
         sides = [self.side] * shape.numel()
         p_values = self.p_values
         numbers.append([None] * shape.numel() if p_values is None else p_values.flatten().tolist())
+        cosine = self.total_cosine
+        totals = [None] * shape.numel() if cosine is None else cosine.repeat_interleave(len(self.poles), -1).flatten()
+        drivers = [None] * shape.numel() if self.drivers is None else self.drivers.named()
+        others = zip(sides, drivers, totals if cosine is None else totals.tolist(), strict=True)
         return tuple(
-            Explanation(layer, head, vector, pole, named, *values)
-            for (layer, head, vector, pole), named, *values in zip(places, concepts, *numbers, sides, strict=True)
+            Explanation(layer, head, vector, pole, named, *values, side=side, driven_by=driven_by, total_cosine=total)
+            for (layer, head, vector, pole), named, *values, (side, driven_by, total) in zip(
+                places, concepts, *numbers, others, strict=True
+            )
         )
 
     def has(self, concept: str) -> bool:
@@ -385,6 +402,11 @@ class Decomposition(Pushable):
         if self.significance is not None:
             tensors |= {"p_value": self.significance.p, "null_fidelity": self.significance.sample.flatten()}
             data["significance"] = self.significance.to_json()
+        if self.total_cosine is not None:
+            tensors["total_cosine"] = self.total_cosine
+        if self.drivers is not None:
+            tensors |= self.drivers.tensors()
+            data["drivers"] = self.drivers.to_json()
         return write_artifact(folder, DECOMPOSITION_LAYOUT, tensors, {**data, "libraries": library_versions()})
 
     @classmethod

@@ -24,6 +24,9 @@ class Explanation:
         coherence: the mean pairwise cosine of the concepts' centred embeddings; 1 for a single concept.
         p_value: of the fidelity, against random directions (Method, sec. 5); None if not known.
         side: the explained direction, "write" or "read".
+        driven_by: (concept, correlation), by descending correlation: the concepts whose similarity to images goes with
+            how much the vector writes of this pole. Empty if none is beyond chance; None if it was not measured.
+        total_cosine: the cosine of the vector's direct and total effect; None if it was not measured.
     """
 
     layer: int
@@ -38,6 +41,8 @@ class Explanation:
     coherence: float
     p_value: float | None = None
     side: str = "write"
+    driven_by: tuple[tuple[str, float], ...] | None = None
+    total_cosine: float | None = None
 
 
 @dataclass(frozen=True)

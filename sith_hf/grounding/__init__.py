@@ -6,7 +6,8 @@ It imports ``images``, ``decomposition``, ``towers`` and everything below these.
 
 from sith_hf.grounding.agreement import Agreement, agreement
 from sith_hf.grounding.coefficients import CoefficientReader, read_where, reading_coefficients
-from sith_hf.grounding.ground import LEAVES, STRONGEST, chosen_vectors, ground, image_dataset, repeats
+from sith_hf.grounding.driven_by import FDR, beyond_chance, driven_by
+from sith_hf.grounding.ground import STRONGEST, chosen_vectors, ground, image_dataset, repeats
 from sith_hf.grounding.grounding import FILE, Grounding
 from sith_hf.grounding.patches import TokenParts, token_parts
 from sith_hf.grounding.pole import GroundedImage, GroundedPole
@@ -15,21 +16,23 @@ from sith_hf.grounding.running_top import RunningTop, SeenImage
 __all__ = [
     "Agreement",
     "CoefficientReader",
+    "FDR",
     "FILE",
     "GroundedImage",
     "GroundedPole",
     "Grounding",
-    "LEAVES",
     "RunningTop",
     "STRONGEST",
     "SeenImage",
     "TokenParts",
     "agreement",
+    "beyond_chance",
     "chosen_vectors",
+    "driven_by",
     "ground",
     "image_dataset",
     "read_where",
-    "repeats",
     "reading_coefficients",
+    "repeats",
     "token_parts",
 ]

@@ -147,7 +147,8 @@ def reading_coefficients(
     paths = family_of(model).outputs(module)
     with ExitStack() as hooks:
         for layer, row in rows.items():
-            hooks.callback(_watch(module, paths[layer], partial(reader.add, layer, row)).remove)
+            add = partial(reader.add, layer, row)
+            hooks.callback(watch_context(model, module, paths[layer], add).remove)
         yield reader
 
 
@@ -186,11 +187,14 @@ def layer_rows(
     return found
 
 
-def _watch(tower: Any, path: str, found: Callable[[Tensor], None]) -> Any:
-    """Call ``found`` with the input of an output projection in each forward pass; return the hook's handle."""
+def watch_context(model: Any, tower: Any, path: str, found: Callable[[Tensor], None]) -> Any:
+    """Call ``found`` with what an output projection reads, ``[B, T, D]``, in each forward pass; return the handle."""
     parent = tower.get_submodule(path.rpartition(".")[0])
+    swapped = family_of(model).tokens_first
     if not isinstance(parent, nn.MultiheadAttention):
-        return tower.get_submodule(path).register_forward_pre_hook(lambda module, inputs: found(inputs[0]))
+        return tower.get_submodule(path).register_forward_pre_hook(
+            lambda module, inputs: found(inputs[0].transpose(0, 1) if swapped else inputs[0])
+        )
 
     # SigLIP's pooling head uses the weights of its output projection, and does not call it.
     def attend(module: nn.MultiheadAttention, inputs: Any, options: Any) -> None:

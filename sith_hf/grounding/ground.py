@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,10 +27,16 @@ from sith_hf.grounding.pole import GroundedImage, GroundedPole
 from sith_hf.grounding.sheet import SHOWN
 from sith_hf.grounding.strongest import StrongestImages, strongest_images
 from sith_hf.grounding.view import View
-from sith_hf.images import BASE, DatasetSettings, ImageDataset, OpenModel, model_variants, open_dataset, ready
-
-LEAVES = DatasetSettings(world="leaves", seed=0, pictures=1000)
-"""The images when none are named: drawn noise of shapes."""
+from sith_hf.images import (
+    BASE,
+    DatasetSettings,
+    ImageDataset,
+    OpenModel,
+    images_named,
+    model_variants,
+    open_dataset,
+    ready,
+)
 
 STRONGEST = 10
 """The vectors to ground when none are named."""
@@ -57,8 +62,8 @@ def ground(
     Args:
         editor: of the decomposed model.
         decomposition: its singular vectors, of the vision tower.
-        images: a dataset: settings, a folder or Hub id, or an opened ``datasets.Dataset`` or ``IterableDataset`` with a
-            column ``image``; ``LEAVES`` when None.
+        images: a dataset of at least 32 images: settings, a folder or Hub id, or an opened ``datasets.Dataset`` or
+            ``IterableDataset`` with a column ``image``; 1,000 drawn leaves when None.
         vectors: the (layer, head, vector) to ground (:func:`chosen_vectors`).
         processor: the image processor; the one in the checkpoint's folder when None.
         batch_size: images at a time.
@@ -147,18 +152,10 @@ def repeats(found: Any, decomposition: Decomposition, vectors: Sequence[Vector])
 
 def image_dataset(images: Any, *, progress: bool = False) -> ImageDataset:
     """Open the images that a user names (see :func:`ground`). Raises InputError for anything else."""
-    if images is None:
-        return open_dataset(LEAVES)
-    if isinstance(images, str | Path):
-        images = DatasetSettings(dataset=str(images))
-    if isinstance(images, DatasetSettings):
-        return open_dataset(images, progress=progress)
     from datasets import Dataset, IterableDataset
 
     if not isinstance(images, Dataset | IterableDataset):
-        raise InputError(
-            f"images must be a folder, a Hub id, DatasetSettings or a datasets.Dataset; got {type(images).__name__}"
-        )
+        return open_dataset(images_named(images), progress=progress)
     title = "a dataset in memory"
     data = DatasetSettings(dataset=title, streaming=isinstance(images, IterableDataset))
     return ImageDataset(data, title, str(images.split or ""), images, columns_of(images, title))

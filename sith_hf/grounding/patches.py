@@ -11,8 +11,8 @@ implementation of attention has its parts, rotary positions and masks included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import UnsupportedModel
-from sith_hf.grounding.coefficients import MEAN, LayerRows, Vector, layer_rows
+from sith_hf.grounding.coefficients import MEAN, LayerRows, Vector, layer_rows, watch_context
 from sith_hf.towers import Tower, family_of
 
 
@@ -87,7 +87,7 @@ def token_parts(
         handle.remove()
     rows = layer_rows(model, tower, decomposition, [vector])[vector[0]]
     with torch.enable_grad():
-        values, context = _attended(attention, path, _detached(called["inputs"]), _detached(called["options"]))
+        values, context = _attended(model, module, path, _detached(called["inputs"]), _detached(called["options"]))
         parts = _parts(rows, values, context, vector[1] * tower.head_size, tower.head_size)
     if parts.shape[1] < grid[0] * grid[1]:
         raise UnsupportedModel(f"the tower has {parts.shape[1]} tokens, fewer than its {grid} patches")
@@ -115,33 +115,26 @@ def _parts(rows: LayerRows, values: Tensor, context: Tensor, start: int, width: 
     return (slope * own).sum(dim=-1) + attention * constant
 
 
-def _attended(attention: Any, path: str, inputs: tuple[Any, ...], options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def _attended(
+    model: Any, tower: Any, path: str, inputs: tuple[Any, ...], options: Mapping[str, Any]
+) -> tuple[Tensor, Tensor]:
     """Run an attention module; return its values ``[B, T, D]`` as a leaf, and what its output projection reads."""
+    attention = tower.get_submodule(path.rpartition(".")[0])
     if hasattr(attention, "in_proj_weight"):
         return _fused(attention, *inputs, **options)
     if not isinstance(getattr(attention, "v_proj", None), nn.Module):
         raise UnsupportedModel(f"{path}: its values are made by no v_proj, so the parts of tokens are not known")
     found: dict[str, Tensor] = {}
-    with _hooked(attention.v_proj, attention.get_submodule(path.rpartition(".")[2]), found):
-        attention(*inputs, **options)
-    return found["values"], found["context"]
 
-
-@contextmanager
-def _hooked(value: nn.Module, out: nn.Module, found: dict[str, Tensor]) -> Iterator[None]:
     def leaf(_: Any, inputs: Any, output: Tensor) -> Tensor:
         found["values"] = output.detach().requires_grad_()
         return found["values"]
 
-    def keep(_: Any, inputs: Any) -> None:
-        found["context"] = inputs[0]
-
-    handles = [value.register_forward_hook(leaf), out.register_forward_pre_hook(keep)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        hooks.callback(attention.v_proj.register_forward_hook(leaf).remove)
+        hooks.callback(watch_context(model, tower, path, lambda context: found.update(context=context)).remove)
+        attention(*inputs, **options)
+    return found["values"], found["context"]
 
 
 def _fused(
