@@ -177,6 +177,11 @@ rule = group(
 )
 # For DatasetSettings, in a group.
 data = click.option("--data", "dataset", help="Images: a Hub dataset, a folder, or a Parquet file.")
+images = click.option(
+    "--images",
+    "dataset",
+    help="Images: a Hub dataset, a folder, or a Parquet file.  [default: 1,000 drawn pictures of shapes]",
+)
 config = click.option("--config", "name", help="The configuration of a dataset with several.")
 split = click.option("--split", help="The split of a dataset with several.")
 data_revision = click.option("--data-revision", help="Branch, tag or commit of --data on the Hub.")

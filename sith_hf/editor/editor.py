@@ -23,6 +23,7 @@ from sith_hf.edits import AnySpec, applied
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.files import ResumableJob, scratch_folder
 from sith_hf.gains import Impact, impact_of
+from sith_hf.grounding import Grounding, chosen_vectors, ground
 from sith_hf.hub import PushOptions, PushResult, check_options
 from sith_hf.images import Images
 from sith_hf.publish import push_edited
@@ -253,6 +254,31 @@ class SithEditor:
     def find(self, concept: str, *, near: float = NEAR, limit: int | None = 20) -> list[Match]:
         """Find the poles that mention a concept or a similar one (see :meth:`Decomposition.find`)."""
         return self.decomposition.find(concept, embedding=self.embed(concept)[concept], near=near, limit=limit)
+
+    def ground(
+        self,
+        images: Any = None,
+        *,
+        layers: Iterable[int] | None = None,
+        heads: Iterable[int] | None = None,
+        vectors: Iterable[int] | None = None,
+        top: int | None = None,
+        spec: AnySpec | None = None,
+        **options: Any,
+    ) -> Grounding:
+        """Show which images drive vectors of the latest decomposition, and how well they agree with its words.
+
+        Args:
+            images: see :func:`sith_hf.grounding.ground`; drawn noise of shapes when None.
+            layers, heads, vectors, top, spec: the choice of vectors (:func:`sith_hf.grounding.chosen_vectors`); the ten
+                strongest when all are None.
+            options: ``processor``, ``batch_size``, ``job`` and ``progress`` of :func:`sith_hf.grounding.ground`.
+
+        Raises:
+            InputError, BaseMismatch: as for these two functions.
+        """
+        chosen = chosen_vectors(self.decomposition, layers=layers, heads=heads, vectors=vectors, top=top, spec=spec)
+        return ground(self, self.decomposition, images, vectors=chosen, **options)
 
     def edit(self) -> Edit:
         """Start an empty edit."""
