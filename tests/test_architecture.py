@@ -33,6 +33,7 @@ ORDER = [
     "publish",
     "images",
     "evaluation",
+    "adaptation",
     "editor",
     "judges",
     "reference",
