@@ -73,7 +73,7 @@ def _merged(model: Any, folder: Path, name: str) -> Any:
     weights = _weights(folder / WEIGHTS, shown)
     try:
         adapted = get_peft_model(copy.deepcopy(model).float(), LoraConfig(**settings))
-        loaded = set_peft_model_state_dict(adapted, weights)
+        loaded: Any = set_peft_model_state_dict(adapted, weights)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(
             f"the adapter {shown} does not fit the base ({one_line(error)}): name the base that it was trained on"

@@ -1,4 +1,4 @@
-"""``explain_change``: the leading directions of a change in words, by the pursuit and significance of decompositions."""
+"""``explain_change``: the leading directions of a change in words, with the pursuit and p-values of decompositions."""
 
 from __future__ import annotations
 
