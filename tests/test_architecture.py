@@ -34,6 +34,7 @@ ORDER = [
     "images",
     "evaluation",
     "grounding",
+    "adaptation",
     "editor",
     "judges",
     "reference",
