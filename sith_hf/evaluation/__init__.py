@@ -4,6 +4,7 @@ It imports ``images``, ``edits`` and everything below. ``metric_classes`` has th
 """
 
 from sith_hf.evaluation.charts import blank_figure, worst_against_average, write_figure
+from sith_hf.evaluation.edit_effect import leaves, measure_effect, unmeasurable
 from sith_hf.evaluation.plan import Plan, Task, ZeroShot
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.evaluation.run import evaluate
@@ -17,8 +18,11 @@ __all__ = [
     "ZeroShot",
     "blank_figure",
     "evaluate",
+    "leaves",
+    "measure_effect",
     "strengths",
     "sweep",
+    "unmeasurable",
     "worst_against_average",
     "write_figure",
 ]
