@@ -38,6 +38,7 @@ ORDER = [
     "reference",
     "fidelity",
     "recipe",
+    "tuning",
     "demo",
     "cli",
     "__main__",

@@ -6,7 +6,8 @@ It imports ``edits``, ``towers``, ``world``, ``data`` and everything below these
 from sith_hf.images.comparison import model_variants, own_text, text_model_of
 from sith_hf.images.dataset_settings import Columns, DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
-from sith_hf.images.embed import EmbeddedRows, embed_rows
+from sith_hf.images.embed import EmbeddedRows, embed_rows, ready
+from sith_hf.images.held import HeldRows, hold_rows
 from sith_hf.images.mean import estimated_mean, is_mean_of, mean_for, mean_of_images
 from sith_hf.images.model_variant import BASE, EDITED, PARTS, ModelVariant, check_processors, share
 from sith_hf.images.open_model import OpenModel
@@ -19,6 +20,7 @@ __all__ = [
     "DatasetSettings",
     "EDITED",
     "EmbeddedRows",
+    "HeldRows",
     "ImageDataset",
     "ModelVariant",
     "OpenModel",
@@ -26,6 +28,7 @@ __all__ = [
     "check_processors",
     "embed_rows",
     "estimated_mean",
+    "hold_rows",
     "is_mean_of",
     "image_processor",
     "mean_for",
@@ -34,6 +37,7 @@ __all__ = [
     "open_dataset",
     "own_text",
     "preprocessing_warning",
+    "ready",
     "share",
     "text_model_of",
 ]
