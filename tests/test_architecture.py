@@ -40,6 +40,7 @@ ORDER = [
     "reference",
     "fidelity",
     "recipe",
+    "tuning",
     "demo",
     "cli",
     "__main__",

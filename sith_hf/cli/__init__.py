@@ -38,6 +38,7 @@ COMMANDS = {
     "import-reference": ("import_reference", "Import decompositions published with the paper."),
     "import-scores": ("import_scores", "Import scores published with the paper."),
     "run": ("run", "Run a recipe, from base to evaluated edit."),
+    "tune": ("tune", "Search better edits of a recipe."),
     "recipes": ("recipes", "List the shipped recipes, or show one."),
     "cache": ("cache", "Show or clear the embeddings kept for later runs."),
     "demo": ("demo", "Explain and edit the embedded checkpoint."),

@@ -201,8 +201,8 @@ class SithEditor:
         """Factor and explain heads, and remember the result for :meth:`find` and the edits.
 
         The words say what each vector writes. With ``images``, others say what drives it, which is not the same
-        (:attr:`Decomposition.drivers`). With ``effect="total"``, what a vector writes includes what later layers make of
-        it; that costs one backward pass for each joint dimension and 8 images.
+        (:attr:`Decomposition.drivers`). With ``effect="total"``, what a vector writes includes what later layers make
+        of it; that costs one backward pass for each joint dimension and 8 images.
 
         Args:
             concepts: the dictionary; it is encoded first if necessary. None for vectors without explanations, which
