@@ -25,6 +25,9 @@ from sith_hf.images.rows_in_parts import BATCHES, CheckRow, RowsInParts, facts_o
 from sith_hf.images.pixels import BrokenImage
 from sith_hf.towers import evaluating
 
+# With fewer images, no rank or correlation over images means anything.
+LEAST_IMAGES = 32
+
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 _Batch = tuple[dict[str, NDArray[np.float32]], list[str | None], list[str]]
@@ -218,14 +221,19 @@ def embed_batch(
     half = nullcontext() if precision == "no" else torch.autocast(device.type, dtype=_DTYPES[precision])
     for name, items in decoded.items():
         if items:
-            pixels = _pixels(variants[0], items).to(device)
+            pixels = pixel_values(variants[0], items).to(device)
             with torch.inference_mode(), half:
                 embedded = [own.float().cpu() for own in embed_all(variants, pixels)]
             found[name] = torch.stack(embedded).numpy()
     return found, reasons, digests
 
 
-def _pixels(variant: ModelVariant, pictures: list[Any]) -> torch.Tensor:
+def pixel_values(variant: ModelVariant, pictures: list[Any]) -> torch.Tensor:
+    """Return what a model takes of decoded pictures, ``[B, 3, S, S]`` on the CPU.
+
+    Raises:
+        InputError: the image processor returns images of another size than the model takes.
+    """
     pixels: torch.Tensor = variant.processor(images=pictures, return_tensors="pt")["pixel_values"]
     side = variant.image_size
     wanted = [3, *pixels.shape[2:]] if side is None else [3, side, side]
@@ -251,6 +259,17 @@ def ready(variants: Sequence[ModelVariant], device: torch.device) -> Iterator[No
         finally:
             for model, home in zip(models, homes, strict=True):
                 model.to(home)
+
+
+def check_count(count: int, title: str, skipped: Mapping[str, int]) -> None:
+    """Raise InputError if a dataset has no readable image, or too few to measure anything with (``LEAST_IMAGES``)."""
+    reasons = f" ({counted_reasons(skipped)})" if skipped else ""
+    if not count:
+        raise InputError(f"{title}: no row has a readable image{reasons}")
+    if count < LEAST_IMAGES:
+        raise InputError(
+            f"{title} has {count} readable images{reasons}, and at least {LEAST_IMAGES} are needed: name more images"
+        )
 
 
 def counted_reasons(skipped: Mapping[str, int]) -> str:
