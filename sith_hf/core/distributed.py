@@ -6,6 +6,7 @@ World size and rank are those of ``torch.distributed``; rank 0 is the main proce
 from __future__ import annotations
 
 import atexit
+import copyreg
 import os
 import sys
 import traceback
@@ -14,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sith_hf.errors import InputError, MissingExtra, SithError
@@ -152,8 +154,18 @@ def join_processes() -> Processes:
             f"the launcher started {wanted} processes, but accelerate sees {state.num_processes}: use torchrun "
             f"--nproc_per_node {wanted}"
         )
+    # Results hold read-only mappings, which Python sends to no other process by itself.
+    copyreg.pickle(MappingProxyType, _sent)
     _wait_for_main_at_exit(state.is_main_process)
     return Processes(state.num_processes, state.process_index)
+
+
+def _sent(mapping: MappingProxyType[Any, Any]) -> tuple[Any, ...]:
+    return _read_only, (dict(mapping),)
+
+
+def _read_only(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(mapping)
 
 
 def device_of_this_process() -> torch.device:

@@ -21,8 +21,8 @@ from sith_hf.files import Part, ResumableJob
 from sith_hf.images.datasets import ImageDataset
 from sith_hf.images.decode import decode_image
 from sith_hf.images.model_variant import ModelVariant, embed_all
-from sith_hf.images.rows_in_parts import BATCHES, CheckRow, RowsInParts, facts_of
 from sith_hf.images.pixels import BrokenImage
+from sith_hf.images.rows_in_parts import BATCHES, CheckRow, RowsInParts, facts_of
 from sith_hf.towers import evaluating
 
 # With fewer images, no rank or correlation over images means anything.
@@ -126,6 +126,7 @@ def embed_rows(
         batches = []
         while batch := list(islice(rows, batch_size)):
             batches.append(embed_batch(variants, batch, image_columns, device, precision))
+            bar.update(len(batch))
         return _packed(batches, variants, image_columns)
 
     facts: dict[str, Any] = {}
@@ -133,12 +134,12 @@ def embed_rows(
         batches = {"precision": precision, "device": device.type, "batch size": [batch_size, BATCHES]}
         facts = facts_of(variants, source, image_columns, **batches)
     pieces = RowsInParts(source, image_columns, columns, batch_size * BATCHES, make, check)
-    parts: dict[str, Part] = {}
+    parts, done = dict[str, Part](), 0
     shown = progress and job.processes.is_main
     with ready(variants, device), source.bar("embedding", shown) as bar:
         for name, part in pieces.made(job, step, facts):
-            parts[name] = part
-            bar.update(int(part["rows"]))
+            parts[name], done = part, done + int(part["rows"])
+            bar.update(max(done - bar.n, 0))  # rows of other processes, or of an earlier run
     return _together([parts[name] for name in sorted(parts)], source, image_columns, pieces.values)
 
 
