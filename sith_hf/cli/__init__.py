@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import click
 
-from sith_hf.core.distributed import silence_other_ranks
+from sith_hf.core.distributed import launched_as_main, silence_other_ranks
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import reason
 from sith_hf.errors import SithError
@@ -44,6 +44,9 @@ COMMANDS = {
     "demo": ("demo", "Explain and edit the embedded checkpoint."),
 }
 
+# The commands that share their work between the processes of a launcher. Of the others, rank 0 runs alone.
+SHARING = frozenset({"decompose", "image-mean", "evaluate", "run"})
+
 
 class LazyGroup(click.Group):
     """A group that imports a subcommand only when it is called."""
@@ -66,6 +69,8 @@ class LazyGroup(click.Group):
             close = get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
             ctx.fail(f"no command is called '{sanitize(name)}'; {hint}")
+        if name in COMMANDS and name not in SHARING and not launched_as_main():
+            ctx.exit()
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
