@@ -111,7 +111,7 @@ def decompose(
 
     images = _images(pictures) if pictures else None
     pursuit = Pursuit(**coding)
-    editor = SithEditor.from_pretrained(model, **loading)
+    editor = processes.each(lambda: SithEditor.from_pretrained(model, **loading))
     mean = None if image_mean is None else mean_for(editor, image_mean)
     settings = DecomposeSettings(pursuit=pursuit, image_mean=mean, **vectors)
     if source is None and editor.tower.has_joint:
@@ -128,7 +128,9 @@ def decompose(
         most = pursuit.memory(ROWS, len(source), editor.tower.joint_size)
         click.echo(f"explaining needs at most {most / 1e9:.1f} GB beside the model and the dictionary", err=True)
     with ResumableJob.beside(output, processes) as job:
-        earlier = None if overwrite else _earlier(output, source, editor, settings, images)
+        earlier = None if overwrite else processes.main_only(lambda: _earlier(output, source, editor, settings, images))
+        if processes.on_main(lambda: earlier is not None) and not processes.is_main:
+            return
         if earlier is None:
             encoded = None if source is None else editor.encode(source, job=job, progress=True)
             result = editor.decompose(

@@ -13,6 +13,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from sith_hf.adaptation import DIRECTIONS, Adaptation, compare, explain_change, load_tuned
 from sith_hf.checkpoint import SavedCheckpoint, history, locate, revert, save_edited
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match, decompose
@@ -23,6 +24,7 @@ from sith_hf.edits import AnySpec, applied
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.files import ResumableJob, scratch_folder
 from sith_hf.gains import Impact, impact_of
+from sith_hf.grounding import Grounding, chosen_vectors, ground
 from sith_hf.hub import PushOptions, PushResult, check_options
 from sith_hf.images import Images
 from sith_hf.publish import push_edited
@@ -253,6 +255,63 @@ class SithEditor:
     def find(self, concept: str, *, near: float = NEAR, limit: int | None = 20) -> list[Match]:
         """Find the poles that mention a concept or a similar one (see :meth:`Decomposition.find`)."""
         return self.decomposition.find(concept, embedding=self.embed(concept)[concept], near=near, limit=limit)
+
+    def ground(
+        self,
+        images: Any = None,
+        *,
+        layers: Iterable[int] | None = None,
+        heads: Iterable[int] | None = None,
+        vectors: Iterable[int] | None = None,
+        top: int | None = None,
+        spec: AnySpec | None = None,
+        **options: Any,
+    ) -> Grounding:
+        """Show which images drive vectors of the latest decomposition, and how well they agree with its words.
+
+        Args:
+            images: see :func:`sith_hf.grounding.ground`; drawn noise of shapes when None.
+            layers, heads, vectors, top, spec: the choice of vectors (:func:`sith_hf.grounding.chosen_vectors`); the ten
+                strongest when all are None.
+            options: ``processor``, ``batch_size``, ``job`` and ``progress`` of :func:`sith_hf.grounding.ground`.
+
+        Raises:
+            InputError, BaseMismatch: as for these two functions.
+        """
+        chosen = chosen_vectors(self.decomposition, layers=layers, heads=heads, vectors=vectors, top=top, spec=spec)
+        return ground(self, self.decomposition, images, vectors=chosen, **options)
+
+    def compare(
+        self,
+        tuned: str | Path | SithEditor,
+        concepts: ConceptDictionary | None = None,
+        *,
+        layers: Iterable[int] | None = None,
+        directions: int = DIRECTIONS,
+        device: torch.device | str | None = None,
+        progress: bool = False,
+    ) -> Adaptation:
+        """Compare this tower with a fine-tuned one, head by head (see :func:`sith_hf.adaptation.compare`).
+
+        Args:
+            tuned: a checkpoint by folder or Hub id, a LoRA adapter of this model (merged by peft), or an editor.
+            concepts: explain the leading directions of the change over this dictionary; None for no words.
+            layers: layer numbers; all when None.
+            directions: leading directions of each head's change.
+            device, progress: as for :meth:`decompose`.
+
+        Raises:
+            InputError: another architecture, values out of range, or a dictionary of another text tower.
+            MissingExtra: an adapter, without peft.
+        """
+        if not isinstance(tuned, SithEditor):
+            tuned = SithEditor(load_tuned(self.loaded, tuned), kind=self.tower.kind)
+        found = compare(self.tower, tuned.tower, layers, directions=directions, progress=progress)
+        if concepts is None:
+            return found
+        encoded = self.encode(concepts, progress=progress)
+        words = explain_change(self.tower, tuned.tower, found.changed, encoded, device=device, progress=progress)
+        return replace(found, words=words)
 
     def edit(self) -> Edit:
         """Start an empty edit."""
