@@ -167,7 +167,9 @@ def decompose(
             done[group] = part
             bar.update(len(part.get("energy", ())))
     stacks = [[done[group] for group, (number, _) in heads.items() if number == wanted] for wanted in numbers]
-    stacked = {key: torch.stack([torch.cat([part[key] for part in parts]) for parts in stacks]) for key in stacks[0][0]}
+    stacked: dict[str, Any] = {
+        key: torch.stack([torch.cat([part[key] for part in parts]) for parts in stacks]) for key in stacks[0][0]
+    }
 
     sample = torch.cat([done[group]["null_fidelity"] for group in null]).reshape(len(ways), draws)
     head_sample = stacked.pop("head_sample")
