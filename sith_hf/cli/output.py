@@ -73,6 +73,9 @@ def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: 
         "chance": result.chance,
         "beyond_chance": beyond,
         "settings": dict(result.settings),
+        "effect": result.effect,
+        "total_cosine": None if result.total_cosine is None else float(result.total_cosine.mean()),
+        "drivers": None if result.drivers is None else {**result.drivers.to_json(), "silent": result.drivers.silent},
         **more,
     }
     quality = [f"mean fidelity {fidelity:.3f} of at most {float(result.ceiling.mean()):.3f}"] if explained else []
@@ -81,9 +84,26 @@ def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: 
             f"{beyond} of {found.numel()} explanations are better than chance (fidelity {result.chance:.3f}; false "
             "discovery rate 5 %)"
         )
+    quality += evidence_lines(result)
     readout = f", read out by {result.settings.get('readout', 'a way that is not recorded')}" if explained else ""
     way = f"{result.tower} tower{readout}"
     show_result(as_json, data, repr(result), sanitize(way, 400), *lines, *quality, path)
+
+
+def evidence_lines(result: Decomposition) -> list[str]:
+    """Return what a decomposition measured on images, in words: the total effect, and what drives its vectors."""
+    lines = []
+    if result.total_cosine is not None:
+        images = result.settings.get("effect_images") or {}
+        cosine = f"mean cosine of direct and total effect {float(result.total_cosine.mean()):.3f}"
+        lines.append(f"total effect over {images.get('count', '?')} images of {images.get('title')}: {cosine}")
+    if result.drivers is not None:
+        poles, silent = result.fidelity.numel(), result.drivers.silent
+        lines.append(
+            f"driven by: {poles - silent} of {poles} poles name concepts, {silent} are silent; correlations over "
+            f"{result.drivers.title} (false discovery rate 5 %)"
+        )
+    return [sanitize(line, 400) for line in lines]
 
 
 def show_saved(as_json: bool, saved: SavedCheckpoint) -> None:

@@ -39,7 +39,7 @@ def show(
     of each vector if no words explain it.
     """
     from sith_hf.core.tables import table
-    from sith_hf.decomposition import Decomposition, concepts_text, explanation_rows
+    from sith_hf.decomposition import WORDS, Decomposition, concepts_text, explanation_rows
 
     found = _read(artifact)
     if not isinstance(found, Decomposition) and beside is not None:
@@ -71,9 +71,12 @@ def show(
         data = [
             item | {"beside": {"tower": found.tower, **vars(other)}} for item, other in zip(data, others, strict=True)
         ]
-        columns = [*columns[:-1], *(f"{d.side}s (weight)" for d in (explanations[0], others[0]))]
+        columns = [*columns[: WORDS + 1], f"{others[0].side}s (weight)", *columns[WORDS + 1 :]]
         title = vectors_title(found, side=False)
-        rows = [[*row, concepts_text(other)] for row, other in zip(rows, others, strict=True)]
+        rows = [
+            [*row[: WORDS + 1], concepts_text(other), *row[WORDS + 1 :]]
+            for row, other in zip(rows, others, strict=True)
+        ]
     show_result(as_json, data, table(columns, rows, title=title))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from sith_hf.images import (
     BASE,
     DatasetSettings,
     ImageDataset,
+    Images,
     ModelVariant,
     OpenModel,
     as_tensor,
@@ -57,7 +59,7 @@ def driven_by(
     editor: OpenModel,
     decomposition: Decomposition,
     concepts: ConceptDictionary,
-    images: DatasetSettings | str | None = None,
+    images: Images = None,
     *,
     most: int = 5,
     processor: Any | None = None,
@@ -114,6 +116,22 @@ def driven_by(
     )
 
 
+def is_driven_by(found: Drivers, images: Images = None) -> bool:
+    """Return whether :func:`driven_by` measured ``found`` on these images, which are read, and not embedded.
+
+    Raises:
+        InputError: as for :func:`sith_hf.images.open_dataset`.
+    """
+    data = images_named(images)
+    source, column, total = open_dataset(data), data.columns.image, 0
+    if any(found.images.get(name) != value for name, value in described(source).items()):
+        return False
+    rows = source.read([], [column])
+    while piece := list(islice(rows, BATCHES)):
+        total += fingerprint(piece, column)
+    return found.images.get("images_sha256") == hex_of(total)
+
+
 def beyond_chance(correlation: Tensor, images: int, concepts: int, fdr: float = FDR) -> Tensor:
     """Return which of the highest correlations of each pole are beyond chance.
 
@@ -129,10 +147,11 @@ def beyond_chance(correlation: Tensor, images: int, concepts: int, fdr: float = 
     z = torch.atanh(correlation.double().clamp(-1 + 1e-15, 1 - 1e-15)) * (images - 3) ** 0.5
     p = (torch.special.erfc(z / 2**0.5) / 2 * concepts).clamp(max=1)
     first = p[:, 0]
-    significant = adjusted(first) <= fdr
+    significant: Tensor = adjusted(first) <= fdr
     # The largest p-value among the poles that pass is the threshold for their other concepts.
     limit = first[significant].max() if bool(significant.any()) else first.new_tensor(-1.0)
-    return significant.unsqueeze(-1) & (p <= limit) & (correlation > 0)
+    named: Tensor = significant.unsqueeze(-1) & (p <= limit) & (correlation > 0)
+    return named
 
 
 def _highest(sums: Moments, concepts: ConceptDictionary, most: int, poles: int) -> tuple[Tensor, Tensor]:
