@@ -14,7 +14,7 @@ from sith_hf.errors import InputError
 
 @click.command()
 @click.argument("model")
-@click.argument("decomposition")
+@click.option("--decomposition", required=True, help="The vectors of MODEL, from sith-hf decompose.")
 @options.output("grounding.json and grounding.png")
 @options.group(
     "data",
@@ -49,7 +49,7 @@ def ground(
     loading: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Show the images that drive vectors of DECOMPOSITION most, where in the images, and whether the words agree.
+    """Show the images that drive vectors of MODEL most, where in the images, and whether the words agree.
 
     MODEL is the decomposed model, a folder or Hub id. The protocol is this project's own: docs/guide/ground.md.
 

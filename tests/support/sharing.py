@@ -146,9 +146,8 @@ def _whole(editor: Any, concepts: Any, output: Path, processes: Processes) -> No
 
 def _bytes(found: Grounding) -> str:
     """The fingerprint of all that a grounding holds."""
-    patches = b"".join(
-        i.patches.numpy().tobytes() for pole in found.poles for i in pole.images if i.patches is not None
-    )
+    images = [image for pole in found.poles for image in pole.images]
+    patches = b"".join(image.patches.numpy().tobytes() for image in images if image.patches is not None)
     pictures = json.dumps({row: hashlib.sha256(file).hexdigest() for row, file in sorted(found.pictures.items())})
     text = json.dumps(found.to_json()) + pictures
     return hashlib.sha256(text.encode() + patches).hexdigest()
