@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +72,11 @@ def image_mean(
     if "column" in data:
         data["columns"] = {"image": data.pop("column")}
     images = None if estimate else DatasetSettings.from_data(data, "the options")
-    editor = SithEditor.from_pretrained(model, **loading)
+    editor = processes.each(lambda: SithEditor.from_pretrained(model, **loading))
     with ResumableJob.beside(output, processes) as job:
-        earlier = None if overwrite or images is None else _earlier(output, editor, images)
+        earlier = None
+        if not (overwrite or images is None):
+            earlier = processes.on_main(partial(_earlier, output, editor, images))
         if earlier is not None:
             mean, path = earlier, str(output / IMAGE_MEAN_LAYOUT.filename)
         else:

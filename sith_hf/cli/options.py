@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sith_hf.core.distributed import join_processes
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 
@@ -237,9 +238,12 @@ def new_files(*names: str) -> Callable[[F], F]:
     def decorate(command: F) -> F:
         @wraps(command)
         def checked(overwrite: bool, **values: Any) -> Any:
-            for path in (values[name] for name in names):
-                if path is not None and os.path.lexists(path) and not overwrite:
-                    raise InputError(f"{path} exists; name a new file, or replace it with --overwrite")
+            def check() -> None:
+                for path in (values[name] for name in names):
+                    if path is not None and os.path.lexists(path) and not overwrite:
+                        raise InputError(f"{path} exists; name a new file, or replace it with --overwrite")
+
+            join_processes().on_main(check)
             return command(**values)
 
         decorated: Any = click.option("--overwrite", is_flag=True, help="Replace output files that exist.")(checked)

@@ -13,17 +13,20 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from sith_hf.adaptation import DIRECTIONS, Adaptation, compare, explain_change, load_tuned
 from sith_hf.checkpoint import SavedCheckpoint, history, locate, revert, save_edited
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match, decompose
 from sith_hf.editor.edit import Edit
 from sith_hf.editor.encoder import ConceptEncoder
+from sith_hf.editor.evidence import check_images, total_effect, with_drivers
 from sith_hf.edits import AnySpec, applied
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.files import ResumableJob, scratch_folder
 from sith_hf.gains import Impact, impact_of
 from sith_hf.grounding import Grounding, chosen_vectors, ground
 from sith_hf.hub import PushOptions, PushResult, check_options
+from sith_hf.images import Images
 from sith_hf.publish import push_edited
 from sith_hf.towers import (
     LoadedModel,
@@ -188,6 +191,8 @@ class SithEditor:
         concepts: ConceptDictionary | None,
         settings: DecomposeSettings | None = None,
         *,
+        images: Images = None,
+        processor: Any | None = None,
         device: torch.device | str | None = None,
         job: ResumableJob | None = None,
         progress: bool = False,
@@ -195,32 +200,49 @@ class SithEditor:
     ) -> Decomposition:
         """Factor and explain heads, and remember the result for :meth:`find` and the edits.
 
+        The words say what each vector writes. With ``images``, others say what drives it, which is not the same
+        (:attr:`Decomposition.drivers`). With ``effect="total"``, what a vector writes includes what later layers make
+        of it; that costs one backward pass for each joint dimension and 8 images.
+
         Args:
             concepts: the dictionary; it is encoded first if necessary. None for vectors without explanations, which
                 every tower has, also one without texts: they are edited by number (:meth:`Edit.vectors`).
             settings: the choice of vectors, and the method of explanation.
+            images: the images that show what drives the vectors: a dataset of at least 32, its folder, file or Hub id,
+                or ``"leaves"`` for 1,000 drawn pictures of shapes. None measures nothing. A total effect is averaged
+                over the first 64, or over 64 leaves when None.
+            processor: the image processor, for a model in memory; the one in the checkpoint's folder when None.
             device, job, progress: as for :func:`sith_hf.decomposition.decompose`.
-            fields: fields of ``settings`` by name, such as ``layers=[-2, -1]``.
+            fields: fields of ``settings`` by name, such as ``layers=[-2, -1]`` or ``effect="total"``.
 
         Raises:
-            InputError: an unknown field, a value out of range, or a dictionary of another text tower.
+            InputError: an unknown field, a value out of range, a dictionary of another text tower, fewer than 32
+                readable images, or images for a text tower or for vectors without words.
         """
         settings = (settings or DecomposeSettings()).override(**fields)
-        encoded = None
+        check_images(self, settings, images, words=concepts is not None)
+        encoded = total = None
         if concepts is not None:
             settings.check(self.tower, len(concepts))
             encoded = self.encode(concepts, job=job, progress=progress)
-        self._decomposition = decompose(
+        if settings.effect == "total":
+            total = total_effect(self, settings, images, processor=processor, device=device, job=job, progress=progress)
+        found = decompose(
             self.tower,
             encoded,
             settings,
+            total=total,
             name=self.loaded.title,
             revision=self.loaded.revision,
             device=device,
             job=job,
             progress=progress,
         )
-        return self._decomposition
+        if images is not None and encoded is not None:
+            options = {"processor": processor, "job": job, "progress": progress}
+            found = with_drivers(self, found, encoded, images, settings, **options)
+        self._decomposition = found
+        return found
 
     def embed(self, *concepts: str, decomposition: Decomposition | None = None) -> dict[str, Tensor]:
         """Return the text embedding of each concept, ``[P]``: from the decomposition if it occurs there, else encoded.
@@ -258,6 +280,38 @@ class SithEditor:
         """
         chosen = chosen_vectors(self.decomposition, layers=layers, heads=heads, vectors=vectors, top=top, spec=spec)
         return ground(self, self.decomposition, images, vectors=chosen, **options)
+
+    def compare(
+        self,
+        tuned: str | Path | SithEditor,
+        concepts: ConceptDictionary | None = None,
+        *,
+        layers: Iterable[int] | None = None,
+        directions: int = DIRECTIONS,
+        device: torch.device | str | None = None,
+        progress: bool = False,
+    ) -> Adaptation:
+        """Compare this tower with a fine-tuned one, head by head (see :func:`sith_hf.adaptation.compare`).
+
+        Args:
+            tuned: a checkpoint by folder or Hub id, a LoRA adapter of this model (merged by peft), or an editor.
+            concepts: explain the leading directions of the change over this dictionary; None for no words.
+            layers: layer numbers; all when None.
+            directions: leading directions of each head's change.
+            device, progress: as for :meth:`decompose`.
+
+        Raises:
+            InputError: another architecture, values out of range, or a dictionary of another text tower.
+            MissingExtra: an adapter, without peft.
+        """
+        if not isinstance(tuned, SithEditor):
+            tuned = SithEditor(load_tuned(self.loaded, tuned), kind=self.tower.kind)
+        found = compare(self.tower, tuned.tower, layers, directions=directions, progress=progress)
+        if concepts is None:
+            return found
+        encoded = self.encode(concepts, progress=progress)
+        words = explain_change(self.tower, tuned.tower, found.changed, encoded, device=device, progress=progress)
+        return replace(found, words=words)
 
     def edit(self) -> Edit:
         """Start an empty edit."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -112,6 +113,22 @@ def driven_by(
         texts=tuple(concepts.texts[i] for i in used),
         images={**record, "read_at": {str(layer): name for layer, name in where.items()}},
     )
+
+
+def is_driven_by(found: Drivers, images: DatasetSettings | str | None = None) -> bool:
+    """Return whether :func:`driven_by` measured ``found`` on these images, which are read, and not embedded.
+
+    Raises:
+        InputError: as for :func:`sith_hf.images.open_dataset`.
+    """
+    data = images_named(images)
+    source, column, total = open_dataset(data), data.columns.image, 0
+    if any(found.images.get(name) != value for name, value in described(source).items()):
+        return False
+    rows = source.read([], [column])
+    while piece := list(islice(rows, BATCHES)):
+        total += fingerprint(piece, column)
+    return found.images.get("images_sha256") == hex_of(total)
 
 
 def beyond_chance(correlation: Tensor, images: int, concepts: int, fdr: float = FDR) -> Tensor:

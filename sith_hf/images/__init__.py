@@ -18,6 +18,7 @@ from sith_hf.images.embed import (
     ready,
 )
 from sith_hf.images.first import first_images
+from sith_hf.images.held import HeldRows, hold_rows
 from sith_hf.images.mean import estimated_mean, is_mean_of, mean_for, mean_of_images, vision_base
 from sith_hf.images.model_variant import BASE, EDITED, PARTS, ModelVariant, check_processors, share
 from sith_hf.images.named import LEAVES, PICTURES, Images, images_named
@@ -46,6 +47,7 @@ __all__ = [
     "DatasetSettings",
     "EDITED",
     "EmbeddedRows",
+    "HeldRows",
     "ImageDataset",
     "Images",
     "LEAVES",
@@ -68,6 +70,7 @@ __all__ = [
     "fingerprint",
     "first_images",
     "hex_of",
+    "hold_rows",
     "image_facts",
     "image_processor",
     "images_named",

@@ -15,6 +15,7 @@ from sith_hf.evaluation import Plan
 from sith_hf.fidelity import COHERENCE_WEIGHTS, SPARSITIES
 from sith_hf.recipe.edit_rules import EditStep
 from sith_hf.recipe.source import load_data, shipped_text
+from sith_hf.recipe.tune_step import TuneStep
 from sith_hf.towers import TOWERS
 
 
@@ -202,14 +203,21 @@ class Recipe(Settings):
     """The evaluation; none when null."""
     card: CardTexts = CardTexts()
     """Texts for the model card."""
+    tune: TuneStep | None = None
+    """A search for better edits by ``sith-hf tune``; a run has no use for it."""
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
         if not self.edits and self.fidelity is None:
             raise ValueError("edits: name at least one edit")
-        if self.fidelity is not None and (self.edits or self.evaluate is not None):
-            raise ValueError("fidelity measures explanations and edits nothing: leave out edits and evaluate")
+        if self.fidelity is not None and (self.edits or self.evaluate is not None or self.tune is not None):
+            raise ValueError("fidelity measures explanations and edits nothing: leave out edits, evaluate and tune")
         return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes without a search read as in earlier releases.
+        return {name: value for name, value in handler(self).items() if name != "tune" or value is not None}
 
     @property
     def towers(self) -> tuple[str, ...]:
