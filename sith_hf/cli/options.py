@@ -181,7 +181,7 @@ data = click.option("--data", "dataset", help="Images: a Hub dataset, a folder, 
 images = click.option(
     "--images",
     "dataset",
-    help="Images: a Hub dataset, a folder, or a Parquet file.  [default: 1,000 drawn pictures of shapes]",
+    help='Images: a Hub dataset, a folder, or a Parquet file.  [default: "leaves", 1,000 drawn pictures of shapes]',
 )
 config = click.option("--config", "name", help="The configuration of a dataset with several.")
 split = click.option("--split", help="The split of a dataset with several.")
