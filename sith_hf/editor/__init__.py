@@ -6,5 +6,6 @@ It imports ``evaluation``, ``images``, ``publish``, ``checkpoint`` and everythin
 from sith_hf.editor.comparison import Comparison
 from sith_hf.editor.edit import Edit
 from sith_hf.editor.editor import SithEditor
+from sith_hf.editor.proof import Proof
 
-__all__ = ["Comparison", "Edit", "SithEditor"]
+__all__ = ["Comparison", "Edit", "Proof", "SithEditor"]

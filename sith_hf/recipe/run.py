@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from sith_hf.checkpoint import SITH, locate, write_card
+from sith_hf.checkpoint import SITH, locate, measured, save_edited, write_card
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.strict_yaml import write_yaml
-from sith_hf.editor import SithEditor
+from sith_hf.editor import Proof, SithEditor
 from sith_hf.edits import combined
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.evaluation import worst_against_average
@@ -104,6 +104,10 @@ def run_recipe(
                     token=token, servers=named, transcripts=work / "transcripts", say=report, progress=progress,
                 )
             )  # fmt: skip
+        spec = combined(*(run.chosen.spec for run in towers))
+        effect = Proof(editor=editor, say=report, progress=progress)(base, spec, None)
+        if effect is not None:
+            effect.check()
         found, sweep = None, None
         if plan.evaluate is not None:
             (base_variant,) = model_variants(editor, {BASE: None})
@@ -113,12 +117,11 @@ def run_recipe(
         seen = {task.name: task.data_sha256 for task in found.tasks} if found else {}
         for suffix, run in zip(editors, towers, strict=True):
             run.save(work, suffix)
-        spec = combined(*(run.chosen.spec for run in towers))
         resolved = resolve(plan, towers, home, work, seen)
         text = write_yaml(resolved.model_dump(mode="json"), f"{plan.title}: as it was run. Run it again: sith-hf run")
         write_whole(work / RECIPE, text.encode("utf-8"))
         spec.save_pretrained(work / SPEC)
-        saved = editor.save_pretrained(work / "edited", spec, include=include, progress=progress)
+        saved = save_edited(base, spec, work / "edited", include=include, measure=measured(effect), progress=progress)
         shared = write_yaml(shareable(resolved).model_dump(mode="json"), plan.title)
         write_whole(work / "edited" / SITH / RECIPE, shared.encode("utf-8"))
         if found is not None:
