@@ -48,9 +48,9 @@ MOST_NAMED = 100
 LEAST_GAP = 1e-4
 
 
-def leaves(pictures: int = PICTURES) -> DatasetSettings:
+def leaves(pictures: int | None = None) -> DatasetSettings:
     """Return the images that an effect is measured on if the user names none."""
-    return DatasetSettings(world="leaves", seed=0, pictures=pictures)
+    return DatasetSettings(world="leaves", seed=0, pictures=pictures or PICTURES)
 
 
 def names_concepts(spec: AnySpec) -> bool:
@@ -200,7 +200,7 @@ def _parts(spec: AnySpec) -> dict[Direction, float]:
         for gain, concepts in zip(part.gain.tolist(), named, strict=bool(named)):
             for direction in set(concepts.values()):
                 sums[direction] += (gain - 1) ** 2
-    total = sum((float((part.gain - 1).square().sum()) for part in spec.parts))
+    total = sum(float((part.gain - 1).square().sum()) for part in spec.parts)
     return {direction: min(1.0, value / total) for direction, value in sums.items()}
 
 

@@ -161,9 +161,10 @@ def _gains_of(spec: EditSpec | None, protected: Mapping[tuple[int, int, int], st
     """Return the gains of a tower's edit; None for one that changes nothing."""
     if spec is None:
         return Gains({}, {}, protected)
-    reasons = () if spec.provenance is None else spec.provenance.reasons
+    reasons, named = ((), ()) if spec.provenance is None else (spec.provenance.reasons, spec.provenance.named)
     gain = dict(zip(spec.keys, spec.gain.tolist(), strict=True))
-    return Gains(gain, dict(zip(spec.keys, reasons, strict=False)), protected)
+    about = {key: each for key, each in zip(spec.keys, named, strict=False) if each}
+    return Gains(gain, dict(zip(spec.keys, reasons, strict=False)), protected, named=about)
 
 
 def _is(path: Path, sha256: str) -> bool:
