@@ -113,7 +113,9 @@ def show_saved(as_json: bool, saved: SavedCheckpoint) -> None:
         "changed": dict(saved.changed),
         "left_out": list(saved.left_out),
         "reasons": dict(saved.reasons),
+        "effect": None if saved.effect is None else saved.effect.to_json(),
     }
     largest = max(saved.changed.values(), default=0.0)
     changed = f"{len(saved.changed)} tensors changed, by at most {largest:.3g}"
-    show_result(as_json, data, changed, *left_out_lines(saved.reasons), saved.folder)
+    effect = [] if saved.effect is None else [saved.effect]
+    show_result(as_json, data, *effect, changed, *left_out_lines(saved.reasons), saved.folder)
