@@ -130,6 +130,7 @@ def edit_tags(spec: AnySpec) -> list[str]:
 def decomposition_card(decomposition: Decomposition, *, repo_id: str | None) -> str:
     """Return the README.md of a decomposition, for a dataset repository or a folder. Raises InputError for an id."""
     _, heads, rank = decomposition.singular_values.shape
+    found = decomposition.beyond_chance()
     return _dataset_card(
         "decomposition.md.j2",
         repo_id,
@@ -148,6 +149,8 @@ def decomposition_card(decomposition: Decomposition, *, repo_id: str | None) -> 
         rows=len(decomposition.layers) * heads * rank * max(1, len(decomposition.poles)),
         concepts=len(decomposition.texts),
         fidelity=float(decomposition.fidelity.mean()) if decomposition.has_words else None,
+        chance=decomposition.chance,
+        beyond=None if found is None else int(found.sum()),
         settings=card_facts.setting_rows(decomposition.settings),
         strongest=[decomposition.explain(n, 0, 0, p) for n in decomposition.layers[-1:] for p in decomposition.poles],
         family=str(decomposition.settings.get("family", "clip")),
@@ -183,6 +186,7 @@ def _about(spec: AnySpec, repo_id: str | None, title: str) -> dict[str, Any]:
         "pinned": pinned is not None,
         "summary": card_facts.summary(spec),
         "topics": card_facts.topics(spec),
+        "silent": card_facts.silent_poles(spec),
         "rows": rows[: card_facts.CUT],
         "cut": len(rows) - len(rows[: card_facts.CUT]),
         "fold": len(rows) > card_facts.FOLD,
