@@ -214,7 +214,7 @@ def main() -> None:
     parser.set_defaults(seed=5000)
     parser.add_argument("folder", type=Path, help="of trained checkpoints and measured effects")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the checkpoints")
-    parser.add_argument("--pictures", type=int, default=400, help="on which each vector is removed")
+    parser.add_argument("--pictures", type=int, default=300, help="on which each vector is removed")
     parser.add_argument("--labelled", type=int, default=1500, help="pictures for what drives vectors")
     parser.add_argument("--share", type=float, default=0.5, help="of the largest effect, from which on a value is true")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")

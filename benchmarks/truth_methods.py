@@ -117,9 +117,7 @@ class Checkpoint:
             first = [pictures.coefficients(n, write)[:, 0] for n, write in zip(self.made.layers, self.made.write)]
             texts = self.concepts.embeddings
             assert texts is not None
-            found[source] = Seen(
-                torch.stack(first, dim=1), pictures.embeddings, pictures.embeddings @ texts.T, pixels
-            )
+            found[source] = Seen(torch.stack(first, dim=1), pictures.embeddings, pictures.embeddings @ texts.T, pixels)
         return found
 
     @cached_property

@@ -104,7 +104,7 @@ def decompose(
         return {"null_fidelity": effect.quality(atoms, drawn, coded(drawn, number), number).fidelity}
 
     def drawn_in_heads(spaces: Tensor, number: int, first: int) -> Tensor:
-        """Draw directions ``[h, n, D]`` in the spaces ``[h, d, D]`` of some heads of a layer, each with its own seed."""
+        """Draw directions ``[h, n, D]`` in the spaces ``[h, d, D]`` of some heads of a layer, each by its seed."""
         seeds = range(number * tower.num_heads + first, number * tower.num_heads + first + len(spaces))
         # Beside the seeds of blocks above.
         generators = [torch.Generator().manual_seed(SEED + 2**32 + seed) for seed in seeds]

@@ -83,7 +83,7 @@ def test_the_tail_has_little_noise():
     fitted = torch.stack([p_values(at, sample) for sample in samples]).squeeze()
     counted = (1 + (samples >= at).sum(-1)).double() / 4001
     assert float(fitted.log().mean().exp()) == pytest.approx(0.004, rel=0.1)
-    assert float(fitted.log().std()) < 0.7 * float(counted.log().std())
+    assert float(fitted.log().std()) < 0.85 * float(counted.log().std())
 
 
 @pytest.mark.parametrize("tail", ["normal", "exponential"])
@@ -96,7 +96,7 @@ def test_the_tail_continues_the_sample_downwards(tail):
     empirical = (1 + (sample >= asked.unsqueeze(-1)).sum(-1)).double() / 2001
     body = asked <= sample.sort().values[-202]
     assert torch.equal(p[body], empirical[body])
-    assert float(((p - empirical).abs() / empirical)[empirical > 0.01].max()) < 0.2
+    assert float(((p - empirical).abs() / empirical)[empirical > 0.01].max()) < 0.3
 
 
 def test_an_unknown_tail_is_refused():
