@@ -151,6 +151,8 @@ def decomposition_card(decomposition: Decomposition, *, repo_id: str | None) -> 
         fidelity=float(decomposition.fidelity.mean()) if decomposition.has_words else None,
         chance=decomposition.chance,
         beyond=None if found is None else int(found.sum()),
+        drivers=None if decomposition.drivers is None else decomposition.drivers.title,
+        total_cosine=decomposition.total_cosine,
         settings=card_facts.setting_rows(decomposition.settings),
         strongest=[decomposition.explain(n, 0, 0, p) for n in decomposition.layers[-1:] for p in decomposition.poles],
         family=str(decomposition.settings.get("family", "clip")),

@@ -58,7 +58,12 @@ def vectors_title(decomposition: Decomposition, *, side: bool = True) -> str | N
 
 
 def heard(
-    rows: list[list[object]], explanations: Sequence[Explanation], *, every: bool, fdr: float
+    rows: list[list[object]],
+    explanations: Sequence[Explanation],
+    *,
+    every: bool,
+    fdr: float,
+    words: int | None = None,
 ) -> tuple[list[list[object]], list[int], str]:
     """Choose the rows of a table of explanations that are shown.
 
@@ -67,6 +72,7 @@ def heard(
         explanations: of the rows.
         every: whether the rows of silent poles are shown.
         fdr: the false discovery rate.
+        words: the column of words, if a row is also shown for what drives its pole; its words are then left out.
 
     Returns:
         the rows to show, which of them are greyed, and a line that says how many poles are silent.
@@ -76,7 +82,13 @@ def heard(
     line = silent_line(explanations, shown=every, fdr=fdr, more="--all shows them")
     if every:
         return rows, [number for number, item in enumerate(explanations) if item.silent], line
-    return [row for row, item in zip(rows, explanations, strict=True) if not item.silent], [], line
+    shown = []
+    for row, item in zip(rows, explanations, strict=True):
+        if not item.silent:
+            shown.append(row)
+        elif words is not None and item.driven_by:
+            shown.append([*row[:words], "silent", *row[words + 1 :]])
+    return shown, [], line
 
 
 def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: str, **more: object) -> None:

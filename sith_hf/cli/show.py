@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import heard, show_result, vectors_title
+from sith_hf.cli.output import evidence_lines, heard, show_result, vectors_title
 from sith_hf.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def show(
     """Print ARTIFACT, a decomposition or an edit spec: a folder or Hub id.
 
     For a decomposition, print the strongest vectors of each head: the poles that are explained better than chance, each
-    with its concepts, or the strength of each vector if no words explain it.
+    with the concepts that it writes and, if they were measured (sith-hf decompose --images), those that drive it; or
+    the strength of each vector if no words explain it.
     """
     from sith_hf.core.tables import table
     from sith_hf.decomposition import WORDS, Decomposition, explanation_rows, marked_text, words_text
@@ -81,8 +82,9 @@ def show(
         pairs = zip(rows, explanations, others, strict=True)
         rows = [[*row[:WORDS], text(own), text(other), *row[WORDS + 1 :]] for row, own, other in pairs]
         explanations = [a if other.silent else other for a, other in zip(explanations, others, strict=True)]
-    rows, dim, line = heard(rows, explanations, every=every, fdr=fdr)
-    show_result(as_json, data, *([table(columns, rows, title=title, dim=dim)] if rows else []), line)
+    rows, dim, line = heard(rows, explanations, every=every, fdr=fdr, words=WORDS)
+    lines = [line, *evidence_lines(found)]
+    show_result(as_json, data, *([table(columns, rows, title=title, dim=dim)] if rows else []), *lines)
 
 
 def _read(artifact: str) -> Decomposition | AnySpec:
