@@ -47,19 +47,21 @@ def test_a_real_edit_has_an_effect(world: SithEditor, sea: EditSpec) -> None:
     found = measure_effect(world, sea)
     (item,) = found.named
     found.check()
-    assert item.direction == "less" and list(item.kept) == ["sea"]
+    assert item.direction == "less"
+    assert list(item.kept) == ["sea"]
     assert item.mean < 0.6 < 0.8 < item.others
-    assert item.random is not None and item.random > 0.8
+    assert item.random is not None
+    assert item.random > 0.8
     assert "sea keeps" in str(found)
     assert EditEffect.from_data(found.to_json(), "again") == found
 
 
 def test_a_wrong_name_and_random_vectors_have_none(world: SithEditor, sea: EditSpec) -> None:
-    with pytest.raises(InputError, match="no effect on what it names.*mushroom"):
+    with pytest.raises(InputError, match=r"no effect on what it names.*mushroom"):
         measure_effect(world, renamed(sea, "mushroom")).check()
     gains = world.suppress("sea").gains
-    drawn = replace(random_vectors(world.decomposition, gains, 7), named=gains.named)
-    drawn = replace(drawn, named=dict.fromkeys(drawn.gain, {"sea": "less"}))
+    drawn = random_vectors(world.decomposition, gains, 7)
+    drawn = replace(drawn, named={key: {"sea": "less"} for key in drawn.gain})
     with pytest.raises(InputError, match="no effect on what it names"):
         measure_effect(world, make_spec(world.tower, world.decomposition, drawn)).check()
 
@@ -68,7 +70,8 @@ def test_the_direction_counts(world: SithEditor, sea: EditSpec) -> None:
     louder = world.amplify("sea", gain=2.0).spec
     found = measure_effect(world, louder)
     found.check()
-    assert found.named[0].mean > 1 and found.named[0].direction == "more"
+    assert found.named[0].mean > 1
+    assert found.named[0].direction == "more"
     assert sea.provenance is not None
     opposite = replace(sea, provenance=sea.provenance.reverse())
     with pytest.raises(InputError, match="strengthen"):
@@ -84,7 +87,8 @@ def test_both_directions_are_measured(world: SithEditor) -> None:
 def test_an_edit_by_number_names_nothing(world: SithEditor) -> None:
     found = measure_effect(world, world.edit().vectors(0.0, layers=[-1], heads=[0], vectors=[0]).spec)
     found.check()
-    assert found.named == () and found.drift > 0
+    assert found.named == ()
+    assert found.drift > 0
     assert "names no concepts" in str(found)
 
 
@@ -101,15 +105,20 @@ def test_slopes_are_those_of_a_regression() -> None:
 
 
 def test_names_follow_the_arithmetic_of_edits(world: SithEditor, sea: EditSpec) -> None:
-    assert sea.provenance is not None and {"sea": "less"} in sea.provenance.named
+    assert sea.provenance is not None
+    assert {"sea": "less"} in sea.provenance.named
     half, back = sea * 0.5, sea * -1.0
-    assert half.provenance is not None and half.provenance.named == sea.provenance.named
-    assert back.provenance is not None and {"sea": "more"} in back.provenance.named
+    assert half.provenance is not None
+    assert half.provenance.named == sea.provenance.named
+    assert back.provenance is not None
+    assert {"sea": "more"} in back.provenance.named
     both = sea.compose(world.amplify("red").spec)
-    assert isinstance(both, EditSpec) and both.provenance is not None
+    assert isinstance(both, EditSpec)
+    assert both.provenance is not None
     assert {name for each in both.provenance.named for name in each} == {"sea", "red"}
     numbers = world.edit().vectors(0.0, layers=[-1], heads=[0], vectors=[0]).spec
-    assert numbers.provenance is not None and "named" not in numbers.provenance.to_json()
+    assert numbers.provenance is not None
+    assert "named" not in numbers.provenance.to_json()
 
 
 def test_too_few_images(world: SithEditor, sea: EditSpec) -> None:
@@ -139,7 +148,8 @@ class TestWritten:
     def test_the_same_again_is_not_measured(self, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sith_hf.editor.proof.measure_effect", None)
         ran = succeeded(sith("save-edited", "embedded", "--spec", saved / "spec", "-o", saved / "edited"))
-        assert "already done" in ran.err and "sea keeps" in ran.out
+        assert "already done" in ran.err
+        assert "sea keeps" in ran.out
         push = ("push-edited", saved / "edited", "--repo-id", "me/x", "--dry-run")
         assert "Effect on what it names" in succeeded(sith(*push)).out
 
@@ -193,14 +203,18 @@ class TestWritten:
         data["images"]["options"] = ["--images", "x; rm -rf ~ ```"]
         file.write_text(json.dumps(data))
         card = folder_card(tmp_path / "edited")
-        assert "<script>" not in card and "\u202e" not in card
-        assert "'x; rm -rf ~ ```'" in card and "````sh" in card
+        assert "<script>" not in card
+        assert "\u202e" not in card
+        assert "'x; rm -rf ~ ```'" in card
+        assert "````sh" in card
 
     def test_a_folder_without_it_is_valid(self, world: SithEditor, sea: EditSpec, tmp_path: Path) -> None:
         saved = world.save_pretrained(tmp_path / "edited", sea)
-        assert saved.effect is None and "Effect on what it names" not in folder_card(tmp_path / "edited")
+        assert saved.effect is None
+        assert "Effect on what it names" not in folder_card(tmp_path / "edited")
         effect = world.effect(sea, leaves(32))
         again = world.save_pretrained(tmp_path / "again", sea, effect=effect)
-        assert again.effect == effect and history(tmp_path / "again")[0] == sea
+        assert again.effect == effect
+        assert history(tmp_path / "again")[0] == sea
         with pytest.raises(InputError, match="another edit"):
             world.save_pretrained(tmp_path / "third", sea * 0.5, effect=effect)
