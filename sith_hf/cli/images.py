@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sith_hf.cli import options
+from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def images_of(given: Mapping[str, Any]) -> DatasetSettings | None:
         InputError: an option of a dataset without ``--images``, or a limit out of range.
     """
     from sith_hf.evaluation import leaves
-    from sith_hf.images import DatasetSettings, check_count
+    from sith_hf.images import LEAST_IMAGES, DatasetSettings
 
     data = dict(given)
     if "dataset" not in data:
@@ -47,7 +48,7 @@ def images_of(given: Mapping[str, Any]) -> DatasetSettings | None:
             raise InputError(f"{shown} needs --images, a dataset")
         if limit is None:
             return None
-        check_count(limit, "--limit", {})
+        whole_number(limit, "--limit", least=LEAST_IMAGES)
         return leaves(limit)
     if "data_revision" in data:
         data["revision"] = data.pop("data_revision")
