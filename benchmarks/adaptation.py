@@ -100,12 +100,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--top", type=int, default=20, help="poles that are counted")
     parser.add_argument("--tasks", default=",".join(TASKS), help="attributes to fine-tune on, separated by commas")
+    parser.add_argument("--kinds", default="full,LoRA", help="full, LoRA, or both")
     parser.add_argument("--keep", type=Path, help="save the fine-tuned checkpoints below this folder")
     args = started(parser)
     editor = SithEditor.from_pretrained("embedded")
     concepts = editor.encode(ConceptDictionary.from_texts(world.concepts()))
     results = []
-    for kind, adapt in (("full", None), ("LoRA", lora)):
+    for kind in args.kinds.split(","):
+        adapt = {"full": None, "LoRA": lora}[kind]
         for task in args.tasks.split(","):
             model, loss = tuned(editor, task, args.steps, args.seed, adapt)
             if args.keep is not None:
