@@ -14,11 +14,10 @@ from tests.support import siglip
 from tests.support.made import tiny_concepts, tiny_editor
 
 STEP = 1e-3
+Key = tuple[int, int, int]
 
 
-def checked(
-    editor: SithEditor, layers: list[int], keys: list[tuple[int, int, int]], edit: dict[tuple[int, int, int], float]
-) -> None:
+def checked(editor: SithEditor, layers: list[int], keys: list[Key], edit: dict[Key, float]) -> None:
     """Compare the slopes of a figure of the embeddings, at an edit, with its differences."""
     torch.manual_seed(0)
     model = editor.model.double()
