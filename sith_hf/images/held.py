@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sith_hf.errors import InputError
 from sith_hf.images.datasets import ImageDataset
-from sith_hf.images.embed import EmbeddedRows, counted_reasons, decoded_batch, pixels_of
+from sith_hf.images.embed import EmbeddedRows, counted_reasons, decoded_batch, pixel_values
 from sith_hf.images.model_variant import ModelVariant, layers_of, replaced
 
 
@@ -101,7 +101,7 @@ def hold_rows(
                     (values if reason is None else left_out)[name].append(row[name])
             for name, pictures in decoded.items():
                 if pictures:
-                    batches[name].append(_entering(variant, pixels_of(variant, pictures), depth))
+                    batches[name].append(_entering(variant, pixel_values(variant, pictures), depth))
             bar.update(len(batch))
     if not seen:
         chosen = " with the values under where" if source.data.where else ""

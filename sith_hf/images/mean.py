@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sith_hf.core.distributed import Processes, device_of_this_process
+from sith_hf.core.distributed import device_of_this_process
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.errors import InputError
@@ -24,12 +23,20 @@ from sith_hf.files import Part, ResumableJob
 from sith_hf.images.comparison import model_variants
 from sith_hf.images.dataset_settings import DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
-from sith_hf.images.decode import raw_image
 from sith_hf.images.embed import counted_reasons, embed_batch, ready
 from sith_hf.images.model_variant import BASE, ModelVariant
 from sith_hf.images.open_model import OpenModel
+from sith_hf.images.pieces import (
+    Rows,
+    as_tensor,
+    described,
+    fingerprint,
+    hex_of,
+    image_facts,
+    missing_pieces,
+    number_of,
+)
 from sith_hf.images.pixel_settings import pixel_settings
-from sith_hf.images.pixels import BrokenImage
 from sith_hf.images.processor import image_processor
 from sith_hf.towers import ImageMean, family_of, read_image_mean, tower_tensors
 
@@ -38,8 +45,6 @@ BATCHES = 16
 
 # Length of an estimated mean: the best of 0.1, 0.2 ... 0.5 for the embedded checkpoint; all are better than no mean.
 LENGTH = 0.3
-
-Rows = list[dict[str, Any]]
 
 
 def mean_of_images(
@@ -74,11 +79,10 @@ def mean_of_images(
     (variant,) = model_variants(editor, {BASE: None}, processor=processor)
     source, column = open_dataset(data, progress=progress and job.processes.is_main), data.columns.image
     source.check([column])
-    base = _base(editor, pixel_settings(variant.processor))
-    described = _described(source)
+    base = vision_base(editor, pixel_settings(variant.processor))
     device = device_of_this_process()
     facts = {
-        "images": [described, data.dataset, data.seed, data.pictures, data.streaming, sorted(data.where.items())],
+        "images": image_facts(source),
         "weights": hashlib.sha256(json.dumps(base.sha256, sort_keys=True).encode()).hexdigest(),
         "settings of the model": dict(editor.tower.settings),
         "computed in": [str(next(editor.model.parameters()).dtype), device.type],
@@ -89,13 +93,13 @@ def mean_of_images(
     with ready([variant], device), source.bar("averaging", progress and job.processes.is_main) as bar:
 
         def make(found: Mapping[str, Part]) -> Iterator[tuple[str, Part]]:
-            for name, rows in _pieces(source, column, batch_size * BATCHES, job.processes, found):
-                yield name, _piece(variant, rows, column, batch_size, device)
+            for piece in missing_pieces(source, column, batch_size * BATCHES, job.processes, found):
+                yield piece.name, _piece(variant, piece.rows, column, batch_size, device)
 
         for name, part in job.pieces("image-mean", facts, make):
             pieces[name] = part
             bar.update(int(part["rows"]))
-    return _together(pieces, source, base, described)
+    return _together(pieces, source, base, described(source))
 
 
 def is_mean_of(found: ImageMean, editor: OpenModel, data: DatasetSettings) -> bool:
@@ -106,15 +110,15 @@ def is_mean_of(found: ImageMean, editor: OpenModel, data: DatasetSettings) -> bo
     Raises:
         InputError: as for :func:`sith_hf.images.open_dataset`.
     """
-    base = _base(editor, pixel_settings(image_processor(editor.loaded, editor.companion)))
+    base = vision_base(editor, pixel_settings(image_processor(editor.loaded, editor.companion)))
     source = open_dataset(data)
-    if found.source != _described(source) or found.base != base:
+    if found.source != described(source) or found.base != base:
         return False
     column, total = data.columns.image, 0
     rows = source.read([], [column])
     while piece := list(islice(rows, BATCHES)):
-        total += _images(piece, column)
-    return found.images_sha256 == _hex(total)
+        total += fingerprint(piece, column)
+    return found.images_sha256 == hex_of(total)
 
 
 def estimated_mean(editor: OpenModel, length: float = LENGTH) -> ImageMean:
@@ -123,7 +127,8 @@ def estimated_mean(editor: OpenModel, length: float = LENGTH) -> ImageMean:
     The class token before the first layer is the same for every image. Its embedding, as if no layer added anything,
     points in about the direction of the mean. On the embedded checkpoint its cosine with the true mean is 0.8, and
     explanations share 2.7 of five concepts with those made with the true mean, against 1.7 without a mean
-    (``benchmarks/image_mean.py``). It is untested on other checkpoints: if you have images, average them.
+    (``benchmarks/image_mean.py``). It is untested on other checkpoints: if you have images, average them. No mean, true
+    or estimated, made words truer there (docs/guide/image-mean.md).
 
     Args:
         editor: of the model.
@@ -144,7 +149,7 @@ def estimated_mean(editor: OpenModel, length: float = LENGTH) -> ImageMean:
         image_mean=direction * length,
         count=0,
         skipped={},
-        base=_base(editor, {}),
+        base=vision_base(editor, {}),
         source={"estimate": "class token before the first layer", "length": length},
         images_sha256="",
     )
@@ -159,20 +164,6 @@ def _class_token(editor: OpenModel) -> Tensor:
             "of it (mean_of_images, or sith-hf image-mean)"
         )
     return found
-
-
-def _described(source: ImageDataset) -> dict[str, Any]:
-    """Return the record of a dataset in an image mean."""
-    data = source.data
-    return {
-        "title": source.title,
-        "config": data.name,
-        "split": source.split or None,
-        "revision": data.revision,
-        "fingerprint": None if data.streaming else getattr(source.rows, "_fingerprint", None),
-        "column": data.columns.image,
-        "limit": data.limit,
-    }
 
 
 def mean_for(editor: OpenModel, path: str | Path) -> Tensor:
@@ -220,63 +211,14 @@ def _together(
         skipped=dict(sorted(skipped.items())),
         base=base,
         source=described,
-        images_sha256=_hex(sum(map(_number, parts))),
+        images_sha256=hex_of(sum(map(number_of, parts))),
     )
-
-
-def _pieces(
-    source: ImageDataset, column: str, size: int, processes: Processes, found: Mapping[str, Part]
-) -> Iterator[tuple[str, Rows]]:
-    """Yield the unfinished pieces of this process, by name, with their rows."""
-    from datasets.distributed import split_dataset_by_node
-
-    if not source.data.streaming and not source.data.where:
-        rows, limit = source.rows, source.data.limit
-        if limit is not None:
-            rows = rows.select(range(min(limit, len(rows))))
-        pieces = -(-len(rows) // size)
-        # Every process sees the same list of missing pieces and computes its share of them.
-        missing = [number for number in range(pieces) if _name(0, number) not in found]
-        for number in missing[processes.rank :: processes.world_size]:
-            # With one "node" for each piece, pieces stay the same for any number of processes.
-            part = split_dataset_by_node(rows, rank=number, world_size=pieces)
-            yield _name(0, number), list(_whole(source, part).read([], [column]))
-        return
-    stream = source.data.streaming and source.data.limit is None
-    shards = int(getattr(source.rows, "num_shards", 1) or 1) if stream else 1
-    # Processes share the shards if each gets the same number, and otherwise the pieces of every shard.
-    even = shards % processes.world_size == 0
-    for shard in range(shards):
-        if even and shard % processes.world_size != processes.rank:
-            continue
-        part = split_dataset_by_node(source.rows, rank=shard, world_size=shards) if shards > 1 else None
-        read, number = (source if part is None else _whole(source, part)).read([], [column]), 0
-        while piece := list(islice(read, size)):
-            name = _name(shard, number)
-            if name in found:
-                if _images(piece, column) != _number(found[name]):
-                    raise InputError(
-                        f"{source.title}: images from row {number * size} on differ from those before the "
-                        "interruption; delete the work folder to start again"
-                    )
-            elif even or (shard + number) % processes.world_size == processes.rank:
-                yield name, piece
-            number += 1
-
-
-def _whole(source: ImageDataset, rows: Any) -> ImageDataset:
-    """Return the source with other rows of the same dataset and no limit."""
-    return replace(source, rows=rows, data=source.data.model_copy(update={"limit": None}))
-
-
-def _name(shard: int, number: int) -> str:
-    return f"{shard:05d}-{number:07d}"
 
 
 def _piece(variant: ModelVariant, rows: Rows, column: str, batch_size: int, device: torch.device) -> Part:
     skipped: Counter[str] = Counter()
     total, count = torch.zeros(0, dtype=torch.float64), 0
-    images = _images(rows, column)
+    images = fingerprint(rows, column)
     for start in range(0, len(rows), batch_size):
         found, broken, _ = embed_batch([variant], rows[start : start + batch_size], [column], device, "no")
         skipped.update(reason for reason in broken if reason is not None)
@@ -288,43 +230,19 @@ def _piece(variant: ModelVariant, rows: Rows, column: str, batch_size: int, devi
         "count": torch.tensor(count),
         "rows": torch.tensor(len(rows)),
         "skipped": torch.frombuffer(bytearray(json.dumps(skipped, sort_keys=True).encode()), dtype=torch.uint8),
-        "images": torch.frombuffer(bytearray(images.to_bytes(32, "big")), dtype=torch.uint8),
+        "images": as_tensor(images),
     }
 
 
-def _hex(fingerprint: int) -> str:
-    return f"{fingerprint % 2**256:064x}"
-
-
-def _number(part: Part) -> int:
-    return int.from_bytes(part["images"].numpy().tobytes(), "big")
-
-
-def _images(rows: Sequence[dict[str, Any]], column: str) -> int:
-    """Return a fingerprint of the images of rows. Fingerprints of parts add up to that of the whole."""
-    total = 0
-    for row in rows:
-        with suppress(BrokenImage):  # embed_batch reports the reason
-            row[column] = raw_image(row[column])
-        total += int.from_bytes(hashlib.sha256(_content(row[column])).digest(), "big")
-    return total % 2**256
-
-
-def _content(value: Any) -> bytes:
-    """Return bytes that differ between different images; those of a value that is no image may not."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    if isinstance(value, np.ndarray):
-        return value.tobytes()
-    return json.dumps(value, default=lambda item: type(item).__name__).encode("ascii")
-
-
-def _base(editor: OpenModel, pixels: Mapping[str, Any]) -> BaseRef:
+def vision_base(editor: OpenModel, pixels: Mapping[str, Any]) -> BaseRef:
     """Return the reference to the weights that embed an image, with fingerprints by name on disk.
+
+    A tower without a way to the joint space embeds none: then it is the reference to the weights of the tower.
 
     ``pixels``: the settings of the image processor (:func:`sith_hf.images.pixel_settings.pixel_settings`).
     """
     tensors: dict[str, Tensor] = tower_tensors(family_of(editor.model), editor.model, "vision")
-    tensors |= {name: tensor for way, _ in editor.tower.readouts for name, tensor in way.tensors.items()}
+    ways = editor.tower.readouts if editor.tower.has_joint else ()
+    tensors |= {name: tensor for way, _ in ways for name, tensor in way.tensors.items()}
     prints = {name: tensor_sha256(tensor) for name, tensor in sorted(tensors.items())}
     return BaseRef(editor.loaded.title, editor.loaded.revision, prints, {**editor.tower.settings, **pixels})
