@@ -10,16 +10,12 @@ import torch
 
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.errors import InputError
 from sith_hf.evaluation import HeldTask, Task, hold_tasks
 from sith_hf.gains import drift_shares
-from sith_hf.images import HeldRows, ModelVariant, hold_rows, open_dataset, text_model_of
+from sith_hf.images import HeldRows, ModelVariant, check_count, hold_rows, open_dataset, text_model_of
 from sith_hf.recipe import TuneStep
 from sith_hf.tuning.candidates import Candidates
 from sith_hf.tuning.objectives import ConceptFigure, DriftFigure, Objective, TaskFigure
-
-# With fewer images, the mean of a similarity says little.
-FEWEST = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +100,7 @@ def open_objectives(
     if step.target.concepts is not None:
         source = open_dataset(step.target.images, progress=progress)
         images = hold_rows(variant, source, [step.target.images.columns.image], (), depth, **options)
-        if len(images.rows.digests) < FEWEST:
-            raise InputError(
-                f"{source.title} has {len(images.rows.digests)} readable images; a change of concepts needs at least "
-                f"{FEWEST}"
-            )
+        check_count(len(images.rows.digests), source.title, images.rows.skipped)
         embedded = editor.embed(*dict.fromkeys(step.target.concepts))
         texts = torch.stack([embedding.float().cpu() for embedding in embedded.values()])
         amplify = all(gain > 1 for gain in candidates.gain.values())

@@ -201,7 +201,7 @@ def test_concepts_are_tuned_without_data(tmp_path: Path) -> None:
 def test_few_images_for_concepts_are_refused(tmp_path: Path) -> None:
     leaves = {"world": "leaves", "seed": 0, "pictures": 31}
     path = small(tmp_path, target={"concepts": ["sea"], "images": leaves}, collateral={}, validation={})
-    with pytest.raises(InputError, match="31 readable images; a change of concepts needs at least 32"):
+    with pytest.raises(InputError, match="has 31 readable images, and at least 32 are needed"):
         tune_recipe(path, tmp_path / "out")
 
 
