@@ -52,7 +52,7 @@ from sith_hf.tuning.open_objectives import Objectives, open_objectives
 from sith_hf.tuning.ranking import as_part, of_part, ranked
 from sith_hf.tuning.result import CHART, RESULT, TESTED, TRIALS, TuneResult, draw, finished_search, point_of
 from sith_hf.tuning.search import Space, Trial, quiet, search
-from sith_hf.tuning.split import check_pictures, validation_tasks
+from sith_hf.tuning.split import check_pictures, concept_images, validation_tasks
 
 # Weights of the collateral in the ranking: for the target alone, and for both.
 TRADES = (0.0, 0.15)
@@ -96,7 +96,7 @@ def tune_recipe(
         plan, home = recipe, Path.cwd()
     else:
         plan, home = Recipe.load(recipe, overrides)
-    tasks, step = validation_tasks(plan, home), plan.tune
+    tasks, pictures, step = validation_tasks(plan, home), concept_images(plan, home), plan.tune
     assert step is not None
     quiet()
     named = [*servers, *named_servers(overrides)]
@@ -126,7 +126,9 @@ def tune_recipe(
         with ready((variant,), device_of_this_process()):
             depth, options = min(everywhere), {"progress": progress}
             seen = processes.each(
-                lambda: open_objectives(step, tasks, editor, variant, decomposition, candidates, depth, **options)
+                lambda: open_objectives(
+                    step, tasks, pictures, editor, variant, decomposition, candidates, depth, **options
+                )
             )
             every = every_term(candidates, partial(make_spec, editor.tower, decomposition))
             drift = seen.collateral.drift if isinstance(seen.collateral, DriftFigure) else None

@@ -9,7 +9,7 @@ import pytest
 from sith_hf.errors import InputError
 from sith_hf.images import DatasetSettings
 from sith_hf.recipe import Recipe
-from sith_hf.tuning.split import check_pictures, same_source, validation_tasks
+from sith_hf.tuning.split import check_pictures, concept_images, same_source, validation_tasks
 from tests.support.tuning import TUNE
 
 
@@ -52,17 +52,28 @@ def test_the_tasks_are_those_of_evaluate_on_other_data() -> None:
         ({"validation": {**TUNE["validation"], "birds": {"dataset": "v"}}}, "birds is neither the task of the target"),
         (
             {"validation": {**TUNE["validation"], "things": {"dataset": "test"}}},
-            "the data of things are those of the task things",
+            "tune.validation.things: these are the data of the task things",
         ),
         (
             {"validation": {**TUNE["validation"], "things": {"world": "balanced", "seed": 3, "pictures": 9}}},
-            "the data of things are those of the task others",
+            "tune.validation.things: these are the data of the task others",
         ),
     ],
 )
 def test_what_is_reported_or_missing_is_refused(tune: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         validation_tasks(recipe(**tune), Path())
+
+
+def test_images_for_concepts_are_none_that_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    own = recipe(target={"concepts": ["sea"], "images": {"dataset": "own"}})
+    found = concept_images(own, tmp_path)
+    assert found is not None
+    assert found.dataset == str(tmp_path / "own")
+    assert concept_images(recipe(), tmp_path) is None
+    with pytest.raises(InputError, match=r"tune.target.images: these are the data of the task things of evaluate"):
+        concept_images(recipe(target={"concepts": ["sea"], "images": {"dataset": "test"}}), tmp_path)
 
 
 def test_a_recipe_without_a_search_is_refused() -> None:
