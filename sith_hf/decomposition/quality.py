@@ -65,15 +65,16 @@ def quality_of(
     rebuilt = tower.from_joint(code.reconstruct(atoms).double(), mean, layer).reshape(directions.shape)
     # Rounding must not push a cosine beyond 1.
     fidelity = (rebuilt * directions).sum(dim=-1).clamp(-1, 1)
-    coherence = _mean_cosine(as_atoms(atoms), code.index, code.weight).reshape(directions.shape[:-1])
-    return Quality(fidelity.to(torch.float32), coherence.to(torch.float32))
+    coherence = mean_cosine(atoms, code).reshape(directions.shape[:-1])
+    return Quality(fidelity.to(torch.float32), coherence)
 
 
-def _mean_cosine(atoms: Atoms, index: Tensor, weight: Tensor) -> Tensor:
-    """Return the mean pairwise cosine of each row's concepts of positive weight, ``[N]``; 1 for a single concept."""
-    present = ((index >= 0) & (weight > 0)).to(atoms.dtype)
-    chosen = normalize(atoms.rows(index.clamp(min=0)), dim=-1) * present.unsqueeze(-1)
+def mean_cosine(atoms: Tensor | Atoms, code: SparseCode) -> Tensor:
+    """Return the mean pairwise cosine of each row's concepts of positive weight, ``[N]`` float32; 1 for a single."""
+    atoms = as_atoms(atoms)
+    present = ((code.index >= 0) & (code.weight > 0)).to(atoms.dtype)
+    chosen = normalize(atoms.rows(code.index.clamp(min=0)), dim=-1) * present.unsqueeze(-1)
     count = present.sum(dim=-1)
     pairs = count * (count - 1)
     total = chosen.sum(dim=1).square().sum(dim=-1) - count
-    return torch.where(pairs > 0, total / pairs.clamp(min=1), 1.0)
+    return torch.where(pairs > 0, total / pairs.clamp(min=1), 1.0).to(torch.float32)

@@ -17,11 +17,14 @@ from sith_hf.towers import AttentionLayer, Tower, check_mean
 SIDES = ("write", "read")
 """The two directions of a singular vector; the paper's right and left ones."""
 
+EFFECTS = ("direct", "total")
+"""What of a direction is explained: itself, or also what later layers make of it."""
 
 # The settings that are of explanations, not of the vectors.
 _OF_WORDS = {
     "poles": "poles (--poles)",
     "side": "side (--side)",
+    "effect": "effect (--effect)",
     "pursuit": "the pursuit (--method, --sparsity, --coherence-weight)",
     "image_mean": "image_mean (--image-mean)",
 }
@@ -48,6 +51,9 @@ class DecomposeSettings:
     side: str = "write"
     """The directions to explain: ``"write"``, what a head writes, or ``"read"``, what it looks for."""
 
+    effect: str = "direct"
+    """``"direct"``, the written direction itself, or ``"total"``, with what later layers make of it on images."""
+
     pursuit: Pursuit = field(default_factory=Pursuit)
     """The sparse coder."""
 
@@ -69,6 +75,13 @@ class DecomposeSettings:
             raise InputError(f'poles must be "+-" or "+"; got {self.poles!r}')
         if self.side not in SIDES:
             raise InputError(f'side must be "write" or "read"; got {self.side!r}')
+        if self.effect not in EFFECTS:
+            raise InputError(f'effect must be "direct" or "total"; got {self.effect!r}')
+        if self.effect == "total" and self.side == "read":
+            raise InputError(
+                'effect="total" is about what a vector writes, and side="read" explains what it reads: leave one of '
+                "them out (--effect, --side)"
+            )
         if not isinstance(self.pursuit, Pursuit):
             raise InputError(f"pursuit must be a Pursuit; got {self.pursuit!r}")
 
@@ -145,8 +158,9 @@ class DecomposeSettings:
         return {
             "fold": self.fold,
             "centre": self.centred,
-            # Only read directions are named, so that other decompositions keep the bytes of earlier releases.
+            # Named where they are not the default: other decompositions keep the bytes of earlier releases.
             **({} if self.side == "write" else {"side": self.side}),
+            **({} if self.effect == "direct" else {"effect": self.effect}),
             "image_mean": self.image_mean is not None,
             "method": self.pursuit.method,
             "sparsity": self.pursuit.sparsity,

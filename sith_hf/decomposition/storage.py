@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.decomposition.settings import SIDES
+from sith_hf.decomposition.drivers import TENSORS as DRIVERS
+from sith_hf.decomposition.drivers import Drivers
+from sith_hf.decomposition.settings import EFFECTS, SIDES
 from sith_hf.decomposition.significance import Significance
 from sith_hf.errors import ArtifactError
 from sith_hf.files import Layout, read_artifact, require, texts_of
@@ -39,14 +41,22 @@ DECOMPOSITION_LAYOUT = Layout(
         "text_offsets": (torch.int64, "offsets"),
         "p_value": (torch.float64, "L H R poles"),
         "null_fidelity": (torch.float32, "draws"),
+        "p_head": (torch.float64, "L H R poles"),
+        "head_chance": (torch.float32, "L H"),
+        "total_cosine": (torch.float32, "L H R"),
+        **DRIVERS,
     },
     optional=("p_value", "null_fidelity"),
+    parts=(("p_head", "head_chance"), ("total_cosine",), tuple(DRIVERS)),
     data={"base": dict, "settings": dict, "poles": list, "libraries": dict},
     repo_type="dataset",
 )
 
 # The tensors that become fields of the same name.
-_OTHERS = ("layers", "text_bytes", "text_offsets", *DECOMPOSITION_LAYOUT.optional)
+_OTHERS = {
+    *("layers", "text_bytes", "text_offsets", *DECOMPOSITION_LAYOUT.optional),
+    *(name for part in DECOMPOSITION_LAYOUT.parts for name in part),
+}
 FIELDS = [name for name in DECOMPOSITION_LAYOUT.tensors if name not in _OTHERS]
 
 
@@ -66,8 +76,13 @@ def read_fields(path: Path) -> dict[str, Any]:
     require(len(base.sha256) >= 4 * len(layers), path, "a tensor that was decomposed has no fingerprint")
     significance = Significance.from_json(data.get("significance"), tensors, path)
     require(bool(poles) or significance is None, path, "it explains nothing, but has p-values")
+    drivers = Drivers.from_file(data.get("drivers"), tensors, path)
+    require(bool(poles) or drivers is None, path, "it explains nothing, but has drivers")
+    cosine = tensors.get("total_cosine")
+    require(cosine is None or bool((cosine.abs() <= 1 + 1e-3).all()), path, "a cosine of two effects is beyond 1")
+    require(data["settings"].get("effect", "direct") in EFFECTS, path, "the effect is neither direct nor total")
     others = {"layers": layers, "texts": texts, "poles": poles, "base": base, "settings": data["settings"]}
-    return {**fields, **others, "significance": significance}
+    return {**fields, **others, "significance": significance, "total_cosine": cosine, "drivers": drivers}
 
 
 def _bare(fields: Mapping[str, Tensor]) -> bool:

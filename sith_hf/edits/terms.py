@@ -12,6 +12,7 @@ from torch import Tensor
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import finite_number
+from sith_hf.decomposition import poles_label
 from sith_hf.edits.layer_change import LayerChange
 from sith_hf.edits.place import Place
 from sith_hf.edits.provenance import Provenance
@@ -185,10 +186,16 @@ class Terms:
         kept = None if sha256 is None else {name: value for name, value in sha256.items() if name in touched}
         return replace(self, edited_sha256=kept)
 
+    @property
+    def _reversed(self) -> Provenance | None:
+        return None if self.provenance is None else self.provenance.reverse()
+
     def with_reverts(self, reverts: bool) -> Self:
         """Return the same change of the weights as an edit or as a revert."""
         # A revert with gain g equals an edit with gain 2 - g.
-        return self if reverts == self.reverts else replace(self, reverts=reverts, gain=2 - self.gain)
+        if reverts == self.reverts:
+            return self
+        return replace(self, reverts=reverts, gain=2 - self.gain, provenance=self._reversed)
 
     def merge(self, other: Self) -> Self:
         """Combine two edits of one tower, as :meth:`sith_hf.edits.EditSpec.compose` says."""
@@ -225,7 +232,8 @@ class Terms:
         scaled = self.column is not None or other.column is not None
         provenance = None
         if self.provenance is not None and other.provenance is not None:
-            provenance = self.provenance.join(other.provenance.select(rest.tolist()))
+            theirs_as_ours = other.with_reverts(self.reverts).provenance or other.provenance
+            provenance = self.provenance.join(theirs_as_ours.select(rest.tolist()))
         return type(self).from_terms(
             **merged,
             gain=torch.cat([gains, other.with_reverts(self.reverts).gain[rest]]),
@@ -247,7 +255,8 @@ class Terms:
         amount = finite_number(strength, "a strength")
         # Not 1 + strength * (gain - 1), whose rounding would change gains at strength 1.
         gain = torch.lerp(torch.ones_like(self.gain), self.gain, amount)
-        return type(self).from_terms(**{**vars(self), "gain": gain, "edited_sha256": None})
+        provenance = self._reversed if amount < 0 else self.provenance
+        return type(self).from_terms(**{**vars(self), "gain": gain, "provenance": provenance, "edited_sha256": None})
 
     __rmul__ = __mul__
 
@@ -263,11 +272,18 @@ class Terms:
         vectors = f"{len(self)} singular {'vector' if len(self) == 1 else 'vectors'}"
         lines = [f"{verb} of the {self.tower} tower of {sanitize(self.base.name)}: {vectors} in layers {self.layers}"]
         lines.append(f"{'layer':>5} {'head':>4} {'vector':>6} {'gain':>7}  concepts")
-        for row in self.rows():
-            label = sanitize(row["label"])
+        for row, words in zip(self.rows(), self._words(), strict=True):
+            label = sanitize(words)
             layer = layer_title(row["layer"], self.base.settings)
             lines.append(f"{layer:>5} {row['head']:>4} {row['vector']:>6} {row['gain']:>7.3g}  {label}")
         return "\n".join(lines)
+
+    def _words(self) -> list[str]:
+        """Return the labels, without the concepts of poles that are explained no better than chance."""
+        if self.provenance is None:
+            return list(self.labels)
+        explained = zip(self.provenance.explanations, self.labels, strict=True)
+        return [poles_label(poles, quiet=True) if any(p.silent for p in poles) else label for poles, label in explained]
 
     def __repr__(self) -> str:
         reverts = ", reverts" if self.reverts else ""

@@ -40,6 +40,7 @@ class Layout:
         repo_type: the kind of Hub repository for such a file.
         rounded: the float32 tensors that may be stored as float16 or bfloat16.
         optional: tensors of which a file has all or none, because earlier releases did not write them.
+        parts: more groups of tensors, of each of which a file has all or none.
     """
 
     format: str
@@ -50,6 +51,7 @@ class Layout:
     repo_type: str = "model"
     rounded: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    parts: tuple[tuple[str, ...], ...] = ()
 
 
 def text_tensors(texts: Sequence[str]) -> dict[str, Tensor]:
@@ -182,8 +184,9 @@ def _check_identity(path: Path, layout: Layout, file: TensorFile) -> None:
 def _check_shapes(path: Path, layout: Layout, file: TensorFile) -> None:
     """Check names, dtypes and shapes before any tensor is read."""
     found, wanted = set(file.entries), set(layout.tensors)
-    if not found & set(layout.optional):
-        wanted -= set(layout.optional)
+    for group in (layout.optional, *layout.parts):
+        if not found & set(group):
+            wanted -= set(group)
     missing, extra = sorted(wanted - found), sorted(found - wanted)
     require(not missing and not extra, path, f"tensors missing {missing}, unexpected {extra}")
     sizes: dict[str, int] = {}

@@ -203,6 +203,22 @@ def embed_batch(
         image column to embeddings ``[C, n, P]`` of the n readable rows; for every row None, or the reason why its
         images cannot be decoded; n digests.
     """
+    decoded, reasons, digests = decoded_batch(rows, image_columns)
+    found = {name: np.zeros((len(variants), 0, 0), dtype=np.float32) for name in image_columns}
+    half = nullcontext() if precision == "no" else torch.autocast(device.type, dtype=_DTYPES[precision])
+    for name, items in decoded.items():
+        if items:
+            pixels = pixel_values(variants[0], items).to(device)
+            with torch.inference_mode(), half:
+                embedded = [own.float().cpu() for own in embed_all(variants, pixels)]
+            found[name] = torch.stack(embedded).numpy()
+    return found, reasons, digests
+
+
+def decoded_batch(
+    rows: Sequence[Mapping[str, Any]], image_columns: Sequence[str]
+) -> tuple[dict[str, list[Any]], list[str | None], list[str]]:
+    """Decode the images of one batch; return the pictures of each column, and the rest as :func:`embed_batch`."""
     digests: list[str] = []
     decoded: dict[str, list[Any]] = {name: [] for name in image_columns}
     reasons: list[str | None] = []
@@ -218,15 +234,7 @@ def embed_batch(
             decoded[name].append(picture)
             seen.update(f"{picture.size}".encode() + picture.tobytes())
         digests.append(seen.hexdigest())
-    found = {name: np.zeros((len(variants), 0, 0), dtype=np.float32) for name in image_columns}
-    half = nullcontext() if precision == "no" else torch.autocast(device.type, dtype=_DTYPES[precision])
-    for name, items in decoded.items():
-        if items:
-            pixels = pixel_values(variants[0], items).to(device)
-            with torch.inference_mode(), half:
-                embedded = [own.float().cpu() for own in embed_all(variants, pixels)]
-            found[name] = torch.stack(embedded).numpy()
-    return found, reasons, digests
+    return decoded, reasons, digests
 
 
 def pixel_values(variant: ModelVariant, pictures: list[Any]) -> torch.Tensor:
