@@ -23,7 +23,7 @@ from sith_hf.decomposition.explanation import (
 from sith_hf.decomposition.p_values import adjusted, head_p_values, p_values, smallest_p
 from sith_hf.decomposition.quality import Quality, measure_explanations, quality_of
 from sith_hf.decomposition.settings import DecomposeSettings
-from sith_hf.decomposition.significance import DRAWS, NULLS, SEED, Significance, draws_for, null_directions
+from sith_hf.decomposition.significance import DRAWS, NULLS, SEED, Significance, null_directions
 from sith_hf.decomposition.storage import DECOMPOSITION_LAYOUT
 from sith_hf.decomposition.svd import HeadSVD, factored_svd
 from sith_hf.decomposition.total_effect import IMAGES, TotalEffect, measure_total_effect
@@ -50,7 +50,6 @@ __all__ = [
     "concepts_text",
     "decompose",
     "driven_text",
-    "draws_for",
     "explanation_rows",
     "factored_svd",
     "head_p_values",

@@ -15,7 +15,6 @@ from sith_hf.decomposition import (
     Significance,
     adjusted,
     concepts_text,
-    draws_for,
     head_p_values,
     measure_explanations,
     null_directions,
@@ -140,11 +139,6 @@ def test_p_values_in_heads_do_not_hang_on_a_head_of_another_level():
         with pytest.raises(InputError, match="null values"):
             head_p_values(observed, wrong)
     assert torch.isfinite(head_p_values(torch.zeros(1, 1, 4), torch.zeros(1, 1, 9))).all()
-
-
-def test_draws_grow_with_the_tower():
-    assert [draws_for(n) for n in (1, 250, 500, 1000, 10**6)] == [4000, 4000, 8000, DRAWS, DRAWS]
-    assert draws_for(10**6, each_layer=True) == 4000
 
 
 def test_two_seeds_find_about_as_many(embedded):
