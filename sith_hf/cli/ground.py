@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,10 +12,15 @@ from sith_hf.cli import options
 from sith_hf.cli.output import save_results, show_result
 from sith_hf.errors import InputError
 
+if TYPE_CHECKING:
+    from sith_hf.decomposition import Decomposition
+    from sith_hf.grounding import Vector
+    from sith_hf.images import DatasetSettings
+
 
 @click.command()
 @click.argument("model")
-@click.argument("decomposition")
+@click.option("--decomposition", required=True, help="The vectors of MODEL, from sith-hf decompose.")
 @options.output("grounding.json and grounding.png")
 @options.group(
     "data",
@@ -49,7 +55,7 @@ def ground(
     loading: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Show the images that drive vectors of DECOMPOSITION most, where in the images, and whether the words agree.
+    """Show the images that drive vectors of MODEL most, where in the images, and whether the words agree.
 
     MODEL is the decomposed model, a folder or Hub id. The protocol is this project's own: docs/guide/ground.md.
 
@@ -57,7 +63,6 @@ def ground(
     To use several processes: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf ground ...
     """
     from sith_hf.core.distributed import join_processes
-    from sith_hf.core.reading import read_json_object
 
     # First, so that any later error ends every process.
     processes = join_processes()
@@ -66,26 +71,43 @@ def ground(
 
     from sith_hf.decomposition import Decomposition
     from sith_hf.editor import SithEditor
-    from sith_hf.files import ResumableJob, already_has
-    from sith_hf.grounding import FILE, chosen_vectors, repeats
-    from sith_hf.images import DatasetSettings
+    from sith_hf.files import ResumableJob
+    from sith_hf.grounding import chosen_vectors
 
-    if "data_revision" in data:
-        data["revision"] = data.pop("data_revision")
-    if "column" in data:
-        data["columns"] = {"image": data.pop("column")}
-    images = DatasetSettings.from_data(data, "the options") if data else None
-    explained = Decomposition.from_pretrained(decomposition)
+    images = _images(data)
+    explained = processes.each(lambda: Decomposition.from_pretrained(decomposition))
     spec = options.spec_of(spec_paths) if spec_paths else None
-    # Fail before hours of work.
     vectors = chosen_vectors(explained, spec=spec, **chosen)
-    earlier = output / FILE
-    if not overwrite and earlier.exists() and not repeats(read_json_object(earlier, "delete it"), explained, vectors):
-        raise already_has(output, "another grounding")
-    editor = SithEditor.from_pretrained(model, **loading).with_decomposition(explained)
+    if not overwrite:
+        processes.main_only(lambda: _check_output(output, explained, vectors))
+    editor = processes.each(lambda: SithEditor.from_pretrained(model, **loading).with_decomposition(explained))
     with ResumableJob.beside(output, processes) as job:
         found = editor.ground(images, spec=spec, **chosen, **batches, job=job, progress=True)
         path = processes.on_main(lambda: save_results(output, overwrite, found))
     if processes.is_main:
         lines = [found.table(), found.summary, *(f"note: {line}" for line in found.notes), path]
         show_result(as_json, {**found.to_json(), "sheet": path, "processes": processes.world_size}, *lines)
+
+
+def _images(data: dict[str, Any]) -> DatasetSettings | None:
+    """Return the images that options name; None without any, for drawn leaves."""
+    from sith_hf.images import LEAVES, DatasetSettings
+
+    if "data_revision" in data:
+        data["revision"] = data.pop("data_revision")
+    if "column" in data:
+        data["columns"] = {"image": data.pop("column")}
+    if not data or data == {"dataset": LEAVES}:
+        return None
+    return DatasetSettings.from_data(data, "the options")
+
+
+def _check_output(output: Path, explained: Decomposition, vectors: Sequence[Vector]) -> None:
+    """Raise InputError if the folder has a grounding of other vectors: fail before hours of work."""
+    from sith_hf.core.reading import read_json_object
+    from sith_hf.files import already_has
+    from sith_hf.grounding import FILE, repeats
+
+    path = output / FILE
+    if path.exists() and not repeats(read_json_object(path, "delete it"), explained, vectors):
+        raise already_has(output, "another grounding")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +14,7 @@ from sith_hf.core.tables import left_out_lines
 
 if TYPE_CHECKING:
     from sith_hf.checkpoint import SavedCheckpoint
-    from sith_hf.decomposition import Decomposition
+    from sith_hf.decomposition import Decomposition, Explanation
 
 _TEXT = "Text tower."
 _READ = "Read directions: what each vector looks for."
@@ -54,6 +55,40 @@ def vectors_title(decomposition: Decomposition, *, side: bool = True) -> str | N
     """
     said = [_TEXT] * (decomposition.tower == "text") + [_READ] * (side and decomposition.side == "read")
     return " ".join(said) or None
+
+
+def heard(
+    rows: list[list[object]],
+    explanations: Sequence[Explanation],
+    *,
+    every: bool,
+    fdr: float,
+    words: int | None = None,
+) -> tuple[list[list[object]], list[int], str]:
+    """Choose the rows of a table of explanations that are shown.
+
+    Args:
+        rows: of the table, one for each explanation.
+        explanations: of the rows.
+        every: whether the rows of silent poles are shown.
+        fdr: the false discovery rate.
+        words: the column of words, if a row is also shown for what drives its pole; its words are then left out.
+
+    Returns:
+        the rows to show, which of them are greyed, and a line that says how many poles are silent.
+    """
+    from sith_hf.decomposition import silent_line
+
+    line = silent_line(explanations, shown=every, fdr=fdr, more="--all shows them")
+    if every:
+        return rows, [number for number, item in enumerate(explanations) if item.silent], line
+    shown = []
+    for row, item in zip(rows, explanations, strict=True):
+        if not item.silent:
+            shown.append(row)
+        elif words is not None and item.driven_by:
+            shown.append([*row[:words], "silent", *row[words + 1 :]])
+    return shown, [], line
 
 
 def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: str, **more: object) -> None:
@@ -113,7 +148,9 @@ def show_saved(as_json: bool, saved: SavedCheckpoint) -> None:
         "changed": dict(saved.changed),
         "left_out": list(saved.left_out),
         "reasons": dict(saved.reasons),
+        "effect": None if saved.effect is None else saved.effect.to_json(),
     }
     largest = max(saved.changed.values(), default=0.0)
     changed = f"{len(saved.changed)} tensors changed, by at most {largest:.3g}"
-    show_result(as_json, data, changed, *left_out_lines(saved.reasons), saved.folder)
+    effect = [] if saved.effect is None else [saved.effect]
+    show_result(as_json, data, *effect, changed, *left_out_lines(saved.reasons), saved.folder)

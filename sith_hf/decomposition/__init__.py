@@ -14,14 +14,16 @@ from sith_hf.decomposition.explanation import (
     concepts_text,
     driven_text,
     explanation_rows,
+    marked_text,
     match_rows,
+    poles_label,
     silent_line,
     words_text,
 )
 from sith_hf.decomposition.p_values import adjusted, head_p_values, p_values, smallest_p
 from sith_hf.decomposition.quality import Quality, measure_explanations, quality_of
 from sith_hf.decomposition.settings import DecomposeSettings
-from sith_hf.decomposition.significance import DRAWS, NULLS, SEED, Significance, draws_for, null_directions
+from sith_hf.decomposition.significance import DRAWS, NULLS, SEED, Significance, null_directions
 from sith_hf.decomposition.storage import DECOMPOSITION_LAYOUT
 from sith_hf.decomposition.svd import HeadSVD, factored_svd
 from sith_hf.decomposition.total_effect import IMAGES, TotalEffect, measure_total_effect
@@ -48,15 +50,16 @@ __all__ = [
     "concepts_text",
     "decompose",
     "driven_text",
-    "draws_for",
     "explanation_rows",
     "factored_svd",
     "head_p_values",
+    "marked_text",
     "match_rows",
     "measure_explanations",
     "measure_total_effect",
     "null_directions",
     "p_values",
+    "poles_label",
     "quality_of",
     "repeats",
     "silent_line",

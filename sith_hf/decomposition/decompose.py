@@ -18,7 +18,7 @@ from sith_hf.decomposition.by_number import factor, record
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.effect import Effect
 from sith_hf.decomposition.settings import DecomposeSettings
-from sith_hf.decomposition.significance import HEAD_DRAWS, SEED, Significance, draws_for, null_directions
+from sith_hf.decomposition.significance import DRAWS, HEAD_DRAWS, LAYER_DRAWS, SEED, Significance, null_directions
 from sith_hf.decomposition.svd import factored_svd
 from sith_hf.decomposition.total_effect import TotalEffect
 from sith_hf.errors import InputError
@@ -42,7 +42,7 @@ def decompose(
     """Factor and explain the heads of some layers (SITH; Method, sec. 1 to 5).
 
     Random directions are explained too, as the nulls of the p-values (:class:`sith_hf.decomposition.Significance`): of
-    the residual stream (:func:`sith_hf.decomposition.draws_for`), and 64 of what each head can write.
+    the residual stream 16,000 (4,000 for each layer of a total effect), and 64 of what each head can write.
     The algebra of directions runs in float64 for every dtype of the checkpoint, and results are float32, so a bfloat16
     tower and its float32 cast have the same decomposition.
 
@@ -76,8 +76,7 @@ def decompose(
     # One sample of random directions for each way to the joint space, of the first layer that takes it.
     ways = list(dict.fromkeys(effect.way(number) for number in numbers))
     rows = [ways.index(effect.way(number)) for number in numbers]
-    poles = 2 * len(tower.layers) * tower.num_heads * tower.head_size
-    draws = draws_for(poles, each_layer=total is not None)
+    draws = DRAWS if total is None else min(DRAWS, LAYER_DRAWS)
     null = {
         f"null-{start:05d}" + (f"-{row}" if row else ""): (numbers[rows.index(row)], start)
         for row in range(len(ways))
@@ -104,7 +103,7 @@ def decompose(
         return {"null_fidelity": effect.quality(atoms, drawn, coded(drawn, number), number).fidelity}
 
     def drawn_in_heads(spaces: Tensor, number: int, first: int) -> Tensor:
-        """Draw directions ``[h, n, D]`` in the spaces ``[h, d, D]`` of some heads of a layer, each with its own seed."""
+        """Draw directions ``[h, n, D]`` in the spaces ``[h, d, D]`` of some heads of a layer, each by its seed."""
         seeds = range(number * tower.num_heads + first, number * tower.num_heads + first + len(spaces))
         # Beside the seeds of blocks above.
         generators = [torch.Generator().manual_seed(SEED + 2**32 + seed) for seed in seeds]

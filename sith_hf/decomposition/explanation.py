@@ -141,6 +141,12 @@ def words_text(explanation: Explanation) -> str:
     return "silent" if explanation.silent else concepts_text(explanation)
 
 
+def poles_label(poles: Sequence[Explanation], *, quiet: bool = False) -> str:
+    """Return the concepts of the poles of one vector in one line; ``quiet``: without those of silent poles."""
+    words = ("silent" if quiet and p.silent else ", ".join(text for text, _ in p.concepts) for p in poles)
+    return " | ".join(f"{pole.pole} {text}" for pole, text in zip(poles, words, strict=True))
+
+
 def marked_text(explanation: Explanation) -> str:
     """Return the concepts and weights as text, with a mark if they are no better than chance."""
     return f"{concepts_text(explanation)} {CHANCE}".strip() if explanation.silent else concepts_text(explanation)

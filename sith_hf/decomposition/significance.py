@@ -33,22 +33,10 @@ from sith_hf.files import require
 NULLS = ("residual", "head")
 
 DRAWS, HEAD_DRAWS, SEED = 16_000, 64, 0
-"""Random directions of the residual stream for a decomposition, at most; of the write space of each head; the seed."""
+"""Random directions of the residual stream, of what each head can write, and their seed."""
 
-# A false discovery rate over few poles asks for no p-value far below 1 / poles.
-LEAST, EACH = 4000, 16
-
-
-def draws_for(poles: int, *, each_layer: bool = False) -> int:
-    """Return the number of random directions of the residual stream.
-
-    It is the same for any selection of a tower's layers and vectors, so that a pole keeps its p-value.
-
-    Args:
-        poles: of all vectors of the tower: 16 directions for each, 4,000 to 16,000.
-        each_layer: whether each layer has random directions of its own: 4,000 then.
-    """
-    return LEAST if each_layer else min(DRAWS, max(LEAST, EACH * poles))
+LAYER_DRAWS = 4000
+"""Random directions of the residual stream for each layer, where each layer has its own way to the joint space."""
 
 
 @dataclass(frozen=True, eq=False)

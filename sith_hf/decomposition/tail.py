@@ -22,7 +22,7 @@ COUNTED = 0.1
 FITTED = 0.75
 # A fitted tail is trusted down to this part of the smallest counted p-value.
 REACH = 0.01
-STEPS, TOLERANCE = 50, 1e-10
+STEPS, TOLERANCE, RIDGE = 50, 1e-10, 1e-9
 
 
 def normal_tail(asked: Tensor, ordered: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +101,8 @@ def _fit_one(x: Tensor, least: Tensor, below: int) -> Tensor:
         mills = torch.exp(-(at_edge**2) / 2 - torch.special.log_ndtr(at_edge)) / math.sqrt(2 * math.pi)
         gradient = ratio.sum(dim=0) - basis.T @ (basis @ line) + below * mills * edge
         curvature = basis.T @ basis + ratio.T @ ratio + below * mills * (at_edge + mills) * torch.outer(edge, edge)
-        step = torch.linalg.solve(curvature, gradient)
+        # A sample of few different values does not determine a parabola.
+        step = torch.linalg.solve(curvature + RIDGE * len(x) * torch.eye(3, dtype=x.dtype), gradient)
         size, found = 1.0, likelihood(line + step)
         while found < best and size > 1e-6:
             size /= 2

@@ -5,7 +5,7 @@ It imports ``images``, ``decomposition``, ``towers`` and everything below these.
 """
 
 from sith_hf.grounding.agreement import Agreement, agreement
-from sith_hf.grounding.coefficients import CoefficientReader, read_where, reading_coefficients
+from sith_hf.grounding.coefficients import CoefficientReader, Vector, read_where, reading_coefficients
 from sith_hf.grounding.driven_by import FDR, beyond_chance, driven_by, is_driven_by
 from sith_hf.grounding.ground import STRONGEST, chosen_vectors, ground, image_dataset, repeats
 from sith_hf.grounding.grounding import FILE, Grounding
@@ -25,6 +25,7 @@ __all__ = [
     "STRONGEST",
     "SeenImage",
     "TokenParts",
+    "Vector",
     "agreement",
     "beyond_chance",
     "chosen_vectors",

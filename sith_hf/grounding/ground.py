@@ -78,6 +78,10 @@ def ground(
     check_vision(editor.tower)
     if not vectors:
         raise InputError("no vectors to ground: name layers, heads or vectors, or an edit that changes some")
+    # Fail before images are fetched or drawn.
+    editor.tower.check(
+        decomposition.base, [layer for layer in decomposition.layers if layer < len(editor.tower.layers)]
+    )
     source = image_dataset(images, progress=progress and job.processes.is_main)
     (variant,) = model_variants(editor, {BASE: None}, processor=processor)
     device = device_of_this_process()

@@ -71,8 +71,7 @@ class GroundedPole:
     @property
     def driven_by(self) -> tuple[tuple[str, float], ...] | None:
         """The concepts that go with the coefficient, with their correlations; None if they were not measured."""
-        found: tuple[tuple[str, float], ...] | None = getattr(self.explanation, "driven_by", None)
-        return found
+        return None if self.explanation is None else self.explanation.driven_by
 
     @property
     def words(self) -> str:

@@ -74,7 +74,8 @@ def _words(pen: ImageDraw.ImageDraw, pole: GroundedPole, layer: object, top: int
         lines += [(line, colour, 15) for line in _wrapped([text for text, _ in pole.explanation.concepts], 3)]
     if pole.driven_by is not None:
         lines.append(("driven by", FAINT, 13))
-        lines += [(line, INK, 15) for line in _wrapped([text for text, _ in pole.driven_by], 3)]
+        named = [text for text, _ in pole.driven_by] or ["nothing beyond chance"]
+        lines += [(line, INK if pole.driven_by else FAINT, 15) for line in _wrapped(named, 3)]
     if pole.agreement is not None:
         found = pole.agreement
         lines.append((f"words and images: AUC {found.auc:.2f}, p {found.p_value:.4f}", INK, 13))
