@@ -1,6 +1,6 @@
 """Do the words of a change name the task that a checkpoint was fine-tuned on?
 
-    python benchmarks/adaptation.py [--steps 150 --top 20 --seed 0 --keep FOLDER]
+    python benchmarks/adaptation.py [--steps 60 --top 20 --seed 0 --keep FOLDER]
 
 The embedded checkpoint is fine-tuned on one attribute of its world at a time (objects, colours, backgrounds, sizes,
 perils), the text tower frozen: fully (every weight of the vision tower), and by LoRA of rank 4 on the value and output
@@ -97,15 +97,17 @@ def measured(editor: SithEditor, model: Any, concepts: ConceptDictionary, top: i
 
 def main() -> None:
     parser = options("whether the words of a change name the task of the fine-tuning", repeats=1)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--top", type=int, default=20, help="poles that are counted")
     parser.add_argument("--tasks", default=",".join(TASKS), help="attributes to fine-tune on, separated by commas")
+    parser.add_argument("--kinds", default="full,LoRA", help="full, LoRA, or both")
     parser.add_argument("--keep", type=Path, help="save the fine-tuned checkpoints below this folder")
     args = started(parser)
     editor = SithEditor.from_pretrained("embedded")
     concepts = editor.encode(ConceptDictionary.from_texts(world.concepts()))
     results = []
-    for kind, adapt in (("full", None), ("LoRA", lora)):
+    for kind in args.kinds.split(","):
+        adapt = {"full": None, "LoRA": lora}[kind]
         for task in args.tasks.split(","):
             model, loss = tuned(editor, task, args.steps, args.seed, adapt)
             if args.keep is not None:

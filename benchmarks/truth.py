@@ -5,8 +5,9 @@
 The drawn world is the only place where the truth is known: each singular vector is removed on pictures whose content is
 known, and its coefficients are compared over what pictures show (``truth_world.py`` defines both truths). Seed 0
 is the embedded checkpoint; FOLDER/world-seedN is trained first if it is not there (``python -m sith_hf.demo.train``,
-1,500 steps, 35 minutes in one thread; an interrupted training resumes). Measured effects are kept in FOLDER/truth (one to
-four minutes for each layer of a checkpoint at the first run), and everything else takes minutes.
+1,500 steps; an interrupted training resumes). Measured effects are kept in FOLDER/truth, words in FOLDER/words until
+the package changes, so an interrupted run goes on where it stopped. Delete FOLDER/truth after a change of
+``truth_world.py``.
 
 Measures, for poles (both signs of every vector):
 
@@ -56,7 +57,9 @@ MAIN = (
     "MP",
     "lasso",
     "driven by, leaves",
+    "driven by, leaves, beyond chance",
     "driven by, pictures",
+    "driven by, pictures, beyond chance",
     "TextSpan-like, of the vector, pictures",
     "CLIP-Dissect-like, soft WPMI, pictures",
     "CLIP-Dissect-like, cosine cubed, pictures",
@@ -214,7 +217,7 @@ def main() -> None:
     parser.set_defaults(seed=5000)
     parser.add_argument("folder", type=Path, help="of trained checkpoints and measured effects")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the checkpoints")
-    parser.add_argument("--pictures", type=int, default=400, help="on which each vector is removed")
+    parser.add_argument("--pictures", type=int, default=300, help="on which each vector is removed")
     parser.add_argument("--labelled", type=int, default=1500, help="pictures for what drives vectors")
     parser.add_argument("--share", type=float, default=0.5, help="of the largest effect, from which on a value is true")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPImageProcessorPil
@@ -18,8 +21,10 @@ from truth_peers import cosine_cubed, soft_wpmi, text_span
 from truth_scores import Reading
 from truth_world import VALUES, Pictures, value_of
 
-from sith_hf import ConceptDictionary, Decomposition, SithEditor, world
+import sith_hf
+from sith_hf import ConceptDictionary, SithEditor, world
 from sith_hf.decomposition import DecomposeSettings, TotalEffect, decompose, measure_total_effect
+from sith_hf.files import write_whole
 from sith_hf.grounding import driven_by
 from sith_hf.images import DatasetSettings
 from sith_hf.pursuit import Pursuit
@@ -103,7 +108,7 @@ class Checkpoint:
     def images(self, source: str) -> list[Any]:
         """Return the unlabelled images of a source."""
         if source == LEAVES:
-            return list(world.world_dataset("leaves", 0, COUNTS[LEAVES])["image"])
+            return list(world.world_dataset(LEAVES, 0, COUNTS[LEAVES])["image"])
         return [Image.open(path) for path in sorted((self.work / f"pictures-{self.seed}-{COUNTS[PICTURES]}").iterdir())]
 
     @cached_property
@@ -114,52 +119,94 @@ class Checkpoint:
         for source in COUNTS:
             pixels = processor(self.images(source), return_tensors="pt").pixel_values
             pictures = Pictures(self.editor.model, pixels)
-            first = [pictures.coefficients(n, write)[:, 0] for n, write in zip(self.made.layers, self.made.write)]
+            pairs = zip(self.made.layers, self.made.write, strict=True)
+            first = [pictures.coefficients(number, write)[:, 0] for number, write in pairs]
             texts = self.concepts.embeddings
             assert texts is not None
-            found[source] = Seen(
-                torch.stack(first, dim=1), pictures.embeddings, pictures.embeddings @ texts.T, pixels
-            )
+            found[source] = Seen(torch.stack(first, dim=1), pictures.embeddings, pictures.embeddings @ texts.T, pixels)
         return found
 
     @cached_property
     def total(self) -> dict[str, TotalEffect]:
         """The mean Jacobian over the first images of each source."""
-        parts = {source: [seen.pixels[:TOTAL]] for source, seen in self.seen.items()}
+        model, tower = self.editor.model, self.editor.tower
+        batches = {source: seen.pixels[:TOTAL].split(8) for source, seen in self.seen.items()}
         return {
-            source: measure_total_effect(self.editor.model, self.editor.tower, part, images={"source": source})
-            for source, part in parts.items()
+            source: measure_total_effect(model, tower, parts, images={"source": source})
+            for source, parts in batches.items()
         }
 
 
-def readings(found: Checkpoint) -> Iterator[tuple[str, Reading]]:
-    """Yield the name and the words of every method."""
-    yield "random words", random_words(found)
+Words = dict[str, Tensor]
+
+
+def groups(found: Checkpoint) -> dict[str, Callable[[], Words]]:
+    """Return what makes the words of each group of methods: ``[L, N, 2, K]`` by the method's name."""
+    made: dict[str, Callable[[], Words]] = {"random words": lambda: {"random words": random_words(found)}}
     for name, pursuit in PURSUITS.items():
-        for source in (None, LEAVES, PICTURES):
+        sources = (None, LEAVES, PICTURES) if name == BASELINE else (None, LEAVES)
+        for source in sources:
             title = name if source is None else f"{name}, total effect on {source}"
-            made = explained(found, pursuit, source)
-            words = Reading(places(found, made.texts, torch.where(made.weight > 0, made.concept, -1)))
-            yield title, words
-            speaks = made.beyond_chance()
-            assert speaks is not None
-            yield f"{title}, beyond chance", words.silenced(speaks.flatten(1, 2))
-    for source, seen in found.seen.items():
-        yield f"correlation, {source}", ranked(correlations(seen))
-        drivers = driven_by(found.editor, found.made, found.concepts, found.data[source], most=WORDS)
-        yield f"driven by, {source}", Reading(places(found, drivers.texts, drivers.concept))
-        yield f"CLIP-Dissect-like, soft WPMI, {source}", ranked(dissected(soft_wpmi, seen))
-        yield f"CLIP-Dissect-like, cosine cubed, {source}", ranked(dissected(cosine_cubed, seen))
-        of_head, of_vector = spanned(found, seen)
-        yield f"TextSpan-like, of the head, {source}", of_head
-        yield f"TextSpan-like, of the vector, {source}", of_vector
+            made[title] = partial(by_pursuit, found, title, pursuit, source)
+    for source in COUNTS:
+        made[f"driven by, {source}"] = partial(by_images, found, source)
+        made[f"peers, {source}"] = partial(by_peers, found, source)
+    return made
 
 
-def explained(found: Checkpoint, pursuit: Pursuit, source: str | None) -> Decomposition:
-    """Explain the vectors, by the total effect over the images of a source, or by the direct effect for None."""
+def readings(found: Checkpoint) -> Iterator[tuple[str, Reading]]:
+    """Yield the name and the words of every method; finished groups are kept, for these sources, in the work folder."""
+    prints = found.made.base.sha256
+    facts = hashlib.sha256("".join([_sources(), str(found.seed), *sorted(prints.values())]).encode()).hexdigest()[:12]
+    folder = found.work / "words"
+    folder.mkdir(exist_ok=True)
+    for title, make in groups(found).items():
+        path = folder / f"{facts}-{title.replace(' ', '-').replace(',', '')}.safetensors"
+        if not path.exists():
+            words = {name: tensor.contiguous() for name, tensor in make().items()}
+            write_whole(path, save_tensors(words, {"order": "|".join(words)}))
+        with safe_open(path, "pt") as file:
+            for name in file.metadata()["order"].split("|"):
+                yield name, Reading(file.get_tensor(name))
+
+
+def _sources() -> str:
+    """Return a fingerprint of the code that makes words."""
+    package = sorted(Path(sith_hf.__file__).parent.rglob("*.py"))
+    own = [Path(__file__).with_name(name) for name in ("truth_methods.py", "truth_peers.py", "truth_world.py")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in [*package, *own])).hexdigest()
+
+
+def by_pursuit(found: Checkpoint, title: str, pursuit: Pursuit, source: str | None) -> Words:
+    """Explain all poles, by the direct effect or by the total effect over the images of a source."""
     settings = DecomposeSettings(pursuit=pursuit, effect="direct" if source is None else "total")
     total = None if source is None else found.total[source]
-    return decompose(found.editor.tower, found.concepts, settings, total=total)
+    made = decompose(found.editor.tower, found.concepts, settings, total=total)
+    words = places(found, made.texts, torch.where(made.weight > 0, made.concept, -1))
+    speaks = made.beyond_chance()
+    assert speaks is not None
+    return {title: words, f"{title}, beyond chance": Reading(words).silenced(speaks.flatten(1, 2)).words}
+
+
+def by_images(found: Checkpoint, source: str) -> Words:
+    """Return the words of highest correlation, of all poles and of those that the package names."""
+    drivers = driven_by(found.editor, found.made, found.concepts, found.data[source], most=WORDS)
+    return {
+        f"driven by, {source}": ranked(correlations(found.seen[source])),
+        f"driven by, {source}, beyond chance": places(found, drivers.texts, drivers.concept),
+    }
+
+
+def by_peers(found: Checkpoint, source: str) -> Words:
+    """Return the words of the peers that need images."""
+    seen = found.seen[source]
+    of_head, of_vector = spanned(found, seen)
+    return {
+        f"TextSpan-like, of the head, {source}": of_head,
+        f"TextSpan-like, of the vector, {source}": of_vector,
+        f"CLIP-Dissect-like, soft WPMI, {source}": ranked(dissected(soft_wpmi, seen)),
+        f"CLIP-Dissect-like, cosine cubed, {source}": ranked(dissected(cosine_cubed, seen)),
+    }
 
 
 def places(found: Checkpoint, texts: tuple[str, ...], index: Tensor) -> Tensor:
@@ -169,17 +216,17 @@ def places(found: Checkpoint, texts: tuple[str, ...], index: Tensor) -> Tensor:
     return numbers[index].flatten(1, 2)
 
 
-def random_words(found: Checkpoint) -> Reading:
+def random_words(found: Checkpoint) -> Tensor:
     """Return distinct random words for every pole."""
     layers, vectors = found.energy.shape
     generator = torch.Generator().manual_seed(found.seed)
     noise = torch.rand(layers, vectors, 2, len(found.concepts), generator=generator)
-    return Reading(noise.argsort(dim=-1)[..., :WORDS])
+    return noise.argsort(dim=-1)[..., :WORDS]
 
 
-def ranked(scores: Tensor) -> Reading:
+def ranked(scores: Tensor) -> Tensor:
     """Return the words of the highest scores ``[L, N, 2, M]``."""
-    return Reading(scores.topk(WORDS, dim=-1).indices)
+    return scores.topk(WORDS, dim=-1).indices
 
 
 def correlations(seen: Seen) -> Tensor:
@@ -199,7 +246,7 @@ def dissected(score: Any, seen: Seen) -> Tensor:
     return score(poles, seen.similarities).reshape(layers, vectors, 2, -1)
 
 
-def spanned(found: Checkpoint, seen: Seen) -> tuple[Reading, Reading]:
+def spanned(found: Checkpoint, seen: Seen) -> tuple[Tensor, Tensor]:
     """Return TextSpan's words: the first ones of the head for all its poles, and those nearest to each pole.
 
     A head's whole basis has as many texts as the head has dimensions. A pole takes those along which it writes most, in
@@ -222,4 +269,4 @@ def spanned(found: Checkpoint, seen: Seen) -> tuple[Reading, Reading]:
         for pole, sign in enumerate((1, -1)):
             best = (sign * along).topk(WORDS, dim=-1)
             of_vector[layer, head, :, pole] = torch.where(best.values > 0, basis[best.indices], -1)
-    return Reading(of_head.flatten(1, 2)), Reading(of_vector.flatten(1, 2))
+    return of_head.flatten(1, 2), of_vector.flatten(1, 2)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-# Soft WPMI: the temperature of a concept's probability, the weight of its prior, the number of images that a unit marks,
-# and the probabilities that the first and last of them belong to it.
+# Soft WPMI: the temperature of a concept's probability, the weight of its prior, the number of images that a unit
+# marks, and the probabilities that the first and last of them belong to it.
 TEMPERATURE, PRIOR, MARKED, FIRST, LAST = 10.0, 1.0, 100, 0.998, 0.97
 
 

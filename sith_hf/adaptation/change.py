@@ -1,4 +1,4 @@
-"""The change of a layer's value-output matrices as thin products, and its parts (Method, sec. 14)."""
+"""The change of a layer's value-output matrices as thin products, and its parts (Method, sec. 7)."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def compare(
     directions: int = DIRECTIONS,
     progress: bool = False,
 ) -> Adaptation:
-    """Compare the value-output matrices of two towers head by head (Method, sec. 14).
+    """Compare the value-output matrices of two towers head by head (Method, sec. 7).
 
     Compared are the matrices with the norm before the values folded in and the all-ones direction dropped, which is
     what a head does to the residual stream: a fine-tuned norm counts, and heads whose values and outputs were rotated

@@ -13,7 +13,7 @@ PARTS = ("reweighting", "rotation", "new")
 
 @dataclass(frozen=True)
 class HeadChange:
-    """The change M' - M of the value-output matrix of one head (Method, sec. 14).
+    """The change M' - M of the value-output matrix of one head (Method, sec. 7).
 
     With U and V the base's singular vectors, the squared norm of the change is the sum of three parts, exactly. The
     parts are shares of it: they add up to 1, or are all 0 for a head that did not change.

@@ -23,6 +23,12 @@ _SETTINGS = (
     "r", "lora_alpha", "target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern",
     "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out", "bias", "lora_bias",
 )  # fmt: skip
+_MERGE = "save what merge_and_unload() returns with save_pretrained, and name that folder"
+# Variants that compute something else, or another model.
+_VARIANTS = (
+    "layer_replication", "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config",
+    "monteclora_config", "velora_config",
+)  # fmt: skip
 # Other ways to begin change the base, or read files.
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal")
 
@@ -95,15 +101,14 @@ def _settings(folder: Path, shown: str) -> dict[str, Any]:
     kind = raw.get("peft_type")
     if kind != "LORA":
         raise UnsupportedModel(
-            f"{shown} is an adapter of the kind {sanitize(repr(kind), 60)}; only LORA is merged here: save what "
-            "merge_and_unload() returns with save_pretrained, and name that folder"
+            f"{shown} is an adapter of the kind {sanitize(repr(kind), 60)}; only LORA is merged here: {_MERGE}"
         )
+    variant = next((name for name in _VARIANTS if raw.get(name)), None)
+    if variant is not None:
+        raise UnsupportedModel(f"{shown} is a LoRA with {variant}, which is not merged here: {_MERGE}")
     start = raw.get("init_lora_weights", True)
     if not any(start is plain or (isinstance(plain, str) and start == plain) for plain in _PLAIN_STARTS):
-        raise UnsupportedModel(
-            f"{shown} began as {sanitize(repr(start), 60)}, which changes the base: save what merge_and_unload() "
-            "returns with save_pretrained, and name that folder"
-        )
+        raise UnsupportedModel(f"{shown} began as {sanitize(repr(start), 60)}, which changes the base: {_MERGE}")
     return {key: raw[key] for key in _SETTINGS if raw.get(key) is not None}
 
 

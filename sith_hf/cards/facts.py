@@ -138,15 +138,23 @@ def _listed(items: Sequence[str]) -> str:
 def topics(spec: AnySpec, limit: int = 5) -> list[str]:
     """Return the main concepts of the edited vectors, by weight times change of gain: texts from outside.
 
-    The list is empty if the spec does not record explanations.
+    Silent poles do not count. The list is empty if the spec does not record explanations.
     """
     total: dict[str, float] = {}
     for part in spec.parts:
         explanations = () if part.provenance is None else part.provenance.explanations
         for gain, poles in zip(part.gain.tolist(), explanations, strict=part.provenance is not None):
-            for text, weight in (pair for pole in poles for pair in pole.concepts):
+            for text, weight in (pair for pole in poles if not pole.silent for pair in pole.concepts):
                 total[text] = total.get(text, 0.0) + weight * abs(gain - 1)
     return sorted(total, key=lambda text: (-total[text], text))[:limit]
+
+
+def silent_poles(spec: AnySpec) -> tuple[int, int] | None:
+    """Return how many poles of the edited vectors are silent, and how many there are; None if that is not known."""
+    poles = [p for part in spec.parts if part.provenance for term in part.provenance.explanations for p in term]
+    if not poles or any(pole.beyond_chance is None for pole in poles):
+        return None
+    return sum(pole.silent for pole in poles), len(poles)
 
 
 def vector_rows(spec: AnySpec) -> list[dict[str, Any]]:

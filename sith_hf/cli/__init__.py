@@ -45,7 +45,7 @@ COMMANDS = {
 }
 
 # The commands that share their work between the processes of a launcher. Of the others, rank 0 runs alone.
-SHARING = frozenset({"decompose", "image-mean", "evaluate", "run"})
+SHARING = frozenset({"decompose", "image-mean", "ground", "evaluate", "run", "tune"})
 
 
 class LazyGroup(click.Group):

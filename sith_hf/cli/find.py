@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import show_result, vectors_title
+from sith_hf.cli.output import heard, show_result, vectors_title
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +27,21 @@ if TYPE_CHECKING:
     options.near,
     click.option("--limit", type=int, default=20, show_default=True, help="Largest number of results."),
 )
+@options.chance
 @options.as_json
 def find(
-    decomposition: str, concept: str, model: str | None, loading: dict[str, Any], rule: dict[str, Any], as_json: bool
+    decomposition: str,
+    concept: str,
+    model: str | None,
+    loading: dict[str, Any],
+    rule: dict[str, Any],
+    fdr: float,
+    every: bool,
+    as_json: bool,
 ) -> None:
     """Find the singular vectors in DECOMPOSITION, a folder or Hub id, that mention CONCEPT or a similar concept.
+
+    Poles that are explained no better than chance are counted, and not shown without --all.
 
     They write it, or in a decomposition of read directions (sith-hf decompose --side read) look for it.
     """
@@ -46,11 +57,15 @@ def find(
     else:
         editor = SithEditor.from_pretrained(model, **loading).with_decomposition(loaded)
         matches = editor.find(concept, **rule)
+    judged = loaded.at_rate((match.explanation for match in matches), fdr)
+    matches = [replace(match, explanation=item) for match, item in zip(matches, judged, strict=True)]
     data = [{"tower": loaded.tower, **vars(m.explanation), "strength": m.strength, "share": m.share} for m in matches]
     meant = "" if loaded.has(concept) else did_you_mean(concept, loaded.texts)
     nothing = f"No vector mentions {sanitize(concept)} or a similar concept{sanitize(meant)}."
-    rows = match_rows(matches, loaded.base.settings)
-    show_result(as_json, data, table(*rows, title=vectors_title(loaded)) if matches else nothing)
+    columns, rows = match_rows(matches, loaded.base.settings)
+    rows, dim, line = heard(rows, judged, every=every, fdr=fdr)
+    shown = [table(columns, rows, title=vectors_title(loaded), dim=dim)] if rows else []
+    show_result(as_json, data, *([*shown, line] if matches else [nothing]))
 
 
 def _embedding(folder: str, decomposition: Decomposition, concept: str) -> Tensor | None:

@@ -136,7 +136,7 @@ def _report(scores: Scores, decomposition: Decomposition, path: str, as_json: bo
 
     from sith_hf.core.escaping import sanitize
     from sith_hf.core.tables import table
-    from sith_hf.decomposition import concepts_text
+    from sith_hf.decomposition import words_text
 
     counts = {str(n): int(((scores.value >= n) & (scores.value < n + 1)).sum()) for n in range(1, 6)}
     data = {
@@ -155,7 +155,7 @@ def _report(scores: Scores, decomposition: Decomposition, path: str, as_json: bo
     explanations = decomposition.explanations()
     highest = torch.argsort(flat, descending=True, stable=True)[:10].tolist()
     best = [(explanations[i], float(flat[i])) for i in highest if flat[i] > 0]
-    rows = [[e.layer, e.head, e.vector, e.pole, score, concepts_text(e)] for e, score in best]
+    rows = [[e.layer, e.head, e.vector, e.pole, score, words_text(e)] for e, score in best]
     columns = ["layer", "head", "vector", "pole", "score", "concepts (weight)"]
     numbers = {**scores.record, **scores.run}.items()
     show_result(

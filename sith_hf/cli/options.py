@@ -206,6 +206,23 @@ servers = click.option(
     metavar="URL",
     help="A server of the recipe's judges that may get your token (SITH_HF_JUDGE_TOKEN) and the concepts.",
 )
+
+
+def chance(command: F) -> F:
+    """Add ``--fdr`` and ``--all``: which poles of a table of explanations are shown."""
+    every = click.option(
+        "--all", "every", is_flag=True, help="Show poles that are explained no better than chance too, greyed."
+    )
+    rate = click.option(
+        "--fdr",
+        type=float,
+        default=0.05,
+        show_default=True,
+        help="False discovery rate of the explanations shown.",
+    )
+    return rate(every(command))
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import show_result, vectors_title
+from sith_hf.cli.output import evidence_lines, heard, show_result, vectors_title
 from sith_hf.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--heads", type=options.NUMBERS, help="Only these heads.  [default: all]")
 @click.option("--beside", help="A decomposition of the other side of the same model: show its concepts too.")
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Strongest vectors per head.")
+@options.chance
 @options.as_json
 def show(
     artifact: str,
@@ -31,15 +32,18 @@ def show(
     heads: tuple[int, ...] | None,
     beside: str | None,
     top: int,
+    fdr: float,
+    every: bool,
     as_json: bool,
 ) -> None:
     """Print ARTIFACT, a decomposition or an edit spec: a folder or Hub id.
 
-    For a decomposition, print the strongest vectors of each head: both poles, each with its concepts, or the strength
-    of each vector if no words explain it.
+    For a decomposition, print the strongest vectors of each head: the poles that are explained better than chance, each
+    with the concepts that it writes and, if they were measured (sith-hf decompose --images), those that drive it; or
+    the strength of each vector if no words explain it.
     """
     from sith_hf.core.tables import table
-    from sith_hf.decomposition import Decomposition, concepts_text, explanation_rows
+    from sith_hf.decomposition import WORDS, Decomposition, explanation_rows, marked_text, words_text
 
     found = _read(artifact)
     if not isinstance(found, Decomposition) and beside is not None:
@@ -62,19 +66,25 @@ def show(
         data = [{"tower": found.tower, **row} for row in strengths]
         show_result(as_json, data, table(names, rows, title=vectors_title(found)))
         return
-    explanations = [explanation for place in places for explanation in found.theme(*place, top)]
+    explanations = found.at_rate((item for place in places for item in found.theme(*place, top)), fdr)
     title = vectors_title(found)
     data = [{"tower": found.tower, **vars(item)} for item in explanations]
     columns, rows = explanation_rows(explanations, found.base.settings)
     if beside is not None:
-        others = found.same_vectors(Decomposition.from_pretrained(beside), explanations)
+        other_side = Decomposition.from_pretrained(beside)
+        others = other_side.at_rate(found.same_vectors(other_side, explanations), fdr)
         data = [
             item | {"beside": {"tower": found.tower, **vars(other)}} for item, other in zip(data, others, strict=True)
         ]
-        columns = [*columns[:-1], *(f"{d.side}s (weight)" for d in (explanations[0], others[0]))]
+        columns = [*columns[: WORDS + 1], f"{others[0].side}s (weight)", *columns[WORDS + 1 :]]
         title = vectors_title(found, side=False)
-        rows = [[*row, concepts_text(other)] for row, other in zip(rows, others, strict=True)]
-    show_result(as_json, data, table(columns, rows, title=title))
+        text = marked_text if every else words_text
+        pairs = zip(rows, explanations, others, strict=True)
+        rows = [[*row[:WORDS], text(own), text(other), *row[WORDS + 1 :]] for row, own, other in pairs]
+        explanations = [a if other.silent else other for a, other in zip(explanations, others, strict=True)]
+    rows, dim, line = heard(rows, explanations, every=every, fdr=fdr, words=WORDS)
+    lines = [line, *evidence_lines(found)]
+    show_result(as_json, data, *([table(columns, rows, title=title, dim=dim)] if rows else []), *lines)
 
 
 def _read(artifact: str) -> Decomposition | AnySpec:

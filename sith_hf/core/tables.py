@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sith_hf.core.escaping import sanitize
 
 _MOST_LINES = 30
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> str:
-    """Format a table as text: numbers right-aligned, long cells folded, no terminal codes.
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    title: str | None = None,
+    dim: Collection[int] = (),
+) -> str:
+    """Format a table as text: numbers right-aligned, long cells folded, no terminal codes without ``dim``.
 
     Args:
         columns: the headings.
         rows: cells in the same order; floats get three decimals.
         title: a line above the table.
+        dim: the numbers of greyed rows. Their terminal codes are for ``click.echo``, which drops them elsewhere.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -29,9 +35,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str |
         grid.add_column(
             Text(sanitize(column)), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric
         )
-    for row in rows:
-        grid.add_row(*(Text(f"{c:.3f}" if isinstance(c, float) else sanitize(str(c), 400)) for c in row))
-    console = Console(file=io.StringIO(), width=120, color_system=None, force_terminal=False, legacy_windows=False)
+    for number, row in enumerate(rows):
+        style = "dim" if number in dim else ""
+        grid.add_row(*(Text(f"{c:.3f}" if isinstance(c, float) else sanitize(str(c), 400), style) for c in row))
+    console = Console(
+        file=io.StringIO(),
+        width=120,
+        color_system="standard" if dim else None,
+        force_terminal=bool(dim),
+        legacy_windows=False,
+    )
     with console.capture() as capture:
         console.print(grid)
     # rich would fold a title at the width of the table.

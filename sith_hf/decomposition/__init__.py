@@ -7,19 +7,23 @@ It imports ``concepts``, ``towers``, ``pursuit``, ``hub``, ``files``, ``core`` a
 from sith_hf.decomposition.decompose import check_joint_size, decompose, repeats
 from sith_hf.decomposition.decomposition import NEAR, Decomposition
 from sith_hf.decomposition.drivers import Drivers
-from sith_hf.decomposition.explanation import Explanation, Match, concepts_text, explanation_rows, match_rows
+from sith_hf.decomposition.explanation import (
+    WORDS,
+    Explanation,
+    Match,
+    concepts_text,
+    driven_text,
+    explanation_rows,
+    marked_text,
+    match_rows,
+    poles_label,
+    silent_line,
+    words_text,
+)
+from sith_hf.decomposition.p_values import adjusted, head_p_values, p_values, smallest_p
 from sith_hf.decomposition.quality import Quality, measure_explanations, quality_of
 from sith_hf.decomposition.settings import DecomposeSettings
-from sith_hf.decomposition.significance import (
-    DRAWS,
-    NULLS,
-    SEED,
-    Significance,
-    adjusted,
-    null_directions,
-    p_values,
-    smallest_p,
-)
+from sith_hf.decomposition.significance import DRAWS, NULLS, SEED, Significance, null_directions
 from sith_hf.decomposition.storage import DECOMPOSITION_LAYOUT
 from sith_hf.decomposition.svd import HeadSVD, factored_svd
 from sith_hf.decomposition.total_effect import IMAGES, TotalEffect, measure_total_effect
@@ -40,18 +44,25 @@ __all__ = [
     "SEED",
     "Significance",
     "TotalEffect",
+    "WORDS",
     "adjusted",
     "check_joint_size",
     "concepts_text",
     "decompose",
+    "driven_text",
     "explanation_rows",
     "factored_svd",
+    "head_p_values",
+    "marked_text",
     "match_rows",
     "measure_explanations",
     "measure_total_effect",
     "null_directions",
     "p_values",
+    "poles_label",
     "quality_of",
     "repeats",
+    "silent_line",
     "smallest_p",
+    "words_text",
 ]

@@ -18,7 +18,7 @@ from sith_hf.decomposition.by_number import factor, record
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.effect import Effect
 from sith_hf.decomposition.settings import DecomposeSettings
-from sith_hf.decomposition.significance import DRAWS, SEED, Significance, null_directions
+from sith_hf.decomposition.significance import DRAWS, HEAD_DRAWS, LAYER_DRAWS, SEED, Significance, null_directions
 from sith_hf.decomposition.svd import factored_svd
 from sith_hf.decomposition.total_effect import TotalEffect
 from sith_hf.errors import InputError
@@ -41,7 +41,8 @@ def decompose(
 ) -> Decomposition:
     """Factor and explain the heads of some layers (SITH; Method, sec. 1 to 5).
 
-    Random directions are explained too, as the null of the p-values (:class:`sith_hf.decomposition.Significance`).
+    Random directions are explained too, as the nulls of the p-values (:class:`sith_hf.decomposition.Significance`): of
+    the residual stream 16,000 (4,000 for each layer of a total effect), and 64 of what each head can write.
     The algebra of directions runs in float64 for every dtype of the checkpoint, and results are float32, so a bfloat16
     tower and its float32 cast have the same decomposition.
 
@@ -75,15 +76,16 @@ def decompose(
     # One sample of random directions for each way to the joint space, of the first layer that takes it.
     ways = list(dict.fromkeys(effect.way(number) for number in numbers))
     rows = [ways.index(effect.way(number)) for number in numbers]
+    draws = DRAWS if total is None else min(DRAWS, LAYER_DRAWS)
     null = {
-        f"null-{start:04d}" + (f"-{row}" if row else ""): (numbers[rows.index(row)], slice(start, start + ROWS))
+        f"null-{start:05d}" + (f"-{row}" if row else ""): (numbers[rows.index(row)], start)
         for row in range(len(ways))
-        for start in range(0, DRAWS, ROWS)
+        for start in range(0, draws, ROWS)
     }
 
     @cache
     def index() -> DictionaryIndex:
-        share = (len(heads) + len(null)) * ROWS / job.processes.world_size
+        share = (2 * len(heads) + len(null)) * ROWS / job.processes.world_size
         return build_index(atoms, device=where, products=int(share * pursuit.sparsity), block_size=pursuit.block_size)
 
     def coded(directions: Tensor, layer: int) -> SparseCode:
@@ -91,17 +93,29 @@ def decompose(
         found = pursuit(joint.to(where), index())
         return SparseCode(found.index.cpu(), found.weight.cpu())
 
-    def by_chance(group: str) -> Part:
-        number, part = null[group]
-        generator = torch.Generator().manual_seed(SEED)
-        write = torch.empty(0, tower.hidden_size)
+    def drawn_part(group: str) -> Part:
+        number, start = null[group]
+        # Each block has a seed of its own, so that a process draws no more than its blocks.
+        generator = torch.Generator().manual_seed(SEED + start)
+        write, count = torch.empty(0, tower.hidden_size), min(ROWS, draws - start)
         centre = settings.centres(tower.layers[number])
-        drawn = null_directions("residual", write, DRAWS, centre=centre, generator=generator)[part]
+        drawn = null_directions("residual", write, count, centre=centre, generator=generator)
         return {"null_fidelity": effect.quality(atoms, drawn, coded(drawn, number), number).fidelity}
+
+    def drawn_in_heads(spaces: Tensor, number: int, first: int) -> Tensor:
+        """Draw directions ``[h, n, D]`` in the spaces ``[h, d, D]`` of some heads of a layer, each by its seed."""
+        seeds = range(number * tower.num_heads + first, number * tower.num_heads + first + len(spaces))
+        # Beside the seeds of blocks above.
+        generators = [torch.Generator().manual_seed(SEED + 2**32 + seed) for seed in seeds]
+        drawn = [
+            null_directions("head", space[None, None], HEAD_DRAWS, generator=generator)[0, 0]
+            for space, generator in zip(spaces, generators, strict=True)
+        ]
+        return torch.stack(drawn)
 
     def explain(group: str) -> Part:
         if group in null:
-            return by_chance(group)
+            return drawn_part(group)
         number, those = heads[group]
         factors = tower.layers[number].factors(tower.num_heads, fold=settings.fold, centre=settings.centred)
         svd = factored_svd(factors.write[those].cpu(), factors.read[those].cpu())
@@ -109,6 +123,8 @@ def decompose(
         explained = read if settings.side == "read" else write
         directions = explained.unsqueeze(-2) * settings.signs.unsqueeze(-1)
         code = coded(directions, number)
+        chance = drawn_in_heads(svd.read if settings.side == "read" else svd.write, number, those.start)
+        by_chance = effect.quality(atoms, chance, coded(chance, number), number)
         shape, quality = (*directions.shape[:3], -1), effect.quality(atoms, directions, code, number)
         made = {
             "singular_values": values,
@@ -119,6 +135,7 @@ def decompose(
             "weight": code.weight.reshape(shape),
             "fidelity": quality.fidelity,
             "coherence": quality.coherence,
+            "head_sample": by_chance.fidelity,
             "ceiling": effect.ceiling(explained, number),
         }
         if total is not None:
@@ -137,7 +154,7 @@ def decompose(
             "image mean": None if image_mean is None else tensor_sha256(image_mean),
             "weights": sorted(tower.sha256(numbers).items()),
             "settings of the model": dict(tower.settings),
-            "null": ["residual", DRAWS, SEED],
+            "null": ["residual", draws, "head", HEAD_DRAWS, SEED],
             **({} if total is None else {"total effect": tensor_sha256(total.jacobian)}),
             "dictionary": [dictionary.sha256, _rows_sha256(dictionary.rows)],
             "device": where.type,
@@ -149,9 +166,12 @@ def decompose(
             done[group] = part
             bar.update(len(part.get("energy", ())))
     stacks = [[done[group] for group, (number, _) in heads.items() if number == wanted] for wanted in numbers]
-    stacked = {key: torch.stack([torch.cat([part[key] for part in parts]) for parts in stacks]) for key in stacks[0][0]}
+    stacked: dict[str, Any] = {
+        key: torch.stack([torch.cat([part[key] for part in parts]) for parts in stacks]) for key in stacks[0][0]
+    }
 
-    sample = torch.cat([done[group]["null_fidelity"] for group in null]).reshape(len(ways), DRAWS)
+    sample = torch.cat([done[group]["null_fidelity"] for group in null]).reshape(len(ways), draws)
+    head_sample = stacked.pop("head_sample")
 
     # Copy it, so that later changes of the caller's tensor do not reach the result.
     mean = torch.zeros(tower.joint_size) if image_mean is None else image_mean.detach().float().cpu().clone()
@@ -163,7 +183,7 @@ def decompose(
     return Decomposition(
         layers=numbers,
         **stacked,
-        significance=Significance.of(stacked["fidelity"], sample, rows),
+        significance=Significance.of(stacked["fidelity"], sample, rows, head_sample=head_sample),
         texts=tuple(dictionary.texts[i] for i in used),
         embeddings=dictionary.embeddings_of(used),
         dictionary_mean=dictionary.mean,

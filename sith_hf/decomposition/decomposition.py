@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -17,8 +17,8 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import did_you_mean, finite_number, whole_number, whole_numbers
 from sith_hf.decomposition.drivers import Drivers
-from sith_hf.decomposition.explanation import Explanation, Match
-from sith_hf.decomposition.significance import Significance
+from sith_hf.decomposition.explanation import FDR, Explanation, Match
+from sith_hf.decomposition.significance import NULLS, Significance
 from sith_hf.decomposition.storage import DECOMPOSITION_LAYOUT, FIELDS, read_fields
 from sith_hf.errors import InputError
 from sith_hf.files import library_versions, text_tensors, write_artifact
@@ -86,6 +86,8 @@ class Decomposition(Pushable):
         _, heads, rank = self.singular_values.shape
         side = "" if self.side == "write" else f"{self.side} directions, "
         words = f"poles {''.join(self.poles)}, {len(self.texts)} concepts in use" if self.has_words else "no words"
+        found = self.beyond_chance()
+        words += "" if found is None else f", {int(found.sum())} of {found.numel()} poles beyond chance"
         side = side if self.tower == "vision" else f"{self.tower} tower, {side}"
         return (
             f"Decomposition({sanitize(self.base.name)}, {side}layers {list(self.layers)}, {heads} heads, "
@@ -158,7 +160,31 @@ class Decomposition(Pushable):
         """The mean fidelity of random directions that are explained in the same way; None if not known."""
         return None if self.significance is None else self.significance.chance
 
-    def beyond_chance(self, fdr: float = 0.05) -> Tensor | None:
+    @property
+    def p_head(self) -> Tensor | None:
+        """The p-value of each fidelity against random directions of what its head can write; None if not known.
+
+        ``[L, H, R, poles]`` float64. This null is stricter for a head whose whole write space is easy to explain.
+        """
+        return None if self.significance is None else self.significance.p_head
+
+    def chance_level(self, null: str = "residual") -> Tensor | None:
+        """Return the mean fidelity of random directions for each pole, ``[L, H, R, poles]``; None if not known.
+
+        Args:
+            null: ``"residual"``, directions of the residual stream, or ``"head"``, of what the pole's head can write.
+
+        Raises:
+            InputError: another null.
+        """
+        if null not in NULLS:
+            raise InputError(f"unknown null {null!r}; the nulls are {', '.join(NULLS)}")
+        if self.significance is None:
+            return None
+        known = self.significance.head_chance if null == "head" else self.significance.chance_of_layer.unsqueeze(-1)
+        return None if known is None else known[..., None, None].expand(self.fidelity.shape).clone()
+
+    def beyond_chance(self, fdr: float = FDR) -> Tensor | None:
         """Return which explanations are better than chance, ``[L, H, R, poles]`` bool; None if not known.
 
         Args:
@@ -170,6 +196,21 @@ class Decomposition(Pushable):
         if not 0 < finite_number(fdr, "fdr, a false discovery rate,") < 1:
             raise InputError(f"fdr must be a false discovery rate above 0 and below 1; got {fdr}")
         return None if self.significance is None else self.significance.q <= fdr
+
+    def at_rate(self, explanations: Iterable[Explanation], fdr: float) -> list[Explanation]:
+        """Return explanations of this decomposition, with ``beyond_chance`` at another false discovery rate.
+
+        Raises:
+            InputError: a rate out of range.
+        """
+        found = self.beyond_chance(fdr)
+        if found is None:
+            return list(explanations)
+        return [
+            replace(item, beyond_chance=bool(found[(*self.place(item.layer, item.head, item.vector), pole)]))
+            for item in explanations
+            for pole in (self.poles.index(item.pole),)
+        ]
 
     def position(self, layer: int) -> int:
         """Return the index of ``layer`` on axis L. Raises InputError if it was not decomposed."""
@@ -219,17 +260,23 @@ class Decomposition(Pushable):
             tensor.reshape(*shape[:3], -1).expand(shape).flatten().tolist()
             for tensor in (self.singular_values, self.energy_share, self.fidelity, self.ceiling, self.coherence)
         ]
-        sides = [self.side] * shape.numel()
-        p_values = self.p_values
-        numbers.append([None] * shape.numel() if p_values is None else p_values.flatten().tolist())
+        unknown = [None] * shape.numel()
         cosine = self.total_cosine
-        totals = [None] * shape.numel() if cosine is None else cosine.repeat_interleave(len(self.poles), -1).flatten()
-        drivers = [None] * shape.numel() if self.drivers is None else self.drivers.named()
-        others = zip(sides, drivers, totals if cosine is None else totals.tolist(), strict=True)
+        known: dict[str, Tensor | None] = {
+            "p_value": self.p_values,
+            "total_cosine": None if cosine is None else cosine.repeat_interleave(len(self.poles), -1),
+            "p_head": self.p_head,
+            "chance": self.chance_level("residual"),
+            "head_chance": self.chance_level("head"),
+            "beyond_chance": self.beyond_chance(),
+        }
+        more = {name: unknown if each is None else each.flatten().tolist() for name, each in known.items()}
+        more |= {"side": [self.side] * shape.numel()}
+        more |= {"driven_by": unknown if self.drivers is None else self.drivers.named()}
         return tuple(
-            Explanation(layer, head, vector, pole, named, *values, side=side, driven_by=driven_by, total_cosine=total)
-            for (layer, head, vector, pole), named, *values, (side, driven_by, total) in zip(
-                places, concepts, *numbers, others, strict=True
+            Explanation(layer, head, vector, pole, named, *values, **dict(zip(more, others, strict=True)))
+            for (layer, head, vector, pole), named, *values, others in zip(
+                places, concepts, *numbers, zip(*more.values(), strict=True), strict=True
             )
         )
 
@@ -367,7 +414,9 @@ class Decomposition(Pushable):
             heads = product(self.layers, range(self.num_heads))
             return Dataset.from_list([row for place in heads for row in self.strengths(*place, self.rank)])
         rows = [
-            vars(item) | {"concepts": [text for text, _ in item.concepts], "weights": [w for _, w in item.concepts]}
+            vars(item)
+            | {"concepts": [text for text, _ in item.concepts], "weights": [w for _, w in item.concepts]}
+            | _driven_columns(item)
             for item in self._explanations
         ]
         return Dataset.from_list(rows)
@@ -400,7 +449,7 @@ class Decomposition(Pushable):
         tensors |= {"layers": torch.tensor(self.layers)} | text_tensors(self.texts)
         data = {"base": self.base.to_json(), "settings": dict(self.settings), "poles": list(self.poles)}
         if self.significance is not None:
-            tensors |= {"p_value": self.significance.p, "null_fidelity": self.significance.sample.flatten()}
+            tensors |= self.significance.tensors()
             data["significance"] = self.significance.to_json()
         if self.total_cosine is not None:
             tensors["total_cosine"] = self.total_cosine
@@ -415,3 +464,10 @@ class Decomposition(Pushable):
     ) -> Decomposition:
         """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository. Raises ArtifactError."""
         return cls(**read_fields(find_artifact(name_or_path, DECOMPOSITION_LAYOUT, revision, token)))
+
+
+def _driven_columns(item: Explanation) -> dict[str, list[str] | list[float] | None]:
+    """Return what drives a pole as two columns; None if it was not measured."""
+    if item.driven_by is None:
+        return {"driven_by": None, "correlations": None}
+    return {"driven_by": [text for text, _ in item.driven_by], "correlations": [value for _, value in item.driven_by]}

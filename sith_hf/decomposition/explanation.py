@@ -1,4 +1,8 @@
-"""``Explanation`` and ``Match``: the concepts of one pole of one singular vector, and table rows of them."""
+"""``Explanation`` and ``Match``: the concepts of one pole of one singular vector, and table rows of them.
+
+Every pole gets concepts, but those of most poles fit no better than the concepts of a random direction. Such a pole is
+*silent*: its words are stored, and shown only where they are asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sith_hf.core.escaping import sanitize
 from sith_hf.towers import layer_title
 
+FDR = 0.05
+"""The false discovery rate at which a pole is beyond chance."""
 
-@dataclass(frozen=True)
+CHANCE = "(chance)"
+
+
+WORDS = 6
+"""The column of words in a table of explanations."""
+
+
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """The concepts of one pole of one singular vector.
 
@@ -27,6 +41,11 @@ class Explanation:
         driven_by: (concept, correlation), by descending correlation: the concepts whose similarity to images goes with
             how much the vector writes of this pole. Empty if none is beyond chance; None if it was not measured.
         total_cosine: the cosine of the vector's direct and total effect; None if it was not measured.
+        p_head: of the fidelity, against random directions of what the head can write; None if not known.
+        chance: the mean fidelity of the random directions of ``p_value``; None if not known.
+        head_chance: the mean fidelity of those of ``p_head``; None if not known.
+        beyond_chance: whether the fidelity is better than chance at a false discovery rate of 0.05 over all poles; if
+            not, the pole is silent, and printing it shows no concepts. None if not known.
     """
 
     layer: int
@@ -43,6 +62,20 @@ class Explanation:
     side: str = "write"
     driven_by: tuple[tuple[str, float], ...] | None = None
     total_cosine: float | None = None
+    p_head: float | None = None
+    chance: float | None = None
+    head_chance: float | None = None
+    beyond_chance: bool | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether the explanation is known to be no better than chance."""
+        return self.beyond_chance is False
+
+    def __repr__(self) -> str:
+        place = f"layer {self.layer}, head {self.head}, vector {self.vector}, pole {self.pole}"
+        p = "" if self.p_value is None else f", p {self.p_value:.2g}"
+        return f"Explanation({place}: {sanitize(words_text(self), 400)}; fidelity {self.fidelity:.3f}{p})"
 
 
 @dataclass(frozen=True)
@@ -63,12 +96,21 @@ class Match:
 def explanation_rows(
     explanations: Sequence[Explanation], settings: Mapping[str, Any]
 ) -> tuple[list[str], list[list[object]]]:
-    """Return columns and rows for :func:`sith_hf.core.tables.table`; ``settings``: of the decomposed base."""
-    columns = ["layer", "head", "vector", "pole", "energy", "fidelity", "concepts (weight)"]
+    """Return columns and rows for :func:`sith_hf.core.tables.table`; ``settings``: of the decomposed base.
+
+    Column ``WORDS`` says what each pole writes (or reads), and the next one, if it was measured, what drives it.
+    The concepts of a silent pole are there, with a mark: leave the pole out, or show that the words are chance.
+    """
+    side = explanations[0].side if explanations else "write"
+    columns = ["layer", "head", "vector", "pole", "energy", "fidelity", f"{side}s (weight)"]
     titles = {e.layer: layer_title(e.layer, settings) for e in explanations}
-    return columns, [
-        [titles[e.layer], e.head, e.vector, e.pole, e.energy_share, e.fidelity, concepts_text(e)] for e in explanations
+    rows: list[list[object]] = [
+        [titles[e.layer], e.head, e.vector, e.pole, e.energy_share, e.fidelity, marked_text(e)] for e in explanations
     ]
+    if any(e.driven_by is not None for e in explanations):
+        columns.append("driven by (correlation)")
+        rows = [[*row, driven_text(e)] for row, e in zip(rows, explanations, strict=True)]
+    return columns, rows
 
 
 def match_rows(matches: Sequence[Match], settings: Mapping[str, Any]) -> tuple[list[str], list[list[object]]]:
@@ -79,6 +121,56 @@ def match_rows(matches: Sequence[Match], settings: Mapping[str, Any]) -> tuple[l
 
 
 def concepts_text(explanation: Explanation) -> str:
-    """Return the concepts and weights as text, such as ``sea 0.61, ocean 0.40``; a blank concept is ``""``."""
+    """Return the concepts and weights as text, such as ``sea 0.61, ocean 0.40``; a blank concept is ``""``.
+
+    A silent pole has concepts too: :func:`words_text` shows none for it.
+    """
     blank = '""'
     return ", ".join(f"{text or blank} {weight:.2f}" for text, weight in explanation.concepts)
+
+
+def driven_text(explanation: Explanation) -> str:
+    """Return the concepts that drive a pole and their correlations as text; ``silent`` if none is beyond chance."""
+    if explanation.driven_by is None:
+        return "not measured"
+    return ", ".join(f"{text} {value:.2f}" for text, value in explanation.driven_by) or "silent"
+
+
+def words_text(explanation: Explanation) -> str:
+    """Return the concepts and weights as text, or that a pole is silent."""
+    return "silent" if explanation.silent else concepts_text(explanation)
+
+
+def poles_label(poles: Sequence[Explanation], *, quiet: bool = False) -> str:
+    """Return the concepts of the poles of one vector in one line; ``quiet``: without those of silent poles."""
+    words = ("silent" if quiet and p.silent else ", ".join(text for text, _ in p.concepts) for p in poles)
+    return " | ".join(f"{pole.pole} {text}" for pole, text in zip(poles, words, strict=True))
+
+
+def marked_text(explanation: Explanation) -> str:
+    """Return the concepts and weights as text, with a mark if they are no better than chance."""
+    return f"{concepts_text(explanation)} {CHANCE}".strip() if explanation.silent else concepts_text(explanation)
+
+
+def silent_line(explanations: Sequence[Explanation], *, shown: bool = False, fdr: float = FDR, more: str = "") -> str:
+    """Return one line that says how many of some poles are silent, or that it is not known.
+
+    Args:
+        explanations: the poles of a table, silent ones too.
+        shown: whether the table shows the words of silent poles, with a mark.
+        fdr: the false discovery rate.
+        more: how to see them, such as ``--all shows them``.
+    """
+    if any(item.beyond_chance is None for item in explanations):
+        return (
+            "Not compared with chance: this decomposition has no p-values (it was imported, or made by an earlier "
+            "release). Decompose again to see which words are better than chance."
+        )
+    silent = sum(item.silent for item in explanations)
+    are = "is" if silent == 1 else "are"
+    mark = f", marked {CHANCE}" if shown and silent else ""
+    hint = f"; {more}" if more and silent and not shown else ""
+    return (
+        f"{silent} of {len(explanations)} poles {are} silent: explained no better than chance (false discovery rate "
+        f"{100 * fdr:g} %){mark}{hint}."
+    )

@@ -10,8 +10,8 @@ fidelities of random directions explained in the same way. Two nulls answer two 
   rank). This null is stricter for a head whose whole write space is easy to explain.
 
 Neither depends on the dictionary, the explanations or the singular values. Both are symmetric, so one null serves both
-poles of a vector. A decomposition stores the sample of ``residual`` and the p-values against it
-(:class:`Significance`); ``sith-hf fidelity`` computes either.
+poles of a vector. A decomposition stores the p-values against both, and what chance is (:class:`Significance`); words
+are shown by those of ``residual``. ``sith-hf fidelity`` computes either.
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sith_hf.errors import ArtifactError, InputError
+from sith_hf.decomposition.p_values import adjusted, head_p_values, p_values
+from sith_hf.errors import ArtifactError
 from sith_hf.files import require
 
 NULLS = ("residual", "head")
 
-DRAWS, SEED = 4000, 0
-"""Random directions of a decomposition, and their seed."""
+DRAWS, HEAD_DRAWS, SEED = 16_000, 64, 0
+"""Random directions of the residual stream, of what each head can write, and their seed."""
 
-# The share of a null sample that the tail is fitted to, and the fewest values for a fit.
-TAIL, FEWEST = 0.05, 40
-# The fitted tail is trusted down to this part of the smallest empirical p-value.
-REACH = 0.01
+LAYER_DRAWS = 4000
+"""Random directions of the residual stream for each layer, where each layer has its own way to the joint space."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +50,10 @@ class Significance:
         rows: for each of the L layers, the row of ``sample`` that it is compared with.
         null: the null of the random directions, ``"residual"``.
         seed: of the random directions.
+        p_head: ``[L, H, R, poles]`` float64, the p-value against random directions of the head's own write space; None
+            (not known) in a decomposition of an earlier release.
+        head_chance: ``[L, H]`` float32, the mean fidelity of those; None if not known.
+        head_draws: the number of those, for each head; 0 if not known.
     """
 
     p: Tensor
@@ -58,13 +61,34 @@ class Significance:
     rows: tuple[int, ...]
     null: str = "residual"
     seed: int = SEED
+    p_head: Tensor | None = None
+    head_chance: Tensor | None = None
+    head_draws: int = 0
 
     @classmethod
-    def of(cls, fidelity: Tensor, sample: Tensor, rows: Sequence[int], seed: int = SEED) -> Significance:
-        """Compare fidelities ``[L, H, R, poles]`` with those of random directions ``[G, N]``, layer by layer."""
+    def of(
+        cls,
+        fidelity: Tensor,
+        sample: Tensor,
+        rows: Sequence[int],
+        seed: int = SEED,
+        head_sample: Tensor | None = None,
+    ) -> Significance:
+        """Compare fidelities ``[L, H, R, poles]`` with those of random directions.
+
+        Args:
+            fidelity: the observed ones.
+            sample: ``[G, N]``, of the residual stream, one row for each way to the joint space.
+            rows: for each layer, its row of ``sample``.
+            seed: of the random directions.
+            head_sample: ``[L, H, n]``, of each head's write space; not compared when None.
+        """
         ordered = sample.sort(dim=-1).values
         p = torch.stack([p_values(each, ordered[row]) for each, row in zip(fidelity, rows, strict=True)])
-        return cls(p, ordered, tuple(rows), seed=seed)
+        if head_sample is None:
+            return cls(p, ordered, tuple(rows), seed=seed)
+        chance, draws = head_sample.double().mean(dim=-1).float(), head_sample.shape[-1]
+        return cls(p, ordered, tuple(rows), "residual", seed, head_p_values(fidelity, head_sample), chance, draws)
 
     @cached_property
     def q(self) -> Tensor:
@@ -73,20 +97,33 @@ class Significance:
 
     @property
     def chance(self) -> float:
-        """The mean fidelity of the random directions."""
+        """The mean fidelity of the random directions of the residual stream."""
         return float(self.sample.double().mean())
+
+    @cached_property
+    def chance_of_layer(self) -> Tensor:
+        """The same for the way to the joint space of each layer, ``[L]`` float32."""
+        return self.sample.double().mean(dim=-1).float()[list(self.rows)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors to store; those of heads only where they are known."""
+        heads = {"p_head": self.p_head, "head_chance": self.head_chance}
+        known = {name: tensor for name, tensor in heads.items() if tensor is not None}
+        return {"p_value": self.p, "null_fidelity": self.sample.flatten(), **known}
 
     def to_json(self) -> dict[str, Any]:
         """Return what is needed to repeat the sample."""
         # The rows are named only where there are several, so that other files keep the bytes of earlier releases.
         rows = {"rows": list(self.rows)} if len(self.sample) > 1 else {}
-        return {"null": self.null, "draws": self.sample.shape[1], "seed": self.seed, **rows}
+        heads = {"head_draws": self.head_draws} if self.p_head is not None else {}
+        return {"null": self.null, "draws": self.sample.shape[1], "seed": self.seed, **rows, **heads}
 
     @classmethod
     def from_json(cls, value: Any, tensors: Mapping[str, Tensor], path: Path) -> Significance | None:
         """Read the significance of an artifact; None for one without. Raises ArtifactError for any other data."""
         p, sample = tensors.get("p_value"), tensors.get("null_fidelity")
-        if value is None and p is None and sample is None:
+        p_head, head_chance = tensors.get("p_head"), tensors.get("head_chance")
+        if value is None and all(part is None for part in (p, sample, p_head, head_chance)):
             return None
         if p is None or sample is None or not isinstance(value, dict):
             raise ArtifactError(f"{path}: its significance is not whole; make it again, or fetch it again")
@@ -96,21 +133,29 @@ class Significance:
         require(one_each and min(rows) >= 0, path, "its significance does not name the sample of each layer")
         whole = null == "residual" and type(draws) is int and len(sample) == draws * (max(rows) + 1) > 0
         require(whole, path, "its significance has another null")
+        head_draws = value.get("head_draws", 0)
+        both = type(head_draws) is int and {p_head is None, head_chance is None} == {head_draws == 0}
+        require(both and head_draws >= 0, path, "its significance within heads is not whole")
         sample = sample.reshape(max(rows) + 1, draws)
+        p_all = p if p_head is None else torch.cat([p, p_head])
+        chances = sample if head_chance is None else torch.cat([sample.flatten(), head_chance.flatten()])
         for fits, problem in (
             (type(seed) is int and seed >= 0, "the seed of its significance is no whole number"),
-            (((p > 0) & (p <= 1)).all(), "a p-value is not above 0 and at most 1"),
-            ((sample.abs() <= 1 + 1e-3).all(), "a fidelity of a random direction is beyond 1"),
+            (((p_all > 0) & (p_all <= 1)).all(), "a p-value is not above 0 and at most 1"),
+            ((chances.abs() <= 1 + 1e-3).all(), "a fidelity of a random direction is beyond 1"),
             ((sample[:, 1:] >= sample[:, :-1]).all(), "the fidelities of random directions are not ascending"),
         ):
             require(bool(fits), path, problem)
-        return cls(p, sample, tuple(rows), str(null), int(value["seed"]))
+        return cls(p, sample, tuple(rows), str(null), int(value["seed"]), p_head, head_chance, head_draws)
 
 
 def null_directions(
     null: str, write: Tensor, draws: int, *, centre: bool = True, generator: torch.Generator | None = None
 ) -> Tensor:
     """Draw random unit directions of one of the nulls, float64.
+
+    Those of a head are the rows of random orthonormal bases of its write space and their opposites, as its vectors are:
+    each is uniform, and together they tell the mean fidelity as well as five times as many independent ones.
 
     Args:
         null: a name in ``NULLS``.
@@ -124,83 +169,12 @@ def null_directions(
         ``[N, D]`` for ``residual``, ``[L, H, N, D]`` for ``head``.
     """
     if null == "head":
-        mix = torch.randn(*write.shape[:2], draws, write.shape[2], generator=generator, dtype=torch.float64)
-        return normalize(mix @ write.double(), dim=-1)
+        size = write.shape[2]
+        shape = (*write.shape[:2], -(-draws // (2 * size)), size, size)
+        turned, triangle = torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float64))
+        # With these signs, the turns are uniform.
+        turned = turned * triangle.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+        frames = torch.cat([turned, -turned], dim=-2) @ write.double().unsqueeze(2)
+        return normalize(frames.flatten(2, 3)[:, :, :draws], dim=-1)
     noise = torch.randn(draws, write.shape[-1], generator=generator, dtype=torch.float64)
     return normalize(noise - noise.mean(dim=-1, keepdim=True) if centre else noise, dim=-1)
-
-
-def p_values(observed: Tensor, null: Tensor) -> Tensor:
-    """Return p-values against a null sample: empirical ones, with a fitted tail if the sample is large enough.
-
-    The empirical value is ``(1 + number of null values >= observed) / (1 + N)``. If observed values come from the null
-    distribution, it is at most a with probability at most a, for every a (Davison and Hinkley, 1997, sec. 4.2). It
-    cannot fall below 1 / (1 + N), so a false discovery rate over hundreds of poles would hang on the few largest null
-    values. With 800 null values or more, the largest twentieth of them is therefore replaced by an exponential tail of
-    the same mean: the generalised Pareto tail of shape 0 (Knijnenburg et al., 2009, "Fewer permutations, more accurate
-    P-values", with a free shape). Cosines have lighter tails, so these p-values are too large rather than too small: a
-    free shape made one in 2,000 values of normal samples seem one in 10,000. The fit is not trusted below
-    0.01 / (1 + N), the smallest value then.
-
-    Args:
-        observed: ``[*B, ...]``.
-        null: ``[*B, N]``: ``[N]`` for one null, or ``[L, H, N]`` for one of each head.
-
-    Returns:
-        the shape of ``observed``, float64, above 0 and at most 1.
-
-    Raises:
-        InputError: no null values, shapes that do not match, or values that are not finite.
-    """
-    batch = null.shape[:-1]
-    if null.ndim == 0 or null.shape[-1] == 0 or observed.shape[: len(batch)] != batch:
-        raise InputError(
-            f"null values [..., N] must match the observed ones; got {[*null.shape]} and {[*observed.shape]}"
-        )
-    if not (torch.isfinite(observed).all() and torch.isfinite(null).all()):
-        raise InputError("observed and null values must be finite")
-    ordered = null.double().reshape(-1, null.shape[-1]).sort(dim=-1).values
-    asked = observed.double().reshape(len(ordered), -1).contiguous()
-    below = torch.searchsorted(ordered, asked, side="left")
-    count = null.shape[-1]
-    p = (1 + count - below).double() / (1 + count)
-    return _with_tail(p, asked, ordered).reshape(observed.shape)
-
-
-def smallest_p(draws: int) -> float:
-    """Return the smallest p-value that :func:`p_values` returns for N null values."""
-    return (REACH if int(TAIL * draws) >= FEWEST else 1.0) / (1 + draws)
-
-
-def _with_tail(p: Tensor, asked: Tensor, ordered: Tensor) -> Tensor:
-    """Replace the p-values of values in the largest part of a sample by those of a fitted tail; all ``[B, ...]``."""
-    count = ordered.shape[-1]
-    above = int(TAIL * count)
-    if above < FEWEST:
-        return p
-    start = ordered[:, count - above - 1 : count - above]
-    scale = (ordered[:, count - above :] - start).mean(dim=-1, keepdim=True)
-    fitted = (1 + above) / (1 + count) * torch.exp(-(asked - start) / scale.clamp(min=torch.finfo(torch.float64).tiny))
-    # A tail of ties has no scale.
-    return torch.where((scale > 0) & (asked > start), fitted.clamp(min=REACH / (1 + count)), p)
-
-
-def adjusted(p: Tensor) -> Tensor:
-    """Return Benjamini-Hochberg adjusted p-values (1995): among values of at most q, the expected false share is q.
-
-    This holds for independent p-values, and for positively dependent ones such as those that share one null sample
-    (Bates et al., 2023, "Testing for outliers with conformal p-values", sec. 2).
-
-    Args:
-        p: ``[...]``, all p-values of one family.
-
-    Returns:
-        the shape of ``p``, float64, at least ``p`` and at most 1.
-    """
-    flat = p.double().flatten()
-    order = flat.argsort(descending=True)
-    rank = torch.arange(len(flat), 0, -1, dtype=torch.float64)
-    stepped = (flat[order] * len(flat) / rank).clamp(max=1)
-    result = torch.empty_like(flat)
-    result[order] = torch.cummin(stepped, dim=0).values if len(flat) else stepped
-    return result.reshape(p.shape)

@@ -41,17 +41,22 @@ DECOMPOSITION_LAYOUT = Layout(
         "text_offsets": (torch.int64, "offsets"),
         "p_value": (torch.float64, "L H R poles"),
         "null_fidelity": (torch.float32, "draws"),
+        "p_head": (torch.float64, "L H R poles"),
+        "head_chance": (torch.float32, "L H"),
         "total_cosine": (torch.float32, "L H R"),
         **DRIVERS,
     },
     optional=("p_value", "null_fidelity"),
-    parts=(("total_cosine",), tuple(DRIVERS)),
+    parts=(("p_head", "head_chance"), ("total_cosine",), tuple(DRIVERS)),
     data={"base": dict, "settings": dict, "poles": list, "libraries": dict},
     repo_type="dataset",
 )
 
 # The tensors that become fields of the same name.
-_OTHERS = ("layers", "text_bytes", "text_offsets", "total_cosine", *DRIVERS, *DECOMPOSITION_LAYOUT.optional)
+_OTHERS = {
+    *("layers", "text_bytes", "text_offsets", *DECOMPOSITION_LAYOUT.optional),
+    *(name for part in DECOMPOSITION_LAYOUT.parts for name in part),
+}
 FIELDS = [name for name in DECOMPOSITION_LAYOUT.tensors if name not in _OTHERS]
 
 

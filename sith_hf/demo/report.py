@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sith_hf.core.tables import table
-from sith_hf.decomposition import concepts_text
+from sith_hf.decomposition import concepts_text, silent_line
 from sith_hf.demo.run import DemoResult
 
 VECTORS = 1
@@ -20,9 +20,13 @@ def report(result: DemoResult, seed: int, command: str = "sith-hf") -> str:
     decomposition, spec, base, edited = result.decomposition, result.spec, result.base, result.edited
     gains = dict(zip(spec.keys, spec.gain.tolist(), strict=True))
     themes: list[list[object]] = []
+    poles = []
     for layer in decomposition.layers:
         for head in range(decomposition.num_heads):
             for pole in decomposition.theme(layer, head, VECTORS):
+                poles.append(pole)
+                if pole.silent:
+                    continue
                 gain = gains.get((layer, head, pole.vector), 1.0)
                 themes.append(
                     [layer, head, pole.vector, pole.energy_share, f"{gain:g}", pole.pole, concepts_text(pole)]
@@ -44,6 +48,7 @@ def report(result: DemoResult, seed: int, command: str = "sith-hf") -> str:
                 themes,
                 "The strongest singular vector of each head, and its explanation",
             ),
+            silent_line(poles, more=f"{command} show {folder / 'decomposition'} --top {VECTORS} --all shows them"),
             f"Edited: {len(spec)} of {decomposition.singular_values.numel()} singular vectors, layers {spec.layers}; "
             f"all of them: {command} show {folder / 'spec'}",
             "",

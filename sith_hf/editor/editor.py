@@ -14,19 +14,20 @@ import torch
 from torch import Tensor
 
 from sith_hf.adaptation import DIRECTIONS, Adaptation, compare, explain_change, load_tuned
-from sith_hf.checkpoint import SavedCheckpoint, history, locate, revert, save_edited
+from sith_hf.checkpoint import SavedCheckpoint, history, locate, measured, revert, save_edited
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match, decompose
 from sith_hf.editor.edit import Edit
 from sith_hf.editor.encoder import ConceptEncoder
 from sith_hf.editor.evidence import check_images, total_effect, with_drivers
-from sith_hf.edits import AnySpec, applied
+from sith_hf.edits import AnySpec, EditEffect, applied
 from sith_hf.errors import BaseMismatch, InputError
+from sith_hf.evaluation import measure_effect
 from sith_hf.files import ResumableJob, scratch_folder
 from sith_hf.gains import Impact, impact_of
 from sith_hf.grounding import Grounding, chosen_vectors, ground
 from sith_hf.hub import PushOptions, PushResult, check_options
-from sith_hf.images import Images
+from sith_hf.images import DatasetSettings, Images
 from sith_hf.publish import push_edited
 from sith_hf.towers import (
     LoadedModel,
@@ -346,6 +347,15 @@ class SithEditor:
             )
         return impact_of(self.tower, self.decomposition, dict(zip(part.keys, part.gain.tolist(), strict=True)))
 
+    def effect(
+        self, spec: AnySpec, images: DatasetSettings | None = None, *, batch_size: int = 32, progress: bool = False
+    ) -> EditEffect:
+        """Measure what an edit does to the concepts that it names (see :func:`sith_hf.evaluation.measure_effect`).
+
+        ``effect.check()`` raises InputError if it has no effect on them.
+        """
+        return measure_effect(self, spec, images, batch_size=batch_size, progress=progress)
+
     def applied(self, spec: AnySpec) -> AbstractContextManager[Any]:
         """Edit the model inside a ``with`` block (see :func:`sith_hf.edits.applied`)."""
         return applied(self.model, spec)
@@ -357,14 +367,26 @@ class SithEditor:
         *,
         include: Iterable[str] = (),
         overwrite: bool = False,
+        effect: EditEffect | None = None,
         progress: bool = False,
     ) -> SavedCheckpoint:
         """Write an edited copy of this editor's checkpoint (see :func:`sith_hf.checkpoint.save_edited`).
 
+        With ``effect``, a result of :meth:`effect`, the copy records what the edit does to the concepts that it names.
+
         Raises:
-            InputError: also for a model in memory, which has no checkpoint.
+            InputError: also for a model in memory, which has no checkpoint, for an edit without effect on what it
+                names, and for the effect of another edit.
         """
-        return save_edited(self._source(), spec, folder, include=include, overwrite=overwrite, progress=progress)
+        return save_edited(
+            self._source(),
+            spec,
+            folder,
+            include=include,
+            overwrite=overwrite,
+            measure=measured(effect),
+            progress=progress,
+        )
 
     def push_to_hub(
         self,
@@ -372,6 +394,7 @@ class SithEditor:
         spec: AnySpec,
         *,
         evaluation: Mapping[str, Any] | None = None,
+        effect: EditEffect | None = None,
         include: Iterable[str] = (),
         **options: Unpack[PushOptions],
     ) -> PushResult:
@@ -381,6 +404,7 @@ class SithEditor:
             repo_id: ``namespace/name``; a name alone belongs to the user of the token.
             spec: the edit.
             evaluation: measured results for the card.
+            effect: as for :meth:`save_pretrained`.
             include: patterns of more files of the checkpoint to publish, such as ``*.txt``.
             options: see :class:`sith_hf.hub.PushOptions`.
 
@@ -391,7 +415,7 @@ class SithEditor:
         check_options(options)
         with scratch_folder() as scratch:
             patterns = (include,) if isinstance(include, str) else tuple(include)
-            saved = self.save_pretrained(scratch / "edited", spec, include=patterns)
+            saved = self.save_pretrained(scratch / "edited", spec, include=patterns, effect=effect)
             pushed = push_edited(scratch / "edited", repo_id, evaluation=evaluation, include=patterns, **options)
             reasons = {**saved.reasons, **pushed.reasons}
             return replace(pushed, left_out=tuple(reasons), reasons=reasons)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition import Decomposition, poles_label
 from sith_hf.edits.place import Place
 from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec
@@ -80,9 +80,7 @@ def make_spec(tower: Tower, decomposition: Decomposition, gains: Gains) -> EditS
         constant=constant,
         column=columns if scaled else None,
         place=place,
-        labels=tuple(
-            " | ".join(f"{p.pole} {', '.join(text for text, _ in p.concepts)}" for p in poles) for poles in explained
-        ),
+        labels=tuple(map(poles_label, explained)),
         provenance=Provenance(tuple(explained), reasons, dict(decomposition.settings), *_named(decomposition, gains)),
         base=replace(decomposition.base, sha256=sha256),
         settings={"fold": fold, "centre": centre},

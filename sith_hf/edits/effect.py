@@ -21,8 +21,8 @@ from sith_hf.gains import Direction
 EFFECT = "effect.json"
 """The file of an edited checkpoint's effect, in ``sith/``."""
 
-LEAST_SCORE = 2.0
-"""An effect below so many standard deviations of random vectors is none (docs/guide/edit.md has the measurement)."""
+EFFECT_LEVEL = 0.05
+"""The largest p-value of an effect: random vectors change at most one concept in twenty as much."""
 
 # Concepts that a sentence lists.
 _LISTED = 5
@@ -60,13 +60,13 @@ class NamedEffect(Settings):
     """The mean over these concepts, with random vectors."""
     random_others: float | None = None
     """The median over other concepts, with random vectors."""
-    score: float | None = None
-    """How far the effect goes beyond that of random vectors, in standard deviations of theirs; None without them."""
+    p_value: float | None = Field(default=None, ge=0, le=1)
+    """The share of all concepts, over all sets of random vectors, that these change as much; None without them."""
 
     @property
     def is_none(self) -> bool:
         """Whether random vectors have the same effect."""
-        return self.score is not None and self.score < LEAST_SCORE
+        return self.p_value is not None and self.p_value > EFFECT_LEVEL
 
     def __str__(self) -> str:
         names = [sanitize(name, 60) for name in self.kept]

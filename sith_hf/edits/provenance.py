@@ -63,8 +63,7 @@ class Provenance:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        # The side is that of the write directions, as in every edit.
-        poles = [[{k: v for k, v in vars(p).items() if k != "side"} for p in term] for term in self.explanations]
+        poles = [[_pole(pole) for pole in term] for term in self.explanations]
         data = {"explanations": poles, "reasons": list(self.reasons), "decomposition": dict(self.decomposition)}
         named = {"named": [dict(item) for item in self.named], "others": list(self.others)}
         return data | {key: value for key, value in named.items() if value}
@@ -81,6 +80,15 @@ class Provenance:
         if len(lengths) > 1 or not poles <= {"+", "-"}:
             raise ArtifactError("the provenance does not fit the terms of the edit; make the file again")
         return cls(**dict(found))
+
+
+# What an explanation has had since later releases: left out where it is not known, as earlier files have it.
+_LATER = ("driven_by", "total_cosine", "p_head", "chance", "head_chance", "beyond_chance")
+
+
+def _pole(explanation: Explanation) -> dict[str, Any]:
+    """Return an explanation as plain data; the side is that of the write directions, as in every edit."""
+    return {k: v for k, v in vars(explanation).items() if k != "side" and not (k in _LATER and v is None)}
 
 
 class _Stored(Settings):

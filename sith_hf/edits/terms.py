@@ -12,6 +12,7 @@ from torch import Tensor
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.validation import finite_number
+from sith_hf.decomposition import poles_label
 from sith_hf.edits.layer_change import LayerChange
 from sith_hf.edits.place import Place
 from sith_hf.edits.provenance import Provenance
@@ -271,11 +272,18 @@ class Terms:
         vectors = f"{len(self)} singular {'vector' if len(self) == 1 else 'vectors'}"
         lines = [f"{verb} of the {self.tower} tower of {sanitize(self.base.name)}: {vectors} in layers {self.layers}"]
         lines.append(f"{'layer':>5} {'head':>4} {'vector':>6} {'gain':>7}  concepts")
-        for row in self.rows():
-            label = sanitize(row["label"])
+        for row, words in zip(self.rows(), self._words(), strict=True):
+            label = sanitize(words)
             layer = layer_title(row["layer"], self.base.settings)
             lines.append(f"{layer:>5} {row['head']:>4} {row['vector']:>6} {row['gain']:>7.3g}  {label}")
         return "\n".join(lines)
+
+    def _words(self) -> list[str]:
+        """Return the labels, without the concepts of poles that are explained no better than chance."""
+        if self.provenance is None:
+            return list(self.labels)
+        explained = zip(self.provenance.explanations, self.labels, strict=True)
+        return [poles_label(poles, quiet=True) if any(p.silent for p in poles) else label for poles, label in explained]
 
     def __repr__(self) -> str:
         reverts = ", reverts" if self.reverts else ""

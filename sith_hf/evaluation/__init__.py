@@ -4,7 +4,7 @@ It imports ``images``, ``edits`` and everything below. ``metric_classes`` has th
 """
 
 from sith_hf.evaluation.charts import blank_figure, worst_against_average, write_figure
-from sith_hf.evaluation.edit_effect import leaves, measure_effect, unmeasurable
+from sith_hf.evaluation.edit_effect import image_options, leaves, measure_effect, names_concepts, unmeasurable
 from sith_hf.evaluation.held_task import HeldTask, Labelled, hold_tasks
 from sith_hf.evaluation.plan import Plan, Task, ZeroShot
 from sith_hf.evaluation.result import Evaluation
@@ -22,8 +22,10 @@ __all__ = [
     "blank_figure",
     "evaluate",
     "hold_tasks",
+    "image_options",
     "leaves",
     "measure_effect",
+    "names_concepts",
     "strengths",
     "sweep",
     "unmeasurable",

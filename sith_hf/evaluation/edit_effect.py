@@ -6,7 +6,6 @@ mean over all concepts. 1 is no effect, 0 a concept that the images no longer te
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -45,13 +44,18 @@ DRAWS = 5
 LEAST_OTHERS, SAMPLE = 8, 100
 # The most concepts of an edit that are measured.
 MOST_NAMED = 100
-# Smaller spreads are rounding.
-LEAST_SPREAD = 1e-3
+# Smaller differences are rounding.
+LEAST_GAP = 1e-4
 
 
-def leaves(pictures: int = PICTURES) -> DatasetSettings:
+def leaves(pictures: int | None = None) -> DatasetSettings:
     """Return the images that an effect is measured on if the user names none."""
-    return DatasetSettings(world="leaves", seed=0, pictures=pictures)
+    return DatasetSettings(world="leaves", seed=0, pictures=pictures or PICTURES)
+
+
+def names_concepts(spec: AnySpec) -> bool:
+    """Return whether an edit records concepts by which its vectors were chosen."""
+    return any(part.provenance is not None and any(part.provenance.named) for part in spec.parts)
 
 
 def unmeasurable(editor: OpenModel) -> str | None:
@@ -59,7 +63,7 @@ def unmeasurable(editor: OpenModel) -> str | None:
     if "vision" not in family_of(editor.model).towers(type(editor.model).__name__):
         return "the model has no vision tower"
     if text_model_of(editor) is None:
-        return f"it needs texts, and {editor.loaded.title}: {family_of(editor.model).advice}"
+        return f"the model has no texts: {family_of(editor.model).advice}"
     try:
         image_processor(editor.loaded, editor.companion)
     except InputError as error:
@@ -112,7 +116,7 @@ def measure_effect(
             count=len(rows),
             sha256=rows.sha256(()),
             skipped=dict(rows.skipped),
-            options=_options(data),
+            options=image_options(images),
         ),
         named=named,
         compared=compared,
@@ -169,8 +173,9 @@ def _named(
     check_sizes(embedded, found)
     kept = _kept(embedded, found, [*range(len(concepts)), *far], title)
     groups = [
-        _group(direction, [i for i, each in enumerate(concepts) if wanted[each] == direction], concepts, kept)
-        for direction in dict.fromkeys(wanted.values())
+        _group(direction, [i for i, each in enumerate(concepts) if wanted[each] == direction], concepts, kept, part)
+        for direction, part in _parts(spec).items()
+        if direction in wanted.values()
     ]
     return tuple(groups), len(far)
 
@@ -185,6 +190,18 @@ def _directions(spec: AnySpec) -> dict[str, Direction]:
                 votes.setdefault(concept, Counter())[direction] += abs(gain - 1)
     order = sorted(votes, key=lambda concept: -votes[concept].total())[:MOST_NAMED]
     return {concept: votes[concept].most_common(1)[0][0] for concept in order}
+
+
+def _parts(spec: AnySpec) -> dict[Direction, float]:
+    """Return the part of the squared changes of gain that is for weakened, and for strengthened concepts."""
+    sums: Counter[Direction] = Counter()
+    for part in spec.parts:
+        named = () if part.provenance is None else part.provenance.named
+        for gain, concepts in zip(part.gain.tolist(), named, strict=bool(named)):
+            for direction in set(concepts.values()):
+                sums[direction] += (gain - 1) ** 2
+    total = sum(float((part.gain - 1).square().sum()) for part in spec.parts)
+    return {direction: min(1.0, value / total) for direction, value in sums.items()}
 
 
 def _template(spec: AnySpec) -> str | None:
@@ -229,23 +246,32 @@ def _kept(
 
 
 def _group(
-    direction: Direction, chosen: Sequence[int], concepts: Sequence[str], kept: NDArray[np.float64]
+    direction: Direction, chosen: Sequence[int], concepts: Sequence[str], kept: NDArray[np.float64], part: float
 ) -> NamedEffect:
-    """Compare the chosen concepts with the others, which follow all named ones in ``kept``, ``[1 + draws, K]``."""
+    """Compare some of the named concepts with the others, which follow all named ones.
+
+    Args:
+        direction: what the edit is to do to them.
+        chosen: their numbers.
+        concepts: all named concepts.
+        kept: ``[1 + draws, K]`` slopes, of the edit first.
+        part: the part of the edit's squared changes of gain that is for these concepts.
+    """
     mean, median = kept[:, chosen].mean(axis=1), np.median(kept[:, len(concepts) :], axis=1)
     control: dict[str, float] = {}
     if len(kept) > 1:
-        # One draw moves any concept by chance: pool all of them, since a few draws of one concept say little.
-        spread = max(LEAST_SPREAD, float((kept[1:] - median[1:, None]).std()))
-        gap = (mean[0] - median[0]) - (mean[1:] - median[1:]).mean()
-        score = _rounded((gap if direction == "more" else -gap) / spread)
-        control = {"random": _rounded(mean[1:].mean()), "random_others": _rounded(median[1:].mean()), "score": score}
+        sign = 1 if direction == "more" else -1
+        gap = sign * ((mean[0] - median[0]) - (mean[1:] - median[1:]).mean())
+        # A few draws of one concept say little: pool all concepts. Independent changes of a part add up by squares.
+        chance = sign * (kept[1:] - median[1:, None]) * part**0.5
+        p_value = (1 + (chance >= gap - LEAST_GAP).sum()) / (1 + chance.size)
+        control = {"random": mean[1:].mean(), "random_others": median[1:].mean(), "p_value": p_value}
     return NamedEffect(
         direction=direction,
         kept={concepts[i]: _rounded(kept[0, i]) for i in chosen},
         mean=_rounded(mean[0]),
         others=_rounded(median[0]),
-        **control,
+        **{name: _rounded(value) for name, value in control.items()},
     )
 
 
@@ -254,10 +280,12 @@ def _rounded(value: float) -> float:
     return round(float(value), 4) + 0.0
 
 
-def _options(data: DatasetSettings) -> tuple[str, ...]:
-    """Return the command-line options that name the images again, without local folders."""
+def image_options(data: DatasetSettings | None) -> tuple[str, ...]:
+    """Return the command-line options that name images again, without local folders; none for drawn leaves."""
+    if data is None:
+        return ()
     if data.world is not None:
-        return () if data == leaves() else ("--limit", str(data.limit or data.pictures))
+        return ("--limit", str(data.limit or data.pictures))
     values: Mapping[str, object] = {
         "images": shown_name(str(data.dataset)),
         "config": data.name,
@@ -267,4 +295,4 @@ def _options(data: DatasetSettings) -> tuple[str, ...]:
         "limit": data.limit,
     }
     given = {name: str(value) for name, value in values.items() if value is not None}
-    return tuple(part for name, value in given.items() for part in (f"--{name}", shlex.quote(value)))
+    return tuple(part for name, value in given.items() for part in (f"--{name}", value))

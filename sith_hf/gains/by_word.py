@@ -22,13 +22,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sith_hf.core.validation import whole_number
-from sith_hf.decomposition import DRAWS, SEED, Decomposition, null_directions, p_values
+from sith_hf.decomposition import SEED, Decomposition, null_directions, p_values
 from sith_hf.errors import InputError
 from sith_hf.gains.by_concepts import share_of
 from sith_hf.gains.drift import drift_shares
 from sith_hf.gains.gains import ALL, Evidence, Gains, Selection, VectorKey, check_gain, direction_of
 from sith_hf.pursuit import centred
 from sith_hf.towers import Tower
+
+# The random directions of the null, and their tail, are those of the releases in which the rule was chosen.
+DRAWS = 4000
 
 WORD_LEVEL = 0.1
 """The largest p-value of a chosen vector: at most one in ten random directions carries the word as strongly."""
@@ -134,7 +137,7 @@ def word_carriers(
         written = energy * cosine**2
         written = written / written.sum().clamp(min=torch.finfo(torch.float64).tiny)
         share = share_of(decomposition, {word: query})
-        p = torch.stack([p_values(each, by[:, number]) for each, by in zip(cosine, chance, strict=True)])
+        p = torch.stack([p_values(each, by[:, number], "exponential") for each, by in zip(cosine, chance, strict=True)])
         carriers.append(WordCarriers(word, share, cosine, positive, p, written))
     return tuple(carriers)
 

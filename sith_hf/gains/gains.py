@@ -91,7 +91,8 @@ class Gains:
         reason, protected = _joined(self.reason, other.reason), _joined(self.protected, other.protected)
         evidence = {key: self.evidence.get(key, ()) + other.evidence.get(key, ()) for key in gain}
         found = {key: value for key, value in evidence.items() if value}
-        named = {key: {**self.named.get(key, {}), **other.named.get(key, {})} for key in gain}
+        both = {key: {**self.named.get(key, {}), **other.named.get(key, {})} for key in gain}
+        named = {key: value for key, value in both.items() if value}
         return Gains(gain, reason, protected, self.unscored | other.unscored, found, named)
 
     def __mul__(self, strength: float) -> Gains:

@@ -23,6 +23,7 @@ from sith_hf.images import (
     BASE,
     DatasetSettings,
     ImageDataset,
+    Images,
     ModelVariant,
     OpenModel,
     as_tensor,
@@ -58,7 +59,7 @@ def driven_by(
     editor: OpenModel,
     decomposition: Decomposition,
     concepts: ConceptDictionary,
-    images: DatasetSettings | str | None = None,
+    images: Images = None,
     *,
     most: int = 5,
     processor: Any | None = None,
@@ -115,7 +116,7 @@ def driven_by(
     )
 
 
-def is_driven_by(found: Drivers, images: DatasetSettings | str | None = None) -> bool:
+def is_driven_by(found: Drivers, images: Images = None) -> bool:
     """Return whether :func:`driven_by` measured ``found`` on these images, which are read, and not embedded.
 
     Raises:
@@ -146,10 +147,11 @@ def beyond_chance(correlation: Tensor, images: int, concepts: int, fdr: float = 
     z = torch.atanh(correlation.double().clamp(-1 + 1e-15, 1 - 1e-15)) * (images - 3) ** 0.5
     p = (torch.special.erfc(z / 2**0.5) / 2 * concepts).clamp(max=1)
     first = p[:, 0]
-    significant = adjusted(first) <= fdr
+    significant: Tensor = adjusted(first) <= fdr
     # The largest p-value among the poles that pass is the threshold for their other concepts.
     limit = first[significant].max() if bool(significant.any()) else first.new_tensor(-1.0)
-    return significant.unsqueeze(-1) & (p <= limit) & (correlation > 0)
+    named: Tensor = significant.unsqueeze(-1) & (p <= limit) & (correlation > 0)
+    return named
 
 
 def _highest(sums: Moments, concepts: ConceptDictionary, most: int, poles: int) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ def images_named(images: Images, pictures: int = PICTURES) -> DatasetSettings:
         InputError: another kind of value.
     """
     if images is None or images == LEAVES:
-        return DatasetSettings(world=LEAVES, seed=0, pictures=pictures)
+        return DatasetSettings(world="leaves", seed=0, pictures=pictures)
     if isinstance(images, DatasetSettings):
         return images
     if isinstance(images, str | Path):

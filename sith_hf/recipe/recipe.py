@@ -94,6 +94,8 @@ class DecomposeStep(Settings):
     """K, the number of concepts of an explanation."""
     coherence_weight: float = 0.3
     """lambda, the preference for concepts that resemble those already chosen."""
+    effect: Literal["direct", "total"] = "direct"
+    """Explain what a vector writes itself, or also what later layers make of it, over 64 drawn pictures of shapes."""
     fold: bool = True
     """Fold the layer norm's gain into the weights of the heads."""
     centre: bool | None = None
@@ -114,7 +116,10 @@ class DecomposeStep(Settings):
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # "from" cannot be the name of a field in Python.
-        return {"from" if name == "from_" else name: value for name, value in handler(self).items()}
+        written = {"from" if name == "from_" else name: value for name, value in handler(self).items()}
+        if self.effect == "direct":
+            written.pop("effect", None)  # earlier releases read the recipe, too
+        return written
 
 
 class FidelityStep(Settings):
@@ -232,7 +237,8 @@ class Recipe(Settings):
         if self.decompose_text is not None:
             return self.decompose_text
         own = dict.fromkeys(("from_", "layers", "rank", "image_mean", "sha256"))
-        return self.decompose.model_copy(update=own)
+        # Images have no effect in a text tower.
+        return self.decompose.model_copy(update={**own, "effect": "direct"})
 
     @classmethod
     def from_text(cls, text: str, source: str) -> Recipe:

@@ -12,8 +12,8 @@ from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.distributed import SINGLE, Processes
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.strict_yaml import write_yaml
-from sith_hf.editor import SithEditor
-from sith_hf.edits import combined
+from sith_hf.editor import Proof, SithEditor
+from sith_hf.edits import AnySpec, EditEffect, combined
 from sith_hf.errors import InputError, MissingExtra
 from sith_hf.evaluation import Evaluation, Sweep, worst_against_average
 from sith_hf.files import ResumableJob, new_folder, write_whole
@@ -111,6 +111,10 @@ def run_recipe(
                     token=token, servers=named, transcripts=work / "transcripts", say=report, progress=progress,
                 )
             )  # fmt: skip
+        spec = combined(*(run.chosen.spec for run in towers))
+        effect = processes.on_main(
+            lambda: None if base is None else _proved(Proof(editor=editor, say=report, progress=progress), base, spec)
+        )
         found, sweep = None, None
         if plan.evaluate is not None:
             (base_variant,) = model_variants(editor, {BASE: None})
@@ -120,11 +124,11 @@ def run_recipe(
 
         def write() -> RunResult:
             saved = _write(
-                plan, dict(zip(editors, towers, strict=True)), found, sweep, work,
+                plan, dict(zip(editors, towers, strict=True)), found, sweep, effect, work,
                 home=home, request=request, include=include, say=report, progress=progress,
             )  # fmt: skip
             held.close()  # gives the folder its name
-            spec, results = combined(*(run.chosen.spec for run in towers)), tuple(run.result for run in towers)
+            results = tuple(run.result for run in towers)
             return RunResult(target, results, spec, found, replace(saved, folder=target / "edited"))
 
         return processes.on_main(write)
@@ -135,6 +139,7 @@ def _write(
     towers: Mapping[str, TowerRun],
     found: Evaluation | None,
     sweep: Sweep | None,
+    effect: EditEffect | None,
     work: Path,
     *,
     home: Path,
@@ -153,7 +158,7 @@ def _write(
     text = write_yaml(resolved.model_dump(mode="json"), f"{plan.title}: as it was run. Run it again: sith-hf run")
     write_whole(work / RECIPE, text.encode("utf-8"))
     spec.save_pretrained(work / SPEC)
-    saved = runs[0].editor.save_pretrained(work / "edited", spec, include=include, progress=progress)
+    saved = runs[0].editor.save_pretrained(work / "edited", spec, include=include, effect=effect, progress=progress)
     shared = write_yaml(shareable(resolved).model_dump(mode="json"), plan.title)
     write_whole(work / "edited" / SITH / RECIPE, shared.encode("utf-8"))
     if found is not None:
@@ -168,6 +173,14 @@ def _write(
             say(f"the plot of the sweep was not drawn: {error}")
     record_request(work, request, tuple(run.result for run in runs), saved)
     return saved
+
+
+def _proved(proof: Proof, base: Path, spec: AnySpec) -> EditEffect | None:
+    """Measure an edit. Raises InputError for one without effect on what it names."""
+    effect = proof(base, spec, None)
+    if effect is not None:
+        effect.check()
+    return effect
 
 
 def _run_tower(

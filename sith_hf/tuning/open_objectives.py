@@ -10,16 +10,12 @@ import torch
 
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.errors import InputError
 from sith_hf.evaluation import HeldTask, Task, hold_tasks
 from sith_hf.gains import drift_shares
-from sith_hf.images import HeldRows, ModelVariant, hold_rows, open_dataset, text_model_of
+from sith_hf.images import DatasetSettings, HeldRows, ModelVariant, check_count, hold_rows, open_dataset, text_model_of
 from sith_hf.recipe import TuneStep
 from sith_hf.tuning.candidates import Candidates
 from sith_hf.tuning.objectives import ConceptFigure, DriftFigure, Objective, TaskFigure
-
-# With fewer images, the mean of a similarity says little.
-FEWEST = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +71,7 @@ class Objectives:
 def open_objectives(
     step: TuneStep,
     tasks: Mapping[str, Task],
+    pictures: DatasetSettings | None,
     editor: SithEditor,
     variant: ModelVariant,
     decomposition: Decomposition,
@@ -88,6 +85,7 @@ def open_objectives(
     Args:
         step: the part ``tune`` of a recipe.
         tasks: the tasks of target and collateral on validation data (:func:`~sith_hf.tuning.split.validation_tasks`).
+        pictures: the images for a target of concepts (:func:`~sith_hf.tuning.split.concept_images`).
         editor: an editor of the base.
         variant: the base, ready to embed.
         decomposition, candidates: the vectors.
@@ -101,18 +99,14 @@ def open_objectives(
     held = hold_tasks(variant, tuple(tasks.values()), depth, text=text_model_of(editor), **options)
     named = {task.name: task for task in held}
     images = None
-    if step.target.concepts is not None:
-        source = open_dataset(step.target.images, progress=progress)
-        images = hold_rows(variant, source, [step.target.images.columns.image], (), depth, **options)
-        if len(images.rows.digests) < FEWEST:
-            raise InputError(
-                f"{source.title} has {len(images.rows.digests)} readable images; a change of concepts needs at least "
-                f"{FEWEST}"
-            )
+    if step.target.concepts is not None and pictures is not None:
+        column = pictures.columns.image
+        source = open_dataset(pictures, progress=progress)
+        images = hold_rows(variant, source, [column], (), depth, **options)
+        check_count(len(images.rows.digests), source.title, images.rows.skipped)
         embedded = editor.embed(*dict.fromkeys(step.target.concepts))
         texts = torch.stack([embedding.float().cpu() for embedding in embedded.values()])
         amplify = all(gain > 1 for gain in candidates.gain.values())
-        column = step.target.images.columns.image
         title = f"variation {'added to' if amplify else 'removed from'} {', '.join(step.target.concepts)}"
         target: Objective = ConceptFigure(images, column, texts, title, amplify=amplify)
     else:

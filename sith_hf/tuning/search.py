@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -131,7 +131,8 @@ def search(
     """
     quiet()
     distributions, first = space.distributions(), space.first()
-    with _study(file if processes.is_main else None, lowest, facts) as study:
+    with ExitStack() as held:
+        study = processes.main_only(lambda: held.enter_context(_study(file, lowest, facts)))
         done: list[_Kept] = processes.on_main(lambda: _kept(study))[: step.trials]
         while len(done) < step.trials:
             # Trials of the last whole rounds; a round that was interrupted is finished as it was begun.

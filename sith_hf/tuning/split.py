@@ -13,7 +13,7 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Task
 from sith_hf.images import DatasetSettings
-from sith_hf.recipe import Recipe, with_full_path
+from sith_hf.recipe import Recipe, dataset_path, with_full_path
 
 RULE = "nothing may be tuned on data that are reported"
 
@@ -56,17 +56,33 @@ def validation_tasks(recipe: Recipe, home: Path) -> dict[str, Task]:
                 f'evaluate, such as validation: {{"{sanitize(name)}": {{...}}}}'
             )
         found[name] = with_full_path(_on(reported[name], step.validation[name]), home)
-        check_other(name, found[name].data, reported.values())
+        check_other(f"tune.validation.{name}", found[name].data, reported.values())
     return found
 
 
+def concept_images(recipe: Recipe, home: Path) -> DatasetSettings | None:
+    """Return the images that a target of concepts looks at, with a full path; None for another target.
+
+    Raises:
+        InputError: images that ``evaluate`` reports.
+    """
+    if recipe.tune is None or recipe.tune.target.concepts is None:
+        return None
+    data = recipe.tune.target.images
+    if data.dataset is not None:
+        data = data.model_copy(update={"dataset": dataset_path(data.dataset, home)})
+    tasks = () if recipe.evaluate is None else recipe.evaluate.tasks
+    check_other("tune.target.images", data, [with_full_path(task, home) for task in tasks])
+    return data
+
+
 def check_other(name: str, data: DatasetSettings, reported: Iterable[Task]) -> None:
-    """Raise InputError if validation data are those of a reported task, by their names."""
+    """Raise InputError if the data of a search, at the place ``name``, are those of a reported task, by their names."""
     for task in reported:
         if same_source(data, task.data):
             raise InputError(
-                f"tune.validation: the data of {sanitize(name)} are those of the task {sanitize(task.name)} of "
-                f"evaluate, and {RULE}: use another split, another dataset or another seed"
+                f"{sanitize(name)}: these are the data of the task {sanitize(task.name)} of evaluate, and {RULE}: use "
+                "another split, another dataset or another seed"
             )
 
 

@@ -52,7 +52,7 @@ from sith_hf.tuning.open_objectives import Objectives, open_objectives
 from sith_hf.tuning.ranking import as_part, of_part, ranked
 from sith_hf.tuning.result import CHART, RESULT, TESTED, TRIALS, TuneResult, draw, finished_search, point_of
 from sith_hf.tuning.search import Space, Trial, quiet, search
-from sith_hf.tuning.split import check_pictures, validation_tasks
+from sith_hf.tuning.split import check_pictures, concept_images, validation_tasks
 
 # Weights of the collateral in the ranking: for the target alone, and for both.
 TRADES = (0.0, 0.15)
@@ -96,20 +96,22 @@ def tune_recipe(
         plan, home = recipe, Path.cwd()
     else:
         plan, home = Recipe.load(recipe, overrides)
-    tasks, step = validation_tasks(plan, home), plan.tune
+    tasks, pictures, step = validation_tasks(plan, home), concept_images(plan, home), plan.tune
     assert step is not None
     quiet()
     named = [*servers, *named_servers(overrides)]
     check_servers(plan, named)
     target = Path(folder)
-    check_target(target, home, RESULT)
+    processes.on_main(lambda: check_target(target, home, RESULT))
+    progress = progress and processes.is_main
 
     def report(line: str) -> None:
-        say(sanitize(line, 1000))
+        if processes.is_main:
+            say(sanitize(line, 1000))
 
     report(f"{plan.title}: opening {plan.base.model}")
-    editor = open_base(plan.base, home, token=token)
-    request = request_sha256(plan, (), editor, home)
+    editor = processes.each(lambda: open_base(plan.base, home, token=token))
+    request = processes.on_main(lambda: request_sha256(plan, (), editor, home))
     with ResumableJob.beside(target, processes) as job:
         earlier = None if overwrite else processes.on_main(lambda: finished_search(target, request))
         if earlier is not None:
@@ -122,8 +124,11 @@ def tune_recipe(
         candidates = candidates_of(plan, decomposition, tower, everywhere)
         (variant,) = model_variants(editor, {BASE: None})
         with ready((variant,), device_of_this_process()):
-            seen = open_objectives(
-                step, tasks, editor, variant, decomposition, candidates, min(everywhere), progress=progress
+            depth, options = min(everywhere), {"progress": progress}
+            seen = processes.each(
+                lambda: open_objectives(
+                    step, tasks, pictures, editor, variant, decomposition, candidates, depth, **options
+                )
             )
             every = every_term(candidates, partial(make_spec, editor.tower, decomposition))
             drift = seen.collateral.drift if isinstance(seen.collateral, DriftFigure) else None
@@ -133,7 +138,7 @@ def tune_recipe(
         chosen = chosen_point(front, seen.collateral.base, seen.lowest, step.collateral.limit)
         report(f"trial {chosen.number} chosen, {len(chosen.gains)} vectors")
         tuned = tuned_recipe(plan, editor, decomposition, chosen.gains, home)
-        evaluation = _tested(tuned, home, editor, decomposition, seen.digests, progress)
+        evaluation = _tested(tuned, home, editor, decomposition, seen.digests, processes, progress)
         record = _record(step, seen, trials, front, chosen)
         result = TuneResult(target, record, evaluation)
         processes.on_main(partial(_write, target, result, tuned, trials, job, request, overwrite, report))
@@ -156,13 +161,13 @@ def _vectors(
     if recipe.decompose.from_ is None:
         concepts, decomposition = decompose_with(recipe, editor, home, job=job, progress=progress)
     else:
-        existing = open_existing(recipe, editor, home, token=token)
+        existing = job.processes.each(lambda: open_existing(recipe, editor, home, token=token))
         concepts, decomposition = existing.concepts, existing.decomposition
 
     def chosen(edits: Recipe) -> ChosenEdit:
-        return choose(
-            edits, editor, decomposition, concepts, home, token=token, servers=servers, say=say, progress=progress
-        )
+        # A judge is asked once, and a model of language need not have the same bits everywhere.
+        options: dict[str, Any] = {"token": token, "servers": servers, "say": say, "progress": progress}
+        return job.processes.on_main(lambda: choose(edits, editor, decomposition, concepts, home, **options))
 
     return decomposition, chosen
 
@@ -238,6 +243,7 @@ def _tested(
     editor: SithEditor,
     decomposition: Decomposition,
     validation: set[str],
+    processes: Processes,
     progress: bool,
 ) -> Evaluation | None:
     """Evaluate the chosen edit on the data that the recipe reports: the only look at them.
@@ -253,7 +259,8 @@ def _tested(
     if tuned.evaluate is None:
         return None
     run = TowerRun(editor, None, decomposition, None, chosen, impact)
-    found, _ = measure_edit(tuned.evaluate, [run], home, progress=progress)
+    # Nothing of it is kept: another look would be at another edit.
+    found, _ = measure_edit(tuned.evaluate, [run], home, job=ResumableJob(None, processes), progress=progress)
     for task in found.tasks:
         check_pictures(validation, task.digests, task.name)
     return found

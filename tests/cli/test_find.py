@@ -14,7 +14,10 @@ def test_a_concept_of_the_dictionary(work):
     strengths = [row["strength"] for row in found]
     assert strengths == sorted(strengths, reverse=True)
     assert "sea" in [text for text, _ in found[0]["concepts"]]
-    assert "strength" in succeeded(sith("find", work / "d", "sea")).out
+    assert "strength" in succeeded(sith("find", work / "d", "sea", "--all")).out
+    hidden = succeeded(sith("find", work / "d", "sea")).out
+    assert "20 of 20 poles are silent" in hidden
+    assert "strength" not in hidden
 
 
 def test_a_concept_that_only_the_model_knows(work):

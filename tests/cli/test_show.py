@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sith_hf.edits import EditSpec
-from tests.support.cli import sith, succeeded
+from tests.support.cli import refused, sith, succeeded
 
 
 def test_a_decomposition(work):
@@ -15,7 +15,18 @@ def test_a_decomposition(work):
     assert ran.err == ""
     some = sith("show", work / "d", "--layers", "-1", "--heads", "0,3", "--top", "2", "--json").data
     assert {(row["layer"], row["head"], row["vector"]) for row in some} == {(2, h, v) for h in (0, 3) for v in (0, 1)}
-    assert "concepts" in succeeded(sith("show", work / "d", "--top", "8")).out
+    assert {"beyond_chance", "p_value", "p_head", "chance", "head_chance"} <= set(ran.data[0])
+    every = succeeded(sith("show", work / "d", "--top", "8", "--all")).out
+    assert "concepts" in every
+    assert every.count("(chance)") > 100
+    # Random weights: nothing is beyond chance.
+    silent = succeeded(sith("show", work / "d", "--top", "8")).out
+    assert silent == (
+        "192 of 192 poles are silent: explained no better than chance (false discovery rate 5 %); --all shows them.\n"
+    )
+    loud = succeeded(sith("show", work / "d", "--top", "8", "--fdr", "0.999")).out
+    assert "concepts" in loud
+    refused(sith("show", work / "d", "--fdr", "1"), "fdr must be a false discovery rate above 0 and below 1")
 
 
 def test_an_edit_spec(work):

@@ -121,3 +121,23 @@ def test_bad_options_are_refused_and_nothing_is_written(folder, tmp_path, option
     command = ["decompose", "model", "--concepts", "words.txt", "--sparsity", 2, "-o", tmp_path / "out"]
     assert words in refused(sith(*command, *options))
     assert not (tmp_path / "out").exists()
+
+
+def test_tables_and_data_sets_name_both_readings(folder, tmp_path):
+    out = tmp_path / "out"
+    base = ["decompose", folder / "model", "--concepts", folder / "words.txt", "--sparsity", 2, "--layers", -1]
+    said = succeeded(sith(*base, "--images", folder / "pictures", "-o", out)).out
+    found = Decomposition.from_pretrained(out)
+    named = found.fidelity.numel() - found.drivers.silent
+    assert f"driven by: {named} of 64 poles name concepts" in said
+    shown = succeeded(sith("show", out, "--top", 8)).out
+    assert "writes (weight)" in shown
+    assert "driven by (correlation)" in shown
+    driven = next(item.driven_by for item in found.explanations() if item.driven_by)
+    assert f"{driven[0][0]} {driven[0][1]:.2f}" in shown
+    plain = tmp_path / "plain"
+    succeeded(sith(*base, "-o", plain))
+    assert "driven by" not in succeeded(sith("show", plain)).out
+    rows = found.to_dataset()
+    assert rows["driven_by"][:4] == [[text for text, _ in pairs] for pairs in found.drivers.named()[:4]]
+    assert Decomposition.from_pretrained(plain).to_dataset()["driven_by"][0] is None

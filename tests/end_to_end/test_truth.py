@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sith_hf import SithEditor, world
+from sith_hf.edits import applied
 from sith_hf.grounding import reading_coefficients
 from tests.support.tiny import clip_model
 
@@ -47,9 +48,9 @@ def test_coefficients_and_removal_are_those_of_the_package() -> None:
         coefficients = pictures.coefficients(layer, made.write[layer])
         torch.testing.assert_close(coefficients[:, 0], read[:, layer], rtol=1e-3, atol=1e-4)
         head, vector = 1, 2
-        edited = editor.edit().vectors([(layer, head, vector)], gain=0.0).apply()
-        with torch.no_grad():
-            after = normalize(edited.model.get_image_features(pixel_values=images).pooler_output, dim=-1)
+        spec = editor.edit().vectors(0.0, layers=[layer], heads=[head], vectors=[vector]).spec
+        with torch.no_grad(), applied(model, spec):
+            after = normalize(model.get_image_features(pixel_values=images).pooler_output, dim=-1)
         number = head * made.rank + vector
         without = pictures.without(layer, coefficients[:, :, number], made.write[layer].flatten(0, 1)[number])
         torch.testing.assert_close(without, after, rtol=1e-3, atol=1e-4)
