@@ -301,13 +301,13 @@ def _write(
         write_whole(work / RECIPE, write_yaml(tuned.model_dump(mode="json"), title).encode("utf-8"))
         if result.evaluation is not None:
             write_whole(work / TESTED, json_bytes(result.evaluation.to_json()))
-        if job.folder is not None:
-            shutil.copyfile(job.folder / "trials" / TRIALS, work / TRIALS)
         try:
             draw(result.record, trials, work / CHART)
         except MissingExtra as error:
             say(f"the picture of the front was not drawn: {error}")
         files = {path.name: file_sha256(path) for path in sorted(work.iterdir())}
+        if job.folder is not None:  # with the times of trials, which differ from run to run
+            shutil.copyfile(job.folder / "trials" / TRIALS, work / TRIALS)
         write_whole(work / RESULT, json_bytes({**result.record, "request": request, "files": files}))
 
 
