@@ -30,6 +30,8 @@ from sith_hf.images import DatasetSettings
 from sith_hf.pursuit import Pursuit
 
 WORDS = 5
+# Heavy words have at least this share of the largest weight.
+HEAVY = 0.5
 # The sources of unlabelled images, and how many of them.
 PICTURES, LEAVES = "pictures", "leaves"
 COUNTS = {PICTURES: 300, LEAVES: 1000}
@@ -39,6 +41,7 @@ PURSUITS = {
     "COMP 0.2": Pursuit(coherence_weight=0.2),
     "COMP 0.3": Pursuit(),
     "COMP 0.4": Pursuit(coherence_weight=0.4),
+    "COMP 1.0": Pursuit(coherence_weight=1.0),
     "OMP": Pursuit(method="omp"),
     "top-k": Pursuit(method="top-k"),
     "MP": Pursuit(method="mp"),
@@ -143,14 +146,16 @@ Words = dict[str, Tensor]
 def groups(found: Checkpoint) -> dict[str, Callable[[], Words]]:
     """Return what makes the words of each group of methods: ``[L, N, 2, K]`` by the method's name."""
     made: dict[str, Callable[[], Words]] = {"random words": lambda: {"random words": random_words(found)}}
+    for source in COUNTS:
+        made[f"driven by, {source}"] = partial(by_images, found, source)
+        made[f"peers, {source}"] = partial(by_peers, found, source)
+        made[f"Jacobian alone on {source}"] = partial(by_jacobian, found, source)
+    # The lasso is by far the slowest.
     for name, pursuit in PURSUITS.items():
         sources = (None, LEAVES, PICTURES) if name == BASELINE else (None, LEAVES)
         for source in sources:
             title = name if source is None else f"{name}, total effect on {source}"
             made[title] = partial(by_pursuit, found, title, pursuit, source)
-    for source in COUNTS:
-        made[f"driven by, {source}"] = partial(by_images, found, source)
-        made[f"peers, {source}"] = partial(by_peers, found, source)
     return made
 
 
@@ -183,9 +188,27 @@ def by_pursuit(found: Checkpoint, title: str, pursuit: Pursuit, source: str | No
     total = None if source is None else found.total[source]
     made = decompose(found.editor.tower, found.concepts, settings, total=total)
     words = places(found, made.texts, torch.where(made.weight > 0, made.concept, -1))
+    # The first word has the largest weight.
+    heavy = torch.where(made.weight >= HEAVY * made.weight[..., :1], 1, 0).flatten(1, 2).bool()
     speaks = made.beyond_chance()
     assert speaks is not None
-    return {title: words, f"{title}, beyond chance": Reading(words).silenced(speaks.flatten(1, 2)).words}
+    parts = {"": words, ", heavy words": torch.where(heavy, words, -1)}
+    return {
+        title + rule + level: own if not level else Reading(own).silenced(speaks.flatten(1, 2)).words
+        for rule, own in parts.items()
+        for level in ("", ", beyond chance")
+    }
+
+
+def by_jacobian(found: Checkpoint, source: str) -> Words:
+    """Explain what becomes of the write directions to first order, J w, without the direct effect beside it."""
+    joint = torch.stack(
+        [found.total[source].change(w, n) for n, w in zip(found.made.layers, found.made.write, strict=True)]
+    )
+    both = torch.stack([joint, -joint], dim=-2).flatten(0, -2)
+    code = PURSUITS[BASELINE](normalize(both, dim=-1), found.concepts.atoms)
+    words = torch.where(code.weight > 0, code.index, -1).reshape(*found.energy.shape, 2, -1)
+    return {f"{BASELINE}, Jacobian alone on {source}": words}
 
 
 def by_images(found: Checkpoint, source: str) -> Words:
