@@ -102,14 +102,15 @@ def tune_recipe(
     named = [*servers, *named_servers(overrides)]
     check_servers(plan, named)
     target = Path(folder)
-    check_target(target, home, RESULT)
+    processes.on_main(lambda: check_target(target, home, RESULT))
 
     def report(line: str) -> None:
-        say(sanitize(line, 1000))
+        if processes.is_main:
+            say(sanitize(line, 1000))
 
     report(f"{plan.title}: opening {plan.base.model}")
-    editor = open_base(plan.base, home, token=token)
-    request = request_sha256(plan, (), editor, home)
+    editor = processes.each(lambda: open_base(plan.base, home, token=token))
+    request = processes.on_main(lambda: request_sha256(plan, (), editor, home))
     with ResumableJob.beside(target, processes) as job:
         earlier = None if overwrite else processes.on_main(lambda: finished_search(target, request))
         if earlier is not None:
@@ -119,7 +120,8 @@ def tune_recipe(
         decomposition, tower = _vectors(plan, home, editor, job, tuple(named), token, report, progress)
         layers = _layer_sets(plan, decomposition)
         everywhere = tuple(sorted({layer for each in layers for layer in each}))
-        candidates = candidates_of(plan, decomposition, tower, everywhere)
+        # A judge is asked once.
+        candidates = processes.on_main(partial(candidates_of, plan, decomposition, tower, everywhere))
         (variant,) = model_variants(editor, {BASE: None})
         with ready((variant,), device_of_this_process()):
             seen = open_objectives(
@@ -133,7 +135,7 @@ def tune_recipe(
         chosen = chosen_point(front, seen.collateral.base, seen.lowest, step.collateral.limit)
         report(f"trial {chosen.number} chosen, {len(chosen.gains)} vectors")
         tuned = tuned_recipe(plan, editor, decomposition, chosen.gains, home)
-        evaluation = _tested(tuned, home, editor, decomposition, seen.digests, progress)
+        evaluation = _tested(tuned, home, editor, decomposition, seen.digests, job, progress)
         record = _record(step, seen, trials, front, chosen)
         result = TuneResult(target, record, evaluation)
         processes.on_main(partial(_write, target, result, tuned, trials, job, request, overwrite, report))
@@ -238,6 +240,7 @@ def _tested(
     editor: SithEditor,
     decomposition: Decomposition,
     validation: set[str],
+    job: ResumableJob,
     progress: bool,
 ) -> Evaluation | None:
     """Evaluate the chosen edit on the data that the recipe reports: the only look at them.
@@ -253,7 +256,7 @@ def _tested(
     if tuned.evaluate is None:
         return None
     run = TowerRun(editor, None, decomposition, None, chosen, impact)
-    found, _ = measure_edit(tuned.evaluate, [run], home, progress=progress)
+    found, _ = measure_edit(tuned.evaluate, [run], home, job=job, progress=progress)
     for task in found.tasks:
         check_pictures(validation, task.digests, task.name)
     return found
@@ -300,7 +303,8 @@ def _write(
             draw(result.record, trials, work / CHART)
         except MissingExtra as error:
             say(f"the picture of the front was not drawn: {error}")
-        files = {path.name: file_sha256(path) for path in sorted(work.iterdir())}
+        # Optuna's file has the times of the trials: no two searches have the same.
+        files = {path.name: file_sha256(path) for path in sorted(work.iterdir()) if path.name != TRIALS}
         write_whole(work / RESULT, json_bytes({**result.record, "request": request, "files": files}))
 
 
