@@ -121,7 +121,8 @@ def tune_recipe(
         decomposition, tower = _vectors(plan, home, editor, job, tuple(named), token, report, progress)
         layers = _layer_sets(plan, decomposition)
         everywhere = tuple(sorted({layer for each in layers for layer in each}))
-        candidates = candidates_of(plan, decomposition, tower, everywhere)
+        # A judge is asked once.
+        candidates = processes.on_main(partial(candidates_of, plan, decomposition, tower, everywhere))
         (variant,) = model_variants(editor, {BASE: None})
         with ready((variant,), device_of_this_process()):
             depth, options = min(everywhere), {"progress": progress}
