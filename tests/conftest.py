@@ -63,7 +63,7 @@ def editor(tmp_path_factory: pytest.TempPathFactory) -> SithEditor:
 
 @pytest.fixture(scope="module")
 def few_draws() -> Iterator[None]:
-    """Decompositions draw 100 random directions, not 4000: for files that check no p-value. Most time goes there."""
+    """Decompositions draw 100 random directions, not 16,000: for files that check no p-value. Most time goes there."""
     from importlib import import_module
 
     with pytest.MonkeyPatch.context() as patch:
