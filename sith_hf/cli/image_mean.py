@@ -48,7 +48,7 @@ def image_mean(
 ) -> None:
     """Average the normalised image embeddings of a dataset by MODEL, a folder or Hub id.
 
-    Pass it to sith-hf decompose with --image-mean to close the gap between image and text embeddings, as the paper does.
+    Pass it to sith-hf decompose with --image-mean to close the gap between images and texts, as the paper does.
     It did not make words truer where the truth is known (docs/guide/image-mean.md).
 
     Finished parts are stored in OUTPUT.work until the end: run the same command again to resume after an interruption.
