@@ -4,6 +4,8 @@
 
 - significant: the poles with an explanation better than chance at a false discovery rate of 0.05, for random directions
   of several seeds (``decompose`` always uses seed 0).
+- pairs: the number of pairs of seeds whose counts differ by more than a tenth.
+- kept: the share of the poles, and of the energy, that ``decompose`` finds beyond chance, by layer.
 - uniform: other random directions take the place of vectors, once for each seed. The share of them with a p-
   value of at most p must be near p; "significant" counts those that the false discovery rate lets pass, which should be
   none in 95 of 100 samples.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,16 @@ class World:
         """Return the number of significant poles."""
         return int((adjusted(p_values(self.made.fidelity, self.chance(seed))) <= LEVEL).sum())
 
+    def kept(self) -> dict[str, list[float]]:
+        """Return the shares of poles and of energy beyond chance, by layer."""
+        beyond = self.made.beyond_chance()
+        assert beyond is not None
+        energy = (self.made.singular_values**2).unsqueeze(-1).expand(beyond.shape)
+        return {
+            "poles": beyond.double().mean(dim=(1, 2, 3)).tolist(),
+            "energy": ((energy * beyond).sum(dim=(1, 2, 3)) / energy.sum(dim=(1, 2, 3))).tolist(),
+        }
+
     def uniform(self, seed: int) -> dict[str, Any]:
         """Return the shares of p-values under the null, with other random directions as vectors."""
         p = p_values(self.chance(seed + 10_000), self.chance(seed))
@@ -66,6 +79,10 @@ def measured(found: World, seeds: int) -> dict[str, Any]:
     return {
         "poles": found.made.fidelity.numel(),
         "significant": counts,
+        "pairs": statistics.mean(max(pair) > 1.1 * min(pair) for pair in combinations(counts, 2))
+        if seeds > 1
+        else None,
+        "kept": found.kept(),
         "largest_difference": (max(counts) - min(counts)) / middle if middle else None,
         "uniform": {share: statistics.mean(item["shares"][share] for item in uniform) for share in map(str, SHARES)},
         "significant_under_the_null": [item["significant"] for item in uniform],
@@ -94,6 +111,8 @@ def main() -> None:
     counts, difference = result["significant"], result["largest_difference"]
     shown = "not defined" if difference is None else f"{difference:.1%} of the median"
     print(f"significant poles of {result['poles']}, by seed: {counts}; largest difference {shown}")
+    print(f"pairs of seeds that differ by more than a tenth: {result['pairs']}")
+    print("beyond chance, by layer:", {name: [round(x, 2) for x in shares] for name, shares in result["kept"].items()})
     print("share of p-values at most p under the null:", {p: round(s, 4) for p, s in result["uniform"].items()})
     print(f"significant under the null, by seed: {result['significant_under_the_null']}")
 

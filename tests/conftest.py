@@ -63,9 +63,11 @@ def editor(tmp_path_factory: pytest.TempPathFactory) -> SithEditor:
 
 @pytest.fixture(scope="module")
 def few_draws() -> Iterator[None]:
-    """Decompositions draw 100 random directions, not 4000: for files that check no p-value. Most time goes there."""
+    """Decompositions draw 100 random directions, not 16,000: for files that check no p-value. Most time goes there."""
     from importlib import import_module
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("sith_hf.decomposition.decompose"), "DRAWS", 100)
+        patch.setattr(
+            import_module("sith_hf.decomposition.decompose"), "draws_for", lambda poles, each_layer=False: 100
+        )
         yield

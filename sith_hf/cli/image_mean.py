@@ -48,8 +48,8 @@ def image_mean(
 ) -> None:
     """Average the normalised image embeddings of a dataset by MODEL, a folder or Hub id.
 
-    Pass it to sith-hf decompose with --image-mean, as the paper does, to close the gap between image and text embeddings.
-    It did not make words truer where the truth is known (docs/guide/image-mean.md).
+    Pass it to sith-hf decompose with --image-mean, as the paper does, to close the gap between image and text
+    embeddings. It did not make words truer where the truth is known (docs/guide/image-mean.md).
 
     Finished parts are stored in OUTPUT.work until the end: run the same command again to resume after an interruption.
     To use several processes: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf image-mean ...

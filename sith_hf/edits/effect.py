@@ -21,8 +21,8 @@ from sith_hf.gains import Direction
 EFFECT = "effect.json"
 """The file of an edited checkpoint's effect, in ``sith/``."""
 
-EFFECT_LEVEL = 0.05
-"""The largest p-value of an effect: random vectors change at most one concept in twenty as much."""
+EFFECT_LEVEL = 0.1
+"""The largest p-value of an effect: random vectors change at most one concept in ten as much (docs/guide/edit.md)."""
 
 # Concepts that a sentence lists.
 _LISTED = 5

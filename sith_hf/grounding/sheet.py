@@ -54,9 +54,9 @@ def _sheet(
     sheet = Image.new("RGB", (wide, _HEAD + _ROW * len(poles) + _MARGIN), "white")
     pen = ImageDraw.Draw(sheet)
     pen.text((_MARGIN, 16), _fitted(heading, wide - 40, 18), INK, _font(18))
-    pen.text((_tiles(0), 46), "strongest images; below, where the coefficient comes from", FAINT, _font(14))
-    pen.text((_tiles(0), 64), "orange raises it towards the pole, blue lowers it", FAINT, _font(14))
-    pen.text((_tiles(SHOWN) + 2 * _GAP, 64), "random images", FAINT, _font(14))
+    pen.text((_tiles(0), 43), "strongest images; below, where the coefficient comes from", FAINT, _font(14))
+    pen.text((_tiles(0), 60), "orange raises it towards the pole, blue lowers it", FAINT, _font(14))
+    pen.text((_tiles(SHOWN) + 2 * _GAP, 60), "random images", FAINT, _font(14))
     for number, pole in enumerate(poles):
         top = _HEAD + number * _ROW
         pen.line((_MARGIN, top - 12, wide - _MARGIN, top - 12), GRID)

@@ -121,7 +121,8 @@ def tune_recipe(
         decomposition, tower = _vectors(plan, home, editor, job, tuple(named), token, report, progress)
         layers = _layer_sets(plan, decomposition)
         everywhere = tuple(sorted({layer for each in layers for layer in each}))
-        candidates = candidates_of(plan, decomposition, tower, everywhere)
+        # A judge is asked once.
+        candidates = processes.on_main(partial(candidates_of, plan, decomposition, tower, everywhere))
         (variant,) = model_variants(editor, {BASE: None})
         with ready((variant,), device_of_this_process()):
             depth, options = min(everywhere), {"progress": progress}
@@ -301,13 +302,13 @@ def _write(
         write_whole(work / RECIPE, write_yaml(tuned.model_dump(mode="json"), title).encode("utf-8"))
         if result.evaluation is not None:
             write_whole(work / TESTED, json_bytes(result.evaluation.to_json()))
-        if job.folder is not None:
-            shutil.copyfile(job.folder / "trials" / TRIALS, work / TRIALS)
         try:
             draw(result.record, trials, work / CHART)
         except MissingExtra as error:
             say(f"the picture of the front was not drawn: {error}")
         files = {path.name: file_sha256(path) for path in sorted(work.iterdir())}
+        if job.folder is not None:  # with the times of trials, which differ from run to run
+            shutil.copyfile(job.folder / "trials" / TRIALS, work / TRIALS)
         write_whole(work / RESULT, json_bytes({**result.record, "request": request, "files": files}))
 
 

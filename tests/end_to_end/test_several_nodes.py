@@ -24,7 +24,7 @@ title: t
 base: {model: clip}
 dictionary: {texts: [sea, road, boat, car, red, blue]}
 decompose: {layers: [-1]}
-edits: [{rule: threshold, judge: {by: embeddings, topic: places, concepts: [sea, road], near: 0.6}, threshold: 3.0}]
+edits: [{rule: vectors, gain: 0.0, layers: [-1], vectors: [0, 1]}]
 large_edit: true
 evaluate:
   tasks:
@@ -117,7 +117,7 @@ def test_only_the_main_process_writes_and_prints(home, launched):
 def test_a_command_that_shares_no_work_runs_once(launched):
     reports, ((out, _), _) = launched
     assert [report["alone"] for report in reports] == [0, 0]
-    assert out.count("EditSpec(") == 1
+    assert out.count("sharpen-task") == 1
 
 
 def test_nodes_with_different_inputs_are_refused(home, launched):

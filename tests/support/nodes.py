@@ -13,6 +13,7 @@ import torch
 
 from sith_hf import cli
 from sith_hf.core.distributed import join_processes
+from sith_hf.evaluation import edit_effect
 from sith_hf.images import embed
 
 # Rows in a batch, and batches in a part.
@@ -48,6 +49,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     embed.BATCHES = BATCHES
+    edit_effect.PICTURES = 48  # as in tests/conftest.py
     processes = join_processes()
     found: dict[str, Any] = {"processes": processes.world_size, "made": {}}
 
@@ -72,7 +74,7 @@ def main() -> None:
         found[name] = ended(arguments)
         found["made"][name] = calls[0]
     found["again"] = ended(every["run"])
-    found["alone"] = ended(["show", str(folder / "spec")])
+    found["alone"] = ended(["recipes"])
     torch.set_num_threads(1 + processes.rank)
     found["other threads"] = ended([*every["table.json"][:-1], "threads.json"])
     torch.set_num_threads(1)
