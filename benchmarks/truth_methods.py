@@ -98,6 +98,12 @@ class Checkpoint:
         """The squared singular value of each vector, ``[L, N]``."""
         return (self.made.singular_values**2).flatten(1)
 
+    @property
+    def poles(self) -> list[tuple[int, Tensor]]:
+        """The number of each layer, and the write directions of its poles, ``[H, R, 2, D]``."""
+        poles = torch.stack([self.made.write, -self.made.write], dim=-2)
+        return list(zip(self.made.layers, poles, strict=True))
+
     def _drawn(self) -> DatasetSettings:
         """Draw pictures of the training distribution into a folder, without labels."""
         folder = self.work / f"pictures-{self.seed}-{COUNTS[PICTURES]}"
@@ -148,6 +154,7 @@ def groups(found: Checkpoint) -> dict[str, Callable[[], Words]]:
     made: dict[str, Callable[[], Words]] = {"random words": lambda: {"random words": random_words(found)}}
     for source in COUNTS:
         made[f"driven by, {source}"] = partial(by_images, found, source)
+        made[f"image mean of {source}"] = partial(by_image_mean, found, source)
         made[f"peers, {source}"] = partial(by_peers, found, source)
         made[f"Jacobian alone on {source}"] = partial(by_jacobian, found, source)
     for name, pursuit in PURSUITS.items():
@@ -196,24 +203,28 @@ def by_pursuit(found: Checkpoint, title: str, pursuit: Pursuit, source: str | No
 
 def by_lasso(found: Checkpoint, title: str, pursuit: Pursuit, source: str | None) -> Words:
     """Explain all poles without their significance, which would take five minutes of lasso paths."""
-    tower, write = found.editor.tower, found.made.write
-    ways = [tower.to_joint if source is None else partial(found.total[source].to_joint, tower)] * len(write)
-    pairs = zip(ways, found.made.layers, write, strict=True)
-    return coded(found, title, pursuit, torch.stack([way(each, layer=number) for way, number, each in pairs]))
+    tower = found.editor.tower
+    way = tower.to_joint if source is None else partial(found.total[source].to_joint, tower)
+    return coded(found, title, pursuit, torch.stack([way(w, layer=number) for number, w in found.poles]))
+
+
+def by_image_mean(found: Checkpoint, source: str) -> Words:
+    """Explain all poles with the mean embedding of images subtracted, as in the paper."""
+    mean, tower = found.seen[source].embeddings.mean(dim=0), found.editor.tower
+    joint = torch.stack([tower.to_joint(w, mean, number) for number, w in found.poles])
+    return coded(found, f"{BASELINE}, image mean of {source}", PURSUITS[BASELINE], joint)
 
 
 def by_jacobian(found: Checkpoint, source: str) -> Words:
     """Explain what becomes of the write directions to first order, J w, without the direct effect beside it."""
-    pairs = zip(found.made.layers, found.made.write, strict=True)
-    joint = torch.stack([found.total[source].change(write, number) for number, write in pairs])
+    joint = torch.stack([found.total[source].change(w, number) for number, w in found.poles])
     title = f"{BASELINE}, Jacobian alone on {source}"
     return coded(found, title, PURSUITS[BASELINE], normalize(joint, dim=-1))
 
 
 def coded(found: Checkpoint, title: str, pursuit: Pursuit, joint: Tensor) -> Words:
-    """Explain both poles of points of the joint space, ``[L, H, R, P]``."""
-    poles = torch.stack([joint, -joint], dim=-2)
-    code = pursuit(poles.flatten(0, -2), found.concepts.atoms)
+    """Explain points of the joint space, ``[L, H, R, 2, P]``."""
+    code = pursuit(joint.flatten(0, -2), found.concepts.atoms)
     shape = (*found.energy.shape, 2, -1)
     return with_heavy(title, code.index.reshape(shape), code.weight.reshape(shape))
 
