@@ -82,7 +82,7 @@ def show(
             rows = [[*row[:-2], *map(words_text, pair)] for row, *pair in zip(rows, explanations, others, strict=True)]
         explanations = [a if other.silent else other for a, other in zip(explanations, others, strict=True)]
     rows, dim, line = heard(rows, explanations, every=every, fdr=fdr)
-    show_result(as_json, data, *([table(columns, rows, title=title, dim=dim)] if rows else []), line)
+    show_result(as_json, data, *([table(columns, rows, title, dim)] if rows else [title] if title else []), line)
 
 
 def _read(artifact: str) -> Decomposition | AnySpec:
