@@ -64,7 +64,8 @@ def find(
     nothing = f"No vector mentions {sanitize(concept)} or a similar concept{sanitize(meant)}."
     columns, rows = match_rows(matches, loaded.base.settings)
     rows, dim, line = heard(rows, judged, every=every, fdr=fdr)
-    shown = [table(columns, rows, title=vectors_title(loaded), dim=dim)] if rows else []
+    title = vectors_title(loaded)
+    shown = [table(columns, rows, title, dim)] if rows else [title] if title else []
     show_result(as_json, data, *([*shown, line] if matches else [nothing]))
 
 

@@ -83,8 +83,8 @@ def show(
         rows = [[*row[:WORDS], text(own), text(other), *row[WORDS + 1 :]] for row, own, other in pairs]
         explanations = [a if other.silent else other for a, other in zip(explanations, others, strict=True)]
     rows, dim, line = heard(rows, explanations, every=every, fdr=fdr, words=WORDS)
-    lines = [line, *evidence_lines(found)]
-    show_result(as_json, data, *([table(columns, rows, title=title, dim=dim)] if rows else []), *lines)
+    shown = [table(columns, rows, title=title, dim=dim)] if rows else [title] if title else []
+    show_result(as_json, data, *shown, line, *evidence_lines(found))
 
 
 def _read(artifact: str) -> Decomposition | AnySpec:

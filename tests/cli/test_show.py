@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sith_hf.edits import EditSpec
-from tests.support.cli import refused, sith, succeeded
+from tests.support.cli import sith, succeeded
 
 
 def test_a_decomposition(work):
