@@ -15,6 +15,7 @@ from sith_hf.decomposition import (
     adjusted,
     check_joint_size,
     factored_svd,
+    head_p_values,
     measure_explanations,
     null_directions,
     p_values,
@@ -28,6 +29,9 @@ SPARSITIES = (5, 10, 20, 50)
 COHERENCE_WEIGHTS = (0.1, 0.3, 0.5)
 DRAWS = {"residual": 999, "head": 199}
 """Default number of null directions; for ``head``, of each head."""
+
+FEWEST_OF_HEAD = 32
+"""The fewest draws of each head that tell its level and spread, so that the shape is pooled over heads."""
 
 
 def grid(
@@ -108,10 +112,11 @@ def fidelity_table(
     write, energy = (torch.stack(part) for part in zip(*parts, strict=True))
     directions = write[:, :, :rank].unsqueeze(-2) * settings.signs.unsqueeze(-1)
     share = energy[..., :rank] / energy.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    count, random = 0, None
+    count, random, pooled = 0, None, False
     if null is not None:
         count = whole_number(DRAWS[null] if draws is None else draws, "draws", least=1)
         generator = torch.Generator().manual_seed(seed)
+        pooled = null == "head" and count >= FEWEST_OF_HEAD
         random = null_directions(null, write, count, centre=settings.centres(tower.layers[layer]), generator=generator)
 
     results = []
@@ -122,7 +127,7 @@ def fidelity_table(
             chance = p = None
             if random is not None:
                 chance = measure_explanations(tower, atoms, random, pursuit, image_mean, bar.update, layer)
-                p = p_values(found.fidelity, chance.fidelity)
+                p = (head_p_values if pooled else p_values)(found.fidelity, chance.fidelity)
             q = None if p is None else adjusted(p)
             results.append(MethodQuality(pursuit, found.fidelity, found.coherence, chance, p, q))
     return FidelityTable(
