@@ -36,13 +36,13 @@ from siglip_world import EVALUATION, make, settings_of, tokens
 from torch import Tensor
 from torch.nn.functional import layer_norm, normalize
 from transformers import AutoTokenizer, SiglipModel
+from truth_world import VALUES, near_largest, value_of
 
 from sith_hf import world
 from sith_hf.pursuit import Pursuit
 
 # Random directions for the test of explanations.
 DRAWS = 2000
-VALUES = [(key, name) for key, (names, _) in world.TASKS.items() for name in names]
 Readout = Callable[[Tensor], Tensor]
 
 
@@ -85,13 +85,7 @@ def dictionary(model: SiglipModel, tokenizer: Any) -> Words:
     """Embed the world's words."""
     texts = world.concepts()
     raw = normalize(model.get_text_features(input_ids=tokens(tokenizer, texts)).pooler_output.double(), dim=-1)
-    index = {value: number for number, value in enumerate(VALUES)}
-    keys = list(world.TASKS)
-    names = []
-    for text in texts:
-        axis, place = next((a, i) for a, i in enumerate(world.mentions(text)) if i >= 0)
-        names.append(index[keys[axis], world.TASKS[keys[axis]][0][place]])
-    found = torch.tensor(names)
+    found = value_of(texts)
     values = torch.stack([normalize(raw[found == number].mean(0), dim=-1) for number in range(len(VALUES))])
     centre = raw.mean(0)
     return Words(normalize(raw - centre, dim=-1), found, values, centre)
@@ -185,16 +179,11 @@ def explained(directions: Tensor, readout: Readout, mean: Tensor | None, words: 
 
 def scores(found: Explained, changes: Tensor, words: Words) -> dict[str, Tensor]:
     """Compare explanations with the measured changes ``[N, values]``: ``MEASURES`` for each direction."""
-    right = written(changes).gather(1, words.names[found.index]).double()
+    right = near_largest(changes).gather(1, words.names[found.index]).double()
     alike = found.points @ normalize(words.values - words.centre, dim=-1).T
     alike, truth = alike - alike.mean(1, keepdim=True), changes - changes.mean(1, keepdim=True)
     r = (normalize(alike, dim=1) * normalize(truth, dim=1)).sum(1)
     return {"top": right[:, 0], "words": right.mean(1), "r": r}
-
-
-def written(changes: Tensor) -> Tensor:
-    """Return which values a pole writes, ``[N, values]``."""
-    return changes >= changes.amax(1, keepdim=True) / 2
 
 
 def interval(values: Tensor, draws: int = 1000) -> list[float]:
@@ -252,8 +241,8 @@ def measure_layer(
         }
     return {
         "poles": len(write),
-        "written_values": float(written(both).double().sum(1).mean()),
-        "random_words": float(written(both)[:, words.names].double().mean()),
+        "written_values": float(near_largest(both).double().sum(1).mean()),
+        "random_words": float(near_largest(both)[:, words.names].double().mean()),
         "agreement": float(torch.cosine_similarity(each[0], each[-1], dim=1).mean()),
         "candidates": rows,
     }

@@ -19,12 +19,12 @@ from sith_hf.cards import (
     picture,
     spec_card,
 )
-from sith_hf.checkpoint import SITH, contents, folder_card, own_card, record
+from sith_hf.checkpoint import SITH, contents, effect_bytes, folder_card, folder_effect, own_card, record
 from sith_hf.concepts import DICTIONARY_LAYOUT, ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.reading import read_text_input
 from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
-from sith_hf.edits import EDIT_SPEC_LAYOUT, AnySpec, EditSpec, TowerSpecs, read_spec_file
+from sith_hf.edits import EDIT_SPEC_LAYOUT, EFFECT, AnySpec, EditEffect, EditSpec, TowerSpecs, read_spec_file
 from sith_hf.errors import ArtifactError, InputError, SithError
 from sith_hf.files import Layout, scratch_folder, write_artifact
 from sith_hf.hub import (
@@ -57,6 +57,7 @@ def push_edited(
     repo_id: str,
     *,
     evaluation: Mapping[str, Any] | None = None,
+    effect: EditEffect | None = None,
     include: Iterable[str] = (),
     **options: Unpack[PushOptions],
 ) -> PushResult:
@@ -71,22 +72,29 @@ def push_edited(
         repo_id: ``namespace/name``; a name alone belongs to the user of the token.
         evaluation: measured results for the card (see :class:`sith_hf.cards.facts.Results`), published as
             ``sith/evaluation.json``; read from that file of the folder when None.
+        effect: what the edit does to the concepts that it names, published as ``sith/effect.json``; read from that file
+            of the folder when None.
         include: patterns of more files of the folder to publish, such as ``*.txt``: no links, pickles or other weights.
         options: see :class:`sith_hf.hub.PushOptions`.
 
     Raises:
-        InputError: not an edited checkpoint, weights that changed after the edit, a token in any file, options that
-            exclude each other, or a repository with other content.
+        InputError: not an edited checkpoint, an edit without effect on what it names, weights that changed after the
+            edit, a token in any file, options that exclude each other, or a repository with other content.
         HubError: the Hub refused, failed or could not be reached. The message gives the state of the repository.
     """
     check_options(options)
     folder = Path(folder)
     spec, checkpoint = _read_edited(folder)
+    effect = effect or folder_effect(folder)
+    if effect is not None:
+        effect.check()
     try:
         found = contents(checkpoint, include)
         files = _edited_files(checkpoint, found.files)
         if evaluation is not None:
             files[EVALUATION] = (json.dumps(evaluation, indent=2, sort_keys=True) + "\n").encode("utf-8")
+        if effect is not None:
+            files[f"{SITH}/{EFFECT}"] = effect_bytes(effect)
         files[MAP_FILE] = picture(folder, spec)
         repo_id = full_repo_id(repo_id, options)
         written = own_card(folder)
@@ -96,7 +104,7 @@ def push_edited(
         else:
             # The card shows the last part of the path of a local base.
             public = _public_spec(spec, keep_base=True)
-            card = folder_card(folder, repo_id=repo_id, evaluation=evaluation, public=public)
+            card = folder_card(folder, repo_id=repo_id, evaluation=evaluation, effect=effect, public=public)
     except SithError:
         raise
     except (OSError, ValueError, TypeError, RecursionError) as error:

@@ -33,6 +33,16 @@ def _no_wait_for_the_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _few_leaves() -> Iterator[None]:
+    """Effects of edits are measured on 48 drawn pictures, not 128: most tests only pass by there."""
+    from importlib import import_module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("sith_hf.evaluation.edit_effect"), "PICTURES", 48)
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkpoints]:
     """Tiny checkpoints and edits of them (:mod:`tests.support.checkpoints`), to read and not to change."""
@@ -57,5 +67,7 @@ def few_draws() -> Iterator[None]:
     from importlib import import_module
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("sith_hf.decomposition.decompose"), "DRAWS", 100)
+        patch.setattr(
+            import_module("sith_hf.decomposition.decompose"), "draws_for", lambda poles, each_layer=False: 100
+        )
         yield

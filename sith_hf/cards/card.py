@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sith_hf.cards.markdown import render
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.escaping import impersonal, sanitize
 from sith_hf.decomposition import Decomposition
-from sith_hf.edits import EDIT_SPEC_LAYOUT, AnySpec, EditSpec, read_spec_file
+from sith_hf.edits import EDIT_SPEC_LAYOUT, AnySpec, EditEffect, EditSpec, read_spec_file
 from sith_hf.errors import InputError
 from sith_hf.files import library_versions
 from sith_hf.towers import folder_format
@@ -37,6 +38,7 @@ def model_card(
     repo_id: str | None,
     base_card: Mapping[str, Any] | None = None,
     evaluation: Mapping[str, Any] | None = None,
+    effect: EditEffect | None = None,
     recipe: str | None = None,
     base_id: str | None = None,
 ) -> str:
@@ -50,6 +52,7 @@ def model_card(
         repo_id: the repository of the card; None for a folder, whose card does not depend on its place.
         base_card: the metadata of the base's card, the source of license and languages.
         evaluation: measured results (see :class:`sith_hf.cards.facts.Results`).
+        effect: what the edit does to the concepts that it names.
         recipe: the text of the recipe of the edit.
         base_id: for a base read from a folder, the Hub id in its configuration; the card states that the two were not
             compared.
@@ -77,6 +80,8 @@ def model_card(
         map_file=MAP_FILE,
         measured=measured,
         evaluated=evaluation is not None and any(measured.values()),
+        effect=effect,
+        effect_command=None if effect is None else _effect_command(effect, pinned, repo_id),
         recipe=recipe,
         texts=card_facts.card_texts(recipe),
         after=recorded.edited_sha256 or {},
@@ -93,6 +98,13 @@ def model_card(
         **_model_index(_title(repo_id, title), pipeline, [*measured["results"], *measured["collateral"]]),
     )
     return _assembled(ModelCard, metadata, body)
+
+
+def _effect_command(effect: EditEffect, pinned: str | None, repo_id: str | None) -> str:
+    """Return the command that measures an effect again."""
+    parts = ["sith-hf", "save-edited", pinned or "path/to/the/base", "--spec", repo_id or FOLDER, "-o", "again"]
+    parts += [] if effect.text_model is None else ["--text-model", effect.text_model]
+    return " ".join(map(shlex.quote, [*parts, *effect.images.options]))
 
 
 def picture(folder: Path, spec: AnySpec) -> bytes:
@@ -139,6 +151,8 @@ def decomposition_card(decomposition: Decomposition, *, repo_id: str | None) -> 
         fidelity=float(decomposition.fidelity.mean()) if decomposition.has_words else None,
         chance=decomposition.chance,
         beyond=None if found is None else int(found.sum()),
+        drivers=None if decomposition.drivers is None else decomposition.drivers.title,
+        total_cosine=decomposition.total_cosine,
         settings=card_facts.setting_rows(decomposition.settings),
         strongest=[decomposition.explain(n, 0, 0, p) for n in decomposition.layers[-1:] for p in decomposition.poles],
         family=str(decomposition.settings.get("family", "clip")),

@@ -25,7 +25,7 @@ def render(name: str, **data: Any) -> str:
 
 @cache
 def environment() -> Any:
-    """Return the Jinja environment of the templates, with the filters ``cell``, ``fenced`` and ``number``."""
+    """Return the Jinja environment of the templates, with our filters."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     folder = files("sith_hf.hub_cards")
@@ -36,7 +36,7 @@ def environment() -> Any:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"cell": markdown_text, "fenced": fenced, "number": number}
+    made.filters |= {"cell": markdown_text, "fenced": fenced, "number": number, "percent": percent}
     return made
 
 
@@ -68,3 +68,8 @@ def fenced(value: object, language: str = "") -> str:
 def number(value: float) -> str:
     """Format a number with three significant digits."""
     return f"{value:.3g}"
+
+
+def percent(value: float) -> str:
+    """Return a share as a percentage."""
+    return f"{value:.0%}".replace("%", " %")

@@ -3,21 +3,24 @@
 It imports ``cards``, ``edits`` and everything below.
 """
 
-from sith_hf.checkpoint.card import folder_card, write_card
+from sith_hf.checkpoint.card import effect_bytes, folder_card, folder_effect, write_card
 from sith_hf.checkpoint.contents import SITH, contents, own_card, record
 from sith_hf.checkpoint.lora import architectures, export_adapter
 from sith_hf.checkpoint.verify import verify
-from sith_hf.checkpoint.write import SavedCheckpoint, history, locate, revert, save_edited
+from sith_hf.checkpoint.write import SavedCheckpoint, history, locate, measured, revert, save_edited
 
 __all__ = [
     "SITH",
     "SavedCheckpoint",
     "architectures",
     "contents",
+    "effect_bytes",
     "export_adapter",
     "folder_card",
+    "folder_effect",
     "history",
     "locate",
+    "measured",
     "own_card",
     "record",
     "revert",

@@ -14,7 +14,7 @@ from sith_hf.cards import MAP_FILE, hub_base, model_card, picture
 from sith_hf.checkpoint.contents import SITH, is_of_an_earlier_release, record
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.reading import json_fields, read_start, read_text_input
-from sith_hf.edits import EDIT_SPEC_LAYOUT, AnySpec, EditSpec
+from sith_hf.edits import EDIT_SPEC_LAYOUT, EFFECT, AnySpec, EditEffect, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.files import write_whole
 from sith_hf.hub import CARD, is_generated_file, is_repo_id, with_checksum
@@ -28,6 +28,7 @@ def folder_card(
     *,
     repo_id: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
+    effect: EditEffect | None = None,
     public: AnySpec | None = None,
 ) -> str:
     """Return the card of an edited checkpoint, without a checksum. The Hub is not asked.
@@ -36,6 +37,7 @@ def folder_card(
         folder: a folder that :func:`sith_hf.checkpoint.save_edited` wrote.
         repo_id: the repository that will hold the card; None for the folder itself.
         evaluation: measured results; those in the folder's ``sith/evaluation.json`` when None.
+        effect: what the edit does to the concepts that it names; read from ``sith/effect.json`` when None.
         public: its edit as the card shall show it; the one in the folder when None.
 
     Raises:
@@ -55,11 +57,33 @@ def folder_card(
         folder,
         spec,
         repo_id=repo_id,
+        effect=effect or folder_effect(folder),
         base_id=base_id(spec.base, folder),
         base_card=card_metadata(found.get(f"base/{CARD}")),
         evaluation=evaluation,
         recipe=_read(found["recipe.yaml"], "the recipe") if "recipe.yaml" in found else None,
     )
+
+
+def folder_effect(folder: Path) -> EditEffect | None:
+    """Return the effect of its edit that an edited checkpoint records; None if it has none.
+
+    Raises:
+        InputError: a damaged record, or that of another edit.
+    """
+    path = record(folder).get(EFFECT)
+    if path is None:
+        return None
+    effect = EditEffect.from_file(path)
+    if not effect.is_of(EditSpec.from_pretrained(folder / SITH / EDIT_SPEC_LAYOUT.filename)):
+        raise InputError(f"{path} is of another edit: save the checkpoint again, or remove this file")
+    return effect
+
+
+def effect_bytes(effect: EditEffect) -> bytes:
+    """Return the content of ``sith/effect.json``."""
+    text = json.dumps(effect.to_json(), indent=2, ensure_ascii=True, allow_nan=False)
+    return f"{text}\n".encode("ascii")
 
 
 def write_card(folder: str | Path, *, overwrite: bool = False) -> Path:

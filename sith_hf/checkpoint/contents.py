@@ -16,7 +16,7 @@ from sith_hf.checkpoint.pictures import named_pictures
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import json_fields, open_regular, reason
 from sith_hf.core.secrets import find_token, known_tokens
-from sith_hf.edits import EDIT_SPEC_LAYOUT
+from sith_hf.edits import EDIT_SPEC_LAYOUT, EFFECT
 from sith_hf.errors import InputError
 from sith_hf.hub import CARD, is_generated_file
 from sith_hf.towers import INDEX, OPEN_CLIP, Checkpoint, folder_format
@@ -25,7 +25,7 @@ SITH = "sith"
 # The card of the base in folders that earlier releases published; now it is base/README.md below sith/.
 EARLIER_BASE_CARD = "base_card.md"
 # The record of an edit in sith/; that of an edit before it is in sith/base/, and so on.
-RECORD = (EDIT_SPEC_LAYOUT.filename, "recipe.yaml", "evaluation.json", "edit_map.png")
+RECORD = (EDIT_SPEC_LAYOUT.filename, "recipe.yaml", "evaluation.json", EFFECT, "edit_map.png")
 
 _LICENCES = ("license*", "licence*", "notice*", "copying*", "copyright*", "unlicense*", "use_policy*")
 SPARE = "it is not part of the checkpoint (--include adds files)"

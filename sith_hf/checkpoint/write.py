@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,13 +15,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sith_hf.cards import config_of
-from sith_hf.checkpoint.card import write_card
+from sith_hf.checkpoint.card import effect_bytes, folder_effect, write_card
 from sith_hf.checkpoint.contents import SITH, Contents, contents, own_card, record
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.reading import read_bytes
-from sith_hf.edits import EDIT_SPEC_LAYOUT, AnySpec, EditSpec
+from sith_hf.edits import EDIT_SPEC_LAYOUT, EFFECT, AnySpec, EditEffect, EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, HubError, InputError
-from sith_hf.files import new_folder
+from sith_hf.files import new_folder, write_whole
 from sith_hf.hub import CARD, fetch_snapshot, is_generated_file, not_found
 from sith_hf.towers import INDEX, Checkpoint, checkpoint_path, is_checkpoint
 
@@ -35,12 +35,18 @@ class SavedCheckpoint:
         changed: canonical tensor name to the largest absolute change of an entry.
         left_out: files of the source that were not copied; the name of a folder ends with a slash.
         reasons: each of them to the reason.
+        effect: what the edit does to the concepts that it names; None if that was not measured.
     """
 
     folder: Path
     changed: Mapping[str, float]
     left_out: tuple[str, ...]
     reasons: Mapping[str, str] = field(default_factory=dict)
+    effect: EditEffect | None = None
+
+
+Measure = Callable[[Path, AnySpec, EditEffect | None], EditEffect | None]
+"""Measures an edit of the checkpoint in a folder; the last argument is its effect in the target, if that has it."""
 
 
 def locate(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:
@@ -75,6 +81,7 @@ def save_edited(
     include: Iterable[str] = (),
     overwrite: bool = False,
     token: str | None = None,
+    measure: Measure | None = None,
     progress: bool = False,
 ) -> SavedCheckpoint:
     """Write a copy of the checkpoint ``source`` with ``spec`` written in (Method, sec. 6).
@@ -92,11 +99,13 @@ def save_edited(
         include: patterns of more files of the source to copy, such as ``*.txt``: no links, pickles or other weights.
         overwrite: replace another checkpoint in ``target``, once the new one is complete.
         token: a Hub token; the one of the environment or login when None.
+        measure: measures the effect of the edit before anything is written; it goes into ``sith/effect.json`` and the
+            card. Not measured when None.
         progress: show a bar on stderr.
 
     Raises:
-        InputError: a spec that changes nothing, a target that is not empty, a damaged source, or a file that cannot be
-            included.
+        InputError: a spec that changes nothing, or that has no effect on what it names, a target that is not empty, a
+            damaged source, or a file that cannot be included.
         BaseMismatch: the source is not the base that the spec was made for.
         OutputError: the copy could not be written; ``target`` is unchanged.
     """
@@ -119,11 +128,36 @@ def save_edited(
     again = partial(_has_edit, edit)
     _check_replaced(Path(target), checkpoint.folder, overwrite)
     with new_folder(Path(target), source=checkpoint.folder, overwrite=overwrite, repeats=again) as folder:
+        known = None if overwrite else _known_effect(Path(target), edit)
+        effect = None if measure is None else measure(checkpoint.folder, edit, known)
+        if effect is not None:
+            effect.check()
         _copy(checkpoint, found, folder, edited, progress)
         _copy_files({f"{SITH}/base/{name}": path for name, path in earlier.items()}, folder)
         edit.save_pretrained(folder / SITH)
+        if effect is not None:
+            write_whole(folder / SITH / EFFECT, effect_bytes(effect))
         write_card(folder)
-    return SavedCheckpoint(Path(target), changed, tuple(found.left_out), found.left_out)
+    return SavedCheckpoint(Path(target), changed, tuple(found.left_out), found.left_out, effect)
+
+
+def measured(effect: EditEffect | None) -> Measure:
+    """Return a measurement whose result is at hand; it raises InputError for another edit."""
+
+    def known(folder: Path, spec: AnySpec, earlier: EditEffect | None) -> EditEffect | None:
+        if effect is not None and not effect.is_of(spec):
+            raise InputError("this effect was measured for another edit: measure it again")
+        return effect
+
+    return known
+
+
+def _known_effect(target: Path, spec: AnySpec) -> EditEffect | None:
+    """Return the effect of an edit that a folder records; None if it has none, or that of another edit."""
+    with suppress(InputError, ArtifactError):
+        effect = folder_effect(target)
+        return effect if effect is not None and effect.is_of(spec) else None
+    return None
 
 
 def revert(

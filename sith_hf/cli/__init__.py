@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import click
 
-from sith_hf.core.distributed import silence_other_ranks
+from sith_hf.core.distributed import launched_as_main, silence_other_ranks
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import reason
 from sith_hf.errors import SithError
@@ -21,8 +21,10 @@ COMMANDS = {
     "image-mean": ("image_mean", "Average image embeddings, for decompose --image-mean."),
     "show": ("show", "Show a decomposition or an edit spec."),
     "find": ("find", "Find the singular vectors that carry a concept."),
+    "ground": ("ground", "Show the images that drive singular vectors, and where."),
     "judge": ("judge", "Score explanations on a topic, or read scores from CSV."),
     "edit": ("edit", "Choose gains for concepts; save them as an edit spec."),
+    "compose": ("compose", "Combine edit specs into one."),
     "save-edited": ("save_edited", "Write an edit into a copy of a checkpoint."),
     "card": ("card", "Show or renew the card of a folder."),
     "push-edited": ("push_edited", "Publish an edited checkpoint on the Hub."),
@@ -30,14 +32,20 @@ COMMANDS = {
     "revert": ("revert", "Remove the edit from an edited checkpoint."),
     "export-adapter": ("export_adapter", "Write an edit as a LoRA adapter for peft."),
     "evaluate": ("evaluate", "Compare an edited model with its base."),
+    "compare": ("compare", "Compare a fine-tuned model with its base, head by head."),
+    "diff": ("diff", "Compare two edit specs, decompositions or checkpoints."),
     "fidelity": ("fidelity", "Measure explanations by method and against chance."),
     "import-reference": ("import_reference", "Import decompositions published with the paper."),
     "import-scores": ("import_scores", "Import scores published with the paper."),
     "run": ("run", "Run a recipe, from base to evaluated edit."),
+    "tune": ("tune", "Search better edits of a recipe."),
     "recipes": ("recipes", "List the shipped recipes, or show one."),
     "cache": ("cache", "Show or clear the embeddings kept for later runs."),
     "demo": ("demo", "Explain and edit the embedded checkpoint."),
 }
+
+# The commands that share their work between the processes of a launcher. Of the others, rank 0 runs alone.
+SHARING = frozenset({"decompose", "image-mean", "ground", "evaluate", "run", "tune"})
 
 
 class LazyGroup(click.Group):
@@ -61,6 +69,8 @@ class LazyGroup(click.Group):
             close = get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
             ctx.fail(f"no command is called '{sanitize(name)}'; {hint}")
+        if name in COMMANDS and name not in SHARING and not launched_as_main():
+            ctx.exit()
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -10,12 +10,13 @@ import click
 
 from sith_hf.cli import options
 from sith_hf.cli.output import save_results, show_decomposition
-from sith_hf.errors import SithError
+from sith_hf.errors import InputError, SithError
 
 if TYPE_CHECKING:
     from sith_hf.concepts import ConceptDictionary
     from sith_hf.decomposition import DecomposeSettings, Decomposition
     from sith_hf.editor import SithEditor
+    from sith_hf.images import DatasetSettings
 
 # For dictionaries of this size or more the required memory is printed first.
 LARGE = 100_000
@@ -35,6 +36,31 @@ LARGE = 100_000
         type=click.Choice(["write", "read"]),
         help="Explain what each vector writes, or what it reads: looks for.  [default: write]",
     ),
+    click.option(
+        "--effect",
+        type=click.Choice(["direct", "total"]),
+        help="Explain what each vector writes itself, or also what later layers make of it, averaged over 64 images of "
+        "--images or drawn ones.  [default: direct]",
+    ),
+)
+@options.group(
+    "pictures",
+    click.option(
+        "--images",
+        help="Say what drives each vector, too: images without labels, a Hub dataset, a folder, or a Parquet file; or "
+        '"leaves" for 1,000 drawn pictures of shapes.',
+    ),
+    click.option("--images-column", help="The column of --images.  [default: image]"),
+    click.option("--images-config", help="The configuration of --images with several."),
+    click.option("--images-split", help="The split of --images with several."),
+    click.option("--images-revision", help="Branch, tag or commit of --images on the Hub."),
+    click.option("--images-limit", type=int, help="Use only the first N rows of --images."),
+    click.option(
+        "--images-streaming",
+        is_flag=True,
+        default=None,
+        help="Read --images as a stream, without a copy on disk.",
+    ),
 )
 @options.group(
     "coding",
@@ -52,6 +78,7 @@ def decompose(
     loading: dict[str, Any],
     words: dict[str, Any],
     vectors: dict[str, Any],
+    pictures: dict[str, Any],
     coding: dict[str, Any],
     image_mean: Path | None,
     as_json: bool,
@@ -62,6 +89,8 @@ def decompose(
     tower without a way to texts, such as DINOv2, or LLaVA without --text-model, has no words: its vectors are numbered
     only.
 
+    The words say what each vector writes. With --images, a second line says what drives it, which is not the same.
+
     Finished parts are stored in OUTPUT.work until the end: run the same command again to resume after an interruption.
     To use several processes: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf decompose ...
     """
@@ -70,21 +99,25 @@ def decompose(
     # First, so that any later error ends every process.
     processes = join_processes()
     source = options.dictionary_of(**words) if words else None
+    if pictures and "images" not in pictures:
+        raise InputError("the options about images need --images, a dataset or leaves")
 
     from sith_hf.core.escaping import sanitize
     from sith_hf.decomposition import DECOMPOSITION_LAYOUT, DecomposeSettings
-    from sith_hf.editor import SithEditor
+    from sith_hf.editor import SithEditor, check_images
     from sith_hf.files import ResumableJob
     from sith_hf.images import mean_for
     from sith_hf.pursuit import ROWS, Pursuit
 
+    images = _images(pictures) if pictures else None
     pursuit = Pursuit(**coding)
-    editor = SithEditor.from_pretrained(model, **loading)
+    editor = processes.each(lambda: SithEditor.from_pretrained(model, **loading))
     mean = None if image_mean is None else mean_for(editor, image_mean)
     settings = DecomposeSettings(pursuit=pursuit, image_mean=mean, **vectors)
     if source is None and editor.tower.has_joint:
         source = options.dictionary_of()
     # Fail before hours of work.
+    check_images(editor, settings, images, words=source is not None)
     if source is None:
         settings.check_vectors(editor.tower)
     else:
@@ -95,10 +128,14 @@ def decompose(
         most = pursuit.memory(ROWS, len(source), editor.tower.joint_size)
         click.echo(f"explaining needs at most {most / 1e9:.1f} GB beside the model and the dictionary", err=True)
     with ResumableJob.beside(output, processes) as job:
-        earlier = None if overwrite else _earlier(output, source, editor, settings)
+        earlier = None if overwrite else processes.main_only(lambda: _earlier(output, source, editor, settings, images))
+        if processes.on_main(lambda: earlier is not None) and not processes.is_main:
+            return
         if earlier is None:
             encoded = None if source is None else editor.encode(source, job=job, progress=True)
-            result = editor.decompose(encoded, settings, device=device_of_this_process(), job=job, progress=True)
+            result = editor.decompose(
+                encoded, settings, images=images, device=device_of_this_process(), job=job, progress=True
+            )
             results = [item for item in (encoded, result) if item is not None]
             path = processes.on_main(lambda: save_results(output, overwrite, *results))
         else:
@@ -115,8 +152,27 @@ def decompose(
         show_decomposition(as_json, result, path, *([] if encoded is None else [repr(encoded)]), **more)
 
 
+def _images(given: dict[str, Any]) -> DatasetSettings:
+    """Return the images that options name."""
+    from sith_hf.images import LEAVES, DatasetSettings, images_named
+
+    fields = {name.removeprefix("images_"): value for name, value in given.items()}
+    named = fields.pop("images")
+    drawn = images_named(LEAVES).model_dump(include={"world", "seed", "pictures"})
+    fields |= drawn if named == LEAVES else {"dataset": named}
+    if "config" in fields:
+        fields["name"] = fields.pop("config")
+    if "column" in fields:
+        fields["columns"] = {"image": fields.pop("column")}
+    return DatasetSettings.from_data(fields, "the options about images")
+
+
 def _earlier(
-    output: Path, source: ConceptDictionary | None, editor: SithEditor, settings: DecomposeSettings
+    output: Path,
+    source: ConceptDictionary | None,
+    editor: SithEditor,
+    settings: DecomposeSettings,
+    images: DatasetSettings | None,
 ) -> tuple[ConceptDictionary | None, Decomposition] | None:
     """Return the results of an earlier run of the same command in ``output``, None if it has no decomposition.
 
@@ -125,6 +181,7 @@ def _earlier(
     """
     from sith_hf.concepts import ConceptDictionary
     from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition, repeats
+    from sith_hf.editor import repeats_on
     from sith_hf.files import already_has
 
     if not (output / DECOMPOSITION_LAYOUT.filename).exists():
@@ -137,6 +194,6 @@ def _earlier(
             raise already_has(output, "another decomposition")
         words = ConceptDictionary.from_pretrained(output)
         same = (words.sha256, words.template) == (source.sha256, source.template)
-        if same and repeats(found, editor.tower, editor.encode(words), settings):
+        if same and repeats_on(found, editor, editor.encode(words), settings, images):
             return words, found
     raise already_has(output, "another decomposition")

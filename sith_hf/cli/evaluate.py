@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,9 @@ from sith_hf.cli.output import show_result
 from sith_hf.core.reading import read_text_input
 from sith_hf.core.strict_yaml import MAX_CHARACTERS, read_yaml
 from sith_hf.errors import InputError
+
+if TYPE_CHECKING:
+    from sith_hf.editor import Comparison
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -72,7 +76,15 @@ def evaluate(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure BASE and EDITED, folders or Hub ids, on the same images, with intervals of differences."""
+    """Measure BASE and EDITED, folders or Hub ids, on the same images, with intervals of differences.
+
+    With --output, finished parts are stored in OUTPUT.work until the end: run the same command again to resume after an
+    interruption. To use several processes: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf evaluate ...
+    """
+    from sith_hf.core.distributed import join_processes
+
+    # First, so that any later error ends every process.
+    processes = join_processes()
     if (edited is None) != bool(spec_paths):
         raise InputError("name one model to compare BASE with: EDITED, a folder or Hub id, or --spec")
     if plan_path is not None and (data or classes or templates):
@@ -92,24 +104,32 @@ def evaluate(
         wanted = options.given(classes=classes, templates=templates or None)
         plan = Plan.from_data({"tasks": [{"kind": task, "data": data, **wanted}], **plan_options}, "the options")
 
-    from accelerate import PartialState
-
-    from sith_hf.editor import Comparison
     from sith_hf.evaluation import evaluate as evaluate_variants
-    from sith_hf.images import EDITED, preprocessing_warning
+    from sith_hf.files import ResumableJob
+    from sith_hf.images import preprocessing_warning
+
+    comparison = processes.each(lambda: _compared(base, edited, spec_paths, loading))
+    if processes.is_main and (warning := preprocessing_warning(base, comparison.variants[0].processor)) is not None:
+        click.echo(warning, err=True)
+    with ExitStack() as held:
+        job = ResumableJob(None, processes)
+        if output is not None:
+            job = held.enter_context(ResumableJob.beside(output, processes, is_file=True))
+        found = evaluate_variants(
+            comparison.variants, plan.tasks, text=comparison.text, job=job, progress=True, **plan.options
+        )
+        processes.main_only(lambda: None if output is None else found.save(output))
+    if processes.is_main:
+        show_result(as_json, found.to_json(), found.table(), *([] if output is None else ["", output]))
+
+
+def _compared(base: str, edited: str | None, spec_paths: tuple[str, ...], loading: dict[str, Any]) -> Comparison:
+    from sith_hf.editor import Comparison
+    from sith_hf.images import EDITED
 
     if edited is not None:
-        comparison = Comparison.from_checkpoints(base, {EDITED: edited}, **loading)
-    else:
-        comparison = Comparison.from_spec(base, options.spec_of(spec_paths), **loading)
-    if (warning := preprocessing_warning(base, comparison.variants[0].processor)) is not None:
-        click.echo(warning, err=True)
-    found = evaluate_variants(comparison.variants, plan.tasks, text=comparison.text, progress=True, **plan.options)
-    if not PartialState().is_main_process:  # the state that the evaluation made
-        return
-    if output is not None:
-        found.save(output)
-    show_result(as_json, found.to_json(), found.table(), *([] if output is None else ["", output]))
+        return Comparison.from_checkpoints(base, {EDITED: edited}, **loading)
+    return Comparison.from_spec(base, options.spec_of(spec_paths), **loading)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,8 @@ def image_mean(
 ) -> None:
     """Average the normalised image embeddings of a dataset by MODEL, a folder or Hub id.
 
-    The mean closes the gap between image and text embeddings: pass it to sith-hf decompose with --image-mean.
+    Pass it to sith-hf decompose with --image-mean, as the paper does, to close the gap between image and text
+    embeddings. It did not make words truer where the truth is known (docs/guide/image-mean.md).
 
     Finished parts are stored in OUTPUT.work until the end: run the same command again to resume after an interruption.
     To use several processes: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf image-mean ...
@@ -71,9 +73,11 @@ def image_mean(
     if "column" in data:
         data["columns"] = {"image": data.pop("column")}
     images = None if estimate else DatasetSettings.from_data(data, "the options")
-    editor = SithEditor.from_pretrained(model, **loading)
+    editor = processes.each(lambda: SithEditor.from_pretrained(model, **loading))
     with ResumableJob.beside(output, processes) as job:
-        earlier = None if overwrite or images is None else _earlier(output, editor, images)
+        earlier = None
+        if not (overwrite or images is None):
+            earlier = processes.on_main(partial(_earlier, output, editor, images))
         if earlier is not None:
             mean, path = earlier, str(output / IMAGE_MEAN_LAYOUT.filename)
         else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sith_hf.core.distributed import join_processes
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 
@@ -177,6 +178,11 @@ rule = group(
 )
 # For DatasetSettings, in a group.
 data = click.option("--data", "dataset", help="Images: a Hub dataset, a folder, or a Parquet file.")
+images = click.option(
+    "--images",
+    "dataset",
+    help='Images: a Hub dataset, a folder, or a Parquet file.  [default: "leaves", 1,000 drawn pictures of shapes]',
+)
 config = click.option("--config", "name", help="The configuration of a dataset with several.")
 split = click.option("--split", help="The split of a dataset with several.")
 data_revision = click.option("--data-revision", help="Branch, tag or commit of --data on the Hub.")
@@ -249,9 +255,12 @@ def new_files(*names: str) -> Callable[[F], F]:
     def decorate(command: F) -> F:
         @wraps(command)
         def checked(overwrite: bool, **values: Any) -> Any:
-            for path in (values[name] for name in names):
-                if path is not None and os.path.lexists(path) and not overwrite:
-                    raise InputError(f"{path} exists; name a new file, or replace it with --overwrite")
+            def check() -> None:
+                for path in (values[name] for name in names):
+                    if path is not None and os.path.lexists(path) and not overwrite:
+                        raise InputError(f"{path} exists; name a new file, or replace it with --overwrite")
+
+            join_processes().on_main(check)
             return command(**values)
 
         decorated: Any = click.option("--overwrite", is_flag=True, help="Replace output files that exist.")(checked)

@@ -58,7 +58,12 @@ def vectors_title(decomposition: Decomposition, *, side: bool = True) -> str | N
 
 
 def heard(
-    rows: list[list[object]], explanations: Sequence[Explanation], *, every: bool, fdr: float
+    rows: list[list[object]],
+    explanations: Sequence[Explanation],
+    *,
+    every: bool,
+    fdr: float,
+    words: int | None = None,
 ) -> tuple[list[list[object]], list[int], str]:
     """Choose the rows of a table of explanations that are shown.
 
@@ -67,6 +72,7 @@ def heard(
         explanations: of the rows.
         every: whether the rows of silent poles are shown.
         fdr: the false discovery rate.
+        words: the column of words, if a row is also shown for what drives its pole; its words are then left out.
 
     Returns:
         the rows to show, which of them are greyed, and a line that says how many poles are silent.
@@ -76,7 +82,13 @@ def heard(
     line = silent_line(explanations, shown=every, fdr=fdr, more="--all shows them")
     if every:
         return rows, [number for number, item in enumerate(explanations) if item.silent], line
-    return [row for row, item in zip(rows, explanations, strict=True) if not item.silent], [], line
+    shown = []
+    for row, item in zip(rows, explanations, strict=True):
+        if not item.silent:
+            shown.append(row)
+        elif words is not None and item.driven_by:
+            shown.append([*row[:words], "silent", *row[words + 1 :]])
+    return shown, [], line
 
 
 def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: str, **more: object) -> None:
@@ -96,6 +108,9 @@ def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: 
         "chance": result.chance,
         "beyond_chance": beyond,
         "settings": dict(result.settings),
+        "effect": result.effect,
+        "total_cosine": None if result.total_cosine is None else float(result.total_cosine.mean()),
+        "drivers": None if result.drivers is None else {**result.drivers.to_json(), "silent": result.drivers.silent},
         **more,
     }
     quality = [f"mean fidelity {fidelity:.3f} of at most {float(result.ceiling.mean()):.3f}"] if explained else []
@@ -104,9 +119,26 @@ def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: 
             f"{beyond} of {found.numel()} explanations are better than chance (fidelity {result.chance:.3f}; false "
             "discovery rate 5 %)"
         )
+    quality += evidence_lines(result)
     readout = f", read out by {result.settings.get('readout', 'a way that is not recorded')}" if explained else ""
     way = f"{result.tower} tower{readout}"
     show_result(as_json, data, repr(result), sanitize(way, 400), *lines, *quality, path)
+
+
+def evidence_lines(result: Decomposition) -> list[str]:
+    """Return what a decomposition measured on images, in words: the total effect, and what drives its vectors."""
+    lines = []
+    if result.total_cosine is not None:
+        images = result.settings.get("effect_images") or {}
+        cosine = f"mean cosine of direct and total effect {float(result.total_cosine.mean()):.3f}"
+        lines.append(f"total effect over {images.get('count', '?')} images of {images.get('title')}: {cosine}")
+    if result.drivers is not None:
+        poles, silent = result.fidelity.numel(), result.drivers.silent
+        lines.append(
+            f"driven by: {poles - silent} of {poles} poles name concepts, {silent} are silent; correlations over "
+            f"{result.drivers.title} (false discovery rate 5 %)"
+        )
+    return [sanitize(line, 400) for line in lines]
 
 
 def show_saved(as_json: bool, saved: SavedCheckpoint) -> None:
@@ -116,7 +148,9 @@ def show_saved(as_json: bool, saved: SavedCheckpoint) -> None:
         "changed": dict(saved.changed),
         "left_out": list(saved.left_out),
         "reasons": dict(saved.reasons),
+        "effect": None if saved.effect is None else saved.effect.to_json(),
     }
     largest = max(saved.changed.values(), default=0.0)
     changed = f"{len(saved.changed)} tensors changed, by at most {largest:.3g}"
-    show_result(as_json, data, changed, *left_out_lines(saved.reasons), saved.folder)
+    effect = [] if saved.effect is None else [saved.effect]
+    show_result(as_json, data, *effect, changed, *left_out_lines(saved.reasons), saved.folder)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sith_hf.cli import options
+from sith_hf.cli.images import effect_images, images_of
 from sith_hf.cli.output import show_result
 from sith_hf.core.tables import left_out_lines
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
+    from sith_hf.editor import Proof
     from sith_hf.hub import PushOptions, PushResult
 
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     click.option("--dry-run", is_flag=True, help="Send nothing; list the files, and show the card. Works offline."),
     click.option("--overwrite-card", is_flag=True, help="Replace a README.md that was written or changed by hand."),
 )
+@effect_images
 @options.servers
 @options.include
 @options.as_json
@@ -48,6 +51,7 @@ def push_edited(
     spec_paths: tuple[str, ...],
     repo_id: str,
     pushing: PushOptions,
+    images: dict[str, Any],
     servers: tuple[str, ...],
     include: tuple[str, ...],
     as_json: bool,
@@ -56,6 +60,9 @@ def push_edited(
 
     The weights, configuration, tokenizer, processor, licence, the edit and the card are sent in one commit, which is
     then verified; other files are left out and listed. Pushing the same again does nothing.
+
+    An edit without effect on the concepts that it names is not published: the effect is that which save-edited
+    recorded in FOLDER, or measured now as there.
     """
     if (folder is None) == ("base" not in made):
         raise InputError("give either FOLDER, an edited checkpoint, or --base with --spec or --recipe")
@@ -64,16 +71,21 @@ def push_edited(
     if servers and "recipe" not in made:
         raise InputError("--base-url names a server of a recipe's judges: use it with --recipe")
 
+    from sith_hf.editor import Proof
     from sith_hf.files import scratch_folder
     from sith_hf.hub import check_options
     from sith_hf.publish import push_edited as push_edited_
 
     check_options(pushing)  # before the work of an edit
+    token = pushing.get("token")
+    text_model, say = made.get("text_model"), lambda line: click.echo(line, err=True)
+    proof = Proof(images_of(images), text_model, token, say=say, progress=True)
     with scratch_folder() as scratch:
         reasons: dict[str, str] = {}
         if folder is None:
-            folder, reasons = _edited(scratch / "made", pushing.get("token"), servers, include, spec_paths, **made)
-        pushed = push_edited_(folder, repo_id, include=include, **pushing)
+            folder, reasons = _edited(scratch / "made", token, servers, include, proof, spec_paths, **made)
+        effect = proof.of_folder(folder)
+        pushed = push_edited_(folder, repo_id, effect=effect, include=include, **pushing)
         reasons |= pushed.reasons
     _report(replace(pushed, left_out=tuple(reasons), reasons=reasons), as_json)
 
@@ -83,6 +95,7 @@ def _edited(
     token: str | None,
     servers: tuple[str, ...],
     include: tuple[str, ...],
+    proof: Proof,
     spec_paths: tuple[str, ...],
     *,
     base: str,
@@ -94,7 +107,7 @@ def _edited(
         from sith_hf.checkpoint import save_edited
 
         edit = options.spec_of(spec_paths, token)
-        saved = save_edited(base, edit, target, include=include, token=token, progress=True)
+        saved = save_edited(base, edit, target, include=include, token=token, measure=proof, progress=True)
         return saved.folder, dict(saved.reasons)
 
     from sith_hf.recipe import run_recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,28 @@ def run(
     The output folder then holds edited/ (the checkpoint), spec/, decomposition/, the results, and recipe.yaml with all
     defaults and fingerprints: running that file again gives the same bytes. Of a recipe that measures fidelity, the
     folder holds the table.
+
+    Finished parts are stored in OUTPUT.work until the end: run the same command again to resume after an interruption.
+    To use several processes: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf run ...
     """
+    from sith_hf.core.distributed import join_processes
+
+    # First, so that any later error ends every process.
+    processes = join_processes()
+
     from sith_hf.recipe import Recipe, run_fidelity, run_recipe
 
     def say(line: str) -> None:
         click.echo(line, err=True)
 
-    plan, home = Recipe.load(recipe, overrides)
+    plan, home = processes.each(lambda: Recipe.load(recipe, overrides))
     if plan.fidelity is not None:
-        measured = run_fidelity(plan, output, home, overwrite=overwrite, say=say, progress=True)
-        show_result(as_json, measured.to_json(), measured)
+        measure = partial(run_fidelity, plan, output, home, overwrite=overwrite, say=say, progress=True)
+        measured = processes.main_only(measure)
+        if measured is not None:
+            show_result(as_json, measured.to_json(), measured)
         return
     given: dict[str, Any] = {"overrides": overrides, "include": include, "servers": servers}
-    done = run_recipe(recipe, output, **given, overwrite=overwrite, say=say, progress=True)
-    show_result(as_json, done.to_json(), done)
+    done = run_recipe(recipe, output, **given, overwrite=overwrite, processes=processes, say=say, progress=True)
+    if processes.is_main:
+        show_result(as_json, done.to_json(), done)

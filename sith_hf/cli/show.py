@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import heard, show_result, vectors_title
+from sith_hf.cli.output import evidence_lines, heard, show_result, vectors_title
 from sith_hf.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ def show(
     """Print ARTIFACT, a decomposition or an edit spec: a folder or Hub id.
 
     For a decomposition, print the strongest vectors of each head: the poles that are explained better than chance, each
-    with its concepts, or the strength of each vector if no words explain it.
+    with the concepts that it writes and, if they were measured (sith-hf decompose --images), those that drive it; or
+    the strength of each vector if no words explain it.
     """
     from sith_hf.core.tables import table
-    from sith_hf.decomposition import Decomposition, explanation_rows, marked_text, words_text
+    from sith_hf.decomposition import WORDS, Decomposition, explanation_rows, marked_text, words_text
 
     found = _read(artifact)
     if not isinstance(found, Decomposition) and beside is not None:
@@ -75,14 +76,15 @@ def show(
         data = [
             item | {"beside": {"tower": found.tower, **vars(other)}} for item, other in zip(data, others, strict=True)
         ]
-        columns = [*columns[:-1], *(f"{d.side}s (weight)" for d in (explanations[0], others[0]))]
+        columns = [*columns[: WORDS + 1], f"{others[0].side}s (weight)", *columns[WORDS + 1 :]]
         title = vectors_title(found, side=False)
-        rows = [[*row, marked_text(other)] for row, other in zip(rows, others, strict=True)]
-        if not every:
-            rows = [[*row[:-2], *map(words_text, pair)] for row, *pair in zip(rows, explanations, others, strict=True)]
+        text = marked_text if every else words_text
+        pairs = zip(rows, explanations, others, strict=True)
+        rows = [[*row[:WORDS], text(own), text(other), *row[WORDS + 1 :]] for row, own, other in pairs]
         explanations = [a if other.silent else other for a, other in zip(explanations, others, strict=True)]
-    rows, dim, line = heard(rows, explanations, every=every, fdr=fdr)
-    show_result(as_json, data, *([table(columns, rows, title, dim)] if rows else [title] if title else []), line)
+    rows, dim, line = heard(rows, explanations, every=every, fdr=fdr, words=WORDS)
+    shown = [table(columns, rows, title=title, dim=dim)] if rows else [title] if title else []
+    show_result(as_json, data, *shown, line, *evidence_lines(found))
 
 
 def _read(artifact: str) -> Decomposition | AnySpec:

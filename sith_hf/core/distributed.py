@@ -6,14 +6,16 @@ World size and rank are those of ``torch.distributed``; rank 0 is the main proce
 from __future__ import annotations
 
 import atexit
+import copyreg
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sith_hf.errors import InputError, MissingExtra, SithError
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The longest wait for another process to finish its part of a job.
-PART_TIMEOUT = timedelta(hours=1)
+# The longest wait for another process to finish its part of a job. The main process alone asks judges and writes.
+PART_TIMEOUT = timedelta(days=1)
 # The longest wait of a finished process for the main one to end.
 EXIT_TIMEOUT = timedelta(seconds=10)
 
@@ -35,7 +37,7 @@ _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that share a job; all must call :meth:`all_gather` and :meth:`on_main` in the same order.
+    """The processes that share a job; all must call its methods in the same order.
 
     Attributes:
         world_size: the number of processes.
@@ -89,6 +91,29 @@ class Processes:
         results: list[Any] = self.all_gather(lambda: do() if self.is_main else None)
         return results[0]  # type: ignore[no-any-return]
 
+    def each(self, do: Callable[[], T]) -> T:
+        """Call ``do`` in every process and return its own result; if it fails in one, all raise as for all_gather."""
+        own: list[T] = []
+        self.all_gather(lambda: own.append(do()))
+        return own[0]
+
+    def main_only(self, do: Callable[[], T]) -> T | None:
+        """Call ``do`` on rank 0 only, and return its result there, None elsewhere. Raises as all_gather does."""
+        return self.each(lambda: do() if self.is_main else None)
+
+    def check_same(self, what: Mapping[str, Any]) -> None:
+        """Raise InputError in every process unless all have the same facts.
+
+        Args:
+            what: plain data by name. Different data would end in a wrong result, or in processes that wait forever.
+        """
+        for rank, other in enumerate(self.all_gather(lambda: dict(what))):
+            if differing := [key for key in sorted({*what, *other}) if what.get(key) != other.get(key)]:
+                raise InputError(
+                    f"the processes of this run have different inputs: {', '.join(differing)} of rank {rank} differ. "
+                    "Give every machine the same releases, OMP_NUM_THREADS and files (a shared folder)"
+                )
+
     def _portable(self, error: Exception) -> Exception:
         """Return an error that other processes can unpickle: a SithError, or RuntimeError with the traceback."""
         if isinstance(error, MissingExtra):  # composes its message from other arguments
@@ -129,8 +154,18 @@ def join_processes() -> Processes:
             f"the launcher started {wanted} processes, but accelerate sees {state.num_processes}: use torchrun "
             f"--nproc_per_node {wanted}"
         )
+    # Results hold read-only mappings, which Python sends to no other process by itself.
+    copyreg.pickle(MappingProxyType, _sent)
     _wait_for_main_at_exit(state.is_main_process)
     return Processes(state.num_processes, state.process_index)
+
+
+def _sent(mapping: MappingProxyType[Any, Any]) -> tuple[Any, ...]:
+    return _read_only, (dict(mapping),)
+
+
+def _read_only(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(mapping)
 
 
 def device_of_this_process() -> torch.device:
@@ -141,9 +176,14 @@ def device_of_this_process() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def launched_as_main() -> bool:
+    """Return whether this process is rank 0 of its launcher, or was started without one."""
+    return launched_world_size() == 1 or _from_environment(_RANKS, 0) == 0
+
+
 def silence_other_ranks() -> None:
     """Silence stdout and stderr on every rank but 0; only tracebacks of unexpected errors still appear."""
-    if launched_world_size() == 1 or _from_environment(_RANKS, 0) == 0:
+    if launched_as_main():
         return
     kept = os.fdopen(os.dup(2), "w")
     silence = os.open(os.devnull, os.O_WRONLY)

@@ -8,9 +8,11 @@ from sith_hf.decomposition.decompose import check_joint_size, decompose, repeats
 from sith_hf.decomposition.decomposition import NEAR, Decomposition
 from sith_hf.decomposition.drivers import Drivers
 from sith_hf.decomposition.explanation import (
+    WORDS,
     Explanation,
     Match,
     concepts_text,
+    driven_text,
     explanation_rows,
     marked_text,
     match_rows,
@@ -42,10 +44,12 @@ __all__ = [
     "SEED",
     "Significance",
     "TotalEffect",
+    "WORDS",
     "adjusted",
     "check_joint_size",
     "concepts_text",
     "decompose",
+    "driven_text",
     "explanation_rows",
     "factored_svd",
     "head_p_values",

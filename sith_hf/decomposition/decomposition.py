@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from sith_hf.errors import InputError
 from sith_hf.files import library_versions, text_tensors, write_artifact
 from sith_hf.hub import Pushable, find_artifact
 from sith_hf.pursuit import centred
+
+if TYPE_CHECKING:
+    from sith_hf.grounding import Grounding
 
 # The cosine of centred text embeddings is about 0 for unrelated concepts and well above this for synonyms.
 NEAR = 0.6
@@ -411,10 +414,34 @@ class Decomposition(Pushable):
             heads = product(self.layers, range(self.num_heads))
             return Dataset.from_list([row for place in heads for row in self.strengths(*place, self.rank)])
         rows = [
-            vars(item) | {"concepts": [text for text, _ in item.concepts], "weights": [w for _, w in item.concepts]}
+            vars(item)
+            | {"concepts": [text for text, _ in item.concepts], "weights": [w for _, w in item.concepts]}
+            | _driven_columns(item)
             for item in self._explanations
         ]
         return Dataset.from_list(rows)
+
+    def ground(self, images: Any = None, model: Any | None = None, **options: Any) -> Grounding:
+        """Show which images drive the vectors, and how well they agree with the words.
+
+        Args:
+            images: see :func:`sith_hf.grounding.ground`; drawn noise of shapes when None.
+            model: a ``SithEditor`` of the decomposed model, or its folder or Hub id; the recorded base when None.
+            options: of :meth:`sith_hf.editor.SithEditor.ground`.
+
+        Raises:
+            InputError: the base cannot be loaded by its recorded name, or as for :func:`sith_hf.grounding.ground`.
+            BaseMismatch: the model has other weights than the decomposed one.
+        """
+        from sith_hf.editor import SithEditor
+
+        if not isinstance(model, SithEditor):
+            name, revision = (self.base.name, self.base.revision) if model is None else (str(model), None)
+            try:
+                model = SithEditor.from_pretrained(name, revision)
+            except InputError as error:
+                raise InputError(f"{error}. Pass the decomposed model: ground(images, model=...)") from None
+        return model.with_decomposition(self).ground(images, **options)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``decomposition.safetensors`` into ``folder``. Raises OutputError."""
@@ -437,3 +464,10 @@ class Decomposition(Pushable):
     ) -> Decomposition:
         """Read what :meth:`save_pretrained` wrote, from a folder or a Hub repository. Raises ArtifactError."""
         return cls(**read_fields(find_artifact(name_or_path, DECOMPOSITION_LAYOUT, revision, token)))
+
+
+def _driven_columns(item: Explanation) -> dict[str, list[str] | list[float] | None]:
+    """Return what drives a pole as two columns; None if it was not measured."""
+    if item.driven_by is None:
+        return {"driven_by": None, "correlations": None}
+    return {"driven_by": [text for text, _ in item.driven_by], "correlations": [value for _, value in item.driven_by]}

@@ -19,6 +19,10 @@ FDR = 0.05
 CHANCE = "(chance)"
 
 
+WORDS = 6
+"""The column of words in a table of explanations."""
+
+
 @dataclass(frozen=True, repr=False)
 class Explanation:
     """The concepts of one pole of one singular vector.
@@ -94,13 +98,19 @@ def explanation_rows(
 ) -> tuple[list[str], list[list[object]]]:
     """Return columns and rows for :func:`sith_hf.core.tables.table`; ``settings``: of the decomposed base.
 
+    Column ``WORDS`` says what each pole writes (or reads), and the next one, if it was measured, what drives it.
     The concepts of a silent pole are there, with a mark: leave the pole out, or show that the words are chance.
     """
-    columns = ["layer", "head", "vector", "pole", "energy", "fidelity", "concepts (weight)"]
+    side = explanations[0].side if explanations else "write"
+    columns = ["layer", "head", "vector", "pole", "energy", "fidelity", f"{side}s (weight)"]
     titles = {e.layer: layer_title(e.layer, settings) for e in explanations}
-    return columns, [
+    rows: list[list[object]] = [
         [titles[e.layer], e.head, e.vector, e.pole, e.energy_share, e.fidelity, marked_text(e)] for e in explanations
     ]
+    if any(e.driven_by is not None for e in explanations):
+        columns.append("driven by (correlation)")
+        rows = [[*row, driven_text(e)] for row, e in zip(rows, explanations, strict=True)]
+    return columns, rows
 
 
 def match_rows(matches: Sequence[Match], settings: Mapping[str, Any]) -> tuple[list[str], list[list[object]]]:
@@ -117,6 +127,13 @@ def concepts_text(explanation: Explanation) -> str:
     """
     blank = '""'
     return ", ".join(f"{text or blank} {weight:.2f}" for text, weight in explanation.concepts)
+
+
+def driven_text(explanation: Explanation) -> str:
+    """Return the concepts that drive a pole and their correlations as text; ``silent`` if none is beyond chance."""
+    if explanation.driven_by is None:
+        return "not measured"
+    return ", ".join(f"{text} {value:.2f}" for text, value in explanation.driven_by) or "silent"
 
 
 def words_text(explanation: Explanation) -> str:

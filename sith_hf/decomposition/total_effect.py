@@ -55,7 +55,11 @@ class TotalEffect:
         return directions @ self.jacobian[self.layers.index(layer)].to(directions).T
 
     def to_joint(self, tower: Tower, directions: Tensor, layer: int, mean: Tensor | None = None) -> Tensor:
-        """Map directions that a layer writes to unit vectors of the joint space: normalise(p(w) + J w).
+        """Map directions that a layer writes to unit vectors of the joint space: normalise(p(w) + J w / |J w|).
+
+        J w alone is what the layer's writing does to the embedding to first order, but it varies with the images; p(w)
+        steadies it. J w has the scale of the residual stream, which differs between models (0.04 to 0.07 in the
+        embedded checkpoint, where p(w) + J w with p(w) of length 1 would be p(w)), so both have the same weight.
 
         Args:
             tower: the tower, whose :meth:`sith_hf.towers.Tower.to_joint` is p.
@@ -66,13 +70,17 @@ class TotalEffect:
         Returns:
             ``[..., P]`` of the same dtype.
         """
-        joint = normalize(tower.to_joint(directions, layer=layer) + self.change(directions, layer), dim=-1)
+        change = normalize(self.change(directions, layer), dim=-1)
+        joint = normalize(tower.to_joint(directions, layer=layer) + change, dim=-1)
         return joint if mean is None else normalize(joint - check_mean(mean, joint.shape[-1]).to(joint), dim=-1)
 
     def cosine(self, tower: Tower, directions: Tensor, layer: int) -> Tensor:
-        """Return the cosine of the direct effect p(w) and the total effect p(w) + J w, ``[...]`` of the same dtype."""
+        """Return the cosine of the direct effect p(w) and the total effect J w, ``[...]`` of the same dtype.
+
+        A low one warns that later layers turn what the vector writes into something else.
+        """
         found: Tensor = cosine_similarity(
-            tower.to_joint(directions, layer=layer), self.to_joint(tower, directions, layer), dim=-1
+            tower.to_joint(directions, layer=layer), self.change(directions, layer), dim=-1
         )
         return found.clamp(-1, 1)
 

@@ -13,16 +13,21 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from sith_hf.checkpoint import SavedCheckpoint, history, locate, revert, save_edited
+from sith_hf.adaptation import DIRECTIONS, Adaptation, compare, explain_change, load_tuned
+from sith_hf.checkpoint import SavedCheckpoint, history, locate, measured, revert, save_edited
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match, decompose
 from sith_hf.editor.edit import Edit
 from sith_hf.editor.encoder import ConceptEncoder
-from sith_hf.edits import AnySpec, applied
+from sith_hf.editor.evidence import check_images, total_effect, with_drivers
+from sith_hf.edits import AnySpec, EditEffect, applied
 from sith_hf.errors import BaseMismatch, InputError
+from sith_hf.evaluation import measure_effect
 from sith_hf.files import ResumableJob, scratch_folder
 from sith_hf.gains import Impact, impact_of
+from sith_hf.grounding import Grounding, chosen_vectors, ground
 from sith_hf.hub import PushOptions, PushResult, check_options
+from sith_hf.images import DatasetSettings, Images
 from sith_hf.publish import push_edited
 from sith_hf.towers import (
     LoadedModel,
@@ -187,6 +192,8 @@ class SithEditor:
         concepts: ConceptDictionary | None,
         settings: DecomposeSettings | None = None,
         *,
+        images: Images = None,
+        processor: Any | None = None,
         device: torch.device | str | None = None,
         job: ResumableJob | None = None,
         progress: bool = False,
@@ -194,32 +201,49 @@ class SithEditor:
     ) -> Decomposition:
         """Factor and explain heads, and remember the result for :meth:`find` and the edits.
 
+        The words say what each vector writes. With ``images``, others say what drives it, which is not the same
+        (:attr:`Decomposition.drivers`). With ``effect="total"``, what a vector writes includes what later layers make
+        of it; that costs one backward pass for each joint dimension and 8 images.
+
         Args:
             concepts: the dictionary; it is encoded first if necessary. None for vectors without explanations, which
                 every tower has, also one without texts: they are edited by number (:meth:`Edit.vectors`).
             settings: the choice of vectors, and the method of explanation.
+            images: the images that show what drives the vectors: a dataset of at least 32, its folder, file or Hub id,
+                or ``"leaves"`` for 1,000 drawn pictures of shapes. None measures nothing. A total effect is averaged
+                over the first 64, or over 64 leaves when None.
+            processor: the image processor, for a model in memory; the one in the checkpoint's folder when None.
             device, job, progress: as for :func:`sith_hf.decomposition.decompose`.
-            fields: fields of ``settings`` by name, such as ``layers=[-2, -1]``.
+            fields: fields of ``settings`` by name, such as ``layers=[-2, -1]`` or ``effect="total"``.
 
         Raises:
-            InputError: an unknown field, a value out of range, or a dictionary of another text tower.
+            InputError: an unknown field, a value out of range, a dictionary of another text tower, fewer than 32
+                readable images, or images for a text tower or for vectors without words.
         """
         settings = (settings or DecomposeSettings()).override(**fields)
-        encoded = None
+        check_images(self, settings, images, words=concepts is not None)
+        encoded = total = None
         if concepts is not None:
             settings.check(self.tower, len(concepts))
             encoded = self.encode(concepts, job=job, progress=progress)
-        self._decomposition = decompose(
+        if settings.effect == "total":
+            total = total_effect(self, settings, images, processor=processor, device=device, job=job, progress=progress)
+        found = decompose(
             self.tower,
             encoded,
             settings,
+            total=total,
             name=self.loaded.title,
             revision=self.loaded.revision,
             device=device,
             job=job,
             progress=progress,
         )
-        return self._decomposition
+        if images is not None and encoded is not None:
+            options = {"processor": processor, "job": job, "progress": progress}
+            found = with_drivers(self, found, encoded, images, settings, **options)
+        self._decomposition = found
+        return found
 
     def embed(self, *concepts: str, decomposition: Decomposition | None = None) -> dict[str, Tensor]:
         """Return the text embedding of each concept, ``[P]``: from the decomposition if it occurs there, else encoded.
@@ -232,6 +256,63 @@ class SithEditor:
     def find(self, concept: str, *, near: float = NEAR, limit: int | None = 20) -> list[Match]:
         """Find the poles that mention a concept or a similar one (see :meth:`Decomposition.find`)."""
         return self.decomposition.find(concept, embedding=self.embed(concept)[concept], near=near, limit=limit)
+
+    def ground(
+        self,
+        images: Any = None,
+        *,
+        layers: Iterable[int] | None = None,
+        heads: Iterable[int] | None = None,
+        vectors: Iterable[int] | None = None,
+        top: int | None = None,
+        spec: AnySpec | None = None,
+        **options: Any,
+    ) -> Grounding:
+        """Show which images drive vectors of the latest decomposition, and how well they agree with its words.
+
+        Args:
+            images: see :func:`sith_hf.grounding.ground`; drawn noise of shapes when None.
+            layers, heads, vectors, top, spec: the choice of vectors (:func:`sith_hf.grounding.chosen_vectors`); the ten
+                strongest when all are None.
+            options: ``processor``, ``batch_size``, ``job`` and ``progress`` of :func:`sith_hf.grounding.ground`.
+
+        Raises:
+            InputError, BaseMismatch: as for these two functions.
+        """
+        chosen = chosen_vectors(self.decomposition, layers=layers, heads=heads, vectors=vectors, top=top, spec=spec)
+        return ground(self, self.decomposition, images, vectors=chosen, **options)
+
+    def compare(
+        self,
+        tuned: str | Path | SithEditor,
+        concepts: ConceptDictionary | None = None,
+        *,
+        layers: Iterable[int] | None = None,
+        directions: int = DIRECTIONS,
+        device: torch.device | str | None = None,
+        progress: bool = False,
+    ) -> Adaptation:
+        """Compare this tower with a fine-tuned one, head by head (see :func:`sith_hf.adaptation.compare`).
+
+        Args:
+            tuned: a checkpoint by folder or Hub id, a LoRA adapter of this model (merged by peft), or an editor.
+            concepts: explain the leading directions of the change over this dictionary; None for no words.
+            layers: layer numbers; all when None.
+            directions: leading directions of each head's change.
+            device, progress: as for :meth:`decompose`.
+
+        Raises:
+            InputError: another architecture, values out of range, or a dictionary of another text tower.
+            MissingExtra: an adapter, without peft.
+        """
+        if not isinstance(tuned, SithEditor):
+            tuned = SithEditor(load_tuned(self.loaded, tuned), kind=self.tower.kind)
+        found = compare(self.tower, tuned.tower, layers, directions=directions, progress=progress)
+        if concepts is None:
+            return found
+        encoded = self.encode(concepts, progress=progress)
+        words = explain_change(self.tower, tuned.tower, found.changed, encoded, device=device, progress=progress)
+        return replace(found, words=words)
 
     def edit(self) -> Edit:
         """Start an empty edit."""
@@ -266,6 +347,15 @@ class SithEditor:
             )
         return impact_of(self.tower, self.decomposition, dict(zip(part.keys, part.gain.tolist(), strict=True)))
 
+    def effect(
+        self, spec: AnySpec, images: DatasetSettings | None = None, *, batch_size: int = 32, progress: bool = False
+    ) -> EditEffect:
+        """Measure what an edit does to the concepts that it names (see :func:`sith_hf.evaluation.measure_effect`).
+
+        ``effect.check()`` raises InputError if it has no effect on them.
+        """
+        return measure_effect(self, spec, images, batch_size=batch_size, progress=progress)
+
     def applied(self, spec: AnySpec) -> AbstractContextManager[Any]:
         """Edit the model inside a ``with`` block (see :func:`sith_hf.edits.applied`)."""
         return applied(self.model, spec)
@@ -277,14 +367,26 @@ class SithEditor:
         *,
         include: Iterable[str] = (),
         overwrite: bool = False,
+        effect: EditEffect | None = None,
         progress: bool = False,
     ) -> SavedCheckpoint:
         """Write an edited copy of this editor's checkpoint (see :func:`sith_hf.checkpoint.save_edited`).
 
+        With ``effect``, a result of :meth:`effect`, the copy records what the edit does to the concepts that it names.
+
         Raises:
-            InputError: also for a model in memory, which has no checkpoint.
+            InputError: also for a model in memory, which has no checkpoint, for an edit without effect on what it
+                names, and for the effect of another edit.
         """
-        return save_edited(self._source(), spec, folder, include=include, overwrite=overwrite, progress=progress)
+        return save_edited(
+            self._source(),
+            spec,
+            folder,
+            include=include,
+            overwrite=overwrite,
+            measure=measured(effect),
+            progress=progress,
+        )
 
     def push_to_hub(
         self,
@@ -292,6 +394,7 @@ class SithEditor:
         spec: AnySpec,
         *,
         evaluation: Mapping[str, Any] | None = None,
+        effect: EditEffect | None = None,
         include: Iterable[str] = (),
         **options: Unpack[PushOptions],
     ) -> PushResult:
@@ -301,6 +404,7 @@ class SithEditor:
             repo_id: ``namespace/name``; a name alone belongs to the user of the token.
             spec: the edit.
             evaluation: measured results for the card.
+            effect: as for :meth:`save_pretrained`.
             include: patterns of more files of the checkpoint to publish, such as ``*.txt``.
             options: see :class:`sith_hf.hub.PushOptions`.
 
@@ -311,7 +415,7 @@ class SithEditor:
         check_options(options)
         with scratch_folder() as scratch:
             patterns = (include,) if isinstance(include, str) else tuple(include)
-            saved = self.save_pretrained(scratch / "edited", spec, include=patterns)
+            saved = self.save_pretrained(scratch / "edited", spec, include=patterns, effect=effect)
             pushed = push_edited(scratch / "edited", repo_id, evaluation=evaluation, include=patterns, **options)
             reasons = {**saved.reasons, **pushed.reasons}
             return replace(pushed, left_out=tuple(reasons), reasons=reasons)

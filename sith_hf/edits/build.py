@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -12,8 +13,11 @@ from sith_hf.edits.place import Place
 from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
-from sith_hf.gains import Gains, check_gain
+from sith_hf.gains import Direction, Gains, check_gain
 from sith_hf.towers import Tower
+
+# Concepts of the dictionary that an edit records, at most: enough for the median of what else it changes.
+OTHERS = 100
 
 
 def make_spec(tower: Tower, decomposition: Decomposition, gains: Gains) -> EditSpec:
@@ -77,10 +81,20 @@ def make_spec(tower: Tower, decomposition: Decomposition, gains: Gains) -> EditS
         column=columns if scaled else None,
         place=place,
         labels=tuple(map(poles_label, explained)),
-        provenance=Provenance(tuple(explained), reasons, dict(decomposition.settings)),
+        provenance=Provenance(tuple(explained), reasons, dict(decomposition.settings), *_named(decomposition, gains)),
         base=replace(decomposition.base, sha256=sha256),
         settings={"fold": fold, "centre": centre},
     )
+
+
+def _named(decomposition: Decomposition, gains: Gains) -> tuple[tuple[Mapping[str, Direction], ...], tuple[str, ...]]:
+    """Return the concepts by which each vector was chosen, and others from the same dictionary; none without such."""
+    if not any(gains.named.get(key) for key in gains.gain):
+        return (), ()
+    chosen = {concept.casefold() for key in gains.gain for concept in gains.named.get(key, ())}
+    others = [text for text in decomposition.texts if text.casefold() not in chosen]
+    named = tuple(gains.named.get(key, {}) for key in sorted(gains.gain))
+    return named, tuple(others[:: -(-len(others) // OTHERS) or 1])
 
 
 def _check_bias(tower: Tower, layer: int, constant: Tensor, *, fold: bool) -> None:

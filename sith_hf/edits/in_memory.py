@@ -63,6 +63,12 @@ def edited_parameters(model: Any, spec: AnySpec) -> list[Tensor]:
     return [parameter for module in modules for parameter in module.parameters()]
 
 
+def output_modules(model: Any, spec: EditSpec) -> dict[int, Any]:
+    """Return the output projection of each layer of an edit. Raises UnsupportedModel if there is no such."""
+    root = unwrapped(model)
+    return {layer: root.get_submodule(path) for layer, path in _modules(root, spec).items()}
+
+
 def _modules(root: Any, spec: EditSpec, *, check: bool = True) -> dict[int, str]:
     """Return the path of the output projection of each edited layer. Raises UnsupportedModel if there is no such."""
     family = family_named(spec.place.family)

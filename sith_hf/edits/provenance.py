@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sith_hf.core.settings import Settings
 from sith_hf.decomposition import Explanation
 from sith_hf.errors import ArtifactError, InputError
+from sith_hf.gains import Direction, reversed_directions
 
 
 @dataclass(frozen=True)
@@ -19,29 +20,53 @@ class Provenance:
         explanations: for each term, the poles that were explained.
         reasons: for each term, why it was chosen, in a few words.
         decomposition: the settings of the decomposition, as plain data.
+        named: for each term, the concepts by which it was chosen, to what the edit does to them; empty if no term has
+            such concepts, or if an earlier release made the edit.
+        others: other concepts of the dictionary, to compare the named ones with.
     """
 
     explanations: tuple[tuple[Explanation, ...], ...]
     reasons: tuple[str, ...]
     decomposition: Mapping[str, Any]
+    named: tuple[Mapping[str, Direction], ...] = ()
+    others: tuple[str, ...] = ()
 
     def select(self, terms: Sequence[int]) -> Provenance:
         """Return the provenance of these terms, in this order."""
-        return Provenance(
-            tuple(self.explanations[i] for i in terms), tuple(self.reasons[i] for i in terms), self.decomposition
+        return replace(
+            self,
+            explanations=tuple(self.explanations[i] for i in terms),
+            reasons=tuple(self.reasons[i] for i in terms),
+            named=tuple(self.named[i] for i in terms) if self.named else (),
         )
 
     def join(self, other: Provenance) -> Provenance | None:
         """Append another provenance; return None if the decompositions had different settings."""
         if dict(self.decomposition) != dict(other.decomposition):
             return None
-        explanations = (*self.explanations, *other.explanations)
-        return Provenance(explanations, (*self.reasons, *other.reasons), self.decomposition)
+        named = (*self._each_named, *other._each_named) if self.named or other.named else ()
+        return replace(
+            self,
+            explanations=(*self.explanations, *other.explanations),
+            reasons=(*self.reasons, *other.reasons),
+            named=named,
+            others=tuple(dict.fromkeys((*self.others, *other.others))),
+        )
+
+    @property
+    def _each_named(self) -> tuple[Mapping[str, Direction], ...]:
+        return self.named or ({},) * len(self.reasons)
+
+    def reverse(self) -> Provenance:
+        """Return the provenance of the same vectors with gains on the other side of 1."""
+        return replace(self, named=tuple(map(reversed_directions, self.named)))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         poles = [[_pole(pole) for pole in term] for term in self.explanations]
-        return {"explanations": poles, "reasons": list(self.reasons), "decomposition": dict(self.decomposition)}
+        data = {"explanations": poles, "reasons": list(self.reasons), "decomposition": dict(self.decomposition)}
+        named = {"named": [dict(item) for item in self.named], "others": list(self.others)}
+        return data | {key: value for key, value in named.items() if value}
 
     @classmethod
     def from_json(cls, value: Any) -> Provenance:
@@ -51,9 +76,10 @@ class Provenance:
         except InputError as error:
             raise ArtifactError(f"{error}; make the file again") from None
         poles = {pole.pole for term in found.explanations for pole in term}
-        if len(found.explanations) != len(found.reasons) or not poles <= {"+", "-"}:
+        lengths = {len(found.explanations), len(found.reasons), len(found.named or found.reasons)}
+        if len(lengths) > 1 or not poles <= {"+", "-"}:
             raise ArtifactError("the provenance does not fit the terms of the edit; make the file again")
-        return cls(found.explanations, found.reasons, found.decomposition)
+        return cls(**dict(found))
 
 
 # What an explanation has had since later releases: left out where it is not known, as earlier files have it.
@@ -71,3 +97,5 @@ class _Stored(Settings):
     explanations: tuple[tuple[Explanation, ...], ...]
     reasons: tuple[str, ...]
     decomposition: dict[str, Any]
+    named: tuple[dict[str, Direction], ...] = ()
+    others: tuple[str, ...] = ()

@@ -186,10 +186,16 @@ class Terms:
         kept = None if sha256 is None else {name: value for name, value in sha256.items() if name in touched}
         return replace(self, edited_sha256=kept)
 
+    @property
+    def _reversed(self) -> Provenance | None:
+        return None if self.provenance is None else self.provenance.reverse()
+
     def with_reverts(self, reverts: bool) -> Self:
         """Return the same change of the weights as an edit or as a revert."""
         # A revert with gain g equals an edit with gain 2 - g.
-        return self if reverts == self.reverts else replace(self, reverts=reverts, gain=2 - self.gain)
+        if reverts == self.reverts:
+            return self
+        return replace(self, reverts=reverts, gain=2 - self.gain, provenance=self._reversed)
 
     def merge(self, other: Self) -> Self:
         """Combine two edits of one tower, as :meth:`sith_hf.edits.EditSpec.compose` says."""
@@ -226,7 +232,8 @@ class Terms:
         scaled = self.column is not None or other.column is not None
         provenance = None
         if self.provenance is not None and other.provenance is not None:
-            provenance = self.provenance.join(other.provenance.select(rest.tolist()))
+            theirs_as_ours = other.with_reverts(self.reverts).provenance or other.provenance
+            provenance = self.provenance.join(theirs_as_ours.select(rest.tolist()))
         return type(self).from_terms(
             **merged,
             gain=torch.cat([gains, other.with_reverts(self.reverts).gain[rest]]),
@@ -248,7 +255,8 @@ class Terms:
         amount = finite_number(strength, "a strength")
         # Not 1 + strength * (gain - 1), whose rounding would change gains at strength 1.
         gain = torch.lerp(torch.ones_like(self.gain), self.gain, amount)
-        return type(self).from_terms(**{**vars(self), "gain": gain, "edited_sha256": None})
+        provenance = self._reversed if amount < 0 else self.provenance
+        return type(self).from_terms(**{**vars(self), "gain": gain, "provenance": provenance, "edited_sha256": None})
 
     __rmul__ = __mul__
 

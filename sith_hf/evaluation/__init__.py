@@ -4,6 +4,8 @@ It imports ``images``, ``edits`` and everything below. ``metric_classes`` has th
 """
 
 from sith_hf.evaluation.charts import blank_figure, worst_against_average, write_figure
+from sith_hf.evaluation.edit_effect import image_options, leaves, measure_effect, names_concepts, unmeasurable
+from sith_hf.evaluation.held_task import HeldTask, Labelled, hold_tasks
 from sith_hf.evaluation.plan import Plan, Task, ZeroShot
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.evaluation.run import evaluate
@@ -11,14 +13,22 @@ from sith_hf.evaluation.sweep import Sweep, strengths, sweep
 
 __all__ = [
     "Evaluation",
+    "HeldTask",
+    "Labelled",
     "Plan",
     "Sweep",
     "Task",
     "ZeroShot",
     "blank_figure",
     "evaluate",
+    "hold_tasks",
+    "image_options",
+    "leaves",
+    "measure_effect",
+    "names_concepts",
     "strengths",
     "sweep",
+    "unmeasurable",
     "worst_against_average",
     "write_figure",
 ]

@@ -40,7 +40,9 @@ class CollateralRunner(TaskRunner[Collateral]):
         if task.classes is not None:
             names, templates = task.classes, task.templates
             classes = by_variant(
-                data.texts, lambda text: class_embeddings(text, names, templates, progress=data.progress)
+                data.texts,
+                lambda text: class_embeddings(text, names, templates, progress=data.progress),
+                data.encoded.setdefault((names, templates), {}),
             )
             check_sizes(images, classes)
             predicted = items["prediction"] = np.stack(

@@ -99,6 +99,7 @@ class TaskResult:
             and ``prediction`` int64 ``[C, N]``, ``label`` and ``group`` int64 ``[N]``. Retrieval: for each setting
             ``rank <setting>``, int64 ``[C, N]``, 0 is first. Collateral: ``drift`` float64 ``[C, N]`` and, with
             classes, ``prediction``.
+        digests: the sha256 of each row's images; not stored.
     """
 
     name: str
@@ -111,6 +112,7 @@ class TaskResult:
     notes: tuple[str, ...]
     metrics: Annotated[tuple[MetricResult, ...], Field(alias="measures")]
     items: Annotated[Mapping[str, Any], Field(exclude=True)] = field(default_factory=dict, repr=False)
+    digests: Annotated[tuple[str, ...], Field(exclude=True)] = field(default=(), repr=False)
 
     @property
     def headlines(self) -> tuple[MetricResult, ...]:

@@ -118,7 +118,8 @@ class RetrievalRunner(TaskRunner[Retrieval]):
         embedded: dict[str, Sequence[NDArray[Any]]] = {kind: [*own] for kind, own in images.items()}
         for kind, own in texts.items():
             flat = _flat(own)
-            encoded = by_variant(data.texts, partial(caption_embeddings, captions=flat, progress=data.progress))
+            encode = partial(caption_embeddings, captions=flat, progress=data.progress)
+            encoded = by_variant(data.texts, encode, data.encoded.setdefault(tuple(flat), {}))
             check_sizes(images["V"], encoded)
             embedded[kind] = encoded
 

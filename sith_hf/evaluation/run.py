@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +16,7 @@ from sith_hf.evaluation.result import Evaluation, TaskResult
 from sith_hf.evaluation.retrieval import RetrievalRunner
 from sith_hf.evaluation.task import AnyTask, TaskData, TaskRunner
 from sith_hf.evaluation.zero_shot import ZeroShotRunner
+from sith_hf.files import ResumableJob
 from sith_hf.images import BASE, ImageDataset, ModelVariant, check_processors, embed_rows, open_dataset
 from sith_hf.towers import LoadedModel
 
@@ -35,6 +37,8 @@ def evaluate(
     precision: str = "no",
     resamples: int = 2000,
     seed: int = 0,
+    job: ResumableJob | None = None,
+    step: str = "evaluation",
     progress: bool = False,
 ) -> Evaluation:
     """Evaluate variants side by side.
@@ -48,6 +52,9 @@ def evaluate(
         precision: ``"no"`` for the checkpoint's own dtype, ``"bf16"`` or ``"fp16"`` for automatic mixed precision.
         resamples: of the bootstrap; at least 100.
         seed: of the bootstrap.
+        job: stores finished parts of the embeddings, and shares parts between processes. The main process computes the
+            metrics, and all return them.
+        step: the name of this evaluation in the job.
         progress: show bars on stderr.
 
     Raises:
@@ -69,12 +76,11 @@ def evaluate(
     for task in tasks:
         rows = task.data.model_dump_json(exclude={"columns", "sha256"})
         passes.setdefault((rows, RUNNERS[task.kind].image_columns(task)), []).append(task)
+    job = job or ResumableJob()
+    progress = progress and job.processes.is_main
     results: dict[str, TaskResult] = {}
-    for (_, images), together in passes.items():
-        source = open_dataset(together[0].data, progress=progress)
-        runners = [RUNNERS[task.kind](task, source) for task in together]
-        if not source.data.where and source.data.limit is None and isinstance(source.rows, Sized):
-            _check_rows(source, len(source.rows))
+    for number, ((_, images), together) in enumerate(passes.items()):
+        source, runners = job.processes.each(partial(_opened, together, progress))
 
         def check(row: Mapping[str, Any], number: int, runners: Sequence[TaskRunner[Any]] = runners) -> None:
             for runner in runners:
@@ -88,12 +94,14 @@ def evaluate(
             check=check,
             batch_size=batch_size,
             precision=precision,
+            job=job,
+            step=f"{step}-{number}",
             progress=progress,
         )
         _check_rows(source, len(embedded) + sum(embedded.skipped.values()))
         data = TaskData(embedded, names, texts, resamples, seed, progress)
         for runner in runners:
-            found = runner.run(data)
+            found = job.processes.on_main(partial(runner.run, data))
             expected, seen = runner.task.data.sha256, str(found.data_sha256)
             if expected not in (None, seen):
                 raise InputError(
@@ -112,6 +120,15 @@ def evaluate(
         "unit": "fraction; drift: 1 - cosine",
     }
     return Evaluation(names, dict(sorted(settings.items())), tuple(results[task.name] for task in tasks))
+
+
+def _opened(together: Sequence[AnyTask], progress: bool) -> tuple[ImageDataset, list[TaskRunner[Any]]]:
+    """Open the dataset of tasks over the same rows."""
+    source = open_dataset(together[0].data, progress=progress)
+    runners = [RUNNERS[task.kind](task, source) for task in together]
+    if not source.data.where and source.data.limit is None and isinstance(source.rows, Sized):
+        _check_rows(source, len(source.rows))
+    return source, runners
 
 
 def _check_rows(source: ImageDataset, found: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -30,6 +30,7 @@ class TaskData:
         texts: C models whose text towers encode classes and captions, mostly one for all; None without one.
         resamples, seed: of the bootstrap.
         progress: show bars on stderr.
+        encoded: texts to their embeddings by the text towers, by ``id``; copies of this data share it.
     """
 
     rows: EmbeddedRows
@@ -38,6 +39,7 @@ class TaskData:
     resamples: int
     seed: int
     progress: bool
+    encoded: dict[Any, dict[int, NDArray[np.float64]]] = field(default_factory=dict, repr=False)
 
     def resampled(self, outcomes: ArrayLike, strata: ArrayLike | None = None, *, salt: str) -> NDArray[np.float64]:
         """Return bootstrap means ``[B, G, C]``: :func:`~sith_hf.evaluation.bootstrap.stratum_means`."""
@@ -118,4 +120,5 @@ class TaskRunner(ABC, Generic[TaskT]):
             notes=tuple(notes),
             metrics=tuple(metrics),
             items=items,
+            digests=rows.digests,
         )

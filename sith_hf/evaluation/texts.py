@@ -18,9 +18,14 @@ MOVED = 0.1
 """An edit that moves a class by more (1 - cosine) changes what the class means."""
 
 
-def by_variant(towers: Towers, encode: Callable[[LoadedModel | None], Embeddings]) -> list[Embeddings]:
-    """Return ``encode(tower)`` for the text tower of each variant; variants with one tower share one array."""
-    found: dict[int, Embeddings] = {}
+def by_variant(
+    towers: Towers, encode: Callable[[LoadedModel | None], Embeddings], known: dict[int, Embeddings] | None = None
+) -> list[Embeddings]:
+    """Return ``encode(tower)`` for the text tower of each variant; variants with one tower share one array.
+
+    ``known`` holds what earlier calls with the same towers and ``encode`` have returned.
+    """
+    found = {} if known is None else known
     for tower in towers:
         if id(tower) not in found:
             found[id(tower)] = encode(tower)

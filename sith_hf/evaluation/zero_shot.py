@@ -60,11 +60,12 @@ class ZeroShotRunner(TaskRunner[ZeroShot]):
         A row without a label is left out instead: in ``datasets`` the label -1 of a ``ClassLabel`` says that it has
         none, as in the test splits of benchmarks.
         """
-        if self._has_label(row[self._label]):
+        if self.has_label(row[self._label]):
             self._read_label(row, number)
         self._read_group(row, number)
 
-    def _has_label(self, value: Any) -> bool:
+    def has_label(self, value: Any) -> bool:
+        """Return whether a row with this value of the label column has a label."""
         missing = value is None or value != value
         return not missing and not (value == -1 and self.source.names_of(self._label) is not None)
 
@@ -91,9 +92,14 @@ class ZeroShotRunner(TaskRunner[ZeroShot]):
             raise InputError(f"{self.source.title}: row {number} has no {'/'.join(self._groups)}")
         return "/".join(str(part) for part in parts)
 
-    def _read_groups(self, values: Mapping[str, tuple[Any, ...]]) -> list[str]:
+    def _read_groups(self, values: Mapping[str, Sequence[Any]]) -> list[str]:
         """Return the groups of N rows."""
         return [self._read_group(row, i) for i, row in enumerate(_rows(values))]
+
+    def group_names(self, rows: EmbeddedRows, kept: Sequence[int]) -> tuple[str, ...]:
+        """Return the names of the groups of the kept rows, in the order of their numbers; none without groups."""
+        groups = self._read_groups({name: [values[i] for i in kept] for name, values in rows.values.items()})
+        return tuple(sorted(set(groups))) if self._groups else ()
 
     def run(self, data: TaskData) -> TaskResult:
         """Compute accuracies of everything, of classes and of groups.
@@ -109,12 +115,14 @@ class ZeroShotRunner(TaskRunner[ZeroShot]):
         from sith_hf.evaluation.metric_classes import ClassAccuracy, GroupAccuracy, for_each
 
         task = self.task
-        labelled = [self._has_label(value) for value in data.rows.values[self._label]]
+        labelled = [self.has_label(value) for value in data.rows.values[self._label]]
         if not any(labelled):
             raise InputError(f"{self.source.title}: no row has a {self._label}; choose a split with labels (--split)")
         data = replace(data, rows=data.rows.keep(labelled, "no label"))
         classes = by_variant(
-            data.texts, lambda text: class_embeddings(text, self.classes, task.templates, progress=data.progress)
+            data.texts,
+            lambda text: class_embeddings(text, self.classes, task.templates, progress=data.progress),
+            data.encoded.setdefault((self.classes, task.templates), {}),
         )
         images = data.rows.images[task.data.columns.image]
         check_sizes(images, classes)
@@ -172,7 +180,7 @@ class ZeroShotRunner(TaskRunner[ZeroShot]):
         return notes
 
 
-def _rows(values: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
+def _rows(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
 

@@ -53,22 +53,25 @@ class ResumableJob:
 
     @classmethod
     @contextmanager
-    def beside(cls, output: str | Path, processes: Processes = SINGLE) -> Iterator[ResumableJob]:
-        """Work beside the folder ``output``, in ``OUTPUT.work``, which is removed when the block succeeds.
+    def beside(
+        cls, output: str | Path, processes: Processes = SINGLE, *, is_file: bool = False
+    ) -> Iterator[ResumableJob]:
+        """Work beside ``output``, in ``OUTPUT.work``, which is removed when the block succeeds.
 
         If the block fails, the finished parts stay for the next run. Only parts whose input :meth:`parts` finds
-        unusable are removed.
+        unusable are removed. Only the main process reads and writes there: the machines of the others need not see it.
 
         Args:
             output: the folder of the results.
             processes: all of them must make this call.
+            is_file: ``output`` is a file of results.
 
         Raises:
             InputError: another run works there, or ``OUTPUT.work`` is something else.
-            OutputError: ``output`` is not a folder, or a work folder could not be made beside it.
+            OutputError: ``output`` is not a folder (or not a file), or a work folder could not be made beside it.
         """
         with ExitStack() as held:
-            folder = processes.on_main(lambda: held.enter_context(_held(Path(output))))
+            folder = processes.on_main(lambda: held.enter_context(_held(Path(output), is_file)))
             yield cls(folder, processes)
             processes.on_main(lambda: None if folder is None else _remove(folder))
 
@@ -123,8 +126,12 @@ class ResumableJob:
             InputError, OutputError: as for :meth:`parts`.
         """
         store = self._store(step, facts)
-        found: dict[str, Part] = {} if store is None else self.processes.on_main(store.all)
-        yield from found.items()
+        found: dict[str, Part] = {}
+        for name in [] if store is None else self.processes.on_main(store.names):
+            part = None if store is None else self.processes.on_main(partial(store.get, name))
+            if part is not None:
+                found[name] = part
+                yield name, part
         yield from self._made(store, make(found))
 
     def _made(self, store: _PartStore | None, mine: Iterator[tuple[str, Part]]) -> Iterator[tuple[str, Part]]:
@@ -142,6 +149,7 @@ class ResumableJob:
         # The number of threads decides the order of sums, so the last bits depend on it.
         settled = {"libraries": library_versions(), "threads (OMP_NUM_THREADS)": torch.get_num_threads()}
         whole = json.dumps({**facts, **settled}, sort_keys=True, ensure_ascii=True, allow_nan=False)
+        self.processes.check_same(json.loads(whole))
         store = _PartStore(self.folder / step, whole)
         self.processes.on_main(store.check)
         return store
@@ -180,10 +188,9 @@ class _PartStore:
                 return {key: found.tensor(file, key) for key in found.entries}
         return None
 
-    def all(self) -> dict[str, Part]:
-        """Return every part that is there and whole, in the order of the names."""
-        names = sorted(path.stem for path in self.folder.glob(f"*{SUFFIX}"))
-        return {name: part for name in names if (part := self.get(name)) is not None}
+    def names(self) -> list[str]:
+        """Return the names of the parts that are there, in order."""
+        return sorted(path.stem for path in self.folder.glob(f"*{SUFFIX}"))
 
     def put(self, name: str, part: Part) -> None:
         """Keep a part. Raises OutputError."""
@@ -210,14 +217,15 @@ class _PartStore:
 
 
 @contextmanager
-def _held(output: Path) -> Iterator[Path]:
+def _held(output: Path, is_file: bool) -> Iterator[Path]:
     """Lock a work folder for this run. Without finished parts in it, it is removed at the end."""
     with ExitStack() as held:
         with writing(output, (OSError, ValueError, RuntimeError)):
             output = output.resolve()
             folder = output.with_name(f"{output.name}.work")
-            if output.exists() and not output.is_dir():
-                raise NotADirectoryError(f"{output} is a file: name another folder")
+            if output.exists() and output.is_dir() == is_file:
+                what = "folder: name a file" if is_file else "file: name another folder"
+                raise OSError(f"{output} is a {what}")
             if output.is_dir() and not os.access(output, os.W_OK | os.X_OK):
                 # Fail before hours of work, not after.
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

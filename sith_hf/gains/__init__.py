@@ -3,20 +3,21 @@
 It imports ``decomposition`` and everything below. Rules that need a text tower take an ``embed`` function.
 """
 
-from sith_hf.gains.baselines import with_baselines
+from sith_hf.gains.baselines import random_vectors, with_baselines
 from sith_hf.gains.by_concepts import SHARE_THRESHOLD, by_concepts, by_name, share_of
 from sith_hf.gains.by_relevance import by_relevance, class_task, level_offset, task_relevance
 from sith_hf.gains.by_score import Keep, by_threshold, three_way, topic_shares
 from sith_hf.gains.by_word import FELT, WORD_LEVEL, WordCarriers, WordChoice, by_word, word_carriers
 from sith_hf.gains.drift import drift_shares
 from sith_hf.gains.drift_budget import budgeted
-from sith_hf.gains.gains import Evidence, Gains, Selection, check_gain
+from sith_hf.gains.gains import Direction, Evidence, Gains, Selection, VectorKey, check_gain, reversed_directions
 from sith_hf.gains.impact import Impact, impact_of
 from sith_hf.gains.report import gain_rows, gain_table
 from sith_hf.gains.score_csv import score_csv_text
 from sith_hf.gains.scores import HIGHEST_SCORE, LOWEST_SCORE, SCORES_LAYOUT, Scores
 
 __all__ = [
+    "Direction",
     "Evidence",
     "FELT",
     "Gains",
@@ -28,6 +29,7 @@ __all__ = [
     "SHARE_THRESHOLD",
     "Scores",
     "Selection",
+    "VectorKey",
     "WORD_LEVEL",
     "WordCarriers",
     "WordChoice",
@@ -44,6 +46,8 @@ __all__ = [
     "gain_table",
     "impact_of",
     "level_offset",
+    "random_vectors",
+    "reversed_directions",
     "score_csv_text",
     "share_of",
     "task_relevance",

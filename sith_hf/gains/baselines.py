@@ -33,7 +33,7 @@ def random_vectors(decomposition: Decomposition, gains: Gains, seed: int) -> Gai
     whole_number(seed, "a seed", least=0)
     layers: dict[int, list[VectorKey]] = {}
     for key in sorted(gains.gain):
-        decomposition.explain(*key)
+        decomposition.place(*key)
         layers.setdefault(key[0], []).append(key)
     pool = list(product(range(decomposition.num_heads), range(decomposition.rank)))
     if all(len(keys) == len(pool) and len({gains.gain[key] for key in keys}) == 1 for keys in layers.values()):

@@ -11,7 +11,7 @@ from torch import Tensor
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.errors import InputError
-from sith_hf.gains.gains import ALL, Evidence, Gains, Selection, VectorKey, check_gain
+from sith_hf.gains.gains import ALL, Evidence, Gains, Selection, VectorKey, check_gain, direction_of
 
 # Half of an explanation: such a vector is at least as much about the concepts as about everything else.
 SHARE_THRESHOLD = 0.5
@@ -58,6 +58,7 @@ def by_concepts(
         dict.fromkeys(chosen, gain),
         {key: _reason(item) for key, item in evidence.items()},
         evidence={key: (item,) for key, item in evidence.items()},
+        named={key: dict.fromkeys(queries, direction_of(gain)) for key in chosen},
     )
 
 

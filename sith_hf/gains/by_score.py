@@ -8,7 +8,7 @@ a score is never chosen; ``Gains.unscored`` lists it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
-from sith_hf.gains.gains import ALL, Gains, Selection, VectorKey, check_gain
+from sith_hf.gains.gains import ALL, Direction, Gains, Selection, VectorKey, check_gain, direction_of
 from sith_hf.gains.scores import HIGHEST_SCORE, LOWEST_SCORE, Scores
 
 # "Mainly about it" on the scale of the judges, and the paper's own threshold.
@@ -143,6 +143,7 @@ def _chosen(
     reason: dict[VectorKey, str] = {}
     protected: dict[VectorKey, str] = {}
     unscored: set[VectorKey] = set()
+    named: dict[VectorKey, Mapping[str, Direction]] = {}
     value = _vector_scores(scores, select)
     for key, place in select.vectors(decomposition):
         score = float(value[place])
@@ -167,7 +168,17 @@ def _chosen(
             elif math.isnan(other):
                 words = f"{words}; {pole} has no score on {keep.scores.topic}"
         gain[key], reason[key] = new, words
-    return Gains(gain, reason, protected, frozenset(unscored))
+        if key not in protected:
+            named[key] = dict.fromkeys(_concepts(scores, decomposition, key, top), direction_of(new))
+    return Gains(gain, reason, protected, frozenset(unscored), named=named)
+
+
+def _concepts(scores: Scores, decomposition: Decomposition, key: VectorKey, pole: int) -> tuple[str, ...]:
+    """Return the concepts of the topic; for a judge that has none, the first concept of the pole that it scored."""
+    listed = scores.record.get("concepts")
+    if isinstance(listed, list) and all(isinstance(item, str) for item in listed):
+        return tuple(listed)
+    return tuple(text for text, _ in decomposition.explain(*key, scores.poles[pole]).concepts[:1])
 
 
 def _vector_scores(scores: Scores, select: Selection) -> Tensor:

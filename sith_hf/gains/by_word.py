@@ -26,7 +26,7 @@ from sith_hf.decomposition import SEED, Decomposition, null_directions, p_values
 from sith_hf.errors import InputError
 from sith_hf.gains.by_concepts import share_of
 from sith_hf.gains.drift import drift_shares
-from sith_hf.gains.gains import ALL, Evidence, Gains, Selection, VectorKey, check_gain
+from sith_hf.gains.gains import ALL, Evidence, Gains, Selection, VectorKey, check_gain, direction_of
 from sith_hf.pursuit import centred
 from sith_hf.towers import Tower
 
@@ -179,7 +179,8 @@ def by_word(
     why = "no more than chance" if top is None else f"beyond the strongest {count}"
     left_out = tuple((key, f"{_reason(carriers, place)}: {why}") for key, place in rest)
     keys = sorted(reason)
-    gains = Gains(dict.fromkeys(keys, gain), {key: reason[key] for key in keys}, evidence=evidence)
+    named = {key: {carriers.word: direction_of(gain)} for key in keys}
+    gains = Gains(dict.fromkeys(keys, gain), {key: reason[key] for key in keys}, evidence=evidence, named=named)
     return gains, WordChoice(carriers.word, count, len(order), left_out)
 
 

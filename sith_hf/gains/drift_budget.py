@@ -82,7 +82,7 @@ def budgeted(
         gain[key] = gains.gain[key] if amount == 1 else 1 + amount * (gains.gain[key] - 1)
         part = f"{amount:.0%} of it within a drift of {most:g}"
         reason[key] = f"{gains.reason[key]}; {part}" if gains.reason.get(key) else part
-    return Gains(gain, reason, gains.protected, gains.unscored)
+    return Gains(gain, reason, gains.protected, gains.unscored, named=gains.named)
 
 
 def _in_parts(shares: list[float], costs: list[float], limit: float) -> list[float]:

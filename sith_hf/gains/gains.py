@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,19 @@ from sith_hf.decomposition import Decomposition
 
 # A singular vector by its layer, head and number in the head.
 VectorKey = tuple[int, int, int]
+
+Direction = Literal["less", "more"]
+"""What an edit does to a concept: gains below 1 write less of it, gains above 1 more."""
+
+
+def direction_of(gain: float) -> Direction:
+    """Return what a gain does to what its vector writes."""
+    return "less" if gain < 1 else "more"
+
+
+def reversed_directions(named: Mapping[str, Direction]) -> dict[str, Direction]:
+    """Return the directions of gains on the other side of 1."""
+    return {concept: "more" if direction == "less" else "less" for concept, direction in named.items()}
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,8 @@ class Gains:
             gain, in words.
         unscored: vectors that a rule could not judge, because they have no score.
         evidence: (layer, head, vector) to what a rule by concepts found, once for each time it chose the vector.
+        named: (layer, head, vector) to the concepts by which a rule chose it, and what the edit is to do to them; none
+            for a vector chosen by number.
     """
 
     gain: Mapping[VectorKey, float] = field(default_factory=dict)
@@ -61,9 +76,10 @@ class Gains:
     protected: Mapping[VectorKey, str] = field(default_factory=dict)
     unscored: frozenset[VectorKey] = frozenset()
     evidence: Mapping[VectorKey, tuple[Evidence, ...]] = field(default_factory=dict)
+    named: Mapping[VectorKey, Mapping[str, Direction]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("gain", "reason", "protected", "evidence"):
+        for name in ("gain", "reason", "protected", "evidence", "named"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __len__(self) -> int:
@@ -75,14 +91,17 @@ class Gains:
         reason, protected = _joined(self.reason, other.reason), _joined(self.protected, other.protected)
         evidence = {key: self.evidence.get(key, ()) + other.evidence.get(key, ()) for key in gain}
         found = {key: value for key, value in evidence.items() if value}
-        return Gains(gain, reason, protected, self.unscored | other.unscored, found)
+        both = {key: {**self.named.get(key, {}), **other.named.get(key, {})} for key in gain}
+        named = {key: value for key, value in both.items() if value}
+        return Gains(gain, reason, protected, self.unscored | other.unscored, found, named)
 
     def __mul__(self, strength: float) -> Gains:
         """Move every gain towards 1: strength 0 changes nothing, 1 is the edit itself. Raises InputError."""
         keys = list(self.gain)
         full = torch.tensor([self.gain[key] for key in keys], dtype=torch.float64)
         scaled = torch.lerp(torch.ones_like(full), full, finite_number(strength, "a strength"))
-        return replace(self, gain=dict(zip(keys, scaled.tolist(), strict=True)))
+        named = {key: reversed_directions(each) for key, each in self.named.items()} if strength < 0 else self.named
+        return replace(self, gain=dict(zip(keys, scaled.tolist(), strict=True)), named=named)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ CLASS, POOL, MEAN = "class token", "pool", "mean over tokens"
 
 
 @dataclass(frozen=True, eq=False)
-class _LayerRows:
+class LayerRows:
     """The vectors of one layer as linear readings of the contexts of its heads.
 
     Attributes:
@@ -141,13 +141,14 @@ def reading_coefficients(
         vectors = list(product(decomposition.layers, range(heads), range(rank)))
     if not vectors:
         raise InputError("no vectors to read: name at least one (layer, head, vector)")
-    rows = _rows(model, tower, decomposition, vectors)
+    rows = layer_rows(model, tower, decomposition, vectors)
     reader = CoefficientReader(tuple(vectors), {layer: row.columns for layer, row in rows.items()})
     module, _ = family_of(model).locate(model, tower.kind)
     paths = family_of(model).outputs(module)
     with ExitStack() as hooks:
         for layer, row in rows.items():
-            hooks.callback(_watch(module, paths[layer], partial(reader.add, layer, row)).remove)
+            add = partial(reader.add, layer, row)
+            hooks.callback(watch_context(model, module, paths[layer], add).remove)
         yield reader
 
 
@@ -160,7 +161,14 @@ def check_vision(tower: Tower) -> None:
         )
 
 
-def _rows(model: Any, tower: Tower, decomposition: Decomposition, vectors: Sequence[Vector]) -> dict[int, _LayerRows]:
+def layer_rows(
+    model: Any, tower: Tower, decomposition: Decomposition, vectors: Sequence[Vector]
+) -> dict[int, LayerRows]:
+    """Return how to read vectors from the contexts of heads, by layer.
+
+    Raises:
+        InputError: a decomposition that does not record how it folds, or a vector that is not there.
+    """
     fold, centre = decomposition.settings.get("fold"), decomposition.settings.get("centre")
     if not isinstance(fold, bool) or not isinstance(centre, bool):
         raise InputError("the decomposition does not record fold and centre: decompose again")
@@ -175,15 +183,18 @@ def _rows(model: Any, tower: Tower, decomposition: Decomposition, vectors: Seque
             head = places[number][1]
             weight[row, head] = decomposition.write[places[number]].double() @ factors.write[head].cpu()
             bias[row] = -weight[row, head] @ factors.constant[head].cpu()
-        found[layer] = _LayerRows(read_where(model, tower, layer), torch.tensor(here), weight.flatten(1), bias)
+        found[layer] = LayerRows(read_where(model, tower, layer), torch.tensor(here), weight.flatten(1), bias)
     return found
 
 
-def _watch(tower: Any, path: str, found: Callable[[Tensor], None]) -> Any:
-    """Call ``found`` with the input of an output projection in each forward pass; return the hook's handle."""
+def watch_context(model: Any, tower: Any, path: str, found: Callable[[Tensor], None]) -> Any:
+    """Call ``found`` with what an output projection reads, ``[B, T, D]``, in each forward pass; return the handle."""
     parent = tower.get_submodule(path.rpartition(".")[0])
+    swapped = family_of(model).tokens_first
     if not isinstance(parent, nn.MultiheadAttention):
-        return tower.get_submodule(path).register_forward_pre_hook(lambda module, inputs: found(inputs[0]))
+        return tower.get_submodule(path).register_forward_pre_hook(
+            lambda module, inputs: found(inputs[0].transpose(0, 1) if swapped else inputs[0])
+        )
 
     # SigLIP's pooling head uses the weights of its output projection, and does not call it.
     def attend(module: nn.MultiheadAttention, inputs: Any, options: Any) -> None:

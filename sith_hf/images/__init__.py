@@ -12,12 +12,16 @@ from sith_hf.images.embed import (
     EmbeddedRows,
     check_count,
     counted_reasons,
+    embed_batch,
     embed_rows,
     pixel_values,
     ready,
 )
+from sith_hf.images.first import first_images
+from sith_hf.images.held import HeldRows, hold_rows
 from sith_hf.images.mean import estimated_mean, is_mean_of, mean_for, mean_of_images, vision_base
 from sith_hf.images.model_variant import BASE, EDITED, PARTS, ModelVariant, check_processors, share
+from sith_hf.images.named import LEAVES, PICTURES, Images, images_named
 from sith_hf.images.open_model import OpenModel
 from sith_hf.images.pieces import (
     SHARD,
@@ -27,6 +31,7 @@ from sith_hf.images.pieces import (
     fingerprint,
     hex_of,
     image_facts,
+    in_order,
     missing_pieces,
     number_of,
 )
@@ -42,11 +47,15 @@ __all__ = [
     "DatasetSettings",
     "EDITED",
     "EmbeddedRows",
+    "HeldRows",
     "ImageDataset",
+    "Images",
+    "LEAVES",
     "LEAST_IMAGES",
     "ModelVariant",
     "OpenModel",
     "PARTS",
+    "PICTURES",
     "Piece",
     "SHARD",
     "as_tensor",
@@ -55,12 +64,17 @@ __all__ = [
     "counted_reasons",
     "decode_image",
     "described",
+    "embed_batch",
     "embed_rows",
     "estimated_mean",
     "fingerprint",
+    "first_images",
     "hex_of",
+    "hold_rows",
     "image_facts",
     "image_processor",
+    "images_named",
+    "in_order",
     "is_mean_of",
     "mean_for",
     "mean_of_images",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -78,11 +78,7 @@ class ImageDataset:
         """
         from datasets import Image, List
 
-        where = {
-            key: {str(item) for item in (value if isinstance(value, tuple) else (value,))}
-            for key, value in self.data.where.items()
-        }
-        wanted = list(dict.fromkeys([*columns, *image_columns, *where]))
+        wanted = list(dict.fromkeys([*columns, *image_columns, *self.data.where]))
         self.check(wanted)
         try:
             rows = self.rows.select_columns(wanted)
@@ -97,13 +93,39 @@ class ImageDataset:
             for row in rows:
                 if self.data.limit is not None and taken >= self.data.limit:
                     return
-                if all(self._is_one_of(key, row[key], values) for key, values in where.items()):
+                if self._is_chosen(row):
                     taken += 1
                     yield {**row, **{name: _typed(row[name], dtype) for name, dtype in dtypes.items() if dtype}}
         except InputError:
             raise
         except faults() as error:
             raise dataset_fault(self.title, error) from None
+
+    def chosen(self) -> ImageDataset:
+        """Return the rows chosen by ``where`` and ``limit`` as a table without either.
+
+        Raises:
+            InputError: as for :meth:`read`. A stream has no numbered rows and cannot be asked.
+        """
+        numbers: Any = range(len(self.rows))
+        if self.data.where:
+            where, every = list(self.data.where), replace(self, data=self._all_rows)
+            numbers = [number for number, row in enumerate(every.read(where)) if self._is_chosen(row)]
+        if self.data.limit is not None:
+            numbers = numbers[: self.data.limit]
+        rows = self.rows if len(numbers) == len(self.rows) else self.rows.select(numbers)
+        return replace(self, data=self._all_rows, rows=rows)
+
+    @property
+    def _all_rows(self) -> DatasetSettings:
+        return self.data.model_copy(update={"where": {}, "limit": None})
+
+    def _is_chosen(self, row: Mapping[str, Any]) -> bool:
+        """Return whether a row has the values of ``where``."""
+        return all(
+            self._is_one_of(key, row[key], {str(item) for item in (value if isinstance(value, tuple) else (value,))})
+            for key, value in self.data.where.items()
+        )
 
     def bar(self, action: str, shown: bool) -> tqdm[Any]:
         """Return a progress bar over the rows."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 
 from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.errors import InputError
+from sith_hf.files import Part, ResumableJob
 from sith_hf.images.datasets import ImageDataset
 from sith_hf.images.decode import decode_image
 from sith_hf.images.model_variant import ModelVariant, embed_all
 from sith_hf.images.pixels import BrokenImage
+from sith_hf.images.rows_in_parts import BATCHES, CheckRow, RowsInParts, facts_of
 from sith_hf.towers import evaluating
 
 # With fewer images, no rank or correlation over images means anything.
@@ -27,7 +30,7 @@ LEAST_IMAGES = 32
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-_Part = tuple[dict[str, NDArray[np.float32]], list[str | None], list[str]]
+_Batch = tuple[dict[str, NDArray[np.float32]], list[str | None], list[str]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,15 +85,16 @@ def embed_rows(
     image_columns: Sequence[str],
     columns: Sequence[str],
     *,
-    check: Callable[[Mapping[str, Any], int], None] | None = None,
+    check: CheckRow | None = None,
     batch_size: int = 32,
     precision: str = "no",
+    job: ResumableJob | None = None,
+    step: str = "embedding",
     progress: bool = False,
 ) -> EmbeddedRows:
     """Embed every image of a dataset by every variant. Rows with a broken image are counted and left out.
 
-    Under ``accelerate launch`` or ``torchrun`` each process embeds its part of every batch, and every process returns
-    the whole result in the order of the rows.
+    The parts and batches are the same for any number of processes, so the result is bit-identical.
 
     Args:
         variants: C models with one image processor.
@@ -100,70 +104,89 @@ def embed_rows(
         check: called with the other columns and the number of each row before the row is embedded; raises InputError.
         batch_size: rows at a time, in each process.
         precision: ``"no"`` for the checkpoint's own dtype, ``"bf16"`` or ``"fp16"`` for automatic mixed precision.
+        job: stores finished parts and shares parts between processes, all of which return the result.
+        step: the name of this pass in the job.
         progress: show a bar on stderr.
 
     Raises:
-        InputError: no rows, no row with a readable image, missing columns, fp16 on a CPU, or embeddings that are not
-            finite.
+        InputError: no rows, no row with a readable image, missing columns, fp16 on a CPU, embeddings that are not
+            finite, or images that differ from those before an interruption.
     """
     from accelerate import PartialState
-    from accelerate.utils import gather_object
 
+    job = job or ResumableJob()
     # Without an accelerator, processes find each other only with cpu=True.
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    if precision == "fp16" and state.device.type == "cpu":
+    device = PartialState(cpu=not torch.accelerator.is_available()).device
+    if precision == "fp16" and device.type == "cpu":
         raise InputError("precision fp16 needs a GPU; use bf16 or no")
     columns = [name for name in dict.fromkeys(columns) if name not in image_columns]
     source.check([*image_columns, *columns])
-    if check is not None and not source.data.streaming and columns:
-        # Fail before hours of work. A second reading of the other columns costs little, except in a stream.
-        for number, row in enumerate(source.read(columns)):
-            check(row, number)
 
-    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in image_columns}
-    values: dict[str, list[Any]] = {name: [] for name in columns}
-    left_out: dict[str, list[Any]] = {name: [] for name in columns}
-    digests: list[str] = []
-    skipped: Counter[str] = Counter()
-    rows, seen = source.read(columns, image_columns), 0
-    with ready(variants, state.device), source.bar("embedding", progress and state.is_main_process) as bar:
-        while batch := list(islice(rows, batch_size * state.num_processes)):
-            if check is not None:
-                for number, row in enumerate(batch, seen):
-                    check(row, number)
-            seen += len(batch)
-            mine = batch[state.process_index * batch_size : (state.process_index + 1) * batch_size]
-            part = embed_batch(variants, mine, image_columns, state.device, precision)
-            if state.num_processes > 1:
-                part = _gathered(gather_object([part]), image_columns)
-            found, reasons, added = part
-            digests += added
-            for row, reason in zip(batch, reasons, strict=True):
-                if reason is not None:
-                    skipped[reason] += 1
-                for name in columns:
-                    (values if reason is None else left_out)[name].append(row[name])
-            for name in image_columns:
-                if found[name].shape[1]:
-                    parts[name].append(found[name])
+    def make(rows: Iterator[Mapping[str, Any]]) -> Part:
+        batches = []
+        while batch := list(islice(rows, batch_size)):
+            batches.append(embed_batch(variants, batch, image_columns, device, precision))
             bar.update(len(batch))
-    if not seen:
+        return _packed(batches, variants, image_columns)
+
+    facts: dict[str, Any] = {}
+    if job.folder is not None:
+        batches = {"precision": precision, "device": device.type, "batch size": [batch_size, BATCHES]}
+        facts = facts_of(variants, source, image_columns, **batches)
+    pieces = RowsInParts(source, image_columns, columns, batch_size * BATCHES, make, check)
+    parts, done = dict[str, Part](), 0
+    shown = progress and job.processes.is_main
+    with ready(variants, device), source.bar("embedding", shown) as bar:
+        for name, part in pieces.made(job, step, facts):
+            parts[name], done = part, done + int(part["rows"])
+            bar.update(max(done - bar.n, 0))  # rows of other processes, or of an earlier run
+    return _together([parts[name] for name in sorted(parts)], source, image_columns, pieces.values)
+
+
+def _packed(batches: Sequence[_Batch], variants: Sequence[ModelVariant], image_columns: Sequence[str]) -> Part:
+    """Return the part of some batches. Raises InputError for embeddings that are not finite."""
+    reasons = [reason for _, known, _ in batches for reason in known]
+    digests = bytes.fromhex("".join(digest for _, _, found in batches for digest in found))
+    part = {
+        "rows": torch.tensor(len(reasons)),
+        "reasons": torch.frombuffer(bytearray(json.dumps(reasons).encode("ascii")), dtype=torch.uint8),
+        "digests": torch.from_numpy(np.frombuffer(bytearray(digests), dtype=np.uint8).reshape(-1, 32)),
+    }
+    for place, name in enumerate(image_columns):
+        arrays = [found[name] for found, _, _ in batches if found[name].shape[1]]
+        joined = np.concatenate(arrays, axis=1) if arrays else np.zeros((len(variants), 0, 0), dtype=np.float32)
+        for variant, own in zip(variants, joined, strict=True):
+            if not np.isfinite(own).all():
+                raise InputError(f"{variant.name}: embeddings of {name} are not finite; use precision no")
+        part[f"images {place}"] = torch.from_numpy(joined)
+    return part
+
+
+def _together(
+    parts: Sequence[Part], source: ImageDataset, image_columns: Sequence[str], read: Mapping[str, Sequence[Any]]
+) -> EmbeddedRows:
+    """Join the parts of a dataset, in the order of its rows; ``read`` has the other columns of all rows."""
+    reasons = [reason for part in parts for reason in json.loads(part["reasons"].numpy().tobytes())]
+    skipped = Counter(reason for reason in reasons if reason is not None)
+    if not reasons:
         chosen = " with the values under where" if source.data.where else ""
         raise InputError(f"{source.title} has no rows{chosen}")
-    if sum(skipped.values()) == seen:
-        raise InputError(f"{source.title}: none of {seen} rows has a readable image ({counted_reasons(skipped)})")
-    images = {name: np.concatenate(found, axis=1) for name, found in parts.items()}
-    for name, array in images.items():
-        for number, variant in enumerate(variants):
-            if not np.isfinite(array[number]).all():
-                raise InputError(f"{variant.name}: embeddings of {name} are not finite; use precision no")
+    if sum(skipped.values()) == len(reasons):
+        raise InputError(
+            f"{source.title}: none of {len(reasons)} rows has a readable image ({counted_reasons(skipped)})"
+        )
+    images = {}
+    for place, name in enumerate(image_columns):
+        arrays = [part[f"images {place}"].numpy() for part in parts if part[f"images {place}"].shape[1]]
+        images[name] = np.concatenate(arrays, axis=1)
+    rows = {name: list(zip(reasons, items, strict=True)) for name, items in read.items()}
     return EmbeddedRows(
         source,
         images,
-        {name: tuple(items) for name, items in values.items()},
+        {name: tuple(item for reason, item in items if reason is None) for name, items in rows.items()},
         dict(sorted(skipped.items())),
-        {name: tuple(items) for name, items in left_out.items()},
-        tuple(digests),
+        {name: tuple(item for reason, item in items if reason is not None) for name, items in rows.items()},
+        tuple(row.tobytes().hex() for part in parts for row in part["digests"].numpy()),
     )
 
 
@@ -173,13 +196,29 @@ def embed_batch(
     image_columns: Sequence[str],
     device: torch.device,
     precision: str,
-) -> _Part:
+) -> _Batch:
     """Embed one batch, inside :func:`ready`.
 
     Returns:
         image column to embeddings ``[C, n, P]`` of the n readable rows; for every row None, or the reason why its
         images cannot be decoded; n digests.
     """
+    decoded, reasons, digests = decoded_batch(rows, image_columns)
+    found = {name: np.zeros((len(variants), 0, 0), dtype=np.float32) for name in image_columns}
+    half = nullcontext() if precision == "no" else torch.autocast(device.type, dtype=_DTYPES[precision])
+    for name, items in decoded.items():
+        if items:
+            pixels = pixel_values(variants[0], items).to(device)
+            with torch.inference_mode(), half:
+                embedded = [own.float().cpu() for own in embed_all(variants, pixels)]
+            found[name] = torch.stack(embedded).numpy()
+    return found, reasons, digests
+
+
+def decoded_batch(
+    rows: Sequence[Mapping[str, Any]], image_columns: Sequence[str]
+) -> tuple[dict[str, list[Any]], list[str | None], list[str]]:
+    """Decode the images of one batch; return the pictures of each column, and the rest as :func:`embed_batch`."""
     digests: list[str] = []
     decoded: dict[str, list[Any]] = {name: [] for name in image_columns}
     reasons: list[str | None] = []
@@ -195,15 +234,7 @@ def embed_batch(
             decoded[name].append(picture)
             seen.update(f"{picture.size}".encode() + picture.tobytes())
         digests.append(seen.hexdigest())
-    found = {name: np.zeros((len(variants), 0, 0), dtype=np.float32) for name in image_columns}
-    half = nullcontext() if precision == "no" else torch.autocast(device.type, dtype=_DTYPES[precision])
-    for name, items in decoded.items():
-        if items:
-            pixels = pixel_values(variants[0], items).to(device)
-            with torch.inference_mode(), half:
-                embedded = [own.float().cpu() for own in embed_all(variants, pixels)]
-            found[name] = torch.stack(embedded).numpy()
-    return found, reasons, digests
+    return decoded, reasons, digests
 
 
 def pixel_values(variant: ModelVariant, pictures: list[Any]) -> torch.Tensor:
@@ -221,16 +252,6 @@ def pixel_values(variant: ModelVariant, pictures: list[Any]) -> torch.Tensor:
             "the settings of the image processor belong to another model"
         )
     return pixels
-
-
-def _gathered(results: list[_Part], image_columns: Sequence[str]) -> _Part:
-    """Join the parts of all processes."""
-    found = {}
-    for name in image_columns:
-        arrays = [part[name] for part, _, _ in results if part[name].shape[1]]
-        found[name] = np.concatenate(arrays, axis=1) if arrays else results[0][0][name]
-    reasons = [reason for _, reasons, _ in results for reason in reasons]
-    return found, reasons, [digest for _, _, digests in results for digest in digests]
 
 
 @contextmanager

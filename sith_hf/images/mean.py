@@ -127,7 +127,8 @@ def estimated_mean(editor: OpenModel, length: float = LENGTH) -> ImageMean:
     The class token before the first layer is the same for every image. Its embedding, as if no layer added anything,
     points in about the direction of the mean. On the embedded checkpoint its cosine with the true mean is 0.8, and
     explanations share 2.7 of five concepts with those made with the true mean, against 1.7 without a mean
-    (``benchmarks/image_mean.py``). It is untested on other checkpoints: if you have images, average them.
+    (``benchmarks/image_mean.py``). It is untested on other checkpoints: if you have images, average them. No mean, true
+    or estimated, made words truer there (docs/guide/image-mean.md).
 
     Args:
         editor: of the model.

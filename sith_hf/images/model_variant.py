@@ -95,19 +95,19 @@ def embed_all(variants: Sequence[ModelVariant], pixels: Tensor) -> list[Tensor]:
 
     with ExitStack() as hooks:
         for depth in {depth for depth in depths if depth}:
-            hook = _layers(base.model)[depth - 1].register_forward_hook(partial(keep, depth))
+            hook = layers_of(base.model)[depth - 1].register_forward_hook(partial(keep, depth))
             hooks.callback(hook.remove)
         own = base.embed(pixels)
     found = []
     for variant, depth in zip(variants, depths, strict=True):
-        with _replaced(_layers(variant.model)[:depth], kept.get(depth)):
+        with replaced(layers_of(variant.model)[:depth], kept.get(depth)):
             found.append(own if variant is base else variant.embed(pixels))
     return found
 
 
 def shared_depth(base: Any, other: Any) -> int:
     """Count the first layers that share all parameters with the base; 0 unless all before and after them are shared."""
-    ours, theirs = _layers(base), _layers(other)
+    ours, theirs = layers_of(base), layers_of(other)
     first, others = _before(base), _before(other)
     if other is base or len(ours) != len(theirs) or first.keys() != others.keys():
         return 0
@@ -129,7 +129,7 @@ def share(base: Any, other: Any) -> None:
                 module.register_parameter(name, mine)
 
 
-def _layers(model: Any) -> list[Any]:
+def layers_of(model: Any) -> list[Any]:
     """Return the modules of the layers of an encoder, without an attention-pooling head."""
     tower = vision_tower(model)
     return [tower.get_submodule(path) for path in _layer_paths(model)]
@@ -148,7 +148,7 @@ def _before(model: Any) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _replaced(layers: Sequence[Any], output: Any) -> Iterator[None]:
+def replaced(layers: Sequence[Any], output: Any) -> Iterator[None]:
     """Make layers return ``output`` for any input."""
     with ExitStack() as undo:
         for layer in layers:

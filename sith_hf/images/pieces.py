@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -96,6 +96,22 @@ def missing_pieces(
             elif even or (shard + number) % processes.world_size == processes.rank:
                 yield Piece(name, shard * SHARD + number * size, rows)
             number += 1
+
+
+def in_order(parts: Iterable[tuple[str, Part]]) -> Iterator[Part]:
+    """Yield the parts of pieces in the order of their names, each as soon as all before it are there.
+
+    So sums have the same bits however the pieces were shared, and only parts that are out of order stay in memory; of a
+    stream of several shards, those of all shards but the first.
+    """
+    waiting: dict[str, Part] = {}
+    number = 0
+    for name, part in parts:
+        waiting[name] = part
+        while (first := _name(0, number)) in waiting:
+            yield waiting.pop(first)
+            number += 1
+    yield from (waiting[name] for name in sorted(waiting))
 
 
 def described(source: ImageDataset) -> dict[str, Any]:

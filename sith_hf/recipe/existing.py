@@ -102,7 +102,7 @@ def _expected(
     given: dict[str, Any] = {
         key: value for key in step.model_fields_set - {"from_", "sha256"} if (value := getattr(step, key)) is not None
     }
-    actual: dict[str, Any] = {**as_made(found), "layers": found.layers, "rank": found.rank}
+    actual: dict[str, Any] = {**as_made(found), "layers": found.layers, "rank": found.rank, "effect": found.effect}
     if found.settings.get("method") != "comp":
         given.pop("coherence_weight", None)
     if "layers" in given:

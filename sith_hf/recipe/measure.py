@@ -9,6 +9,7 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.edits import AnySpec, EditSpec, combined, make_spec
 from sith_hf.errors import InputError
 from sith_hf.evaluation import Evaluation, Sweep, Task, ZeroShot, evaluate, strengths, sweep
+from sith_hf.files import ResumableJob
 from sith_hf.gains import with_baselines
 from sith_hf.images import BASE, EDITED, PARTS, model_variants, text_model_of
 from sith_hf.recipe.inputs import with_full_path
@@ -23,6 +24,7 @@ def measure_edit(
     towers: Sequence[TowerRun],
     folder: Path,
     *,
+    job: ResumableJob | None = None,
     progress: bool = False,
 ) -> tuple[Evaluation, Sweep | None]:
     """Evaluate base, edited and baselines on every task, and worst group and average over strengths.
@@ -34,6 +36,7 @@ def measure_edit(
         plan: the part ``evaluate`` of a recipe.
         towers: the edit of each tower.
         folder: the folder that relative paths of datasets start from.
+        job: stores finished parts of the embeddings and shares parts between processes, all of which return the result.
         progress: show bars on stderr.
 
     Returns:
@@ -48,12 +51,13 @@ def measure_edit(
     text = text_model_of(editor)
     edits = _edits(plan, towers)
     variants: dict[str, AnySpec | None] = {BASE: None, **edits}
-    found = evaluate(model_variants(editor, variants), tasks, text=text, progress=progress, **plan.options)
+    options = {"text": text, "job": job, "progress": progress, **plan.options}
+    found = evaluate(model_variants(editor, variants), tasks, **options)
     if plan.sweep is None or grouped is None:
         return found, None
 
     def worst_and_average(named: Mapping[str, AnySpec | None]) -> dict[str, tuple[float, float]]:
-        each = evaluate(model_variants(editor, named), [grouped], text=text, progress=progress, **plan.options)
+        each = evaluate(model_variants(editor, named), [grouped], step="sweep", **options)
         metrics = [each.task(grouped.name).metric(metric).values for metric in (WORST, AVERAGE)]
         return {name: (metrics[0][name], metrics[1][name]) for name in named}
 

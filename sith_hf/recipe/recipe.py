@@ -15,6 +15,7 @@ from sith_hf.evaluation import Plan
 from sith_hf.fidelity import COHERENCE_WEIGHTS, SPARSITIES
 from sith_hf.recipe.edit_rules import EditStep
 from sith_hf.recipe.source import load_data, shipped_text
+from sith_hf.recipe.tune_step import TuneStep
 from sith_hf.towers import TOWERS
 
 
@@ -93,6 +94,8 @@ class DecomposeStep(Settings):
     """K, the number of concepts of an explanation."""
     coherence_weight: float = 0.3
     """lambda, the preference for concepts that resemble those already chosen."""
+    effect: Literal["direct", "total"] = "direct"
+    """Explain what a vector writes itself, or also what later layers make of it, over 64 drawn pictures of shapes."""
     fold: bool = True
     """Fold the layer norm's gain into the weights of the heads."""
     centre: bool | None = None
@@ -113,7 +116,10 @@ class DecomposeStep(Settings):
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # "from" cannot be the name of a field in Python.
-        return {"from" if name == "from_" else name: value for name, value in handler(self).items()}
+        written = {"from" if name == "from_" else name: value for name, value in handler(self).items()}
+        if self.effect == "direct":
+            written.pop("effect", None)  # earlier releases read the recipe, too
+        return written
 
 
 class FidelityStep(Settings):
@@ -202,14 +208,21 @@ class Recipe(Settings):
     """The evaluation; none when null."""
     card: CardTexts = CardTexts()
     """Texts for the model card."""
+    tune: TuneStep | None = None
+    """A search for better edits by ``sith-hf tune``; a run has no use for it."""
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
         if not self.edits and self.fidelity is None:
             raise ValueError("edits: name at least one edit")
-        if self.fidelity is not None and (self.edits or self.evaluate is not None):
-            raise ValueError("fidelity measures explanations and edits nothing: leave out edits and evaluate")
+        if self.fidelity is not None and (self.edits or self.evaluate is not None or self.tune is not None):
+            raise ValueError("fidelity measures explanations and edits nothing: leave out edits, evaluate and tune")
         return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes without a search read as in earlier releases.
+        return {name: value for name, value in handler(self).items() if name != "tune" or value is not None}
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -224,7 +237,8 @@ class Recipe(Settings):
         if self.decompose_text is not None:
             return self.decompose_text
         own = dict.fromkeys(("from_", "layers", "rank", "image_mean", "sha256"))
-        return self.decompose.model_copy(update=own)
+        # Images have no effect in a text tower.
+        return self.decompose.model_copy(update={**own, "effect": "direct"})
 
     @classmethod
     def from_text(cls, text: str, source: str) -> Recipe:

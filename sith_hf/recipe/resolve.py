@@ -75,6 +75,7 @@ def resolve(
         "dictionary": dictionary.model_copy(update=texts),
         "edits": tuple(edits),
         "evaluate": plan,
+        "tune": None,
     }
     for run in towers:
         changed[decompose_key(run.decomposition.tower)] = _decomposed(recipe, run, folder, work)

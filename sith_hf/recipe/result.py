@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sith_hf.checkpoint import SavedCheckpoint
+from sith_hf.checkpoint import SavedCheckpoint, folder_effect
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_text
 from sith_hf.core.tables import left_out_lines
@@ -74,11 +74,13 @@ class RunResult:
             "impact": self.impact.to_json(),
             "towers": {result.tower: result.to_json() for result in self.towers},
             "left_out": list(self.saved.left_out),
+            "effect": None if self.saved.effect is None else self.saved.effect.to_json(),
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }
 
     def __str__(self) -> str:
         lines = [*map(str, self.towers)]
+        lines += [] if self.saved.effect is None else [str(self.saved.effect)]
         lines += [] if self.evaluation is None else [self.evaluation.table()]
         lines += left_out_lines(self.saved.reasons)
         return "\n".join([*lines, f"{self.folder / 'edited'} (publish it with sith-hf push-edited)"])
@@ -149,7 +151,9 @@ def finished_run(folder: Path, request: str, editors: Mapping[str, SithEditor]) 
         towers.append(TowerResult(decomposition, gains, impact_of(editor.tower, decomposition, gains.gain)))
     results = folder / "results.json"
     evaluation = Evaluation.from_file(results) if results.is_file() else None
-    saved = SavedCheckpoint(folder / "edited", data["changed"], tuple(left_out), left_out)
+    saved = SavedCheckpoint(
+        folder / "edited", data["changed"], tuple(left_out), left_out, folder_effect(folder / "edited")
+    )
     return RunResult(folder, tuple(towers), spec, evaluation, saved)
 
 
@@ -157,9 +161,10 @@ def _gains_of(spec: EditSpec | None, protected: Mapping[tuple[int, int, int], st
     """Return the gains of a tower's edit; None for one that changes nothing."""
     if spec is None:
         return Gains({}, {}, protected)
-    reasons = () if spec.provenance is None else spec.provenance.reasons
+    reasons, named = ((), ()) if spec.provenance is None else (spec.provenance.reasons, spec.provenance.named)
     gain = dict(zip(spec.keys, spec.gain.tolist(), strict=True))
-    return Gains(gain, dict(zip(spec.keys, reasons, strict=False)), protected)
+    about = {key: each for key, each in zip(spec.keys, named, strict=False) if each}
+    return Gains(gain, dict(zip(spec.keys, reasons, strict=False)), protected, named=about)
 
 
 def _is(path: Path, sha256: str) -> bool:

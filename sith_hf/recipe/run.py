@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from sith_hf.checkpoint import SITH, locate, write_card
+from sith_hf.checkpoint import SITH, SavedCheckpoint, locate, write_card
 from sith_hf.concepts import ConceptDictionary
+from sith_hf.core.distributed import SINGLE, Processes
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.strict_yaml import write_yaml
-from sith_hf.editor import SithEditor
-from sith_hf.edits import combined
+from sith_hf.editor import Proof, SithEditor
+from sith_hf.edits import AnySpec, EditEffect, combined
 from sith_hf.errors import InputError, MissingExtra
-from sith_hf.evaluation import worst_against_average
+from sith_hf.evaluation import Evaluation, Sweep, worst_against_average
 from sith_hf.files import ResumableJob, new_folder, write_whole
 from sith_hf.gains import impact_of
 from sith_hf.images import BASE, model_variants, preprocessing_warning
@@ -39,14 +40,15 @@ def run_recipe(
     servers: Iterable[str] = (),
     overwrite: bool = False,
     token: str | None = None,
+    processes: Processes = SINGLE,
     say: Callable[[str], object] = lambda line: None,
     progress: bool = False,
 ) -> RunResult:
     """Run a recipe: decompose, choose, edit, evaluate and write.
 
     The folder appears when everything in it is complete. Its ``recipe.yaml`` has every default, every fingerprint and
-    every answer of a judge: running it gives the same bytes. Until then, finished parts of the decomposition are in
-    ``FOLDER.work``, and answers of judges in their caches; the next run continues from there.
+    every answer of a judge: running it gives the same bytes. Until then, finished parts of the decomposition and of
+    the evaluation are in ``FOLDER.work``, and answers of judges in their caches; the next run continues from there.
 
     Args:
         recipe: a YAML file, the name of a recipe that comes with sith-hf, or a recipe in memory.
@@ -57,6 +59,8 @@ def run_recipe(
             those that ``overrides`` name and ``SITH_HF_JUDGE_URL``. A recipe alone cannot choose them.
         overwrite: replace the results of an earlier run. Other files in the folder are never replaced.
         token: a token for the Hub.
+        processes: share decomposition and evaluation, and all return the result. The main process alone asks judges,
+            writes and says something.
         say: called with a line for each step.
         progress: show bars on stderr.
 
@@ -79,23 +83,26 @@ def run_recipe(
     named = [*servers, *named_servers(overrides)]
     check_servers(plan, named)
     target = Path(folder)
-    check_target(target, home, SPEC)
+    processes.on_main(lambda: check_target(target, home, SPEC))
+    progress = progress and processes.is_main
 
     def report(line: str) -> None:
-        say(sanitize(line, 1000))
+        if processes.is_main:
+            say(sanitize(line, 1000))
 
     report(f"{plan.title}: opening {plan.base.model}")
-    editor = open_base(plan.base, home, token=token)
-    editors = {suffix_of(plan, tower): of_tower(editor, tower) for tower in plan.towers}
-    base = locate(editor.loaded.folder or editor.loaded.name, editor.loaded.revision, token)
-    request = request_sha256(plan, tuple(include), editor, home)
+    editor = processes.each(lambda: open_base(plan.base, home, token=token))
+    editors = processes.each(lambda: {suffix_of(plan, tower): of_tower(editor, tower) for tower in plan.towers})
+    base = processes.main_only(
+        lambda: locate(editor.loaded.folder or editor.loaded.name, editor.loaded.revision, token)
+    )
+    request = processes.on_main(lambda: request_sha256(plan, tuple(include), editor, home))
 
-    with ExitStack() as held:
-        kept = held.enter_context(ResumableJob.beside(target))
-        if not overwrite and (earlier := finished_run(target, request, editors)):
+    with ResumableJob.beside(target, processes) as kept, ExitStack() as held:
+        if not overwrite and (earlier := processes.on_main(lambda: finished_run(target, request, editors))):
             report(f"{plan.title}: {target} already has the results")
             return earlier
-        work = held.enter_context(new_folder(target, source=base, overwrite=overwrite))
+        work = processes.on_main(lambda: held.enter_context(new_folder(target, source=base, overwrite=overwrite)))
         towers: list[TowerRun] = []
         for each in editors.values():
             towers.append(
@@ -104,36 +111,76 @@ def run_recipe(
                     token=token, servers=named, transcripts=work / "transcripts", say=report, progress=progress,
                 )
             )  # fmt: skip
+        spec = combined(*(run.chosen.spec for run in towers))
+        effect = processes.on_main(
+            lambda: None if base is None else _proved(Proof(editor=editor, say=report, progress=progress), base, spec)
+        )
         found, sweep = None, None
         if plan.evaluate is not None:
             (base_variant,) = model_variants(editor, {BASE: None})
             if (warning := preprocessing_warning(plan.base.model, base_variant.processor)) is not None:
                 report(warning)
-            found, sweep = measure_edit(plan.evaluate, towers, home, progress=progress)
-        seen = {task.name: task.data_sha256 for task in found.tasks} if found else {}
-        for suffix, run in zip(editors, towers, strict=True):
-            run.save(work, suffix)
-        spec = combined(*(run.chosen.spec for run in towers))
-        resolved = resolve(plan, towers, home, work, seen)
-        text = write_yaml(resolved.model_dump(mode="json"), f"{plan.title}: as it was run. Run it again: sith-hf run")
-        write_whole(work / RECIPE, text.encode("utf-8"))
-        spec.save_pretrained(work / SPEC)
-        saved = editor.save_pretrained(work / "edited", spec, include=include, progress=progress)
-        shared = write_yaml(shareable(resolved).model_dump(mode="json"), plan.title)
-        write_whole(work / "edited" / SITH / RECIPE, shared.encode("utf-8"))
-        if found is not None:
-            swept = {} if sweep is None else {"sweep": sweep.to_json()}
-            write_whole(work / "results.json", json_bytes(found.to_json() | swept))
-            write_whole(work / "edited" / SITH / "evaluation.json", json_bytes(found.card()))
-        write_card(work / "edited")  # again, with the recipe and the results
-        if sweep is not None:
-            try:
-                worst_against_average(sweep, work / "sweep.png")
-            except MissingExtra as error:
-                report(f"the plot of the sweep was not drawn: {error}")
-        results = tuple(run.result for run in towers)
-        record_request(work, request, results, saved)
-    return RunResult(target, results, spec, found, replace(saved, folder=target / "edited"))
+            found, sweep = measure_edit(plan.evaluate, towers, home, job=kept, progress=progress)
+
+        def write() -> RunResult:
+            saved = _write(
+                plan, dict(zip(editors, towers, strict=True)), found, sweep, effect, work,
+                home=home, request=request, include=include, say=report, progress=progress,
+            )  # fmt: skip
+            held.close()  # gives the folder its name
+            results = tuple(run.result for run in towers)
+            return RunResult(target, results, spec, found, replace(saved, folder=target / "edited"))
+
+        return processes.on_main(write)
+
+
+def _write(
+    plan: Recipe,
+    towers: Mapping[str, TowerRun],
+    found: Evaluation | None,
+    sweep: Sweep | None,
+    effect: EditEffect | None,
+    work: Path,
+    *,
+    home: Path,
+    request: str,
+    include: Iterable[str],
+    say: Callable[[str], object],
+    progress: bool,
+) -> SavedCheckpoint:
+    """Write all results of a run into ``work``; ``towers`` by the end of the names of their folders."""
+    runs = list(towers.values())
+    seen = {task.name: task.data_sha256 for task in found.tasks} if found else {}
+    for suffix, run in towers.items():
+        run.save(work, suffix)
+    spec = combined(*(run.chosen.spec for run in runs))
+    resolved = resolve(plan, runs, home, work, seen)
+    text = write_yaml(resolved.model_dump(mode="json"), f"{plan.title}: as it was run. Run it again: sith-hf run")
+    write_whole(work / RECIPE, text.encode("utf-8"))
+    spec.save_pretrained(work / SPEC)
+    saved = runs[0].editor.save_pretrained(work / "edited", spec, include=include, effect=effect, progress=progress)
+    shared = write_yaml(shareable(resolved).model_dump(mode="json"), plan.title)
+    write_whole(work / "edited" / SITH / RECIPE, shared.encode("utf-8"))
+    if found is not None:
+        swept = {} if sweep is None else {"sweep": sweep.to_json()}
+        write_whole(work / "results.json", json_bytes(found.to_json() | swept))
+        write_whole(work / "edited" / SITH / "evaluation.json", json_bytes(found.card()))
+    write_card(work / "edited")  # again, with the recipe and the results
+    if sweep is not None:
+        try:
+            worst_against_average(sweep, work / "sweep.png")
+        except MissingExtra as error:
+            say(f"the plot of the sweep was not drawn: {error}")
+    record_request(work, request, tuple(run.result for run in runs), saved)
+    return saved
+
+
+def _proved(proof: Proof, base: Path, spec: AnySpec) -> EditEffect | None:
+    """Measure an edit. Raises InputError for one without effect on what it names."""
+    effect = proof(base, spec, None)
+    if effect is not None:
+        effect.check()
+    return effect
 
 
 def _run_tower(
@@ -156,7 +203,7 @@ def _run_tower(
         editor: an editor of the tower.
         folder: the folder that relative paths of the recipe start from.
         concepts: the recipe's dictionary, encoded, if it is at hand.
-        job: stores finished parts.
+        job: stores finished parts, and shares the decomposition between processes.
         token, servers, transcripts, say, progress: as for :func:`sith_hf.recipe.choose.choose`.
 
     Raises:
@@ -166,16 +213,19 @@ def _run_tower(
     """
     existing = None
     if recipe.step_of(editor.tower.kind).from_ is not None:
-        existing = open_existing(recipe, editor, folder, token=token)
+        existing = job.processes.each(lambda: open_existing(recipe, editor, folder, token=token))
         concepts, decomposition = existing.concepts, existing.decomposition
     else:
         first = concepts is None
         concepts, decomposition = decompose_with(recipe, editor, folder, concepts, job=job, progress=progress)
         if first and concepts.duplicates:
             say(f"{concepts.duplicates} repeated concepts left out of the dictionary")
-    chosen = choose(
-        recipe, editor, decomposition, concepts, folder,
-        token=token, servers=servers, transcripts=transcripts, say=say, progress=progress,
+    # A judge is asked once, and a model of language need not have the same bits everywhere.
+    chosen = job.processes.on_main(
+        lambda: choose(
+            recipe, editor, decomposition, concepts, folder,
+            token=token, servers=servers, transcripts=transcripts, say=say, progress=progress,
+        )
     )  # fmt: skip
     where = "" if len(recipe.towers) == 1 else f"{editor.tower.kind} tower: "
     say(f"{where}{len(chosen.spec)} singular vectors chosen, {len(chosen.gains.protected)} left unchanged")

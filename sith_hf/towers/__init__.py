@@ -10,7 +10,7 @@ what they say. ``text_encoder`` embeds texts with a ``text_tower``, faster where
 It imports ``hub``, ``files``, ``core`` and ``errors``.
 """
 
-from sith_hf.towers.attention import AttentionLayer
+from sith_hf.towers.attention import AttentionLayer, HeadFactors
 from sith_hf.towers.config import check_config
 from sith_hf.towers.config_file import CONFIGS, config_json, published, read_config
 from sith_hf.towers.evaluating import evaluating
@@ -52,6 +52,7 @@ __all__ = [
     "CONFIGS",
     "Checkpoint",
     "FAMILIES",
+    "HeadFactors",
     "IMAGE_MEAN_LAYOUT",
     "INDEX",
     "ImageMean",

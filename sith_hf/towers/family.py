@@ -28,6 +28,10 @@ class TowerFamily(Protocol):
     def advice(self) -> str:
         """What to do about a model that embeds no texts, as the end of a message."""
 
+    @property
+    def tokens_first(self) -> bool:
+        """Whether the output projections read ``[T, B, D]``, and not ``[B, T, D]``."""
+
     def towers(self, architecture: str) -> Mapping[str, str]:
         """Return the towers that can be edited: ``vision`` or ``text`` to the path of the module, empty for the root.
 
@@ -104,6 +108,11 @@ class TowerFamily(Protocol):
 
 class FamilyDefaults:
     """What most families answer: a family inherits it, and says only what is different."""
+
+    @property
+    def tokens_first(self) -> bool:
+        """False: images come before tokens."""
+        return False
 
     def nested(self, architecture: str) -> bool:
         """Return False: names on disk do not depend on the release of transformers."""

@@ -26,6 +26,7 @@ from sith_hf.cards.markdown import fenced, impersonal, markdown_text
 from sith_hf.checkpoint.lora import adapter_card, adapter_config
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.core.fingerprint import BaseRef
+from sith_hf.decomposition import Drivers
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.registry import FAMILIES
@@ -551,3 +552,21 @@ class TestGoldenFiles:
         )
         assert first == again
         assert first != model_card(edited, make_spec(base), repo_id="me/y", evaluation=EVALUATION, recipe=RECIPE)
+
+
+def test_a_decomposition_with_drivers_has_both_readings() -> None:
+    plain = make_decomposition()
+    shape = (*plain.fidelity.shape, 2)
+    concept, correlation = torch.full(shape, -1), torch.zeros(shape)
+    concept[-1, 0, 0, 0], correlation[-1, 0, 0, 0] = torch.tensor([1, 0]), torch.tensor([0.75, 0.5])
+    images = {"title": "my|pictures", "count": 300}
+    drivers = Drivers(concept, correlation, ("red * door", "sea"), images)
+    found = replace(plain, drivers=drivers, total_cosine=torch.full(plain.fidelity.shape[:3], 0.5))
+    body, before = (decomposition_card(each, repo_id="me/x") for each in (found, plain))
+    rows = [line for line in body.splitlines() if line.startswith("| 11 | 0 | 0 |")]
+    assert rows[0].endswith("| sea 0.75, red \\* door 0.50 |")
+    assert rows[1].endswith("| *silent* |")
+    assert "over 300 images of my\\|pictures" in body
+    assert "`total_cosine`" in body
+    assert "driven" not in before
+    assert "total_cosine" not in before

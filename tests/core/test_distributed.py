@@ -142,6 +142,14 @@ def test_they_share_the_work_and_one_alone_gives_the_same(shared):
 
 
 @pytest.mark.parametrize("kind", ["table", "stream", "shards"])
+def test_they_ground_the_same_as_one(shared, kind):
+    _, found, _, _ = shared
+    two, one = found[0][f"grounded {kind}"]
+    assert two == one == found[1][f"grounded {kind}"][0]
+    assert one != found[0]["grounded shards" if kind == "table" else "grounded table"][1], "the check sees other images"
+
+
+@pytest.mark.parametrize("kind", ["table", "stream", "shards"])
 def test_they_find_the_same_mean_as_one(shared, kind):
     _, found, _, _ = shared
     for one in found:

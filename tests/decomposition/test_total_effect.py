@@ -127,8 +127,9 @@ def test_a_decomposition_of_the_total_effect(setting, tmp_path):
     assert found.settings["effect_images"] == {"title": "noise"}
     for place in [(0, 1, 2), (2, 3, 0)]:
         write = found.write[place].double()
-        point = normalize(tower.to_joint(write) + total.jacobian[place[0]].double() @ write, dim=-1)
-        cosine = float(point @ tower.to_joint(write))
+        change = normalize(total.jacobian[place[0]].double() @ write, dim=0)
+        point = normalize(tower.to_joint(write) + change, dim=-1)
+        cosine = float(change @ tower.to_joint(write))
         assert abs(float(found.total_cosine[place]) - cosine) < 1e-6
         rebuilt = found.weight[place][0].double() @ found.atoms[found.concept[place][0]].double()
         assert abs(float(found.fidelity[place][0]) - float(normalize(rebuilt, dim=0) @ point)) < 1e-5

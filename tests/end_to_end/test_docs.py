@@ -139,7 +139,7 @@ def test_the_code_of_the_readme_runs_on_the_embedded_checkpoint(place, monkeypat
     assert len(names["spec"].rows()) > 1
 
 
-@pytest.mark.parametrize("page", ["explain", "edit", "text-tower", "measure"])
+@pytest.mark.parametrize("page", ["explain", "edit", "text-tower", "measure", "ground", "compare"])
 def test_the_code_of_the_guide_runs(place, monkeypatch, page):
     monkeypatch.chdir(place)
     for stale in ("edited", "no-sea"):

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from sith_hf.cards.facts import measured_rows
+from sith_hf.core.distributed import Processes
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.evaluation.plan import Collateral, Plan, Retrieval, ZeroShot
 from sith_hf.evaluation.result import Evaluation
 from sith_hf.evaluation.retrieval import UNSAFE, VISU
 from sith_hf.evaluation.run import evaluate
 from sith_hf.evaluation.texts import caption_embeddings
-from sith_hf.images import Columns, DatasetSettings
+from sith_hf.files import ResumableJob
+from sith_hf.images import Columns, DatasetSettings, embed
 from sith_hf.images.datasets import open_dataset
 from sith_hf.images.embed import embed_rows
 from tests.support.evaluating import CLASSES, dataset, seers, text_model
@@ -500,8 +501,10 @@ class TestEvaluate:
 
 
 class TestSeveralProcesses:
-    @pytest.mark.parametrize(("count", "batch_size"), [(2, 4), (3, 3), (2, 60)])
-    def test_every_process_gets_all_rows_in_order(self, tied, text, monkeypatch, count, batch_size):
+    @pytest.mark.parametrize(
+        ("count", "batch_size", "streaming"), [(2, 4, False), (3, 3, False), (2, 60, False), (3, 4, True)]
+    )
+    def test_every_process_gets_all_rows_in_order(self, tied, text, monkeypatch, count, batch_size, streaming):
         """Processes as threads: each sees its own rank, and they exchange what accelerate would."""
         place, barrier, slots = threading.local(), threading.Barrier(count), [None] * count
 
@@ -512,27 +515,19 @@ class TestSeveralProcesses:
             barrier.wait(60)
             return found
 
-        def state(cpu):
-            return SimpleNamespace(
-                device=torch.device("cpu"),
-                num_processes=count,
-                process_index=place.rank,
-                is_main_process=not place.rank,
-            )
-
         made = seers(text, base=by_place, edited=by_object)
-        alone = embed_rows(
-            made, open_dataset(DatasetSettings(dataset=str(tied))), ["image"], ["label"], batch_size=batch_size
-        )
-        monkeypatch.setattr("accelerate.PartialState", state)
+        data = DatasetSettings(dataset=str(tied), streaming=streaming)
+        alone = embed_rows(made, open_dataset(data), ["image"], ["label"], batch_size=batch_size)
+        monkeypatch.setattr(embed, "BATCHES", 1)
         monkeypatch.setattr("accelerate.utils.gather_object", gather)
         done, seen = {}, []
 
         def process(rank):
             place.rank = rank
             counted = seers(text, base=lambda red: seen.append(rank) or by_place(red), edited=by_object)
-            source = open_dataset(DatasetSettings(dataset=str(tied)))
-            done[rank] = embed_rows(counted, source, ["image"], ["label"], batch_size=batch_size)
+            source = open_dataset(data)
+            job = ResumableJob(None, Processes(count, rank))
+            done[rank] = embed_rows(counted, source, ["image"], ["label"], batch_size=batch_size, job=job)
 
         threads = [threading.Thread(target=process, args=(rank,)) for rank in range(count)]
         for thread in threads:

@@ -225,3 +225,14 @@ def test_an_edit_that_chooses_nothing_is_refused(tmp_path: Path) -> None:
 def test_source_is_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(GOOD)
     assert load_data(tmp_path / "a.yaml")[1] == tmp_path.resolve()
+
+
+def test_an_effect_is_written_only_if_it_is_total() -> None:
+    plain = Recipe.from_text(GOOD, "here")
+    total = Recipe.from_text("decompose: {effect: total}\n" + GOOD, "here")
+    assert "effect" not in plain.decompose.model_dump()
+    assert total.decompose.model_dump()["effect"] == "total"
+    assert Recipe.from_text(write_yaml(total.model_dump(mode="json"), "t"), "there") == total
+    assert total.step_of("text").effect == "direct", "images have no effect in a text tower"
+    with pytest.raises(InputError, match="effect"):
+        Recipe.from_text("decompose: {effect: both}\n" + GOOD, "here")

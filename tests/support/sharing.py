@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from sith_hf import cli
 from sith_hf.core.distributed import Processes, join_processes, silence_other_ranks
 from sith_hf.errors import InputError, MissingExtra, SithError
 from sith_hf.files import ResumableJob
+from sith_hf.grounding import Grounding, ground, strongest
 from sith_hf.images import DatasetSettings, mean_of_images
 from sith_hf.images import mean as averaging
 from sith_hf.towers import text_encoder as encoding
@@ -65,6 +67,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     encoding.BATCH_TOKENS, decompose.ROWS, decompose.DRAWS, averaging.BATCHES = 60, 32, 256, 2
+    strongest.BATCHES = 2
     editor, concepts = tiny_editor(folder / f"tokenizer-{processes.rank}"), tiny_concepts()
     made: list[str] = []
     shared = ResumableJob(None, processes)
@@ -82,6 +85,7 @@ def main() -> None:
     alone = editor.encode(concepts)
     found["encodes alike"] = torch.equal(encoded.embeddings, alone.embeddings)
     found["shares"] = made[: len(made) * 1 // 3]
+    explained = editor.decompose(encoded, layers=[1, 2])
     for kind in ("table", "stream", "shards"):
         data = DatasetSettings(
             dataset=str(folder / ("shards" if kind == "shards" else "pictures")), streaming=kind != "table"
@@ -94,6 +98,11 @@ def main() -> None:
             dict(many.skipped),
             many.images_sha256 == one.images_sha256,
         ]
+        grounded = [
+            ground(editor, explained, data, vectors=[(1, 0, 0), (2, 3, 1)], job=job, **options)
+            for job in (shared, None)
+        ]
+        found[f"grounded {kind}"] = [_bytes(each) for each in grounded]
 
     sys.argv = ["sith-hf", "decompose", str(folder / "clip"), "-o", str(folder / "none"), "--layers", "9"]
     try:
@@ -133,6 +142,15 @@ def _whole(editor: Any, concepts: Any, output: Path, processes: Processes) -> No
     with ResumableJob.beside(output, processes) as job:
         result = editor.decompose(concepts, job=job)
         processes.on_main(lambda: result.save_pretrained(output))
+
+
+def _bytes(found: Grounding) -> str:
+    """The fingerprint of all that a grounding holds."""
+    images = [image for pole in found.poles for image in pole.images]
+    patches = b"".join(image.patches.numpy().tobytes() for image in images if image.patches is not None)
+    pictures = json.dumps({row: hashlib.sha256(file).hexdigest() for row, file in sorted(found.pictures.items())})
+    text = json.dumps(found.to_json()) + pictures
+    return hashlib.sha256(text.encode() + patches).hexdigest()
 
 
 def _raised(do: Callable[[], None]) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from sith_hf.errors import InputError
 from sith_hf.world import scenes as world
+from sith_hf.world.leaves import leaves
 
 
 def test_render_gives_pictures_of_the_stated_shape_and_type() -> None:
@@ -172,3 +173,12 @@ def test_concepts_are_distinct_words_and_cover_the_world() -> None:
 def test_an_unknown_name_is_refused(arguments: tuple[str, str, str, str], wrong: str) -> None:
     with pytest.raises(InputError, match=f"unknown .* '{wrong}'; expected one of "):
         world.Scene(*arguments)
+
+
+def test_leaves_depend_on_seed_and_number_alone() -> None:
+    few, more = leaves(3, 4)["image"], leaves(3, 6)["image"]
+    assert few.shape == (4, 224, 224, 3)
+    assert few.dtype == np.uint8
+    assert np.array_equal(few, more[:4])
+    assert not np.array_equal(few, leaves(4, 4)["image"])
+    assert len({picture.tobytes() for picture in more}) == 6

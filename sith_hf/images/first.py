@@ -1,0 +1,52 @@
+"""The first readable images of a dataset, as batches in memory, for measurements that need few."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sith_hf.images.dataset_settings import DatasetSettings
+from sith_hf.images.datasets import open_dataset
+from sith_hf.images.decode import decode_image
+from sith_hf.images.embed import check_count, pixel_values
+from sith_hf.images.model_variant import ModelVariant
+from sith_hf.images.pieces import described, fingerprint, hex_of
+from sith_hf.images.pixels import BrokenImage
+
+
+def first_images(
+    variant: ModelVariant, data: DatasetSettings, most: int, batch_size: int = 8
+) -> tuple[list[Tensor], dict[str, Any]]:
+    """Return the pixel values of the first readable images of a dataset, and their record.
+
+    Args:
+        variant: the model that takes them.
+        data: the dataset.
+        most: the largest number of images.
+        batch_size: images in a batch.
+
+    Returns:
+        batches ``[B, 3, S, S]``; JSON values that describe the dataset, with ``count`` and ``images_sha256``.
+
+    Raises:
+        InputError: fewer than 32 readable images, a missing column, or as for :func:`open_dataset`.
+    """
+    source, column = open_dataset(data), data.columns.image
+    source.check([column])
+    pictures: list[Any] = []
+    skipped: dict[str, int] = {}
+    total = 0
+    for row in source.read([], [column]):
+        number = fingerprint([row], column)
+        try:
+            pictures.append(decode_image(row[column]))
+        except BrokenImage as error:
+            skipped[str(error)] = skipped.get(str(error), 0) + 1
+            continue
+        total += number
+        if len(pictures) == most:
+            break
+    check_count(len(pictures), source.title, skipped)
+    batches = [pixel_values(variant, pictures[n : n + batch_size]) for n in range(0, len(pictures), batch_size)]
+    return batches, {**described(source), "count": len(pictures), "images_sha256": hex_of(total)}
