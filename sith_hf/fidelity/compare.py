@@ -21,7 +21,7 @@ from sith_hf.decomposition import (
     p_values,
 )
 from sith_hf.errors import InputError
-from sith_hf.fidelity.table import WEIGHTS, FidelityTable, MethodQuality
+from sith_hf.fidelity.table import FEWEST_OF_HEAD, WEIGHTS, FidelityTable, MethodQuality
 from sith_hf.pursuit import METHODS, Pursuit
 from sith_hf.towers import Tower
 
@@ -29,9 +29,6 @@ SPARSITIES = (5, 10, 20, 50)
 COHERENCE_WEIGHTS = (0.1, 0.3, 0.5)
 DRAWS = {"residual": 999, "head": 199}
 """Default number of null directions; for ``head``, of each head."""
-
-FEWEST_OF_HEAD = 32
-"""The fewest draws of each head that tell its level and spread, so that the shape is pooled over heads."""
 
 
 def grid(
