@@ -73,6 +73,7 @@ def ground(
     from sith_hf.editor import SithEditor
     from sith_hf.files import ResumableJob
     from sith_hf.grounding import chosen_vectors
+    from sith_hf.images import check_readable
 
     images = _images(data)
     explained = processes.each(lambda: Decomposition.from_pretrained(decomposition))
@@ -81,6 +82,8 @@ def ground(
     if not overwrite:
         processes.main_only(lambda: _check_output(output, explained, vectors))
     editor = processes.each(lambda: SithEditor.from_pretrained(model, **loading).with_decomposition(explained))
+    if images is not None:
+        processes.each(lambda: check_readable(images))
     with ResumableJob.beside(output, processes) as job:
         found = editor.ground(images, spec=spec, **chosen, **batches, job=job, progress=True)
         path = processes.on_main(lambda: save_results(output, overwrite, found))

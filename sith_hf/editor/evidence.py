@@ -19,11 +19,11 @@ from sith_hf.decomposition import (
 from sith_hf.errors import InputError
 from sith_hf.files import ResumableJob
 from sith_hf.grounding import driven_by, is_driven_by
-from sith_hf.images import BASE, Images, OpenModel, first_images, images_named, model_variants
+from sith_hf.images import BASE, Images, OpenModel, check_readable, first_images, images_named, model_variants
 
 
 def check_images(editor: OpenModel, settings: DecomposeSettings, images: Images, *, words: bool) -> None:
-    """Raise InputError if a decomposition with these settings cannot measure anything on images."""
+    """Raise InputError if a decomposition with these settings cannot measure anything on images; it reads 32."""
     if images is None and settings.effect == "direct":
         return
     if editor.tower.kind != "vision":
@@ -37,6 +37,8 @@ def check_images(editor: OpenModel, settings: DecomposeSettings, images: Images,
             "images say which concepts drive vectors, and there are no concepts: give concepts, or leave images and "
             "effect out (--images, --effect)"
         )
+    if images is not None:
+        check_readable(images_named(images))
 
 
 def total_effect(

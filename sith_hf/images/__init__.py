@@ -17,7 +17,7 @@ from sith_hf.images.embed import (
     pixel_values,
     ready,
 )
-from sith_hf.images.first import first_images
+from sith_hf.images.first import check_readable, first_images
 from sith_hf.images.held import HeldRows, hold_rows
 from sith_hf.images.mean import estimated_mean, is_mean_of, mean_for, mean_of_images, vision_base
 from sith_hf.images.model_variant import BASE, EDITED, PARTS, ModelVariant, check_processors, share
@@ -60,6 +60,7 @@ __all__ = [
     "SHARD",
     "as_tensor",
     "check_count",
+    "check_readable",
     "check_processors",
     "counted_reasons",
     "decode_image",

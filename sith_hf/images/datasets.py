@@ -63,7 +63,7 @@ class ImageDataset:
                 self.title,
                 ", ".join(missing),
                 self.columns,
-                "Set them with columns (--columns image=...,label=... on the command line, --column for image-mean)",
+                "Set them with columns (--columns image=...,label=..., --column or --images-column on a command line)",
             )
 
     def read(self, columns: Sequence[str], image_columns: Sequence[str] = ()) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from sith_hf.images.dataset_settings import DatasetSettings
 from sith_hf.images.datasets import open_dataset
 from sith_hf.images.decode import decode_image
-from sith_hf.images.embed import check_count, pixel_values
+from sith_hf.images.embed import LEAST_IMAGES, check_count, pixel_values
 from sith_hf.images.model_variant import ModelVariant
 from sith_hf.images.pieces import described, fingerprint, hex_of
 from sith_hf.images.pixels import BrokenImage
@@ -50,3 +50,26 @@ def first_images(
     check_count(len(pictures), source.title, skipped)
     batches = [pixel_values(variant, pictures[n : n + batch_size]) for n in range(0, len(pictures), batch_size)]
     return batches, {**described(source), "count": len(pictures), "images_sha256": hex_of(total)}
+
+
+def check_readable(data: DatasetSettings) -> None:
+    """Read the first images of a dataset, so that one without enough of them is refused before long work.
+
+    Raises:
+        InputError: fewer than 32 readable images, a missing column, or as for :func:`open_dataset`.
+    """
+    if data.world is not None:
+        return
+    source, column = open_dataset(data), data.columns.image
+    source.check([column])
+    count, skipped = 0, dict[str, int]()
+    for row in source.read([], [column]):
+        try:
+            decode_image(row[column])
+        except BrokenImage as error:
+            skipped[str(error)] = skipped.get(str(error), 0) + 1
+            continue
+        count += 1
+        if count == LEAST_IMAGES:
+            return
+    check_count(count, source.title, skipped)

@@ -93,3 +93,25 @@ def test_options_about_images_need_images(made, tmp_path):
     ran = run(made, tmp_path / "out", "--streaming", images=False)
     assert ran.code == 2
     assert "need --images" in ran.err
+
+
+@pytest.mark.parametrize("kind", ["ground", "decompose"])
+@pytest.mark.parametrize("count", [31, 32])
+def test_too_few_images_leave_nothing_and_more_images_go_on(made, tmp_path, kind, count):
+    """The folder of parts of a refused run must not refuse the next run, with more images."""
+    for number, part in enumerate(files(count)):
+        (tmp_path / "few").mkdir(exist_ok=True)
+        (tmp_path / "few" / f"{number}.png").write_bytes(part)
+    images = ("--images", tmp_path / "few", "-o", tmp_path / "out")
+    match kind:
+        case "ground":
+            ran = sith("ground", made / "clip", "--decomposition", made / "d", "--top", "1", *images)
+        case "decompose":
+            ran = sith("decompose", made / "clip", "--concepts", made / "words.txt", "--layers", "2", *images)
+    if count == 32:
+        assert ran.code == 0, ran.err
+        return
+    assert ran.code == 2
+    assert "31 readable images" in ran.err
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.work").exists()
