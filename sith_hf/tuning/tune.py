@@ -121,7 +121,7 @@ def tune_recipe(
         decomposition, tower = _vectors(plan, home, editor, job, tuple(named), token, report, progress)
         layers = _layer_sets(plan, decomposition)
         everywhere = tuple(sorted({layer for each in layers for layer in each}))
-        # A judge is asked once.
+        # A judge is asked once, and a model of language need not have the same bits everywhere.
         candidates = processes.on_main(partial(candidates_of, plan, decomposition, tower, everywhere))
         (variant,) = model_variants(editor, {BASE: None})
         with ready((variant,), device_of_this_process()):
@@ -166,9 +166,8 @@ def _vectors(
         concepts, decomposition = existing.concepts, existing.decomposition
 
     def chosen(edits: Recipe) -> ChosenEdit:
-        # A judge is asked once, and a model of language need not have the same bits everywhere.
         options: dict[str, Any] = {"token": token, "servers": servers, "say": say, "progress": progress}
-        return job.processes.on_main(lambda: choose(edits, editor, decomposition, concepts, home, **options))
+        return choose(edits, editor, decomposition, concepts, home, **options)
 
     return decomposition, chosen
 
