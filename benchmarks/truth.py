@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,19 +47,22 @@ MEASURES = ("top", "precision", "speaking")
 # The rows of the tables with intervals; the others are in the long one.
 MAIN = (
     "random words",
+    "COMP 0.2",
     "COMP 0.3",
-    "COMP 0.3, beyond chance",
-    "COMP 0.3, total effect on leaves",
-    "COMP 0.3, total effect on leaves, beyond chance",
-    "COMP 0.3, total effect on pictures",
-    "COMP 0.3, total effect on pictures, beyond chance",
+    "COMP 0.4",
     "OMP",
     "top-k",
     "MP",
     "lasso",
-    "driven by, leaves",
+    "COMP 0.3, image mean of pictures",
+    "COMP 0.3, beyond chance",
+    "COMP 0.3, heavy words",
+    "COMP 0.3, heavy words, beyond chance",
+    "COMP 0.3, total effect on leaves",
+    "COMP 0.3, total effect on leaves, beyond chance",
+    "COMP 0.3, total effect on leaves, heavy words",
+    "COMP 0.3, total effect on pictures",
     "driven by, leaves, beyond chance",
-    "driven by, pictures",
     "driven by, pictures, beyond chance",
     "TextSpan-like, of the vector, pictures",
     "CLIP-Dissect-like, soft WPMI, pictures",
@@ -67,13 +71,13 @@ MAIN = (
 # The methods in the picture.
 DRAWN = {
     "random words": "random words",
-    "COMP 0.3": "COMP",
-    "COMP 0.3, total effect on leaves": "COMP, total effect",
-    "COMP 0.3, total effect on leaves, beyond chance": "... beyond chance",
-    "driven by, leaves": "driven by, leaves",
-    "driven by, pictures": "driven by, pictures",
-    "CLIP-Dissect-like, soft WPMI, pictures": "CLIP-Dissect-like",
     "TextSpan-like, of the vector, pictures": "TextSpan-like",
+    "CLIP-Dissect-like, soft WPMI, pictures": "CLIP-Dissect-like",
+    "COMP 0.3": "COMP",
+    "COMP 0.3, beyond chance": "COMP, beyond chance",
+    "COMP 0.3, total effect on leaves": "COMP, total effect",
+    "driven by, leaves, beyond chance": "driven by, leaves",
+    "driven by, pictures, beyond chance": "driven by, pictures",
 }
 
 
@@ -122,18 +126,18 @@ def figures(sums: Mapping[str, Sums], base: Mapping[str, Sums], layers: int) -> 
             drawn = sum_.drawn(which, picks)
             against = drawn - base[name].drawn(which, picks)
             found[name][part] = {
-                "share": sum_.share(which),
+                "share": known(sum_.share(which)),
                 "interval": interval(drawn),
-                "against": sum_.share(which) - base[name].share(which),
+                "against": known(sum_.share(which) - base[name].share(which)),
                 "against_interval": interval(against),
-                "by_checkpoint": [
-                    float(above / below)
-                    for above, below in zip(
-                        sum_.above[:, list(which)].sum((1, 2)), sum_.below[:, list(which)].sum((1, 2)), strict=True
-                    )
-                ],
+                "by_checkpoint": [known(share) for share in sum_.by_checkpoint(which)],
             }
     return found
+
+
+def known(value: float) -> float | None:
+    """Return a number as JSON has it: None for a share of nothing."""
+    return value if math.isfinite(value) else None
 
 
 def results(folder: Path, args: Any) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def results(folder: Path, args: Any) -> dict[str, Any]:
 
 def cell(item: Mapping[str, Any], *, ends: bool = True) -> str:
     """Return a share in percent, with its interval."""
-    if item["share"] != item["share"]:
+    if item["share"] is None:
         return ""
     low, high = item["interval"]
     return f"{100 * item['share']:.0f}" + (f" [{100 * low:.0f}, {100 * high:.0f}]" if ends else "")
@@ -163,9 +167,13 @@ def tables(found: Mapping[str, Any]) -> str:
         layers = [name for name in rows[BASELINE]["top"] if name != "all"]
         for measure_, heading in (("top", "first word true"), ("precision", "true words, of all words")):
             lines += [f"### {title.capitalize()}: {heading}, %", ""]
-            lines.append(f"| words | poles with words | layer {' | '.join(layers)} | all | all, by energy | against |")
+            lines.append(
+                f"| words | poles with words | layer {' | '.join(layers)} | all | all, by energy | against {BASELINE} |"
+            )
             lines.append("|---|---:|" + "---|" * (len(layers) + 3))
-            for name in MAIN:
+            # The first word is heavy.
+            shown = [name for name in MAIN if measure_ == "precision" or "heavy" not in name]
+            for name in shown:
                 row = rows[name]
                 change, (low, high) = row[measure_]["all"]["against"], row[measure_]["all"]["against_interval"]
                 cells = [cell(row["speaking"]["all"], ends=False)]
@@ -197,10 +205,10 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         width = 0.85 / len(DRAWN)
         for number, (name, label) in enumerate(DRAWN.items()):
             items = [found[side][name]["top"][layer] for layer in layers]
-            shares = [100 * item["share"] for item in items]
+            shares = [100 * (item["share"] or 0.0) for item in items]
             ends = [
-                [max(0.0, s - 100 * item["interval"][0]) for s, item in zip(shares, items, strict=True)],
-                [max(0.0, 100 * item["interval"][1] - s) for s, item in zip(shares, items, strict=True)],
+                [abs(share - 100 * (item["interval"][end] or 0.0)) for share, item in zip(shares, items, strict=True)]
+                for end in (0, 1)
             ]
             places = [layer + (number + 0.5) * width - 0.425 for layer in range(len(layers))]
             panel.bar(places, shares, 0.9 * width, yerr=ends, label=label, color=f"C{number}", error_kw={"lw": 0.8})

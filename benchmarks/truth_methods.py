@@ -98,6 +98,12 @@ class Checkpoint:
         """The squared singular value of each vector, ``[L, N]``."""
         return (self.made.singular_values**2).flatten(1)
 
+    @property
+    def poles(self) -> list[tuple[int, Tensor]]:
+        """The number of each layer, and the write directions of its poles, ``[H, R, 2, D]``."""
+        poles = torch.stack([self.made.write, -self.made.write], dim=-2)
+        return list(zip(self.made.layers, poles, strict=True))
+
     def _drawn(self) -> DatasetSettings:
         """Draw pictures of the training distribution into a folder, without labels."""
         folder = self.work / f"pictures-{self.seed}-{COUNTS[PICTURES]}"
@@ -148,14 +154,15 @@ def groups(found: Checkpoint) -> dict[str, Callable[[], Words]]:
     made: dict[str, Callable[[], Words]] = {"random words": lambda: {"random words": random_words(found)}}
     for source in COUNTS:
         made[f"driven by, {source}"] = partial(by_images, found, source)
+        made[f"image mean of {source}"] = partial(by_image_mean, found, source)
         made[f"peers, {source}"] = partial(by_peers, found, source)
         made[f"Jacobian alone on {source}"] = partial(by_jacobian, found, source)
-    # The lasso is by far the slowest.
     for name, pursuit in PURSUITS.items():
         sources = (None, LEAVES, PICTURES) if name == BASELINE else (None, LEAVES)
         for source in sources:
             title = name if source is None else f"{name}, total effect on {source}"
-            made[title] = partial(by_pursuit, found, title, pursuit, source)
+            make = by_lasso if pursuit.method == "lasso" else by_pursuit
+            made[title] = partial(make, found, title, pursuit, source)
     return made
 
 
@@ -187,28 +194,45 @@ def by_pursuit(found: Checkpoint, title: str, pursuit: Pursuit, source: str | No
     settings = DecomposeSettings(pursuit=pursuit, effect="direct" if source is None else "total")
     total = None if source is None else found.total[source]
     made = decompose(found.editor.tower, found.concepts, settings, total=total)
-    words = places(found, made.texts, torch.where(made.weight > 0, made.concept, -1))
-    # The first word has the largest weight.
-    heavy = torch.where(made.weight >= HEAVY * made.weight[..., :1], 1, 0).flatten(1, 2).bool()
     speaks = made.beyond_chance()
     assert speaks is not None
-    parts = {"": words, ", heavy words": torch.where(heavy, words, -1)}
-    return {
-        title + rule + level: own if not level else Reading(own).silenced(speaks.flatten(1, 2)).words
-        for rule, own in parts.items()
-        for level in ("", ", beyond chance")
-    }
+    rules = with_heavy(title, places(found, made.texts, made.concept), made.weight.flatten(1, 2))
+    silenced = {name: Reading(words).silenced(speaks.flatten(1, 2)).words for name, words in rules.items()}
+    return rules | {f"{name}, beyond chance": words for name, words in silenced.items()}
+
+
+def by_lasso(found: Checkpoint, title: str, pursuit: Pursuit, source: str | None) -> Words:
+    """Explain all poles without their significance, which would take five minutes of lasso paths."""
+    tower = found.editor.tower
+    way = tower.to_joint if source is None else partial(found.total[source].to_joint, tower)
+    return coded(found, title, pursuit, torch.stack([way(w, layer=number) for number, w in found.poles]))
+
+
+def by_image_mean(found: Checkpoint, source: str) -> Words:
+    """Explain all poles with the mean embedding of images subtracted, as in the paper."""
+    mean, tower = found.seen[source].embeddings.mean(dim=0), found.editor.tower
+    joint = torch.stack([tower.to_joint(w, mean, number) for number, w in found.poles])
+    return coded(found, f"{BASELINE}, image mean of {source}", PURSUITS[BASELINE], joint)
 
 
 def by_jacobian(found: Checkpoint, source: str) -> Words:
     """Explain what becomes of the write directions to first order, J w, without the direct effect beside it."""
-    joint = torch.stack(
-        [found.total[source].change(w, n) for n, w in zip(found.made.layers, found.made.write, strict=True)]
-    )
-    both = torch.stack([joint, -joint], dim=-2).flatten(0, -2)
-    code = PURSUITS[BASELINE](normalize(both, dim=-1), found.concepts.atoms)
-    words = torch.where(code.weight > 0, code.index, -1).reshape(*found.energy.shape, 2, -1)
-    return {f"{BASELINE}, Jacobian alone on {source}": words}
+    joint = torch.stack([found.total[source].change(w, number) for number, w in found.poles])
+    title = f"{BASELINE}, Jacobian alone on {source}"
+    return coded(found, title, PURSUITS[BASELINE], normalize(joint, dim=-1))
+
+
+def coded(found: Checkpoint, title: str, pursuit: Pursuit, joint: Tensor) -> Words:
+    """Explain points of the joint space, ``[L, H, R, 2, P]``."""
+    code = pursuit(joint.flatten(0, -2), found.concepts.atoms)
+    shape = (*found.energy.shape, 2, -1)
+    return with_heavy(title, code.index.reshape(shape), code.weight.reshape(shape))
+
+
+def with_heavy(title: str, words: Tensor, weight: Tensor) -> Words:
+    """Return the words that have a weight, and those of them that have at least ``HEAVY`` of the first one's."""
+    words = torch.where(weight > 0, words, -1)
+    return {title: words, f"{title}, heavy words": torch.where(weight >= HEAVY * weight[..., :1], words, -1)}
 
 
 def by_images(found: Checkpoint, source: str) -> Words:

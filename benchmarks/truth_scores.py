@@ -38,6 +38,11 @@ class Sums:
         """Return the share over some layers; NaN where nothing is counted."""
         return float(self.above[:, list(layers)].sum() / self.below[:, list(layers)].sum())
 
+    def by_checkpoint(self, layers: Sequence[int]) -> list[float]:
+        """Return the share in each checkpoint."""
+        above, below = (values[:, list(layers)].sum(dim=(1, 2)) for values in (self.above, self.below))
+        return (above / below).tolist()
+
     def drawn(self, layers: Sequence[int], picks: tuple[Tensor, Tensor]) -> Tensor:
         """Return the share in each bootstrap sample, ``[DRAWS]``."""
         checkpoints, heads = picks
@@ -58,11 +63,11 @@ def bootstrap(checkpoints: int, heads: int, seed: int = 0) -> tuple[Tensor, Tens
     return rows, torch.randint(heads, (DRAWS, checkpoints, heads), generator=generator)
 
 
-def interval(drawn: Tensor) -> list[float]:
-    """Return the 95 % interval of bootstrap samples; samples that count nothing are left out."""
+def interval(drawn: Tensor) -> list[float] | list[None]:
+    """Return the 95 % interval of bootstrap samples; samples that count nothing are left out, None without any."""
     known = drawn[torch.isfinite(drawn)]
     if not len(known):
-        return [float("nan")] * 2
+        return [None, None]
     return known.quantile(torch.tensor(LEVEL, dtype=known.dtype)).tolist()
 
 

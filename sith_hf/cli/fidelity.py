@@ -80,7 +80,7 @@ def fidelity(
 
     from sith_hf.core.escaping import sanitize
     from sith_hf.core.tables import table
-    from sith_hf.decomposition import DecomposeSettings, smallest_p
+    from sith_hf.decomposition import DecomposeSettings
     from sith_hf.editor import SithEditor
     from sith_hf.fidelity import check_plot, fidelity_chart, fidelity_table, grid, vectors_csv
     from sith_hf.files import write_whole
@@ -114,7 +114,7 @@ def fidelity(
         where = "each head's write space" if result.null == "head" else "the residual stream"
         lines.append(
             f"null: {result.draws} random directions of {where}, seed {result.seed}; "
-            f"smallest possible p-value {smallest_p(result.draws):.2g}"
+            f"smallest possible p-value {result.smallest_p:.2g}"
         )
     files = (path for path in (output, plot) if path is not None)
     data = {"tower": editor.tower.kind, "readout": ways, **result.to_json()}

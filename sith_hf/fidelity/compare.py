@@ -15,12 +15,13 @@ from sith_hf.decomposition import (
     adjusted,
     check_joint_size,
     factored_svd,
+    head_p_values,
     measure_explanations,
     null_directions,
     p_values,
 )
 from sith_hf.errors import InputError
-from sith_hf.fidelity.table import WEIGHTS, FidelityTable, MethodQuality
+from sith_hf.fidelity.table import FEWEST_OF_HEAD, WEIGHTS, FidelityTable, MethodQuality
 from sith_hf.pursuit import METHODS, Pursuit
 from sith_hf.towers import Tower
 
@@ -108,10 +109,11 @@ def fidelity_table(
     write, energy = (torch.stack(part) for part in zip(*parts, strict=True))
     directions = write[:, :, :rank].unsqueeze(-2) * settings.signs.unsqueeze(-1)
     share = energy[..., :rank] / energy.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    count, random = 0, None
+    count, random, pooled = 0, None, False
     if null is not None:
         count = whole_number(DRAWS[null] if draws is None else draws, "draws", least=1)
         generator = torch.Generator().manual_seed(seed)
+        pooled = null == "head" and count >= FEWEST_OF_HEAD
         random = null_directions(null, write, count, centre=settings.centres(tower.layers[layer]), generator=generator)
 
     results = []
@@ -122,7 +124,7 @@ def fidelity_table(
             chance = p = None
             if random is not None:
                 chance = measure_explanations(tower, atoms, random, pursuit, image_mean, bar.update, layer)
-                p = p_values(found.fidelity, chance.fidelity)
+                p = (head_p_values if pooled else p_values)(found.fidelity, chance.fidelity)
             q = None if p is None else adjusted(p)
             results.append(MethodQuality(pursuit, found.fidelity, found.coherence, chance, p, q))
     return FidelityTable(

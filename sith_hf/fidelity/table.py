@@ -14,6 +14,9 @@ from torch import Tensor
 from sith_hf.decomposition import Quality, smallest_p
 from sith_hf.pursuit import Pursuit
 
+FEWEST_OF_HEAD = 32
+"""The fewest draws of each head that tell its level and spread, so that the shape is pooled over heads."""
+
 WEIGHTS = ("equal", "energy")
 
 
@@ -81,6 +84,18 @@ class FidelityTable:
     level: float
     concepts: int
 
+    @property
+    def pooled(self) -> bool:
+        """Whether the heads share the shape of their nulls (:func:`sith_hf.decomposition.head_p_values`)."""
+        return self.null == "head" and self.draws >= FEWEST_OF_HEAD
+
+    @property
+    def smallest_p(self) -> float | None:
+        """The smallest possible p-value; None without a null."""
+        if self.null is None or self.null_ceiling is None:
+            return None
+        return smallest_p(self.null_ceiling.numel() if self.pooled else self.draws)
+
     def summary(self, result: MethodQuality) -> dict[str, Any]:
         """Return means and spreads (standard deviations) over vectors and poles for one method and sparsity."""
         weight = (self.share if self.weight == "energy" else torch.ones_like(self.share)).unsqueeze(-1)
@@ -133,7 +148,7 @@ class FidelityTable:
             "weight": self.weight,
             "null": self.null,
             "draws": self.draws,
-            "smallest_p": None if self.null is None else smallest_p(self.draws),
+            "smallest_p": self.smallest_p,
             "seed": self.seed,
             "level": self.level,
             "results": [self.summary(result) for result in self.results],

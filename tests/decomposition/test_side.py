@@ -184,7 +184,7 @@ def test_by_the_command_line(tmp_path):
     own = succeeded(sith("show", tmp_path / "read", "--json")).data
     assert [item.pop("beside") for item in pairs] == own
     assert pairs == succeeded(sith("show", tmp_path / "write", "--json")).data
-    assert "reads (weight)" in succeeded(sith("show", tmp_path / "write", "--beside", tmp_path / "read")).out
+    assert "reads (weight)" in succeeded(sith("show", tmp_path / "write", "--beside", tmp_path / "read", "--all")).out
     assert "two sides" in refused(sith("show", tmp_path / "write", "--beside", tmp_path / "write"))
     assert "Read directions" in succeeded(sith("find", tmp_path / "read", WORDS[0])).out
     assert digest(tmp_path / "read" / "dictionary.safetensors") == digest(tmp_path / "write" / "dictionary.safetensors")
