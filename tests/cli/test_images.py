@@ -17,7 +17,7 @@ def test_leaves_are_drawn_and_any_other_name_is_a_dataset():
 def test_options_have_the_names_of_the_settings():
     given = {"dataset": "photos", "name": "large", "split": "test", "column": "picture", "data_revision": "v1"}
     found = named_images(given)
-    assert (found.name, found.split, found.columns["image"], found.revision) == ("large", "test", "picture", "v1")
+    assert (found.name, found.split, found.columns.image, found.revision) == ("large", "test", "picture", "v1")
 
 
 @pytest.mark.parametrize("more", [{"split": "test"}, {"name": "large"}, {"data_revision": "v1"}, {"streaming": True}])
