@@ -67,7 +67,5 @@ def few_draws() -> Iterator[None]:
     from importlib import import_module
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            import_module("sith_hf.decomposition.decompose"), "draws_for", lambda poles, each_layer=False: 100
-        )
+        patch.setattr(import_module("sith_hf.decomposition.decompose"), "DRAWS", 100)
         yield

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sith_hf.cli import options
+from sith_hf.cli.images import named_images
 from sith_hf.cli.output import save_results, show_decomposition
 from sith_hf.errors import InputError, SithError
 
@@ -109,7 +110,9 @@ def decompose(
     from sith_hf.images import mean_for
     from sith_hf.pursuit import ROWS, Pursuit
 
-    images = _images(pictures) if pictures else None
+    renamed = {"images": "dataset", "images_config": "name"}
+    named = {renamed.get(name, name.removeprefix("images_")): value for name, value in pictures.items()}
+    images = named_images(named) if named else None
     pursuit = Pursuit(**coding)
     editor = processes.each(lambda: SithEditor.from_pretrained(model, **loading))
     mean = None if image_mean is None else mean_for(editor, image_mean)
@@ -150,21 +153,6 @@ def decompose(
             "processes": processes.world_size,
         }
         show_decomposition(as_json, result, path, *([] if encoded is None else [repr(encoded)]), **more)
-
-
-def _images(given: dict[str, Any]) -> DatasetSettings:
-    """Return the images that options name."""
-    from sith_hf.images import LEAVES, DatasetSettings, images_named
-
-    fields = {name.removeprefix("images_"): value for name, value in given.items()}
-    named = fields.pop("images")
-    drawn = images_named(LEAVES).model_dump(include={"world", "seed", "pictures"})
-    fields |= drawn if named == LEAVES else {"dataset": named}
-    if "config" in fields:
-        fields["name"] = fields.pop("config")
-    if "column" in fields:
-        fields["columns"] = {"image": fields.pop("column")}
-    return DatasetSettings.from_data(fields, "the options about images")
 
 
 def _earlier(

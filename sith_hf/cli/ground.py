@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sith_hf.cli import options
+from sith_hf.cli.images import named_images
 from sith_hf.cli.output import save_results, show_result
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
     from sith_hf.decomposition import Decomposition
     from sith_hf.grounding import Vector
-    from sith_hf.images import DatasetSettings
 
 
 @click.command()
 @click.argument("model")
-@click.option("--decomposition", required=True, help="The vectors of MODEL, from sith-hf decompose.")
+@click.option("--decomposition", required=True, help="The decomposition of MODEL: folder or Hub id.")
 @options.output("grounding.json and grounding.png")
 @options.group(
     "data",
@@ -75,7 +75,7 @@ def ground(
     from sith_hf.grounding import chosen_vectors
     from sith_hf.images import check_readable
 
-    images = _images(data)
+    images = named_images(data) if data else None
     explained = processes.each(lambda: Decomposition.from_pretrained(decomposition))
     spec = options.spec_of(spec_paths) if spec_paths else None
     vectors = chosen_vectors(explained, spec=spec, **chosen)
@@ -90,19 +90,6 @@ def ground(
     if processes.is_main:
         lines = [found.table(), found.summary, *(f"note: {line}" for line in found.notes), path]
         show_result(as_json, {**found.to_json(), "sheet": path, "processes": processes.world_size}, *lines)
-
-
-def _images(data: dict[str, Any]) -> DatasetSettings | None:
-    """Return the images that options name; None without any, for drawn leaves."""
-    from sith_hf.images import LEAVES, DatasetSettings
-
-    if "data_revision" in data:
-        data["revision"] = data.pop("data_revision")
-    if "column" in data:
-        data["columns"] = {"image": data.pop("column")}
-    if not data or data == {"dataset": LEAVES}:
-        return None
-    return DatasetSettings.from_data(data, "the options")
 
 
 def _check_output(output: Path, explained: Decomposition, vectors: Sequence[Vector]) -> None:

@@ -1,4 +1,4 @@
-"""The options that name images to measure the effect of an edit on."""
+"""The options that name images, and the settings that they make."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def images_of(given: Mapping[str, Any]) -> DatasetSettings | None:
         InputError: an option of a dataset without ``--images``, or a limit out of range.
     """
     from sith_hf.evaluation import leaves
-    from sith_hf.images import LEAST_IMAGES, DatasetSettings
+    from sith_hf.images import LEAST_IMAGES
 
     data = dict(given)
     if "dataset" not in data:
@@ -50,8 +50,23 @@ def images_of(given: Mapping[str, Any]) -> DatasetSettings | None:
             return None
         whole_number(limit, "--limit", least=LEAST_IMAGES)
         return leaves(limit)
+    return named_images(data)
+
+
+def named_images(given: Mapping[str, Any]) -> DatasetSettings:
+    """Return the images that the options name: the dataset in ``dataset``, or drawn leaves if its name is ``leaves``.
+
+    Raises:
+        InputError: a value out of range, or an option of a dataset for drawn leaves.
+    """
+    from sith_hf.images import LEAVES, DatasetSettings, images_named
+
+    data = dict(given)
     if "data_revision" in data:
         data["revision"] = data.pop("data_revision")
     if "column" in data:
         data["columns"] = {"image": data.pop("column")}
-    return DatasetSettings.from_data(data, "the options")
+    if data.get("dataset") == LEAVES:
+        data |= images_named(LEAVES).model_dump(include={"world", "seed", "pictures"})
+        del data["dataset"]
+    return DatasetSettings.from_data(data, "the options about images")

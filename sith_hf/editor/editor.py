@@ -209,9 +209,9 @@ class SithEditor:
             concepts: the dictionary; it is encoded first if necessary. None for vectors without explanations, which
                 every tower has, also one without texts: they are edited by number (:meth:`Edit.vectors`).
             settings: the choice of vectors, and the method of explanation.
-            images: the images that show what drives the vectors: a dataset of at least 32, its folder, file or Hub id,
-                or ``"leaves"`` for 1,000 drawn pictures of shapes. None measures nothing. A total effect is averaged
-                over the first 64, or over 64 leaves when None.
+            images: the images that show what drives the vectors: a dataset of at least 32, opened, or its folder, file
+                or Hub id; or ``"leaves"`` for 1,000 drawn pictures of shapes. None measures nothing. A total effect is
+                averaged over the first 64, or over 64 leaves when None.
             processor: the image processor, for a model in memory; the one in the checkpoint's folder when None.
             device, job, progress: as for :func:`sith_hf.decomposition.decompose`.
             fields: fields of ``settings`` by name, such as ``layers=[-2, -1]`` or ``effect="total"``.

@@ -19,7 +19,7 @@ from sith_hf.decomposition import (
 from sith_hf.errors import InputError
 from sith_hf.files import ResumableJob
 from sith_hf.grounding import driven_by, is_driven_by
-from sith_hf.images import BASE, Images, OpenModel, check_readable, first_images, images_named, model_variants
+from sith_hf.images import BASE, Images, OpenModel, check_readable, first_images, model_variants
 
 
 def check_images(editor: OpenModel, settings: DecomposeSettings, images: Images, *, words: bool) -> None:
@@ -38,7 +38,7 @@ def check_images(editor: OpenModel, settings: DecomposeSettings, images: Images,
             "effect out (--images, --effect)"
         )
     if images is not None:
-        check_readable(images_named(images))
+        check_readable(images)
 
 
 def total_effect(
@@ -53,7 +53,7 @@ def total_effect(
 ) -> TotalEffect:
     """Measure the total effect of the layers of ``settings`` on the first 64 images, or on 64 drawn leaves."""
     (variant,) = model_variants(editor, {BASE: None}, processor=processor)
-    batches, record = first_images(variant, images_named(images, IMAGES), IMAGES)
+    batches, record = first_images(variant, images, IMAGES)
     numbers = editor.tower.resolve_layers(settings.layers)
     return measure_total_effect(
         editor.model,
@@ -92,7 +92,7 @@ def repeats_on(
     record = None
     if settings.effect == "total":
         (variant,) = model_variants(editor, {BASE: None})
-        _, record = first_images(variant, images_named(images, IMAGES), IMAGES)
+        _, record = first_images(variant, images, IMAGES)
     if not repeats(found, editor.tower, concepts, settings, record) or (images is None) != (found.drivers is None):
         return False
     return found.drivers is None or is_driven_by(found.drivers, images)

@@ -7,7 +7,7 @@ It imports ``images``, ``decomposition``, ``towers`` and everything below these.
 from sith_hf.grounding.agreement import Agreement, agreement
 from sith_hf.grounding.coefficients import CoefficientReader, Vector, read_where, reading_coefficients
 from sith_hf.grounding.driven_by import FDR, beyond_chance, driven_by, is_driven_by
-from sith_hf.grounding.ground import STRONGEST, chosen_vectors, ground, image_dataset, repeats
+from sith_hf.grounding.ground import STRONGEST, chosen_vectors, ground, repeats
 from sith_hf.grounding.grounding import FILE, Grounding
 from sith_hf.grounding.patches import TokenParts, token_parts
 from sith_hf.grounding.pole import GroundedImage, GroundedPole
@@ -31,7 +31,6 @@ __all__ = [
     "chosen_vectors",
     "driven_by",
     "ground",
-    "image_dataset",
     "is_driven_by",
     "read_where",
     "reading_coefficients",

@@ -21,7 +21,6 @@ from sith_hf.grounding.coefficients import read_where, reading_coefficients
 from sith_hf.grounding.moments import Moments
 from sith_hf.images import (
     BASE,
-    DatasetSettings,
     ImageDataset,
     Images,
     ModelVariant,
@@ -32,13 +31,12 @@ from sith_hf.images import (
     embed_batch,
     fingerprint,
     hex_of,
+    image_dataset,
     image_facts,
-    images_named,
     in_order,
     missing_pieces,
     model_variants,
     number_of,
-    open_dataset,
     pixel_settings,
     ready,
     vision_base,
@@ -84,7 +82,8 @@ def driven_by(
         editor: of the model, with the vision tower that was decomposed.
         decomposition: the singular vectors.
         concepts: M concepts, encoded by the model's text tower.
-        images: a dataset of at least 32 images; its folder, file or Hub id; 1,000 drawn leaves when None.
+        images: a dataset of at least 32 images, opened or its settings; its folder, file or Hub id; 1,000 drawn leaves
+            when None.
         most: K, the largest number of concepts for each pole.
         processor: the image processor; the one in the checkpoint's folder when None.
         batch_size: images at a time.
@@ -98,8 +97,8 @@ def driven_by(
         BaseMismatch: the decomposition was made from other weights.
     """
     decomposition.require_words()
-    most, data = whole_number(most, "most", 1), images_named(images)
-    sums, record = _measure(editor, decomposition, data, processor, batch_size, job or ResumableJob(), progress)
+    most = whole_number(most, "most", 1)
+    sums, record = _measure(editor, decomposition, images, processor, batch_size, job or ResumableJob(), progress)
     values, index = _highest(sums, concepts, min(most, len(concepts)), len(decomposition.poles))
     named = beyond_chance(values, int(sums.count), len(concepts))
     shape = (*decomposition.fidelity.shape, -1)
@@ -120,10 +119,10 @@ def is_driven_by(found: Drivers, images: Images = None) -> bool:
     """Return whether :func:`driven_by` measured ``found`` on these images, which are read, and not embedded.
 
     Raises:
-        InputError: as for :func:`sith_hf.images.open_dataset`.
+        InputError: as for :func:`sith_hf.images.image_dataset`.
     """
-    data = images_named(images)
-    source, column, total = open_dataset(data), data.columns.image, 0
+    source, total = image_dataset(images), 0
+    column = source.data.columns.image
     if any(found.images.get(name) != value for name, value in described(source).items()):
         return False
     rows = source.read([], [column])
@@ -183,7 +182,7 @@ def _merged(best: Tensor, at: Tensor, found: Tensor, first: int) -> tuple[Tensor
 def _measure(
     editor: OpenModel,
     decomposition: Decomposition,
-    data: DatasetSettings,
+    images: Images,
     processor: Any | None,
     batch_size: int,
     job: ResumableJob,
@@ -193,7 +192,8 @@ def _measure(
     batch_size = whole_number(batch_size, "batch_size", 1)
     (variant,) = model_variants(editor, {BASE: None}, processor=processor)
     shown = progress and job.processes.is_main
-    source, column = open_dataset(data, progress=shown), data.columns.image
+    source = image_dataset(images, progress=shown)
+    column = source.data.columns.image
     source.check([column])
     device = device_of_this_process()
     facts: dict[str, Any] = {}

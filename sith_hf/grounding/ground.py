@@ -14,7 +14,6 @@ from torch import Tensor
 
 from sith_hf.core.distributed import device_of_this_process
 from sith_hf.core.validation import whole_number, whole_numbers
-from sith_hf.data import columns_of
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import AnySpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
@@ -29,12 +28,9 @@ from sith_hf.grounding.strongest import StrongestImages, strongest_images
 from sith_hf.grounding.view import View
 from sith_hf.images import (
     BASE,
-    DatasetSettings,
-    ImageDataset,
     OpenModel,
-    images_named,
+    image_dataset,
     model_variants,
-    open_dataset,
     ready,
 )
 
@@ -152,17 +148,6 @@ def repeats(found: Any, decomposition: Decomposition, vectors: Sequence[Vector])
             named = [(pole.get("layer"), pole.get("head"), pole.get("vector")) for pole in poles]
             return base == decomposition.base.to_json() and list(dict.fromkeys(named)) == list(vectors)
     return False
-
-
-def image_dataset(images: Any, *, progress: bool = False) -> ImageDataset:
-    """Open the images that a user names (see :func:`ground`). Raises InputError for anything else."""
-    from datasets import Dataset, IterableDataset
-
-    if not isinstance(images, Dataset | IterableDataset):
-        return open_dataset(images_named(images), progress=progress)
-    title = "a dataset in memory"
-    data = DatasetSettings(dataset=title, streaming=isinstance(images, IterableDataset))
-    return ImageDataset(data, title, str(images.split or ""), images, columns_of(images, title))
 
 
 def _grounding(

@@ -21,7 +21,7 @@ from sith_hf.images.first import check_readable, first_images
 from sith_hf.images.held import HeldRows, hold_rows
 from sith_hf.images.mean import estimated_mean, is_mean_of, mean_for, mean_of_images, vision_base
 from sith_hf.images.model_variant import BASE, EDITED, PARTS, ModelVariant, check_processors, share
-from sith_hf.images.named import LEAVES, PICTURES, Images, images_named
+from sith_hf.images.named import LEAVES, PICTURES, Images, image_dataset, images_named
 from sith_hf.images.open_model import OpenModel
 from sith_hf.images.pieces import (
     SHARD,
@@ -74,6 +74,7 @@ __all__ = [
     "hold_rows",
     "image_facts",
     "image_processor",
+    "image_dataset",
     "images_named",
     "in_order",
     "is_mean_of",

@@ -6,23 +6,22 @@ from typing import Any
 
 from torch import Tensor
 
-from sith_hf.images.dataset_settings import DatasetSettings
-from sith_hf.images.datasets import open_dataset
 from sith_hf.images.decode import decode_image
 from sith_hf.images.embed import LEAST_IMAGES, check_count, pixel_values
 from sith_hf.images.model_variant import ModelVariant
+from sith_hf.images.named import Images, image_dataset
 from sith_hf.images.pieces import described, fingerprint, hex_of
 from sith_hf.images.pixels import BrokenImage
 
 
 def first_images(
-    variant: ModelVariant, data: DatasetSettings, most: int, batch_size: int = 8
+    variant: ModelVariant, images: Images, most: int, batch_size: int = 8
 ) -> tuple[list[Tensor], dict[str, Any]]:
     """Return the pixel values of the first readable images of a dataset, and their record.
 
     Args:
         variant: the model that takes them.
-        data: the dataset.
+        images: as :func:`image_dataset` takes them; as many drawn leaves when None.
         most: the largest number of images.
         batch_size: images in a batch.
 
@@ -30,9 +29,10 @@ def first_images(
         batches ``[B, 3, S, S]``; JSON values that describe the dataset, with ``count`` and ``images_sha256``.
 
     Raises:
-        InputError: fewer than 32 readable images, a missing column, or as for :func:`open_dataset`.
+        InputError: fewer than 32 readable images, a missing column, or as for :func:`image_dataset`.
     """
-    source, column = open_dataset(data), data.columns.image
+    source = image_dataset(images, most)
+    column = source.data.columns.image
     source.check([column])
     pictures: list[Any] = []
     skipped: dict[str, int] = {}
@@ -52,15 +52,16 @@ def first_images(
     return batches, {**described(source), "count": len(pictures), "images_sha256": hex_of(total)}
 
 
-def check_readable(data: DatasetSettings) -> None:
+def check_readable(images: Images) -> None:
     """Read the first images of a dataset, so that one without enough of them is refused before long work.
 
     Raises:
-        InputError: fewer than 32 readable images, a missing column, or as for :func:`open_dataset`.
+        InputError: fewer than 32 readable images, a missing column, or as for :func:`image_dataset`.
     """
-    if data.world is not None:
+    source = image_dataset(images)
+    if source.data.world is not None:
         return
-    source, column = open_dataset(data), data.columns.image
+    column = source.data.columns.image
     source.check([column])
     count, skipped = 0, dict[str, int]()
     for row in source.read([], [column]):

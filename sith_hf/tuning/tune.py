@@ -73,8 +73,7 @@ def tune_recipe(
     """Search the best trade of a recipe's target against its collateral.
 
     Finished rankings and trials are in ``FOLDER.work`` until the end: the next run continues there, and finds what an
-    uninterrupted run finds. ``FOLDER/recipe.yaml`` is the recipe with the chosen edit, to run with
-    :func:`sith_hf.recipe.run_recipe`.
+    uninterrupted run finds. ``FOLDER/recipe.yaml`` is the recipe with the chosen edit, for ``sith-hf run``.
 
     Args:
         recipe: a YAML file, the name of a recipe that comes with sith-hf, or a recipe in memory; with ``tune``.

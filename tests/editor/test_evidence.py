@@ -141,3 +141,23 @@ def test_tables_and_data_sets_name_both_readings(folder, tmp_path):
     rows = found.to_dataset()
     assert rows["driven_by"][:4] == [[text for text, _ in pairs] for pairs in found.drivers.named()[:4]]
     assert Decomposition.from_pretrained(plain).to_dataset()["driven_by"][0] is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_opened_dataset_is_as_good_as_its_folder(tmp_path, stream):
+    from tests.grounding.test_ground import files, rows
+    from tests.support import tiny
+    from tests.support.made import tiny_concepts, tiny_editor
+
+    editor = tiny_editor(tmp_path)
+    rows(files(40)).save_to_disk(tmp_path / "pictures")
+    opened = rows(files(40)).to_iterable_dataset() if stream else rows(files(40))
+    options = {"layers": [2], "effect": "total", "processor": tiny.image_processor()}
+    by_name = editor.decompose(tiny_concepts(), images=tmp_path / "pictures", **options)
+    given = editor.decompose(tiny_concepts(), images=opened, **options)
+    assert torch.equal(given.drivers.correlation, by_name.drivers.correlation)
+    assert torch.equal(given.total_cosine, by_name.total_cosine)
+    with pytest.raises(InputError, match="31 readable"):
+        editor.decompose(tiny_concepts(), images=rows(files(31)), **options)
+    with pytest.raises(InputError, match="images must be"):
+        editor.decompose(tiny_concepts(), images=[1, 2], **options)
