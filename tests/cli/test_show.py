@@ -17,7 +17,7 @@ def test_a_decomposition(work):
     assert {(row["layer"], row["head"], row["vector"]) for row in some} == {(2, h, v) for h in (0, 3) for v in (0, 1)}
     assert {"beyond_chance", "p_value", "p_head", "chance", "head_chance"} <= set(ran.data[0])
     every = succeeded(sith("show", work / "d", "--top", "8", "--all")).out
-    assert "concepts" in every
+    assert "(weight)" in every
     assert every.count("(chance)") > 100
     # Random weights: nothing is beyond chance.
     silent = succeeded(sith("show", work / "d", "--top", "8")).out
@@ -25,7 +25,8 @@ def test_a_decomposition(work):
         "192 of 192 poles are silent: explained no better than chance (false discovery rate 5 %); --all shows them.\n"
     )
     loud = succeeded(sith("show", work / "d", "--top", "8", "--fdr", "0.999")).out
-    assert "concepts" in loud
+    assert "(weight)" in loud
+    assert "(chance)" not in loud
 
 
 def test_an_edit_spec(work):
