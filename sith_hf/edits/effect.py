@@ -24,6 +24,9 @@ EFFECT = "effect.json"
 EFFECT_LEVEL = 0.1
 """The largest p-value of an effect: random vectors change at most one concept in ten as much (docs/guide/edit.md)."""
 
+POSSIBLE_LEVEL, LEAST_POSSIBLE = 0.02, 0.05
+"""An edit is refused only where the vectors that carry its concepts do this: the largest p-value, the least effect."""
+
 # Concepts that a sentence lists.
 _LISTED = 5
 _LONGEST = 2**20
@@ -63,19 +66,43 @@ class NamedEffect(Settings):
     p_value: float | None = Field(default=None, ge=0, le=1)
     """The share of all concepts, over all sets of random vectors, that these change as much; None without them."""
 
+    strongest: float | None = None
+    """The mean over these concepts, with as many vectors that carry them most strongly; None if the edit has these."""
+    strongest_others: float | None = None
+    """The median over other concepts, with these vectors."""
+    strongest_p_value: float | None = Field(default=None, ge=0, le=1)
+    """As ``p_value``, for these vectors."""
+
+    @property
+    def beyond_chance(self) -> bool | None:
+        """Whether random vectors have a smaller effect; None without random vectors."""
+        return None if self.p_value is None else self.p_value <= EFFECT_LEVEL
+
     @property
     def is_none(self) -> bool:
-        """Whether random vectors have the same effect."""
-        return self.p_value is not None and self.p_value > EFFECT_LEVEL
+        """Whether random vectors have the same effect, where the vectors that carry the concepts have a far larger one.
+
+        Where not even these stand out, a measurement says nothing against the edit.
+        """
+        if self.beyond_chance is not False or self.strongest_p_value is None:
+            return False
+        largest = self._gap(self.strongest, self.strongest_others)
+        possible = self.strongest_p_value <= POSSIBLE_LEVEL and largest >= LEAST_POSSIBLE
+        return possible and self._gap(self.mean, self.others) < largest / 4
+
+    def _gap(self, own: float | None, others: float | None) -> float:
+        gap = (own or 0.0) - (others or 0.0) - ((self.random or 0.0) - (self.random_others or 0.0))
+        return gap if self.direction == "more" else -gap
 
     def __str__(self) -> str:
         names = [sanitize(name, 60) for name in self.kept]
         shown = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
         inverted = ", inverted" if self.mean < 0 else ""
         control = "" if self.random is None else f", {self.random:.0%} after an edit of as many random vectors"
+        chance = ", no more than chance" if self.beyond_chance is False else ""
         return (
             f"the similarity of images to {shown} keeps {self.mean:.0%} of its variation{inverted} "
-            f"({self.others:.0%} for other concepts{control})"
+            f"({self.others:.0%} for other concepts{control}{chance})"
         )
 
 
@@ -127,7 +154,8 @@ class EditEffect(Settings):
             if item.is_none:
                 wanted = "weaken" if item.direction == "less" else "strengthen"
                 raise InputError(
-                    f"the edit has no effect on what it names: it is to {wanted} it, but {item}, over {self._images}. "
+                    f"the edit has no effect on what it names: it is to {wanted} it, but {item}, over {self._images}, "
+                    f"and as many vectors that carry it most strongly leave {item.strongest or 0:.0%}. "
                     "Choose vectors that carry these concepts (sith-hf find, suppress), or more of them; or name "
                     "images that show them (--images)"
                 )

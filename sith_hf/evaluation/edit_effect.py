@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.escaping import shown_name
-from sith_hf.decomposition import NEAR, DecomposeSettings, decompose
-from sith_hf.edits import AnySpec, EditEffect, EditSpec, EffectImages, NamedEffect, combined, edit_sha256, make_spec
+from sith_hf.decomposition import NEAR
+from sith_hf.edits import AnySpec, EditEffect, EffectImages, NamedEffect, edit_sha256
 from sith_hf.errors import InputError
+from sith_hf.evaluation.effect_controls import STRONGEST, controls_of
 from sith_hf.evaluation.texts import Embeddings, by_variant, caption_embeddings, check_sizes
-from sith_hf.gains import Direction, Gains, random_vectors
+from sith_hf.gains import Direction
 from sith_hf.images import (
     BASE,
     EDITED,
@@ -32,13 +34,10 @@ from sith_hf.images import (
     open_dataset,
     text_model_of,
 )
-from sith_hf.towers import LoadedModel, family_of, fill_template, read_tower
+from sith_hf.towers import LoadedModel, family_of, fill_template
 
 PICTURES = 128
 """The number of drawn leaves without images of the user."""
-
-DRAWS = 5
-"""The number of sets of random vectors."""
 
 # Fewer other concepts say nothing; then they come from the built-in list.
 LEAST_OTHERS, SAMPLE = 8, 100
@@ -81,7 +80,7 @@ def measure_effect(
 ) -> EditEffect:
     """Measure the effect of an edit on the concepts that it names, on every tower that it changes.
 
-    Random vectors are drawn ``DRAWS`` times. Layers before the first edited one run once for all, so an edit of the
+    Random vectors are drawn five times. Layers before the first edited one run once for all, so an edit of the
     last quarter costs about two and a half passes of the model over the images.
 
     Args:
@@ -98,16 +97,18 @@ def measure_effect(
     reason = unmeasurable(editor)
     if reason is not None:
         raise InputError(f"the effect of the edit cannot be measured: {reason}")
-    data = images or leaves()
-    controls = _controls(editor, spec)
-    variants = model_variants(editor, {BASE: None, EDITED: spec, **controls})
+    data, text = images or leaves(), text_model_of(editor)
+    names = _texts(spec, text, progress)
+    queries = {} if names is None else {each: names.queries(each) for each in _parts(spec) if names.of(each)}
+    controls, strongest = controls_of(editor, spec, queries)
+    variants = model_variants(editor, {BASE: None, EDITED: spec, **controls, **strongest})
     source = open_dataset(data, progress=progress)
     column = data.columns.image
     rows = embed_rows(variants, source, (column,), (), batch_size=batch_size, progress=progress)
     check_count(len(rows), source.title, rows.skipped)
     embedded = rows.images[column]
     drift = 1 - (embedded[1:].astype(np.float64) * embedded[0]).sum(axis=-1).mean(axis=-1)
-    named, compared = _named(spec, variants, embedded, text_model_of(editor), source.title, progress)
+    named = () if names is None else _named(spec, names, variants, embedded, text, source.title, progress)
     companion = editor.companion
     return EditEffect(
         edit=edit_sha256(spec),
@@ -119,65 +120,77 @@ def measure_effect(
             options=image_options(images),
         ),
         named=named,
-        compared=compared,
+        compared=0 if names is None else len(names.others),
         draws=len(controls),
         drift=_rounded(drift[0]),
-        random_drift=_rounded(drift[1:].mean()) if controls else None,
+        random_drift=_rounded(drift[1 : 1 + len(controls)].mean()) if controls else None,
         text_model=None if companion is None else shown_name(companion.title),
     )
 
 
-def _controls(editor: OpenModel, spec: AnySpec) -> dict[str, AnySpec]:
-    """Return edits of as many random vectors, by name; none if an edit leaves no other vectors to draw."""
-    drawn: list[list[EditSpec]] = [[] for _ in range(DRAWS)]
-    companion = None if editor.companion is None else editor.companion.model
-    for part in spec.parts:
-        tower = read_tower(editor.model, companion, part.tower)
-        recorded = {} if part.provenance is None else part.provenance.decomposition
-        rank = recorded.get("rank")
-        settings = DecomposeSettings(layers=part.layers, rank=rank if isinstance(rank, int) else None, **part.settings)
-        vectors = decompose(tower, None, settings, name=editor.loaded.title, revision=editor.loaded.revision)
-        gains = Gains(dict(zip(part.keys, part.gain.tolist(), strict=True)))
-        for seed, parts in enumerate(drawn):
-            try:
-                parts.append(make_spec(tower, vectors, random_vectors(vectors, gains, seed)))
-            except InputError:
-                return {}
-    return {f"random {seed}": combined(*parts) for seed, parts in enumerate(drawn)}
-
-
 def _named(
     spec: AnySpec,
+    names: Named,
     variants: Sequence[ModelVariant],
     embedded: NDArray[np.float32],
     text: LoadedModel | None,
     title: str,
     progress: bool,
-) -> tuple[tuple[NamedEffect, ...], int]:
-    """Return the effect on each group of named concepts, and the number of concepts that they are compared with."""
+) -> tuple[NamedEffect, ...]:
+    """Return the effect on each group of named concepts; variants: the base, the edit, random ones, strongest ones."""
+    filled = fill_template([*names.wanted, *names.others], _template(spec))
+    texts = [text if variant.text is None else variant.text for variant in variants]
+    known = {id(text): names.embeddings}
+    found = by_variant(texts, lambda tower: caption_embeddings(tower, filled, progress=progress), known)
+    check_sizes(embedded, found)
+    kept = _kept(embedded, found, title)
+    strongest = {variant.name: kept[number] for number, variant in enumerate(variants[1:])}
+    random = kept[: sum(not variant.name.startswith(STRONGEST) for variant in variants) - 1]
+    concepts = list(names.wanted)
+    return tuple(
+        _group(direction, names.of(direction), concepts, random, part, strongest.get(f"{STRONGEST} {direction}"))
+        for direction, part in _parts(spec).items()
+        if names.of(direction)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """The named concepts of an edit, and the others that they are compared with.
+
+    Attributes:
+        wanted: concept to what the edit is to do to it.
+        others: the other concepts.
+        embeddings: ``[K, P]`` of the base's text tower, named ones first.
+    """
+
+    wanted: Mapping[str, Direction]
+    others: Sequence[str]
+    embeddings: Embeddings
+
+    def of(self, direction: Direction) -> list[int]:
+        """Return the numbers of the concepts of one direction."""
+        return [i for i, own in enumerate(self.wanted.values()) if own == direction]
+
+    def queries(self, direction: Direction) -> Embeddings:
+        """Return the centred and normalised embeddings of the concepts of one direction."""
+        found = (self.embeddings - self.embeddings.mean(axis=0))[self.of(direction)]
+        return np.asarray(found / np.linalg.norm(found, axis=-1, keepdims=True).clip(min=1e-12))
+
+
+def _texts(spec: AnySpec, text: LoadedModel | None, progress: bool) -> Named | None:
+    """Encode the named concepts and others by the base; None for an edit that names none."""
     wanted = _directions(spec)
     if not wanted:
-        return (), 0
-    concepts, template = list(wanted), _template(spec)
-
-    def encode(others: Sequence[str]) -> list[Embeddings]:
-        filled = fill_template([*concepts, *others], template)
-        texts = [text if variant.text is None else variant.text for variant in variants]
-        return by_variant(texts, lambda tower: caption_embeddings(tower, filled, progress=progress))
-
-    found = encode(_recorded_others(spec, concepts))
-    far = _far(found[0], len(concepts))
-    if len(far) < LEAST_OTHERS:
-        found = encode(_builtin_others(concepts))
-        far = _far(found[0], len(concepts))
-    check_sizes(embedded, found)
-    kept = _kept(embedded, found, [*range(len(concepts)), *far], title)
-    groups = [
-        _group(direction, [i for i, each in enumerate(concepts) if wanted[each] == direction], concepts, kept, part)
-        for direction, part in _parts(spec).items()
-        if direction in wanted.values()
-    ]
-    return tuple(groups), len(far)
+        return None
+    for others in (_recorded_others(spec, list(wanted)), _builtin_others(list(wanted))):
+        filled = fill_template([*wanted, *others], _template(spec))
+        embeddings = caption_embeddings(text, filled, progress=progress)
+        far = _far(embeddings, len(wanted))
+        if len(far) >= LEAST_OTHERS:
+            break
+    rows = [*range(len(wanted)), *far]
+    return Named(wanted, [others[i - len(wanted)] for i in far], embeddings[rows])
 
 
 def _directions(spec: AnySpec) -> dict[str, Direction]:
@@ -228,15 +241,13 @@ def _far(texts: Embeddings, named: int) -> list[int]:
     return [named + int(i) for i in np.flatnonzero(cosine < NEAR)]
 
 
-def _kept(
-    images: NDArray[np.float32], texts: Sequence[Embeddings], concepts: Sequence[int], title: str
-) -> NDArray[np.float64]:
+def _kept(images: NDArray[np.float32], texts: Sequence[Embeddings], title: str) -> NDArray[np.float64]:
     """Return the slope of each concept's similarity on that of the base, ``[C - 1, K]``, for all variants but the base.
 
     Raises:
         InputError: images that the base does not tell apart.
     """
-    similarity = np.stack([own.astype(np.float64) @ text[concepts].T for own, text in zip(images, texts, strict=True)])
+    similarity = np.stack([own.astype(np.float64) @ text.T for own, text in zip(images, texts, strict=True)])
     similarity -= similarity.mean(axis=-1, keepdims=True)
     similarity -= similarity.mean(axis=1, keepdims=True)
     variance = (similarity[0] ** 2).sum(axis=0)
@@ -246,7 +257,12 @@ def _kept(
 
 
 def _group(
-    direction: Direction, chosen: Sequence[int], concepts: Sequence[str], kept: NDArray[np.float64], part: float
+    direction: Direction,
+    chosen: Sequence[int],
+    concepts: Sequence[str],
+    kept: NDArray[np.float64],
+    part: float,
+    strongest: NDArray[np.float64] | None,
 ) -> NamedEffect:
     """Compare some of the named concepts with the others, which follow all named ones.
 
@@ -256,16 +272,27 @@ def _group(
         concepts: all named concepts.
         kept: ``[1 + draws, K]`` slopes, of the edit first.
         part: the part of the edit's squared changes of gain that is for these concepts.
+        strongest: ``[K]`` slopes of the vectors that carry these concepts most strongly; None if the edit has them.
     """
     mean, median = kept[:, chosen].mean(axis=1), np.median(kept[:, len(concepts) :], axis=1)
     control: dict[str, float] = {}
     if len(kept) > 1:
         sign = 1 if direction == "more" else -1
-        gap = sign * ((mean[0] - median[0]) - (mean[1:] - median[1:]).mean())
         # A few draws of one concept say little: pool all concepts. Independent changes of a part add up by squares.
         chance = sign * (kept[1:] - median[1:, None]) * part**0.5
-        p_value = (1 + (chance >= gap - LEAST_GAP).sum()) / (1 + chance.size)
-        control = {"random": mean[1:].mean(), "random_others": median[1:].mean(), "p_value": p_value}
+
+        def p_value(own: float, others: float) -> float:
+            gap = sign * ((own - others) - (mean[1:] - median[1:]).mean())
+            return float((1 + (chance >= gap - LEAST_GAP).sum()) / (1 + chance.size))
+
+        control = {
+            "random": mean[1:].mean(),
+            "random_others": median[1:].mean(),
+            "p_value": p_value(mean[0], median[0]),
+        }
+        if strongest is not None:
+            able, rest = strongest[chosen].mean(), np.median(strongest[len(concepts) :])
+            control |= {"strongest": able, "strongest_others": rest, "strongest_p_value": p_value(able, rest)}
     return NamedEffect(
         direction=direction,
         kept={concepts[i]: _rounded(kept[0, i]) for i in chosen},

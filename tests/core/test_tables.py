@@ -119,7 +119,7 @@ def test_rows_of_explanations_fit_their_columns():
     columns, rows = explanation_rows([item], {})
     assert dict(zip(columns, rows[0], strict=True)) == {
         "layer": 1, "head": 2, "vector": 3, "pole": "-", "energy": 0.25, "fidelity": 0.5,
-        "concepts (weight)": "sea 0.61, \x1b[2Jocean 0.40",
+        "writes (weight)": "sea 0.61, \x1b[2Jocean 0.40",
     }  # fmt: skip
     columns, rows = match_rows([Match(item, 0.7, 0.6)], {})
     row = dict(zip(columns, rows[0], strict=True))
