@@ -416,7 +416,7 @@ class Decomposition(Pushable):
         rows = [
             vars(item)
             | {"concepts": [text for text, _ in item.concepts], "weights": [w for _, w in item.concepts]}
-            | _driven_columns(item)
+            | ({} if self.drivers is None else _driven_columns(item))
             for item in self._explanations
         ]
         return Dataset.from_list(rows)

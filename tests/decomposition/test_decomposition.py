@@ -619,7 +619,7 @@ def test_find_refuses_what_it_cannot_answer(made):
 def test_to_dataset_has_a_row_for_each_pole(made):
     rows = made.to_dataset()
     assert len(rows) == LAYERS * HEADS * SIZE * 2
-    assert set(rows.column_names) == {*Explanation.__dataclass_fields__, "weights", "correlations"}
+    assert set(rows.column_names) == {*Explanation.__dataclass_fields__, "weights"}
     for row, explanation in zip(rows, made.explanations(), strict=True):
         assert row.pop("concepts") == [text for text, _ in explanation.concepts]
         assert row.pop("weights") == [weight for _, weight in explanation.concepts]
