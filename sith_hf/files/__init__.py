@@ -17,7 +17,7 @@ from sith_hf.files.artifact import (
     texts_of,
     write_artifact,
 )
-from sith_hf.files.atomic import already_has, new_folder, scratch_folder, write_whole
+from sith_hf.files.atomic import already_has, new_folder, scratch_folder, sweep, write_whole
 from sith_hf.files.cache import CachedList, EmbeddingCache
 from sith_hf.files.resumable import Part, ResumableJob
 from sith_hf.files.tensor_file import DTYPES, Entry, FileBackedRows, RowBlocks, TensorFile, raw_bytes
@@ -48,6 +48,7 @@ __all__ = [
     "read_versions",
     "require",
     "scratch_folder",
+    "sweep",
     "text_tensors",
     "texts_of",
     "write_all",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.core.reading import read_bytes
-from sith_hf.files import write_whole
+from sith_hf.files import sweep, write_whole
 from sith_hf.judges.grammar import parse
 
 # Larger than any file of the cache.
@@ -73,6 +73,12 @@ class AnswerCache:
     """
 
     folder: Path | None
+
+    def remove_unfinished(self) -> None:
+        """Remove what processes that were killed while they wrote left over."""
+        if self.folder is not None and self.folder.is_dir():
+            for place in self.folder.iterdir():
+                sweep(place)
 
     def get(self, question: Question) -> str | None:
         """Return the cached answer, or None."""

@@ -88,6 +88,7 @@ class LanguageModelJudge:
         places = {Question(self.server.name, self.server.parameters, p): numbers for p, numbers in by_prompt.items()}
 
         answers = AnswerCache(self.cache)
+        answers.remove_unfinished()
         # An earlier release also kept answers without a score.
         kept = {q: Answer(text) for q in places if (text := answers.get(q)) is not None}
         found = {question: answer for question, answer in kept.items() if answer.score is not None}

@@ -643,6 +643,17 @@ class TestKept:
         assert scores.run["asked"] == questions(many) - scores.run["cached"]
         assert not list(place.rglob("*.partial"))
 
+    def test_what_killed_processes_left_over_is_removed(self, many, place):
+        left = place / "answers" / "97" / ".sith-hf-work.killed.partial"
+        left.mkdir(parents=True)
+        (left / "lock").touch()
+        (left / "new").write_text("half an ans")
+        (stays := left.parent / "notes").mkdir()
+        with chat_server(lambda prompt, _: "4") as seen:
+            judge_at(seen.url, place).score(many)
+        assert not left.exists()
+        assert stays.exists()
+
     def test_a_notebook_has_a_running_loop(self, decomposition):
         async def cell():
             return judge_at(seen.url).score(decomposition)
