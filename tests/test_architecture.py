@@ -41,6 +41,7 @@ ORDER = [
     "fidelity",
     "recipe",
     "tuning",
+    "explore",
     "demo",
     "cli",
     "__main__",
