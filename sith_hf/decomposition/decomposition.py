@@ -22,8 +22,6 @@ from sith_hf.files import library_versions, text_tensors, write_artifact
 from sith_hf.hub import Pushable, find_artifact
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from sith_hf.grounding import Grounding
 
 
@@ -35,8 +33,8 @@ class Decomposition(ExplainedPoles, Pushable):
     :meth:`find` those of its :class:`~sith_hf.decomposition.ExplainedPoles`.
 
     ``decomposition[layer, head, vector]`` is one vector. Slices, and indices that are left out, give several, in order:
-    ``decomposition[23]``, ``decomposition[-4:, 0]``, ``decomposition[:, :, 0]``. A layer is its *number* in the tower, as
-    everywhere; a negative one counts from the last decomposed layer. Iterating goes over all vectors.
+    ``decomposition[23]``, ``decomposition[-4:, 0]``, ``decomposition[:, :, 0]``. A layer is its *number* in the tower,
+    as everywhere; a negative one counts from the last decomposed layer. Iterating goes over all vectors.
     """
 
     def __repr__(self) -> str:
@@ -64,28 +62,26 @@ class Decomposition(ExplainedPoles, Pushable):
     def to_pandas(self) -> Any:
         """Return a ``pandas.DataFrame`` with one row per explained pole, by layer, head, vector, pole.
 
-        ==================== ==========================================================================================
-        column               meaning
-        ==================== ==========================================================================================
-        layer, head, vector  the singular vector; vector 0 is the strongest of its head
-        pole                 ``"+"`` or ``"-"``
-        singular_value       s
-        energy_share         s^2 over that of all vectors of the head, 0 to 1
-        fidelity             cosine of the direction and what its concepts rebuild, -1 to 1
-        ceiling              the highest possible fidelity, 0 to 1
-        chance               the mean fidelity of random directions; NaN where not known
-        p_value              of the fidelity, above 0 and at most 1; NaN where not known
-        beyond_chance        whether the words are better than chance (false discovery rate 5 %); NA where not known
-        words                the concepts and weights as they are shown: ``silent`` for a pole not beyond chance
-        concepts, weights    the concepts of every pole, silent ones too, and their weights, by descending weight
-        driven_by            the concepts that drive the pole, on images; None where not measured
-        correlations         theirs, over images, 0 to 1
-        coherence            the mean cosine of the concepts' embeddings, -1 to 1
-        p_head, head_chance  as ``p_value`` and ``chance``, for directions that the head can write; NaN where not known
-        total_cosine         the cosine of direct and total effect, -1 to 1; NaN where not measured
-        ==================== ==========================================================================================
+        | column | meaning |
+        |---|---|
+        | `layer`, `head`, `vector` | the singular vector; vector 0 is the strongest of its head |
+        | `pole` | `"+"` or `"-"` |
+        | `singular_value` | s |
+        | `energy_share` | s^2 over that of all vectors of the head, 0 to 1 |
+        | `fidelity` | cosine of the direction and what its concepts rebuild, -1 to 1 |
+        | `ceiling` | the highest possible fidelity, 0 to 1 |
+        | `chance` | the mean fidelity of random directions; NaN where not known |
+        | `p_value` | of the fidelity, above 0 and at most 1; NaN where not known |
+        | `beyond_chance` | whether the words are better than chance (false discovery rate 5 %); NA where not known |
+        | `words` | the concepts and weights as they are shown: `silent` for a pole not beyond chance |
+        | `concepts`, `weights` | the concepts of every pole, silent ones too, and their weights, by descending weight |
+        | `driven_by` | the concepts that drive the pole, on images; None where not measured |
+        | `correlations` | theirs, over images, 0 to 1 |
+        | `coherence` | the mean cosine of the concepts' embeddings, -1 to 1 |
+        | `p_head`, `head_chance` | as `p_value` and `chance`, for what the head can write; NaN where not known |
+        | `total_cosine` | the cosine of direct and total effect, -1 to 1; NaN where not measured |
 
-        Without explanations it has one row per vector, with the first five columns but ``pole`` and with ``energy_share``.
+        Without explanations it has one row per vector: `layer`, `head`, `vector`, `singular_value`, `energy_share`.
         """
         return SingularVectors.all_of(self).to_pandas()
 
@@ -101,11 +97,11 @@ class Decomposition(ExplainedPoles, Pushable):
             return Dataset.from_list([row for place in heads for row in self.strengths(*place, self.rank)])
         return Dataset.from_list(pole_rows(self.explanations(), driven=self.drivers is not None))
 
-    def plot(self, concept: str | None = None, *, embedding: Tensor | None = None) -> Figure:
+    def plot(self, concept: str | None = None, *, embedding: Tensor | None = None) -> Any:
         """Draw a map of layers by heads (see :func:`sith_hf.decomposition.charts.draw_map`)."""
         return draw_map(self, concept, embedding)
 
-    def plot_head(self, layer: int, head: int, vectors: int = 12) -> Figure:
+    def plot_head(self, layer: int, head: int, vectors: int = 12) -> Any:
         """Draw the strongest vectors of one head (see :func:`sith_hf.decomposition.charts.draw_head`)."""
         return draw_head(self, layer, head, vectors)
 

@@ -129,6 +129,15 @@ class ExplainedHeads:
         """The energy shares, s^2 over the head's energy, ``[L, H, R]``; zero for a head of zeros."""
         return self.singular_values**2 / self.energy.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)
 
+    @cached_property
+    def energy_beyond_chance(self) -> Tensor | None:
+        """The share of each head's energy in poles beyond chance, ``[L, H]``, 0 to 1; None if it is not known.
+
+        Each of the two poles of a vector has half of its energy.
+        """
+        found = self.beyond_chance()
+        return None if found is None else (self.energy_share * found.float().mean(dim=-1)).sum(dim=-1)
+
     @property
     def p_values(self) -> Tensor | None:
         """The p-value of each fidelity against random directions, ``[L, H, R, poles]`` float64; None if not known."""

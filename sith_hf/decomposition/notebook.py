@@ -73,16 +73,3 @@ class Matches(list[Match]):
         columns = [(name, [getattr(match, name) for match in shown]) for name in ("strength", "share")]
         rows = pole_table(found, self.settings, before=columns, more=len(self) - len(shown))
         return block(title, rows, faint(silent_line([match.explanation for match in self])))
-
-
-def explanations_html(title: object, explanations: Sequence[Explanation], settings: Mapping[str, Any], of: int) -> Markup:
-    """Return a title and a table of poles.
-
-    Args:
-        title: text or HTML.
-        explanations: the poles to show.
-        settings: of the decomposed base.
-        of: the number of poles, with those that are not shown.
-    """
-    rows = pole_table(explanations, settings, more=of - len(explanations))
-    return block(title, rows, faint(silent_line(explanations)) if explanations else None)

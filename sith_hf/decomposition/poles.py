@@ -49,10 +49,10 @@ class ExplainedPoles(ExplainedHeads):
 
     def find(
         self, concept: str, *, embedding: Tensor | None = None, near: float = NEAR, limit: int | None = 20
-    ) -> Matches:
+    ) -> list[Match]:
         """Find the poles that mention a concept or a similar one, strongest first.
 
-        The result is a list of :class:`Match`; a notebook shows it as a table.
+        A notebook shows the result as a table.
 
         Args:
             concept: a concept of the explanations; any text if ``embedding`` is given.
@@ -158,26 +158,28 @@ def head_explanations(heads: ExplainedHeads, position: int, head: int) -> tuple[
         tuple((heads.texts[i], w) for i, w in zip(index, weight, strict=True) if i >= 0 and w > 0)
         for index, weight in pairs
     ]
-    of_pole = {"fidelity": heads.fidelity, "coherence": heads.coherence, "p_value": heads.p_values}
-    of_pole |= {"p_head": heads.p_head}
-    of_vector = {"singular_value": heads.singular_values, "energy_share": heads.energy_share}
-    of_vector |= {"ceiling": heads.ceiling, "total_cosine": heads.total_cosine}
-    columns = {name: each[here].flatten().tolist() for name, each in of_pole.items() if each is not None}
-    for name, each in of_vector.items():
-        if each is not None:
-            columns[name] = each[here].repeat_interleave(count).tolist()
+    of_pole: dict[str, Tensor | None] = {"fidelity": heads.fidelity, "coherence": heads.coherence}
+    of_pole |= {"p_value": heads.p_values, "p_head": heads.p_head}
+    of_vector: dict[str, Tensor | None] = {"singular_value": heads.singular_values, "ceiling": heads.ceiling}
+    of_vector |= {"energy_share": heads.energy_share, "total_cosine": heads.total_cosine}
+    columns: dict[str, list[Any]] = {"concepts": concepts}
+    columns |= {name: each[here].flatten().tolist() for name, each in of_pole.items() if each is not None}
+    columns |= {
+        name: each[here].repeat_interleave(count).tolist() for name, each in of_vector.items() if each is not None
+    }
     if heads.drivers is not None:
-        drivers, (layers, own) = heads.drivers, (slice(position, position + 1), slice(head, head + 1))
-        concept, correlation = drivers.concept[layers, own], drivers.correlation[layers, own]
-        columns["driven_by"] = replace(drivers, concept=concept, correlation=correlation).named()
-    chance = {}
-    if heads.significance is not None:
-        columns["beyond_chance"] = (heads.significance.q[here] <= FDR).flatten().tolist()
-        chance["chance"] = float(heads.significance.chance_of_layer[position])
-        if heads.significance.head_chance is not None:
-            chance["head_chance"] = float(heads.significance.head_chance[here])
-    places = product([heads.layers[position]], [head], range(heads.rank), heads.poles)
+        own = slice(position, position + 1), slice(head, head + 1)
+        drivers = replace(heads.drivers, concept=heads.drivers.concept[own], correlation=heads.drivers.correlation[own])
+        columns["driven_by"] = drivers.named()
+    common: dict[str, Any] = {"layer": heads.layers[position], "head": head, "side": heads.side}
+    found = heads.significance
+    if found is not None:
+        columns["beyond_chance"] = (found.q[here] <= FDR).flatten().tolist()
+        common["chance"] = float(found.chance_of_layer[position])
+        if found.head_chance is not None:
+            common["head_chance"] = float(found.head_chance[here])
+    names = product(range(heads.rank), heads.poles)
     return tuple(
-        Explanation(*place, named, side=heads.side, **chance, **dict(zip(columns, values, strict=True)))
-        for place, named, values in zip(places, concepts, zip(*columns.values(), strict=True), strict=True)
+        Explanation(vector=vector, pole=pole, **common, **dict(zip(columns, values, strict=True)))
+        for (vector, pole), values in zip(names, zip(*columns.values(), strict=True), strict=True)
     )

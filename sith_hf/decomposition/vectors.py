@@ -71,11 +71,11 @@ class SingularVector:
         return f"SingularVector({place}: {self.energy_share:.1%} of the head's energy{words})"
 
     def _repr_html_(self) -> str:
-        title, settings = f"layer {self.layer}, head {self.head}, vector {self.vector}", self.decomposition.base.settings
+        title = f"layer {self.layer}, head {self.head}, vector {self.vector}"
         if not self.explanations:
             energy = f"{self.energy_share:.1%} of the head"
             return block(title, fact_table([("singular value", f"{self.singular_value:.4g}"), ("energy", energy)]))
-        return block(title, pole_table(self.explanations, settings))
+        return block(title, pole_table(self.explanations, self.decomposition.base.settings))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -169,7 +169,7 @@ def at_index(found: ExplainedPoles, index: Any) -> SingularVector | SingularVect
     whole = (*parts, *[slice(None)] * (3 - len(parts)))
     numbers = [_numbers(name, known, part) for (name, known), part in zip(axes, whole, strict=True)]
     if any(isinstance(part, slice) for part in whole):
-        return SingularVectors(found, tuple(product(*numbers)))
+        return SingularVectors(found, tuple(product(numbers[0], numbers[1], numbers[2])))
     return SingularVector(found, *(each[0] for each in numbers))
 
 
@@ -189,7 +189,7 @@ def _numbers(name: str, known: Sequence[int], index: Any) -> list[int]:
     numbers = set(known)
     found_numbers = [n for n in range(*slice(start, stop, parts[2]).indices(known[-1] + 1)) if n in numbers]
     if not found_numbers:
-        raise OutOfRange(f"no {name} is in the slice {_shown(index)}: {have}")
+        raise OutOfRange(f"no {name} is in [{_shown(index)}]: {have}")
     return found_numbers
 
 
