@@ -9,6 +9,7 @@ from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 from sith_hf.core.colours import FAINT, INK
+from sith_hf.core.formatting import counted
 from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.towers import layer_title
@@ -70,10 +71,7 @@ def edit_map(spec: AnySpec, layers: Mapping[str, int]) -> bytes:
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
 
-    changed = sum(len({key[:2] for key in part.keys}) for part in spec.parts)
-    vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
-    heads = "1 attention head" if changed == 1 else f"{changed} attention heads"
-    _text(draw, (LEFT, 34), f"{vectors} in {heads}", 34, INK)
+    _text(draw, (LEFT, 34), map_text(spec), 34, INK)
     _text(draw, (LEFT, 80), "Each square is one edited vector, coloured by its gain.", 23, FAINT)
     top = TITLE
     for part, (num_layers, num_heads) in zip(spec.parts, sizes, strict=True):
@@ -85,6 +83,12 @@ def edit_map(spec: AnySpec, layers: Mapping[str, int]) -> bytes:
     # Level 9 takes three times as long for a file that is a twentieth smaller.
     image.save(file, "PNG", optimize=False, compress_level=7)
     return file.getvalue()
+
+
+def map_text(spec: AnySpec) -> str:
+    """Return the title of the picture."""
+    heads = sum(len({key[:2] for key in part.keys}) for part in spec.parts)
+    return f"{counted(len(spec), 'edited singular vector')} in {counted(heads, 'attention head')}"
 
 
 def number_of_heads(spec: EditSpec) -> int:

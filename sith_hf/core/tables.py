@@ -6,6 +6,7 @@ import io
 from collections.abc import Collection, Mapping, Sequence
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.formatting import fraction
 
 _MOST_LINES = 30
 
@@ -37,7 +38,7 @@ def table(
         )
     for number, row in enumerate(rows):
         style = "dim" if number in dim else ""
-        grid.add_row(*(Text(f"{c:.3f}" if isinstance(c, float) else sanitize(str(c), 400), style) for c in row))
+        grid.add_row(*(Text(fraction(c) if isinstance(c, float) else sanitize(str(c), 400), style) for c in row))
     console = Console(
         file=io.StringIO(),
         width=120,

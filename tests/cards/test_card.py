@@ -258,14 +258,14 @@ class TestMetadata:
         assert not {"base_model", "base_model_relation", "license"} & set(found)
 
     def test_a_local_copy_of_a_base_on_the_hub(self, base, edited):
-        card = model_card(edited, make_spec(base), repo_id="me/x", base_id="them/clip")
+        card = model_card(edited, make_spec(base), repo_id="me/x", base_ids=["them/clip"])
         assert self.metadata(card)["base_model"] == "them/clip"
         assert 'verify("me/x", "path/to/the/base")' in card
         assert "An edited copy of them/clip:" not in card
         assert "names them/clip; the two were not compared" in " ".join(card.split())
         assert "at revision" not in card
         with pytest.raises(InputError, match="cannot be the id"):
-            model_card(edited, make_spec(base), repo_id="me/x", base_id="/a/clip")
+            model_card(edited, make_spec(base), repo_id="me/x", base_ids=["/a/clip"])
 
     @pytest.mark.parametrize(
         ("config", "pipeline"),

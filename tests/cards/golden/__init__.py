@@ -159,7 +159,7 @@ def write_golden(folder: Path, work: Path) -> None:
         spec = make_spec(base)
         save_edited(base, spec, work / "edited")
         write(folder / "local_base.md", cards.model_card(work / "edited", spec, repo_id="me/less-sea"))
-        (folder / "edit_map.png").write_bytes(cards.picture(work / "edited", spec))
+        (folder / "edit_map.png").write_bytes(cards.pictures(work / "edited", spec)[cards.MAP_FILE])
 
         tower = save_base(work / "tower", vision_only=True)
         pinned = make_spec(tower, MANY, base=BaseRef("nobody/clip-on-the-hub", REVISION, {}))
