@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import unicodedata
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sith_hf.core.colours import FAINT, INK, SERIES
+from sith_hf.charts import EDGE, FAINT, INK, SERIES, fitted, font, new_sheet, sheet_bytes
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.formatting import counted, fraction, percent
-from sith_hf.edits import EditEffect
+from sith_hf.edits import EditEffect, NamedEffect
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
-# The most rows of each of the two parts.
+# The most rows of each part of the picture.
 MOST = 8
 
-PAPER, FRAME = (255, 255, 255), (214, 218, 223)
 BASE, EDITED, CONTROL = FAINT, SERIES[0], SERIES[1]
 
 # In pixels; an ordinary screen shows the picture at half its size.
@@ -66,7 +63,7 @@ def _is_part(metric: str) -> bool:
     return any(f", {kind} " in metric for kind in ("class", "group"))
 
 
-def _kept(item: Any, effect: EditEffect) -> Part:
+def _kept(item: NamedEffect, effect: EditEffect) -> Part:
     what = "weakened" if item.direction == "less" else "strengthened"
     values = [(name, kept, False) for name, kept in list(item.kept.items())[:MOST]]
     if len(item.kept) > MOST:
@@ -89,12 +86,10 @@ def alt_text(parts: Sequence[Part]) -> str:
 
 def before_after(parts: Sequence[Part]) -> bytes:
     """Draw a PNG. With one version of Pillow, the same parts give the same bytes."""
-    from PIL import Image, ImageDraw
+    from PIL import ImageDraw
 
-    height = TOP + sum(HEAD + ROW * len(part.rows) for part in parts) + GAP
-    image = Image.new("RGB", (WIDTH, height), PAPER)
-    draw = ImageDraw.Draw(image)
-    draw.rectangle((0, 0, WIDTH - 1, height - 1), outline=FRAME, width=2)
+    sheet = new_sheet(WIDTH, TOP + sum(HEAD + ROW * len(part.rows) for part in parts) + GAP)
+    draw = ImageDraw.Draw(sheet)
     _text(draw, (MARGIN, 34), "Before and after the edit", 34, INK)
     controls = any(row.control for part in parts for row in part.rows)
     _legend(draw, [("base", BASE), ("edited", EDITED), *([("edited, for comparison", CONTROL)] if controls else [])])
@@ -103,29 +98,25 @@ def before_after(parts: Sequence[Part]) -> bytes:
         _text(draw, (MARGIN, y + 38), part.title, 26, INK)
         y += HEAD
         values = [value for row in part.rows for value in (row.base, row.edited)]
-        low, high = min(0.0, *values), max(1.0, *values)
+        ends = min(0.0, *values), max(1.0, *values)
         for number, row in enumerate(part.rows):
-            _row(draw, y + number * ROW, row, number + 1, low, high)
+            _row(draw, y + number * ROW, row, number + 1, *ends)
         y += ROW * len(part.rows)
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=False, compress_level=7)
-    return file.getvalue()
+    return sheet_bytes(sheet)
 
 
 def _row(draw: ImageDraw, y: int, row: Row, number: int, low: float, high: float) -> None:
     """Draw the name of a row, which is the one of this number in its part, and its two bars."""
-    name = _fitted(_drawable(sanitize(row.name, 200), number), LEFT - 24 - MARGIN, 24)
-    _text(draw, (LEFT - 24, y + BAR), name, 24, INK, "rm")
+    _text(draw, (LEFT - 24, y + BAR), fitted(_drawable(row.name, number), LEFT - 24 - MARGIN, 24), 24, INK, "rm")
     scale = BARS / (high - low)
     zero = LEFT + round(-low * scale)
     colours = (BASE, CONTROL if row.control else EDITED)
     pairs = zip((row.base, row.edited), (row.base_text, row.edited_text), colours, strict=True)
     for line, (value, text, colour) in enumerate(pairs):
-        top = y + line * BAR
-        end = zero + round(value * scale)
-        draw.rectangle((min(zero, end), top + 2, max(zero, end) or zero, top + BAR - 3), fill=colour)
+        top, end = y + line * BAR, zero + round(value * scale)
+        draw.rectangle((min(zero, end), top + 2, max(zero, end), top + BAR - 3), fill=colour)
         _text(draw, (max(zero, end) + 12, top + BAR // 2), text, 22, INK, "lm")
-    draw.line((zero, y - 4, zero, y + 2 * BAR + 4), fill=INK, width=2)
+    draw.line((zero, y - 4, zero, y + 2 * BAR + 4), fill=EDGE, width=2)
 
 
 def _legend(draw: ImageDraw, items: Sequence[tuple[str, str]]) -> None:
@@ -133,31 +124,16 @@ def _legend(draw: ImageDraw, items: Sequence[tuple[str, str]]) -> None:
     for name, colour in items:
         draw.rectangle((x, TOP - 26, x + 22, TOP - 4), fill=colour)
         _text(draw, (x + 34, TOP - 14), name, 24, INK, "lm")
-        x += 34 + round(_font(24).getlength(name)) + 48
-
-
-@cache
-def _font(size: int) -> Any:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size)
+        x += 34 + round(font(24).getlength(name)) + 48
 
 
 def _text(draw: ImageDraw, at: tuple[int, int], text: str, size: int, fill: str, anchor: str = "la") -> None:
-    draw.text(at, text, fill=fill, font=_font(size), anchor=anchor)
-
-
-def _fitted(text: str, width: int, size: int) -> str:
-    if _font(size).getlength(text) <= width:
-        return text
-    while text and _font(size).getlength(f"{text}...") > width:
-        text = text[:-1]
-    return f"{text}..."
+    draw.text(at, text, fill=fill, font=font(size), anchor=anchor)
 
 
 def _drawable(text: str, number: int) -> str:
-    """Return a text in letters of the font, which has no accents; in other scripts only its number."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    missing = bytes(_font(24).getmask("\uffff"))
-    known = all(letter.isspace() or bytes(_font(24).getmask(letter)) != missing for letter in set(plain))
+    """Return a text in letters that the font has, without their accents; for other scripts only its number."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", sanitize(text)) if not unicodedata.combining(c))
+    missing = bytes(font(24).getmask("\uffff"))
+    known = all(letter.isspace() or bytes(font(24).getmask(letter)) != missing for letter in set(plain))
     return plain if known else f"(concept {number})"

@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard,
 from sith_hf.cards import facts as card_facts
 from sith_hf.cards.before_after import alt_text, before_after, parts_of
 from sith_hf.cards.edit_map import edit_map, map_text, number_of_heads
-from sith_hf.cards.headline import headline, named_concepts
+from sith_hf.cards.headline import headline, measured_line, named_concepts
 from sith_hf.cards.markdown import render
 from sith_hf.cards.snippets import (
     BASE_FOLDER,
@@ -84,6 +84,7 @@ def model_card(
     body = render(
         "model_card.md.j2",
         **about,
+        measured_line=measured_line(effect, measured["results"]),
         recorded_bases=recorded_bases,
         architecture=architecture,
         library=library,

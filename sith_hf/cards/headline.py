@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sith_hf.cards.markdown import markdown_text
-from sith_hf.core.formatting import count, counted, factor, listed
-from sith_hf.edits import AnySpec, EditSpec
+from sith_hf.core.formatting import count, counted, factor, fraction, listed, percent
+from sith_hf.edits import AnySpec, EditEffect, EditSpec
 from sith_hf.gains import Direction
 from sith_hf.towers import number_of_layers
 
@@ -50,6 +50,29 @@ def headline(spec: AnySpec, escape: Escape = markdown_text) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
+def measured_line(
+    effect: EditEffect | None, results: Sequence[Mapping[str, Any]], escape: Escape = markdown_text
+) -> str | None:
+    """Return what was measured in one sentence without its full stop; None if nothing was.
+
+    Args:
+        effect: of the edit.
+        results: rows of :func:`sith_hf.cards.facts.measured_rows`; the first worst group counts, else the first row.
+        escape: as for :func:`headline`.
+    """
+    said = []
+    for item in () if effect is None else effect.named:
+        which = "weakened" if item.direction == "less" else "strengthened"
+        keeps = f"the similarity of images to the {which} concepts keeps {percent(item.mean)} of its variation"
+        chance = ", no more than chance" if item.beyond_chance is False else ", inverted" if item.mean < 0 else ""
+        random = "" if item.random is None else f", random vectors {percent(item.random)}"
+        said.append(f"{keeps} (other concepts {percent(item.others)}{random}{chance})")
+    if results:
+        row = next((row for row in results if "worst" in row["metric"]), results[0])
+        said.append(f"{escape(row['metric'], 2 * LONGEST)} from {fraction(row['base'])} to {fraction(row['edited'])}")
+    return "; ".join(said) or None
+
+
 def named_concepts(spec: AnySpec) -> list[str]:
     """Return the concepts by which the vectors of an edit were chosen, in the order of :func:`headline`."""
     return list(dict.fromkeys(concept for part in spec.parts for item in _actions(part) for concept in item.concepts))
@@ -83,7 +106,7 @@ def _actions(spec: EditSpec) -> list[_Action]:
         for concept, direction in concepts.items():
             gains.setdefault((concept, direction), []).append(gain)
     # The largest changes first: the order in which an edit names its concepts is not recorded.
-    order = sorted(gains, key=lambda key: (key[1] == "more", -sum(abs(gain - 1) for gain in gains[key])))
+    order = sorted(gains, key=lambda key: (key[1] == "more", -sum(abs(gain - 1) for gain in gains[key]), key[0]))
     grouped: dict[tuple[str, str], list[str]] = {}
     for concept, direction in order:
         grouped.setdefault(_verb(direction, gains[concept, direction]), []).append(concept)
