@@ -12,6 +12,7 @@ from sith_hf.cards.card import (
     dictionary_card,
     edit_tags,
     model_card,
+    picture,
     pictures,
     spec_card,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "is_repo_name",
     "is_wordless",
     "model_card",
+    "picture",
     "pictures",
     "render",
     "silent_poles",

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
 # The most rows of each part of the picture.
-MOST = 8
+MOST = 5
 
 BASE, EDITED, CONTROL = FAINT, SERIES[0], SERIES[1]
 
-# In pixels; an ordinary screen shows the picture at half its size.
-WIDTH, LEFT, BARS, MARGIN = 1400, 480, 700, 40
-TOP, HEAD, ROW, BAR, GAP = 116, 92, 66, 24, 34
+# In pixels. A phone shows the picture at a third of its size, and its texts are still to be read.
+WIDTH, LEFT, BARS, MARGIN = 960, 380, 450, 32
+TOP, HEAD, ROW, BAR, GAP = 124, 92, 66, 25, 30
 
 
 class Row(NamedTuple):
@@ -70,7 +70,7 @@ def _kept(item: NamedEffect, effect: EditEffect) -> Part:
         values.append((f"mean of all {counted(len(item.kept), 'concept')}", item.mean, False))
     values.append((f"{counted(effect.compared, 'other concept')}, median", item.others, True))
     if item.random is not None:
-        values.append(("the same, with random vectors", item.random, True))
+        values.append(("with random vectors", item.random, True))
     rows = [Row(name, 1.0, kept, percent(1.0), percent(kept), control) for name, kept, control in values]
     return Part(f"Similarity of images to {what} concepts: variation kept", tuple(rows))
 
@@ -90,9 +90,9 @@ def before_after(parts: Sequence[Part]) -> bytes:
 
     sheet = new_sheet(WIDTH, TOP + sum(HEAD + ROW * len(part.rows) for part in parts) + GAP)
     draw = ImageDraw.Draw(sheet)
-    _text(draw, (MARGIN, 34), "Before and after the edit", 34, INK)
+    _text(draw, (MARGIN, 26), "Before and after the edit", 34, INK)
     controls = any(row.control for part in parts for row in part.rows)
-    _legend(draw, [("base", BASE), ("edited", EDITED), *([("edited, for comparison", CONTROL)] if controls else [])])
+    _legend(draw, [("base", BASE), ("edited", EDITED), *([("edited, to compare with", CONTROL)] if controls else [])])
     y = TOP
     for part in parts:
         _text(draw, (MARGIN, y + 38), part.title, 26, INK)
@@ -107,7 +107,7 @@ def before_after(parts: Sequence[Part]) -> bytes:
 
 def _row(draw: ImageDraw, y: int, row: Row, number: int, low: float, high: float) -> None:
     """Draw the name of a row, which is the one of this number in its part, and its two bars."""
-    _text(draw, (LEFT - 24, y + BAR), fitted(_drawable(row.name, number), LEFT - 24 - MARGIN, 24), 24, INK, "rm")
+    _text(draw, (LEFT - 16, y + BAR), fitted(_drawable(row.name, number), LEFT - 16 - MARGIN, 25), 25, INK, "rm")
     scale = BARS / (high - low)
     zero = LEFT + round(-low * scale)
     colours = (BASE, CONTROL if row.control else EDITED)
@@ -115,16 +115,16 @@ def _row(draw: ImageDraw, y: int, row: Row, number: int, low: float, high: float
     for line, (value, text, colour) in enumerate(pairs):
         top, end = y + line * BAR, zero + round(value * scale)
         draw.rectangle((min(zero, end), top + 2, max(zero, end), top + BAR - 3), fill=colour)
-        _text(draw, (max(zero, end) + 12, top + BAR // 2), text, 22, INK, "lm")
+        _text(draw, (max(zero, end) + 10, top + BAR // 2), text, 24, INK, "lm")
     draw.line((zero, y - 4, zero, y + 2 * BAR + 4), fill=EDGE, width=2)
 
 
 def _legend(draw: ImageDraw, items: Sequence[tuple[str, str]]) -> None:
-    x = LEFT
+    x = MARGIN
     for name, colour in items:
         draw.rectangle((x, TOP - 26, x + 22, TOP - 4), fill=colour)
-        _text(draw, (x + 34, TOP - 14), name, 24, INK, "lm")
-        x += 34 + round(font(24).getlength(name)) + 48
+        _text(draw, (x + 34, TOP - 14), name, 25, INK, "lm")
+        x += 34 + round(font(25).getlength(name)) + 48
 
 
 def _text(draw: ImageDraw, at: tuple[int, int], text: str, size: int, fill: str, anchor: str = "la") -> None:

@@ -30,6 +30,7 @@ from sith_hf.edits import EDIT_SPEC_LAYOUT, AnySpec, EditEffect, EditSpec, read_
 from sith_hf.errors import InputError
 from sith_hf.files import library_versions
 from sith_hf.towers import folder_format
+from sith_hf.world import EMBEDDED
 
 TAGS = ["sith-hf", "clip", "model-editing"]
 
@@ -91,7 +92,7 @@ def model_card(
         scheme="local-dir:" if repo_id is None else "hf-hub:",
         pipeline_code=code,
         map_file=MAP_FILE,
-        map_text=map_text(spec),
+        map_text=f"Edited by layer and head, coloured by gain: {map_text(spec)}",
         before_after_file=BEFORE_AFTER_FILE,
         picture_text=alt_text(parts_of(effect, measured["results"])),
         measured={name: card_facts.by_data(measured[name]) for name in ("results", "collateral")}
@@ -119,6 +120,11 @@ def model_card(
     return _assembled(ModelCard, metadata, body)
 
 
+def picture(folder: Path, spec: AnySpec) -> bytes:
+    """Return the PNG of the edited heads, ``MAP_FILE``. Raises InputError unless ``folder`` has the edited towers."""
+    return edit_map(spec, card_facts.config_of(Path(folder), spec)[1])
+
+
 def pictures(
     folder: Path, spec: AnySpec, evaluation: Mapping[str, Any] | None = None, effect: EditEffect | None = None
 ) -> dict[str, bytes]:
@@ -127,7 +133,7 @@ def pictures(
     Raises:
         InputError: ``folder`` does not have the edited towers, or the evaluation is invalid.
     """
-    found = {MAP_FILE: edit_map(spec, card_facts.config_of(Path(folder), spec)[1])}
+    found = {MAP_FILE: picture(folder, spec)}
     parts = parts_of(effect, card_facts.measured_rows(evaluation)["results"])
     return found | ({BEFORE_AFTER_FILE: before_after(parts)} if parts else {})
 
@@ -211,7 +217,7 @@ def _about(spec: AnySpec, repo_id: str | None, title: str) -> dict[str, Any]:
     return {
         "title": _title(repo_id, title),
         "place": repo_id or FOLDER,
-        "code_base": pinned or BASE_FOLDER,
+        "code_base": pinned or (EMBEDDED if card_facts.is_embedded(spec.base) else BASE_FOLDER),
         "spec": spec,
         "base_name": card_facts.base_name(spec.base),
         "pinned": pinned is not None,

@@ -8,7 +8,7 @@ from itertools import pairwise
 from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
-from sith_hf.charts import FAINT, INK
+from sith_hf.charts import FAINT, INK, font
 from sith_hf.core.formatting import counted
 from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError
@@ -71,7 +71,9 @@ def edit_map(spec: AnySpec, layers: Mapping[str, int]) -> bytes:
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
 
-    _text(draw, (LEFT, 34), map_text(spec), 34, INK)
+    title = map_text(spec)
+    size = max((size for size in range(20, 35) if font(size).getlength(title) <= width - LEFT - 16), default=20)
+    _text(draw, (LEFT, 34), title, size, INK)
     _text(draw, (LEFT, 80), "Each square is one edited vector, coloured by its gain.", 23, FAINT)
     top = TITLE
     for part, (num_layers, num_heads) in zip(spec.parts, sizes, strict=True):
@@ -86,9 +88,9 @@ def edit_map(spec: AnySpec, layers: Mapping[str, int]) -> bytes:
 
 
 def map_text(spec: AnySpec) -> str:
-    """Return the title of the picture."""
+    """Return what the picture shows: how many vectors in how many heads."""
     heads = sum(len({key[:2] for key in part.keys}) for part in spec.parts)
-    return f"{counted(len(spec), 'edited singular vector')} in {counted(heads, 'attention head')}"
+    return f"{counted(len(spec), 'singular vector')} in {counted(heads, 'attention head')}"
 
 
 def number_of_heads(spec: EditSpec) -> int:
@@ -167,6 +169,4 @@ def _legend(draw: ImageDraw, y: int) -> None:
 
 
 def _text(draw: ImageDraw, at: tuple[int, int], text: str, size: int, fill: str, anchor: str = "la") -> None:
-    from PIL import ImageFont
-
-    draw.text(at, text, fill=fill, font=ImageFont.load_default(size), anchor=anchor)
+    draw.text(at, text, fill=fill, font=font(size), anchor=anchor)

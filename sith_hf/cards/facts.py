@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from sith_hf.core.escaping import impersonal, sanitize, shown_name
-from sith_hf.core.fingerprint import BaseRef
+from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.formatting import count, counted, listed
 from sith_hf.core.settings import Settings
 from sith_hf.core.strict_yaml import read_yaml
@@ -22,6 +22,7 @@ from sith_hf.hub import is_repo_id
 from sith_hf.pursuit import METHODS
 from sith_hf.towers import (
     UNUSABLE,
+    Checkpoint,
     config_json,
     config_settings,
     family_of_config,
@@ -29,6 +30,7 @@ from sith_hf.towers import (
     layer_title,
     number_of_layers,
 )
+from sith_hf.world import embedded_checkpoint
 
 # A table with more rows than the first number is folded; rows after the second are left out.
 FOLD, CUT = 10, 1000
@@ -56,6 +58,13 @@ def encoder_name(name: str) -> str:
 def base_name(base: BaseRef) -> str:
     """Return the Hub id of a base, or the last part of its path."""
     return hub_base(base) or shown_name(base.name)
+
+
+def is_embedded(base: BaseRef) -> bool:
+    """Return whether a base is the checkpoint that comes with sith-hf, wherever it was read from."""
+    checkpoint = Checkpoint.read(embedded_checkpoint())
+    key = min(base.sha256, default="")
+    return key in checkpoint.where and tensor_sha256(checkpoint.tensor(key)) == base.sha256[key]
 
 
 def config_of(folder: Path, spec: AnySpec) -> tuple[str, dict[str, int]]:
