@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from markupsafe import Markup, escape
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.formatting import fraction
 
 LINE = "rgba(128,128,128,.35)"
 """The colour of lines, visible on white and on black."""
@@ -29,7 +30,7 @@ def text(value: object, limit: int = 120) -> Markup:
     """
     if isinstance(value, Markup):
         return value
-    return escape(f"{value:.3f}" if isinstance(value, float) else sanitize(str(value), limit))
+    return escape(fraction(value) if isinstance(value, float) else sanitize(str(value), limit))
 
 
 def joined(parts: Iterable[object], by: str = ", ") -> Markup:
@@ -91,6 +92,11 @@ def html_table(
         body.append(last.format(width, _CELL, faint(f"and {more:,} more")))
     heading = Markup("<thead><tr>{}</tr></thead>").format(head) if columns else Markup("")
     return Markup('<table style="{}">{}<tbody>{}</tbody></table>').format(_TABLE, heading, Markup("").join(body))
+
+
+def fact_table(facts: Iterable[tuple[str, object]]) -> Markup:
+    """Return names and values in two columns; a value of None is left out."""
+    return html_table([], [[faint(name), text(value, 400)] for name, value in facts if value is not None])
 
 
 def block(title: object, *parts: object) -> Markup:
