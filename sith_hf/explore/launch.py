@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sith_hf.errors import MissingExtra
 from sith_hf.explore.explorer import Explorer
+from sith_hf.explore.warm import warm_up
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -41,6 +42,7 @@ def launch(explorer: Explorer, *, host: str = HOST, port: int = PORT, mcp: bool 
         MissingExtra: without Gradio.
     """
     app = build_app(explorer)
+    warm_up(explorer)
     from sith_hf.explore.app import LOOK
 
     app.launch(
