@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sith_hf.errors import MissingExtra
 from sith_hf.explore.explorer import Explorer
+from sith_hf.explore.stubs import no_stubs
 from sith_hf.explore.warm import warm_up
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ def build_app(explorer: Explorer) -> Blocks:
     # Gradio reads these when it is imported.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
-        from sith_hf.explore.app import page
+        with no_stubs():
+            from sith_hf.explore.app import page
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
