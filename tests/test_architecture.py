@@ -19,6 +19,7 @@ ORDER = [
     "errors",
     "core",
     "files",
+    "charts",
     "hub",
     "data",
     "world",

@@ -8,7 +8,7 @@ from itertools import pairwise
 from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
-from sith_hf.core.colours import FAINT, INK
+from sith_hf.charts import FAINT, INK
 from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.towers import layer_title

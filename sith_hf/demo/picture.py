@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from sith_hf.core.colours import GRID, INK, SERIES
+from sith_hf.charts import GRID, INK, SERIES
 from sith_hf.demo.run import DemoResult
 from sith_hf.files import write_whole
 from sith_hf.world import TIED_PAIRS, render, sample_groups

@@ -3,7 +3,7 @@
 It imports ``images``, ``edits`` and everything below. ``metric_classes`` has the metrics as ``evaluate.Metric``.
 """
 
-from sith_hf.evaluation.charts import blank_figure, worst_against_average, write_figure
+from sith_hf.evaluation.charts import worst_against_average
 from sith_hf.evaluation.edit_effect import image_options, leaves, measure_effect, names_concepts, unmeasurable
 from sith_hf.evaluation.held_task import HeldTask, Labelled, hold_tasks
 from sith_hf.evaluation.label_probabilities import Temperature
@@ -22,7 +22,6 @@ __all__ = [
     "Task",
     "Temperature",
     "ZeroShot",
-    "blank_figure",
     "check_sizes",
     "class_embeddings",
     "evaluate",
@@ -35,5 +34,4 @@ __all__ = [
     "sweep",
     "unmeasurable",
     "worst_against_average",
-    "write_figure",
 ]

@@ -151,7 +151,7 @@ def read_picture(explorer: Explorer, path: str | Path) -> Picture:
     """
     advice = "choose another picture, such as a JPEG or PNG"
     try:
-        return _picture(_opened(explorer), decode_image(read_bytes(path, MOST_BYTES)))
+        return _picture(opened_model(explorer), decode_image(read_bytes(path, MOST_BYTES)))
     except BrokenImage as error:
         raise InputError(f"this file cannot be shown ({error}): {advice}") from None
     except (OSError, ValueError):
@@ -184,7 +184,7 @@ def compare_pictures(
     explorer: Explorer, spec: EditSpec | None, pictures: Sequence[Picture], labels: Sequence[str]
 ) -> list[PictureView]:
     """Return the labels of pictures before and after an edit. The weights of the shared model do not change."""
-    editor, opened = explorer.editor, _opened(explorer)
+    editor, opened = explorer.editor, opened_model(explorer)
     text = text_model_of(editor)
     if text is None:
         raise InputError(f"labels cannot be compared: {unmeasurable(editor)}")
@@ -232,8 +232,8 @@ def _base_classes(explorer: Explorer, labels: tuple[str, ...]) -> NDArray[np.flo
 
 
 @lru_cache(maxsize=4)
-def _opened(explorer: Explorer) -> ModelVariant:
-    """Return the model as it takes images."""
+def opened_model(explorer: Explorer) -> ModelVariant:
+    """Return the model as it takes images. Raises InputError if it embeds no images, or no texts with them."""
     reason = unmeasurable(explorer.editor)
     if reason is not None:
         raise InputError(f"pictures cannot be compared: {reason}")
@@ -244,7 +244,7 @@ def _opened(explorer: Explorer) -> ModelVariant:
 @lru_cache(maxsize=4)
 def _grid(explorer: Explorer) -> tuple[str, tuple[Picture, ...]]:
     """Return the first readable pictures of the explorer's images, or drawn ones, and where they are from."""
-    variant = _opened(explorer)
+    variant = opened_model(explorer)
     drawn = DatasetSettings(world="groups", seed=0, pictures=1)
     source = image_dataset(drawn if explorer.images is None else explorer.images, GRID)
     column = source.data.columns.image

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import io
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from sith_hf.core.png import png_bytes
 from sith_hf.errors import InputError
 from sith_hf.explore.explorer import Explorer
 from sith_hf.explore.picture_view import Picture, opened_model
 from sith_hf.gains import Gains
-from sith_hf.grounding import opened, overlay, reading_coefficients, token_parts
+from sith_hf.grounding import overlay, reading_coefficients, token_parts
 from sith_hf.images import private_copy
 
 MOST_VECTORS = 4
@@ -57,7 +56,7 @@ def where_in(explorer: Explorer, gains: Gains, picture: Picture) -> WhereView:
     change = {key: abs(gain - 1) for key, gain in gains.gain.items() if gain != 1}
     if not change:
         raise InputError("nothing is edited yet: add a vector or concept with a gain other than 1")
-    own = private_copy(variant)  # hooks read it
+    own = replace(variant, model=private_copy(variant.model))  # hooks of this call alone
     pixels = picture.pixels[None].to(next(own.model.parameters()).device)
     with torch.inference_mode(), reading_coefficients(own.model, editor.tower, decomposition, list(change)) as reader:
         own.embed(pixels)
@@ -70,3 +69,21 @@ def where_in(explorer: Explorer, gains: Gains, picture: Picture) -> WhereView:
         total = total + change[key] * parts.patches[0].abs().cpu().float()
     place, share = _strongest(total)
     return WhereView(_drawn(picture, total), place, share, tuple(strongest), len(change))
+
+
+def _strongest(total: Tensor) -> tuple[str, float]:
+    """Return the place of the largest patch of ``[rows, columns]`` in words, and its share of all."""
+    rows, columns = total.shape
+    row, column = divmod(int(total.argmax()), columns)
+    line, side = _LINES[3 * row // rows], _COLUMNS[3 * column // columns]
+    place = side if line == "middle" and side == "centre" else f"{line} {side}"
+    return place, float(total.max() / total.sum().clamp(min=torch.finfo(total.dtype).tiny))
+
+
+def _drawn(picture: Picture, total: Tensor) -> bytes:
+    shown = Image.open(io.BytesIO(picture.shown)).convert("RGB")
+    if min(shown.size) < SIDE:
+        shown = shown.resize((SIDE, SIDE * shown.height // shown.width), Image.Resampling.NEAREST)
+    file = io.BytesIO()
+    overlay(shown, total, float(total.max())).save(file, format="PNG", compress_level=1)
+    return file.getvalue()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sith_hf.core.colours import FAINT, GRID, INK
+from sith_hf.charts import FAINT, GRID, INK
 from sith_hf.core.escaping import sanitize
 from sith_hf.grounding.pole import GroundedPole
 from sith_hf.grounding.view import opened

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sith_hf.core.colours import FAINT, INK
+from sith_hf.charts import FAINT, INK
 from sith_hf.decomposition import Explanation
 from sith_hf.grounding.agreement import Agreement
 from sith_hf.grounding.pole import GroundedImage, GroundedPole
