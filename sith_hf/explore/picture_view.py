@@ -37,6 +37,7 @@ from sith_hf.images import (
     text_model_of,
 )
 from sith_hf.towers import LoadedModel
+from sith_hf.world import TIED_PAIRS
 
 TEMPLATE = "a photo of a {}"
 """The prompt around each label."""
@@ -47,7 +48,7 @@ MOST_LABELS, LONGEST = 50, 200
 GRID = 8
 """The number of pictures in the grid."""
 
-MOST_BYTES = 20 * 2**20
+MOST_BYTES = 200 * 2**20
 """The largest file of a picture."""
 
 
@@ -130,7 +131,8 @@ def read_labels(text: str) -> tuple[str, ...]:
     Raises:
         InputError: fewer than two, too many, or one that is too long.
     """
-    labels = tuple(dict.fromkeys(part.strip() for line in text.splitlines() for part in line.split(",") if part.strip()))
+    parts = (part.strip() for line in text.splitlines() for part in line.split(","))
+    labels = tuple(dict.fromkeys(part for part in parts if part))
     if len(labels) < 2:
         raise InputError("write at least two labels with a comma between them, such as: boat, bird")
     if len(labels) > MOST_LABELS:
@@ -141,6 +143,11 @@ def read_labels(text: str) -> tuple[str, ...]:
             f"a label has at most {LONGEST} characters, and one has {len(longest)}: put commas between labels"
         )
     return labels
+
+
+def default_labels(explorer: Explorer) -> str:
+    """Return labels of the pictures that are drawn without images of the user; none for images."""
+    return "" if explorer.images is not None else ", ".join(name for pair in TIED_PAIRS for name, _ in pair)
 
 
 def read_picture(explorer: Explorer, path: str | Path) -> Picture:
