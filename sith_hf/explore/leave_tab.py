@@ -85,7 +85,7 @@ def _pushing(shared: Shared, large: gr.Checkbox) -> None:
             max_length=400,
             html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False),
         )
-    private = gr.Checkbox(label="Make a new repository private")
+    private = gr.Checkbox(label="Private, if it is new")
     with gr.Row():
         look = gr.Button("Dry run: list the files and read the card")
         send = gr.Button("Publish", variant="primary")
