@@ -10,6 +10,7 @@ import gradio as gr
 
 from sith_hf.errors import SithError
 from sith_hf.explore.basket import Basket
+from sith_hf.explore.edit_view import preview
 from sith_hf.explore.explorer import Explorer
 from sith_hf.explore.html import message, render
 from sith_hf.explore.leave_view import push, save, title_of, write_files
@@ -36,7 +37,11 @@ def leave_tab(shared: Shared) -> None:
     if explorer.model is None:
         panel(message("An edited checkpoint needs the model: start again with --model."), name="leave-model")
         return
-    large = gr.Checkbox(label="Accept a large edit", info="Above the limits on energy or drift.")
+    large = gr.Checkbox(label="Accept a large edit", visible=False)
+    basket.change(
+        partial(_large, explorer), basket, large, show_progress="hidden", api_visibility="private",
+        trigger_mode="always_last",
+    )  # fmt: skip
     if explorer.local:
         _saving(shared, large)
     _pushing(shared, large)
@@ -61,9 +66,8 @@ def _downloads(shared: Shared) -> None:
 
 def _saving(shared: Shared, large: gr.Checkbox) -> None:
     panel("<h3>Save the edited checkpoint</h3>", name="save")
-    with gr.Row():
-        folder = gr.Textbox(label="Folder on this machine", placeholder="edited", scale=3, min_width=200)
-        overwrite = gr.Checkbox(label="Replace another checkpoint there", scale=1, min_width=200)
+    folder = gr.Textbox(label="Folder on this machine", placeholder="edited")
+    overwrite = gr.Checkbox(label="Replace another checkpoint there")
     button = gr.Button("Save")
     said = panel(name="saved")
     given = [shared.basket, folder, overwrite, large]
@@ -98,6 +102,15 @@ def _pushing(shared: Shared, large: gr.Checkbox) -> None:
 
 def _title(basket: Basket) -> str:
     return render("leave.html.j2", title=title_of(basket), empty=not basket.items)
+
+
+def _large(explorer: Explorer, basket: Basket) -> Any:
+    """Ask for a confirmation of an edit above the limits; an earlier one does not count for another edit."""
+    try:
+        excess = preview(explorer, basket).excess
+    except SithError:
+        excess = ""  # the tab Edit shows the error
+    return gr.Checkbox(value=False, info=f"It changes {excess}, which damages most models.", visible=bool(excess))
 
 
 def _prepared(explorer: Explorer, basket: Basket) -> Iterator[tuple[Any, Any]]:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from sith_hf.checkpoint import SavedCheckpoint, measured, save_edited
+from sith_hf.checkpoint import SITH, SavedCheckpoint, measured, save_edited, write_card
 from sith_hf.core.escaping import sanitize, shown_name
 from sith_hf.core.secrets import mask
 from sith_hf.core.strict_yaml import write_yaml
@@ -26,10 +26,8 @@ from sith_hf.explore.explorer import Explorer
 from sith_hf.files import scratch_folder, write_whole
 from sith_hf.hub import PushResult, is_repo_id
 from sith_hf.publish import push_edited
-from sith_hf.recipe import Recipe, decompose_key
+from sith_hf.recipe import RECIPE, Recipe, decompose_key
 from sith_hf.world import EMBEDDED, embedded_checkpoint
-
-RECIPE_FILE = "recipe.yaml"
 
 # Items that a title lists.
 _LISTED = 4
@@ -89,28 +87,32 @@ def title_of(basket: Basket) -> str:
     return sanitize(", ".join(parts) or "changes nothing", 300)
 
 
-def recipe_text(explorer: Explorer, basket: Basket) -> str:
+def recipe_text(explorer: Explorer, basket: Basket, *, shared: bool = False) -> str:
     """Return the recipe that repeats the edit of a basket with ``sith-hf run``.
 
-    It starts from the same decomposition, so that the same vectors are chosen. On a page that others reach, it names no
-    folder of this machine.
+    It starts from the same decomposition, so that the same vectors are chosen.
+
+    Args:
+        explorer: the decomposition, and perhaps the model.
+        basket: the edit.
+        shared: name no folder of this machine; so it is on a page that others reach.
 
     Raises:
         InputError: nothing is changed, or an item cannot be used.
     """
     view = preview(explorer, basket)
     _check(basket, [item.problem or view.problem for item in view.items])
-    tower = explorer.decomposition.tower
+    tower, shared = explorer.decomposition.tower, shared or not explorer.local
     data: dict[str, Any] = {
         "title": title_of(basket),
-        "base": {"model": _place(explorer, explorer.model or explorer.decomposition.base.name)},
-        decompose_key(tower): {"from": _place(explorer, explorer.source)},
+        "base": {"model": _place(explorer.model or explorer.decomposition.base.name, shared)},
+        decompose_key(tower): {"from": _place(explorer.source, shared)},
         "edits": [_step(item, tower, words=view.with_model) for item in basket.items if item.gain != 1],
     }
     if view.excess:
         data["large_edit"] = True
     text = write_yaml(data, "made by sith-hf explore; run it with: sith-hf run recipe.yaml -o FOLDER")
-    Recipe.from_text(text, RECIPE_FILE)
+    Recipe.from_text(text, RECIPE)
     return text
 
 
@@ -121,9 +123,9 @@ def write_files(explorer: Explorer, basket: Basket, folder: Path) -> list[Path]:
         InputError: nothing is changed, or an item cannot be used.
     """
     recipe = recipe_text(explorer, basket)
-    write_whole(folder / RECIPE_FILE, recipe.encode("utf-8"))
+    write_whole(folder / RECIPE, recipe.encode("utf-8"))
     spec = [] if explorer.model is None else [finished(explorer, basket).spec.save_pretrained(folder)]
-    return [*spec, folder / RECIPE_FILE]
+    return [*spec, folder / RECIPE]
 
 
 def finished(explorer: Explorer, basket: Basket) -> Edit:
@@ -222,6 +224,10 @@ def _save(
     reason = unmeasurable(explorer.editor)
     effect = None if reason is not None else _effect(explorer, basket)
     saved = save_edited(str(explorer.model), edit.spec, folder, overwrite=overwrite, measure=measured(effect))
+    recipe = saved.folder / SITH / RECIPE
+    if not recipe.exists():
+        write_whole(recipe, recipe_text(explorer, basket, shared=True).encode("utf-8"))
+        write_card(saved.folder)  # again, with the recipe
     return saved, str(effect) if reason is None else f"the effect of the edit was not measured: {reason}"
 
 
@@ -296,13 +302,13 @@ def _step(item: Item, tower: str, *, words: bool) -> dict[str, Any]:
     return {**step, "gain": float(item.gain), **({} if tower == "vision" else {"tower": tower})}
 
 
-def _place(explorer: Explorer, name: str) -> str:
+def _place(name: str, shared: bool) -> str:
     """Return how a recipe names a model or a decomposition."""
     if not os.path.exists(name):
         return name
     if os.path.realpath(name) == os.path.realpath(embedded_checkpoint()):
         return EMBEDDED
-    return os.path.abspath(name) if explorer.local else shown_name(name)
+    return shown_name(name) if shared else os.path.abspath(name)
 
 
 def _verb(gain: float) -> str:
