@@ -24,12 +24,15 @@ class Explorer:
         source: the folder or Hub id that it was read from.
         model: the folder or Hub id of its model, loaded when first needed; None without one.
         images: a data set of images; None without one.
+        local: whether only the user of this machine reaches the page. If not, it reads and writes no path that a reader
+            of the page names, and uses no token of this machine.
     """
 
     decomposition: Decomposition
     source: str
     model: str | None = None
     images: str | None = None
+    local: bool = True
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
     @classmethod

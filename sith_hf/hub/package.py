@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from huggingface_hub import constants
 
@@ -35,7 +35,8 @@ class PushOptions(TypedDict, total=False):
         revision: the branch to commit to, created from ``main`` if missing. ``main`` when None.
         create_pr: open a pull request against ``main`` instead of committing.
         commit_message: the title of the commit.
-        token: a token with write access; the usual places (``HF_TOKEN``, ``hf auth login``) when None.
+        token: a token with write access; the usual places (``HF_TOKEN``, ``hf auth login``) when None. False for a dry
+            run with no token at all.
         overwrite_card: replace a README.md that was written or changed by hand.
         dry_run: send nothing; the result lists what would be sent. Without the Hub, it is not compared with the
             repository.
@@ -45,7 +46,7 @@ class PushOptions(TypedDict, total=False):
     revision: str | None
     create_pr: bool
     commit_message: str | None
-    token: str | None
+    token: str | Literal[False] | None
     overwrite_card: bool
     dry_run: bool
 
