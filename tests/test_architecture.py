@@ -42,6 +42,7 @@ ORDER = [
     "fidelity",
     "recipe",
     "tuning",
+    "explore",
     "demo",
     "cli",
     "__main__",
