@@ -38,7 +38,9 @@ def short(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{{{_listed([f'{short(key)}: {short(item)}' for key, item in _few(value.items())], len(value))}}}"
     if isinstance(value, Sequence | set | frozenset):
-        return f"({_listed([short(item) for item in _few(value)], len(value))})"
+        # A dataclass is long: those in a list are counted.
+        shown = [] if any(map(is_dataclass, value)) else [short(item) for item in _few(value)]
+        return f"({_listed(shown, len(value))})"
     return sanitize(repr(value), 120) if is_dataclass(value) else f"<{type(value).__name__}>"
 
 
