@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.core.validation import whole_number, whole_numbers
 from sith_hf.errors import InputError
 from sith_hf.pursuit import Pursuit
@@ -30,6 +31,7 @@ _OF_WORDS = {
 }
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class DecomposeSettings:
     """The settings of a decomposition. Raises InputError for values that are invalid for every tower.

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import Decomposition
 
@@ -30,6 +31,7 @@ def reversed_directions(named: Mapping[str, Direction]) -> dict[str, Direction]:
     return {concept: "more" if direction == "less" else "less" for concept, direction in named.items()}
 
 
+@short_repr
 @dataclass(frozen=True)
 class Evidence:
     """Why a vector counts as being about some concepts.
@@ -56,6 +58,7 @@ class Evidence:
         return {key: value for key, value in (vars(self) | {"near": near}).items() if value is not None}
 
 
+@short_repr
 @dataclass(frozen=True)
 class Gains:
     """Singular vectors with their gains, and the reason for each; every other vector keeps a gain of 1.

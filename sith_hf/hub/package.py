@@ -18,6 +18,7 @@ from huggingface_hub import constants
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_start
 from sith_hf.core.secrets import find_token, known_tokens
+from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import HubError, InputError
 from sith_hf.hub.errors import OFFLINE
 
@@ -161,6 +162,7 @@ class UploadPackage:
         return path not in self.files and any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
+@short_repr
 @dataclass(frozen=True)
 class PushResult:
     """The files that a push sent, or would send.
