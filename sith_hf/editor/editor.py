@@ -16,6 +16,7 @@ from torch import Tensor
 from sith_hf.adaptation import DIRECTIONS, Adaptation, compare, explain_change, load_tuned
 from sith_hf.checkpoint import SavedCheckpoint, history, locate, measured, revert, save_edited
 from sith_hf.concepts import ConceptDictionary
+from sith_hf.core.ranges import Numbers
 from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match, decompose
 from sith_hf.editor.edit import Edit
 from sith_hf.editor.encoder import ConceptEncoder
@@ -261,9 +262,9 @@ class SithEditor:
         self,
         images: Any = None,
         *,
-        layers: Iterable[int] | None = None,
-        heads: Iterable[int] | None = None,
-        vectors: Iterable[int] | None = None,
+        layers: Numbers | None = None,
+        heads: Numbers | None = None,
+        vectors: Numbers | None = None,
         top: int | None = None,
         spec: AnySpec | None = None,
         **options: Any,
@@ -287,7 +288,7 @@ class SithEditor:
         tuned: str | Path | SithEditor,
         concepts: ConceptDictionary | None = None,
         *,
-        layers: Iterable[int] | None = None,
+        layers: Numbers | None = None,
         directions: int = DIRECTIONS,
         device: torch.device | str | None = None,
         progress: bool = False,
