@@ -62,10 +62,10 @@ def compare(
     source = options.dictionary_of(**words) if words else None
 
     from sith_hf.adaptation import load_tuned, tensor_changes
+    from sith_hf.charts import blank_figure
     from sith_hf.core.escaping import sanitize
     from sith_hf.core.tables import table
     from sith_hf.editor import SithEditor
-    from sith_hf.evaluation import blank_figure
 
     if output is not None:
         with blank_figure():  # fail early without matplotlib

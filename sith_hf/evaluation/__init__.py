@@ -3,7 +3,7 @@
 It imports ``images``, ``edits`` and everything below. ``metric_classes`` has the metrics as ``evaluate.Metric``.
 """
 
-from sith_hf.evaluation.charts import blank_figure, worst_against_average, write_figure
+from sith_hf.evaluation.charts import worst_against_average
 from sith_hf.evaluation.edit_effect import image_options, leaves, measure_effect, names_concepts, unmeasurable
 from sith_hf.evaluation.held_task import HeldTask, Labelled, hold_tasks
 from sith_hf.evaluation.plan import Plan, Task, ZeroShot
@@ -19,7 +19,6 @@ __all__ = [
     "Sweep",
     "Task",
     "ZeroShot",
-    "blank_figure",
     "evaluate",
     "hold_tasks",
     "image_options",
@@ -30,5 +29,4 @@ __all__ = [
     "sweep",
     "unmeasurable",
     "worst_against_average",
-    "write_figure",
 ]

@@ -1,0 +1,10 @@
+"""The explorer in the browser: a map of the heads, each head's vectors, search, edits and comparisons on one page.
+
+It imports ``tuning`` and everything below. What a page shows is in ``*_view`` and ``templates``, which know nothing of
+Gradio (the extra ``explore``); the widgets are in ``*_tab``.
+"""
+
+from sith_hf.explore.explorer import Explorer
+from sith_hf.explore.launch import build_app, launch
+
+__all__ = ["Explorer", "build_app", "launch"]
