@@ -18,6 +18,7 @@ from sith_hf.checkpoint import SavedCheckpoint, history, locate, measured, rever
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.html import block, fact_table
+from sith_hf.core.ranges import Numbers
 from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match, decompose
 from sith_hf.editor.edit import Edit
 from sith_hf.editor.encoder import ConceptEncoder
@@ -274,9 +275,9 @@ class SithEditor:
         self,
         images: Any = None,
         *,
-        layers: Iterable[int] | None = None,
-        heads: Iterable[int] | None = None,
-        vectors: Iterable[int] | None = None,
+        layers: Numbers | None = None,
+        heads: Numbers | None = None,
+        vectors: Numbers | None = None,
         top: int | None = None,
         spec: AnySpec | None = None,
         **options: Any,
@@ -300,7 +301,7 @@ class SithEditor:
         tuned: str | Path | SithEditor,
         concepts: ConceptDictionary | None = None,
         *,
-        layers: Iterable[int] | None = None,
+        layers: Numbers | None = None,
         directions: int = DIRECTIONS,
         device: torch.device | str | None = None,
         progress: bool = False,
