@@ -17,6 +17,7 @@ from sith_hf.cards.card import (
 from sith_hf.cards.facts import (
     CUT,
     FOLD,
+    base_name,
     config_of,
     edit_setting_rows,
     explained,
@@ -28,6 +29,7 @@ from sith_hf.cards.facts import (
     vector_rows,
 )
 from sith_hf.cards.markdown import render
+from sith_hf.cards.space import space_card
 
 __all__ = [
     "CUT",
@@ -35,6 +37,7 @@ __all__ = [
     "FOLD",
     "MAP_FILE",
     "TAGS",
+    "base_name",
     "config_of",
     "decomposition_card",
     "dictionary_card",
@@ -47,6 +50,7 @@ __all__ = [
     "picture",
     "render",
     "silent_poles",
+    "space_card",
     "spec_card",
     "summary",
     "towers_of",
