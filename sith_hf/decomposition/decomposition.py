@@ -236,8 +236,8 @@ class Decomposition(Pushable):
         self.require_words()
         if pole not in self.poles:
             raise InputError(f"pole {pole!r} was not explained: this decomposition has {', '.join(self.poles)}")
-        number = (position * self.num_heads + head) * self.rank + vector
-        return self._explanations[number * len(self.poles) + self.poles.index(pole)]
+        of_head = self._of_head(position * self.num_heads + head)
+        return of_head[vector * len(self.poles) + self.poles.index(pole)]
 
     def place(self, layer: int, head: int, vector: int) -> tuple[int, int, int]:
         """Return the index of a vector on the axes L, H, R. Raises InputError for one that is not there."""
@@ -249,33 +249,51 @@ class Decomposition(Pushable):
     @cached_property
     def _explanations(self) -> tuple[Explanation, ...]:
         """Every explained pole, by layer, head, vector, pole."""
-        shape = self.fidelity.shape
-        places = product(self.layers, range(self.num_heads), range(self.rank), self.poles)
-        pairs = zip(self.concept.flatten(0, 3).tolist(), self.weight.flatten(0, 3).tolist(), strict=True)
-        concepts = (
-            tuple((self.texts[i], w) for i, w in zip(index, weight, strict=True) if i >= 0 and w > 0)
-            for index, weight in pairs
-        )
-        numbers = [
-            tensor.reshape(*shape[:3], -1).expand(shape).flatten().tolist()
-            for tensor in (self.singular_values, self.energy_share, self.fidelity, self.ceiling, self.coherence)
-        ]
-        unknown = [None] * shape.numel()
-        cosine = self.total_cosine
-        known: dict[str, Tensor | None] = {
+        return tuple(item for number in range(len(self.layers) * self.num_heads) for item in self._of_head(number))
+
+    def _of_head(self, number: int) -> tuple[Explanation, ...]:
+        """The poles of one head, by vector and pole; heads are counted through the layers. Computed once for each."""
+        if number not in self._heads:
+            self._heads[number] = self._explained(number)
+        return self._heads[number]
+
+    @cached_property
+    def _heads(self) -> dict[int, tuple[Explanation, ...]]:
+        return {}
+
+    @cached_property
+    def _known(self) -> dict[str, Tensor | None]:
+        """What is known of each pole, by the names of ``Explanation``, ``[L, H, R, poles]`` each; None if it is not."""
+        shape, cosine = self.fidelity.shape, self.total_cosine
+        return {
             "p_value": self.p_values,
-            "total_cosine": None if cosine is None else cosine.repeat_interleave(len(self.poles), -1),
+            "total_cosine": None if cosine is None else cosine.unsqueeze(-1).expand(shape),
             "p_head": self.p_head,
             "chance": self.chance_level("residual"),
             "head_chance": self.chance_level("head"),
             "beyond_chance": self.beyond_chance(),
         }
-        more = {name: unknown if each is None else each.flatten().tolist() for name, each in known.items()}
+
+    def _explained(self, number: int) -> tuple[Explanation, ...]:
+        at = divmod(number, self.num_heads)
+        shape = self.fidelity.shape[2:]
+        layer, places = self.layers[at[0]], product(range(self.rank), self.poles)
+        pairs = zip(self.concept[at].flatten(0, 1).tolist(), self.weight[at].flatten(0, 1).tolist(), strict=True)
+        concepts = (
+            tuple((self.texts[i], w) for i, w in zip(index, weight, strict=True) if i >= 0 and w > 0)
+            for index, weight in pairs
+        )
+        numbers = [
+            tensor[at].reshape(self.rank, -1).expand(shape).flatten().tolist()
+            for tensor in (self.singular_values, self.energy_share, self.fidelity, self.ceiling, self.coherence)
+        ]
+        unknown = [None] * shape.numel()
+        more = {name: unknown if each is None else each[at].flatten().tolist() for name, each in self._known.items()}
         more |= {"side": [self.side] * shape.numel()}
-        more |= {"driven_by": unknown if self.drivers is None else self.drivers.named()}
+        more |= {"driven_by": unknown if self.drivers is None else self.drivers.named(at)}
         return tuple(
-            Explanation(layer, head, vector, pole, named, *values, **dict(zip(more, others, strict=True)))
-            for (layer, head, vector, pole), named, *values, others in zip(
+            Explanation(layer, at[1], vector, pole, named, *values, **dict(zip(more, others, strict=True)))
+            for (vector, pole), named, *values, others in zip(
                 places, concepts, *numbers, zip(*more.values(), strict=True), strict=True
             )
         )
@@ -348,8 +366,9 @@ class Decomposition(Pushable):
         queries = (self.embedding_of(concept) if embedding is None else embedding).reshape(1, -1).float()
         strength, share = self.strength(queries, near).flatten(), self.share(queries, near).flatten()
         order = torch.argsort(strength, descending=True, stable=True)[:limit]
+        size = self.rank * len(self.poles)
         return [
-            Match(self._explanations[index], float(strength[index]), float(share[index]))
+            Match(self._of_head(index // size)[index % size], float(strength[index]), float(share[index]))
             for index in order[strength[order] > 0].tolist()
         ]
 

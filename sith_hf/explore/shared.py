@@ -48,9 +48,9 @@ class Shared:
                     layer, number, _ = self.place(data)
                     return (layer, number), basket, gr.Tabs(selected="map")
                 case "add" if "concept" in data:
-                    return head, basket.with_item(Item(0.0, concept=data["concept"])), gr.skip()
+                    return head, basket.added(Item(0.0, concept=data["concept"])), gr.skip()
                 case "add":
-                    return head, basket.with_item(Item(0.0, vector=self.place(data))), gr.skip()
+                    return head, basket.added(Item(0.0, vector=self.place(data))), gr.skip()
         except SithError as error:
             raise gr.Error(str(error), print_exception=False) from None
         return head, basket, gr.skip()
