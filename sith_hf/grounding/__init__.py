@@ -12,6 +12,7 @@ from sith_hf.grounding.grounding import FILE, Grounding
 from sith_hf.grounding.patches import TokenParts, token_parts
 from sith_hf.grounding.pole import GroundedImage, GroundedPole
 from sith_hf.grounding.running_top import RunningTop, SeenImage
+from sith_hf.grounding.sheet import overlay
 
 __all__ = [
     "Agreement",
@@ -32,6 +33,7 @@ __all__ = [
     "driven_by",
     "ground",
     "is_driven_by",
+    "overlay",
     "read_where",
     "reading_coefficients",
     "repeats",
