@@ -93,6 +93,11 @@ def html_table(
     return Markup('<table style="{}">{}<tbody>{}</tbody></table>').format(_TABLE, heading, Markup("").join(body))
 
 
+def fact_table(facts: Iterable[tuple[str, object]]) -> Markup:
+    """Return names and values in two columns; a value of None is left out."""
+    return html_table([], [[faint(name), text(value, 400)] for name, value in facts if value is not None])
+
+
 def block(title: object, *parts: object) -> Markup:
     """Return a title with paragraphs, tables and other blocks below it; empty parts are left out."""
     inside = Markup("").join(Markup("<div>{}</div>").format(text(part, 400)) for part in parts if part)

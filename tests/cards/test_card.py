@@ -16,13 +16,14 @@ import torch
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
 from markdown_it import MarkdownIt
-from PIL import Image
+from PIL import Image, ImageColor
 
 from sith_hf.cards import facts as card_facts
 from sith_hf.cards import markdown as templates
 from sith_hf.cards.card import decomposition_card, dictionary_card, model_card, spec_card
-from sith_hf.cards.edit_map import EMPTY, SCALE, colour, edit_map
+from sith_hf.cards.edit_map import SCALE, colour, edit_map
 from sith_hf.cards.markdown import fenced, impersonal, markdown_text
+from sith_hf.charts import EMPTY
 from sith_hf.checkpoint.lora import adapter_card, adapter_config
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.core.fingerprint import BaseRef
@@ -494,7 +495,7 @@ class TestPicture:
     def test_unedited_cells_are_empty(self, base):
         image = self.pixels(edit_map(make_spec(base, [(2, 3, 0, 0.0)]), LAYERS))
         cell = 76
-        assert (image[TOP + 10 : TOP + cell - 10, 108 + 10 : 108 + cell - 10] == EMPTY).all()
+        assert (image[TOP + 10 : TOP + cell - 10, 108 + 10 : 108 + cell - 10] == ImageColor.getrgb(EMPTY)).all()
         last = image[TOP + 2 * cell :][:cell, 108 + 3 * cell :][:, :cell]
         assert (last == colour(0.0)).all(axis=-1).any()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sith_hf.decomposition.decomposition import NEAR
+from sith_hf.decomposition import NEAR
 from sith_hf.errors import InputError
 from sith_hf.gains import SHARE_THRESHOLD, Selection, by_concepts
 

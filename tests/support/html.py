@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 # The tags that sith_hf.core.html writes; what a hostile text could add is not among them.
-WRITTEN = {"table", "thead", "tbody", "tr", "th", "td", "div", "span", "b", "details", "summary"}
+WRITTEN = {"table", "thead", "tbody", "tr", "th", "td", "div", "span", "b", "details", "summary", "bdi"}
 ATTRIBUTES = {"style", "scope", "colspan", "aria-hidden"}
 ENDLESS = {"br", "img", "hr", "input", "meta", "link"}
 
