@@ -92,12 +92,11 @@ def explain_change(
     dictionary: ConceptDictionary,
     pursuit: Pursuit | None = None,
     *,
-    side: str = "write",
     device: torch.device | str | None = None,
     job: ResumableJob | None = None,
     progress: bool = False,
 ) -> tuple[ChangeWords, ...]:
-    """Explain the leading directions that the changes of some heads write, or read, both poles.
+    """Explain the leading write directions of the changes of some heads, both poles.
 
     They take the way of the base to the joint space, and the false discovery rate is over all of them.
 
@@ -106,7 +105,6 @@ def explain_change(
         changed: the heads that changed, with the number of their directions.
         dictionary: encoded concepts.
         pursuit: the sparse coder.
-        side: ``"write"`` or ``"read"``.
         device, job, progress: as for :func:`sith_hf.decomposition.decompose`.
 
     Returns:
@@ -124,7 +122,7 @@ def explain_change(
         ChangedLayer(**vars(one), tuned=other) if number in layers else one
         for number, (one, other) in enumerate(zip(base.layers, tuned.layers, strict=True))
     ]
-    settings = DecomposeSettings(layers=layers, rank=rank, side=side, pursuit=pursuit or Pursuit())
+    settings = DecomposeSettings(layers=layers, rank=rank, pursuit=pursuit or Pursuit())
     found = decompose(
         replace(base, layers=tuple(rows)), dictionary, settings, device=device, job=job, progress=progress
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from sith_hf.adaptation import TURNED, DecompositionDiff
-from sith_hf.decomposition import Decomposition, Explanation
+from sith_hf.decomposition import Decomposition
 from sith_hf.explore.map_view import Cell, MapView
 from sith_hf.towers import layer_title
 
@@ -66,6 +69,21 @@ class VectorPair:
         return self.cosine > SAME
 
 
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The vectors of a head on one side.
+
+    Attributes:
+        directions: ``[R, D]``, unit length.
+        shares: of the energy of the head, R.
+        poles: for each vector its poles; without words, no pole.
+    """
+
+    directions: Tensor
+    shares: tuple[float, ...]
+    poles: tuple[tuple[Pole, ...], ...]
+
+
 @dataclass(frozen=True)
 class Direction:
     """A direction of a change, its share of the change of its head, 0 to 1, and the words of its poles."""
@@ -97,48 +115,70 @@ class HeadComparison:
     note: str = ""
 
 
-def vector_pairs(first: Decomposition, second: Decomposition, layer: int, head: int) -> tuple[VectorPair, ...]:
-    """Return the vectors of a head, each beside the vector of ``second`` that is most like it.
+@dataclass(frozen=True, eq=False)
+class Comparison(ABC):
+    """Two sides: A, which is open, and B.
 
-    Raises InputError for a layer or head that either lacks.
+    Attributes:
+        names: of A and B.
+        facts: sentences about the whole.
+        maps: name of a map to the map; the first one is shown at the start.
     """
-    ours, theirs = ((item.position(layer), item.resolve_head(head)) for item in (first, second))
-    cosines = getattr(first, first.side)[ours].double() @ getattr(second, first.side)[theirs].double().T
+
+    names: tuple[str, str]
+    facts: tuple[str, ...]
+    maps: Mapping[str, MapView]
+
+    @abstractmethod
+    def head(self, layer: int, head: int) -> HeadComparison:
+        """Return a head of both. Raises InputError for one that is not in both."""
+
+
+def side_of(found: Decomposition, layer: int, head: int) -> Side:
+    """Return the vectors of a head of a decomposition. Raises InputError for a layer or head that is not there."""
+    place = found.position(layer), found.resolve_head(head)
+    explained = [[found.explain(layer, head, vector, p) for p in found.poles] for vector in range(found.rank)]
+    return Side(
+        getattr(found, found.side)[place].double(),
+        tuple(found.energy_share[place].tolist()),
+        tuple(tuple(Pole(e.pole, words_of(e.concepts), e.silent) for e in poles) for poles in explained),
+    )
+
+
+def words_of(concepts: Iterable[tuple[str, float]]) -> tuple[Word, ...]:
+    """Return the words of an explanation."""
+    return tuple(Word(text, weight) for text, weight in concepts)
+
+
+def vector_pairs(first: Side, second: Side) -> tuple[VectorPair, ...]:
+    """Return the vectors of ``first``, each beside the vector of ``second`` that is most like it."""
+    cosines = first.directions @ second.directions.T
     best = cosines.abs().argmax(1).tolist()
-    both = first.has_words and second.has_words
     return tuple(
         VectorPair(
             vector,
             other,
             min(float(cosines[vector, other].abs()), 1.0),
-            float(first.energy_share[ours][vector]),
-            float(second.energy_share[theirs][other]),
-            tuple(_poles(first, second, (layer, head, vector, other), bool(cosines[vector, other] < 0)))
-            if both
-            else (),
+            first.shares[vector],
+            second.shares[other],
+            tuple(_poles(first.poles[vector], second.poles[other], bool(cosines[vector, other] < 0))),
         )
         for vector, other in enumerate(best)
     )
 
 
-def _poles(
-    first: Decomposition, second: Decomposition, place: tuple[int, int, int, int], turned: bool
-) -> Iterator[tuple[Pole, Pole]]:
-    layer, head, vector, other = place
-    for pole in first.poles:
-        opposite = {"+": "-", "-": "+"}[pole] if turned else pole
-        if opposite in second.poles:
-            yield both_poles(first.explain(layer, head, vector, pole), second.explain(layer, head, other, opposite))
+def _poles(ours: Sequence[Pole], theirs: Sequence[Pole], turned: bool) -> Iterator[tuple[Pole, Pole]]:
+    """Return the poles that point the same way, with marks at the words that only one of them has."""
+    for pole in ours:
+        wanted = {"+": "-", "-": "+"}[pole.pole] if turned else pole.pole
+        for other in theirs:
+            if other.pole == wanted:
+                yield _marked(pole, other), _marked(other, pole)
 
 
-def both_poles(one: Explanation, other: Explanation) -> tuple[Pole, Pole]:
-    """Return two explanations of a pole, with marks at the words that only one of them has."""
-    texts = [{text for text, _ in item.concepts} for item in (one, other)]
-    words = [
-        tuple(Word(text, weight, text not in theirs) for text, weight in item.concepts)
-        for item, theirs in ((one, texts[1]), (other, texts[0]))
-    ]
-    return Pole(one.pole, words[0], one.silent), Pole(other.pole, words[1], other.silent)
+def _marked(pole: Pole, other: Pole) -> Pole:
+    texts = {word.text for word in other.words}
+    return replace(pole, words=tuple(replace(word, only=word.text not in texts) for word in pole.words))
 
 
 def decomposition_maps(first: Decomposition, second: Decomposition, diff: DecompositionDiff) -> dict[str, MapView]:
@@ -238,10 +278,17 @@ def percent(value: float) -> str:
     return f"{number:.0f}" if number >= 9.95 or not number else f"{number:.1f}" if number >= 0.05 else "<0.1"
 
 
-def explained_poles(poles: Sequence[Explanation], beyond: Sequence[bool]) -> tuple[Pole, ...]:
-    """Return the explanations of the poles of a direction."""
-    return tuple(
-        Pole(item.pole, tuple(Word(text, weight) for text, weight in item.concepts), not heard)
-        for item, heard in zip(poles, beyond, strict=True)
-    )
+def change_sentences(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the sentences about a whole change, from ``Adaptation.to_json``."""
+    said = [f"{data['changed_heads']} of {len(data['heads'])} heads of the {data['tower']} tower changed."]
+    if data["change"]:
+        parts = ", ".join(f"{100 * data[name]:.0f} % {label}" for name, label in _PARTS.items())
+        said.append(f"The change is {100 * data['change']:.2g} % of the base: {parts}.")
+    return tuple(said)
 
+
+_PARTS = {"reweighting": "reweighting", "rotation": "rotation", "new": "new directions"}
+
+
+def head_title(found: Decomposition, layer: int, head: int) -> str:
+    return f"Layer {layer_title(layer, found.base.settings)}, head {head}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
@@ -42,6 +43,7 @@ class Explorer:
     local: bool = True
     path: Path | None = None
     _lock: Any = field(default_factory=RLock, init=False, repr=False)
+    _locks: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -80,13 +82,19 @@ class Explorer:
         """
         if self.model is None:
             raise InputError("this needs the model: start again with --model, the decomposed model")
-        with self._lock:
-            if "editor" not in self._kept:
-                self._kept["editor"] = self._load()
-        editor: SithEditor | BaseMismatch = self._kept["editor"]
+        editor: SithEditor | BaseMismatch = self.kept("editor", self._load)
         if isinstance(editor, BaseMismatch):
             raise BaseMismatch(str(editor))
         return editor
+
+    def kept(self, key: str, make: Callable[[], Any]) -> Any:
+        """Return what ``make`` returned when it was first called for ``key``; other threads wait for it."""
+        with self._lock:
+            own = self._locks.setdefault(key, RLock())
+        with own:
+            if key not in self._kept:
+                self._kept[key] = make()
+            return self._kept[key]
 
     def _load(self) -> SithEditor | BaseMismatch:
         """Return the model with the decomposition; the error if they do not belong together, which stays so."""
