@@ -6,13 +6,17 @@ COMPAT := .venv-compat
 # The tests never leave this machine.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
-.PHONY: demo test test-compat lint format docs bench clean
+.PHONY: demo test test-browser test-compat lint format docs bench clean
 
 demo: $(VENV)/ready
 	$(OFFLINE) $(BIN)/sith-hf demo
 
 test: $(VENV)/ready
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --ignore tests/browser
+
+# The explorer in Chromium. Screenshots are left in build/browser.
+test-browser: $(VENV)/browser-ready
+	$(OFFLINE) OMP_NUM_THREADS=2 $(BIN)/pytest tests/browser
 
 # Do checkpoints that we write load in the transformers before the one that wrote them? Not part of `make test`.
 test-compat: $(VENV)/ready $(COMPAT)/ready
@@ -55,6 +59,12 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 $(VENV)/docs-ready: $(VENV)/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+
+# Playwright drives Debian's Chromium, which is installed if the machine has none.
+$(VENV)/browser-ready: $(VENV)/ready
+	command -v chromium || { apt-get update -qq && apt-get install -y -qq chromium; }
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
 	touch $@
 
 $(COMPAT)/ready: constraints.txt

@@ -21,6 +21,7 @@ COMMANDS = {
     "image-mean": ("image_mean", "Average image embeddings, for decompose --image-mean."),
     "show": ("show", "Show a decomposition or an edit spec."),
     "find": ("find", "Find the singular vectors that carry a concept."),
+    "explore": ("explore", "Look at a decomposition in the browser, and edit it there."),
     "ground": ("ground", "Show the images that drive singular vectors, and where."),
     "judge": ("judge", "Score explanations on a topic, or read scores from CSV."),
     "edit": ("edit", "Choose gains for concepts; save them as an edit spec."),

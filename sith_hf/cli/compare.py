@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 @options.model
 @click.option("--tuned-revision", help="Branch, tag or commit of TUNED on the Hub.")
 @options.dictionary
-@click.option("--layers", type=options.NUMBERS, help="Compare only these layers.  [default: all]")
+@click.option(
+    "--layers",
+    type=options.LAYERS,
+    help="Compare only these layers, such as 3,5,-1, -4:, 8-11 or last4.  [default: all]",
+)
 @click.option(
     "--directions",
     type=click.IntRange(min=1),
@@ -43,7 +47,7 @@ def compare(
     loading: dict[str, Any],
     tuned_revision: str | None,
     words: dict[str, Any],
-    layers: tuple[int, ...] | None,
+    layers: tuple[int | str, ...] | None,
     directions: int,
     top: int,
     as_json: bool,
@@ -58,10 +62,10 @@ def compare(
     source = options.dictionary_of(**words) if words else None
 
     from sith_hf.adaptation import load_tuned, tensor_changes
+    from sith_hf.charts import blank_figure
     from sith_hf.core.escaping import sanitize
     from sith_hf.core.tables import table
     from sith_hf.editor import SithEditor
-    from sith_hf.evaluation import blank_figure
 
     if output is not None:
         with blank_figure():  # fail early without matplotlib

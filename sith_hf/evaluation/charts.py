@@ -1,26 +1,19 @@
-"""Charts as PNG files by matplotlib, an optional package. Equal data give equal bytes.
-
-Charts are drawn without pyplot, independent of the user's matplotlib settings, and texts are never read as markup.
-"""
+"""Line charts as PNG files: each line has its name at its end. Equal data give equal bytes."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from sith_hf.core.colours import FAINT, GRID, INK, SERIES
-from sith_hf.core.escaping import sanitize
-from sith_hf.errors import InputError, MissingExtra
+from sith_hf.charts import INK, SERIES, End, blank_figure, dress, label_ends, label_points, write_figure
+from sith_hf.errors import InputError
 from sith_hf.evaluation.sweep import Sweep
-from sith_hf.files import write_whole
 from sith_hf.images import BASE
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
-WIDTH, HEIGHT, DPI = 7.0, 4.6, 150
 
 
 @dataclass(frozen=True)
@@ -28,7 +21,7 @@ class Series:
     """One line of a chart.
 
     Attributes:
-        name: its text in the legend.
+        name: the text at its end.
         x, y: the points, joined in order. A y of NaN leaves a gap.
         notes: a short text beside each point.
         dashed: draw a dashed line, for baselines.
@@ -50,7 +43,7 @@ def line_chart(
     y_label: str,
     mark: tuple[float, float, str] | None = None,
 ) -> Path:
-    """Draw lines with points and a legend, and return the file's path.
+    """Draw lines with points, each with its name at its last point, and return the file's path.
 
     Args:
         series: at least one.
@@ -71,22 +64,24 @@ def line_chart(
             raise InputError(f"the parts of series {item.name!r} differ in length: {sorted(lengths)}")
     with blank_figure() as figure:
         axes = figure.subplots()
-        if mark is not None:
-            axes.plot(*mark[:2], marker="*", markersize=14, linestyle="none", color=INK, label=_word(mark[2]))
-        for i, item in enumerate(series):
-            colour = SERIES[i % len(SERIES)]
-            style = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "linestyle": "--" if item.dashed else "-"}
-            axes.plot(item.x, item.y, label=_word(item.name), markersize=5, linewidth=1.6, zorder=4 + i / 100, **style)
-            for x, y, note in zip(item.x, item.y, item.notes or (), strict=False):
-                axes.annotate(_word(note), (x, y), xytext=(4, -10), textcoords="offset points", fontsize=7, color=FAINT)
-        axes.set_title(sanitize(title), loc="left", fontsize=11, color=INK)
-        axes.set_xlabel(sanitize(x_label), color=INK)
-        axes.set_ylabel(sanitize(y_label), color=INK)
-        axes.grid(color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        ends = [_draw(axes, item, number) for number, item in enumerate(series)]
+        if mark is not None and all(map(isfinite, mark[:2])):
+            axes.plot(*mark[:2], marker="*", markersize=14, linestyle="none", color=INK, zorder=6)
+            ends.append(End(*mark[:2], mark[2], INK))
+        dress(axes, title=title, x=x_label, y=y_label)
+        label_ends(axes, [end for end in ends if end])
         return write_figure(figure, path)
+
+
+def _draw(axes: Any, item: Series, number: int) -> End | None:
+    """Draw a line; return its name at its last point that is finite."""
+    colour = SERIES[number % len(SERIES)]
+    style = {"marker": MARKERS[number % len(MARKERS)], "linestyle": "--" if item.dashed else "-"}
+    axes.plot(item.x, item.y, color=colour, zorder=4 + number / 100, **style)
+    finite = [place for place in zip(item.x, item.y, strict=True) if all(map(isfinite, place))]
+    if item.notes:
+        label_points(axes, item.x, item.y, item.notes)
+    return End(*finite[-1], item.name, colour) if finite else None
 
 
 def worst_against_average(result: Sweep, path: str | Path) -> Path:
@@ -111,38 +106,3 @@ def worst_against_average(result: Sweep, path: str | Path) -> Path:
         y_label="worst group, %",
         mark=(100 * result.base[1], 100 * result.base[0], BASE),
     )
-
-
-@contextmanager
-def blank_figure() -> Iterator[Any]:
-    """Yield a figure with matplotlib's default settings; the user's are restored when the block ends.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
-    """
-    try:
-        from matplotlib import rc_context, rcParamsDefault
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtra("matplotlib", "plot") from None
-    settings = {key: value for key, value in rcParamsDefault.items() if not key.startswith("backend")}
-    with rc_context({**settings, "text.parse_math": False}):
-        figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-
-
-def write_figure(figure: Any, path: str | Path) -> Path:
-    """Write a figure as a PNG, inside the block of :func:`blank_figure`; return its path. Raises OutputError."""
-    file = io.BytesIO()
-    # matplotlib would write its version; without it, equal data give equal bytes.
-    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-    write_whole(Path(path), file.getvalue())
-    return Path(path)
-
-
-def _word(text: str) -> str:
-    """Return a name for the legend; matplotlib hides names that begin with an underscore."""
-    safe = sanitize(text, 60)
-    return f" {safe}" if safe.startswith("_") else safe

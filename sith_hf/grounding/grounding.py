@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,11 +10,13 @@ from typing import Any
 
 import torch
 
+from sith_hf.charts import sheet_bytes
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.tables import table
 from sith_hf.decomposition import adjusted
 from sith_hf.files import library_versions, write_whole
+from sith_hf.grounding.notebook import grounding_html
 from sith_hf.grounding.pole import GroundedPole
 from sith_hf.grounding.sheet import sheets
 from sith_hf.towers import layer_title
@@ -87,6 +88,10 @@ class Grounding:
     def __repr__(self) -> str:
         return f"Grounding({sanitize(self.base.name)}, {self.summary})"
 
+    def _repr_html_(self) -> str:
+        title = f"Grounding of {self.base.name}: {self.summary}"
+        return grounding_html(title, self.poles, self.pictures, self.base.settings, self.notes)
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
         return {
@@ -113,8 +118,6 @@ class Grounding:
         name, title = (sanitize(str(text), 60) for text in (self.base.name, self.images["title"]))
         heading, paths = f"{name} on {self.images['count']} images of {title}", []
         for number, sheet in enumerate(sheets(self.poles, self.pictures, heading, self.base.settings), 1):
-            file = io.BytesIO()
-            sheet.save(file, format="PNG")
             paths.append(folder / ("grounding.png" if number == 1 else f"grounding-{number}.png"))
-            write_whole(paths[-1], file.getvalue())
+            write_whole(paths[-1], sheet_bytes(sheet))
         return paths[0]

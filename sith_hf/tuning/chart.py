@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 
-from sith_hf.core.colours import FAINT, GRID, INK, SERIES
+from sith_hf.charts import FAINT, INK, SERIES, blank_figure, dress, label_points, write_figure
 from sith_hf.core.escaping import sanitize
-from sith_hf.evaluation import blank_figure, write_figure
 
 Place = tuple[float, float]
 
@@ -25,7 +25,7 @@ def draw_front(
 
     Args:
         trials: (collateral, target) of every trial.
-        front: those of the front in order, each with a note.
+        front: those of the front in order, each with its number of vectors.
         base, chosen: of the model without an edit, and of the chosen edit.
         path: of the PNG.
         labels: names of collateral and target.
@@ -36,20 +36,26 @@ def draw_front(
     """
     with blank_figure() as figure:
         axes = figure.subplots()
-        x, y = zip(*trials, strict=True)
-        axes.plot(x, y, "o", markersize=4, color=FAINT, alpha=0.6, label=f"{len(trials)} trials")
-        x, y, notes = zip(*front, strict=True)
-        axes.plot(x, y, "o-", markersize=5, linewidth=1.6, color=SERIES[0], label="Pareto front, number of vectors")
-        for at, height, note in zip(x, y, notes, strict=True):
-            axes.annotate(note, (at, height), xytext=(4, -10), textcoords="offset points", fontsize=7, color=FAINT)
-        axes.plot(*base, marker="*", markersize=14, linestyle="none", color=INK, label="base")
-        ring = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "linestyle": "none"}
-        axes.plot(*chosen, **ring, color=INK, label="chosen")
-        axes.set_title("Trials on validation data", loc="left", fontsize=11, color=INK)
-        axes.set_xlabel(sanitize(labels[0], 80), color=INK)
-        axes.set_ylabel(sanitize(labels[1], 80), color=INK)
-        axes.grid(color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        axes.plot(*zip(*trials, strict=True), "o", markersize=4, color=FAINT, alpha=0.6)
+        if front:
+            x, y, notes = zip(*front, strict=True)
+            axes.plot(x, y, "o-", color=SERIES[0])
+            label_points(axes, x, y, notes)
+        named = [(base, "" if base == chosen else "base", "*", INK)]
+        named.append((chosen, "base, chosen" if base == chosen else "chosen", "o", "none"))
+        for (at, height), name, marker, face in named:
+            axes.plot(at, height, marker, markersize=14, color=INK, markerfacecolor=face, linestyle="none", zorder=6)
+            if isfinite(at) and isfinite(height):
+                offset = {"xytext": (0, 11), "textcoords": "offset points"}
+                axes.annotate(name, (at, height), **offset, ha="center", fontsize=9.5, color=INK)
+        axes.margins(0.08)
+        dress(axes, title=_finding(base, chosen, labels), x=labels[0], y=labels[1])
+        note = f"{len(trials)} trials (grey) on validation data; line: no trial is better in both, with its vectors"
+        figure.supxlabel(note, x=0.02, ha="left", fontsize=8.5, color=FAINT)
         return write_figure(figure, path)
+
+
+def _finding(base: Place, chosen: Place, labels: tuple[str, str]) -> str:
+    """Return what the chosen edit does to both figures."""
+    changes = zip(labels[::-1], base[::-1], chosen[::-1], strict=True)
+    return "Chosen edit: " + "; ".join(f"{sanitize(name, 60)} {a:.3g} to {b:.3g}" for name, a, b in changes)

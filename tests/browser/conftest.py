@@ -1,0 +1,143 @@
+"""Chromium, a served explorer, and windows that fail the test on console errors and requests to other hosts."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from sith_hf.concepts import ConceptDictionary
+from sith_hf.decomposition import Decomposition
+from sith_hf.editor import SithEditor
+from sith_hf.explore import Explorer, launch
+from sith_hf.world import embedded_checkpoint
+
+ROOT = Path(__file__).parents[2]
+# Screenshots of every run, kept by CI.
+SHOTS = ROOT / "build" / "browser"
+WIDE, NARROW = (1280, 900), (400, 800)
+# Texts that break a page which shows them without escaping.
+HOSTILE = (
+    "<script>document.title='broken'</script>",
+    "<img src=x onerror=\"document.title='broken'\">",
+    "\" autofocus onfocus=\"document.title='broken'",
+    "${document.title='broken'}",
+    "{{constructor.constructor('document.title=1')()}}",
+    "</style></template><h1>broken</h1>",
+    "javascript:document.title='broken'",
+    "\u202eright to left",
+    "long " * 200,
+    "line\nbreak\x1b[31m",
+)
+
+Window = Callable[..., Page]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert path, "no chromium on this machine: make test-browser installs it"
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def explained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decomposition of the embedded checkpoint, in a folder."""
+    editor = SithEditor.from_pretrained(embedded_checkpoint())
+    folder = tmp_path_factory.mktemp("explained") / "decomposition"
+    editor.decompose(ConceptDictionary.builtin(), images="leaves").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hostile(explained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with hostile concepts."""
+    made = Decomposition.from_pretrained(explained)
+    texts = [*HOSTILE, *made.texts[len(HOSTILE) :]]
+    folder = tmp_path_factory.mktemp("hostile") / "decomposition"
+    replace(made, texts=tuple(texts)).save_pretrained(folder)
+    return folder
+
+
+@contextmanager
+def served(explorer: Explorer) -> Iterator[str]:
+    """Serve an explorer; yield its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    app = launch(explorer, port=port, wait=False)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        app.close()
+
+
+@pytest.fixture(scope="session")
+def address(explained: Path) -> Iterator[str]:
+    """The address of an explorer with model and pictures."""
+    with served(Explorer.open(explained, str(embedded_checkpoint()), "leaves")) as url:
+        yield url
+
+
+@pytest.fixture
+def window(chromium: Browser) -> Iterator[Window]:
+    """Return a function that opens an address in a window of its own.
+
+    The test fails on an error in the console of a window, and on a request to another host.
+    """
+    faults: list[str] = []
+    with ExitStack() as stack:
+
+        def opened(url: str, size: tuple[int, int] = WIDE, scheme: str = "light", dialogs: bool = False) -> Page:
+            context = chromium.new_context(
+                viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
+            )
+            stack.callback(context.close)
+            page = context.new_page()
+            page.set_default_timeout(20_000)
+            page.on("console", lambda m: faults.append(f"console: {m.text}") if m.type == "error" else None)
+            page.on("pageerror", lambda error: faults.append(f"page: {error}"))
+            page.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+            page.on("request", lambda request: faults.extend(_foreign(request.url)))
+            page.goto(url)
+            page.get_by_role("tab").first.wait_for()
+            return page
+
+        yield opened
+    assert faults == []
+
+
+def _foreign(url: str) -> list[str]:
+    parts = urlsplit(url)
+    own = parts.scheme in ("data", "blob") or parts.hostname == "127.0.0.1"
+    return [] if own else [f"request: {url}"]
+
+
+def shot(page: Page, name: str) -> Path:
+    """Keep a screenshot of the whole page."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    path = SHOTS / f"{name}.png"
+    page.screenshot(path=path, full_page=True)
+    return path
+
+
+def faults_of(page: Page) -> list[str]:
+    """Return the serious and critical accessibility faults that axe-core finds."""
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        f"{fault['id']}: {fault['nodes'][0]['html'][:200]}"
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+    ]
