@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sith_hf.cli import options
+from sith_hf.cli.answer import details
 from sith_hf.cli.images import effect_images, images_of
 from sith_hf.cli.output import show_saved
 
@@ -19,6 +20,7 @@ from sith_hf.cli.output import show_saved
 @effect_images
 @click.option("--text-model", help="For a BASE of one tower: the whole model it belongs to, to measure the effect.")
 @options.include
+@details
 @options.as_json
 def save_edited(
     base: str,

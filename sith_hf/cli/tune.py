@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.answer import details, show_answer
 
 
 @click.command()
@@ -21,6 +21,7 @@ from sith_hf.cli.output import show_result
 )
 @options.servers
 @options.output("the results")
+@details
 @options.as_json
 def tune(
     recipe: str, overrides: tuple[str, ...], servers: tuple[str, ...], output: Path, overwrite: bool, as_json: bool
@@ -39,6 +40,7 @@ def tune(
     # First, so that any later error ends every process.
     processes = join_processes()
 
+    from sith_hf.evaluation import answers
     from sith_hf.tuning import tune_recipe
 
     def say(line: str) -> None:
@@ -55,4 +57,6 @@ def tune(
         progress=processes.is_main,
     )
     if processes.is_main:
-        show_result(as_json, done.to_json(), done)
+        lines = [] if done.evaluation is None else answers(done.evaluation)
+        recipe = f"{done.to_json()['recipe']} (write the edit with sith-hf run)"
+        show_answer(as_json, done.to_json(), done.answer(), *lines, recipe, rest=[done])
