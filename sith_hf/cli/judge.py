@@ -89,6 +89,7 @@ def judge(
     from sith_hf.core.settings import Settings
     from sith_hf.decomposition import Decomposition
     from sith_hf.editor import SithEditor
+    from sith_hf.files import resumes_from
     from sith_hf.judges import EmbeddingJudgeSettings, LanguageModelJudgeSettings, SheetJudgeSettings, make_judge
 
     checkpoint = embeddings.pop("model", None)
@@ -116,7 +117,9 @@ def judge(
         transcript=output / "transcript.jsonl",
         servers=named,
     )
-    scores = made.score(loaded, progress=True)
+    # A language model is asked again only what it has not answered.
+    with resumes_from(output / "answers", "*.json"):
+        scores = made.score(loaded, progress=True)
     _report(scores, loaded, save_results(output, overwrite, scores), as_json)
 
 
