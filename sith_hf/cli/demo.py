@@ -13,7 +13,7 @@ from sith_hf.cli import options
 from sith_hf.cli.answer import detailed, details, show_answer
 
 # Measured by time sith-hf demo -o $(mktemp -d), on two cores.
-TIME = "This takes about half a minute on two cores."
+TIME = "This takes less than a minute on two cores."
 
 
 @click.command()

@@ -105,8 +105,8 @@ def show(
     )
     _, _, line = heard(rows, explanations, every=every, fdr=fdr, words=WORDS)
     shown = [table(columns, shown_rows, title=title, dim=dim)] if shown_rows else [title] if title else []
-    few = shown_rows and len(kept) < len(rows)
-    more = [f"shown are the heads that words explain best; --details shows all {len(places)}"] if few else []
+    fewer = bool(shown_rows) and len(kept) < len(rows)
+    more = [f"shown are the heads that words explain best; --details shows all {len(places)}"] if fewer else []
     answer = head_sentence(found, *places[0], fdr) if len(places) == 1 else speaking(found, fdr)
     show_answer(as_json, data, answer, *shown, line, *more, *evidence_lines(found))
 

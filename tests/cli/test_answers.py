@@ -22,7 +22,7 @@ ANSWERS = {
     ("diff", "{work}/clip", "{work}/other"): " tensors differ, ",
     ("compose", "{work}/spec", "{work}/spec", "-o", "{out}"): "of 96 vectors of the vision tower",
     ("export-adapter", "{work}/spec", "-o", "{out}"): "a LoRA adapter of rank ",
-    ("judge", "{work}/d", "--topic", "water", "--concepts", "sea,ocean", "-o", "{out}"): "water, by embeddings: ",
+    ("judge", "{work}/d", "--topic", "water", "--concepts", "sea,ocean", "-o", "{out}"): "water, by ",
     ("recipes",): " recipes come with sith-hf; run one with ",
     ("cache",): " of concepts, ",
 }

@@ -124,7 +124,7 @@ class TestInterrupted:
 
             def failing(descriptor, calls=calls, last=last):
                 if next(calls) >= last:
-                    raise error
+                    raise type(error)(*error.args)
                 fsync(descriptor)
 
             with monkeypatch.context() as patch:

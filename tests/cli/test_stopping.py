@@ -17,16 +17,16 @@ from tests.support.cli import harmless, sith, succeeded
 RESUMES, NOTHING = "Stopped. The same command resumes from where it stopped: ", "Stopped. No incomplete file was left"
 RECIPE = {
     "title": "t",
-    "dictionary": {"texts": ["sea", "road", "boat", "car"]},
+    "dictionary": {"texts": ["sea", "road", "boat", "car", "red", "blue"]},
     "decompose": {"layers": [-2, -1]},
     "edits": [{"rule": "vectors", "gain": 0.0, "layers": [-1], "vectors": [0]}],
     "large_edit": True,
 }
 COMMANDS = {
     "decompose": ("decompose", "{work}/clip", "--dictionary", "{work}/d", "--layers", "-2,-1"),
-    "image-mean": ("image-mean", "{model}", "--data", "{data}", "--batch-size", "1"),
-    "ground": ("ground", "{model}", "--decomposition", "{tmp}/d", "--images", "{data}", "--batch-size", "1"),
-    "evaluate": ("evaluate", "{model}", "--spec", "{tmp}/spec", "--data", "{data}", "--batch-size", "1", "--task",
+    "image-mean": ("image-mean", "{model}", "--data", "{data}", "--batch-size", "8"),
+    "ground": ("ground", "{model}", "--decomposition", "{tmp}/d", "--images", "{data}", "--batch-size", "8"),
+    "evaluate": ("evaluate", "{model}", "--spec", "{tmp}/spec", "--data", "{data}", "--batch-size", "8", "--task",
                  "collateral"),
     "run": ("run", "{tmp}/recipe.yaml"),
 }  # fmt: skip
@@ -36,8 +36,9 @@ COMMANDS = {
 def fill(work, checkpoints, tmp_path):
     """Fill the paths of this test into a command."""
     model, data = checkpoints.base(), tmp_path / "images.parquet"
-    colours = ("red", "green", "blue", "black")
-    Dataset.from_dict({"image": [Image.new("RGB", (9, 9), colour) for colour in colours]}).to_parquet(str(data))
+    # As many as sith-hf ground needs.
+    pictures = [Image.new("RGB", (9, 9), (8 * number, 0, 99)) for number in range(32)]
+    Dataset.from_dict({"image": pictures}).to_parquet(str(data))
     (tmp_path / "recipe.yaml").write_text(json.dumps({**RECIPE, "base": {"model": str(model)}}))
     places = {"work": work, "tmp": tmp_path, "model": model, "data": data}
     return lambda words: [part.format(**places) for part in words]
@@ -65,12 +66,12 @@ def test_the_same_command_resumes(fill, tmp_path, monkeypatch, name):
     monkeypatch.setattr(_PartStore, "put", put)
     stop_after = 0
     stopped = sith(*command, "-o", out)  # the control: nothing is finished
-    assert (stopped.code, stopped.out) == (130, "")
+    assert (stopped.code, stopped.out) == (130, ""), stopped.err
     assert stopped.err.splitlines()[-1].startswith(NOTHING)
     stop_after = 1
     stopped = sith(*command, "-o", out)
     harmless(stopped)
-    assert (stopped.code, stopped.out) == (130, "")
+    assert (stopped.code, stopped.out) == (130, ""), stopped.err
     assert stopped.err.splitlines()[-1].startswith(f"{RESUMES}{tmp_path / 'out.work'}")
     assert not out.exists()
     stop_after = -1
