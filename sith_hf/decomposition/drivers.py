@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.files import require, text_tensors, texts_of
 
 TENSORS = {
@@ -21,6 +22,7 @@ TENSORS = {
 """Its tensors in the file of a decomposition."""
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Drivers:
     """The concepts whose image-text similarity goes with the coefficient of each pole (Method, sec. 8).

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from sith_hf.errors import MissingExtra
 from sith_hf.explore.address import check_address, in_use, is_loopback
 from sith_hf.explore.explorer import Explorer
+from sith_hf.explore.stubs import no_stubs
+from sith_hf.explore.warm import warm_up
 from sith_hf.files import scratch_folder
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ def build_app(explorer: Explorer) -> Blocks:
     # Gradio reads these when it is imported.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
-        from sith_hf.explore.app import page
+        with no_stubs():
+            from sith_hf.explore.app import page
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
@@ -102,6 +105,7 @@ def launch(
 
 def _serve(explorer: Explorer, host: str, port: int, mcp: bool, stack: ExitStack) -> None:
     app = build_app(explorer)
+    warm_up(explorer)
     from sith_hf.explore.app import LOOK
     from sith_hf.explore.guard import guards
     from sith_hf.explore.pulse import pulse

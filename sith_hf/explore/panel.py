@@ -17,9 +17,11 @@ def panel(value: str = "", *, name: str, scripts: Sequence[str] = (), **options:
     An element with ``data-action`` sends its ``data-*`` values, texts, as the part's ``click`` event; an input with it
     sends ``value`` also, as ``input``. ``scripts`` names more files of ``static`` that are run for it.
     """
-    static = files("sith_hf.explore") / "static"
-    script = "\n".join((static / file).read_text(encoding="utf-8") for file in ("panel.js", *scripts))
-    return gr.HTML(value, elem_id=name, js_on_load=script, **options)
+    return gr.HTML(value, elem_id=name, js_on_load="\n".join(map(_script, ("panel.js", *scripts))), **options)
+
+
+def _script(name: str) -> str:
+    return (files("sith_hf.explore") / "static" / name).read_text(encoding="utf-8")
 
 
 def sent(event: gr.EventData) -> dict[str, str]:

@@ -136,12 +136,12 @@ def _strongest(
     decomposition: Decomposition, embedding: Tensor, limit: int
 ) -> tuple[tuple[Result, ...], tuple[Result, ...]]:
     """Return the poles that mention a concept most: those with words beyond chance, and apart the silent ones."""
-    strength = decomposition.strength(embedding.reshape(1, -1).float())
-    total, found = decomposition.weight.sum(dim=-1), decomposition.beyond_chance()
-    heard = torch.ones_like(strength, dtype=torch.bool) if found is None else found
+    strength = decomposition.strength(embedding.reshape(1, -1).float()).flatten()
+    total, found = decomposition.weight.sum(dim=-1).flatten(), decomposition.beyond_chance()
+    heard = torch.ones_like(strength, dtype=torch.bool) if found is None else found.flatten()
     parts = []
     for chosen in (heard, ~heard):
-        values = torch.where(chosen, strength, 0.0).flatten()
+        values = torch.where(chosen, strength, 0.0)
         order = torch.argsort(values, descending=True, stable=True)[:limit]
         parts.append(tuple(_result(decomposition, int(i), strength, total) for i in order[values[order] > 0]))
     return parts[0], parts[1]
@@ -149,19 +149,17 @@ def _strongest(
 
 def _result(decomposition: Decomposition, number: int, strength: Tensor, total: Tensor) -> Result:
     """Return the pole of this number among all poles."""
-    place = tuple(int(i) for i in torch.unravel_index(torch.tensor(number), strength.shape))
-    layer, pole = decomposition.layers[place[0]], decomposition.poles[place[3]]
-    item = decomposition.explain(layer, place[1], place[2], pole)
-    title = layer_title(layer, decomposition.base.settings)
+    item = decomposition.at(number)
+    title = layer_title(item.layer, decomposition.base.settings)
     return Result(
         item.layer,
         item.head,
         item.vector,
         item.pole,
         f"layer {title}, head {item.head}, vector {item.vector}",
-        float(strength[place]),
-        float(strength[place] / strength.max()),
-        float(strength[place] / total[place]),
+        float(strength[number]),
+        float(strength[number] / strength.max()),
+        float(strength[number] / total[number]),
         item.energy_share,
         tuple(text for text, _ in item.concepts),
         item.silent,

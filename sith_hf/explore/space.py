@@ -102,7 +102,7 @@ def push_space(explorer: Explorer, repo_id: str, *, mcp: bool = False, **options
         gradio=gradio,
         model=explorer.model,
         images=explorer.images,
-        base_card=_base_card(explorer.decomposition.base, options.get("token")),
+        base_card=_base_card(explorer.decomposition.base, options.get("token") or None),
         private=bool(options.get("private")),
     )
     package = UploadPackage(_files(place, named, mcp), card, RECORD, KINDS, "space", sdk="gradio")

@@ -35,9 +35,9 @@ class Tools:
             limit: The largest number of results, 1 to 200.
 
         Returns:
-            The matches, strongest first: layer, head, vector, pole, strength, share (of the words that are about the concept),
-            energy (the vector's share of its head's energy) and words; in "silent", those explained no better than
-            chance.
+            The matches, strongest first: layer, head, vector, pole, strength (the weights of the words about the
+            concept), share (of them among all its words), energy (the vector's share of its head's energy) and words;
+            in "silent", those explained no better than chance.
         """
         if not concept.strip():
             raise InputError("the concept is blank: write a word, such as beach")

@@ -11,13 +11,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from huggingface_hub import constants
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_start
 from sith_hf.core.secrets import find_token, known_tokens
+from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import HubError, InputError
 from sith_hf.hub.errors import OFFLINE
 
@@ -37,7 +38,8 @@ class PushOptions(TypedDict, total=False):
         revision: the branch to commit to, created from ``main`` if missing. ``main`` when None.
         create_pr: open a pull request against ``main`` instead of committing.
         commit_message: the title of the commit.
-        token: a token with write access; the usual places (``HF_TOKEN``, ``hf auth login``) when None.
+        token: a token with write access; the usual places (``HF_TOKEN``, ``hf auth login``) when None. False for a dry
+            run with no token at all.
         overwrite_card: replace a README.md that was written or changed by hand.
         dry_run: send nothing; the result lists what would be sent. Without the Hub, it is not compared with the
             repository.
@@ -47,7 +49,7 @@ class PushOptions(TypedDict, total=False):
     revision: str | None
     create_pr: bool
     commit_message: str | None
-    token: str | None
+    token: str | Literal[False] | None
     overwrite_card: bool
     dry_run: bool
 
@@ -167,6 +169,7 @@ class UploadPackage:
         return path not in self.files and any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
+@short_repr
 @dataclass(frozen=True)
 class PushResult:
     """The files that a push sent, or would send.

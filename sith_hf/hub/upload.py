@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -80,9 +80,10 @@ def upload_package(package: UploadPackage, repo_id: str, options: PushOptions) -
 
 def _token(options: PushOptions) -> str | None:
     """Return the token to use; None only for a dry run. Raises HubError."""
-    token = options.get("token")
+    given = options.get("token")
+    token = given or None
     with hub_errors("looking for a token", "token", token):
-        token = token or get_token()
+        token = token or (None if given is False else get_token())
     if not token and not options.get("dry_run"):
         raise HubError(
             "pushing needs a token with write access: log in with `hf auth login`, set HF_TOKEN, or pass --token"
@@ -191,7 +192,8 @@ class _Upload:
         if Outgoing(CARD, card.encode()).equals(self.there[CARD]):
             return None
         try:
-            path = fetch_file(self.repo_id, [CARD], repo_types=(self.repo_type,), revision=head, token=self.token)
+            token: str | Literal[False] = self.token or False
+            path = fetch_file(self.repo_id, [CARD], repo_types=(self.repo_type,), revision=head, token=token)
             content = read_bytes(path)
             if not Outgoing(CARD, content).equals(self.there[CARD]):
                 return "it could not be read completely"
