@@ -51,7 +51,7 @@ def map_tab(shared: Shared) -> None:
     def of_basket(colour: Colour, place: Head, basket: Basket) -> Any:
         return map_html(explorer, colour, place, basket) if colour[0] == "edit" else gr.skip()
 
-    gr.on([chosen.input, concept.submit], lambda *colour: colour, [chosen, concept], shared.colour, **QUICK)
+    gr.on([chosen.input, concept.submit], lambda kind, text: (kind, text or ""), [chosen, concept], shared.colour, **QUICK)
     state = [shared.colour, shared.head, shared.basket]
     shared.colour.change(coloured, state, [chosen, concept, part], **QUICK)
     shared.basket.change(of_basket, state, part, **QUICK)

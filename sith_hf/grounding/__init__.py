@@ -13,6 +13,7 @@ from sith_hf.grounding.patches import TokenParts, token_parts
 from sith_hf.grounding.pole import GroundedImage, GroundedPole
 from sith_hf.grounding.running_top import RunningTop, SeenImage
 from sith_hf.grounding.sheet import overlay
+from sith_hf.grounding.view import View
 
 __all__ = [
     "Agreement",
@@ -27,6 +28,7 @@ __all__ = [
     "SeenImage",
     "TokenParts",
     "Vector",
+    "View",
     "agreement",
     "beyond_chance",
     "chosen_vectors",
