@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from importlib.resources import files
 from typing import Any
 
 import gradio as gr
 
+from sith_hf.errors import SithError
 from sith_hf.explore.basket import Basket
 from sith_hf.explore.compare_tab import compare_tab
 from sith_hf.explore.edit_tab import edit_tab
@@ -43,5 +46,18 @@ def page(explorer: Explorer) -> gr.Blocks:
                     build(shared)
         tools = Tools(explorer)
         for tool in (tools.search, tools.explain, tools.edit):
-            gr.api(tool)
+            gr.api(_answered(tool))
     return app
+
+
+def _answered(tool: Callable[..., str]) -> Callable[..., str]:
+    """Return a tool whose errors reach the client, and are not printed as faults of the program."""
+
+    @wraps(tool)
+    def answered(*values: Any, **named: Any) -> str:
+        try:
+            return tool(*values, **named)
+        except SithError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return answered
