@@ -11,12 +11,14 @@ from typing import Annotated, Any
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
+from sith_hf.cards import MOST_BASELINES, collapsed_name
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.formatting import interval, signed
 from sith_hf.core.reading import read_text
 from sith_hf.core.tables import table
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files import write_whole
-from sith_hf.images import PARTS
+from sith_hf.images import BASE, EDITED, PARTS
 
 FORMAT, VERSION = "sith-hf/evaluation", 1
 
@@ -51,7 +53,7 @@ class Difference:
     @property
     def interval(self) -> str:
         """The interval as text; ``-`` without one."""
-        return "-" if self.low is None or self.high is None else f"[{self.low:+.3f}, {self.high:+.3f}]"
+        return "-" if self.low is None or self.high is None else interval((self.low, self.high))
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ class Evaluation:
             for item in task.metrics:
                 row: list[object] = [item.title, *(item.values[name] for name in self.variants)]
                 for d in item.differences:
-                    shown = [f"{d.value:+.3f}", d.interval]
+                    shown = [signed(d.value), d.interval]
                     if (d.of, d.to) == main:
                         row += shown
                     elif item in task.headlines:
@@ -246,11 +248,21 @@ class Evaluation:
                 parts = {name: item.values[name] for name in PARTS.values() if name in item.values}
                 if parts:
                     entry["parts"] = parts
+                if baselines := _baselines(item.values):
+                    entry["baselines"] = baselines
                 for d in item.differences:
                     if (d.of, d.to) == ("edited", "base") and d.low is not None and d.high is not None:
                         entry["interval"] = [d.low, d.high]
                 found["collateral" if task.kind == "collateral" else "results"].append(entry)
         return found
+
+
+def _baselines(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values of the edits to compare with; the mean for several draws of random vectors."""
+    found: dict[str, list[float]] = {}
+    for name in (name for name in values if name not in (BASE, EDITED, *PARTS.values())):
+        found.setdefault(collapsed_name(name), []).append(values[name])
+    return {name: round(sum(each) / len(each), 6) for name, each in list(found.items())[:MOST_BASELINES]}
 
 
 @cache

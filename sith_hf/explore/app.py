@@ -15,6 +15,7 @@ from sith_hf.explore.leave_tab import leave_tab
 from sith_hf.explore.map_tab import map_tab
 from sith_hf.explore.search_tab import search_tab
 from sith_hf.explore.shared import Shared
+from sith_hf.explore.tools import Tools
 
 # Fonts of the reader's machine: the page asks no other host for any.
 LOOK: dict[str, Any] = {
@@ -29,10 +30,13 @@ def page(explorer: Explorer) -> gr.Blocks:
     """Return the page of ``explorer``."""
     with gr.Blocks(title="sith-hf explore", analytics_enabled=False) as app:
         head = gr.State((explorer.decomposition.layers[-1], 0))
-        basket = gr.State(Basket())
+        basket, query, colour = gr.State(Basket()), gr.State(""), gr.State(("energy", ""))
         with gr.Tabs() as tabs:
-            shared = Shared(explorer, head, basket, tabs)
+            shared = Shared(explorer, head, basket, tabs, query, colour)
             for name, build in TABS.items():
                 with gr.Tab(name.capitalize(), id=name):
                     build(shared)
+        tools = Tools(explorer)
+        for tool in (tools.search, tools.explain, tools.edit):
+            gr.api(tool)
     return app

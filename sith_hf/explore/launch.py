@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sith_hf.errors import MissingExtra
 from sith_hf.explore.explorer import Explorer
+from sith_hf.explore.stubs import no_stubs
+from sith_hf.explore.warm import warm_up
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -19,7 +21,8 @@ def build_app(explorer: Explorer) -> Blocks:
     # Gradio reads these when it is imported.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
-        from sith_hf.explore.app import page
+        with no_stubs():
+            from sith_hf.explore.app import page
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
@@ -41,6 +44,7 @@ def launch(explorer: Explorer, *, host: str = HOST, port: int = PORT, mcp: bool 
         MissingExtra: without Gradio.
     """
     app = build_app(explorer)
+    warm_up(explorer)
     from sith_hf.explore.app import LOOK
 
     app.launch(

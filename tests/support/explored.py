@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 
@@ -15,13 +14,13 @@ from tests.support.made import tiny_concepts
 
 
 @pytest.fixture(scope="session")
-def with_model(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explorer]:
+def with_model(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Explorer:
     """The explorer of a tiny checkpoint, with its model."""
     base, folder = checkpoints.base(), tmp_path_factory.mktemp("explained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(import_module("sith_hf.decomposition.decompose"), "DRAWS", 100)
         SithEditor.from_pretrained(base).decompose(tiny_concepts()).save_pretrained(folder)
-    yield Explorer.open(folder, str(base))
+    return Explorer.open(folder, str(base))
 
 
 @pytest.fixture(scope="session")
