@@ -13,10 +13,7 @@ from sith_hf.grounding.patches import TokenParts, token_parts
 from sith_hf.grounding.pole import GroundedImage, GroundedPole
 from sith_hf.grounding.running_top import RunningTop, SeenImage
 from sith_hf.grounding.sheet import overlay
-<<<<<<< HEAD
 from sith_hf.grounding.view import View
-=======
->>>>>>> join13
 
 __all__ = [
     "Agreement",
