@@ -20,6 +20,7 @@ from sith_hf.cards.facts import (
     CUT,
     FOLD,
     MOST_BASELINES,
+    base_name,
     collapsed_name,
     config_of,
     edit_setting_rows,
@@ -35,6 +36,7 @@ from sith_hf.cards.facts import (
 from sith_hf.cards.headline import headline
 from sith_hf.cards.markdown import render
 from sith_hf.cards.snippets import CITATION, command
+from sith_hf.cards.space import space_card
 
 __all__ = [
     "BEFORE_AFTER_FILE",
@@ -47,6 +49,7 @@ __all__ = [
     "TAGS",
     "collapsed_name",
     "command",
+    "base_name",
     "config_of",
     "decomposition_card",
     "dictionary_card",
@@ -62,6 +65,7 @@ __all__ = [
     "pictures",
     "render",
     "silent_poles",
+    "space_card",
     "spec_card",
     "summary",
     "towers_of",

@@ -13,6 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from sith_hf.concepts.notebook import dictionary_html
 from sith_hf.concepts.storage import DICTIONARY_LAYOUT, IN_MEMORY, ROUNDED, read_fields
 from sith_hf.concepts.texts import column_of, distinct, lines_of, position, tidy
 from sith_hf.core.escaping import sanitize
@@ -73,6 +74,17 @@ class ConceptDictionary(Pushable):
         state = f"encoded by {sanitize(str(self.encoder))}" if self.embeddings is not None else "not encoded"
         left_out = f"{self.blank} blank and {self.duplicates} repeated left out"
         return f"ConceptDictionary({len(self)} concepts, {left_out}, {state})"
+
+    def _repr_html_(self) -> str:
+        encoded = self.embeddings is not None
+        facts = {
+            "encoded by": str(self.encoder) if encoded else "not encoded",
+            "embeddings": " x ".join(f"{size:,}" for size in self.rows.shape) if encoded else None,
+            "template": self.template,
+            "categories": None if self.categories is None else f"{len(set(self.categories)):,}",
+            "left out": f"{self.blank:,} blank, {self.duplicates:,} repeated",
+        }
+        return dictionary_html(self.texts, facts)
 
     @classmethod
     def from_texts(

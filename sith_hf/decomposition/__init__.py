@@ -19,6 +19,7 @@ from sith_hf.decomposition.explanation import (
     match_rows,
     poles_label,
     silent_line,
+    weighted_html,
     words_text,
 )
 from sith_hf.decomposition.heads import NEAR, ExplainedHeads
@@ -77,5 +78,6 @@ __all__ = [
     "repeats",
     "silent_line",
     "smallest_p",
+    "weighted_html",
     "words_text",
 ]

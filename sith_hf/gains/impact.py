@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import LargeEdit
 from sith_hf.gains.drift import drift_of, drift_shares
@@ -37,6 +38,7 @@ MOST_DRIFT = 0.2
 """The largest estimated drift of an edit without a confirmation."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Impact:
     """How much of a model an edit changes.

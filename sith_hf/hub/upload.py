@@ -26,6 +26,7 @@ from sith_hf.hub.package import (
     PushResult,
     UploadPackage,
     is_generated,
+    is_of_new_space,
     with_checksum,
 )
 
@@ -199,7 +200,8 @@ class _Upload:
             text = content.decode("utf-8")
         except (OSError, UnicodeDecodeError):  # a HubError is an OSError
             return "it could not be read"
-        return None if is_generated(text) else "it was written or changed by hand"
+        new = self.repo_type == "space" and is_of_new_space(text)
+        return None if new or is_generated(text) else "it was written or changed by hand"
 
     def _send(self, head: str | None) -> tuple[str, str | None]:
         try:
@@ -219,7 +221,7 @@ class _Upload:
             private, made = self.options.get("private"), "repository"
             try:
                 with self.hub_errors("creating the repository"):
-                    self.api.create_repo(**self.repo, private=private, exist_ok=False)
+                    self.api.create_repo(**self.repo, space_sdk=self.package.sdk, private=private, exist_ok=False)
             except HubError as error:
                 # If it exists although the answer was lost, somebody else may own it: never delete it.
                 if refused(error) or not self._exists():
@@ -327,7 +329,7 @@ class _Upload:
         try:
             with self.hub_errors("cleaning up"):
                 if self.made == "repository":
-                    if set(self._tree("main")) <= {".gitattributes"}:
+                    if set(self._tree("main")) <= {".gitattributes", *([CARD] if self.package.sdk else [])}:
                         self.api.delete_repo(**self.repo)
                         return "the new repository was deleted"
                     return "the new repository was kept, because somebody has written to it"
