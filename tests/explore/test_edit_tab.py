@@ -1,13 +1,17 @@
 """The tab Edit: what the page may send, texts of any origin, and uploads that are gone after use."""
 
 import html
+import os
 import re
+import socket
+from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from PIL import Image
 
-from sith_hf.explore import build_app
+from sith_hf.explore import build_app, launch
 from sith_hf.explore.basket import Basket, Item
 from sith_hf.explore.edit_tab import (
     _added,
@@ -113,3 +117,15 @@ def test_the_page_has_the_pictures_only_with_a_model(with_model, without_model):
     assert "Your picture (it is not kept)" in parts[0]
     assert "Your picture (it is not kept)" not in parts[1]
     assert "Pictures need the model" in parts[1]
+
+
+def test_nothing_is_left_when_the_app_closes(without_model):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with launch(without_model, port=port, wait=False) as served:
+        folder = Path(os.environ["GRADIO_TEMP_DIR"])
+        sent = httpx.post(f"{served.url}/gradio_api/upload", files={"files": ("picture.png", b"a picture")})
+        assert Path(sent.json()[0]).is_relative_to(folder)
+        assert Path(sent.json()[0]).read_bytes() == b"a picture"
+    assert not folder.exists()
