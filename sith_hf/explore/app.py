@@ -39,9 +39,16 @@ def page(explorer: Explorer) -> gr.Blocks:
         with gr.Tabs() as tabs:
             shared = Shared(explorer, head, basket, tabs, query, colour)
             for name, build in TABS.items():
-                with gr.Tab(name.capitalize(), id=name):
+                with gr.Tab(name.capitalize(), id=name) as tab:
                     build(shared)
+                if name == "edit":
+                    basket.change(_edit_title, basket, tab, show_progress="hidden", api_visibility="private")
         tools = Tools(explorer)
         for tool in (tools.search, tools.explain, tools.edit):
             gr.api(tool)
     return app
+
+
+def _edit_title(basket: Basket) -> gr.Tab:
+    """Show on the tab that something was added, whichever tab is open."""
+    return gr.Tab(label=f"Edit ({len(basket.items)})" if basket.items else "Edit")
