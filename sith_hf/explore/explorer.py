@@ -87,6 +87,11 @@ class Explorer:
             raise BaseMismatch(str(editor))
         return editor
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return "editor" in self._kept
+
     def kept(self, key: str, make: Callable[[], Any]) -> Any:
         """Return what ``make`` returned when it was first called for ``key``; other threads wait for it."""
         with self._lock:
