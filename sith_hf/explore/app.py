@@ -60,7 +60,6 @@ def page(explorer: Explorer) -> gr.Blocks:
     return app
 
 
-<<<<<<< HEAD
 def _answered(tool: Callable[..., str]) -> Callable[..., str]:
     """Return a tool whose errors reach the client, and are not printed as faults of the program."""
 
@@ -72,8 +71,8 @@ def _answered(tool: Callable[..., str]) -> Callable[..., str]:
             raise gr.Error(str(error), print_exception=False) from None
 
     return answered
-=======
+
+
 def _edit_title(basket: Basket) -> gr.Tab:
     """Show on the tab that something was added, whichever tab is open."""
     return gr.Tab(label=f"Edit ({len(basket.items)})" if basket.items else "Edit")
->>>>>>> exedit
