@@ -17,7 +17,7 @@ from sith_hf.core.escaping import one_line
 from sith_hf.core.reading import json_fields
 from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import HubError, InputError, NotOnHub, UnsupportedModel
-from sith_hf.hub import fetch_file, fetch_snapshot, local_path, not_found
+from sith_hf.hub import cached_snapshot, fetch_file, fetch_snapshot, local_path, not_found
 from sith_hf.towers.config import attention, check_config
 from sith_hf.towers.config_file import read_config
 from sith_hf.towers.family import TowerFamily
@@ -40,8 +40,8 @@ class LoadedModel:
     Attributes:
         model: the ``transformers`` model, in evaluation mode, in the narrowest dtype that holds its weights exactly.
         tokenizer: its tokenizer; None without a text tower.
-        name: the Hub id or folder it was loaded from.
-        revision: the commit on the Hub; None for a folder.
+        name: the Hub id or folder it was loaded from; the id for a snapshot in the Hub's cache.
+        revision: the commit on the Hub; None for any other folder.
         folder: the folder of its files; None for a model in memory.
     """
 
@@ -113,13 +113,16 @@ def load_model(
         model = _of_open_clip(config, checkpoint)
     else:
         model = _of_transformers(folder, name, architecture, config, checkpoint.dtype)
+    # A snapshot in the Hub's cache is a commit of a repository, also where its path was given.
+    pinned = cached_snapshot(local) if local is not None else (name, folder.name)
+    name, revision = pinned or (name, None)
     model.config._name_or_path = name  # not the path in the cache
     read_tokenizer = open_clip_tokenizer if ours else load_tokenizer
     return LoadedModel(
         model=model.eval(),
         tokenizer=read_tokenizer(folder) if family.has_text(architecture) else None,
         name=name,
-        revision=folder.name if local is None else None,
+        revision=revision,
         folder=folder,
     )
 
