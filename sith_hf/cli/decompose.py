@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.images import named_images
 from sith_hf.cli.output import save_results, show_decomposition
 from sith_hf.errors import InputError, SithError
@@ -126,18 +126,18 @@ def decompose(
     else:
         settings.check(editor.tower, len(source))
     if source is None and processes.is_main:
-        click.echo(f"numbers only, no words: {sanitize(editor.tower.no_words, 1000)}", err=True)
+        messages.warn(f"numbers only, no words: {sanitize(editor.tower.no_words, 1000)}")
     if source is not None and processes.is_main and len(source) >= LARGE:
         most = pursuit.memory(ROWS, len(source), editor.tower.joint_size)
-        click.echo(f"explaining needs at most {most / 1e9:.1f} GB beside the model and the dictionary", err=True)
+        messages.note(f"explaining needs at most {most / 1e9:.1f} GB beside the model and the dictionary")
     with ResumableJob.beside(output, processes) as job:
         earlier = None if overwrite else processes.main_only(lambda: _earlier(output, source, editor, settings, images))
         if processes.on_main(lambda: earlier is not None) and not processes.is_main:
             return
         if earlier is None:
-            encoded = None if source is None else editor.encode(source, job=job, progress=True)
+            encoded = None if source is None else editor.encode(source, job=job, progress=messages.progress())
             result = editor.decompose(
-                encoded, settings, images=images, device=device_of_this_process(), job=job, progress=True
+                encoded, settings, images=images, device=device_of_this_process(), job=job, progress=messages.progress()
             )
             results = [item for item in (encoded, result) if item is not None]
             path = processes.on_main(lambda: save_results(output, overwrite, *results))

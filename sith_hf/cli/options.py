@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sith_hf.cli import messages
 from sith_hf.core.distributed import join_processes
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.ranges import parse_numbers
@@ -257,7 +258,7 @@ def output(content: str, *, required: bool = True) -> Callable[[F], F]:
             before = [] if values.get("dry_run") else _stamps(values["output"])
             result = command(**values)
             if before and before == _stamps(values["output"]):
-                click.echo(f"already done: {sanitize(str(values['output']))} was not changed", err=True)
+                messages.note(f"already done: {sanitize(str(values['output']))} was not changed")
             return result
 
         decorated: Any = where(overwrite(said))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.output import show_result
 
 
@@ -50,17 +50,24 @@ def run(
 
     from sith_hf.recipe import Recipe, run_fidelity, run_recipe
 
-    def say(line: str) -> None:
-        click.echo(line, err=True)
-
     plan, home = processes.each(lambda: Recipe.load(recipe, overrides))
     if plan.fidelity is not None:
-        measure = partial(run_fidelity, plan, output, home, overwrite=overwrite, say=say, progress=True)
+        measure = partial(
+            run_fidelity, plan, output, home, overwrite=overwrite, say=messages.note, progress=messages.progress()
+        )
         measured = processes.main_only(measure)
         if measured is not None:
             show_result(as_json, measured.to_json(), measured)
         return
     given: dict[str, Any] = {"overrides": overrides, "include": include, "servers": servers}
-    done = run_recipe(recipe, output, **given, overwrite=overwrite, processes=processes, say=say, progress=True)
+    done = run_recipe(
+        recipe,
+        output,
+        **given,
+        overwrite=overwrite,
+        processes=processes,
+        say=messages.note,
+        progress=messages.progress(),
+    )
     if processes.is_main:
         show_result(as_json, done.to_json(), done)

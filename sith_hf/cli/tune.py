@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.output import show_result
 
 
@@ -41,9 +41,6 @@ def tune(
 
     from sith_hf.tuning import tune_recipe
 
-    def say(line: str) -> None:
-        click.echo(line, err=True)
-
     done = tune_recipe(
         recipe,
         output,
@@ -51,8 +48,8 @@ def tune(
         servers=servers,
         overwrite=overwrite,
         processes=processes,
-        say=say,
-        progress=processes.is_main,
+        say=messages.note,
+        progress=processes.is_main and messages.progress(),
     )
     if processes.is_main:
         show_result(as_json, done.to_json(), done)

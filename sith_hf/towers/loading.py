@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,6 +30,8 @@ from sith_hf.towers.registry import family_of_config
 from sith_hf.towers.tokenizer import load_tokenizer
 from sith_hf.towers.weights import Checkpoint, check_folder
 from sith_hf.world import EMBEDDED, embedded_checkpoint
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def load_model(
             "of images and texts, such as a CLIPModel"
         )
     if local is None:
+        if not any(folder.rglob("*.safetensors")):
+            _LOG.info("downloading %s from the Hub", name)
         # Load the same commit as the configuration.
         folder = _fetched(name, lambda: fetch_snapshot(name, revision=folder.name, token=token))
     # Only a whole folder shows whether its weights are of transformers or of open_clip.
@@ -112,6 +117,7 @@ def load_model(
     else:
         model = _of_transformers(folder, name, architecture, config, checkpoint.dtype)
     model.config._name_or_path = name  # not the path in the cache
+    _LOG.debug("loaded %s, a %s of %s, from %s", name, architecture, checkpoint.dtype, folder)
     read_tokenizer = open_clip_tokenizer if ours else load_tokenizer
     return LoadedModel(
         model=model.eval(),
