@@ -95,7 +95,7 @@ def decompose(
     Finished parts are stored in OUTPUT.work until the end: run the same command again to resume after an interruption.
     To use several processes: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf decompose ...
     """
-    from sith_hf.core.distributed import device_of_this_process, join_processes
+    from sith_hf.core.distributed import join_processes
 
     # First, so that any later error ends every process.
     processes = join_processes()
@@ -103,6 +103,7 @@ def decompose(
     if pictures and "images" not in pictures:
         raise InputError("the options about images need --images, a dataset or leaves")
 
+    from sith_hf.core.devices import exact_device
     from sith_hf.core.escaping import sanitize
     from sith_hf.decomposition import DECOMPOSITION_LAYOUT, DecomposeSettings
     from sith_hf.editor import SithEditor, check_images
@@ -137,7 +138,12 @@ def decompose(
         if earlier is None:
             encoded = None if source is None else editor.encode(source, job=job, progress=messages.progress())
             result = editor.decompose(
-                encoded, settings, images=images, device=device_of_this_process(), job=job, progress=messages.progress()
+                encoded,
+                settings,
+                images=images,
+                device=exact_device(editor.loaded.device),
+                job=job,
+                progress=messages.progress(),
             )
             results = [item for item in (encoded, result) if item is not None]
             path = processes.on_main(lambda: save_results(output, overwrite, *results))

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 )
 @effect_images
 @options.servers
+@options.placed
 @options.include
 @options.as_json
 def push_edited(
@@ -53,6 +54,7 @@ def push_edited(
     pushing: PushOptions,
     images: dict[str, Any],
     servers: tuple[str, ...],
+    placed: dict[str, Any],
     include: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -79,7 +81,7 @@ def push_edited(
     check_options(pushing)  # before the work of an edit
     token = pushing.get("token")
     text_model, say = made.get("text_model"), messages.warn
-    proof = Proof(images_of(images), text_model, token, say=say, progress=messages.progress())
+    proof = Proof(images_of(images), text_model, token, say=say, progress=messages.progress(), **placed)
     with scratch_folder() as scratch:
         reasons: dict[str, str] = {}
         if folder is None:
@@ -119,6 +121,7 @@ def _edited(
     found = {name: os.path.abspath(path) if path and os.path.isdir(path) else path for name, path in place.items()}
     overrides = [f"base.{name}={json.dumps(value)}" for name, value in {**found, "revision": None}.items()]
     named: dict[str, Any] = {"overrides": overrides, "include": include, "servers": servers}
+    named |= {"device": proof.device, "dtype": proof.dtype}
     ran = run_recipe(recipe, target, **named, token=token, progress=messages.progress())
     return ran.folder / "edited", dict(ran.saved.reasons)
 

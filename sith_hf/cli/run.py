@@ -22,6 +22,7 @@ from sith_hf.cli.output import show_result
     help="Set a value of the recipe, such as decompose.layers=[-2,-1] or base.model=openai/clip-vit-base-patch32.",
 )
 @options.servers
+@options.placed
 @options.output("all results")
 @options.include
 @options.as_json
@@ -29,6 +30,7 @@ def run(
     recipe: str,
     overrides: tuple[str, ...],
     servers: tuple[str, ...],
+    placed: dict[str, str],
     output: Path,
     include: tuple[str, ...],
     overwrite: bool,
@@ -53,13 +55,20 @@ def run(
     plan, home = processes.each(lambda: Recipe.load(recipe, overrides))
     if plan.fidelity is not None:
         measure = partial(
-            run_fidelity, plan, output, home, overwrite=overwrite, say=messages.note, progress=messages.progress()
+            run_fidelity,
+            plan,
+            output,
+            home,
+            **placed,
+            overwrite=overwrite,
+            say=messages.note,
+            progress=messages.progress(),
         )
         measured = processes.main_only(measure)
         if measured is not None:
             show_result(as_json, measured.to_json(), measured)
         return
-    given: dict[str, Any] = {"overrides": overrides, "include": include, "servers": servers}
+    given: dict[str, Any] = {"overrides": overrides, "include": include, "servers": servers, **placed}
     done = run_recipe(
         recipe,
         output,

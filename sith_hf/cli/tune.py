@@ -20,10 +20,17 @@ from sith_hf.cli.output import show_result
     help="Set a value of the recipe, such as tune.trials=200 or tune.max_vectors=10.",
 )
 @options.servers
+@options.placed
 @options.output("the results")
 @options.as_json
 def tune(
-    recipe: str, overrides: tuple[str, ...], servers: tuple[str, ...], output: Path, overwrite: bool, as_json: bool
+    recipe: str,
+    overrides: tuple[str, ...],
+    servers: tuple[str, ...],
+    placed: dict[str, str],
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Search thresholds, strengths, layers and the number of vectors of RECIPE, a YAML file with a part tune.
 
@@ -46,6 +53,7 @@ def tune(
         output,
         overrides=overrides,
         servers=servers,
+        **placed,
         overwrite=overwrite,
         processes=processes,
         say=messages.note,
