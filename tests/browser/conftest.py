@@ -28,7 +28,7 @@ WIDE, NARROW = (1280, 900), (400, 800)
 HOSTILE = (
     "<script>document.title='broken'</script>",
     "<img src=x onerror=\"document.title='broken'\">",
-    '" autofocus onfocus="document.title=\'broken\'',
+    "\" autofocus onfocus=\"document.title='broken'",
     "${document.title='broken'}",
     "{{constructor.constructor('document.title=1')()}}",
     "</style></template><h1>broken</h1>",

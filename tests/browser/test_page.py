@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from sith_hf.explore import Explorer
-from sith_hf.world import embedded_checkpoint
-from tests.browser.conftest import NARROW, WIDE, Window, faults_of, served, shot
+from tests.browser.conftest import NARROW, WIDE, Window, faults_of, shot
 
 TABS = ("Map", "Search", "Edit", "Leave", "Compare")
 
