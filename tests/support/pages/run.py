@@ -56,7 +56,8 @@ ABSENT = {"open_clip": "is no dependency; tests/towers/test_open_clip.py reads i
 
 # What is replaced in a command, so that it costs less.
 CHEAPER = (
-    (r"(sith-hf fidelity .*--draws )\d+", r"\g<1>9"),
+    (r"(sith-hf decompose .*--effect total .*)", r"\1 --layers -1"),
+    (r"(sith-hf fidelity .*--draws )\d+", r"\g<1>9 --methods comp,omp --sparsities 2,5"),
     (r"(sith-hf tune .*)", r"\1 --set tune.trials=2 --set tune.max_vectors=1 --set tune.layers=[[-1]]"),
 )
 
