@@ -133,7 +133,7 @@ def _python(block: Block, page: str, names: dict[str, object]) -> str | None:
     source = "\n" * (block.line - 1) + block.text
     try:
         with (
-            mock.patch.object(sys, "argv", ["sith-hf"]),
+            mock.patch.object(sys, "argv", ["sith-hf", "--help"]),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
         ):
