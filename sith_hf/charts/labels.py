@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from sith_hf.charts.style import FAINT
+from sith_hf.charts.style import FAINT, PAPER
 from sith_hf.core.escaping import sanitize
 
 # Characters in a line of a label, and in an inch of a title; lines at most.
@@ -113,11 +113,16 @@ def _heights(axes: Any, labels: Sequence[tuple[float, Any]]) -> list[float]:
     return [(Text.get_window_extent(label).height + _GAP) / whole for _, label in labels]
 
 
-def label_points(axes: Any, x: Sequence[float], y: Sequence[float], notes: Sequence[str]) -> None:
-    """Write a short text below and to the right of each point."""
+def label_points(
+    axes: Any, x: Sequence[float], y: Sequence[float], notes: Sequence[str], *, above: bool = False
+) -> None:
+    """Write a short text to the right of each point, below or above it, with a rim of paper to read on a line."""
+    from matplotlib.patheffects import withStroke
+
     for at, height, note in zip(x, y, notes, strict=True):
-        offset = {"xytext": (5, -11), "textcoords": "offset points"}
-        axes.annotate(sanitize(note, 24), (at, height), **offset, fontsize=8.5, color=FAINT)
+        place = {"xytext": (5, 4 if above else -11), "textcoords": "offset points", "zorder": 7}
+        rim = [withStroke(linewidth=2.5, foreground=PAPER)]
+        axes.annotate(sanitize(note, 24), (at, height), **place, fontsize=8.5, color=FAINT, path_effects=rim)
 
 
 def _wrapped(text: str, width: int, lines: int) -> str:
