@@ -5,6 +5,7 @@
     │   ├── UnsupportedModel           an unsupported model family or checkpoint format
     │   ├── ArtifactError              an artifact is missing, damaged, of another version or another kind
     │   ├── BaseMismatch               a result was made for other weights than these
+    │   ├── OutOfRange (IndexError)    an index of a layer, head or vector that is not there
     │   ├── LargeEdit                  an edit above the limits on its size, without a confirmation
     │   └── TemporaryError             a temporary failure: retrying may succeed
     ├── OutputError (OSError)          a result could not be written; no file is half-written
@@ -34,6 +35,10 @@ class ArtifactError(InputError):
 
 class BaseMismatch(InputError):
     """An edit spec, decomposition or image mean was made for other weights than these."""
+
+
+class OutOfRange(InputError, IndexError):
+    """A layer, head or vector that a decomposition does not have; Python's own protocols see an ``IndexError``."""
 
 
 class LargeEdit(InputError):

@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,6 @@ def blank_figure(width: float = WIDTH, height: float = HEIGHT) -> Iterator[Any]:
     try:
         from matplotlib import font_manager, rc_context, rcParamsDefault
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError:
         raise MissingExtra("matplotlib", "plot") from None
@@ -70,9 +70,21 @@ def blank_figure(width: float = WIDTH, height: float = HEIGHT) -> Iterator[Any]:
     fonts = ["DejaVu Sans", *(name for name in _OTHER_SCRIPTS if name in installed)]
     with rc_context({**settings, **_SETTINGS, "font.family": fonts}):
         layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-        figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, edgecolor=FRAME, linewidth=2)
+        figure = _figure_class()(figsize=(width, height), dpi=DPI, layout=layout, edgecolor=FRAME, linewidth=2)
         FigureCanvasAgg(figure)
         yield figure
+
+
+@cache
+def _figure_class() -> Any:
+    """Return the class of figures: one of matplotlib that a notebook shows, without pyplot."""
+    from matplotlib.figure import Figure
+
+    class ShownFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            return figure_bytes(self)
+
+    return ShownFigure
 
 
 def figure_bytes(figure: Any) -> bytes:

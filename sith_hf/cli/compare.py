@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 @options.model
 @click.option("--tuned-revision", help="Branch, tag or commit of TUNED on the Hub.")
 @options.dictionary
-@click.option("--layers", type=options.NUMBERS, help="Compare only these layers.  [default: all]")
+@click.option(
+    "--layers",
+    type=options.LAYERS,
+    help="Compare only these layers, such as 3,5,-1, -4:, 8-11 or last4.  [default: all]",
+)
 @click.option(
     "--directions",
     type=click.IntRange(min=1),
@@ -43,7 +47,7 @@ def compare(
     loading: dict[str, Any],
     tuned_revision: str | None,
     words: dict[str, Any],
-    layers: tuple[int, ...] | None,
+    layers: tuple[int | str, ...] | None,
     directions: int,
     top: int,
     as_json: bool,

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 )
 @options.group(
     "chosen",
-    click.option("--layers", type=options.NUMBERS, help="Only vectors of these layers."),
-    click.option("--heads", type=options.NUMBERS, help="Only vectors of these heads."),
-    click.option("--vectors", type=options.NUMBERS, help="Only these vectors of each head; 0 is the strongest."),
+    click.option("--layers", type=options.LAYERS, help="Only vectors of these layers, such as -4:, 8-11 or last4."),
+    click.option("--heads", type=options.HEADS, help="Only vectors of these heads."),
+    click.option("--vectors", type=options.VECTORS, help="Only these vectors of each head; 0 is the strongest."),
     click.option("--top", type=int, help="The N strongest of these vectors.  [default: 10, and all of --spec]"),
 )
 @options.specs("Choose the vectors that this edit changes (folder or Hub id).")

@@ -12,6 +12,7 @@ import click
 
 from sith_hf.core.distributed import join_processes
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.ranges import parse_numbers
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +41,23 @@ class CommaSeparated(click.ParamType):  # type: ignore[type-arg]  # generic only
             self.fail(f"'{sanitize(str(value))}' is not a list of {self.expected}", param, ctx)
 
 
-NUMBERS = CommaSeparated("N,N,...", int, "whole numbers such as 0,1 or -2,-1")
+class NumberChoice(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
+    """Layers, heads or vectors by number (:mod:`sith_hf.core.ranges`), as a tuple of numbers and ranges."""
+
+    def __init__(self, what: str) -> None:
+        self.name, self.what = "N|A:B|A-B|lastN,...", what
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int | str, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_numbers(str(value), self.what)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
+LAYERS, HEADS, VECTORS = map(NumberChoice, ("layers", "heads", "vectors"))
+NUMBERS = CommaSeparated("N,N,...", int, "whole numbers such as 5,10,20")
 TEXTS = CommaSeparated("A,B,...", str.strip)
 
 
@@ -137,8 +154,8 @@ vectors = group(
     "vectors",
     click.option(
         "--layers",
-        type=NUMBERS,
-        help="Layer numbers, negative ones from the last, such as -4,-3,-2,-1.  [default: all]",
+        type=LAYERS,
+        help="Layers, such as 3,5,-1, -4:, :4, 8-11 or last4; negative numbers count from the last.  [default: all]",
     ),
     click.option("--rank", type=int, help="Singular vectors kept per head.  [default: all]"),
     click.option(

@@ -77,7 +77,7 @@ def push_edited(
     from sith_hf.publish import push_edited as push_edited_
 
     check_options(pushing)  # before the work of an edit
-    token = pushing.get("token")
+    token = pushing.get("token") or None
     text_model, say = made.get("text_model"), lambda line: click.echo(line, err=True)
     proof = Proof(images_of(images), text_model, token, say=say, progress=True)
     with scratch_folder() as scratch:

@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.html import bar, block, fact_table, faint, html_table, joined, text
 from sith_hf.towers import layer_title
 
 FDR = 0.05
@@ -18,6 +21,8 @@ FDR = 0.05
 
 CHANCE = "(chance)"
 
+SHOWN = 8
+"""The longest list of concepts in a cell of a notebook's table."""
 
 WORDS = 6
 """The column of words in a table of explanations."""
@@ -73,12 +78,30 @@ class Explanation:
         return self.beyond_chance is False
 
     def __repr__(self) -> str:
-        place = f"layer {self.layer}, head {self.head}, vector {self.vector}, pole {self.pole}"
         p = "" if self.p_value is None else f", p {self.p_value:.2g}"
-        return f"Explanation({place}: {sanitize(words_text(self), 400)}; fidelity {self.fidelity:.3f}{p})"
+        return f"Explanation({self.place}: {sanitize(words_text(self), 400)}; fidelity {self.fidelity:.3f}{p})"
+
+    @property
+    def place(self) -> str:
+        """The pole in words: ``layer 3, head 1, vector 0, pole +``."""
+        return f"layer {self.layer}, head {self.head}, vector {self.vector}, pole {self.pole}"
+
+    def _repr_html_(self) -> str:
+        silent = faint("silent: explained no better than chance")
+        words = silent if self.silent else _bars(self.concepts) if self.concepts else faint("no concepts")
+        facts: list[tuple[str, object]] = [
+            ("energy", f"{self.energy_share:.1%} of the head"),
+            ("fidelity", f"{self.fidelity:.3f} of at most {self.ceiling:.3f}"),
+            ("chance", None if self.chance is None else f"{self.chance:.3f}"),
+            ("p-value", None if self.p_value is None else f"{self.p_value:.2g}"),
+            (f"{self.side}s", words),
+        ]
+        if self.driven_by is not None:
+            facts.append(("driven by", _bars(self.driven_by) if self.driven_by else faint("silent")))
+        return block(self.place, fact_table(facts))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Match:
     """A result of :meth:`Decomposition.find`.
 
@@ -91,6 +114,15 @@ class Match:
     explanation: Explanation
     strength: float
     share: float
+
+    def __repr__(self) -> str:
+        item = self.explanation
+        words = sanitize(words_text(item), 400)
+        return f"Match(strength {self.strength:.3f}, share {self.share:.3f}: {item.place}: {words})"
+
+    def _repr_html_(self) -> str:
+        found = fact_table([("strength", f"{self.strength:.3f}"), ("share", f"{self.share:.3f}")])
+        return block("Match", found, Markup(self.explanation._repr_html_()))
 
 
 def explanation_rows(
@@ -134,6 +166,19 @@ def driven_text(explanation: Explanation) -> str:
     if explanation.driven_by is None:
         return "not measured"
     return ", ".join(f"{text} {value:.2f}" for text, value in explanation.driven_by) or "silent"
+
+
+def weighted_html(pairs: Sequence[tuple[str, float]]) -> Markup:
+    """Return concepts with their weights or correlations as HTML, as many as fit into a cell of a table."""
+    shown = [Markup("<bdi>{}</bdi> {}").format(text(name or '""', 60), faint(f"{value:.2f}")) for name, value in pairs]
+    more = [faint(f"and {len(shown) - SHOWN} more")] if len(shown) > SHOWN else []
+    return joined([*shown[:SHOWN], *more])
+
+
+def _bars(pairs: Sequence[tuple[str, float]]) -> Markup:
+    """Return concepts with their weights as a table with bars."""
+    rows = [[Markup("<bdi>{}</bdi>").format(text(name or '""', 60)), bar(v, f"{v:.2f}")] for name, v in pairs[:SHOWN]]
+    return html_table([], rows, more=max(0, len(pairs) - SHOWN))
 
 
 def words_text(explanation: Explanation) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 
 from sith_hf.core.escaping import one_line
 from sith_hf.core.reading import json_fields
+from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import HubError, InputError, NotOnHub, UnsupportedModel
 from sith_hf.hub import fetch_file, fetch_snapshot, local_path, not_found
 from sith_hf.towers.config import attention, check_config
@@ -31,6 +32,7 @@ from sith_hf.towers.weights import Checkpoint, check_folder
 from sith_hf.world import EMBEDDED, embedded_checkpoint
 
 
+@short_repr
 @dataclass(frozen=True)
 class LoadedModel:
     """A model and its source.

@@ -1,14 +1,15 @@
 """Untrusted text reaches a terminal on one line, cut, and without control characters."""
 
-import re
+import io
 import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from sith_hf.core.escaping import sanitize
-from sith_hf.core.tables import table
+from sith_hf.core.tables import Screen, table
 from sith_hf.decomposition.explanation import Explanation, Match, explanation_rows, match_rows
 
 HOSTILE = {
@@ -85,14 +86,56 @@ def test_table_does_not_read_markup():
         assert table(["layer", text], [[1, text]], text).count(text) == 3
 
 
-def test_table_shows_long_cells_in_full_up_to_a_limit():
-    words = " ".join(f"concept{i}" for i in range(35))
-    shown = table(["layer", "concepts"], [[3, words]])
-    assert max(map(len, shown.splitlines())) <= 120
-    assert re.sub(r"\s+", " ", shown).count("concept") == 36  # 35 words and the heading
+WORDS = " ".join(f"concept{i}" for i in range(60)) + " \u6c99\u6ee9\u548c\u5927\u6d77\u7684\u7167\u7247" * 5
+ROWS = [[3, 2, 0, "+", 0.412, 0.61, WORDS], [11, 12, 63, "-", 0.1, 0.2, "silent"]]
+HEADS = ["layer", "head", "vector", "pole", "energy", "fidelity", "writes (weight)"]
+
+
+@pytest.mark.parametrize("width", [200, 120, 80, 60, 40, 20])
+def test_table_fits_the_terminal_and_cuts_nothing(width):
+    shown = table(HEADS, ROWS, screen=Screen(width))
+    assert max(map(cell_len, shown.splitlines())) <= width
+    assert "".join(shown.split()).count("concept") == 60
+    assert shown.count("\u6ee9") == 5
+    assert all(part in "".join(shown.split()) for part in ("fidelity", "0.610", "silent", "0.412"))
+    assert "\u2026" not in shown
+
+
+def test_table_is_one_line_for_each_row_where_there_is_no_terminal():
+    shown = table(HEADS, ROWS, dim=(1,), screen=Screen())
+    head, _, first, second = shown.splitlines()
+    assert head.split() == ["layer", "head", "vector", "pole", "energy", "fidelity", "writes", "(weight)"]
+    assert first.endswith(WORDS)
+    assert second.split() == ["11", "12", "63", "-", "0.100", "0.200", "silent"]
     huge = table(["layer", "concepts"], [[3, "y" * 1_000_000]])
-    assert huge.count("y") == 1 + 399
-    assert "…" in huge
+    assert huge.count("y") == 1 + 19_999  # a damaged file does not flood the output, and the cut shows
+    assert "\u2026" in huge
+
+
+def test_table_has_terminal_codes_only_where_they_are_wanted():
+    shown = [table(HEADS, ROWS, dim=(1,), screen=Screen(width, colours)) for width in (80, 40) for colours in (0, 1)]
+    assert [("\x1b" in text) for text in shown] == [False, True, False, True]
+    assert table(HEADS, ROWS, screen=Screen(unicode=False)).splitlines()[1].strip("-") == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "terminal", "screen"),
+    [
+        ({"COLUMNS": "60"}, True, Screen(60, True)),
+        ({"COLUMNS": "60", "NO_COLOR": "1"}, True, Screen(60, False)),
+        ({"COLUMNS": "60", "TERM": "dumb"}, True, Screen()),
+        ({"COLUMNS": "60"}, False, Screen()),
+    ],
+)
+def test_screen_of_stdout(monkeypatch, variables, terminal, screen):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"TERM": "xterm", **variables}.items():
+        monkeypatch.setenv(name, value)
+    stdout = io.StringIO()
+    stdout.isatty = lambda: terminal
+    monkeypatch.setattr("sys.stdout", stdout)
+    assert Screen.of_stdout() == screen
 
 
 def test_table_numbers():
