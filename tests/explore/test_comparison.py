@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import CLIPModel
 
+from sith_hf.adaptation import explain_change
+from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.errors import InputError
@@ -99,9 +101,11 @@ class TestTuned:
         assert other.writes is None
 
     def test_what_the_change_writes_is_what_compare_says(self, with_model, tuned):
-        editor, first = with_model.editor, with_model.decomposition
-        words = editor.compare(tuned, concepts_of(first), layers=[1]).words
-        said = comparison_of(with_model, str(tuned)).head(1, 0).writes
+        found, first = comparison_of(with_model, str(tuned)), with_model.decomposition
+        concepts = ConceptDictionary(first.texts, embeddings=first.embeddings)
+        words = explain_change(with_model.editor.tower, found.tuned, found.found.changed, concepts)
+        said = found.head(1, 0).writes
+        assert len(words) == 3
         for ours, theirs in zip(said, words, strict=True):
             assert [[word.text for word in pole.words] for pole in ours.poles] == [
                 [text for text, _ in pole.concepts] for pole in theirs.poles
@@ -168,10 +172,3 @@ def test_each_vector_is_beside_the_most_similar_one():
     assert [(pair.other, round(pair.cosine, 2)) for pair in pairs] == [(1, 1.0), (0, 1.0), (2, 0.8)]
     assert pairs[0].poles == ()  # turned, and the other has no pole that points this way
     assert pairs[1].poles[0][0].words == (Word("sea", 1.0, only=True),)
-
-
-def concepts_of(found):
-    """The concepts that occur in a decomposition, encoded and with its mean."""
-    from sith_hf.concepts import ConceptDictionary
-
-    return ConceptDictionary(found.texts, embeddings=found.embeddings)
