@@ -39,6 +39,7 @@ from truth_scores import Sums, bootstrap, counted, interval, together
 from truth_world import measure, true_values
 
 from sith_hf import world
+from sith_hf.charts import FAINT, GRID, INK, SERIES, blank_figure, dress, write_figure
 from sith_hf.demo import train
 
 # What is told of each pole: its name in tables, and the field of Truth.
@@ -193,31 +194,26 @@ def tables(found: Mapping[str, Any]) -> str:
 
 
 def draw(found: Mapping[str, Any], path: Path) -> None:
-    """Draw bars of the first words by layer, one panel for each truth."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(2, 1, figsize=(9, 6.4), sharex=True, layout="constrained")
-    for panel, (side, title) in zip(panels, SIDES.items(), strict=True):
-        layers = [name for name in found[side][BASELINE]["top"] if name != "all"]
-        width = 0.85 / len(DRAWN)
-        for number, (name, label) in enumerate(DRAWN.items()):
-            items = [found[side][name]["top"][layer] for layer in layers]
-            shares = [100 * (item["share"] or 0.0) for item in items]
-            ends = [
-                [abs(share - 100 * (item["interval"][end] or 0.0)) for share, item in zip(shares, items, strict=True)]
-                for end in (0, 1)
-            ]
-            places = [layer + (number + 0.5) * width - 0.425 for layer in range(len(layers))]
-            panel.bar(places, shares, 0.9 * width, yerr=ends, label=label, color=f"C{number}", error_kw={"lw": 0.8})
-        panel.set_xticks(range(len(layers)), [f"layer {layer}" for layer in layers])
-        panel.set(ylim=(0, 105), ylabel="first word true, %", title=title)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    """Draw the first words by method (rows) and layer, with intervals, a block of panels for each truth."""
+    layers = [name for name in found["written"][BASELINE]["top"] if name != "all"]
+    places, finding = range(len(DRAWN)), found["written"][BASELINE]["top"]
+    with blank_figure(9.4, 7.4) as figure:
+        first, last = (100 * finding[layer]["share"] for layer in (layers[0], layers[-1]))
+        title = f"First words of COMP say what a vector writes: {first:.0f} % in layer 0, {last:.0f} % in the last"
+        figure.suptitle(title, x=0.02, ha="left", fontsize=12, color=INK)
+        panels = figure.subplots(len(SIDES), len(layers), sharex=True, sharey=True)
+        for row, (side, about) in zip(panels, SIDES.items(), strict=True):
+            for panel, layer in zip(row, layers, strict=True):
+                items = [found[side][name]["top"][layer] for name in DRAWN]
+                panel.hlines(places, 0, 100, color=GRID, linewidth=0.8)
+                panel.hlines(places, *([100 * (i["interval"][end] or 0) for i in items] for end in (0, 1)), color=FAINT)
+                panel.plot([100 * (i["share"] or 0) for i in items], places, "o", color=SERIES[0], markersize=6)
+                panel.set(xlim=(-3, 103), ylim=(len(DRAWN) - 0.5, -0.5))
+                panel.set_yticks(places, list(DRAWN.values()))
+                panel.tick_params(axis="y", length=0, labelcolor=INK)
+                below = "first word true, %" if side == list(SIDES)[-1] else ""
+                dress(panel, title=f"layer {layer}", x=below, y=about if layer == layers[0] else "", grid=False)
+        write_figure(figure, path)
 
 
 def main() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from itertools import pairwise
 from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
-from sith_hf.charts import FAINT, INK
+from sith_hf.charts import EDGE, EMPTY, FAINT, FRAME, INK, font, new_sheet, sheet_bytes
+from sith_hf.core.formatting import counted
 from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.towers import layer_title
@@ -36,9 +36,6 @@ TICKS = (
     (3.0, "3", "and above"),
 )
 
-PAPER = (255, 255, 255)
-EMPTY, FRAME, EDGE = (243, 244, 246), (214, 218, 223), (66, 72, 80)
-
 # In pixels; an ordinary screen shows the picture at half its size. TOP is above the grid of each tower.
 TITLE, TOP, LEFT, RIGHT, BOTTOM = 106, 130, 108, 76, 190
 LEGEND = 640
@@ -57,7 +54,7 @@ def edit_map(spec: AnySpec, layers: Mapping[str, int]) -> bytes:
     Raises:
         InputError: the edit changes a layer that the tower does not have.
     """
-    from PIL import Image, ImageDraw
+    from PIL import ImageDraw
 
     sizes = [(layers[part.tower], number_of_heads(part)) for part in spec.parts]
     for part, (num_layers, num_heads) in zip(spec.parts, sizes, strict=True):
@@ -67,13 +64,12 @@ def edit_map(spec: AnySpec, layers: Mapping[str, int]) -> bytes:
     cell = min(76, max(48, 1160 // max(most, *(num_layers for num_layers, _ in sizes))))
     width = LEFT + max(most * cell, LEGEND) + RIGHT
     height = TITLE + sum(TOP + num_layers * cell for num_layers, _ in sizes) + BOTTOM
-    image = Image.new("RGB", (width, height), PAPER)
+    image = new_sheet(width, height)
     draw = ImageDraw.Draw(image)
 
-    changed = sum(len({key[:2] for key in part.keys}) for part in spec.parts)
-    vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
-    heads = "1 attention head" if changed == 1 else f"{changed} attention heads"
-    _text(draw, (LEFT, 34), f"{vectors} in {heads}", 34, INK)
+    title = map_text(spec)
+    size = max((size for size in range(20, 35) if font(size).getlength(title) <= width - LEFT - 16), default=20)
+    _text(draw, (LEFT, 34), title, size, INK)
     _text(draw, (LEFT, 80), "Each square is one edited vector, coloured by its gain.", 23, FAINT)
     top = TITLE
     for part, (num_layers, num_heads) in zip(spec.parts, sizes, strict=True):
@@ -81,10 +77,13 @@ def edit_map(spec: AnySpec, layers: Mapping[str, int]) -> bytes:
         _tower(draw, part, top, cell, num_layers, num_heads)
         top += num_layers * cell
     _legend(draw, top + 56)
-    file = io.BytesIO()
-    # Level 9 takes three times as long for a file that is a twentieth smaller.
-    image.save(file, "PNG", optimize=False, compress_level=7)
-    return file.getvalue()
+    return sheet_bytes(image)
+
+
+def map_text(spec: AnySpec) -> str:
+    """Return what the picture shows: how many vectors in how many heads."""
+    heads = sum(len({key[:2] for key in part.keys}) for part in spec.parts)
+    return f"{counted(len(spec), 'singular vector')} in {counted(heads, 'attention head')}"
 
 
 def number_of_heads(spec: EditSpec) -> int:
@@ -163,6 +162,4 @@ def _legend(draw: ImageDraw, y: int) -> None:
 
 
 def _text(draw: ImageDraw, at: tuple[int, int], text: str, size: int, fill: str, anchor: str = "la") -> None:
-    from PIL import ImageFont
-
-    draw.text(at, text, fill=fill, font=ImageFont.load_default(size), anchor=anchor)
+    draw.text(at, text, fill=fill, font=font(size), anchor=anchor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,5 @@ def fitted(text: str, width: int, size: int) -> str:
     safe = sanitize(text, 400)
     if font(size).getlength(safe) <= width:
         return safe
-    while safe and font(size).getlength(f"{safe}…") > width:
-        safe = safe[:-1]
-    return f"{safe}…"
+    kept = bisect_right(range(len(safe)), width, key=lambda n: font(size).getlength(f"{safe[: n + 1]}…"))
+    return f"{safe[:kept]}…"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
-from sith_hf.charts.style import FAINT
+from sith_hf.charts.style import FAINT, PAPER
 from sith_hf.core.escaping import sanitize
 
-# Characters in a line of a label, and in an inch of a title; lines at most; points of a label.
-_LABEL, _TITLE, _LINES, _SIZE = 22, 9.6, 3, 9
+# Characters in a line of a label, and in an inch of a title; lines at most.
+_LABEL, _TITLE, _LINES = 22, 9.6, 3
+# Points of a label; pixels between labels; where they begin, in widths of the axes.
+_SIZE, _SMALLEST, _GAP, _BESIDE = 9.0, 5.0, 4, 1.03
 
 
 @dataclass(frozen=True)
@@ -45,40 +49,80 @@ def dress(axes: Any, *, title: str = "", x: str = "", y: str = "", grid: bool = 
         axes.grid(visible=True)
 
 
-def label_ends(axes: Any, ends: Sequence[End]) -> None:
-    """Write names to the right of the axes, each level with the last point of its line and none over another.
+def label_ends(*panels: tuple[Any, Sequence[End]]) -> None:
+    """Write names to the right of axes, each level with the last point of its line and none over another.
 
-    Call it when all lines are drawn: it reads the limits of the axes.
+    Points that are not finite get none. Call it last, once for a figure: it reads the limits and places of the axes.
+
+    Args:
+        panels: axes of one figure, each with the ends of its lines.
     """
-    if not ends:
+    made = [(axes, _labels(axes, ends)) for axes, ends in panels]
+    made = [(axes, labels) for axes, labels in made if labels]
+    if not made:
         return
+    figure = made[0][0].figure
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.get_layout_engine().execute(figure)
+        for axes, labels in made:
+            _place(axes, labels)
+
+
+def _labels(axes: Any, ends: Sequence[End]) -> list[tuple[float, Any]]:
+    """Return labels from the lowest up, each with the height that it wants, in heights of the axes."""
     low, high = axes.get_ylim()
     to_axes = axes.transData + axes.transAxes.inverted()
-    texts = [_wrapped(end.text, _LABEL, _LINES) for end in ends]
-    order = sorted(range(len(ends)), key=lambda i: (ends[i].y if ends[i].y == ends[i].y else low, -i))
-    points = axes.figure.get_figheight() * 72 * 0.92 * axes.get_position().height
-    heights = [(texts[i].count("\n") + 1) * _SIZE * 1.35 / points for i in order]
-    wanted = [float(to_axes.transform((ends[i].x, min(max(ends[i].y, low), high)))[1]) for i in order]
-    for i, place in zip(order, _spread(wanted, heights), strict=True):
-        end = ends[i]
-        axes.annotate(
-            texts[i],
-            (end.x, end.y),
-            xytext=(1.03, place),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=_SIZE,
-            color=end.colour,
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": end.colour, "linewidth": 0.6, "alpha": 0.5, "linestyle": ":"},
-        )
+    known = [end for end in ends if isfinite(end.x) and isfinite(end.y)]
+    wanted = [float(to_axes.transform((end.x, min(max(end.y, low), high)))[1]) for end in known]
+    # Lines that end at the same height are named in their order.
+    order = sorted(range(len(known)), key=lambda i: (wanted[i], -i))
+    return [(wanted[i], _label(axes, known[i], wanted[i])) for i in order]
 
 
-def label_points(axes: Any, x: Sequence[float], y: Sequence[float], notes: Sequence[str]) -> None:
-    """Write a short text below and to the right of each point."""
+def _place(axes: Any, labels: Sequence[tuple[float, Any]]) -> None:
+    """Move labels apart; make them smaller if there is no room for all."""
+    heights = _heights(axes, labels)
+    if sum(heights) > 1:
+        for _, label in labels:
+            label.set_fontsize(max(_SMALLEST, _SIZE / sum(heights)))
+        heights = _heights(axes, labels)
+    for (_, label), place in zip(labels, _spread([wanted for wanted, _ in labels], heights), strict=True):
+        label.set_position((_BESIDE, place))
+
+
+def _label(axes: Any, end: End, place: float) -> Any:
+    return axes.annotate(
+        _wrapped(end.text, _LABEL, _LINES),
+        (end.x, end.y),
+        xytext=(_BESIDE, place),
+        textcoords="axes fraction",
+        va="center",
+        fontsize=_SIZE,
+        color=end.colour,
+        annotation_clip=False,
+        arrowprops={"arrowstyle": "-", "color": end.colour, "linewidth": 0.6, "alpha": 0.5, "linestyle": ":"},
+    )
+
+
+def _heights(axes: Any, labels: Sequence[tuple[float, Any]]) -> list[float]:
+    """Return the heights of labels as parts of the height of the axes, with a gap."""
+    from matplotlib.text import Text
+
+    whole = axes.get_window_extent().height
+    return [(Text.get_window_extent(label).height + _GAP) / whole for _, label in labels]
+
+
+def label_points(
+    axes: Any, x: Sequence[float], y: Sequence[float], notes: Sequence[str], *, above: bool = False
+) -> None:
+    """Write a short text to the right of each point, below or above it, with a rim of paper to read on a line."""
+    from matplotlib.patheffects import withStroke
+
     for at, height, note in zip(x, y, notes, strict=True):
-        offset = {"xytext": (5, -11), "textcoords": "offset points"}
-        axes.annotate(sanitize(note, 24), (at, height), **offset, fontsize=8.5, color=FAINT)
+        place = {"xytext": (5, 4 if above else -11), "textcoords": "offset points", "zorder": 7}
+        rim = [withStroke(linewidth=2.5, foreground=PAPER)]
+        axes.annotate(sanitize(note, 24), (at, height), **place, fontsize=8.5, color=FAINT, path_effects=rim)
 
 
 def _wrapped(text: str, width: int, lines: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -165,9 +165,8 @@ class ConceptDictionary(Pushable):
     @classmethod
     def builtin(cls, *, template: str | None = None) -> ConceptDictionary:
         """Read the built-in list of more than 2,000 everyday visual concepts, with categories."""
-        source = (files("sith_hf.concepts") / "builtin.yaml").read_text(encoding="utf-8")
-        pairs = [(text, name) for name, texts in yaml.safe_load(source).items() for text in texts]
-        return cls.from_texts([text for text, _ in pairs], categories=[name for _, name in pairs], template=template)
+        texts, categories = zip(*_builtin(), strict=True)
+        return cls.from_texts(texts, categories=categories, template=template)
 
     def encode(
         self, model: Any, tokenizer: Any, name: str, *, job: ResumableJob | None = None, progress: bool = False
@@ -303,3 +302,10 @@ class ConceptDictionary(Pushable):
         result = cls(**fields)
         require(result.sha256 == made_of, path, "the texts differ from the saved ones")
         return result
+
+
+@cache
+def _builtin() -> tuple[tuple[str, str], ...]:
+    """Read the texts of the built-in list, each with its category."""
+    source = (files("sith_hf.concepts") / "builtin.yaml").read_text(encoding="utf-8")
+    return tuple((text, name) for name, texts in yaml.safe_load(source).items() for text in texts)

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from markupsafe import Markup, escape
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.formatting import fraction
 
 LINE = "rgba(128,128,128,.35)"
 """The colour of lines, visible on white and on black."""
@@ -30,7 +31,7 @@ def text(value: object, limit: int = 120) -> Markup:
     """
     if isinstance(value, Markup):
         return value
-    return escape(f"{value:.3f}" if isinstance(value, float) else sanitize(str(value), limit))
+    return escape(fraction(value) if isinstance(value, float) else sanitize(str(value), limit))
 
 
 def joined(parts: Iterable[object], by: str = ", ") -> Markup:

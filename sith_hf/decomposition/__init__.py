@@ -4,6 +4,7 @@ p-values, total effects, ``Drivers``.
 It imports ``charts``, ``concepts``, ``towers``, ``pursuit``, ``hub``, ``files``, ``core`` and ``errors``.
 """
 
+from sith_hf.decomposition.beside import dictionary_beside
 from sith_hf.decomposition.decompose import check_joint_size, decompose, repeats
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.drivers import Drivers
@@ -60,6 +61,7 @@ __all__ = [
     "check_joint_size",
     "concepts_text",
     "decompose",
+    "dictionary_beside",
     "driven_text",
     "explanation_rows",
     "factored_svd",

@@ -82,7 +82,7 @@ def draw_head(found: ExplainedPoles, layer: int, head: int, vectors: int = 12) -
     """
     count = min(whole_number(vectors, "vectors", least=1), found.rank)
     (layer,) = found.resolve_layers([layer])
-    head = found.resolve_head(head + found.num_heads if -found.num_heads <= whole_number(head, "a head") < 0 else head)
+    (head,) = found.resolve_heads([head])
     place = found.position(layer), head
     with blank_figure(9.0 if found.has_words else 5.0, 1.6 + 0.36 * count) as figure:
         columns = 2 if found.has_words else 1

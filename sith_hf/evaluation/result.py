@@ -11,14 +11,16 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from sith_hf.cards import MOST_BASELINES, collapsed_name
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.formatting import signed
 from sith_hf.core.reading import read_text
 from sith_hf.core.tables import table
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.evaluation.notebook import in_one_line, tasks_html, value_rows
 from sith_hf.evaluation.task_result import Difference, TaskResult
 from sith_hf.files import write_whole
-from sith_hf.images import PARTS
+from sith_hf.images import BASE, EDITED, PARTS
 
 FORMAT, VERSION = "sith-hf/evaluation", 1
 
@@ -131,7 +133,7 @@ class Evaluation:
             for item in task.metrics:
                 row: list[object] = [item.title, *(item.values[name] for name in self.variants)]
                 for d in item.differences:
-                    shown = [f"{d.value:+.3f}", d.interval]
+                    shown = [signed(d.value), d.interval]
                     if (d.of, d.to) == main:
                         row += shown
                     elif item in task.headlines:
@@ -169,11 +171,21 @@ class Evaluation:
                 parts = {name: item.values[name] for name in PARTS.values() if name in item.values}
                 if parts:
                     entry["parts"] = parts
+                if baselines := _baselines(item.values):
+                    entry["baselines"] = baselines
                 for d in item.differences:
                     if (d.of, d.to) == ("edited", "base") and d.low is not None and d.high is not None:
                         entry["interval"] = [d.low, d.high]
                 found["collateral" if task.kind == "collateral" else "results"].append(entry)
         return found
+
+
+def _baselines(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values of the edits to compare with; the mean for several draws of random vectors."""
+    found: dict[str, list[float]] = {}
+    for name in (name for name in values if name not in (BASE, EDITED, *PARTS.values())):
+        found.setdefault(collapsed_name(name), []).append(values[name])
+    return {name: round(sum(each) / len(each), 6) for name, each in list(found.items())[:MOST_BASELINES]}
 
 
 @cache

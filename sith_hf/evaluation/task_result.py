@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, FiniteFloat
 
+from sith_hf.core.formatting import interval
 from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import InputError
 
@@ -37,7 +38,7 @@ class Difference:
     @property
     def interval(self) -> str:
         """The interval as text; ``-`` without one."""
-        return "-" if self.low is None or self.high is None else f"[{self.low:+.3f}, {self.high:+.3f}]"
+        return "-" if self.low is None or self.high is None else interval((self.low, self.high))
 
 
 @short_repr

@@ -139,7 +139,8 @@ def draft(explorer: Explorer, basket: Basket) -> Draft:
     Raises:
         InputError: the model cannot be loaded, or the decomposition is of another.
     """
-    edit = None if explorer.model is None else explorer.editor.edit()
+    # An empty basket does not need to wait for the model.
+    edit = None if explorer.model is None or not basket.items else explorer.editor.edit()
     own, problems, gains = list[Gains](), list[str](), Gains()
     for item in basket.items:
         try:
@@ -213,14 +214,19 @@ def _nothing(basket: Basket) -> Draft:
 def _item(
     decomposition: Decomposition, item: Item, gains: Gains, problem: str, taken: float | None, edit: Edit | None
 ) -> ItemView:
-    words = ""
-    if item.vector is not None and decomposition.has_words and not problem:
-        words = poles_label([decomposition.explain(*item.vector, pole) for pole in decomposition.poles], quiet=True)
+    words = "" if problem else words_of(decomposition, item)
     choices = () if edit is None else [choice for choice in edit.choices if choice.word == item.concept]
     left_out = tuple(
         "layer {}, head {}, vector {}: ".format(*key) + why for choice in choices for key, why in choice.left_out
     )
     return ItemView(item.key, item.name, words, item.gain, len(gains), taken, problem, left_out)
+
+
+def words_of(decomposition: Decomposition, item: Item) -> str:
+    """Return the words of a vector, without those of silent poles; none for a concept."""
+    if item.vector is None or not decomposition.has_words:
+        return ""
+    return poles_label([decomposition.explain(*item.vector, pole) for pole in decomposition.poles], quiet=True)
 
 
 def _by_chance(impact: Impact) -> str:

@@ -20,7 +20,7 @@ from sith_hf.gains.gains import (
     direction_of,
     reversed_directions,
 )
-from sith_hf.gains.impact import Impact, impact_of
+from sith_hf.gains.impact import MOST_DRIFT, MOST_ENERGY, Impact, impact_of
 from sith_hf.gains.report import gain_rows, gain_table
 from sith_hf.gains.score_csv import score_csv_text
 from sith_hf.gains.scores import HIGHEST_SCORE, LOWEST_SCORE, SCORES_LAYOUT, Scores
@@ -34,6 +34,8 @@ __all__ = [
     "Impact",
     "Keep",
     "LOWEST_SCORE",
+    "MOST_DRIFT",
+    "MOST_ENERGY",
     "SCORES_LAYOUT",
     "SHARE_THRESHOLD",
     "Scores",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sith_hf.charts import sheet_bytes
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.tables import table
@@ -118,8 +118,6 @@ class Grounding:
         name, title = (sanitize(str(text), 60) for text in (self.base.name, self.images["title"]))
         heading, paths = f"{name} on {self.images['count']} images of {title}", []
         for number, sheet in enumerate(sheets(self.poles, self.pictures, heading, self.base.settings), 1):
-            file = io.BytesIO()
-            sheet.save(file, format="PNG")
             paths.append(folder / ("grounding.png" if number == 1 else f"grounding-{number}.png"))
-            write_whole(paths[-1], file.getvalue())
+            write_whole(paths[-1], sheet_bytes(sheet))
         return paths[0]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
-from sith_hf.charts import FAINT, GRID, INK
+from sith_hf.charts import FAINT, GRID, INK, LOWERS, RAISES, fitted, font, new_sheet
 from sith_hf.core.escaping import sanitize
 from sith_hf.grounding.pole import GroundedPole
 from sith_hf.grounding.view import opened
@@ -24,7 +23,6 @@ SHOWN = 8
 _POLES = 20
 _TILE, _GAP, _MARGIN, _TEXT, _HEAD, _LINE = 112, 6, 20, 330, 92, 20
 _ROW = 2 * (_TILE + _GAP) + 24
-_RAISES, _LOWERS = (213, 94, 0), (0, 114, 178)
 # Columns of random images, in two lines.
 _RANDOM = SHOWN // 2
 
@@ -51,12 +49,12 @@ def _sheet(
     poles: Sequence[GroundedPole], pictures: Mapping[int, bytes], heading: str, settings: Mapping[str, Any]
 ) -> Image.Image:
     wide = _MARGIN * 2 + _TEXT + (SHOWN + _RANDOM) * (_TILE + _GAP) + 3 * _GAP
-    sheet = Image.new("RGB", (wide, _HEAD + _ROW * len(poles) + _MARGIN), "white")
+    sheet = new_sheet(wide, _HEAD + _ROW * len(poles) + _MARGIN)
     pen = ImageDraw.Draw(sheet)
-    pen.text((_MARGIN, 16), _fitted(heading, wide - 40, 18), INK, _font(18))
-    pen.text((_tiles(0), 43), "strongest images; below, where the coefficient comes from", FAINT, _font(14))
-    pen.text((_tiles(0), 60), "orange raises it towards the pole, blue lowers it", FAINT, _font(14))
-    pen.text((_tiles(SHOWN) + 2 * _GAP, 60), "random images", FAINT, _font(14))
+    pen.text((_MARGIN, 16), fitted(heading, wide - 40, 18), INK, font(18))
+    pen.text((_tiles(0), 43), "strongest images; below, where the coefficient comes from", FAINT, font(14))
+    pen.text((_tiles(0), 60), "orange raises it towards the pole, blue lowers it", FAINT, font(14))
+    pen.text((_tiles(SHOWN) + 2 * _GAP, 60), "random images", FAINT, font(14))
     for number, pole in enumerate(poles):
         top = _HEAD + number * _ROW
         pen.line((_MARGIN, top - 12, wide - _MARGIN, top - 12), GRID)
@@ -81,7 +79,7 @@ def _words(pen: ImageDraw.ImageDraw, pole: GroundedPole, layer: object, top: int
         lines.append((f"words and images: AUC {found.auc:.2f}, p {found.p_value:.4f}", INK, 13))
     lines.append((f"{100 * pole.active:.0f} % of images on this side, at the {pole.where}", FAINT, 13))
     for number, (line, colour, size) in enumerate(lines):
-        pen.text((_MARGIN, top + number * _LINE), line, colour, _font(size))
+        pen.text((_MARGIN, top + number * _LINE), line, colour, font(size))
 
 
 def _images(sheet: Image.Image, pictures: Mapping[int, bytes], pole: GroundedPole, top: int) -> None:
@@ -94,7 +92,7 @@ def _images(sheet: Image.Image, pictures: Mapping[int, bytes], pole: GroundedPol
         sheet.paste(picture, (left, top))
         if image.patches is not None:
             sheet.paste(overlay(picture, sign * image.patches, scale), (left, top + _TILE + _GAP))
-        pen.text((left, top + 2 * _TILE + _GAP + 2), f"{image.coefficient:.3g}", FAINT, _font(12))
+        pen.text((left, top + 2 * _TILE + _GAP + 2), f"{image.coefficient:.3g}", FAINT, font(12))
     for number, image in enumerate(pole.random[: 2 * _RANDOM]):
         line, column = divmod(number, _RANDOM)
         left = _tiles(SHOWN + column) + 2 * _GAP
@@ -113,7 +111,7 @@ def overlay(picture: Image.Image, patches: Tensor, scale: float) -> Image.Image:
     sized = Image.fromarray(part.numpy()).resize(picture.size, Image.Resampling.BILINEAR)
     strength = np.asarray(sized)[..., None]
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] * 0.5 + 100
-    colour = np.where(strength > 0, *(np.array(each, dtype=np.float32) for each in (_RAISES, _LOWERS)))
+    colour = np.where(strength > 0, *(np.array(ImageColor.getrgb(each), dtype=np.float32) for each in (RAISES, LOWERS)))
     share = np.abs(strength) * 0.85
     return Image.fromarray((grey * (1 - share) + colour * share).clip(0, 255).astype(np.uint8))
 
@@ -135,23 +133,8 @@ def _wrapped(words: Sequence[str], most: int) -> list[str]:
     lines: list[str] = []
     for word in (sanitize(text, 40) for text in words):
         joined = f"{lines[-1]}, {word}" if lines else word
-        if lines and _font(15).getlength(joined) <= _TEXT - 20:
+        if lines and font(15).getlength(joined) <= _TEXT - 20:
             lines[-1] = joined
         else:
             lines.append(word)
-    return [_fitted(line, _TEXT - 20, 15) for line in lines[:most]]
-
-
-def _fitted(text: str, width: int, size: int) -> str:
-    """Return a text, cut where it would be wider than so many pixels."""
-    font = _font(size)
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text}…"
-
-
-@lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    return [fitted(line, _TEXT - 20, 15) for line in lines[:most]]
