@@ -44,7 +44,8 @@ def outputs(found: list[Mapping[str, Any]], name: str, pictures: dict[str, bytes
             text = escape("".join(data.get("text/plain", "")), quote=True)
             yield f'<div class="output"><img src="{file}" alt="{text}"></div>\n'
         else:
-            yield f'<pre class="output" style="white-space:pre-wrap">{escape("".join(data["text/plain"]).rstrip())}</pre>\n'
+            text = escape("".join(data["text/plain"]).rstrip())
+            yield f'<pre class="output" style="white-space:pre-wrap">{text}</pre>\n'
 
 
 def on_files(files: Any, config: Any) -> Any:
