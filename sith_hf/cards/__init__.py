@@ -19,8 +19,6 @@ from sith_hf.cards.card import (
 from sith_hf.cards.facts import (
     CUT,
     FOLD,
-    MOST_BASELINES,
-    collapsed_name,
     config_of,
     edit_setting_rows,
     explained,
@@ -34,6 +32,7 @@ from sith_hf.cards.facts import (
 )
 from sith_hf.cards.headline import headline
 from sith_hf.cards.markdown import render
+from sith_hf.cards.measured import MOST_BASELINES, collapsed_name
 from sith_hf.cards.snippets import CITATION, command
 
 __all__ = [

@@ -22,7 +22,6 @@ from sith_hf.decomposition import Decomposition
 from sith_hf.editor import Proof, SithEditor
 from sith_hf.publish import card_of
 from sith_hf.recipe import Recipe
-from sith_hf.world import embedded_checkpoint
 from tests.support.cli import sith, succeeded
 from tests.support.raw import tree
 
@@ -48,7 +47,6 @@ class Made:
         text = (self.folders[kind] / "README.md").read_text() if kind == "adapter" else card_of(self.folders[kind])
         places = {
             snippets.FOLDER: self.folders[kind],
-            snippets.BASE_FOLDER: embedded_checkpoint(),
             "path/to/this/adapter": self.folders[kind],
             "path/to/the/spec": self.folders["spec"],
             "path/to/the/dictionary": self.folders["dictionary"],
