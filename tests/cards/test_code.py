@@ -16,12 +16,14 @@ import torch
 import yaml
 
 from sith_hf.cards import snippets
+from sith_hf.cards.facts import BASE_FOLDER
 from sith_hf.checkpoint import export_adapter, save_edited
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import Proof, SithEditor
 from sith_hf.publish import card_of
 from sith_hf.recipe import Recipe
+from sith_hf.world import embedded_checkpoint
 from tests.support.cli import sith, succeeded
 from tests.support.raw import tree
 
@@ -47,6 +49,7 @@ class Made:
         text = (self.folders[kind] / "README.md").read_text() if kind == "adapter" else card_of(self.folders[kind])
         places = {
             snippets.FOLDER: self.folders[kind],
+            BASE_FOLDER: embedded_checkpoint(),
             "path/to/this/adapter": self.folders[kind],
             "path/to/the/spec": self.folders["spec"],
             "path/to/the/dictionary": self.folders["dictionary"],
