@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from tqdm import tqdm
 
 from sith_hf.adaptation.adaptation import Adaptation
 from sith_hf.adaptation.blocks import CLOSE
 from sith_hf.adaptation.change import layer_changes
+from sith_hf.core.ranges import Numbers
 from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.errors import InputError
 from sith_hf.towers import Tower
@@ -20,7 +19,7 @@ DIRECTIONS = 3
 def compare(
     base: Tower,
     tuned: Tower,
-    layers: Iterable[int] | None = None,
+    layers: Numbers | None = None,
     *,
     close: float = CLOSE,
     directions: int = DIRECTIONS,

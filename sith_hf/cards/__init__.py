@@ -19,6 +19,7 @@ from sith_hf.cards.card import (
 from sith_hf.cards.facts import (
     CUT,
     FOLD,
+    base_name,
     config_of,
     edit_setting_rows,
     explained,
@@ -34,6 +35,7 @@ from sith_hf.cards.headline import headline
 from sith_hf.cards.markdown import render
 from sith_hf.cards.measured import MOST_BASELINES, collapsed_name
 from sith_hf.cards.snippets import CITATION, command
+from sith_hf.cards.space import space_card
 
 __all__ = [
     "BEFORE_AFTER_FILE",
@@ -46,6 +48,7 @@ __all__ = [
     "TAGS",
     "collapsed_name",
     "command",
+    "base_name",
     "config_of",
     "decomposition_card",
     "dictionary_card",
@@ -61,6 +64,7 @@ __all__ = [
     "pictures",
     "render",
     "silent_poles",
+    "space_card",
     "spec_card",
     "summary",
     "towers_of",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.output import show_result
 from sith_hf.errors import InputError
 
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 @options.model
 @click.option("--tuned-revision", help="Branch, tag or commit of TUNED on the Hub.")
 @options.dictionary
-@click.option("--layers", type=options.NUMBERS, help="Compare only these layers.  [default: all]")
+@click.option(
+    "--layers",
+    type=options.LAYERS,
+    help="Compare only these layers, such as 3,5,-1, -4:, 8-11 or last4.  [default: all]",
+)
 @click.option(
     "--directions",
     type=click.IntRange(min=1),
@@ -43,7 +47,7 @@ def compare(
     loading: dict[str, Any],
     tuned_revision: str | None,
     words: dict[str, Any],
-    layers: tuple[int, ...] | None,
+    layers: tuple[int | str, ...] | None,
     directions: int,
     top: int,
     as_json: bool,
@@ -74,8 +78,8 @@ def compare(
     if source is None and editor.tower.has_joint:
         source = options.dictionary_of()
     if source is None:
-        click.echo(f"numbers only, no words: {sanitize(editor.tower.no_words, 1000)}", err=True)
-    found = editor.compare(other, source, layers=layers, directions=directions, progress=True)
+        messages.warn(f"numbers only, no words: {sanitize(editor.tower.no_words, 1000)}")
+    found = editor.compare(other, source, layers=layers, directions=directions, progress=messages.progress())
     data = {
         "base": editor.loaded.title,
         "tuned": other.loaded.title,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.output import save_results, show_result
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
@@ -21,10 +21,14 @@ from sith_hf.errors import InputError
 @click.option("--invert", multiple=True, metavar="CONCEPT,...", help="Invert concepts (gain -1).")
 @options.group(
     "where",
-    click.option("--layers", type=options.NUMBERS, help="Edit only these layers; with --gain, all their vectors."),
-    click.option("--heads", type=options.NUMBERS, help="Edit only these heads; with --gain, all their vectors."),
+    click.option(
+        "--layers",
+        type=options.LAYERS,
+        help="Edit only these layers, such as -4:, 8-11 or last4; with --gain, all their vectors.",
+    ),
+    click.option("--heads", type=options.HEADS, help="Edit only these heads; with --gain, all their vectors."),
 )
-@click.option("--vectors", type=options.NUMBERS, help="With --gain: edit only these vectors.")
+@click.option("--vectors", type=options.VECTORS, help="With --gain: edit only these vectors.")
 @click.option("--gain", type=float, help="Gain of the given layers, heads and vectors, in place of concepts.")
 @click.option("--strength", type=float, help="Scale the edit: 0.5 moves every gain halfway to 1.")
 @options.rule
@@ -40,7 +44,7 @@ def edit(
     amplify: tuple[str, ...],
     invert: tuple[str, ...],
     where: dict[str, Any],
-    vectors: tuple[int, ...] | None,
+    vectors: tuple[int | str, ...] | None,
     gain: float | None,
     strength: float | None,
     rule: dict[str, Any],
@@ -96,7 +100,7 @@ def edit(
         impact.check("add --yes")
     path = None if output is None or dry_run else save_results(output, overwrite, spec)
     for line in draft.warnings:
-        click.echo(f"warning: {sanitize(line, 1000)}", err=True)
+        messages.warn(f"warning: {sanitize(line, 1000)}")
     data = {
         "spec": path,
         "vectors": [{"tower": spec.tower, **row} for row in draft.rows()],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -71,13 +70,7 @@ def find(
 
 def _embedding(folder: str, decomposition: Decomposition, concept: str) -> Tensor | None:
     """Return the embedding in the dictionary beside the decomposition, for a concept that no explanation has."""
-    from sith_hf.concepts import DICTIONARY_LAYOUT, ConceptDictionary
-    from sith_hf.core.fingerprint import changed_setting
+    from sith_hf.decomposition import dictionary_beside
 
-    if decomposition.has(concept) or not (Path(folder) / DICTIONARY_LAYOUT.filename).is_file():
-        return None
-    dictionary = ConceptDictionary.from_pretrained(folder)
-    ours, theirs = decomposition.settings, {"dictionary_sha256": dictionary.sha256, **dictionary.encoder_record}
-    same = all(ours.get(name) == theirs.get(name) for name in ("dictionary_sha256", "encoder_sha256"))
-    changed = changed_setting(ours.get("encoder_settings") or {}, theirs.get("encoder_settings") or {})
-    return dictionary.embedding_of(concept) if same and changed is None else None
+    dictionary = None if decomposition.has(concept) else dictionary_beside(folder, decomposition)
+    return None if dictionary is None else dictionary.embedding_of(concept)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.images import named_images
 from sith_hf.cli.output import save_results, show_result
 from sith_hf.errors import InputError
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 )
 @options.group(
     "chosen",
-    click.option("--layers", type=options.NUMBERS, help="Only vectors of these layers."),
-    click.option("--heads", type=options.NUMBERS, help="Only vectors of these heads."),
-    click.option("--vectors", type=options.NUMBERS, help="Only these vectors of each head; 0 is the strongest."),
+    click.option("--layers", type=options.LAYERS, help="Only vectors of these layers, such as -4:, 8-11 or last4."),
+    click.option("--heads", type=options.HEADS, help="Only vectors of these heads."),
+    click.option("--vectors", type=options.VECTORS, help="Only these vectors of each head; 0 is the strongest."),
     click.option("--top", type=int, help="The N strongest of these vectors.  [default: 10, and all of --spec]"),
 )
 @options.specs("Choose the vectors that this edit changes (folder or Hub id).")
@@ -85,7 +85,7 @@ def ground(
     if images is not None:
         processes.each(lambda: check_readable(images))
     with ResumableJob.beside(output, processes) as job:
-        found = editor.ground(images, spec=spec, **chosen, **batches, job=job, progress=True)
+        found = editor.ground(images, spec=spec, **chosen, **batches, job=job, progress=messages.progress())
         path = processes.on_main(lambda: save_results(output, overwrite, found))
     if processes.is_main:
         lines = [found.table(), found.summary, *(f"note: {line}" for line in found.notes), path]

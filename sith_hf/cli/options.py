@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sith_hf.cli import messages
 from sith_hf.core.distributed import join_processes
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.ranges import parse_numbers
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +42,23 @@ class CommaSeparated(click.ParamType):  # type: ignore[type-arg]  # generic only
             self.fail(f"'{sanitize(str(value))}' is not a list of {self.expected}", param, ctx)
 
 
-NUMBERS = CommaSeparated("N,N,...", int, "whole numbers such as 0,1 or -2,-1")
+class NumberChoice(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
+    """Layers, heads or vectors by number (:mod:`sith_hf.core.ranges`), as a tuple of numbers and ranges."""
+
+    def __init__(self, what: str) -> None:
+        self.name, self.what = "N|A:B|A-B|lastN,...", what
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int | str, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_numbers(str(value), self.what)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
+LAYERS, HEADS, VECTORS = map(NumberChoice, ("layers", "heads", "vectors"))
+NUMBERS = CommaSeparated("N,N,...", int, "whole numbers such as 5,10,20")
 TEXTS = CommaSeparated("A,B,...", str.strip)
 
 
@@ -103,6 +121,32 @@ def given(**options: Any) -> dict[str, Any]:
 
 PATH = click.Path(path_type=Path)
 
+
+class Checked(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
+    """A text that a function of ``sith_hf.core.devices`` accepts; it raises InputError for others."""
+
+    def __init__(self, name: str, check: str) -> None:
+        self.name, self.check = name, check
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from sith_hf.core import devices
+
+        getattr(devices, self.check)(str(value))
+        return str(value)
+
+
+placing = (
+    click.option(
+        "--device",
+        type=Checked("NAME", "find_device"),
+        help="Where the model runs: auto, cpu, cuda, cuda:1, mps.  [default: auto: a GPU for passes over images]",
+    ),
+    click.option(
+        "--dtype",
+        type=Checked("NAME", "find_dtype"),
+        help="Dtype of the weights: auto, float32, bfloat16 or float16.  [default: auto, that of the files]",
+    ),
+)
 # For SithEditor.from_pretrained.
 model = group(
     "loading",
@@ -111,7 +155,10 @@ model = group(
         help="For a checkpoint of one tower, or LLaVA: the whole model it belongs to; folder or Hub id.",
     ),
     click.option("--revision", help="Branch, tag or commit of MODEL (or BASE) on the Hub."),
+    *placing,
 )
+# For commands that load a model otherwise.
+placed = group("placed", *placing)
 tower = group(
     "loading",
     click.option(
@@ -137,8 +184,8 @@ vectors = group(
     "vectors",
     click.option(
         "--layers",
-        type=NUMBERS,
-        help="Layer numbers, negative ones from the last, such as -4,-3,-2,-1.  [default: all]",
+        type=LAYERS,
+        help="Layers, such as 3,5,-1, -4:, :4, 8-11 or last4; negative numbers count from the last.  [default: all]",
     ),
     click.option("--rank", type=int, help="Singular vectors kept per head.  [default: all]"),
     click.option(
@@ -240,7 +287,7 @@ def output(content: str, *, required: bool = True) -> Callable[[F], F]:
             before = [] if values.get("dry_run") else _stamps(values["output"])
             result = command(**values)
             if before and before == _stamps(values["output"]):
-                click.echo(f"already done: {sanitize(str(values['output']))} was not changed", err=True)
+                messages.note(f"already done: {sanitize(str(values['output']))} was not changed")
             return result
 
         decorated: Any = where(overwrite(said))

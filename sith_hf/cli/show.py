@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("artifact")
-@click.option("--layers", type=options.NUMBERS, help="Only these layers.  [default: all]")
-@click.option("--heads", type=options.NUMBERS, help="Only these heads.  [default: all]")
+@click.option("--layers", type=options.LAYERS, help="Only these layers, such as -4:, 8-11 or last4.  [default: all]")
+@click.option("--heads", type=options.HEADS, help="Only these heads, likewise.  [default: all]")
 @click.option("--beside", help="A decomposition of the other side of the same model: show its concepts too.")
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Strongest vectors per head.")
 @options.chance
 @options.as_json
 def show(
     artifact: str,
-    layers: tuple[int, ...] | None,
-    heads: tuple[int, ...] | None,
+    layers: tuple[int | str, ...] | None,
+    heads: tuple[int | str, ...] | None,
     beside: str | None,
     top: int,
     fdr: float,
@@ -54,8 +54,8 @@ def show(
     assert isinstance(found, Decomposition)
     places = list(
         product(
-            found.layers if layers is None else found.resolve_layers(layers),
-            range(found.num_heads) if heads is None else heads,
+            found.resolve_layers(layers),
+            found.resolve_heads(heads),
         )
     )
     if beside is None and not found.has_words:

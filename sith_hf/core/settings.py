@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, ValidationError
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.ranges import parse_numbers
 from sith_hf.errors import InputError
 
 
@@ -42,6 +43,19 @@ class Settings(BaseModel):
             raise InputError(f"{source}: {'; '.join(dict.fromkeys(complaints))}") from None
         except (TypeError, ValueError, RecursionError):
             raise InputError(f"{source} may hold only texts, numbers, booleans, lists and mappings") from None
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value,)
+    return parse_numbers(value, "numbers") if isinstance(value, str | list | tuple) else value
+
+
+NumberChoice = Annotated[
+    tuple[int | str, ...],
+    BeforeValidator(_numbers, json_schema_input_type=int | str | tuple[int | str, ...]),
+]
+"""Layers, heads or vectors: a list of numbers and ranges, or a text such as ``"-4:"`` (:mod:`sith_hf.core.ranges`)."""
 
 
 def by_key(key: str, values: Sequence[str], default: str | None = None) -> Discriminator:

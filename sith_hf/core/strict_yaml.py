@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -17,10 +18,19 @@ MAX_VALUES = 100_000
 MAX_DEPTH = 50
 
 
+_SIXTIES = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+
+
 class _Loader(yaml.SafeLoader):
     """A loader of plain data that refuses repeated keys, references, and more values or levels than a person writes."""
 
     values = depth = 0
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        # YAML 1.1 reads 8:11 as 8 * 60 + 11; here it is a range of layers.
+        if kind is yaml.ScalarNode and implicit[0] and _SIXTIES.fullmatch(value):
+            return self.DEFAULT_SCALAR_TAG
+        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sith_hf.concepts import position
 from sith_hf.core.fingerprint import BaseRef
-from sith_hf.core.validation import did_you_mean, finite_number, whole_number, whole_numbers
+from sith_hf.core.ranges import Numbers, choose_numbers
+from sith_hf.core.validation import did_you_mean, finite_number, whole_number
 from sith_hf.decomposition.drivers import Drivers
 from sith_hf.decomposition.explanation import FDR
 from sith_hf.decomposition.significance import NULLS, Significance
@@ -188,26 +189,43 @@ class ExplainedHeads:
     def position(self, layer: int) -> int:
         """Return the index of ``layer`` on axis L. Raises InputError if it was not decomposed."""
         if whole_number(layer, "a layer") not in self.layers:
-            raise OutOfRange(f"layer {layer} was not decomposed: this decomposition has layers {list(self.layers)}")
+            raise self._no_layer(layer)
         return self.layers.index(layer)
 
-    def resolve_layers(self, layers: Iterable[int]) -> tuple[int, ...]:
-        """Return layer numbers; negative ones count from the last decomposed layer. Raises InputError for others."""
-        numbers = whole_numbers(layers, "layers")
-        known = {**{n: n for n in self.layers}, **{i - len(self.layers): n for i, n in enumerate(self.layers)}}
-        return tuple(known[n] if n in known else self.layers[self.position(n)] for n in numbers)
+    def _no_layer(self, layer: int) -> OutOfRange:
+        return OutOfRange(f"layer {layer} was not decomposed: this decomposition has layers {list(self.layers)}")
+
+    def resolve_layers(self, layers: Numbers | None) -> tuple[int, ...]:
+        """Return layer numbers in the order of the choice; all when None.
+
+        Args:
+            layers: numbers, negative ones from the last decomposed layer, or a text with ranges such as ``"-4:"``,
+                ``"8-11"`` or ``"last4"``.
+
+        Raises:
+            InputError: a layer that was not decomposed, or an empty range.
+        """
+        return self.layers if layers is None else choose_numbers(layers, "layers", self.layers, self._no_layer)
+
+    def resolve_heads(self, heads: Numbers | None) -> tuple[int, ...]:
+        """Return head numbers as :meth:`resolve_layers` does layers. Raises InputError for one that does not exist."""
+        return _chosen(heads, "head", self.num_heads)
+
+    def resolve_vectors(self, vectors: Numbers | None) -> tuple[int, ...]:
+        """Return numbers of vectors, 0 for the strongest of a head, as :meth:`resolve_heads` does heads."""
+        return _chosen(vectors, "vector", self.rank)
 
     def resolve_head(self, head: int) -> int:
         """Return ``head``. Raises InputError if it does not exist."""
         if not 0 <= whole_number(head, "a head") < self.num_heads:
-            raise OutOfRange(f"head {head} does not exist: this decomposition has heads 0-{self.num_heads - 1}")
+            raise _missing("head", self.num_heads, head)
         return head
 
     def place(self, layer: int, head: int, vector: int) -> tuple[int, int, int]:
         """Return the index of a vector on the axes L, H, R. Raises InputError for one that is not there."""
         position, head = self.position(layer), self.resolve_head(head)
         if not 0 <= whole_number(vector, "a vector") < self.rank:
-            raise OutOfRange(f"vector {vector} does not exist: this decomposition has vectors 0-{self.rank - 1}")
+            raise _missing("vector", self.rank, vector)
         return position, head, vector
 
     def has(self, concept: str) -> bool:
@@ -258,3 +276,13 @@ class ExplainedHeads:
         """Return :meth:`strength` divided by the sum of the explanation's weights, 0 to 1: ``[L, H, R, poles]``."""
         total = self.weight.sum(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
         return self.strength(queries, near) / total
+
+
+def _chosen(given: Numbers | None, what: str, count: int) -> tuple[int, ...]:
+    if given is None:
+        return tuple(range(count))
+    return choose_numbers(given, f"{what}s", range(count), partial(_missing, what, count))
+
+
+def _missing(what: str, count: int, number: int) -> OutOfRange:
+    return OutOfRange(f"{what} {number} does not exist: this decomposition has {what}s 0-{count - 1}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sith_hf.core.validation import whole_number, whole_numbers
+from sith_hf.core.ranges import Numbers, parse_numbers
+from sith_hf.core.short_repr import short_repr
+from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 from sith_hf.pursuit import Pursuit
 from sith_hf.towers import AttentionLayer, Tower, check_mean
@@ -30,6 +31,7 @@ _OF_WORDS = {
 }
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class DecomposeSettings:
     """The settings of a decomposition. Raises InputError for values that are invalid for every tower.
@@ -39,8 +41,9 @@ class DecomposeSettings:
         settings = DecomposeSettings(layers=[-4, -3, -2, -1], pursuit=Pursuit(sparsity=10))
     """
 
-    layers: Iterable[int] | None = None
-    """Layer numbers, negative ones from the last; all layers when None."""
+    layers: Numbers | None = None
+    """Layer numbers, negative ones from the last, or a text such as ``"-4:"``, ``"8-11"`` or ``"last4"``; all layers
+    when None."""
 
     rank: int | None = None
     """Singular vectors kept per head; all when None."""
@@ -68,7 +71,7 @@ class DecomposeSettings:
 
     def __post_init__(self) -> None:
         if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(whole_numbers(self.layers, "layers")))
+            object.__setattr__(self, "layers", parse_numbers(self.layers, "layers"))
         if self.rank is not None:
             whole_number(self.rank, "rank", least=1)
         if self.poles not in ("+-", "+"):

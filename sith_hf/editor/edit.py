@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -10,8 +10,10 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.ranges import Numbers
 from sith_hf.core.validation import did_you_mean
 from sith_hf.decomposition import Decomposition
+from sith_hf.editor.notebook import edit_html
 from sith_hf.edits import EditSpec, make_spec
 from sith_hf.errors import InputError
 from sith_hf.gains import (
@@ -77,8 +79,8 @@ class Edit:
         threshold: float | None = None,
         near: float | None = None,
         both_poles: bool = False,
-        layers: Iterable[int] | None = None,
-        heads: Iterable[int] | None = None,
+        layers: Numbers | None = None,
+        heads: Numbers | None = None,
     ) -> Edit:
         """Set the gain of vectors by concepts, in one of two ways. If a vector is chosen again, its gains multiply.
 
@@ -157,9 +159,9 @@ class Edit:
         self,
         gain: float,
         *,
-        layers: Iterable[int] | None = None,
-        heads: Iterable[int] | None = None,
-        vectors: Iterable[int] | None = None,
+        layers: Numbers | None = None,
+        heads: Numbers | None = None,
+        vectors: Numbers | None = None,
     ) -> Edit:
         """Set the gain of vectors by number (see :func:`sith_hf.gains.by_name`)."""
         if layers is None and (heads is not None or vectors is not None):
@@ -167,7 +169,7 @@ class Edit:
         chosen = by_name(self.decomposition, gain, layers=layers, heads=heads, vectors=vectors)
         return replace(self, gains=self.gains.then(chosen))
 
-    def _readable(self, layers: Iterable[int] | None) -> Iterable[int] | None:
+    def _readable(self, layers: Numbers | None) -> Numbers | None:
         """Return the layers to choose from: those that are named, else those that the model reads; None for all."""
         inert, known = self.editor.tower.inert, self.decomposition.layers
         if layers is not None or not inert.keys() & set(known):
@@ -256,3 +258,7 @@ class Edit:
 
     def __repr__(self) -> str:
         return repr(self.spec)
+
+    def _repr_html_(self) -> str:
+        settings = self.editor.tower.settings
+        return edit_html(self.spec.heading, self.rows(), self.impact, self.taken, self.warnings, settings)

@@ -16,10 +16,15 @@ from torch import Tensor
 from sith_hf.adaptation import DIRECTIONS, Adaptation, compare, explain_change, load_tuned
 from sith_hf.checkpoint import SavedCheckpoint, history, locate, measured, revert, save_edited
 from sith_hf.concepts import ConceptDictionary
+from sith_hf.core.devices import exact_device
+from sith_hf.core.escaping import sanitize
+from sith_hf.core.html import block, fact_table
+from sith_hf.core.ranges import Numbers
 from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match, decompose
 from sith_hf.editor.edit import Edit
 from sith_hf.editor.encoder import ConceptEncoder
 from sith_hf.editor.evidence import check_images, total_effect, with_drivers
+from sith_hf.editor.notebook import editor_facts
 from sith_hf.edits import AnySpec, EditEffect, applied
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.evaluation import measure_effect
@@ -38,7 +43,7 @@ from sith_hf.towers import (
 )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class SithEditor:
     """A checkpoint to explain and to edit: one of its towers (``docs/guide/models.md`` lists the families).
 
@@ -77,6 +82,8 @@ class SithEditor:
         tower: str | None = None,
         text_model: str | Path | None = None,
         token: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> SithEditor:
         """Load a model of a supported family, such as a ``CLIPModel`` (docs/guide/models.md lists them).
 
@@ -89,14 +96,20 @@ class SithEditor:
             text_model: for a tower alone, the whole model that it belongs to; for LLaVA, the model that its tower was
                 taken from. It provides the text tower, and what is missing on the way to the joint space.
             token: a Hub token; the one of the environment or login when None.
+            device: where the models are and run, such as ``"cpu"``, ``"cuda:1"`` or ``"mps"``. When None or
+                ``"auto"``, they are on the CPU, and passes over images use an accelerator if there is one.
+            dtype: of the weights, ``"float32"``, ``"bfloat16"`` or ``"float16"``. When None or ``"auto"``, the
+                narrowest that holds them exactly. A wider one changes no result by more than the rounding of passes; a
+                narrower one rounds the weights, and results are then of the rounded weights, with a warning.
 
         Raises:
             UnsupportedModel: another family, or no safetensors.
             ArtifactError: the record of an earlier edit is damaged.
             InputError: no checkpoint, a damaged one, or a companion of another width.
         """
-        loaded = load_model(str(name), revision, token=token)
-        companion = None if text_model is None else load_model(str(text_model), want_text=True, token=token)
+        placed: dict[str, Any] = {"token": token, "device": device, "dtype": dtype}
+        loaded = load_model(str(name), revision, **placed)
+        companion = None if text_model is None else load_model(str(text_model), want_text=True, **placed)
         return cls(loaded, companion, () if loaded.folder is None else history(loaded.folder), tower)
 
     @classmethod
@@ -131,6 +144,16 @@ class SithEditor:
         text_model = unwrapped(text_model)
         companion = LoadedModel(text_model, tokenizer, _name_of(text_model), None)
         return cls(loaded, companion, kind=tower)
+
+    def __repr__(self) -> str:
+        facts = (f"{name}: {sanitize(value)}" for name, value in self._facts().items())
+        return f"SithEditor({'; '.join(facts)})"
+
+    def _repr_html_(self) -> str:
+        return block("SithEditor", fact_table(self._facts().items()))
+
+    def _facts(self) -> dict[str, str]:
+        return editor_facts(self.loaded, self.companion, self.tower, len(self.history), self._decomposition)
 
     @property
     def model(self) -> Any:
@@ -221,6 +244,7 @@ class SithEditor:
                 readable images, or images for a text tower or for vectors without words.
         """
         settings = (settings or DecomposeSettings()).override(**fields)
+        device = self.loaded.device and exact_device(self.loaded.device) if device is None else device
         check_images(self, settings, images, words=concepts is not None)
         encoded = total = None
         if concepts is not None:
@@ -261,9 +285,9 @@ class SithEditor:
         self,
         images: Any = None,
         *,
-        layers: Iterable[int] | None = None,
-        heads: Iterable[int] | None = None,
-        vectors: Iterable[int] | None = None,
+        layers: Numbers | None = None,
+        heads: Numbers | None = None,
+        vectors: Numbers | None = None,
         top: int | None = None,
         spec: AnySpec | None = None,
         **options: Any,
@@ -287,7 +311,7 @@ class SithEditor:
         tuned: str | Path | SithEditor,
         concepts: ConceptDictionary | None = None,
         *,
-        layers: Iterable[int] | None = None,
+        layers: Numbers | None = None,
         directions: int = DIRECTIONS,
         device: torch.device | str | None = None,
         progress: bool = False,
@@ -311,6 +335,7 @@ class SithEditor:
         if concepts is None:
             return found
         encoded = self.encode(concepts, progress=progress)
+        device = self.loaded.device and exact_device(self.loaded.device) if device is None else device
         words = explain_change(self.tower, tuned.tower, found.changed, encoded, device=device, progress=progress)
         return replace(found, words=words)
 

@@ -7,6 +7,7 @@ is one JSON object under ``sith``. The layout of each kind is beside its class.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,8 @@ from sith_hf.core.reading import reason
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files.atomic import write_whole
 from sith_hf.files.tensor_file import CHECKSUMS, DTYPES, FileBackedRows, RowBlocks, TensorFile, write_tensors
+
+_LOG = logging.getLogger(__name__)
 
 AGAIN = "make it again, or fetch it again"
 
@@ -144,6 +147,7 @@ def read_file_backed(
 def _read(
     path: Path, layouts: Sequence[Layout], backed: str | None = None, least: int = 0
 ) -> tuple[dict[str, Tensor], dict[str, Any], FileBackedRows | None, Layout]:
+    _LOG.debug("reading %s", path)
     tensors: dict[str, Tensor] = {}
     rows, layout = None, layouts[0]
     try:
@@ -160,13 +164,19 @@ def _read(
                     tensors[name] = rows.mapped(file)
                 else:
                     tensor = tensors[name] = found.tensor(file, name)
-                    finite = not tensor.is_floating_point() or bool(tensor.isfinite().all())
-                    require(finite, path, f"{name} holds NaN or infinity")
+                    require(_finite(tensor), path, f"{name} holds NaN or infinity")
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise ArtifactError(f"{path} is not a whole safetensors file ({reason(error)}); {AGAIN}") from None
     return tensors, _data(path, layout, found), rows, layout
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Return whether every number is finite. NaN and infinity show in the extremes, which need no further memory."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
 
 
 def _check_identity(path: Path, layout: Layout, file: TensorFile) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import product
 
 import torch
 from torch import Tensor
 
+from sith_hf.core.ranges import Numbers
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.errors import InputError
@@ -66,16 +67,17 @@ def by_name(
     decomposition: Decomposition,
     gain: float,
     *,
-    layers: Iterable[int] | None = None,
-    heads: Iterable[int] | None = None,
-    vectors: Iterable[int] | None = None,
+    layers: Numbers | None = None,
+    heads: Numbers | None = None,
+    vectors: Numbers | None = None,
 ) -> Gains:
     """Give one gain to every combination of the given layers, heads and vectors.
 
     Args:
         decomposition: the vectors to choose from.
         gain: the gain of every chosen vector.
-        layers, heads, vectors: numbers in the decomposition; all when None. At least one must be given.
+        layers, heads, vectors: numbers in the decomposition, negative ones from the last, or texts such as ``"-4:"``;
+            all when None. At least one must be given.
 
     Raises:
         InputError: nothing given, a number that is not in the decomposition, or a gain that is not finite.
@@ -84,13 +86,11 @@ def by_name(
     if layers is None and heads is None and vectors is None:
         raise InputError("name layers, heads or vectors to edit (--layers, --heads, --vectors on the command line)")
     chosen: dict[VectorKey, float] = {}
-    # product() reads each iterable once, so an iterator serves every layer.
     for layer, head, vector in product(
-        decomposition.layers if layers is None else decomposition.resolve_layers(tuple(layers)),
-        range(decomposition.num_heads) if heads is None else heads,
-        range(decomposition.rank) if vectors is None else vectors,
+        decomposition.resolve_layers(layers),
+        decomposition.resolve_heads(heads),
+        decomposition.resolve_vectors(vectors),
     ):
-        decomposition.place(layer, head, vector)
         chosen[layer, head, vector] = gain
     return Gains(chosen, dict.fromkeys(chosen, "named outright"))
 

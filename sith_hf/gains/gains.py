@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sith_hf.core.ranges import Numbers, parse_numbers
+from sith_hf.core.short_repr import short_repr
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import Decomposition
 
@@ -30,6 +32,7 @@ def reversed_directions(named: Mapping[str, Direction]) -> dict[str, Direction]:
     return {concept: "more" if direction == "less" else "less" for concept, direction in named.items()}
 
 
+@short_repr
 @dataclass(frozen=True)
 class Evidence:
     """Why a vector counts as being about some concepts.
@@ -56,6 +59,7 @@ class Evidence:
         return {key: value for key, value in (vars(self) | {"near": near}).items() if value is not None}
 
 
+@short_repr
 @dataclass(frozen=True)
 class Gains:
     """Singular vectors with their gains, and the reason for each; every other vector keeps a gain of 1.
@@ -109,19 +113,20 @@ class Selection:
     """The vectors that a rule may choose, and the way it combines the two poles of a vector.
 
     Attributes:
-        layers: choose only among these, negative ones from the last; all of the decomposition when None.
-        heads: choose only among these; all when None.
+        layers: choose only among these, negative ones from the last, or a text such as ``"-4:"``; all of the
+            decomposition when None.
+        heads: choose only among these, likewise; all when None.
         both_poles: judge a vector by the mean over its poles, not by the stronger one.
     """
 
-    layers: Iterable[int] | None = None
-    heads: Iterable[int] | None = None
+    layers: Numbers | None = None
+    heads: Numbers | None = None
     both_poles: bool = False
 
     def __post_init__(self) -> None:
         for name in ("layers", "heads"):
             numbers = getattr(self, name)
-            object.__setattr__(self, name, None if numbers is None else tuple(numbers))
+            object.__setattr__(self, name, None if numbers is None else parse_numbers(numbers, name))
 
     def of_vectors(self, poles: Tensor) -> Tensor:
         """Combine values of poles, ``[L, H, R, poles]``, to values of vectors, ``[L, H, R]``."""
@@ -140,10 +145,8 @@ class Selection:
             InputError: a layer or head that is not in the decomposition.
         """
         allowed = torch.zeros(decomposition.singular_values.shape, dtype=torch.bool)
-        numbers = decomposition.layers if self.layers is None else decomposition.resolve_layers(self.layers)
-        columns = range(decomposition.num_heads)
-        heads = list(columns if self.heads is None else map(decomposition.resolve_head, self.heads))
-        for number in numbers:
+        heads = list(decomposition.resolve_heads(self.heads))
+        for number in decomposition.resolve_layers(self.layers):
             allowed[decomposition.position(number), heads] = True
         for at, head, vector in torch.nonzero(allowed if where is None else allowed & where).tolist():
             yield (decomposition.layers[at], head, vector), (at, head, vector)

@@ -5,15 +5,17 @@ The paper shows images of CC12M that drive a vector; its protocol is not public 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sith_hf.core.distributed import device_of_this_process
-from sith_hf.core.validation import whole_number, whole_numbers
+from sith_hf.core.devices import exact_device
+from sith_hf.core.ranges import Numbers
+from sith_hf.core.validation import whole_number
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import AnySpec
 from sith_hf.errors import BaseMismatch, InputError, UnsupportedModel
@@ -80,7 +82,7 @@ def ground(
     )
     source = image_dataset(images, progress=progress and job.processes.is_main)
     (variant,) = model_variants(editor, {BASE: None}, processor=processor)
-    device = device_of_this_process()
+    device = exact_device(variant.device)
     with ready([variant], device):
         view = View.of(variant, device)
         found = strongest_images(
@@ -92,9 +94,9 @@ def ground(
 def chosen_vectors(
     decomposition: Decomposition,
     *,
-    layers: Iterable[int] | None = None,
-    heads: Iterable[int] | None = None,
-    vectors: Iterable[int] | None = None,
+    layers: Numbers | None = None,
+    heads: Numbers | None = None,
+    vectors: Numbers | None = None,
     top: int | None = None,
     spec: AnySpec | None = None,
 ) -> list[Vector]:
@@ -102,7 +104,8 @@ def chosen_vectors(
 
     Args:
         decomposition: the vectors.
-        layers, heads, vectors: numbers in the decomposition; all when None.
+        layers, heads, vectors: numbers in the decomposition, negative ones from the last, or texts such as ``"-4:"``;
+            all when None.
         top: the most vectors; when None ``STRONGEST``, and all that a spec edits.
         spec: an edit, whose vectors are chosen in place of all.
 
@@ -111,13 +114,12 @@ def chosen_vectors(
         BaseMismatch: an edit of the other tower, or of other weights.
     """
     if spec is None:
-        heads, vectors = _numbers(heads, decomposition.num_heads), _numbers(vectors, decomposition.rank)
-        found = [
-            (layer, head, vector)
-            for layer in dict.fromkeys(decomposition.layers if layers is None else decomposition.resolve_layers(layers))
-            for head in heads
-            for vector in vectors
-        ]
+        numbers = product(
+            decomposition.resolve_layers(layers),
+            decomposition.resolve_heads(heads),
+            decomposition.resolve_vectors(vectors),
+        )
+        found = list(dict.fromkeys(numbers))
         top = STRONGEST if top is None else top
     elif (layers, heads, vectors) != (None, None, None):
         raise InputError("an edit names its vectors: leave layers, heads and vectors out")
@@ -126,10 +128,6 @@ def chosen_vectors(
     count = len(found) if top is None else whole_number(top, "top", 1)
     strength = {key: float(decomposition.singular_values[decomposition.place(*key)]) for key in found}
     return sorted(found, key=lambda key: -strength[key])[:count]
-
-
-def _numbers(given: Iterable[int] | None, count: int) -> Iterable[int]:
-    return range(count) if given is None else dict.fromkeys(whole_numbers(given, "heads and vectors"))
 
 
 def _edited(decomposition: Decomposition, spec: AnySpec) -> list[Vector]:

@@ -39,7 +39,8 @@ def model_variants(
     projection = None if editor.companion is None else _projection(editor.model, editor.companion.model)
     models = {name: editor.model if spec is None else edited_copy(editor.model, spec) for name, spec in specs.items()}
     return tuple(
-        ModelVariant(name, model, processor, projection, text=own_text(editor, model)) for name, model in models.items()
+        ModelVariant(name, model, processor, projection, text=own_text(editor, model), device=editor.loaded.device)
+        for name, model in models.items()
     )
 
 
@@ -54,19 +55,35 @@ def _projection(model: Any, companion: Any) -> Tensor | None:
 def edited_copy(model: Any, spec: AnySpec) -> Any:
     """Copy ``model`` with an edit; the copy shares all other parameters as the same objects.
 
+    The weights of ``model`` never change, so that others may use it meanwhile.
+
     Raises:
         InputError, BaseMismatch: as :func:`sith_hf.edits.applied`; also for offloaded weights.
+    """
+    own = private_copy(model, spec)
+    with applied(own, spec):
+        return private_copy(own, spec)
+
+
+def private_copy(model: Any, spec: AnySpec | None = None) -> Any:
+    """Copy the modules of ``model``, without its weights: hooks and an edit of the copy do not reach ``model``.
+
+    Args:
+        model: a model in memory.
+        spec: an edit; the copy has parameters of its own where the edit changes them, and shares all others.
+
+    Raises:
+        InputError: offloaded weights.
     """
     shared: dict[int, Any] = {}
     for parameter in model.parameters():
         if parameter.is_meta:
             raise InputError("the weights of this model are offloaded; load it without offloading to compare it")
         shared[id(parameter)] = parameter
-    for parameter in edited_parameters(model, spec):
+    for parameter in [] if spec is None else edited_parameters(model, spec):
         shared.pop(id(parameter), None)
-    with applied(model, spec):
-        # deepcopy reuses the objects in its memo.
-        return copy.deepcopy(model, shared)
+    # deepcopy reuses the objects in its memo.
+    return copy.deepcopy(model, shared)
 
 
 def text_model_of(editor: OpenModel) -> LoadedModel | None:

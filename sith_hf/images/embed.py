@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sith_hf.core.devices import pass_device
 from sith_hf.core.fingerprint import texts_sha256
+from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
 from sith_hf.images.datasets import ImageDataset
@@ -33,6 +35,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _Batch = tuple[dict[str, NDArray[np.float32]], list[str | None], list[str]]
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class EmbeddedRows:
     """The N rows of a dataset whose images could be decoded, in order.
@@ -112,11 +115,7 @@ def embed_rows(
         InputError: no rows, no row with a readable image, missing columns, fp16 on a CPU, embeddings that are not
             finite, or images that differ from those before an interruption.
     """
-    from accelerate import PartialState
-
-    job = job or ResumableJob()
-    # Without an accelerator, processes find each other only with cpu=True.
-    device = PartialState(cpu=not torch.accelerator.is_available()).device
+    job, device = job or ResumableJob(), pass_device(variants[0].device)
     if precision == "fp16" and device.type == "cpu":
         raise InputError("precision fp16 needs a GPU; use bf16 or no")
     columns = [name for name in dict.fromkeys(columns) if name not in image_columns]

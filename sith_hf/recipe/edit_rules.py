@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Tag
 
-from sith_hf.core.settings import Settings, by_key
+from sith_hf.core.settings import NumberChoice, Settings, by_key
 from sith_hf.decomposition import NEAR
 from sith_hf.gains import SHARE_THRESHOLD
 from sith_hf.judges import JudgeSettings
@@ -15,10 +15,11 @@ from sith_hf.judges import JudgeSettings
 class _Step(Settings):
     tower: Literal["vision", "text"] = "vision"
     """The tower whose vectors are chosen."""
-    layers: tuple[int, ...] | None = None
-    """Choose only among these layers; negative numbers count from the last. All decomposed layers when null."""
-    heads: tuple[int, ...] | None = None
-    """Choose only among these heads; all when null."""
+    layers: NumberChoice | None = None
+    """Choose only among these layers: numbers, negative ones from the last, or a text such as "-4:", "8-11" or
+    "last4". All decomposed layers when null."""
+    heads: NumberChoice | None = None
+    """Choose only among these heads, likewise; all when null."""
 
 
 class ShareEdit(_Step):
@@ -58,8 +59,8 @@ class VectorsEdit(_Step):
     """Choose every combination of the given layers, heads and vectors."""
     gain: float
     """0 removes, 1 leaves, above 1 amplifies, -1 inverts."""
-    vectors: tuple[int, ...] | None = None
-    """Numbers of vectors in their heads, 0 for the strongest; all when null."""
+    vectors: NumberChoice | None = None
+    """Numbers of vectors in their heads, likewise, 0 for the strongest; all when null."""
 
 
 class _Judged(_Step):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.ranges import is_range
 from sith_hf.core.strict_yaml import read_yaml
 from sith_hf.errors import InputError
 
@@ -32,7 +33,9 @@ def overridden_values(overrides: Iterable[str]) -> list[tuple[list[str], Any]]:
         keys = path.split(".")
         if not separator or not all(keys):
             raise InputError(f"--set {sanitize(override)}: write key.key=value, such as decompose.layers=[-2,-1]")
-        found.append((keys, read_yaml(text, f"--set {path}")))
+        # In YAML, -4: is a mapping; after --set it can only be a range of layers.
+        value = text.strip() if is_range(text) else read_yaml(text, f"--set {path}")
+        found.append((keys, value))
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
-from sith_hf.core.settings import Settings
+from sith_hf.core.settings import NumberChoice, Settings
 from sith_hf.core.strict_yaml import read_yaml
 from sith_hf.evaluation import Plan
 from sith_hf.fidelity import COHERENCE_WEIGHTS, SPARSITIES
@@ -82,8 +82,9 @@ class DecomposeStep(Settings):
 
     from_: str | None = Field(default=None, alias="from")
     """An existing decomposition of the base, a folder or Hub id, such as the output of sith-hf import-reference."""
-    layers: tuple[int, ...] | None = None
-    """Layers to decompose; negative numbers count from the last. All when null."""
+    layers: NumberChoice | None = None
+    """Layers to decompose: numbers, negative ones from the last, or a text such as "-4:", "8-11" or "last4". All when
+    null."""
     rank: int | None = None
     """Singular vectors per head; all when null."""
     poles: Literal["+-", "+"] = "+-"

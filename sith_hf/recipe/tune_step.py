@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sith_hf.core.settings import Settings
+from sith_hf.core.settings import NumberChoice, Settings
 from sith_hf.images import DatasetSettings
 
 # Drawn leaves, for a target of concepts.
@@ -67,7 +67,7 @@ class TuneStep(Settings):
     validation: Mapping[str, DatasetSettings] = {}
     """The name of each task above to data that no task of evaluate reports; columns and where are those of the task
     unless given."""
-    layers: Annotated[tuple[tuple[int, ...], ...], Field(min_length=1)] | None = None
+    layers: Annotated[tuple[NumberChoice, ...], Field(min_length=1)] | None = None
     """Sets of layers to choose from; when null the last one, two, ... of the layers of the edits."""
     thresholds: tuple[float, float] = (0.0, 0.5)
     """The range of the share of the topic, 0 to 1, that a vector needs; a judge's scores of 1 to 5 count as 0 to 1.

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
-from sith_hf.core.validation import whole_numbers
+from sith_hf.core.ranges import Numbers, choose_numbers
+from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.readout import Readout
@@ -24,6 +25,7 @@ _NO_WORDS = (
 )
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Tower:
     """One tower of a model as seen by the method.
@@ -68,8 +70,11 @@ class Tower:
         """Whether there is a way to the joint space, so that words can explain vectors."""
         return all(layer.readout is not None for layer in self.layers)
 
-    def resolve_layers(self, layers: Iterable[int] | None) -> tuple[int, ...]:
+    def resolve_layers(self, layers: Numbers | None) -> tuple[int, ...]:
         """Return layer numbers ascending and non-negative; negative ones count from the last, None means all.
+
+        Args:
+            layers: numbers, or a text with ranges such as ``"-4:"``, ``"8-11"`` or ``"last4"``.
 
         Raises:
             InputError: no layer, one that does not exist, or one twice.
@@ -77,18 +82,18 @@ class Tower:
         count = len(self.layers)
         if layers is None:
             return tuple(range(count))
-        wanted = whole_numbers(layers, "layers")
-        for layer in wanted:
-            if not -count <= layer < count:
-                pool = f" ({count - 1} is the pooling head)" if self.layers[-1].title else ""
-                raise InputError(
-                    f"layer {layer} does not exist: this tower has layers 0-{count - 1}{pool}. Use -1 for the last"
-                )
-        resolved = sorted(layer % count for layer in wanted)
+
+        def missing(layer: int) -> InputError:
+            pool = f" ({count - 1} is the pooling head)" if self.layers[-1].title else ""
+            return InputError(
+                f"layer {layer} does not exist: this tower has layers 0-{count - 1}{pool}. Use -1 for the last"
+            )
+
+        resolved = sorted(choose_numbers(layers, "layers", range(count), missing))
         if not resolved:
             raise InputError("layers is empty: name a layer, or leave layers out for all")
         if len(set(resolved)) != len(resolved):
-            raise InputError(f"layers {wanted} contain a layer twice (-1 is layer {count - 1}): name each layer once")
+            raise InputError(f"layers {layers} contain a layer twice (-1 is layer {count - 1}): name each layer once")
         return tuple(resolved)
 
     def readout(self, layer: int | None = None) -> Readout:

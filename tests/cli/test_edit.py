@@ -52,7 +52,7 @@ def test_by_name(work, tmp_path):
         (("--layers", "0", "--gain", "nan"), "nan"),
         (("--layers", "3", "--gain", "0"), "3"),
         (("--heads", "4", "--gain", "0"), "4"),
-        (("--vectors", "-1", "--gain", "0"), "-1"),
+        (("--vectors", "-9", "--gain", "0"), "-9"),
     ],
 )
 def test_refused(refuses, words, named):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 import pytest
 
-from sith_hf.cli.options import NUMBERS, concept_gains
+from sith_hf.cli.options import LAYERS, NUMBERS, concept_gains
+from sith_hf.core.ranges import parse_numbers
 from sith_hf.errors import InputError
 
 
@@ -62,3 +63,16 @@ def test_refused_concept_gains(text, message):
         concept_gains([text], 1.5, KNOWN)
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["-4:", ":4", "8-11", "last4", "3,5,-1", "0, last2"])
+def test_choices_of_layers(text):
+    assert LAYERS.convert(text, None, None) == parse_numbers(text, "layers")
+
+
+@pytest.mark.parametrize("text", ["", "4-", "last", "1.5", "8..11", "0 1", "9" * 5000, "-4\u202e:"])
+def test_refused_choices_of_layers(text):
+    with pytest.raises(click.BadParameter, match="is not a list of layers: write numbers such as 3,5,-1") as caught:
+        LAYERS.convert(text, None, None)
+    assert len(caught.value.message) < 400
+    assert caught.value.message.isprintable()

@@ -161,7 +161,9 @@ def test_a_rank_out_of_range_is_refused(rank, editor, concepts):
         editor.decompose(concepts, rank=rank)
 
 
-@pytest.mark.parametrize(("layers", "meant"), [([-1], (2,)), ([2, 0], (0, 2)), ([-3, 1], (0, 1)), (range(2), (0, 1))])
+@pytest.mark.parametrize(
+    ("layers", "meant"), [([-1], (2,)), ([2, 0], (0, 2)), ([-3, 1], (0, 1)), (range(2), (0, 1)), ("-2:", (1, 2))]
+)
 def test_layers_may_count_from_the_last_and_come_sorted(layers, meant, editor, concepts, made):
     some = editor.decompose(concepts, layers=layers)
     assert some.layers == meant
@@ -171,7 +173,7 @@ def test_layers_may_count_from_the_last_and_come_sorted(layers, meant, editor, c
     assert not any(f"layers.{n}." in key for key in some.base.sha256 for n in {0, 1, 2} - set(meant))
 
 
-@pytest.mark.parametrize("layers", [[3], [-4], [0, 0], [2, -1], [], [1.0], ["1"], [True]])
+@pytest.mark.parametrize("layers", [[3], [-4], [0, 0], [2, -1], [], [1.0], ["x"], [True], "3:", "2-0"])
 def test_layers_out_of_range_are_refused(layers, editor, concepts):
     with pytest.raises(InputError, match="layer"):
         editor.decompose(concepts, layers=layers)

@@ -124,7 +124,8 @@ def test_a_choice_may_be_kept_to_layers_and_heads(made):
     everything = by_concepts(made, queries, 0.0, threshold=0.05).gain
     some = by_concepts(made, queries, 0.0, threshold=0.05, select=Selection([-1, 0], iter([1, 2])))
     assert set(some.gain) == {k for k in everything if k[0] in (0, 2) and k[1] in (1, 2)} != set()
-    for wrong in ({"layers": [3]}, {"heads": [4]}, {"heads": [-1]}):
+    assert by_concepts(made, queries, 0.0, threshold=0.05, select=Selection("last1,0", "-3:3")).gain == some.gain
+    for wrong in ({"layers": [3]}, {"heads": [4]}, {"heads": [-5]}):
         with pytest.raises(InputError):
             by_concepts(made, queries, 0.0, select=Selection(**wrong))
 

@@ -44,6 +44,7 @@ def test_by_name_is_every_combination(made):
     assert set(by_name(made, 0.0, vectors=range(2)).gain) == set(product(range(LAYERS), range(HEADS), range(2)))
     iterators = by_name(made, 2.0, layers=iter([0, 2]), heads=iter([1, 3]), vectors=iter([0]))
     assert iterators.gain == chosen.gain
+    assert by_name(made, 2.0, layers="0,last1", heads="-3,-1", vectors=":1").gain == chosen.gain
 
 
 def test_by_name_refuses_what_is_not_there(made):
@@ -53,9 +54,9 @@ def test_by_name_refuses_what_is_not_there(made):
         {"layers": [3]},
         {"layers": [-4]},
         {"heads": [4]},
-        {"heads": [-1]},
+        {"heads": [-5]},
         {"vectors": [8]},
-        {"vectors": [0, -1]},
+        {"vectors": [0, -9]},
     ):
         with pytest.raises(InputError, match=r"layer|head|vector"):
             by_name(made, 0.0, **wrong)
