@@ -72,7 +72,10 @@ def find(
 def _embedding(folder: str, decomposition: Decomposition, concept: str) -> Tensor | None:
     """Return the embedding in the dictionary beside the decomposition, for a concept that no explanation has."""
     from sith_hf.concepts import DICTIONARY_LAYOUT, ConceptDictionary
+    from sith_hf.core.escaping import sanitize
     from sith_hf.core.fingerprint import changed_setting
+    from sith_hf.core.validation import did_you_mean
+    from sith_hf.errors import InputError
 
     if decomposition.has(concept) or not (Path(folder) / DICTIONARY_LAYOUT.filename).is_file():
         return None
@@ -80,4 +83,12 @@ def _embedding(folder: str, decomposition: Decomposition, concept: str) -> Tenso
     ours, theirs = decomposition.settings, {"dictionary_sha256": dictionary.sha256, **dictionary.encoder_record}
     same = all(ours.get(name) == theirs.get(name) for name in ("dictionary_sha256", "encoder_sha256"))
     changed = changed_setting(ours.get("encoder_settings") or {}, theirs.get("encoder_settings") or {})
-    return dictionary.embedding_of(concept) if same and changed is None else None
+    if not same or changed is not None:
+        return None
+    found = dictionary.embedding_of(concept)
+    if found is None:
+        raise InputError(
+            f"neither an explanation nor the dictionary has the concept '{sanitize(concept)}'"
+            f"{sanitize(did_you_mean(concept, dictionary.texts))}: name the decomposed model, which encodes it (--model)"
+        )
+    return found
