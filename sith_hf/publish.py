@@ -11,15 +11,23 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from sith_hf.cards import (
+    BEFORE_AFTER_FILE,
     DATA_FILE,
-    MAP_FILE,
     decomposition_card,
     dictionary_card,
     hub_base,
-    picture,
     spec_card,
 )
-from sith_hf.checkpoint import SITH, contents, effect_bytes, folder_card, folder_effect, own_card, record
+from sith_hf.checkpoint import (
+    SITH,
+    contents,
+    effect_bytes,
+    folder_card,
+    folder_effect,
+    folder_pictures,
+    own_card,
+    record,
+)
 from sith_hf.concepts import DICTIONARY_LAYOUT, ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.reading import read_text_input
@@ -95,7 +103,8 @@ def push_edited(
             files[EVALUATION] = (json.dumps(evaluation, indent=2, sort_keys=True) + "\n").encode("utf-8")
         if effect is not None:
             files[f"{SITH}/{EFFECT}"] = effect_bytes(effect)
-        files[MAP_FILE] = picture(folder, spec)
+        files.pop(BEFORE_AFTER_FILE, None)
+        files |= folder_pictures(folder, evaluation=evaluation, effect=effect)
         repo_id = full_repo_id(repo_id, options)
         written = own_card(folder)
         by_hand = written is not None and not is_generated_file(written)

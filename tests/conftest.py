@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,9 +18,19 @@ os.environ.pop("HF_TOKEN", None)
 _HOME = tempfile.TemporaryDirectory(prefix="sith-hf-tests-")
 os.environ["SITH_HF_HOME"] = _HOME.name
 
+# A million objects of libraries, made while tests are collected, need no look at each collection of garbage.
+gc.disable()
+
 if TYPE_CHECKING:
     from sith_hf.editor import SithEditor
     from tests.support.checkpoints import Checkpoints
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the libraries and tests are made of out of all later collections of garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,6 +54,28 @@ def _few_leaves() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _few_draws() -> Iterator[None]:
+    """Decompositions draw 100 random directions, not 16,000, which take most of the time of a tiny one."""
+    from importlib import import_module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("sith_hf.decomposition.decompose"), "DRAWS", 100)
+        yield
+
+
+@pytest.fixture(scope="module")
+def all_draws() -> Iterator[None]:
+    """Decompositions draw as many random directions as for users: for files that check which words are shown."""
+    from importlib import import_module
+
+    from sith_hf.decomposition import DRAWS
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("sith_hf.decomposition.decompose"), "DRAWS", DRAWS)
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkpoints]:
     """Tiny checkpoints and edits of them (:mod:`tests.support.checkpoints`), to read and not to change."""
@@ -59,13 +92,3 @@ def editor(tmp_path_factory: pytest.TempPathFactory) -> SithEditor:
     from tests.support.made import tiny_editor
 
     return tiny_editor(tmp_path_factory.mktemp("editor"))
-
-
-@pytest.fixture(scope="module")
-def few_draws() -> Iterator[None]:
-    """Decompositions draw 100 random directions, not 16,000: for files that check no p-value. Most time goes there."""
-    from importlib import import_module
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("sith_hf.decomposition.decompose"), "DRAWS", 100)
-        yield

@@ -8,6 +8,7 @@ It imports ``evaluation``, ``checkpoint``, ``edits``, ``decomposition``, ``tower
 """
 
 from sith_hf.adaptation.adaptation import Adaptation
+from sith_hf.adaptation.change import change_svd
 from sith_hf.adaptation.compare import DIRECTIONS, compare
 from sith_hf.adaptation.diff_checkpoints import CheckpointDiff, diff_checkpoints
 from sith_hf.adaptation.diff_decompositions import TURNED, DecompositionDiff, diff_decompositions
@@ -29,6 +30,7 @@ __all__ = [
     "SpecDiff",
     "TURNED",
     "TensorChanges",
+    "change_svd",
     "compare",
     "diff_checkpoints",
     "diff_decompositions",

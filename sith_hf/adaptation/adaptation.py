@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from markupsafe import Markup
+
 from sith_hf.adaptation.head_change import PARTS, HeadChange, relative_change, shares
 from sith_hf.adaptation.words import ChangeWords
+from sith_hf.core.html import block, faint, html_table
 from sith_hf.towers import layer_title
 
 COMPARED = (
@@ -16,8 +19,11 @@ COMPARED = (
     "dropped"
 )
 
+# Rows that a notebook shows: heads or words, and the last layers.
+_SHOWN, _LAYERS = 8, 25
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Adaptation:
     """The changes of all compared heads of a tower.
 
@@ -36,6 +42,29 @@ class Adaptation:
     settings: Mapping[str, Any] = field(default_factory=dict)
     close: float = 0.0
     words: tuple[ChangeWords, ...] | None = None
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name} {share:.0%}" for name, share in shares(self.heads).items())
+        return f"Adaptation({self._in_words}: {parts})"
+
+    @property
+    def _in_words(self) -> str:
+        layers = f"{len(self.layers)} {'layer' if len(self.layers) == 1 else 'layers'}"
+        change = f"||M' - M|| / ||M|| {relative_change(self.heads):.3g}"
+        return f"{self.tower} tower, {layers}: {len(self.changed)} of {len(self.heads)} heads changed, {change}"
+
+    def _repr_html_(self) -> str:
+        parts: list[Markup | None] = []
+        for title, (columns, rows) in (
+            ("by layer", self.layer_rows()),
+            ("most changed heads", self.head_rows(_SHOWN)),
+            ("words of the change", self.word_rows(_SHOWN)),
+        ):
+            if rows:
+                parts += [faint(title), html_table(columns, rows[-_LAYERS:], more=max(0, len(rows) - _LAYERS))]
+        silent, poles = self.silent()
+        note = faint(f"{silent} of {poles} explained poles have no words beyond chance.") if poles else None
+        return block(self._in_words, *parts, note)
 
     @property
     def changed(self) -> tuple[HeadChange, ...]:

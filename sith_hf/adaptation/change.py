@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sith_hf.adaptation.blocks import blocks, ends
 from sith_hf.adaptation.head_change import HeadChange
-from sith_hf.decomposition import factored_svd
+from sith_hf.decomposition import HeadSVD, factored_svd
 from sith_hf.towers import AttentionLayer, HeadFactors
 
 # Singular values below this part of the largest are rounding, and their vectors are no part of the head's span.
@@ -28,6 +28,12 @@ def change_factors(base: HeadFactors, tuned: HeadFactors) -> tuple[Tensor, Tenso
     if write.shape[2] > write.shape[1]:  # one head: the product is smaller than its factors
         return write @ read, torch.eye(write.shape[1], dtype=write.dtype).expand(len(write), -1, -1)
     return write, read
+
+
+def change_svd(base: AttentionLayer, tuned: AttentionLayer, num_heads: int) -> HeadSVD:
+    """Return the singular vectors of M' - M of each head of a layer, float64, at most 2d of each; the change's own."""
+    write, read = change_factors(base.factors(num_heads), tuned.factors(num_heads))
+    return factored_svd(write.cpu(), read.cpu())
 
 
 @dataclass(frozen=True, eq=False)

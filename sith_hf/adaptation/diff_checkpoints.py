@@ -11,11 +11,13 @@ from typing import Any
 from tqdm import tqdm
 
 from sith_hf.checkpoint import SITH, verify
+from sith_hf.core.short_repr import short_repr
 from sith_hf.edits import EDIT_SPEC_LAYOUT
 from sith_hf.errors import InputError
 from sith_hf.towers import Checkpoint
 
 
+@short_repr
 @dataclass(frozen=True)
 class TensorDifference:
     """A tensor that differs.
@@ -33,6 +35,7 @@ class TensorDifference:
     note: str = ""
 
 
+@short_repr
 @dataclass(frozen=True)
 class CheckpointDiff:
     """The differences of two checkpoints.

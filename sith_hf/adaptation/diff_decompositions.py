@@ -11,6 +11,7 @@ import torch
 
 from sith_hf.adaptation.blocks import CLOSE, ends
 from sith_hf.adaptation.change import principal_angles
+from sith_hf.core.short_repr import short_repr
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import InputError
 
@@ -18,6 +19,7 @@ TURNED = 10.0
 """The angle in degrees above which the vectors of a block are others."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class BlockDifference:
     """A block of vectors with close singular values in two decompositions.
@@ -45,6 +47,7 @@ class BlockDifference:
         return bool(self.only_first or self.only_second)
 
 
+@short_repr
 @dataclass(frozen=True)
 class DecompositionDiff:
     """The differences of two decompositions.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import BaseMismatch
 
@@ -17,6 +18,7 @@ from sith_hf.errors import BaseMismatch
 _SAME = 1e-3
 
 
+@short_repr
 @dataclass(frozen=True)
 class GainDifference:
     """A vector whose gain differs.
@@ -36,6 +38,7 @@ class GainDifference:
     same_direction: bool = True
 
 
+@short_repr
 @dataclass(frozen=True)
 class SpecDiff:
     """The differences of two edit specs.

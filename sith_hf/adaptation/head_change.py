@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sith_hf.core.short_repr import short_repr
+
 PARTS = ("reweighting", "rotation", "new")
 """The parts of a change, which are orthogonal and add up to it."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class HeadChange:
     """The change M' - M of the value-output matrix of one head (Method, sec. 7).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sith_hf.adaptation.adaptation import COMPARED, Adaptation
 from sith_hf.cards import render
 from sith_hf.core.escaping import shown_name
+from sith_hf.core.formatting import fraction
 from sith_hf.files import library_versions
 
 # Rows of the longest tables.
@@ -40,4 +41,4 @@ def report(found: Adaptation, base: str, tuned: str, *, picture: str | None = No
 
 def _shown(table: tuple[list[str], list[list[object]]]) -> tuple[list[str], list[list[str]]]:
     columns, rows = table
-    return columns, [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    return columns, [[fraction(cell) if isinstance(cell, float) else str(cell) for cell in row] for row in rows]

@@ -10,6 +10,7 @@ import torch
 from sith_hf.adaptation.change import change_factors
 from sith_hf.adaptation.head_change import HeadChange
 from sith_hf.concepts import ConceptDictionary
+from sith_hf.core.short_repr import short_repr
 from sith_hf.decomposition import DecomposeSettings, Explanation, adjusted, concepts_text, decompose
 from sith_hf.files import ResumableJob
 from sith_hf.pursuit import Pursuit
@@ -18,6 +19,7 @@ from sith_hf.towers import AttentionLayer, HeadFactors, Tower, layer_title
 FDR = 0.05
 
 
+@short_repr
 @dataclass(frozen=True)
 class ChangeWords:
     """One direction that a change writes, explained: a singular vector of M' - M of one head.

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
 from sith_hf.cards import facts as card_facts
-from sith_hf.cards.edit_map import edit_map, number_of_heads
+from sith_hf.cards.before_after import alt_text, before_after, parts_of
+from sith_hf.cards.edit_map import edit_map, map_text, number_of_heads
+from sith_hf.cards.headline import headline, measured_line, named_concepts
 from sith_hf.cards.markdown import render
+from sith_hf.cards.snippets import (
+    BASE_FOLDER,
+    CITATION,
+    FOLDER,
+    decompose_command,
+    needs_dictionary,
+    pipeline_code,
+    save_command,
+)
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.escaping import impersonal, sanitize
 from sith_hf.decomposition import Decomposition
@@ -20,14 +30,13 @@ from sith_hf.edits import EDIT_SPEC_LAYOUT, AnySpec, EditEffect, EditSpec, read_
 from sith_hf.errors import InputError
 from sith_hf.files import library_versions
 from sith_hf.towers import folder_format
+from sith_hf.world import EMBEDDED
 
 TAGS = ["sith-hf", "clip", "model-editing"]
 
-# Stands for the place of a folder in the code that its card shows.
-FOLDER = "path/to/this/folder"
-
-# Where repositories keep the picture of an edit, and the rows of a dataset.
+# Where repositories keep the pictures of an edit, and the rows of a dataset.
 MAP_FILE = "sith/edit_map.png"
+BEFORE_AFTER_FILE = "sith/before_after.png"
 DATA_FILE = "data/train.parquet"
 
 
@@ -40,9 +49,9 @@ def model_card(
     evaluation: Mapping[str, Any] | None = None,
     effect: EditEffect | None = None,
     recipe: str | None = None,
-    base_id: str | None = None,
+    base_ids: Sequence[str] = (),
 ) -> str:
-    """Return the README.md of an edited checkpoint, which shows :func:`picture` from ``MAP_FILE``.
+    """Return the README.md of an edited checkpoint, which shows :func:`pictures`.
 
     The same arguments give the same bytes.
 
@@ -54,7 +63,7 @@ def model_card(
         evaluation: measured results (see :class:`sith_hf.cards.facts.Results`).
         effect: what the edit does to the concepts that it names.
         recipe: the text of the recipe of the edit.
-        base_id: for a base read from a folder, the Hub id in its configuration; the card states that the two were not
+        base_ids: for a base read from a folder, the Hub ids that its files record; the card states that they were not
             compared.
 
     Raises:
@@ -62,60 +71,83 @@ def model_card(
     """
     folder = Path(folder)
     pinned = card_facts.hub_base(spec.base)
-    base_id = pinned or (None if base_id is None else _checked(base_id))
+    recorded_bases = [] if pinned else [_checked(name) for name in base_ids]
     architecture, _ = card_facts.config_of(folder, spec)
-    pipeline = card_facts.pipeline_of(architecture)
+    pipeline, library = card_facts.pipeline_of(architecture), folder_format(folder).library
     path = folder / "sith" / EDIT_SPEC_LAYOUT.filename
     recorded, (_, data, _) = EditSpec.from_pretrained(path), read_spec_file(path)
     if recorded != spec:
         raise InputError(f"{folder} does not contain the edit of this card: save the checkpoint again")
     measured, title = card_facts.measured_rows(evaluation), f"{card_facts.base_name(spec.base)}, edited"
+    about, after = _about(spec, repo_id, title), recorded.edited_sha256 or {}
+    concepts = [*named_concepts(spec), *about["topics"]]
+    code = pipeline_code(pipeline, folder, about["place"], concepts) if library == "transformers" else None
     body = render(
         "model_card.md.j2",
-        **_about(spec, repo_id, title),
-        recorded_base=None if pinned else base_id,
+        **about,
+        measured_line=measured_line(effect, measured["results"]),
+        recorded_bases=recorded_bases,
         architecture=architecture,
-        library=folder_format(folder).library,
+        library=library,
         scheme="local-dir:" if repo_id is None else "hf-hub:",
+        pipeline_code=code,
         map_file=MAP_FILE,
-        measured=measured,
-        evaluated=evaluation is not None and any(measured.values()),
+        map_text=f"Edited by layer and head, coloured by gain: {map_text(spec)}",
+        before_after_file=BEFORE_AFTER_FILE,
+        picture_text=alt_text(parts_of(effect, measured["results"])),
+        measured={name: card_facts.by_data(measured[name]) for name in ("results", "collateral")}
+        | {"sweep": measured["sweep"]},
+        intervals=any(row["interval"] for row in (*measured["results"], *measured["collateral"])),
+        evaluated=bool(measured["results"] or measured["collateral"]),
         effect=effect,
-        effect_command=None if effect is None else _effect_command(effect, pinned, repo_id),
+        save_command=save_command(about["code_base"], about["place"], effect),
         recipe=recipe,
         texts=card_facts.card_texts(recipe),
-        after=recorded.edited_sha256 or {},
+        fingerprints=[(*item, after.get(item[0], "as in the base")) for item in sorted(spec.base.sha256.items())],
         versions=data["libraries"],
         edited_before=(folder / "sith" / "base" / EDIT_SPEC_LAYOUT.filename).is_file(),
     )
+    bases = [pinned] if pinned else recorded_bases
     metadata = ModelCardData(
         **card_facts.inherited(base_card),
-        library_name=folder_format(folder).library,
+        library_name=library,
         pipeline_tag=pipeline,
         tags=edit_tags(spec),
-        base_model=base_id,
-        base_model_relation=None if base_id is None else "finetune",
+        base_model=bases[0] if len(bases) == 1 else bases or None,
+        base_model_relation="finetune" if bases else None,
         **_model_index(_title(repo_id, title), pipeline, [*measured["results"], *measured["collateral"]]),
     )
     return _assembled(ModelCard, metadata, body)
 
 
-def _effect_command(effect: EditEffect, pinned: str | None, repo_id: str | None) -> str:
-    """Return the command that measures an effect again."""
-    parts = ["sith-hf", "save-edited", pinned or "path/to/the/base", "--spec", repo_id or FOLDER, "-o", "again"]
-    parts += [] if effect.text_model is None else ["--text-model", effect.text_model]
-    return " ".join(map(shlex.quote, [*parts, *effect.images.options]))
-
-
 def picture(folder: Path, spec: AnySpec) -> bytes:
-    """Return the PNG that :func:`model_card` shows. Raises InputError unless ``folder`` has the edited towers."""
+    """Return the PNG of the edited heads, ``MAP_FILE``. Raises InputError unless ``folder`` has the edited towers."""
     return edit_map(spec, card_facts.config_of(Path(folder), spec)[1])
+
+
+def pictures(
+    folder: Path, spec: AnySpec, evaluation: Mapping[str, Any] | None = None, effect: EditEffect | None = None
+) -> dict[str, bytes]:
+    """Return the PNGs that :func:`model_card` shows, by name: ``MAP_FILE``, and ``BEFORE_AFTER_FILE`` of measurements.
+
+    Raises:
+        InputError: ``folder`` does not have the edited towers, or the evaluation is invalid.
+    """
+    found = {MAP_FILE: picture(folder, spec)}
+    parts = parts_of(effect, card_facts.measured_rows(evaluation)["results"])
+    return found | ({BEFORE_AFTER_FILE: before_after(parts)} if parts else {})
 
 
 def spec_card(spec: AnySpec, *, repo_id: str | None) -> str:
     """Return the README.md of an edit without the model, for a repository or a folder. Raises InputError for an id."""
     about = _about(spec, repo_id, f"An edit of {card_facts.base_name(spec.base)}")
-    body = render("edit_spec.md.j2", **about, versions=library_versions())
+    body = render(
+        "edit_spec.md.j2",
+        **about,
+        save_command=save_command(about["code_base"], about["place"]),
+        fingerprints=sorted(spec.base.sha256.items()),
+        versions=library_versions(),
+    )
     base_id = card_facts.hub_base(spec.base)
     metadata = ModelCardData(library_name="sith-hf", tags=[*edit_tags(spec), "edit-spec"], base_model=base_id)
     return _assembled(ModelCard, metadata, body)
@@ -146,6 +178,9 @@ def decomposition_card(decomposition: Decomposition, *, repo_id: str | None) -> 
         rank=rank,
         poles=decomposition.poles,
         side=decomposition.side,
+        decompose_command=decompose_command(decomposition, card_facts.hub_base(decomposition.base) is not None),
+        needs_dictionary=needs_dictionary(decomposition),
+        fingerprints=sorted(decomposition.base.sha256.items()),
         rows=len(decomposition.layers) * heads * rank * max(1, len(decomposition.poles)),
         concepts=len(decomposition.texts),
         fidelity=float(decomposition.fidelity.mean()) if decomposition.has_words else None,
@@ -182,10 +217,11 @@ def _about(spec: AnySpec, repo_id: str | None, title: str) -> dict[str, Any]:
     return {
         "title": _title(repo_id, title),
         "place": repo_id or FOLDER,
-        "code_base": pinned or "path/to/the/base",
+        "code_base": pinned or (EMBEDDED if card_facts.is_embedded(spec.base) else BASE_FOLDER),
         "spec": spec,
         "base_name": card_facts.base_name(spec.base),
         "pinned": pinned is not None,
+        "headline": headline(spec),
         "summary": card_facts.summary(spec),
         "topics": card_facts.topics(spec),
         "silent": card_facts.silent_poles(spec),
@@ -197,6 +233,7 @@ def _about(spec: AnySpec, repo_id: str | None, title: str) -> dict[str, Any]:
         "explained": card_facts.explained(spec),
         "settings": card_facts.edit_setting_rows(spec),
         "wordless": card_facts.is_wordless(spec),
+        "citation": CITATION,
     }
 
 
@@ -228,7 +265,7 @@ def _dataset_card(
 ) -> str:
     """Return the card of a dataset repository with its rows in ``DATA_FILE``, or of a folder without them."""
     about = {"title": _title(repo_id, title), "place": repo_id or FOLDER, "data_file": repo_id and DATA_FILE}
-    body = render(template, **about, versions=library_versions(), **data)
+    body = render(template, **about, citation=CITATION, versions=library_versions(), **data)
     metadata = DatasetCardData(
         pretty_name=sanitize(impersonal(title)) if repo_id is None else f"{pretty} {repo_id}",
         tags=["sith-hf", card_facts.family_tag(family), "interpretability"],

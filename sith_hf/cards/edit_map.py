@@ -8,6 +8,7 @@ from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 from sith_hf.charts import EDGE, EMPTY, FAINT, FRAME, INK, font, new_sheet, sheet_bytes
+from sith_hf.core.formatting import counted
 from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.towers import layer_title
@@ -66,10 +67,9 @@ def edit_map(spec: AnySpec, layers: Mapping[str, int]) -> bytes:
     image = new_sheet(width, height)
     draw = ImageDraw.Draw(image)
 
-    changed = sum(len({key[:2] for key in part.keys}) for part in spec.parts)
-    vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
-    heads = "1 attention head" if changed == 1 else f"{changed} attention heads"
-    _text(draw, (LEFT, 34), f"{vectors} in {heads}", 34, INK)
+    title = map_text(spec)
+    size = max((size for size in range(20, 35) if font(size).getlength(title) <= width - LEFT - 16), default=20)
+    _text(draw, (LEFT, 34), title, size, INK)
     _text(draw, (LEFT, 80), "Each square is one edited vector, coloured by its gain.", 23, FAINT)
     top = TITLE
     for part, (num_layers, num_heads) in zip(spec.parts, sizes, strict=True):
@@ -78,6 +78,12 @@ def edit_map(spec: AnySpec, layers: Mapping[str, int]) -> bytes:
         top += num_layers * cell
     _legend(draw, top + 56)
     return sheet_bytes(image)
+
+
+def map_text(spec: AnySpec) -> str:
+    """Return what the picture shows: how many vectors in how many heads."""
+    heads = sum(len({key[:2] for key in part.keys}) for part in spec.parts)
+    return f"{counted(len(spec), 'singular vector')} in {counted(heads, 'attention head')}"
 
 
 def number_of_heads(spec: EditSpec) -> int:

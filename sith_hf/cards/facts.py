@@ -7,12 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from sith_hf.core.escaping import impersonal, sanitize, shown_name
-from sith_hf.core.fingerprint import BaseRef
+from sith_hf.core.fingerprint import BaseRef, tensor_sha256
+from sith_hf.core.formatting import count, counted, listed
 from sith_hf.core.settings import Settings
 from sith_hf.core.strict_yaml import read_yaml
 from sith_hf.edits import AnySpec, EditSpec
@@ -21,6 +22,7 @@ from sith_hf.hub import is_repo_id
 from sith_hf.pursuit import METHODS
 from sith_hf.towers import (
     UNUSABLE,
+    Checkpoint,
     config_json,
     config_settings,
     family_of_config,
@@ -28,9 +30,13 @@ from sith_hf.towers import (
     layer_title,
     number_of_layers,
 )
+from sith_hf.world import embedded_checkpoint
 
 # A table with more rows than the first number is folded; rows after the second are left out.
-FOLD, CUT = 20, 1000
+FOLD, CUT = 10, 1000
+
+# The most baselines of a measured result.
+MOST_BASELINES = 8
 
 
 def hub_base(base: BaseRef) -> str | None:
@@ -54,6 +60,13 @@ def base_name(base: BaseRef) -> str:
     return hub_base(base) or shown_name(base.name)
 
 
+def is_embedded(base: BaseRef) -> bool:
+    """Return whether a base is the checkpoint that comes with sith-hf, wherever it was read from."""
+    checkpoint = Checkpoint.read(embedded_checkpoint())
+    key = min(base.sha256, default="")
+    return key in checkpoint.where and tensor_sha256(checkpoint.tensor(key)) == base.sha256[key]
+
+
 def config_of(folder: Path, spec: AnySpec) -> tuple[str, dict[str, int]]:
     """Read the architecture, and the number of layers of each edited tower, from the ``config.json`` of a checkpoint.
 
@@ -69,9 +82,9 @@ def config_of(folder: Path, spec: AnySpec) -> tuple[str, dict[str, int]]:
         raise
     except UNUSABLE as error:
         raise InputError(f"{folder}/config.json is of no supported model ({type(error).__name__}); fix it") from None
-    for count in layers.values():
-        if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= 1000:
-            raise InputError(f"{folder}/config.json: num_hidden_layers is {count!r}; expected a number from 1 to 1000")
+    for depth in layers.values():
+        if not isinstance(depth, int) or isinstance(depth, bool) or not 0 < depth <= 1000:
+            raise InputError(f"{folder}/config.json: num_hidden_layers is {depth!r}; expected a number from 1 to 1000")
     return architecture, layers
 
 
@@ -103,7 +116,7 @@ def is_wordless(spec: AnySpec) -> bool:
 
 def towers_of(spec: AnySpec) -> str:
     """Name the edited towers."""
-    return _listed([f"the {part.tower} tower" for part in spec.parts])
+    return listed([f"the {part.tower} tower" for part in spec.parts])
 
 
 def summary(spec: AnySpec) -> str:
@@ -112,15 +125,13 @@ def summary(spec: AnySpec) -> str:
 
 
 def _summary(spec: EditSpec) -> str:
-    heads, layers = len({key[:2] for key in spec.keys}), spec.layers
-    vectors = "1 singular vector" if len(spec) == 1 else f"{len(spec)} singular vectors"
-    head = "head" if heads == 1 else "heads"
-    named = [str(layer_title(n, spec.base.settings)) for n in layers]
-    where = f"layer {named[0]}" if len(layers) == 1 else f"layers {_listed(named)}"
+    heads = len({key[:2] for key in spec.keys})
+    named = [str(layer_title(n, spec.base.settings)) for n in spec.layers]
+    where = f"{'layer' if len(named) == 1 else 'layers'} {listed(named)} of the {spec.tower} tower"
     changes = Counter(_verb(gain) for gain in spec.gain.tolist())
-    how = _listed([f"{count} {verb}" for verb, count in changes.items()])
+    how = listed([f"{count(number)} {verb}" for verb, number in changes.items()])
     change = "has a new gain" if len(spec) == 1 else "have new gains"
-    return f"{vectors} in {heads} attention {head} of {where} of the {spec.tower} tower {change}: {how}"
+    return f"{counted(len(spec), 'singular vector')} in {counted(heads, 'attention head')} of {where} {change}: {how}"
 
 
 def _verb(gain: float) -> str:
@@ -129,10 +140,6 @@ def _verb(gain: float) -> str:
     if gain < 0:
         return "inverted"
     return "turned down" if gain < 1 else "amplified"
-
-
-def _listed(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def topics(spec: AnySpec, limit: int = 5) -> list[str]:
@@ -238,6 +245,26 @@ class MeasuredResult(Settings):
     """The 95 % interval of ``edited - base``, lower end first."""
     parts: dict[str, float] = Field(default_factory=dict, max_length=4)
     """The values with a part of the edit, such as "vision only"."""
+    baselines: dict[str, float] = Field(default_factory=dict, max_length=MOST_BASELINES)
+    """The values with edits to compare with, such as "random vectors"."""
+
+
+class SweepPoint(Settings):
+    """Worst group and average of an edit at one strength."""
+
+    contender: str = Field(min_length=1)
+    setting: float
+    vectors: int = Field(ge=0)
+    worst: float
+    average: float
+
+
+class MeasuredSweep(Settings):
+    """An edit and its baselines at several strengths (:class:`sith_hf.evaluation.Sweep`)."""
+
+    over: str = Field(min_length=1)
+    base: dict[Literal["worst", "average"], float] = Field(min_length=2)
+    points: tuple[SweepPoint, ...] = Field(max_length=1000)
 
 
 class Results(Settings):
@@ -245,10 +272,11 @@ class Results(Settings):
 
     results: tuple[MeasuredResult, ...] | None = None
     collateral: tuple[MeasuredResult, ...] | None = None
+    sweep: MeasuredSweep | None = None
 
 
 def measured_rows(evaluation: Mapping[str, Any] | None) -> dict[str, list[dict[str, Any]]]:
-    """Return the table rows of ``results`` and ``collateral``; their texts are sanitized.
+    """Return the table rows of ``results``, ``collateral`` and ``sweep``; their texts are sanitized.
 
     Args:
         evaluation: plain data of the form of :class:`Results`; None if nothing was measured.
@@ -257,11 +285,50 @@ def measured_rows(evaluation: Mapping[str, Any] | None) -> dict[str, list[dict[s
         InputError: the evaluation has another form.
     """
     found = Results.from_data({} if evaluation is None else evaluation, "the evaluation for the card").model_dump()
+    sweep = found.pop("sweep")
     rows: dict[str, list[dict[str, Any]]] = {name: list(items or ()) for name, items in found.items()}
     for row in (*rows["results"], *rows["collateral"]):
         row.update({name: sanitize(impersonal(row[name] or "")) for name in ("dataset", "metric", "split")})
-        row["parts"] = {sanitize(impersonal(name)): value for name, value in row["parts"].items()}
+        for name in ("parts", "baselines"):
+            row[name] = {sanitize(impersonal(text)): value for text, value in row[name].items()}
+    return rows | {"sweep": [] if sweep is None else _sweep_rows(sweep)}
+
+
+def by_data(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return tables of rows of :func:`measured_rows`, one for each data set: ``dataset, split, columns, rows``.
+
+    ``columns`` are the names of parts of the edit and of baselines, whose values are the ``figures`` of a row.
+    """
+    tables: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = row["dataset"], row["split"]
+        table = tables.setdefault(key, {"dataset": key[0], "split": key[1], "columns": [], "rows": []})
+        values = {**row["parts"], **row["baselines"]}
+        table["columns"] += [name for name in values if name not in table["columns"]]
+        table["rows"].append({**row, "figures": values})
+    return list(tables.values())
+
+
+def _sweep_rows(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the base, and the mean of the random draws in place of each, as ``contender, setting, worst, average``."""
+    grouped: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    for point in sweep["points"]:
+        name = collapsed_name(sanitize(impersonal(point["contender"])))
+        grouped.setdefault((name, point["setting"]), []).append(point)
+    rows = [{"contender": "base", "setting": None, **sweep["base"]}]
+    for (name, setting), points in grouped.items():
+        means = {figure: sum(point[figure] for point in points) / len(points) for figure in ("worst", "average")}
+        rows.append({"contender": name, "setting": setting, **means})
     return rows
+
+
+RANDOM = "random vectors"
+"""The name of the mean over edits of random vectors."""
+
+
+def collapsed_name(variant: str) -> str:
+    """Return ``RANDOM`` for one of several draws of random vectors, such as ``random 2``; other names unchanged."""
+    return RANDOM if re.fullmatch(r"random \d+", variant) else variant
 
 
 def card_texts(recipe: str | None) -> dict[str, str]:

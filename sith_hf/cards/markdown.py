@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from sith_hf.core.escaping import impersonal, sanitize
+from sith_hf.core.formatting import count, counted, factor, fraction, interval, listed, percent, signed, weight
 
 # Characters with a meaning in Markdown, its extensions (tables, mathematics, autolinks) and emoji codes.
 _MARKS = "\\`*_{}[]()#+!|~$:@^="
@@ -36,8 +38,15 @@ def environment() -> Any:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"cell": markdown_text, "fenced": fenced, "number": number, "percent": percent}
+    made.filters |= {"cell": markdown_text, "fenced": fenced, "cells": _cells}
+    made.filters |= {each.__name__: each for each in (fraction, signed, interval, weight, percent, factor, count)}
+    made.filters |= {"counted": counted, "listed": listed}
     return made
+
+
+def _cells(values: Sequence[object], limit: int = 200) -> list[str]:
+    """Return each text escaped by :func:`markdown_text`."""
+    return [markdown_text(value, limit) for value in values]
 
 
 def markdown_text(value: object, limit: int = 200) -> str:
@@ -63,13 +72,3 @@ def fenced(value: object, language: str = "") -> str:
     longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join([f"{fence}{language}", *lines, fence])
-
-
-def number(value: float) -> str:
-    """Format a number with three significant digits."""
-    return f"{value:.3g}"
-
-
-def percent(value: float) -> str:
-    """Return a share as a percentage."""
-    return f"{value:.0%}".replace("%", " %")

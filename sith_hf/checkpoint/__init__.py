@@ -3,7 +3,14 @@
 It imports ``cards``, ``edits`` and everything below.
 """
 
-from sith_hf.checkpoint.card import effect_bytes, folder_card, folder_effect, write_card
+from sith_hf.checkpoint.card import (
+    card_metadata,
+    effect_bytes,
+    folder_card,
+    folder_effect,
+    folder_pictures,
+    write_card,
+)
 from sith_hf.checkpoint.contents import SITH, contents, own_card, record
 from sith_hf.checkpoint.lora import architectures, export_adapter
 from sith_hf.checkpoint.verify import verify
@@ -13,11 +20,13 @@ __all__ = [
     "SITH",
     "SavedCheckpoint",
     "architectures",
+    "card_metadata",
     "contents",
     "effect_bytes",
     "export_adapter",
     "folder_card",
     "folder_effect",
+    "folder_pictures",
     "history",
     "locate",
     "measured",

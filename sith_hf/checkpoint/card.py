@@ -10,17 +10,19 @@ from typing import Any
 
 import yaml
 
-from sith_hf.cards import MAP_FILE, hub_base, model_card, picture
+from sith_hf.cards import BEFORE_AFTER_FILE, hub_base, is_repo_name, model_card, pictures
 from sith_hf.checkpoint.contents import SITH, is_of_an_earlier_release, record
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.reading import json_fields, read_start, read_text_input
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EFFECT, AnySpec, EditEffect, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.files import write_whole
-from sith_hf.hub import CARD, is_generated_file, is_repo_id, with_checksum
+from sith_hf.hub import CARD, is_generated_file, with_checksum
 
 # Characters of a card in which its metadata must end, and of a record.
 _LONGEST_METADATA, _LONGEST_RECORD = 2**16, 64 * 2**20
+# A merge of more models has no place in the metadata.
+_MOST_BASES = 10
 
 
 def folder_card(
@@ -48,21 +50,36 @@ def folder_card(
         missing = folder / SITH / EDIT_SPEC_LAYOUT.filename
         raise InputError(f"{folder} is not an edited checkpoint ({missing} is missing): write one with save-edited")
     spec, found = public or EditSpec.from_pretrained(folder / SITH / EDIT_SPEC_LAYOUT.filename), record(folder)
-    if evaluation is None and (path := found.get("evaluation.json")) is not None:
-        try:
-            evaluation = json.loads(_read(path, "the evaluation"))
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path} is not JSON ({error}): evaluate again, or remove it") from None
     return model_card(
         folder,
         spec,
         repo_id=repo_id,
         effect=effect or folder_effect(folder),
-        base_id=base_id(spec.base, folder),
+        base_ids=recorded_bases(spec.base, folder),
         base_card=card_metadata(found.get(f"base/{CARD}")),
-        evaluation=evaluation,
+        evaluation=evaluation or _evaluation(folder),
         recipe=_read(found["recipe.yaml"], "the recipe") if "recipe.yaml" in found else None,
     )
+
+
+def folder_pictures(
+    folder: Path, *, evaluation: Mapping[str, Any] | None = None, effect: EditEffect | None = None
+) -> dict[str, bytes]:
+    """Return the pictures of :func:`folder_card` by name; arguments and exceptions as there."""
+    spec = EditSpec.from_pretrained(folder / SITH / EDIT_SPEC_LAYOUT.filename)
+    return pictures(folder, spec, evaluation or _evaluation(folder), effect or folder_effect(folder))
+
+
+def _evaluation(folder: Path) -> dict[str, Any] | None:
+    """Return the measured results that an edited checkpoint records. Raises InputError for a damaged record."""
+    path = record(folder).get("evaluation.json")
+    if path is None:
+        return None
+    try:
+        found: dict[str, Any] = json.loads(_read(path, "the evaluation"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}): evaluate again, or remove it") from None
+    return found
 
 
 def folder_effect(folder: Path) -> EditEffect | None:
@@ -87,7 +104,7 @@ def effect_bytes(effect: EditEffect) -> bytes:
 
 
 def write_card(folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write ``README.md`` and its picture into an edited folder, from what lies in it; return the path of the card.
+    """Write ``README.md`` and its pictures into an edited folder, from what lies in it; return the path of the card.
 
     Args:
         folder: a folder that :func:`sith_hf.checkpoint.save_edited` wrote.
@@ -105,22 +122,42 @@ def write_card(folder: str | Path, *, overwrite: bool = False) -> Path:
     if os.path.lexists(card) and not overwrite and not is_generated_file(card):
         raise InputError(f"{card} was written or changed by hand; --overwrite replaces it")
     text = with_checksum(folder_card(folder))
-    write_whole(folder / MAP_FILE, picture(folder, EditSpec.from_pretrained(folder)))
+    drawn = folder_pictures(folder)
+    for name, content in drawn.items():
+        write_whole(folder / name, content)
+    if BEFORE_AFTER_FILE not in drawn:
+        (folder / BEFORE_AFTER_FILE).unlink(missing_ok=True)  # of measurements that were removed
     write_whole(card, text.encode("utf-8"))
     return card
 
 
-def base_id(base: BaseRef, folder: Path) -> str | None:
-    """Return the Hub id of a base: the one in its spec, else the one in ``config.json``, else None."""
+def recorded_bases(base: BaseRef, folder: Path) -> list[str]:
+    """Return the Hub ids that the files of a base name as where it comes from; empty for a base that is a commit there.
+
+    The first of these that names any: an edit in the base, ``base_model`` in the metadata of its card, and
+    ``_name_or_path`` in its ``config.json``. A local path is never an id.
+
+    Args:
+        base: of the edit.
+        folder: the edited checkpoint.
+    """
     if hub_base(base) is not None:
-        return base.name
-    # The config.json of a base that was itself edited names the base of the base.
-    if (folder / SITH / "base" / EDIT_SPEC_LAYOUT.filename).is_file():
-        return None
-    name = json_fields(folder / "config.json").get("_name_or_path")
-    if not isinstance(name, str) or name.count("/") != 1 or name[0] in "./~" or not is_repo_id(name):
-        return None
-    return None if os.path.exists(name) else name
+        return []
+    found = record(folder)
+    earlier = [path for name, path in found.items() if name.endswith(f"base/{EDIT_SPEC_LAYOUT.filename}")]
+    pinned = (hub_base(EditSpec.from_pretrained(path).base) for path in reversed(earlier))
+    named = (card_metadata(found.get(f"base/{CARD}")) or {}).get("base_model")
+    recorded = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    for names in (list(pinned), recorded, [json_fields(folder / "config.json").get("_name_or_path")]):
+        if ids := list(dict.fromkeys(str(name) for name in names if _is_id(name))):
+            return ids[:_MOST_BASES]
+    return []
+
+
+def _is_id(name: object) -> bool:
+    """Return whether a recorded name is an id on the Hub, and not a folder of this machine."""
+    given = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and is_repo_name(name)
+    return given and not os.path.exists(str(name))
 
 
 def card_metadata(card: Path | None) -> dict[str, Any] | None:

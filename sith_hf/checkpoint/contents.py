@@ -25,7 +25,7 @@ SITH = "sith"
 # The card of the base in folders that earlier releases published; now it is base/README.md below sith/.
 EARLIER_BASE_CARD = "base_card.md"
 # The record of an edit in sith/; that of an edit before it is in sith/base/, and so on.
-RECORD = (EDIT_SPEC_LAYOUT.filename, "recipe.yaml", "evaluation.json", EFFECT, "edit_map.png")
+RECORD = (EDIT_SPEC_LAYOUT.filename, "recipe.yaml", "evaluation.json", EFFECT, "edit_map.png", "before_after.png")
 
 _LICENCES = ("license*", "licence*", "notice*", "copying*", "copyright*", "unlicense*", "use_policy*")
 SPARE = "it is not part of the checkpoint (--include adds files)"

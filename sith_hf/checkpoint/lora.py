@@ -22,11 +22,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sith_hf.cards import (
+    CITATION,
     CUT,
     FOLD,
+    command,
     edit_setting_rows,
     edit_tags,
     explained,
+    headline,
     hub_base,
     is_wordless,
     render,
@@ -281,7 +284,11 @@ def adapter_card(spec: AnySpec, config: Mapping[str, Any]) -> str:
         others=others,
         bare=family_with(architecture).nested(architecture),
         towers=towers_of(spec),
+        headline=headline(spec),
         summary=summary(spec),
+        export_command=command(
+            "sith-hf", "export-adapter", "path/to/the/spec", "--architecture", architecture, "-o", "again"
+        ),
         silent=silent_poles(spec),
         rows=rows[:CUT],
         cut=max(0, len(rows) - CUT),
@@ -289,7 +296,8 @@ def adapter_card(spec: AnySpec, config: Mapping[str, Any]) -> str:
         explained=explained(spec),
         wordless=is_wordless(spec),
         settings=edit_setting_rows(spec),
-        fingerprints={key: spec.base.sha256.get(key, "not recorded") for key in spec.touched_keys},
+        fingerprints=sorted((key, spec.base.sha256.get(key, "not recorded")) for key in spec.touched_keys),
+        citation=CITATION,
         versions=library_versions(),
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n"

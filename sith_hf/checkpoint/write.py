@@ -19,6 +19,7 @@ from sith_hf.checkpoint.card import effect_bytes, folder_effect, write_card
 from sith_hf.checkpoint.contents import SITH, Contents, contents, own_card, record
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.reading import read_bytes
+from sith_hf.core.short_repr import short_repr
 from sith_hf.edits import EDIT_SPEC_LAYOUT, EFFECT, AnySpec, EditEffect, EditSpec
 from sith_hf.errors import ArtifactError, BaseMismatch, HubError, InputError
 from sith_hf.files import new_folder, write_whole
@@ -26,6 +27,7 @@ from sith_hf.hub import CARD, fetch_snapshot, is_generated_file, not_found
 from sith_hf.towers import INDEX, Checkpoint, checkpoint_path, is_checkpoint
 
 
+@short_repr
 @dataclass(frozen=True)
 class SavedCheckpoint:
     """A checkpoint that was written.

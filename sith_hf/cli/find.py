@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -71,24 +70,19 @@ def find(
 
 def _embedding(folder: str, decomposition: Decomposition, concept: str) -> Tensor | None:
     """Return the embedding in the dictionary beside the decomposition, for a concept that no explanation has."""
-    from sith_hf.concepts import DICTIONARY_LAYOUT, ConceptDictionary
     from sith_hf.core.escaping import sanitize
-    from sith_hf.core.fingerprint import changed_setting
     from sith_hf.core.validation import did_you_mean
+    from sith_hf.decomposition import dictionary_beside
     from sith_hf.errors import InputError
 
-    if decomposition.has(concept) or not (Path(folder) / DICTIONARY_LAYOUT.filename).is_file():
-        return None
-    dictionary = ConceptDictionary.from_pretrained(folder)
-    ours, theirs = decomposition.settings, {"dictionary_sha256": dictionary.sha256, **dictionary.encoder_record}
-    same = all(ours.get(name) == theirs.get(name) for name in ("dictionary_sha256", "encoder_sha256"))
-    changed = changed_setting(ours.get("encoder_settings") or {}, theirs.get("encoder_settings") or {})
-    if not same or changed is not None:
+    dictionary = None if decomposition.has(concept) else dictionary_beside(folder, decomposition)
+    if dictionary is None:
         return None
     found = dictionary.embedding_of(concept)
     if found is None:
+        meant = sanitize(did_you_mean(concept, dictionary.texts))
         raise InputError(
-            f"neither an explanation nor the dictionary has the concept '{sanitize(concept)}'"
-            f"{sanitize(did_you_mean(concept, dictionary.texts))}: name the decomposed model, which encodes it (--model)"
+            f"neither an explanation nor the dictionary has the concept '{sanitize(concept)}'{meant}: name the "
+            "decomposed model, which encodes it (--model)"
         )
     return found

@@ -79,7 +79,7 @@ def push_edited(
     from sith_hf.publish import push_edited as push_edited_
 
     check_options(pushing)  # before the work of an edit
-    token = pushing.get("token")
+    token = pushing.get("token") or None
     text_model, say = made.get("text_model"), messages.warn
     proof = Proof(images_of(images), text_model, token, say=say, progress=messages.progress(), **placed)
     with scratch_folder() as scratch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from sith_hf.concepts.notebook import dictionary_html
 from sith_hf.concepts.storage import DICTIONARY_LAYOUT, IN_MEMORY, ROUNDED, read_fields
 from sith_hf.concepts.texts import column_of, distinct, lines_of, position, tidy
 from sith_hf.core.escaping import sanitize
@@ -73,6 +74,17 @@ class ConceptDictionary(Pushable):
         state = f"encoded by {sanitize(str(self.encoder))}" if self.embeddings is not None else "not encoded"
         left_out = f"{self.blank} blank and {self.duplicates} repeated left out"
         return f"ConceptDictionary({len(self)} concepts, {left_out}, {state})"
+
+    def _repr_html_(self) -> str:
+        encoded = self.embeddings is not None
+        facts = {
+            "encoded by": str(self.encoder) if encoded else "not encoded",
+            "embeddings": " x ".join(f"{size:,}" for size in self.rows.shape) if encoded else None,
+            "template": self.template,
+            "categories": None if self.categories is None else f"{len(set(self.categories)):,}",
+            "left out": f"{self.blank:,} blank, {self.duplicates:,} repeated",
+        }
+        return dictionary_html(self.texts, facts)
 
     @classmethod
     def from_texts(
@@ -153,9 +165,8 @@ class ConceptDictionary(Pushable):
     @classmethod
     def builtin(cls, *, template: str | None = None) -> ConceptDictionary:
         """Read the built-in list of more than 2,000 everyday visual concepts, with categories."""
-        source = (files("sith_hf.concepts") / "builtin.yaml").read_text(encoding="utf-8")
-        pairs = [(text, name) for name, texts in yaml.safe_load(source).items() for text in texts]
-        return cls.from_texts([text for text, _ in pairs], categories=[name for _, name in pairs], template=template)
+        texts, categories = zip(*_builtin(), strict=True)
+        return cls.from_texts(texts, categories=categories, template=template)
 
     def encode(
         self, model: Any, tokenizer: Any, name: str, *, job: ResumableJob | None = None, progress: bool = False
@@ -291,3 +302,10 @@ class ConceptDictionary(Pushable):
         result = cls(**fields)
         require(result.sha256 == made_of, path, "the texts differ from the saved ones")
         return result
+
+
+@cache
+def _builtin() -> tuple[tuple[str, str], ...]:
+    """Read the texts of the built-in list, each with its category."""
+    source = (files("sith_hf.concepts") / "builtin.yaml").read_text(encoding="utf-8")
+    return tuple((text, name) for name, texts in yaml.safe_load(source).items() for text in texts)

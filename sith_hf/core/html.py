@@ -7,11 +7,13 @@ elsewhere, and no addresses: the HTML looks the same in a light and in a dark no
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Collection, Iterable, Sequence
 
 from markupsafe import Markup, escape
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.formatting import fraction
 
 LINE = "rgba(128,128,128,.35)"
 """The colour of lines, visible on white and on black."""
@@ -29,7 +31,7 @@ def text(value: object, limit: int = 120) -> Markup:
     """
     if isinstance(value, Markup):
         return value
-    return escape(f"{value:.3f}" if isinstance(value, float) else sanitize(str(value), limit))
+    return escape(fraction(value) if isinstance(value, float) else sanitize(str(value), limit))
 
 
 def joined(parts: Iterable[object], by: str = ", ") -> Markup:
@@ -42,16 +44,30 @@ def faint(value: object) -> Markup:
     return Markup('<span style="{}">{}</span>').format(_FAINT, text(value, 400))
 
 
-def bar(share: float, *, width: float = 5.0) -> Markup:
-    """Return a bar in the colour of the text.
+def bar(share: float, label: str = "", *, width: float = 5.0) -> Markup:
+    """Return a bar in the colour of the text, with a label to its right.
 
     Args:
         share: its length as a part of the whole, from 0 to 1; values beyond are cut.
+        label: a short text, on the same line.
         width: of the whole, in em.
     """
     length = f"{width * min(max(share, 0.0), 1.0):.2f}em"
     style = f"display:inline-block;height:.6em;width:{length};background:currentColor;opacity:.45"
-    return Markup('<span aria-hidden="true" style="{}"></span>').format(style)
+    drawn = Markup('<span aria-hidden="true" style="{}"></span>').format(style)
+    return Markup('<span style="white-space:nowrap">{} {}</span>').format(drawn, text(label)) if label else drawn
+
+
+def picture(png: bytes, name: str, height: float = 3.0) -> Markup:
+    """Return a picture that is part of the HTML itself.
+
+    Args:
+        png: the file.
+        name: what is read out in place of the picture.
+        height: in em.
+    """
+    data, style = base64.b64encode(png).decode("ascii"), f"height:{height:.2f}em;vertical-align:top"
+    return Markup('<img src="data:image/png;base64,{}" alt="{}" style="{}">').format(data, text(name), style)
 
 
 def html_table(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.formatting import fraction
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -71,7 +72,7 @@ def table(
     screen = screen or Screen.of_stdout()
     heads = [sanitize(column, _MOST_CHARACTERS) for column in columns]
     cells = [
-        [f"{cell:.3f}" if isinstance(cell, float) else sanitize(str(cell), _MOST_CHARACTERS) for cell in row]
+        [fraction(cell) if isinstance(cell, float) else sanitize(str(cell), _MOST_CHARACTERS) for cell in row]
         for row in rows
     ]
     numeric = [bool(rows) and all(isinstance(row[at], (int, float)) for row in rows) for at in range(len(columns))]

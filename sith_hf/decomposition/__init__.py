@@ -4,6 +4,7 @@ p-values, total effects, ``Drivers``.
 It imports ``charts``, ``concepts``, ``towers``, ``pursuit``, ``hub``, ``files``, ``core`` and ``errors``.
 """
 
+from sith_hf.decomposition.beside import dictionary_beside
 from sith_hf.decomposition.decompose import check_joint_size, decompose, repeats
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.drivers import Drivers
@@ -18,6 +19,7 @@ from sith_hf.decomposition.explanation import (
     match_rows,
     poles_label,
     silent_line,
+    weighted_html,
     words_text,
 )
 from sith_hf.decomposition.heads import NEAR, ExplainedHeads
@@ -59,6 +61,7 @@ __all__ = [
     "check_joint_size",
     "concepts_text",
     "decompose",
+    "dictionary_beside",
     "driven_text",
     "explanation_rows",
     "factored_svd",
@@ -75,5 +78,6 @@ __all__ = [
     "repeats",
     "silent_line",
     "smallest_p",
+    "weighted_html",
     "words_text",
 ]

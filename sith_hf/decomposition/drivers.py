@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.files import require, text_tensors, texts_of
 
 TENSORS = {
@@ -21,6 +22,7 @@ TENSORS = {
 """Its tensors in the file of a decomposition."""
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Drivers:
     """The concepts whose image-text similarity goes with the coefficient of each pole (Method, sec. 8).
@@ -51,9 +53,14 @@ class Drivers:
         """The images in words, such as ``1000 images of drawn world: leaves, seed 0``."""
         return f"{self.images.get('count', '?')} images of {self.images.get('title', 'an unknown source')}"
 
-    def named(self) -> list[tuple[tuple[str, float], ...]]:
-        """Return the (concept, correlation) pairs of every pole, by layer, head, vector, pole."""
-        pairs = zip(self.concept.flatten(0, 3).tolist(), self.correlation.flatten(0, 3).tolist(), strict=True)
+    def named(self, head: tuple[int, int] | None = None) -> list[tuple[tuple[str, float], ...]]:
+        """Return the (concept, correlation) pairs of every pole, by layer, head, vector, pole.
+
+        Args:
+            head: only the poles of one head, by its places on the axes L and H.
+        """
+        parts = ((t[head] if head else t).flatten(0, -2).tolist() for t in (self.concept, self.correlation))
+        pairs = zip(*parts, strict=True)
         return [
             tuple((self.texts[i], value) for i, value in zip(index, values, strict=True) if i >= 0)
             for index, values in pairs

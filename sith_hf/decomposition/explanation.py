@@ -177,7 +177,7 @@ def weighted_html(pairs: Sequence[tuple[str, float]]) -> Markup:
 
 def _bars(pairs: Sequence[tuple[str, float]]) -> Markup:
     """Return concepts with their weights as a table with bars."""
-    rows = [[Markup("<bdi>{}</bdi>").format(text(name or '""', 60)), f"{v:.2f}", bar(v)] for name, v in pairs[:SHOWN]]
+    rows = [[Markup("<bdi>{}</bdi>").format(text(name or '""', 60)), bar(v, f"{v:.2f}")] for name, v in pairs[:SHOWN]]
     return html_table([], rows, more=max(0, len(pairs) - SHOWN))
 
 

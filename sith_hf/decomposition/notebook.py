@@ -38,7 +38,7 @@ def pole_table(
     rows: list[list[object]] = []
     for number, item in enumerate(explanations):
         cells = (values[number] for _, values in before)
-        energy = Markup("{} {}").format(bar(item.energy_share, width=3.0), f"{item.energy_share:.1%}")
+        energy = bar(item.energy_share, f"{item.energy_share:.1%}", width=3.0)
         place = [layer_title(item.layer, settings), item.head, item.vector, item.pole]
         words = faint("silent") if item.silent else weighted_html(item.concepts)
         rows.append([*place, *cells, energy, item.fidelity, words, *([_driven(item)] if measured else [])])

@@ -168,9 +168,7 @@ def head_explanations(heads: ExplainedHeads, position: int, head: int) -> tuple[
         name: each[here].repeat_interleave(count).tolist() for name, each in of_vector.items() if each is not None
     }
     if heads.drivers is not None:
-        own = slice(position, position + 1), slice(head, head + 1)
-        drivers = replace(heads.drivers, concept=heads.drivers.concept[own], correlation=heads.drivers.correlation[own])
-        columns["driven_by"] = drivers.named()
+        columns["driven_by"] = heads.drivers.named(here)
     common: dict[str, Any] = {"layer": heads.layers[position], "head": head, "side": heads.side}
     found = heads.significance
     if found is not None:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.pursuit import Atoms, Pursuit, SparseCode, as_atoms
 from sith_hf.towers import Tower
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Quality:
     """The quality of the explanations of some directions (Method, sec. 5).

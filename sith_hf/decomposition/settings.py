@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.ranges import Numbers, parse_numbers
+from sith_hf.core.short_repr import short_repr
 from sith_hf.core.validation import did_you_mean, whole_number
 from sith_hf.errors import InputError
 from sith_hf.pursuit import Pursuit
@@ -30,6 +31,7 @@ _OF_WORDS = {
 }
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class DecomposeSettings:
     """The settings of a decomposition. Raises InputError for values that are invalid for every tower.

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.decomposition.p_values import adjusted, head_p_values, p_values
 from sith_hf.errors import ArtifactError
 from sith_hf.files import require
@@ -39,6 +40,7 @@ LAYER_DRAWS = 4000
 """Random directions of the residual stream for each layer, where each layer has its own way to the joint space."""
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Significance:
     """How a decomposition's fidelities compare with those of random directions.

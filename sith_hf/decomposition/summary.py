@@ -22,20 +22,18 @@ def summary_text(found: ExplainedPoles) -> str:
     words += "" if beyond is None else f", {int(beyond.sum())} of {beyond.numel()} poles beyond chance"
     side = side if found.tower == "vision" else f"{found.tower} tower, {side}"
     return (
-        f"Decomposition({sanitize(found.base.name)}, {side}layers {list(found.layers)}, {found.num_heads} heads, "
+        f"Decomposition({sanitize(found.base.name)}, {side}layers {_layers(found)}, {found.num_heads} heads, "
         f"{found.rank} vectors each, {words})"
     )
 
 
 def summary_html(found: ExplainedPoles) -> str:
     """Return a decomposition as HTML; the explanations of a few heads are read, and no others."""
-    beyond, numbers = found.beyond_chance(), found.layers
-    whole = len(numbers) > 2 and numbers == tuple(range(numbers[0], numbers[-1] + 1))
-    layers = f"{numbers[0]}-{numbers[-1]}" if whole else ", ".join(map(str, numbers))
-    vectors = f"{len(numbers) * found.num_heads * found.rank:,} singular vectors"
+    beyond = found.beyond_chance()
+    vectors = f"{found.singular_values.numel():,} singular vectors"
     of_base = (
         ("tower", found.tower if found.side == "write" else f"{found.tower}, {found.side} directions"),
-        ("vectors", f"{vectors}: layers {layers}, {found.num_heads} heads, {found.rank} each"),
+        ("vectors", f"{vectors}: layers {_layers(found)}, {found.num_heads} heads, {found.rank} each"),
     )
     title = f"Decomposition of {sanitize(found.base.name, 200)}"
     if not found.has_words:
@@ -60,9 +58,17 @@ def summary_html(found: ExplainedPoles) -> str:
     return block(title, fact_table(facts), faint(f"{kind}:") if strongest else None, rows, faint(hint))
 
 
+def _layers(found: ExplainedPoles) -> str:
+    """Return the layers, such as ``20-23`` or ``2, 5``."""
+    numbers = found.layers
+    whole = len(numbers) > 1 and numbers == tuple(range(numbers[0], numbers[-1] + 1))
+    return f"{numbers[0]}-{numbers[-1]}" if whole else ", ".join(map(str, numbers))
+
+
 def _strongest(found: ExplainedPoles) -> list[Explanation]:
     """Return the poles of the most energy, without those that are known to be no better than chance."""
     energy, beyond = found.energy_share.unsqueeze(-1).expand(found.fidelity.shape), found.beyond_chance()
     score = energy if beyond is None else torch.where(beyond, energy, -1.0)
-    values, index = score.flatten().topk(min(STRONGEST, score.numel()))
-    return [found.at(number) for number, value in zip(index.tolist(), values.tolist(), strict=True) if value >= 0]
+    values, index = score.flatten().sort(descending=True, stable=True)
+    pairs = zip(index[:STRONGEST].tolist(), values[:STRONGEST].tolist(), strict=True)
+    return [found.at(number) for number, value in pairs if value >= 0]

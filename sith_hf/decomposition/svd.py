@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import InputError
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class HeadSVD:
     """The leading singular triples of the value-output matrices of H heads (SITH; Method, sec. 2).

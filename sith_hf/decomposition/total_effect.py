@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from sith_hf.core.fingerprint import tensor_sha256
 from sith_hf.core.ranges import Numbers
+from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
 from sith_hf.towers import Tower, check_mean, evaluating, family_of
@@ -29,6 +30,7 @@ IMAGES = 64
 DIMENSIONS = 32
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class TotalEffect:
     """The mean Jacobian J of a tower's normalised embedding with respect to what each layer writes.

@@ -11,6 +11,7 @@ import torch
 
 from sith_hf.core.escaping import shown_name
 from sith_hf.core.fingerprint import changed_setting
+from sith_hf.core.short_repr import short_repr
 from sith_hf.editor.editor import SithEditor
 from sith_hf.edits import AnySpec
 from sith_hf.errors import InputError
@@ -28,6 +29,7 @@ from sith_hf.images import (
 from sith_hf.towers import LoadedModel, family_of, load_model, tower_settings
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Variants of a model, and the text tower that encodes texts for all of them.

@@ -13,6 +13,7 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.core.ranges import Numbers
 from sith_hf.core.validation import did_you_mean
 from sith_hf.decomposition import Decomposition
+from sith_hf.editor.notebook import edit_html
 from sith_hf.edits import EditSpec, make_spec
 from sith_hf.errors import InputError
 from sith_hf.gains import (
@@ -257,3 +258,7 @@ class Edit:
 
     def __repr__(self) -> str:
         return repr(self.spec)
+
+    def _repr_html_(self) -> str:
+        settings = self.editor.tower.settings
+        return edit_html(self.spec.heading, self.rows(), self.impact, self.taken, self.warnings, settings)

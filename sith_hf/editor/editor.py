@@ -17,11 +17,14 @@ from sith_hf.adaptation import DIRECTIONS, Adaptation, compare, explain_change, 
 from sith_hf.checkpoint import SavedCheckpoint, history, locate, measured, revert, save_edited
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.core.devices import exact_device
+from sith_hf.core.escaping import sanitize
+from sith_hf.core.html import block, fact_table
 from sith_hf.core.ranges import Numbers
 from sith_hf.decomposition import NEAR, DecomposeSettings, Decomposition, Match, decompose
 from sith_hf.editor.edit import Edit
 from sith_hf.editor.encoder import ConceptEncoder
 from sith_hf.editor.evidence import check_images, total_effect, with_drivers
+from sith_hf.editor.notebook import editor_facts
 from sith_hf.edits import AnySpec, EditEffect, applied
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.evaluation import measure_effect
@@ -40,7 +43,7 @@ from sith_hf.towers import (
 )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class SithEditor:
     """A checkpoint to explain and to edit: one of its towers (``docs/guide/models.md`` lists the families).
 
@@ -142,6 +145,16 @@ class SithEditor:
         text_model = unwrapped(text_model)
         companion = LoadedModel(text_model, tokenizer, _name_of(text_model), None)
         return cls(loaded, companion, kind=tower)
+
+    def __repr__(self) -> str:
+        facts = (f"{name}: {sanitize(value)}" for name, value in self._facts().items())
+        return f"SithEditor({'; '.join(facts)})"
+
+    def _repr_html_(self) -> str:
+        return block("SithEditor", fact_table(self._facts().items()))
+
+    def _facts(self) -> dict[str, str]:
+        return editor_facts(self.loaded, self.companion, self.tower, len(self.history), self._decomposition)
 
     @property
     def model(self) -> Any:

@@ -164,6 +164,9 @@ class EditEffect(Settings):
     def _images(self) -> str:
         return f"{self.images.count} images ({sanitize(self.images.title, 200)})"
 
+    def __repr__(self) -> str:
+        return f"EditEffect({sanitize(' '.join(str(self).splitlines()), 600)})"
+
     def __str__(self) -> str:
         if not self.named:
             control = "" if self.random_drift is None else f", random vectors by {self.random_drift:.3f}"

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from sith_hf.core.fingerprint import BaseRef
+from sith_hf.edits.notebook import specs_html
 from sith_hf.edits.storage import EDIT_SPEC_LAYOUT, TOWER_SPECS_LAYOUT, read_parts
 from sith_hf.edits.terms import Terms
 from sith_hf.errors import ArtifactError, BaseMismatch, InputError, SithError
@@ -24,6 +25,9 @@ class EditSpec(Terms, Pushable):
 
     The attributes and the arithmetic are those of its :class:`~sith_hf.edits.terms.Terms`.
     """
+
+    def _repr_html_(self) -> str:
+        return specs_html(self.parts)
 
     @property
     def parts(self) -> tuple[EditSpec, ...]:
@@ -164,6 +168,9 @@ class TowerSpecs(Pushable):
 
     def __repr__(self) -> str:
         return f"TowerSpecs({', '.join(map(repr, self.parts))})"
+
+    def _repr_html_(self) -> str:
+        return specs_html(self.parts)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write one ``edit_spec.safetensors`` into ``folder``; ``EditSpec.from_pretrained`` reads it.

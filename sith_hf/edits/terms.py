@@ -267,22 +267,27 @@ class Terms:
             for (layer, head, vector), gain, label in zip(self.keys, self.gain.tolist(), self.labels, strict=True)
         ]
 
-    def __str__(self) -> str:
+    @property
+    def heading(self) -> str:
+        """The edit in one line: the tower, the base, how many vectors, and the layers."""
         verb = "Revert of an edit" if self.reverts else "Edit"
         vectors = f"{len(self)} singular {'vector' if len(self) == 1 else 'vectors'}"
-        lines = [f"{verb} of the {self.tower} tower of {sanitize(self.base.name)}: {vectors} in layers {self.layers}"]
+        return f"{verb} of the {self.tower} tower of {sanitize(self.base.name)}: {vectors} in layers {self.layers}"
+
+    def __str__(self) -> str:
+        lines = [self.heading]
         lines.append(f"{'layer':>5} {'head':>4} {'vector':>6} {'gain':>7}  concepts")
-        for row, words in zip(self.rows(), self._words(), strict=True):
+        for row, words in zip(self.rows(), self.first_words(len(self)), strict=True):
             label = sanitize(words)
             layer = layer_title(row["layer"], self.base.settings)
             lines.append(f"{layer:>5} {row['head']:>4} {row['vector']:>6} {row['gain']:>7.3g}  {label}")
         return "\n".join(lines)
 
-    def _words(self) -> list[str]:
-        """Return the labels, without the concepts of poles that are explained no better than chance."""
+    def first_words(self, count: int) -> list[str]:
+        """Return the first labels, without the concepts of poles that are explained no better than chance."""
         if self.provenance is None:
-            return list(self.labels)
-        explained = zip(self.provenance.explanations, self.labels, strict=True)
+            return list(self.labels[:count])
+        explained = zip(self.provenance.explanations[:count], self.labels[:count], strict=True)
         return [poles_label(poles, quiet=True) if any(p.silent for p in poles) else label for poles, label in explained]
 
     def __repr__(self) -> str:

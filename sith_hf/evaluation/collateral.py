@@ -6,8 +6,8 @@ import numpy as np
 
 from sith_hf.evaluation import metrics
 from sith_hf.evaluation.plan import Collateral
-from sith_hf.evaluation.result import TaskResult
 from sith_hf.evaluation.task import TaskData, TaskRunner
+from sith_hf.evaluation.task_result import TaskResult
 from sith_hf.evaluation.texts import by_variant, check_sizes, class_drift, class_embeddings
 from sith_hf.images import BASE
 

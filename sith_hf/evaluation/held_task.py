@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.evaluation.plan import ZeroShot
-from sith_hf.evaluation.result import TaskResult
 from sith_hf.evaluation.run import RUNNERS
 from sith_hf.evaluation.task import AnyTask, TaskData, TaskRunner
+from sith_hf.evaluation.task_result import TaskResult
 from sith_hf.evaluation.texts import class_embeddings
 from sith_hf.evaluation.zero_shot import ZeroShotRunner
 from sith_hf.images import BASE, EDITED, HeldRows, ModelVariant, hold_rows, open_dataset
@@ -76,6 +77,7 @@ class HeldTask:
         )
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Labelled:
     """The labels of the n rows of a zero-shot task that have one.

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from sith_hf.cards import MOST_BASELINES, collapsed_name
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.formatting import signed
 from sith_hf.core.reading import read_text
 from sith_hf.core.tables import table
 from sith_hf.core.validation import did_you_mean
 from sith_hf.errors import ArtifactError, InputError
+from sith_hf.evaluation.notebook import in_one_line, tasks_html, value_rows
+from sith_hf.evaluation.task_result import Difference, TaskResult
 from sith_hf.files import write_whole
-from sith_hf.images import PARTS
+from sith_hf.images import BASE, EDITED, PARTS
 
 FORMAT, VERSION = "sith-hf/evaluation", 1
 
@@ -26,108 +30,6 @@ BESIDE = 6
 
 # With more groups than this, a card shows only the worst group and the mean.
 CARD_GROUPS = 12
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The difference of a metric between two variants on the same items.
-
-    Attributes:
-        of, to: names of the two variants.
-        value: the value of ``of`` minus the value of ``to``.
-        low, high: the 95 % interval of a paired bootstrap; None if the metric has none.
-    """
-
-    of: str
-    to: str
-    value: FiniteFloat
-    low: FiniteFloat | None
-    high: FiniteFloat | None
-
-    @property
-    def sure(self) -> bool:
-        """Return whether the interval excludes zero."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
-    @property
-    def interval(self) -> str:
-        """The interval as text; ``-`` without one."""
-        return "-" if self.low is None or self.high is None else f"[{self.low:+.3f}, {self.high:+.3f}]"
-
-
-@dataclass(frozen=True)
-class MetricResult:
-    """One metric of a task.
-
-    Attributes:
-        metric: such as ``"accuracy"``, ``"worst group"`` or ``"recall at 1"``.
-        part: ``"class boat"``, ``"group boat/road"``, ``"unsafe image to all texts"``; None for all items.
-        samples: the number of items.
-        values: variant to value, a fraction in [0, 1] (a drift: 1 - cosine, in [0, 2]).
-        differences: of every variant to the base, and of ``"edited"`` to every other.
-    """
-
-    metric: str
-    part: str | None
-    samples: int
-    values: Mapping[str, FiniteFloat]
-    differences: tuple[Difference, ...]
-
-    @property
-    def has_interval(self) -> bool:
-        """Whether its differences have intervals; a single variant has no difference, and counts as one with them."""
-        return not self.differences or any(item.low is not None for item in self.differences)
-
-    @property
-    def title(self) -> str:
-        """Metric and part as one text."""
-        return self.metric if self.part is None else f"{self.metric}, {self.part}"
-
-
-@dataclass(frozen=True, eq=False)
-class TaskResult:
-    """The metrics of one task.
-
-    Attributes:
-        name, kind: of the task.
-        dataset, split: names of the data, without local folders.
-        images: the number of images.
-        data_sha256: the fingerprint of images, labels and captions, independent of their order.
-        skipped: reason to the number of rows left out.
-        notes: remarks on the data, such as classes without an image.
-        metrics: the metrics.
-        items: outcomes of each row of C variants, for your own comparisons; not stored. Zero-shot: ``correct`` bool
-            and ``prediction`` int64 ``[C, N]``, ``label`` and ``group`` int64 ``[N]``. Retrieval: for each setting
-            ``rank <setting>``, int64 ``[C, N]``, 0 is first. Collateral: ``drift`` float64 ``[C, N]`` and, with
-            classes, ``prediction``.
-        digests: the sha256 of each row's images; not stored.
-    """
-
-    name: str
-    kind: str
-    dataset: str
-    split: str
-    images: int
-    data_sha256: str | None
-    skipped: Mapping[str, int]
-    notes: tuple[str, ...]
-    metrics: Annotated[tuple[MetricResult, ...], Field(alias="measures")]
-    items: Annotated[Mapping[str, Any], Field(exclude=True)] = field(default_factory=dict, repr=False)
-    digests: Annotated[tuple[str, ...], Field(exclude=True)] = field(default=(), repr=False)
-
-    @property
-    def headlines(self) -> tuple[MetricResult, ...]:
-        """The metrics over everything; for retrieval, each setting at its smallest k."""
-        whole = tuple(item for item in self.metrics if item.part is None)
-        return whole or tuple(item for item in self.metrics if item.metric == self.metrics[0].metric)
-
-    def metric(self, name: str, part: str | None = None) -> MetricResult:
-        """Return one metric. Raises InputError if the task has no such metric."""
-        for item in self.metrics:
-            if (item.metric, item.part) == (name, part):
-                return item
-        known = ", ".join(dict.fromkeys(item.metric for item in self.metrics))
-        raise InputError(f"{self.name} has no {name}{'' if part is None else f' of {part}'}; it has {known}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +45,29 @@ class Evaluation:
     variants: Annotated[tuple[str, ...], Field(alias="contenders")]
     settings: Mapping[str, Any]
     tasks: tuple[TaskResult, ...]
+
+    def __repr__(self) -> str:
+        return f"Evaluation({in_one_line(self.tasks, self.variants)})"
+
+    def _repr_html_(self) -> str:
+        return tasks_html("Evaluation", self.tasks, self.variants)
+
+    def to_pandas(self) -> Any:
+        """Return a ``pandas.DataFrame`` with one row for each value.
+
+        | column | meaning |
+        |---|---|
+        | `task`, `metric`, `part` | what was measured, such as accuracy of a class; `part` is None for all items |
+        | `variant` | base, edited, ... |
+        | `value` | a fraction, 0 to 1 (a drift: 1 - cosine, 0 to 2) |
+        | `difference`, `low`, `high` | to the base, with the 95 % interval; NaN for the base, and where not computed |
+        | `samples` | the number of items |
+        """
+        import pandas
+
+        columns = ["task", "metric", "part", "variant", "value", "difference", "low", "high", "samples"]
+        frame = pandas.DataFrame(value_rows(self.tasks), columns=columns)
+        return frame.astype(dict.fromkeys(["value", "difference", "low", "high"], "float64"))
 
     def task(self, name: str) -> TaskResult:
         """Return the result of one task. Raises InputError for an unknown name."""
@@ -212,7 +137,7 @@ class Evaluation:
             for item in task.metrics:
                 row: list[object] = [item.title, *(item.values[name] for name in self.variants)]
                 for d in item.differences:
-                    shown = [f"{d.value:+.3f}", d.interval]
+                    shown = [signed(d.value), d.interval]
                     if (d.of, d.to) == main:
                         row += shown
                     elif item in task.headlines:
@@ -250,11 +175,21 @@ class Evaluation:
                 parts = {name: item.values[name] for name in PARTS.values() if name in item.values}
                 if parts:
                     entry["parts"] = parts
+                if baselines := _baselines(item.values):
+                    entry["baselines"] = baselines
                 for d in item.differences:
                     if (d.of, d.to) == ("edited", "base") and d.low is not None and d.high is not None:
                         entry["interval"] = [d.low, d.high]
                 found["collateral" if task.kind == "collateral" else "results"].append(entry)
         return found
+
+
+def _baselines(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values of the edits to compare with; the mean for several draws of random vectors."""
+    found: dict[str, list[float]] = {}
+    for name in (name for name in values if name not in (BASE, EDITED, *PARTS.values())):
+        found.setdefault(collapsed_name(name), []).append(values[name])
+    return {name: round(sum(each) / len(each), 6) for name, each in list(found.items())[:MOST_BASELINES]}
 
 
 @cache

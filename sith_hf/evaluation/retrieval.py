@@ -40,8 +40,8 @@ from numpy.typing import NDArray
 from sith_hf.errors import InputError
 from sith_hf.evaluation import metrics
 from sith_hf.evaluation.plan import Retrieval
-from sith_hf.evaluation.result import MetricResult, TaskResult
 from sith_hf.evaluation.task import TaskData, TaskRunner
+from sith_hf.evaluation.task_result import MetricResult, TaskResult
 from sith_hf.evaluation.texts import by_variant, caption_embeddings, check_sizes
 from sith_hf.images import ImageDataset
 

@@ -12,9 +12,10 @@ from sith_hf.core.escaping import shown_name
 from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 from sith_hf.evaluation.collateral import CollateralRunner
-from sith_hf.evaluation.result import Evaluation, TaskResult
+from sith_hf.evaluation.result import Evaluation
 from sith_hf.evaluation.retrieval import RetrievalRunner
 from sith_hf.evaluation.task import AnyTask, TaskData, TaskRunner
+from sith_hf.evaluation.task_result import TaskResult
 from sith_hf.evaluation.zero_shot import ZeroShotRunner
 from sith_hf.files import ResumableJob
 from sith_hf.images import BASE, ImageDataset, ModelVariant, check_processors, embed_rows, open_dataset

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.core.tables import table
 from sith_hf.core.validation import finite_number
 from sith_hf.edits import AnySpec
@@ -24,6 +25,7 @@ MeasureSpecs = Callable[[Specs], Mapping[str, tuple[float, float]]]
 _FIGURES = ("setting", "vectors", "worst", "average")
 
 
+@short_repr
 @dataclass(frozen=True)
 class Point:
     """One measurement.
@@ -43,6 +45,7 @@ class Point:
     average: float
 
 
+@short_repr
 @dataclass(frozen=True)
 class Sweep:
     """All points of a sweep, and the base.

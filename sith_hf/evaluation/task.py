@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sith_hf.evaluation.bootstrap import interval, stratum_means
 from sith_hf.evaluation.plan import Collateral, Retrieval, ZeroShot
-from sith_hf.evaluation.result import Difference, MetricResult, TaskResult
+from sith_hf.evaluation.task_result import Difference, MetricResult, TaskResult
 from sith_hf.images import BASE, EDITED, EmbeddedRows, ImageDataset
 from sith_hf.towers import LoadedModel
 

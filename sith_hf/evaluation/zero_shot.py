@@ -13,8 +13,8 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 from sith_hf.evaluation import metrics
 from sith_hf.evaluation.plan import ZeroShot
-from sith_hf.evaluation.result import TaskResult
 from sith_hf.evaluation.task import TaskData, TaskRunner
+from sith_hf.evaluation.task_result import TaskResult
 from sith_hf.evaluation.texts import by_variant, check_sizes, class_drift, class_embeddings, moved_classes
 from sith_hf.images import BASE, EmbeddedRows, ImageDataset
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -10,16 +10,18 @@ import gradio as gr
 
 from sith_hf.errors import InputError
 
-_SCRIPT = (files("sith_hf.explore") / "static" / "panel.js").read_text(encoding="utf-8")
 
-
-def panel(value: str = "", *, name: str, **options: Any) -> gr.HTML:
+def panel(value: str = "", *, name: str, scripts: Sequence[str] = (), **options: Any) -> gr.HTML:
     """Return a part of the page with id ``name`` that shows ``value``.
 
     An element with ``data-action`` sends its ``data-*`` values, texts, as the part's ``click`` event; an input with it
-    sends ``value`` also, as ``input``.
+    sends ``value`` also, as ``input``. ``scripts`` names more files of ``static`` that are run for it.
     """
-    return gr.HTML(value, elem_id=name, js_on_load=_SCRIPT, **options)
+    return gr.HTML(value, elem_id=name, js_on_load="\n".join(map(_script, ("panel.js", *scripts))), **options)
+
+
+def _script(name: str) -> str:
+    return (files("sith_hf.explore") / "static" / name).read_text(encoding="utf-8")
 
 
 def sent(event: gr.EventData) -> dict[str, str]:

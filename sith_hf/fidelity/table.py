@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.decomposition import Quality, smallest_p
 from sith_hf.pursuit import Pursuit
 
@@ -20,6 +21,7 @@ FEWEST_OF_HEAD = 32
 WEIGHTS = ("equal", "energy")
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class MethodQuality:
     """One method at one sparsity.
@@ -51,6 +53,7 @@ class MethodQuality:
         return f"comp {self.pursuit.coherence_weight:g}" if self.pursuit.method == "comp" else self.pursuit.method
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class FidelityTable:
     """Fidelity and coherence over methods and sparsities.

@@ -164,13 +164,19 @@ def _read(
                     tensors[name] = rows.mapped(file)
                 else:
                     tensor = tensors[name] = found.tensor(file, name)
-                    finite = not tensor.is_floating_point() or bool(tensor.isfinite().all())
-                    require(finite, path, f"{name} holds NaN or infinity")
+                    require(_finite(tensor), path, f"{name} holds NaN or infinity")
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise ArtifactError(f"{path} is not a whole safetensors file ({reason(error)}); {AGAIN}") from None
     return tensors, _data(path, layout, found), rows, layout
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Return whether every number is finite. NaN and infinity show in the extremes, which need no further memory."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
 
 
 def _check_identity(path: Path, layout: Layout, file: TensorFile) -> None:

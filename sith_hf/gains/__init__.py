@@ -10,8 +10,17 @@ from sith_hf.gains.by_score import Keep, by_threshold, three_way, topic_shares
 from sith_hf.gains.by_word import FELT, WORD_LEVEL, WordCarriers, WordChoice, by_word, word_carriers
 from sith_hf.gains.drift import drift_shares
 from sith_hf.gains.drift_budget import budgeted
-from sith_hf.gains.gains import Direction, Evidence, Gains, Selection, VectorKey, check_gain, reversed_directions
-from sith_hf.gains.impact import Impact, impact_of
+from sith_hf.gains.gains import (
+    Direction,
+    Evidence,
+    Gains,
+    Selection,
+    VectorKey,
+    check_gain,
+    direction_of,
+    reversed_directions,
+)
+from sith_hf.gains.impact import MOST_DRIFT, MOST_ENERGY, Impact, impact_of
 from sith_hf.gains.report import gain_rows, gain_table
 from sith_hf.gains.score_csv import score_csv_text
 from sith_hf.gains.scores import HIGHEST_SCORE, LOWEST_SCORE, SCORES_LAYOUT, Scores
@@ -25,6 +34,8 @@ __all__ = [
     "Impact",
     "Keep",
     "LOWEST_SCORE",
+    "MOST_DRIFT",
+    "MOST_ENERGY",
     "SCORES_LAYOUT",
     "SHARE_THRESHOLD",
     "Scores",
@@ -41,6 +52,7 @@ __all__ = [
     "by_word",
     "check_gain",
     "class_task",
+    "direction_of",
     "drift_shares",
     "gain_rows",
     "gain_table",

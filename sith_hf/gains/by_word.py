@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.core.validation import whole_number
 from sith_hf.decomposition import SEED, Decomposition, null_directions, p_values
 from sith_hf.errors import InputError
@@ -43,6 +44,7 @@ FELT = 0.5
 LISTED = 5
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class WordCarriers:
     """How strongly each vector carries a word.
@@ -72,6 +74,7 @@ class WordCarriers:
         return min(1.0, sum(parts))
 
 
+@short_repr
 @dataclass(frozen=True)
 class WordChoice:
     """The vectors chosen for a word, and what was left out.

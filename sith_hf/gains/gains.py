@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.ranges import Numbers, parse_numbers
+from sith_hf.core.short_repr import short_repr
 from sith_hf.core.validation import finite_number
 from sith_hf.decomposition import Decomposition
 
@@ -31,6 +32,7 @@ def reversed_directions(named: Mapping[str, Direction]) -> dict[str, Direction]:
     return {concept: "more" if direction == "less" else "less" for concept, direction in named.items()}
 
 
+@short_repr
 @dataclass(frozen=True)
 class Evidence:
     """Why a vector counts as being about some concepts.
@@ -57,6 +59,7 @@ class Evidence:
         return {key: value for key, value in (vars(self) | {"near": near}).items() if value is not None}
 
 
+@short_repr
 @dataclass(frozen=True)
 class Gains:
     """Singular vectors with their gains, and the reason for each; every other vector keeps a gain of 1.

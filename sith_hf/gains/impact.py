@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import LargeEdit
 from sith_hf.gains.drift import drift_of, drift_shares
@@ -36,6 +38,7 @@ MOST_DRIFT = 0.2
 """The largest estimated drift of an edit without a confirmation."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Impact:
     """How much of a model an edit changes.
@@ -91,16 +94,24 @@ class Impact:
         )
 
 
-def impact_of(tower: Tower, decomposition: Decomposition, gain: Mapping[VectorKey, float]) -> Impact:
+def impact_of(
+    tower: Tower | None,
+    decomposition: Decomposition,
+    gain: Mapping[VectorKey, float],
+    *,
+    shares: Tensor | None = None,
+) -> Impact:
     """Estimate the impact of gains of singular vectors.
 
     Args:
-        tower: the tower that was decomposed.
+        tower: the tower that was decomposed; None if it is not at hand, so that the drift is not known.
         decomposition: its vectors.
         gain: (layer, head, vector) to gain.
+        shares: ``[L, H, R]``, from :func:`sith_hf.gains.drift_shares`; computed when None.
 
     Raises:
-        BaseMismatch, InputError: as for :func:`sith_hf.gains.drift_shares` and :func:`sith_hf.gains.drift.drift_of`.
+        BaseMismatch, InputError: as for :func:`sith_hf.gains.drift_shares` and :func:`sith_hf.gains.drift.drift_of`;
+            also for a vector that is not in the decomposition.
     """
     changed = {key: value for key, value in gain.items() if value != 1}
     places = {key: (decomposition.position(key[0]), *key[1:]) for key in changed}
@@ -111,8 +122,9 @@ def impact_of(tower: Tower, decomposition: Decomposition, gain: Mapping[VectorKe
     if found is not None:
         by_chance = sum(not bool(found[place].any()) for place in places.values())
     drift = None
-    if tower.has_joint:
-        drift = drift_of(decomposition, drift_shares(tower, decomposition), Gains(changed))
-    else:
+    if tower is not None and tower.has_joint:
+        shares = drift_shares(tower, decomposition) if shares is None else shares
+        drift = drift_of(decomposition, shares, Gains(changed))
+    elif tower is not None:
         tower.check(decomposition.base, decomposition.layers)
     return Impact(len(changed), energy.numel(), taken / total, drift, by_chance, decomposition.tower)

@@ -12,6 +12,8 @@ from sith_hf.grounding.grounding import FILE, Grounding
 from sith_hf.grounding.patches import TokenParts, token_parts
 from sith_hf.grounding.pole import GroundedImage, GroundedPole
 from sith_hf.grounding.running_top import RunningTop, SeenImage
+from sith_hf.grounding.sheet import overlay
+from sith_hf.grounding.view import View
 
 __all__ = [
     "Agreement",
@@ -26,12 +28,14 @@ __all__ = [
     "SeenImage",
     "TokenParts",
     "Vector",
+    "View",
     "agreement",
     "beyond_chance",
     "chosen_vectors",
     "driven_by",
     "ground",
     "is_driven_by",
+    "overlay",
     "read_where",
     "reading_coefficients",
     "repeats",

@@ -9,10 +9,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from sith_hf.core.short_repr import short_repr
+
 DRAWS, SEED = 9_999, 0
 """Random divisions of the images, and their seed."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Agreement:
     """Whether the images that drive a pole look more like its words than other images do.

@@ -16,6 +16,7 @@ from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.tables import table
 from sith_hf.decomposition import adjusted
 from sith_hf.files import library_versions, write_whole
+from sith_hf.grounding.notebook import grounding_html
 from sith_hf.grounding.pole import GroundedPole
 from sith_hf.grounding.sheet import sheets
 from sith_hf.towers import layer_title
@@ -86,6 +87,10 @@ class Grounding:
 
     def __repr__(self) -> str:
         return f"Grounding({sanitize(self.base.name)}, {self.summary})"
+
+    def _repr_html_(self) -> str:
+        title = f"Grounding of {self.base.name}: {self.summary}"
+        return grounding_html(title, self.poles, self.pictures, self.base.settings, self.notes)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""

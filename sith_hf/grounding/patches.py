@@ -20,12 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.decomposition import Decomposition
 from sith_hf.errors import UnsupportedModel
 from sith_hf.grounding.coefficients import MEAN, LayerRows, Vector, layer_rows, watch_context
 from sith_hf.towers import Tower, family_of
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class TokenParts:
     """The parts of T tokens in the coefficients of one vector on B images.

@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.decomposition import Explanation, concepts_text
 from sith_hf.grounding.agreement import Agreement
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class GroundedImage:
     """An image, seen by one pole.
@@ -36,6 +38,7 @@ class GroundedImage:
         return {name: getattr(self, name) for name in ("row", "file", "coefficient", "similarity", "others")}
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class GroundedPole:
     """The images of one pole of one singular vector.

@@ -11,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sith_hf.core.short_repr import short_repr
+
 # Behind every key.
 _NONE = 2**63 - 1
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class SeenImage:
     """What is kept of an image.

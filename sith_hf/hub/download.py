@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HFValidationError
@@ -49,7 +50,7 @@ def fetch_file(
     *,
     repo_types: Sequence[str] = ("model",),
     revision: str | None = None,
-    token: str | None = None,
+    token: str | Literal[False] | None = None,
 ) -> Path:
     """Download the first of ``filenames`` that the repository has, and check it.
 
@@ -58,7 +59,7 @@ def fetch_file(
         filenames: the names to try, in order.
         repo_types: the types of repository to try, in order.
         revision: branch, tag or commit; ``main`` when None.
-        token: a Hub token; the one of the environment or login when None.
+        token: a Hub token; the one of the environment or login when None, none at all when False.
 
     Raises:
         NotOnHub: the repository, the revision or every file is missing.
@@ -68,7 +69,7 @@ def fetch_file(
     for repo_type, filename in product(repo_types, filenames):
         doing = f"fetching {sanitize(filename)} from {sanitize(repo_id)}"
         try:
-            with hub_errors(doing, f"{repo_type} repository", token):
+            with hub_errors(doing, f"{repo_type} repository", token or None):
                 found = hf_hub_download(repo_id, filename, repo_type=repo_type, revision=revision, token=token)
                 _check(Path(found))
             return Path(found)
@@ -131,11 +132,12 @@ def _whole(blob: Path) -> bool:
     return blob.name == (content.sha256 if len(blob.name) == 64 else content.git_id)
 
 
-def _elsewhere(repo_id: str, repo_types: Sequence[str], token: str | None) -> str:
+def _elsewhere(repo_id: str, repo_types: Sequence[str], token: str | Literal[False] | None) -> str:
     """Return a hint if a repository of this name has another type."""
     others = [] if constants.HF_HUB_OFFLINE else [t for t in ("model", "dataset", "space") if t not in repo_types]
     for repo_type in others:
-        with suppress(HubError), hub_errors(f"looking for {sanitize(repo_id)}", f"{repo_type} repository", token):
+        doing, place = f"looking for {sanitize(repo_id)}", f"{repo_type} repository"
+        with suppress(HubError), hub_errors(doing, place, token or None):
             if HfApi(token=token).repo_exists(repo_id, repo_type=repo_type):
                 return f" (there is a {repo_type} repository of this name)"
     return ""

@@ -11,19 +11,22 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from huggingface_hub import constants
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_start
 from sith_hf.core.secrets import find_token, known_tokens
+from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import HubError, InputError
 from sith_hf.hub.errors import OFFLINE
 
 CARD = "README.md"
 # The most bytes of a card that are read.
 MAX_CARD = 2**26
+# What the Hub writes into the README.md of a new Space, after its settings.
+_NEW_SPACE = "Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference"
 _CHECKSUM = re.compile(r"\n<!-- sith-hf card ([0-9a-f]{64}) -->\n\Z")
 
 
@@ -35,7 +38,8 @@ class PushOptions(TypedDict, total=False):
         revision: the branch to commit to, created from ``main`` if missing. ``main`` when None.
         create_pr: open a pull request against ``main`` instead of committing.
         commit_message: the title of the commit.
-        token: a token with write access; the usual places (``HF_TOKEN``, ``hf auth login``) when None.
+        token: a token with write access; the usual places (``HF_TOKEN``, ``hf auth login``) when None. False for a dry
+            run with no token at all.
         overwrite_card: replace a README.md that was written or changed by hand.
         dry_run: send nothing; the result lists what would be sent. Without the Hub, it is not compared with the
             repository.
@@ -45,7 +49,7 @@ class PushOptions(TypedDict, total=False):
     revision: str | None
     create_pr: bool
     commit_message: str | None
-    token: str | None
+    token: str | Literal[False] | None
     overwrite_card: bool
     dry_run: bool
 
@@ -107,10 +111,11 @@ class UploadPackage:
         card: the text of the card.
         kind: the file that identifies the kind of the repository; one of ``kinds``.
         kinds: such a file to the name of its kind ("an edit spec").
-        repo_type: ``model`` or ``dataset``.
+        repo_type: ``model``, ``dataset`` or ``space``.
         stale: patterns of names; files on the Hub that match and are not in ``files`` are deleted. A pattern without
             a slash matches only files at the top level.
         by_hand: whether somebody wrote the card, which then gets no checksum.
+        sdk: what runs a Space; None for other repositories.
     """
 
     files: Mapping[str, Path | bytes] = field(repr=False)
@@ -120,6 +125,7 @@ class UploadPackage:
     repo_type: str = "model"
     stale: tuple[str, ...] = ()
     by_hand: bool = False
+    sdk: str | None = None
 
     @property
     def title(self) -> str:
@@ -133,6 +139,9 @@ class UploadPackage:
         for name, kind in self.kinds.items():
             if name in names:
                 return f"already holds {kind}: choose another repository"
+        own = next((name for name in self.files if name in names), None) if self.repo_type == "space" else None
+        if own is not None:
+            return f"holds a file that sith-hf did not write ({own}): choose another Space"
         weights = next((name for name in names if re.fullmatch(r"[^/]+\.(bin|h5|msgpack|safetensors)", name)), None)
         if weights is None:
             return None
@@ -160,6 +169,7 @@ class UploadPackage:
         return path not in self.files and any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
+@short_repr
 @dataclass(frozen=True)
 class PushResult:
     """The files that a push sent, or would send.
@@ -224,6 +234,12 @@ def is_generated(card: str) -> bool:
     text = card.replace("\r\n", "\n").rstrip("\n") + "\n"
     found = _CHECKSUM.search(text)
     return found is not None and with_checksum(text[: found.start()]) == text
+
+
+def is_of_new_space(card: str) -> bool:
+    """Return whether the card is the one that the Hub writes for a new Space."""
+    settings, end, text = card.replace("\r\n", "\n").partition("\n---\n")
+    return settings.startswith("---\n") and bool(end) and text.strip() == _NEW_SPACE
 
 
 def is_generated_file(path: Path) -> bool:

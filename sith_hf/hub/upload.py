@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -26,6 +26,7 @@ from sith_hf.hub.package import (
     PushResult,
     UploadPackage,
     is_generated,
+    is_of_new_space,
     with_checksum,
 )
 
@@ -79,9 +80,10 @@ def upload_package(package: UploadPackage, repo_id: str, options: PushOptions) -
 
 def _token(options: PushOptions) -> str | None:
     """Return the token to use; None only for a dry run. Raises HubError."""
-    token = options.get("token")
+    given = options.get("token")
+    token = given or None
     with hub_errors("looking for a token", "token", token):
-        token = token or get_token()
+        token = token or (None if given is False else get_token())
     if not token and not options.get("dry_run"):
         raise HubError(
             "pushing needs a token with write access: log in with `hf auth login`, set HF_TOKEN, or pass --token"
@@ -190,14 +192,16 @@ class _Upload:
         if Outgoing(CARD, card.encode()).equals(self.there[CARD]):
             return None
         try:
-            path = fetch_file(self.repo_id, [CARD], repo_types=(self.repo_type,), revision=head, token=self.token)
+            token: str | Literal[False] = self.token or False
+            path = fetch_file(self.repo_id, [CARD], repo_types=(self.repo_type,), revision=head, token=token)
             content = read_bytes(path)
             if not Outgoing(CARD, content).equals(self.there[CARD]):
                 return "it could not be read completely"
             text = content.decode("utf-8")
         except (OSError, UnicodeDecodeError):  # a HubError is an OSError
             return "it could not be read"
-        return None if is_generated(text) else "it was written or changed by hand"
+        new = self.repo_type == "space" and is_of_new_space(text)
+        return None if new or is_generated(text) else "it was written or changed by hand"
 
     def _send(self, head: str | None) -> tuple[str, str | None]:
         try:
@@ -217,7 +221,7 @@ class _Upload:
             private, made = self.options.get("private"), "repository"
             try:
                 with self.hub_errors("creating the repository"):
-                    self.api.create_repo(**self.repo, private=private, exist_ok=False)
+                    self.api.create_repo(**self.repo, space_sdk=self.package.sdk, private=private, exist_ok=False)
             except HubError as error:
                 # If it exists although the answer was lost, somebody else may own it: never delete it.
                 if refused(error) or not self._exists():
@@ -325,7 +329,7 @@ class _Upload:
         try:
             with self.hub_errors("cleaning up"):
                 if self.made == "repository":
-                    if set(self._tree("main")) <= {".gitattributes"}:
+                    if set(self._tree("main")) <= {".gitattributes", *([CARD] if self.package.sdk else [])}:
                         self.api.delete_repo(**self.repo)
                         return "the new repository was deleted"
                     return "the new repository was kept, because somebody has written to it"

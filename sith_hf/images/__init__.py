@@ -3,7 +3,7 @@
 It imports ``edits``, ``towers``, ``world``, ``data`` and everything below these.
 """
 
-from sith_hf.images.comparison import model_variants, own_text, text_model_of
+from sith_hf.images.comparison import edited_copy, model_variants, own_text, private_copy, text_model_of
 from sith_hf.images.dataset_settings import Columns, DatasetSettings
 from sith_hf.images.datasets import ImageDataset, open_dataset
 from sith_hf.images.decode import decode_image
@@ -20,7 +20,7 @@ from sith_hf.images.embed import (
 from sith_hf.images.first import check_readable, first_images
 from sith_hf.images.held import HeldRows, hold_rows
 from sith_hf.images.mean import estimated_mean, is_mean_of, mean_for, mean_of_images, vision_base
-from sith_hf.images.model_variant import BASE, EDITED, PARTS, ModelVariant, check_processors, share
+from sith_hf.images.model_variant import BASE, EDITED, PARTS, ModelVariant, check_processors, embed_all, share
 from sith_hf.images.named import LEAVES, PICTURES, Images, image_dataset, images_named
 from sith_hf.images.open_model import OpenModel
 from sith_hf.images.pieces import (
@@ -65,6 +65,8 @@ __all__ = [
     "counted_reasons",
     "decode_image",
     "described",
+    "edited_copy",
+    "embed_all",
     "embed_batch",
     "embed_rows",
     "estimated_mean",
@@ -88,6 +90,7 @@ __all__ = [
     "pixel_settings",
     "pixel_values",
     "preprocessing_warning",
+    "private_copy",
     "ready",
     "share",
     "text_model_of",

@@ -55,19 +55,35 @@ def _projection(model: Any, companion: Any) -> Tensor | None:
 def edited_copy(model: Any, spec: AnySpec) -> Any:
     """Copy ``model`` with an edit; the copy shares all other parameters as the same objects.
 
+    The weights of ``model`` never change, so that others may use it meanwhile.
+
     Raises:
         InputError, BaseMismatch: as :func:`sith_hf.edits.applied`; also for offloaded weights.
+    """
+    own = private_copy(model, spec)
+    with applied(own, spec):
+        return private_copy(own, spec)
+
+
+def private_copy(model: Any, spec: AnySpec | None = None) -> Any:
+    """Copy the modules of ``model``, without its weights: hooks and an edit of the copy do not reach ``model``.
+
+    Args:
+        model: a model in memory.
+        spec: an edit; the copy has parameters of its own where the edit changes them, and shares all others.
+
+    Raises:
+        InputError: offloaded weights.
     """
     shared: dict[int, Any] = {}
     for parameter in model.parameters():
         if parameter.is_meta:
             raise InputError("the weights of this model are offloaded; load it without offloading to compare it")
         shared[id(parameter)] = parameter
-    for parameter in edited_parameters(model, spec):
+    for parameter in [] if spec is None else edited_parameters(model, spec):
         shared.pop(id(parameter), None)
-    with applied(model, spec):
-        # deepcopy reuses the objects in its memo.
-        return copy.deepcopy(model, shared)
+    # deepcopy reuses the objects in its memo.
+    return copy.deepcopy(model, shared)
 
 
 def text_model_of(editor: OpenModel) -> LoadedModel | None:

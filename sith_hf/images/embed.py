@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sith_hf.core.devices import pass_device
 from sith_hf.core.fingerprint import texts_sha256
+from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import InputError
 from sith_hf.files import Part, ResumableJob
 from sith_hf.images.datasets import ImageDataset
@@ -34,6 +35,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _Batch = tuple[dict[str, NDArray[np.float32]], list[str | None], list[str]]
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class EmbeddedRows:
     """The N rows of a dataset whose images could be decoded, in order.

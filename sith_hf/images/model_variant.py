@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import InputError
 from sith_hf.images.pixel_settings import pixel_settings
 from sith_hf.towers import LoadedModel, family_of
@@ -30,6 +31,7 @@ _LAYER = re.compile(r".*?\.\d+(?=\.)")
 PARTS = {"vision": "vision only", "text": "text only"}
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class ModelVariant:
     """One model in an evaluation.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sith_hf.core.short_repr import short_repr
 from sith_hf.core.validation import did_you_mean, finite_number, whole_number
 from sith_hf.errors import InputError, TemporaryError
 from sith_hf.pursuit.atoms import READ, Atoms, as_atoms
@@ -26,6 +27,7 @@ LEAST_ROWS = 32
 LEAST_SCORES = 2**15
 
 
+@short_repr
 @dataclass(frozen=True)
 class SparseCode:
     """The atoms and weights that approximate each of N vectors.

@@ -10,6 +10,7 @@ from sith_hf.recipe.existing import open_existing
 from sith_hf.recipe.inputs import (
     base_sha256,
     dataset_path,
+    decompose_key,
     decompose_with,
     file_sha256,
     full_path,
@@ -39,6 +40,7 @@ __all__ = [
     "check_target",
     "choose",
     "dataset_path",
+    "decompose_key",
     "decompose_with",
     "file_sha256",
     "full_path",

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from sith_hf.checkpoint import SavedCheckpoint, folder_effect
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.html import block, fact_table, folded
 from sith_hf.core.reading import read_text
 from sith_hf.core.tables import left_out_lines
 from sith_hf.decomposition import Decomposition
@@ -77,6 +80,21 @@ class RunResult:
             "effect": None if self.saved.effect is None else self.saved.effect.to_json(),
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }
+
+    def __repr__(self) -> str:
+        measured = "" if self.evaluation is None else f"; {self.evaluation!r}"
+        edits = "; ".join(map(str, self.towers))
+        return f"RunResult({sanitize(str(self.folder), 120)}: {edits}{measured})"
+
+    def _repr_html_(self) -> str:
+        checkpoint, effect = self.folder / "edited", self.saved.effect
+        facts: list[tuple[str, object]] = [("edit", str(result)) for result in self.towers]
+        facts += [("impact", str(result.impact)) for result in self.towers]
+        facts += [("effect", line.removeprefix("effect: ")) for line in str(effect or "").splitlines()]
+        facts += [("checkpoint", str(checkpoint)), ("files left out", f"{len(self.saved.left_out):,}")]
+        measured = None if self.evaluation is None else Markup(self.evaluation._repr_html_())
+        parts = [folded("The edited vectors", Markup(self.spec._repr_html_())), measured]
+        return block(f"Run in {self.folder}", fact_table(facts), *parts)
 
     def __str__(self) -> str:
         lines = [*map(str, self.towers)]

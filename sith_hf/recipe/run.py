@@ -168,7 +168,7 @@ def _write(
     if found is not None:
         swept = {} if sweep is None else {"sweep": sweep.to_json()}
         write_whole(work / "results.json", json_bytes(found.to_json() | swept))
-        write_whole(work / "edited" / SITH / "evaluation.json", json_bytes(found.card()))
+        write_whole(work / "edited" / SITH / "evaluation.json", json_bytes(found.card() | swept))
     write_card(work / "edited")  # again, with the recipe and the results
     if sweep is not None:
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.concepts import ConceptDictionary
+from sith_hf.core.short_repr import short_repr
 from sith_hf.decomposition import Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.gains import Gains, Impact
@@ -18,6 +19,7 @@ DECOMPOSITION = "decomposition"
 """The folder of a run's decomposition; that of a second tower ends with :func:`suffix_of`."""
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class TowerResult:
     """The edit of one tower.

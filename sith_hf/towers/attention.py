@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.fingerprint import tensor_sha256
+from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import UnsupportedModel
 from sith_hf.towers.readout import Readout
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class HeadFactors:
     """The value-output matrices of a layer's H heads as thin products ``write[h] @ read[h]`` (Method, sec. 1).
@@ -28,6 +30,7 @@ class HeadFactors:
     constant: Tensor
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class AttentionLayer:
     """The tensors of one attention layer that decomposing and editing read; references into the model, read-only.

@@ -16,6 +16,7 @@ from torch import Tensor
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.core.reading import open_regular, reason
+from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import InputError
 from sith_hf.files import (
     Layout,
@@ -42,6 +43,7 @@ MAX_BYTES = 2**26
 """Far above any mean: 64 MB hold one of 16 million numbers."""
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class ImageMean:
     """The mean of normalised image embeddings, with its images and weights.

@@ -17,8 +17,9 @@ from torch import nn
 from sith_hf.core.devices import find_device, find_dtype
 from sith_hf.core.escaping import one_line
 from sith_hf.core.reading import json_fields
+from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import HubError, InputError, NotOnHub, UnsupportedModel
-from sith_hf.hub import fetch_file, fetch_snapshot, local_path, not_found
+from sith_hf.hub import cached_snapshot, fetch_file, fetch_snapshot, local_path, not_found
 from sith_hf.towers.config import attention, check_config
 from sith_hf.towers.config_file import read_config
 from sith_hf.towers.family import TowerFamily
@@ -35,6 +36,7 @@ from sith_hf.world import EMBEDDED, embedded_checkpoint
 _LOG = logging.getLogger(__name__)
 
 
+@short_repr
 @dataclass(frozen=True)
 class LoadedModel:
     """A model and its source.
@@ -43,8 +45,8 @@ class LoadedModel:
         model: the ``transformers`` model, in evaluation mode; in the narrowest dtype that holds its weights exactly,
             unless ``dtype`` is another.
         tokenizer: its tokenizer; None without a text tower.
-        name: the Hub id or folder it was loaded from.
-        revision: the commit on the Hub; None for a folder.
+        name: the Hub id or folder it was loaded from; the id for a snapshot in the Hub's cache.
+        revision: the commit on the Hub; None for any other folder.
         folder: the folder of its files; None for a model in memory.
         device: where passes run; None leaves the choice to each step: an accelerator, if there is one.
         dtype: the dtype that was asked for; None for that of the files.
@@ -147,6 +149,9 @@ def load_model(
             "with them does not fit the files",
             *(dtype, name, own),
         )
+    # A snapshot in the Hub's cache is a commit of a repository, also where its path was given.
+    pinned = cached_snapshot(local) if local is not None else (name, folder.name)
+    name, revision = pinned or (name, None)
     model.config._name_or_path = name  # not the path in the cache
     _LOG.debug("loaded %s, a %s of %s, from %s", name, architecture, next(model.parameters()).dtype, folder)
     read_tokenizer = open_clip_tokenizer if ours else load_tokenizer
@@ -154,7 +159,7 @@ def load_model(
         model=model.eval(),
         tokenizer=read_tokenizer(folder) if family.has_text(architecture) else None,
         name=name,
-        revision=folder.name if local is None else None,
+        revision=revision,
         folder=folder,
         device=device,
         dtype=dtype,

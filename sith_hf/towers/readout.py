@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, normalize, rms_norm
 
+from sith_hf.core.short_repr import short_repr
 
+
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Norm:
     """The last norm of a residual stream.
@@ -38,6 +41,7 @@ class Norm:
         return layer_norm(directions, size, weight, self.bias.to(directions), self.eps)
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Readout:
     """The way from a residual stream to the joint space: ``after(matrix @ norm(x) + bias)`` (Method, sec. 3).

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.ranges import Numbers, choose_numbers
+from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.attention import AttentionLayer
 from sith_hf.towers.readout import Readout
@@ -24,6 +25,7 @@ _NO_WORDS = (
 )
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Tower:
     """One tower of a model as seen by the method.

@@ -10,6 +10,7 @@ from typing import Any
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_text
+from sith_hf.core.short_repr import short_repr
 from sith_hf.core.tables import table
 from sith_hf.evaluation import Evaluation
 from sith_hf.recipe import RECIPE, file_sha256
@@ -18,6 +19,7 @@ from sith_hf.tuning.search import Trial
 RESULT, TRIALS, TESTED, CHART = "tune.json", "trials.db", "results.json", "pareto.png"
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class TuneResult:
     """The results of a search.

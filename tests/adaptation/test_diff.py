@@ -18,8 +18,6 @@ from tests.support.made import WORDS, tiny_concepts, tiny_editor
 from tests.support.raw import random_spec
 from tests.support.tiny import save_clip
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):

@@ -11,6 +11,8 @@ from sith_hf import ConceptDictionary, SithEditor, world
 from sith_hf.adaptation import compare, explain_change
 from sith_hf.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("all_draws")
+
 LAYER, HEAD, SIZE = 3, 5, 16
 WORDS = {"sea": ("sea", "ocean"), "red": ("red",), "danger": ("danger", "skull")}
 
@@ -63,7 +65,7 @@ class TestWords:
         silent, count = found.silent()
         assert (silent, count) == (count - len(spoken), 2 * sum(len(head.directions) for head in found.changed))
 
-    def test_a_change_of_rank_one_has_one_direction(self, editor, concepts, few_draws):
+    def test_a_change_of_rank_one_has_one_direction(self, editor, concepts):
         model = copy.deepcopy(editor.model)
         with torch.no_grad():
             out = model.vision_model.encoder.layers[LAYER].self_attn.out_proj.weight

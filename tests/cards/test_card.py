@@ -28,6 +28,7 @@ from sith_hf.checkpoint.lora import adapter_card, adapter_config
 from sith_hf.checkpoint.write import save_edited
 from sith_hf.core.fingerprint import BaseRef
 from sith_hf.decomposition import Drivers
+from sith_hf.edits import EditEffect
 from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers.registry import FAMILIES
@@ -110,9 +111,16 @@ def every_card(base: Path, folder: Path, text: str) -> dict[str, str]:
     """Each kind of card with ``text`` wherever a text comes from outside."""
     words = [f"{text} {i}" if len(text) < 100 else f"{i}{text}" for i in range(6)]
     settings = {**golden.SETTINGS, "encoder": text, "template": text, "method": text, "sparsity": text, text: [text]}
-    spec = make_spec(base, words=words, reason=text, settings=settings, base=BaseRef(f"/data/me/{text}", None, {}))
+    place, named = BaseRef(f"/data/me/{text}", None, {}), {"less": words[:3], "more": [text]}
+    spec = make_spec(base, words=words, reason=text, settings=settings, base=place, named=named)
     extra = replace(spec, base=BaseRef(spec.base.name, text, {**spec.base.sha256, text: text}))
     entry = {"dataset": text, "metric": text, "base": 0.5, "edited": 0.75, "split": text, "parts": {text: 0.6}}
+    entry["baselines"] = {f"b {text}": 0.6}
+    points = [{"contender": text, "setting": 1.0, "vectors": 1, "worst": 0.5, "average": 0.5}]
+    sweep = {"over": text, "base": {"worst": 0.5, "average": 0.5}, "points": points}
+    images = {**golden.EFFECT["images"], "title": text[:1000], "options": ["--images", text]}
+    effect = {**golden.EFFECT, "images": images, "text_model": text[:1000]}
+    effect["named"] = [{**golden.EFFECT["named"][0], "kept": {text: 0.5}}]
     extra = replace(extra, edited_sha256={text: text})
     extra.save_pretrained(folder / "sith")
     (folder / "config.json").write_bytes((base / "config.json").read_bytes())
@@ -123,7 +131,8 @@ def every_card(base: Path, folder: Path, text: str) -> dict[str, str]:
             extra,
             repo_id="me/x",
             base_card={"license": text, "license_name": text, "license_link": text, "language": [text], text: text},
-            evaluation={"results": [entry], "collateral": [entry]},
+            evaluation={"results": [entry], "collateral": [entry], "sweep": sweep},
+            effect=EditEffect.from_data(effect, "the effect"),
             recipe=text,
         ),
         "spec": spec_card(extra, repo_id="me/x"),
@@ -168,7 +177,15 @@ class TestHostileTexts:
             assert "a|b<i>*c*_[d](e)" in texts(card).replace("\n", ""), name
 
     def test_without_the_filter_they_would_do_harm(self, base, tmp_path, harmless, monkeypatch):
-        monkeypatch.setitem(templates.environment().filters, "cell", lambda value: templates.sanitize(str(value), 200))
+        def plain(value, limit=200):
+            return templates.sanitize(str(value), limit)
+
+        monkeypatch.setitem(templates.environment().filters, "cell", plain)
+        monkeypatch.setitem(
+            templates.environment().filters,
+            "cells",
+            lambda values, limit=200: [plain(value, limit) for value in values],
+        )
         for kind, text in HARMFUL.items():
             found = every_card(base, tmp_path / "edited", text)
             assert all(skeleton(card) != harmless[name] for name, card in found.items()), kind
@@ -176,7 +193,7 @@ class TestHostileTexts:
     def test_without_the_filter_a_pipe_would_shift_a_table(self, base, tmp_path, monkeypatch):
         text = "a | b || c"
         right = texts(every_card(base, tmp_path / "right", text)["spec"])
-        monkeypatch.setitem(templates.environment().filters, "cell", str)
+        monkeypatch.setitem(templates.environment().filters, "cell", lambda value, limit=200: str(value))
         wrong = texts(every_card(base, tmp_path / "wrong", text)["spec"])
         assert right.count("a | b || c 0") > 2
         assert right.count("a | b || c 0") > wrong.count("a | b || c 0")
@@ -259,14 +276,14 @@ class TestMetadata:
         assert not {"base_model", "base_model_relation", "license"} & set(found)
 
     def test_a_local_copy_of_a_base_on_the_hub(self, base, edited):
-        card = model_card(edited, make_spec(base), repo_id="me/x", base_id="them/clip")
+        card = model_card(edited, make_spec(base), repo_id="me/x", base_ids=["them/clip"])
         assert self.metadata(card)["base_model"] == "them/clip"
         assert 'verify("me/x", "path/to/the/base")' in card
-        assert "An edited copy of them/clip:" not in card
-        assert "names them/clip; the two were not compared" in " ".join(card.split())
+        assert "An edited copy of tiny-clip." in card
+        assert "name them/clip as where it comes from; the two were not compared" in card
         assert "at revision" not in card
         with pytest.raises(InputError, match="cannot be the id"):
-            model_card(edited, make_spec(base), repo_id="me/x", base_id="/a/clip")
+            model_card(edited, make_spec(base), repo_id="me/x", base_ids=["/a/clip"])
 
     @pytest.mark.parametrize(
         ("config", "pipeline"),
@@ -372,7 +389,11 @@ class TestWhatCardsSay:
         card = model_card(edited, make_spec(base), repo_id="me/x", evaluation=EVALUATION)
         assert "not evaluated" not in card
         assert "No collateral" not in card
-        assert "| me/boats, test | worst group accuracy | 0.5 | 0.75 | +0.25 |" in card
+        assert "**me/boats, test**" in card
+        assert (
+            "| worst group accuracy | \N{EN DASH} | 0.500 | 0.375 | 0.625 | 0.750 | +0.250 [+0.125, +0.375] |" in card
+        )
+        assert "| accuracy | 1,000 | 0.875 | 0.938 | +0.062 |" in card
         only = model_card(edited, make_spec(base), repo_id="me/x", evaluation={"collateral": EVALUATION["collateral"]})
         assert "not evaluated" in only
         assert "No collateral" not in only
@@ -381,10 +402,10 @@ class TestWhatCardsSay:
         rows = [{"dataset": "a", "metric": "b", "base": 0.5, "edited": 1.0, "parts": parts}
                 for parts in ({"vision only": 0.25, "text only": 0.75}, {"text only": 0.5})]  # fmt: skip
         card = model_card(edited, make_spec(base), repo_id="me/x", evaluation={"results": rows, "collateral": []})
-        assert "| data | metric | base | vision only | text only | edited | difference |" in card
-        assert "|---|---|---:|---:|---:|---:|---:|" in card
-        assert "| a | b | 0.5 | 0.25 | 0.75 | 1 | +0.5 |" in card
-        assert "| a | b | 0.5 | - | 0.5 | 1 | +0.5 |" in card
+        assert "| metric | samples | base | vision only | text only | edited | difference [95 % interval] |" in card
+        assert "|---|---:|---:|---:|---:|---:|---|" in card
+        assert "| b | \N{EN DASH} | 0.500 | 0.250 | 0.750 | 1.000 | +0.500 |" in card
+        assert "| b | \N{EN DASH} | 0.500 | \N{EN DASH} | 0.500 | 1.000 | +0.500 |" in card
 
     @pytest.mark.parametrize(
         "evaluation",
@@ -564,7 +585,7 @@ def test_a_decomposition_with_drivers_has_both_readings() -> None:
     drivers = Drivers(concept, correlation, ("red * door", "sea"), images)
     found = replace(plain, drivers=drivers, total_cosine=torch.full(plain.fidelity.shape[:3], 0.5))
     body, before = (decomposition_card(each, repo_id="me/x") for each in (found, plain))
-    rows = [line for line in body.splitlines() if line.startswith("| 11 | 0 | 0 |")]
+    rows = [line for line in body.splitlines() if line.startswith(("| + |", "| \N{MINUS SIGN} |"))]
     assert rows[0].endswith("| sea 0.75, red \\* door 0.50 |")
     assert rows[1].endswith("| *silent* |")
     assert "over 300 images of my\\|pictures" in body

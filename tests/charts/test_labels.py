@@ -30,7 +30,7 @@ def test_labels_do_not_overlap_and_stay_in_the_picture(heights):
         for height in heights:
             axes.plot([0, 1], [0, height])
         charts.dress(axes, title="Title " * 60, x="x" * 300, y="y, % " * 100)
-        charts.label_ends(axes, [End(1, y, name, "#000000") for y, name in zip(heights, HOSTILE, strict=True)])
+        charts.label_ends((axes, [End(1, y, name, "#000000") for y, name in zip(heights, HOSTILE, strict=True)]))
         found = texts(axes)
         assert len(found) == len(HOSTILE)
         for (one, a), (two, b) in combinations(found, 2):

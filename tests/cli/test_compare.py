@@ -17,8 +17,6 @@ from tests.support.cli import HOSTILE, refused, sith, succeeded
 from tests.support.raw import random_spec, tree
 from tests.support.tiny import save_clip
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 
 def tuned(source, folder, change):
     """A copy of a checkpoint whose model was changed by ``change``."""

@@ -16,8 +16,6 @@ from tests.cli.conftest import WORDS
 from tests.support.cli import refused, sith, succeeded
 from tests.support.raw import SINGLE
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 DECOMPOSE = ("decompose", "{work}/clip", "--concepts", "{work}/concepts.txt", "-o", "{out}")
 
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
-from sith_hf.cli import main
 from sith_hf.core.distributed import SINGLE, Processes, join_processes, launched_world_size
 from sith_hf.errors import InputError
 from sith_hf.files.resumable import ResumableJob
 from sith_hf.towers import text_encoder as encoding
 from tests.support import evaluating, tiny
-from tests.support.made import WORDS, tiny_concepts, tiny_editor
+from tests.support.forking import ended
+from tests.support.made import tiny_concepts, tiny_editor
 
 decompose = import_module("sith_hf.decomposition.decompose")
 
@@ -41,45 +39,8 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def launched_run(tmp_path_factory):
-    """The same command by torchrun in two processes, and by itself."""
-    folder = tmp_path_factory.mktemp("launched")
-    tiny.save_clip(folder / "clip")
-    (folder / "concepts.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
-    command = ["decompose", "clip", "--concepts", "concepts.txt", "--json", "-o"]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sith_hf"]
-    two = subprocess.run(
-        [sys.executable, *torchrun, *command, "two"], cwd=folder, env=environment(), capture_output=True, text=True
-    )
-    out, arguments, home, threads = io.StringIO(), sys.argv, Path.cwd(), torch.get_num_threads()
-    sys.argv = ["sith-hf", *command, "one"]
-    os.chdir(folder)
-    torch.set_num_threads(1)
-    try:
-        with redirect_stdout(out), redirect_stderr(io.StringIO()), pytest.raises(SystemExit) as stopped:
-            main()
-    finally:
-        sys.argv = arguments
-        os.chdir(home)
-        torch.set_num_threads(threads)
-    assert not stopped.value.code
-    return folder, two, json.loads(out.getvalue())
-
-
-def test_torchrun_gives_the_bytes_of_one_process(launched_run):
-    folder, two, one = launched_run
-    assert two.returncode == 0, two.stderr
-    # One answer, whole, and one bar: the other process prints nothing.
-    assert (json.loads(two.stdout)["processes"], one["processes"]) == (2, 1)
-    assert two.stderr.count("Loading weights: 100%") <= 1
-    for file in ("decomposition.safetensors", "dictionary.safetensors"):
-        assert (folder / "two" / file).read_bytes() == (folder / "one" / file).read_bytes()
-    assert {path.name for path in folder.iterdir()} == {"clip", "concepts.txt", "one", "two"}
-
-
-@pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """The reports, exit codes and output of two processes that run tests/support/sharing.py."""
+    """The reports of two processes that run tests/support/sharing.py, and how they ended."""
     folder = tmp_path_factory.mktemp("shared")
     tiny.save_clip(folder / "clip")
     rows = evaluating.dataset([*range(0, 250, 5), None, b"no picture"])
@@ -87,31 +48,20 @@ def shared(tmp_path_factory):
     (folder / "shards").mkdir()
     for index in range(4):
         rows.shard(4, index).to_parquet(folder / "shards" / f"{index}.parquet")
-    port = str(free_port())
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.support.sharing", str(folder)],
-            cwd=ROOT,
-            env=environment(
-                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate() for process in started]
+    command = [sys.executable, "-m", "tests.support.sharing", str(folder), str(free_port())]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = ended(json.loads((folder / "codes.json").read_text()), folder)
     found = []
-    for rank in range(2):
+    for rank, one in enumerate(said):
         path = folder / f"found-{rank}.json"
-        assert path.is_file(), said[rank][1]
+        assert path.is_file(), one.err
         found.append(json.loads(path.read_text()))
-    return folder, found, [process.returncode for process in started], said
+    return folder, found, said
 
 
 def test_there_are_two_of_them(shared):
-    _, found, _, _ = shared
+    _, found, _ = shared
     for one in found:
         assert one["number"] == 2
         assert one["joined again"]
@@ -121,7 +71,7 @@ def test_there_are_two_of_them(shared):
 
 
 def test_an_error_in_one_is_an_error_in_all(shared):
-    _, found, _, _ = shared
+    _, found, _ = shared
     for one in found:
         assert one["ours"] == one["on main only"] == ["InputError", "a bad thing"]
         assert "lasso" in one["extra"][1]
@@ -132,7 +82,7 @@ def test_an_error_in_one_is_an_error_in_all(shared):
 
 
 def test_they_share_the_work_and_one_alone_gives_the_same(shared):
-    _, found, _, _ = shared
+    _, found, _ = shared
     first, second = (set(one["shares"]) for one in found)
     assert first
     assert second
@@ -143,7 +93,7 @@ def test_they_share_the_work_and_one_alone_gives_the_same(shared):
 
 @pytest.mark.parametrize("kind", ["table", "stream", "shards"])
 def test_they_ground_the_same_as_one(shared, kind):
-    _, found, _, _ = shared
+    _, found, _ = shared
     two, one = found[0][f"grounded {kind}"]
     assert two == one == found[1][f"grounded {kind}"][0]
     assert one != found[0]["grounded shards" if kind == "table" else "grounded table"][1], "the check sees other images"
@@ -151,7 +101,7 @@ def test_they_ground_the_same_as_one(shared, kind):
 
 @pytest.mark.parametrize("kind", ["table", "stream", "shards"])
 def test_they_find_the_same_mean_as_one(shared, kind):
-    _, found, _, _ = shared
+    _, found, _ = shared
     for one in found:
         same, count, skipped, images = one[kind]
         assert same
@@ -161,9 +111,9 @@ def test_they_find_the_same_mean_as_one(shared, kind):
 
 
 def test_a_refusal_is_one_message_and_exit_code_2(shared):
-    folder, found, _, said = shared
+    folder, found, said = shared
     assert [one["code"] for one in found] == [2, 2]
-    (_, loud), (out, quiet) = said
+    (_, _, loud), (_, out, quiet) = said
     assert loud.count("Error: ") == 1
     assert "layer 9" in loud
     assert (out, quiet) == ("", "")
@@ -172,7 +122,7 @@ def test_a_refusal_is_one_message_and_exit_code_2(shared):
 
 
 def test_a_full_disk_ends_all(shared):
-    folder, found, _, _ = shared
+    folder, found, _ = shared
     for one in found:
         assert one["full disk"][0] == "OutputError"
         assert "No space left" in one["full disk"][1]
@@ -181,8 +131,8 @@ def test_a_full_disk_ends_all(shared):
 
 
 def test_a_process_that_dies_ends_the_others_and_its_work_is_resumed(shared, monkeypatch):
-    folder, found, codes, _ = shared
-    assert codes == [0, -signal.SIGKILL]
+    folder, found, said = shared
+    assert [one.code for one in said] == [0, -signal.SIGKILL]
     assert found[0]["killed"][0] == "SithError"
     assert "another of the 2 processes" in found[0]["killed"][1]
     assert "killed" not in found[1]

@@ -19,8 +19,6 @@ from tests.support.made import WORDS, tiny_concepts
 from tests.support.raw import digest, read_raw, write_raw
 from tests.support.tiny import save_clip
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 LAYERS = [0, 2]
 OPTIONS = {"layers": LAYERS, "pursuit": Pursuit(sparsity=4)}
 

@@ -28,6 +28,8 @@ from sith_hf.pursuit.pursuit import Pursuit
 from tests.support.made import tiny_concepts, tiny_editor
 from tests.support.raw import read_raw, write_raw
 
+pytestmark = pytest.mark.usefixtures("all_draws")
+
 COMP = Pursuit(sparsity=3)
 
 

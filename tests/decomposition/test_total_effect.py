@@ -17,8 +17,6 @@ from tests.support.siglip import siglip
 from tests.support.tiny import byte_tokenizer, clip_model
 from tests.towers.test_aimv2 import made as aimv2
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 
 def pixels(count=3, seed=1):
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

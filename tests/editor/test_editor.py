@@ -18,8 +18,6 @@ from sith_hf.towers.text_encoder import encode_texts
 from tests.support.made import tiny_concepts, tiny_editor
 from tests.support.tiny import byte_tokenizer, clip_model, projected_vision_model, save_clip, vision_model
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 
 @pytest.fixture(scope="module")
 def blank(tmp_path_factory):

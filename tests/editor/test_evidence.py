@@ -14,8 +14,6 @@ from tests.support.cli import refused, sith, succeeded
 from tests.support.tiny import clip_model, image_processor, save_clip
 from tests.support.vision_models import dinov2
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

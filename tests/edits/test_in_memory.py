@@ -27,8 +27,6 @@ from tests.support.made import tiny_concepts
 from tests.support.raw import out_proj, random_spec, torch_tensors
 from tests.support.tiny import VISION, byte_tokenizer, clip_model, projected_vision_model, vision_model
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 MAKERS = {
     CLIPModel: clip_model,
     CLIPVisionModel: vision_model,

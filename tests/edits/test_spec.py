@@ -19,8 +19,6 @@ from sith_hf.errors import ArtifactError, BaseMismatch, InputError
 from sith_hf.gains import Gains
 from tests.support.made import WORDS, tiny_concepts, tiny_editor
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 LAYERS, HEADS, SIZE, WIDTH = 3, 4, 8, 32
 
 

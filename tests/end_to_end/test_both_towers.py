@@ -33,8 +33,6 @@ from tests.support.made import WORDS, tiny_concepts
 from tests.support.raw import read_raw
 from tests.support.tiny import byte_tokenizer, image_processor, vision_model
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 TEXTS = ["a red boat", "Ocean", "café 运动", "x"]
 
 

@@ -25,8 +25,6 @@ from tests.support.cli import refused, sith
 from tests.support.made import tiny_concepts
 from tests.support.tiny import byte_tokenizer, image_processor, save_clip
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):

@@ -20,8 +20,6 @@ from sith_hf.pursuit import Pursuit
 from sith_hf.towers import text_tower_sha256
 from tests.support import tiny
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 CLOSE = 1e-4
 WORDS = ["red", "blue", "sand", "boat", "night", "forest", "snow", "wheel", "dog", "a cat", "sky", "grass", "brick"]
 WORDS += ["fish", "bird", "car", "stone", "light", "dark", "gold", "round", "the sea", "wood", "hill", "rain", "fog"]

@@ -16,7 +16,7 @@ from sith_hf.images import embed
 from tests.core.test_distributed import environment, free_port
 from tests.support import evaluating, nodes, tiny
 from tests.support.cli import sith, succeeded
-from tests.support.made import tiny_concepts
+from tests.support.made import WORDS, tiny_concepts
 from tests.support.raw import tree
 
 RECIPE = """
@@ -52,6 +52,7 @@ def home(tmp_path_factory):
     places = (["sea", "sea", "road"] * 9)[: len(reds)]
     evaluating.dataset(reds, kind=kinds, place=places).save_to_disk(folder / "images")
     (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / "concepts.txt").write_text("\n".join(WORDS), encoding="utf-8")
     return folder
 
 
@@ -93,9 +94,10 @@ def test_two_nodes_give_the_bytes_of_one_process(home, alone, launched):
     assert [report["processes"] for report in reports] == [2, 2]
     for name in nodes.commands(home):
         assert [report[name] for report in reports] == [0, 0]
-        # Each has made some of the batches.
-        assert all(report["made"][name] for report in reports)
-    assert tree(two / "run") == tree(one / "run")
+        # Each has made some of the batches of images.
+        assert all(report["made"][name] for report in reports) or name == "decomposition"
+    for name in ("decomposition", "run"):
+        assert tree(two / name) == tree(one / name)
     for name in ("table.json", "stream.json"):
         assert (two / name).read_bytes() == (one / name).read_bytes()
         assert alone[name]["tasks"][0]["skipped"]
@@ -108,6 +110,7 @@ def test_only_the_main_process_writes_and_prints(home, launched):
     assert not list((home / "node-1").iterdir())
     assert {path.name for path in (home / "node-0").iterdir()} == {*nodes.commands(home), "killed.work"}
     assert out.count('"folder": "run"') == 2
+    assert out.count('"processes": 2') == 1
     assert loud.count("already has the results") == 1
     assert other_out == ""
     assert "the processes of this run" not in quiet

@@ -142,8 +142,10 @@ class TestWritten:
     def test_the_card_shows_it(self, saved: Path) -> None:
         card = (saved / "edited" / "README.md").read_text()
         effect = json.loads((saved / "edited/sith/effect.json").read_text())
-        assert f"sea {effect['named'][0]['kept']['sea'] * 100:.0f} %" in card
-        assert "sith-hf save-edited path/to/the/base --spec path/to/this/folder -o again" in card
+        assert f"sea {effect['named'][0]['kept']['sea']:.0%}" in card
+        assert "sith-hf save-edited embedded --spec path/to/this/folder -o again" in card
+        assert "![Similarity of images to weakened concepts" in card
+        assert (saved / "edited/sith/before_after.png").read_bytes().startswith(b"\x89PNG")
 
     def test_the_same_again_is_not_measured(self, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sith_hf.editor.proof.measure_effect", None)

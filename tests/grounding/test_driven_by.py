@@ -23,8 +23,6 @@ from tests.support.tiny import byte_tokenizer, clip_model, image_processor
 # The function of the same name hides the module in its package.
 driving = sys.modules["sith_hf.grounding.driven_by"]
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 WORDS = ["dog", "red boat", "ocean", "car", "night", "tree", "cloud", "a lamp"]
 
 

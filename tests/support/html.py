@@ -5,8 +5,8 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 # The tags that sith_hf.core.html writes; what a hostile text could add is not among them.
-WRITTEN = {"table", "thead", "tbody", "tr", "th", "td", "div", "span", "b", "details", "summary", "bdi"}
-ATTRIBUTES = {"style", "scope", "colspan", "aria-hidden"}
+WRITTEN = {"table", "thead", "tbody", "tr", "th", "td", "div", "span", "b", "details", "summary", "bdi", "img"}
+ATTRIBUTES = {"style", "scope", "colspan", "aria-hidden", "src", "alt"}
 ENDLESS = {"br", "img", "hr", "input", "meta", "link"}
 
 
@@ -56,6 +56,8 @@ def unsafe(page: Page) -> list[str]:
     found = [tag for tag in page.tags if tag not in WRITTEN]
     found += [f"{tag} {name}" for tag, name, _ in page.attributes if name not in ATTRIBUTES]
     for _, name, value in page.attributes:
+        if name == "src" and not value.startswith("data:image/png;base64,"):
+            found.append(value)
         if name == "style":
             rules = [rule.partition(":") for rule in value.split(";") if rule]
             found += [rule[2] for rule in rules if "url" in rule[2] or "//" in rule[2]]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from sith_hf import cli
 from sith_hf.core.distributed import join_processes
 from sith_hf.evaluation import edit_effect
 from sith_hf.images import embed
+
+decompose = import_module("sith_hf.decomposition.decompose")
 
 # Rows in a batch, and batches in a part.
 BATCH, BATCHES = 2, 2
@@ -27,7 +30,9 @@ def commands(folder: Path) -> dict[str, list[str]]:
     columns = ["--columns", "label=kind,group=place", "--classes", "boat,car", "--batch-size", str(BATCH), "--json"]
     data = ["--data", str(folder / "images"), *columns]
     models = ["evaluate", str(folder / "clip"), "--spec", str(folder / "spec")]
+    decompose = ["decompose", str(folder / "clip"), "--concepts", str(folder / "concepts.txt"), "--json"]
     return {
+        "decomposition": [*decompose, "-o", "decomposition"],
         "run": ["run", str(folder / "recipe.yaml"), "--json", "-o", "run"],
         "table.json": [*models, *data, "-o", "table.json"],
         "stream.json": [*models, *data, "--streaming", "-o", "stream.json"],
@@ -49,7 +54,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     embed.BATCHES = BATCHES
-    edit_effect.PICTURES = 48  # as in tests/conftest.py
+    edit_effect.PICTURES, decompose.DRAWS = 48, 100  # as in tests/conftest.py
     processes = join_processes()
     found: dict[str, Any] = {"processes": processes.world_size, "made": {}}
 

@@ -1,4 +1,4 @@
-"""One of two processes of a run, started by tests/core/test_distributed.py; it writes a report file."""
+"""Two processes of a run, started by tests/core/test_distributed.py; each writes a report file."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from sith_hf.images import DatasetSettings, mean_of_images
 from sith_hf.images import mean as averaging
 from sith_hf.towers import text_encoder as encoding
 from tests.support import tiny
+from tests.support.forking import forked
 from tests.support.made import tiny_concepts, tiny_editor
 
 decompose = import_module("sith_hf.decomposition.decompose")
@@ -48,7 +49,7 @@ def failing(processes: Processes, index: int, error: Exception) -> list[str]:
 
 
 def main() -> None:
-    """``python -m tests.support.sharing FOLDER``, under a launcher."""
+    """What each does, of ``python -m tests.support.sharing FOLDER PORT``."""
     folder = Path(sys.argv[1])
     silence_other_ranks()
     processes = join_processes()
@@ -162,8 +163,6 @@ def _raised(do: Callable[[], None]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
-    # The report is written. After a peer has died, gloo's threads sometimes abort the interpreter while it ends.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    folder = Path(sys.argv[1])
+    codes = forked(main, 2, sys.argv[2], folder)
+    (folder / "codes.json").write_text(json.dumps(codes))

@@ -17,8 +17,6 @@ from tests.support.literal import Parts, edited_output, singular_values
 from tests.support.raw import read_raw
 from tests.support.tiny import byte_tokenizer, image_processor, randomise, save_clip
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 TEXTS = ["red", "a blue sky", "Dog", "night forest", "snow", "boat"]
 PLAIN = {"read_centred": False, "write_centred": False}
 VARIANTS = {"plain": {}, "biases": {"qkv_bias": True, "mlp_bias": True}, "native": {"is_native": True}}

@@ -23,8 +23,6 @@ from sith_hf.errors import InputError, UnsupportedModel
 from sith_hf.towers import AttentionLayer, config_settings, family_of_config, read_tower
 from tests.support import tiny
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 TEXTS = ["red", "a blue sky", "dog", "sand", "boat", "night", "forest", "snow", "wheel"]
 PARTS = [f.name for f in fields(AttentionLayer) if f.type in ("Tensor", "Tensor | None") and f.name != "scale"]
 EXACT = {"atol": 1e-10, "rtol": 0}

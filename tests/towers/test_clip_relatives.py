@@ -29,8 +29,6 @@ from tests.support.families import (
 from tests.support.raw import weight_files
 from tests.support.tiny import byte_tokenizer, clip_model, randomise
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 WHOLE = {family: names[0] for family, names in CLASSES.items()}
 SEGMENTATION = "CLIPSegForImageSegmentation"
 EVERY = [

@@ -22,8 +22,6 @@ from tests.support.raw import read_raw, weight_files
 from tests.support.tiny import byte_tokenizer, clip_model, image_processor, randomise
 from tests.support.vision_models import PATCH, PROMPT, SIZES, generated, llava_model, pictures
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 LAYERS = "model.vision_tower.encoder.layers"
 WORDS = ["red", "blue", "sand", "boat", "night", "forest", "snow", "wheel", "dog"]
 GAINS = {(0, 1, 0): 0.0, (1, 0, 2): -1.0, (2, 3, 1): 3.0, (2, 2, 7): 0.0}

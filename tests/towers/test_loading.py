@@ -26,8 +26,6 @@ from sith_hf.towers.loading import LoadedModel, load_model
 from sith_hf.world import embedded_checkpoint
 from tests.support import tiny
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
 VALUE = "vision_model.encoder.layers.1.self_attn.v_proj.weight"
 

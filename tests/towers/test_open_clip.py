@@ -20,8 +20,6 @@ from tests.support.open_clip_folders import CONFIG, WEIGHTS, Forward, open_clip_
 from tests.support.raw import read_raw
 from tests.support.tiny import save_clip
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 TEXTS = ["red", "a blue sky", "Dog", "night forest", "snow", "a small boat on the sea"]
 OLD = "open_clip_pytorch_model.safetensors"
 VARIANTS = {

@@ -17,8 +17,6 @@ from tests.support.owl import owl_model
 from tests.support.raw import read_raw
 from tests.support.tiny import byte_tokenizer, clip_model, image_processor
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 TEXTS = ["red", "a blue sky", "Dog", "night forest", "snow", "boat"]
 KINDS = [(f"{title}{kind}", tower) for title in ("OwlViT", "Owlv2") for kind in ("Model", "ForObjectDetection")
          for tower in ("vision", "text")]  # fmt: skip

@@ -29,8 +29,6 @@ from tests.support import tiny
 from tests.support.cli import refused, sith, succeeded
 from tests.support.siglip import inputs, letters, literal_edit, outputs, save, siglip, tower_of
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 EXACT = {"atol": 1e-10, "rtol": 0}
 TEXTS = ["dog", "red boat", "ocean", "a car", "snow"]
 # Class and tower; the tower of a whole model is named, that of a tower alone is the model.

@@ -17,8 +17,6 @@ from tests.support.explicit import CLIP_PARTS, DINO_PARTS, explicit, matrices
 from tests.support.raw import read_raw, weight_files
 from tests.support.tiny import clip_model, image_processor
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 # Name to a maker, the path of the layers in the model, their parts, and the name of an output projection on disk.
 MODELS = {
     "dinov2": (make.dinov2, "encoder.layer", DINO_PARTS, "encoder.layer.{}.attention.output.dense"),

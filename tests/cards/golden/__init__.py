@@ -21,8 +21,10 @@ from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.decomposition.explanation import Explanation
+from sith_hf.edits.effect import EditEffect
 from sith_hf.edits.provenance import Provenance
 from sith_hf.edits.spec import EditSpec
+from sith_hf.gains.gains import direction_of
 from tests.support.raw import out_proj, torch_tensors
 from tests.support.tiny import clip_model, vision_model
 
@@ -46,13 +48,41 @@ SETTINGS = {
 RECIPE = "title: Less sea\nedits:\n  - concepts: [sea]  # and what is near it\n    gain: 0.0\n"
 EVALUATION: dict[str, Any] = {
     "results": [
-        {"dataset": "me/boats", "metric": "worst group accuracy", "base": 0.5, "edited": 0.75, "split": "test"},
+        {
+            "dataset": "me/boats", "metric": "worst group accuracy", "base": 0.5, "edited": 0.75, "split": "test",
+            "interval": [0.125, 0.375], "baselines": {"random vectors": 0.375, "whole heads": 0.625},
+        },
         {"dataset": "me/boats", "metric": "accuracy", "base": 0.875, "edited": 0.9375, "samples": 1000},
     ],
     "collateral": [{"dataset": "Pets, zero-shot", "metric": "accuracy", "base": 0.75, "edited": 0.734375}],
-}
+    "sweep": {
+        "over": "strength",
+        "base": {"worst": 0.5, "average": 0.875},
+        "points": [
+            {"contender": name, "setting": setting, "vectors": 24, "worst": worst, "average": 0.875}
+            for name, setting, worst in (
+                ("edited", 0.5, 0.625), ("edited", 1.0, 0.75), ("random 0", 1.0, 0.25), ("random 1", 1.0, 0.5),
+            )
+        ],
+    },
+}  # fmt: skip
 BASE_CARD = {"license": "mit", "language": "en", "tags": ["vision"]}
 FEW = ((0, 1, 2, 0.0), (2, 0, 1, -1.0), (2, 3, 0, 3.0), (2, 3, 5, 0.5))
+NAMED: Mapping[str, Sequence[str]] = {"less": ("sea", "road"), "more": ("a red door",)}
+EFFECT: dict[str, Any] = {
+    "edit": "f" * 64,
+    "images": {"title": "drawn world: leaves, seed 0", "count": 1024, "sha256": "e" * 64},
+    "named": [
+        {
+            "direction": "less", "kept": {"sea": 0.25, "road": -0.125}, "mean": 0.0625, "others": 0.96875,
+            "random": 0.875, "random_others": 0.9375, "p_value": 0.03125,
+        }
+    ],
+    "compared": 64,
+    "draws": 5,
+    "drift": 0.0625,
+    "random_drift": 0.0625,
+}  # fmt: skip
 MANY = tuple((layer, head, vector, 0.5) for layer in (1, 2) for head in range(4) for vector in range(3))
 
 
@@ -76,8 +106,12 @@ def make_spec(
     base: BaseRef | None = None,
     reason: str = "sea: share 0.75",
     settings: Mapping[str, Any] = SETTINGS,
+    named: Mapping[str, Sequence[str]] = NAMED,
 ) -> EditSpec:
-    """An edit of a checkpoint, by simple directions, explained by ``words`` in turn."""
+    """An edit of a checkpoint, by simple directions, explained by ``words`` in turn.
+
+    ``named``: the concepts that gains below 1 are to weaken, and those that gains above 1 are to strengthen.
+    """
     tensors, count = torch_tensors(folder), len(terms)
     keys = [key for layer in sorted({term[0] for term in terms}) for key in out_proj(layer)]
     columns = torch.tensor([term[:3] for term in terms], dtype=torch.int64).T.contiguous()
@@ -92,12 +126,13 @@ def make_spec(
         row=(torch.arange(count * 8) % 5 - 2).reshape(count, 8) / 4,
         constant=(torch.arange(count) + 1) / 8,
         labels=[f"+ {words[i % len(words)]} | - {words[(i + 1) % len(words)]}" for i in range(count)],
-        base=BaseRef(given.name, given.revision, sha256),
+        base=BaseRef(given.name, given.revision, sha256, {"num_hidden_layers": 3}),
         settings={"fold": True, "centre": True},
         provenance=Provenance(
             tuple(tuple(explained(*term[:3], pole, words, i) for pole in "+-") for i, term in enumerate(terms)),
             tuple([reason] * count),
             settings,
+            tuple(dict.fromkeys(named[d], d) for d in (direction_of(term[3]) for term in terms)) if named else (),
         )
         if provenance
         else None,
@@ -159,7 +194,7 @@ def write_golden(folder: Path, work: Path) -> None:
         spec = make_spec(base)
         save_edited(base, spec, work / "edited")
         write(folder / "local_base.md", cards.model_card(work / "edited", spec, repo_id="me/less-sea"))
-        (folder / "edit_map.png").write_bytes(cards.picture(work / "edited", spec))
+        (folder / "edit_map.png").write_bytes(cards.pictures(work / "edited", spec)[cards.MAP_FILE])
 
         tower = save_base(work / "tower", vision_only=True)
         pinned = make_spec(tower, MANY, base=BaseRef("nobody/clip-on-the-hub", REVISION, {}))
@@ -170,9 +205,12 @@ def write_golden(folder: Path, work: Path) -> None:
             repo_id="me/less-sea-tower",
             base_card=BASE_CARD,
             evaluation=EVALUATION,
+            effect=EditEffect.from_data(EFFECT, "the effect"),
             recipe=RECIPE,
         )
         write(folder / "hub_base.md", full)
+        drawn = cards.pictures(work / "edited-tower", pinned, EVALUATION, EditEffect.from_data(EFFECT, "the effect"))
+        (folder / "before_after.png").write_bytes(drawn[cards.BEFORE_AFTER_FILE])
         write(folder / "edit_spec.md", cards.spec_card(pinned, repo_id="me/less-sea-spec"))
         bare = make_spec(base, provenance=False).inverse()
         write(folder / "no_provenance.md", cards.spec_card(bare, repo_id="me/more-sea"))

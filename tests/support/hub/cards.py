@@ -9,6 +9,7 @@ import yaml
 
 REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 RELATIONS = ("adapter", "merge", "quantized", "finetune")
+COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 LISTS = ("base_model", "datasets", "tags", "metrics", "language")
 
 
@@ -60,8 +61,25 @@ def validate(content: str) -> tuple[list[str], list[str]]:
     for key in ("library_name", "pipeline_tag", "license_name", "license_link"):
         if not isinstance(data.get(key, ""), str):
             errors.append(f'"{key}" must be a string')
-    errors += _model_index(data.get("model-index", []))
+    errors += _model_index(data.get("model-index", [])) + _space(data)
     return errors, []
+
+
+def _space(data: dict[str, Any]) -> list[str]:
+    """What is wrong with the settings of a Space; nothing for other cards."""
+    if "sdk" not in data:
+        return []
+    wrong = [f'"{key}" must be a string' for key in ("title", "app_file") if not isinstance(data.get(key), str)]
+    versions = [key for key in ("sdk_version", "python_version") if not isinstance(data.get(key, ""), str)]
+    wrong += [f'"{key}" must be a string' for key in versions]
+    if data["sdk"] not in ("gradio", "docker", "static"):
+        wrong.append('"sdk" must be one of [gradio, docker, static]')
+    for key in ("colorFrom", "colorTo"):
+        if data.get(key, "red") not in COLOURS:
+            wrong.append(f'"{key}" must be one of [{", ".join(COLOURS)}]')
+    if len(data.get("short_description", "")) > 60:
+        wrong.append('"short_description" length must be less than or equal to 60 characters long')
+    return wrong
 
 
 def _model_index(index: object) -> list[str]:

@@ -80,7 +80,9 @@ class Hub:
     ) -> str:
         """Commit files without a client (None deletes), making the repository or branch where missing; its sha."""
         with self.lock:
-            repo = self.store.repos.get((kind, repo_id)) or self.store.create(kind, repo_id, private)
+            repo = self.store.repos.get((kind, repo_id)) or self.store.create(
+                kind, repo_id, private, sdk="gradio" if kind == "space" else None
+            )
             base = repo.resolve(branch if branch in repo.branches else "main")
             kept = dict(base.files)
             for path, content in files.items():

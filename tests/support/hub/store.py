@@ -19,6 +19,20 @@ LFS_SUFFIXES = (".safetensors", ".bin", ".parquet", ".npz", ".npy", ".png", ".pt
 ATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
 BAD_TOKEN = "Invalid credentials in Authorization header"
 KINDS = ("model", "dataset", "space")
+SDKS = ("gradio", "docker", "static")
+SPACE_CARD = """---
+title: {name}
+emoji: 🐢
+colorFrom: red
+colorTo: green
+sdk: {sdk}
+sdk_version: 5.0.0
+app_file: app.py
+pinned: false
+---
+
+Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference
+"""
 
 
 class HubError(Exception):
@@ -204,12 +218,19 @@ class Store:
             raise HubError(401, "Invalid username or password.", "RepoNotFound")
         raise HubError(404, "Repository not found", "RepoNotFound")
 
-    def create(self, kind: str, repo_id: str, private: bool = False, author: str = "system") -> Repo:
-        """A new repository with its first commit, as the Hub makes it."""
+    def create(
+        self, kind: str, repo_id: str, private: bool = False, author: str = "system", sdk: str | None = None
+    ) -> Repo:
+        """A new repository with its first commit, as the Hub makes it; that of a Space has a card with its settings."""
         if kind not in KINDS or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
             raise HubError(400, f"Invalid repo id or type: {repo_id} ({kind})")
         repo = Repo(kind, repo_id, private)
-        repo.add_commit("main", None, "initial commit", "", author, {".gitattributes": Blob(ATTRIBUTES)})
+        if (kind == "space") != (sdk in SDKS):
+            raise HubError(400, f'Invalid value for "sdk" of a {kind}: {sdk}')
+        files = {".gitattributes": Blob(ATTRIBUTES)}
+        if sdk is not None:
+            files["README.md"] = Blob(SPACE_CARD.format(name=repo_id.split("/")[1], sdk=sdk).encode())
+        repo.add_commit("main", None, "initial commit", "", author, files)
         self.repos[kind, repo_id] = repo
         return repo
 

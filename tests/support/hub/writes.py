@@ -58,7 +58,7 @@ def create(hub: Hub, call: Call) -> Reply:
         raise HubError(409, f"You already created this {kind} repo", url=f"{hub.url}/{repo.page}", id=repo.id)
     data = call.json()
     private = data.get("visibility") == "private" or data.get("private") is True
-    repo = hub.store.create(kind, f"{namespace}/{name}", private, known(call).user)
+    repo = hub.store.create(kind, f"{namespace}/{name}", private, known(call).user, data.get("sdk"))
     return answer({"url": f"{hub.url}/{repo.page}", "name": repo.id, "id": repo.id})
 
 
