@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,9 +18,19 @@ os.environ.pop("HF_TOKEN", None)
 _HOME = tempfile.TemporaryDirectory(prefix="sith-hf-tests-")
 os.environ["SITH_HF_HOME"] = _HOME.name
 
+# A million objects of libraries, made while tests are collected, need no look at each collection of garbage.
+gc.disable()
+
 if TYPE_CHECKING:
     from sith_hf.editor import SithEditor
     from tests.support.checkpoints import Checkpoints
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the libraries and tests are made of out of all later collections of garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 import click
 
+from sith_hf.cli.messages import verbosity, with_verbosity
 from sith_hf.core.distributed import launched_as_main, silence_other_ranks
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import reason
@@ -59,8 +60,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         name, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(f"sith_hf.cli.{name}"), name)
-        return command
+        return with_verbosity(getattr(import_module(f"sith_hf.cli.{name}"), name))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -79,7 +79,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, params=verbosity(), context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version=version("sith-hf"), prog_name="sith-hf")
 def sith_hf() -> None:
     """Explain the attention heads of CLIP-like models, and suppress or amplify named concepts.

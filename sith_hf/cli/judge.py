@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.output import save_results, show_result
 from sith_hf.errors import InputError
 
@@ -114,7 +114,7 @@ def judge(
         transcript=output / "transcript.jsonl",
         servers=named,
     )
-    scores = made.score(loaded, progress=True)
+    scores = made.score(loaded, progress=messages.progress())
     _report(scores, loaded, save_results(output, overwrite, scores), as_json)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.output import show_result
 
 
@@ -20,10 +20,17 @@ from sith_hf.cli.output import show_result
     help="Set a value of the recipe, such as tune.trials=200 or tune.max_vectors=10.",
 )
 @options.servers
+@options.placed
 @options.output("the results")
 @options.as_json
 def tune(
-    recipe: str, overrides: tuple[str, ...], servers: tuple[str, ...], output: Path, overwrite: bool, as_json: bool
+    recipe: str,
+    overrides: tuple[str, ...],
+    servers: tuple[str, ...],
+    placed: dict[str, str],
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Search thresholds, strengths, layers and the number of vectors of RECIPE, a YAML file with a part tune.
 
@@ -41,18 +48,16 @@ def tune(
 
     from sith_hf.tuning import tune_recipe
 
-    def say(line: str) -> None:
-        click.echo(line, err=True)
-
     done = tune_recipe(
         recipe,
         output,
         overrides=overrides,
         servers=servers,
+        **placed,
         overwrite=overwrite,
         processes=processes,
-        say=say,
-        progress=processes.is_main,
+        say=messages.note,
+        progress=processes.is_main and messages.progress(),
     )
     if processes.is_main:
         show_result(as_json, done.to_json(), done)

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.output import show_result
 
 
@@ -24,7 +24,7 @@ def verify(edited: str, base: str | None, spec_paths: tuple[str, ...], as_json: 
     from sith_hf.checkpoint import verify as check
     from sith_hf.core.escaping import sanitize
 
-    found = check(edited, base, options.spec_of(spec_paths) if spec_paths else None, progress=True)
+    found = check(edited, base, options.spec_of(spec_paths) if spec_paths else None, progress=messages.progress())
     counts = (
         f"{'verified' if found.ok else 'NOT verified'}: {found.edited} tensors hold the edit, "
         f"{found.identical} tensors and {found.files} files identical to the base"

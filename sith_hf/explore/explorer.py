@@ -58,7 +58,7 @@ class Explorer:
         Args:
             explained: a folder or Hub id.
             model: the folder or Hub id of the decomposed model.
-            images: a data set of images: folder, Hub id, or ``leaves`` or ``world``.
+            images: a data set of images: folder, Hub id, or ``leaves`` for drawn pictures.
             other: what to compare with: another decomposition, the folder that ``sith-hf compare`` wrote, or with
                 ``model`` a model that was fine-tuned from it.
 
@@ -86,6 +86,11 @@ class Explorer:
         if isinstance(editor, BaseMismatch):
             raise BaseMismatch(str(editor))
         return editor
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return "editor" in self._kept
 
     def kept(self, key: str, make: Callable[[], Any]) -> Any:
         """Return what ``make`` returned when it was first called for ``key``; other threads wait for it."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.errors import SithError
 
 if TYPE_CHECKING:
     from sith_hf.explore.explorer import Explorer
@@ -53,7 +54,7 @@ class FoundImages:
 
     explorer: Explorer
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
-    _found: dict[tuple[int, int, tuple[int, ...]], Found] = field(default_factory=dict, init=False, repr=False)
+    _found: dict[tuple[int, int, tuple[int, ...]], Found | str] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def can_look(self) -> bool:
@@ -69,26 +70,29 @@ class FoundImages:
 
     def known(self, layer: int, head: int, vectors: tuple[int, ...]) -> Found | None:
         """Return the images of some vectors of a head; None if they are not found yet."""
-        return self._found.get((layer, head, vectors))
+        found = self._found.get((layer, head, vectors))
+        return None if isinstance(found, str) else found
 
-    def look(self, layer: int, head: int, vectors: tuple[int, ...]) -> Found:
-        """Find the images that drive some vectors of a head: a pass over the data set, the first time.
+    def failed(self, layer: int, head: int, vectors: tuple[int, ...]) -> str:
+        """Return why the latest search for the images of some vectors failed; empty if it did not."""
+        found = self._found.get((layer, head, vectors))
+        return found if isinstance(found, str) else ""
 
-        Raises:
-            InputError: no model, the model of another decomposition, or as for :func:`sith_hf.grounding.ground`.
-        """
-        from sith_hf.images import image_dataset
-
+    def look(self, layer: int, head: int, vectors: tuple[int, ...]) -> None:
+        """Find the images that drive some vectors of a head: a pass over the data set, the first time."""
         key = (layer, head, vectors)
         # One pass at a time: each uses every core.
         with self._lock:
-            if key not in self._found:
-                source = image_dataset(self.explorer.images)
-                found = self.explorer.editor.ground(
-                    source, layers=[layer], heads=[head], vectors=vectors, top=len(vectors)
-                )
-                self._found[key] = {(pole.vector, pole.pole): _shown(pole, found.pictures) for pole in found.poles}
-        return self._found[key]
+            if self.known(*key) is None:
+                try:
+                    self._found[key] = self._grounded(*key)
+                except SithError as error:
+                    self._found[key] = sanitize(str(error), 1000)
+
+    def _grounded(self, layer: int, head: int, vectors: tuple[int, ...]) -> Found:
+        explorer, count = self.explorer, len(vectors)
+        found = explorer.editor.ground(explorer.images, layers=[layer], heads=[head], vectors=vectors, top=count)
+        return {(pole.vector, pole.pole): _shown(pole, found.pictures) for pole in found.poles}
 
 
 def _shown(pole: GroundedPole, pictures: Mapping[int, bytes]) -> tuple[ShownImage, ...]:

@@ -110,7 +110,7 @@ def test_the_evaluation_reports_what_the_classes_compute(tmp_path, monkeypatch):
     assert reported() == [0.125, plain[1]]
 
 
-def test_evaluate_is_imported_where_a_figure_is_computed_and_no_file_is_left(tmp_path):
+def test_evaluate_and_matplotlib_are_imported_where_they_are_needed_and_leave_no_file_and_no_setting(tmp_path):
     tiny_editor(tmp_path / "model").decompose(tiny_concepts()).save_pretrained(tmp_path / "made")
     code = """
 import sys
@@ -124,12 +124,29 @@ assert "evaluate" not in sys.modules
 from sith_hf.evaluation.metric_classes import ClassAccuracy
 assert "evaluate" in sys.modules
 assert ClassAccuracy().compute(predictions=[0, 1], references=[0, 0])["accuracy"] == 0.5
+
+from sith_hf.evaluation.charts import Series, line_chart
+assert "matplotlib" not in sys.modules
+import matplotlib
+def draw(path):
+    line_chart([Series("a", [1, 2], [1, 2])], path, title="t", x_label="x", y_label="y")
+matplotlib.rcParams["lines.linewidth"] = 9.0
+before = matplotlib.rcParams.copy()
+draw(sys.argv[2] + "/a.png")
+assert matplotlib.rcParams.copy() == before
+assert "matplotlib.pyplot" not in sys.modules
+matplotlib.rcdefaults()
+draw(sys.argv[2] + "/b.png")
 """
     for name in ("cache", "temporary"):
         (tmp_path / name).mkdir()
     places = {"HF_METRICS_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "temporary")}
     subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "made")], check=True, env={**os.environ, **places}, timeout=120
+        [sys.executable, "-c", code, str(tmp_path / "made"), str(tmp_path)],
+        check=True,
+        env={**os.environ, **places},
+        timeout=120,
     )
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert not list((tmp_path / "cache").iterdir())
     assert not list((tmp_path / "temporary").iterdir())

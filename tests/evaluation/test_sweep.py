@@ -3,8 +3,6 @@
 import builtins
 import io
 import math
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
@@ -153,22 +151,3 @@ def test_a_chart_that_cannot_be_written_leaves_nothing(result, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError):
         worst_against_average(result, tmp_path / "file" / "a.png")
-
-
-def test_matplotlib_is_imported_late_and_pyplot_and_settings_are_left_alone(tmp_path):
-    code = """
-import sys
-from sith_hf.edits import make_spec
-from sith_hf.evaluation.charts import Series, line_chart
-assert "matplotlib" not in sys.modules
-import matplotlib
-matplotlib.rcParams["lines.linewidth"] = 9.0
-before = matplotlib.rcParams.copy()
-line_chart([Series("a", [1, 2], [1, 2])], sys.argv[1] + "/a.png", title="t", x_label="x", y_label="y")
-assert matplotlib.rcParams.copy() == before
-assert "matplotlib.pyplot" not in sys.modules
-matplotlib.rcdefaults()
-line_chart([Series("a", [1, 2], [1, 2])], sys.argv[1] + "/b.png", title="t", x_label="x", y_label="y")
-"""
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

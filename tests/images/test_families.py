@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache, partial
 
 import pytest
 import torch
@@ -44,8 +45,13 @@ def pictures(tmp_path_factory):
     return DatasetSettings(dataset=str(folder), columns=Columns(label="label"))
 
 
-def opened(bases, family, name):
-    """An editor of a vision tower, and its edit of one layer."""
+@pytest.fixture(scope="module")
+def opened(bases):
+    """A function from a family and a class to an editor of its vision tower, and the edit of one layer; made once."""
+    return cache(partial(_opened, bases))
+
+
+def _opened(bases, family, name):
     companion = bases[CLASSES[family][0]] if "Vision" in name else None
     editor = SithEditor.from_pretrained(bases[name], text_model=companion, tower="vision")
     concepts = ConceptDictionary.from_texts(["dog", "red boat", "ocean"])
@@ -54,8 +60,8 @@ def opened(bases, family, name):
 
 
 @pytest.mark.parametrize(("family", "name"), VISION)
-def test_image_embeddings_are_those_of_the_library(bases, family, name):
-    editor, spec = opened(bases, family, name)
+def test_image_embeddings_are_those_of_the_library(opened, family, name):
+    editor, spec = opened(family, name)
     base, edited = model_variants(editor, {"base": None, "edited": spec})
     with torch.no_grad():
         inner = whole(editor.model)
@@ -81,8 +87,8 @@ def test_a_tower_alone_without_a_projection_is_refused(bases, family):
 
 
 @pytest.mark.parametrize(("family", "name"), SOME)
-def test_evaluations(bases, pictures, family, name):
-    editor, spec = opened(bases, family, name)
+def test_evaluations(bases, opened, pictures, family, name):
+    editor, spec = opened(family, name)
     companion = None if editor.companion is None else editor.companion.folder
     comparison = Comparison.from_spec(bases[name], spec, text_model=companion)
     tasks = [ZeroShot(data=pictures, classes=("dog", "boat")), Collateral(data=pictures)]
@@ -92,8 +98,8 @@ def test_evaluations(bases, pictures, family, name):
 
 
 @pytest.mark.parametrize(("family", "name"), SOME)
-def test_means(bases, pictures, family, name, tmp_path):
-    editor, _ = opened(bases, family, name)
+def test_means(opened, pictures, family, name, tmp_path):
+    editor, _ = opened(family, name)
     mean = mean_of_images(editor, pictures)
     assert mean.count == 20
     mean.save_pretrained(tmp_path / "mean")
@@ -109,16 +115,16 @@ def test_means(bases, pictures, family, name, tmp_path):
     )
 
 
-def test_clipseg_takes_images_of_any_size(bases, pictures):
+def test_clipseg_takes_images_of_any_size(opened, pictures):
     """Published checkpoints have an image_size of 224 and an image processor of 352."""
-    editor, _ = opened(bases, "clipseg", "CLIPSegForImageSegmentation")
+    editor, _ = opened("clipseg", "CLIPSegForImageSegmentation")
     larger = ViTImageProcessorPil(size={"height": 24, "width": 24})
     (variant,) = model_variants(editor, {"base": None}, processor=larger)
     found = mean_of_images(editor, pictures, processor=larger)
     smaller = mean_of_images(editor, pictures, processor=image_processor())
     assert (found.image_mean - smaller.image_mean).abs().max() > 1e-4
     assert variant.image_size is None
-    other, _ = opened(bases, "chinese_clip", "ChineseCLIPModel")
+    other, _ = opened("chinese_clip", "ChineseCLIPModel")
     with pytest.raises(InputError, match="expects"):
         mean_of_images(other, pictures, processor=larger)
 
