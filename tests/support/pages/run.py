@@ -38,6 +38,7 @@ TAKES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "docs/guide/compare.md": ("BASE", "TUNED", "A", "B", "words.txt"),
         "docs/guide/edit.md": ("sith-demo", "words.txt"),
         "docs/guide/explain.md": ("sith-demo",),
+        "docs/guide/explore.md": ("explained",),
         "docs/guide/fidelity.md": ("words.txt",),
         "docs/guide/ground.md": ("sith-demo", "MODEL", "DATASET", "explained", "edit"),
         "docs/guide/image-mean.md": ("MODEL", "DATASET", "words.txt"),
