@@ -50,10 +50,12 @@ def load_tuned(base: LoadedModel, name: str | Path, revision: str | None = None)
     """
     folder = _adapter(str(name), revision)
     if folder is None:
-        return load_model(str(name), revision)
+        return load_model(str(name), revision, device=base.device, dtype=base.dtype)
     model = _merged(base.model, folder, str(name))
     local = local_path(name) is not None
-    return LoadedModel(model, base.tokenizer, str(name), None if local else folder.name)
+    return LoadedModel(
+        model, base.tokenizer, str(name), None if local else folder.name, device=base.device, dtype=base.dtype
+    )
 
 
 def _adapter(name: str, revision: str | None) -> Path | None:

@@ -11,7 +11,7 @@ GRID, FRAME, EDGE, EMPTY = "#dde1e6", "#c4cad1", "#424850", "#eceef1"
 SERIES = ("#0072b2", "#b35900", "#8020e0", "#602040", "#002080", "#a06080")
 
 # What raises a value, and what lowers it.
-RAISES, LOWERS = "#b35900", "#0072b2"
+RAISES, LOWERS = "#d55e00", "#0072b2"
 
 SEQUENTIAL = "cividis"
 """The matplotlib colour map of amounts: ordered by lightness, the same with any colour vision."""

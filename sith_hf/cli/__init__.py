@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import signal
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 
 import click
 
+from sith_hf.cli.messages import verbosity, with_verbosity
 from sith_hf.core.distributed import launched_as_main, silence_other_ranks
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import reason
+from sith_hf.core.validation import nearest
 from sith_hf.errors import SithError
 
 # Subcommand -> (name of its module and function, line in --help). Kept here so that --help imports no subcommand.
@@ -59,16 +60,15 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         name, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(f"sith_hf.cli.{name}"), name)
-        return command
+        return with_verbosity(getattr(import_module(f"sith_hf.cli.{name}"), name))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            close = get_close_matches(name, COMMANDS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+            close = nearest(name, COMMANDS)
+            hint = f"did you mean {close}?" if close else f"the commands are {', '.join(COMMANDS)}"
             ctx.fail(f"no command is called '{sanitize(name)}'; {hint}")
         if name in COMMANDS and name not in SHARING and not launched_as_main():
             ctx.exit()
@@ -79,7 +79,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, params=verbosity(), context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version=version("sith-hf"), prog_name="sith-hf")
 def sith_hf() -> None:
     """Explain the attention heads of CLIP-like models, and suppress or amplify named concepts.

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from sith_hf.cli import messages
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _KEY = "sith_hf.details"
@@ -53,4 +55,4 @@ def show_answer(as_json: bool, data: Any, answer: object, *lines: object, rest: 
     shown = [answer, *(rest if detailed() else ()), *lines]
     click.echo("\n".join(map(str, shown)))
     if rest and not detailed():
-        click.echo("--details prints more", err=True)
+        messages.note("--details prints more")

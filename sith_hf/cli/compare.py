@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import FEW, detailed, details, show_answer
 from sith_hf.core.formatting import percent
 from sith_hf.errors import InputError
@@ -80,8 +80,8 @@ def compare(
     if source is None and editor.tower.has_joint:
         source = options.dictionary_of()
     if source is None:
-        click.echo(f"numbers only, no words: {sanitize(editor.tower.no_words, 1000)}", err=True)
-    found = editor.compare(other, source, layers=layers, directions=directions, progress=True)
+        messages.warn(f"numbers only, no words: {sanitize(editor.tower.no_words, 1000)}")
+    found = editor.compare(other, source, layers=layers, directions=directions, progress=messages.progress())
     data = {
         "base": editor.loaded.title,
         "tuned": other.loaded.title,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import details
 from sith_hf.cli.images import named_images
 from sith_hf.cli.output import save_results, show_decomposition
@@ -97,7 +97,7 @@ def decompose(
     Finished parts are stored in OUTPUT.work until the end: run the same command again to resume after an interruption.
     To use several processes: OMP_NUM_THREADS=N torchrun --nproc_per_node 2 -m sith_hf decompose ...
     """
-    from sith_hf.core.distributed import device_of_this_process, join_processes
+    from sith_hf.core.distributed import join_processes
 
     # First, so that any later error ends every process.
     processes = join_processes()
@@ -105,6 +105,7 @@ def decompose(
     if pictures and "images" not in pictures:
         raise InputError("the options about images need --images, a dataset or leaves")
 
+    from sith_hf.core.devices import exact_device
     from sith_hf.core.escaping import sanitize
     from sith_hf.decomposition import DECOMPOSITION_LAYOUT, DecomposeSettings
     from sith_hf.editor import SithEditor, check_images
@@ -128,18 +129,23 @@ def decompose(
     else:
         settings.check(editor.tower, len(source))
     if source is None and processes.is_main:
-        click.echo(f"numbers only, no words: {sanitize(editor.tower.no_words, 1000)}", err=True)
+        messages.warn(f"numbers only, no words: {sanitize(editor.tower.no_words, 1000)}")
     if source is not None and processes.is_main and len(source) >= LARGE:
         most = pursuit.memory(ROWS, len(source), editor.tower.joint_size)
-        click.echo(f"explaining needs at most {most / 1e9:.1f} GB beside the model and the dictionary", err=True)
+        messages.note(f"explaining needs at most {most / 1e9:.1f} GB beside the model and the dictionary")
     with ResumableJob.beside(output, processes) as job:
         earlier = None if overwrite else processes.main_only(lambda: _earlier(output, source, editor, settings, images))
         if processes.on_main(lambda: earlier is not None) and not processes.is_main:
             return
         if earlier is None:
-            encoded = None if source is None else editor.encode(source, job=job, progress=True)
+            encoded = None if source is None else editor.encode(source, job=job, progress=messages.progress())
             result = editor.decompose(
-                encoded, settings, images=images, device=device_of_this_process(), job=job, progress=True
+                encoded,
+                settings,
+                images=images,
+                device=exact_device(editor.loaded.device),
+                job=job,
+                progress=messages.progress(),
             )
             results = [item for item in (encoded, result) if item is not None]
             path = processes.on_main(lambda: save_results(output, overwrite, *results))

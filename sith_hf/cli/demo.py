@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import detailed, details, show_answer
 
 # Measured by time sith-hf demo -o $(mktemp -d), on two cores.
@@ -34,8 +34,8 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
     """Explain the embedded checkpoint, suppress backgrounds in it, and measure before and after."""
     from sith_hf.demo import report, run_demo, save_picture
 
-    click.echo(TIME, err=True)
-    result = run_demo(output, seed, lambda line: click.echo(line, err=True))
+    messages.note(TIME)
+    result = run_demo(output, seed, messages.note)
     picture = save_picture(result, seed)
     data = {
         "base": result.base.to_json(),

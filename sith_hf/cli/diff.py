@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import details, show_answer
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import HubError, InputError
@@ -119,7 +119,7 @@ def _checkpoints(first: str, second: str, top: int) -> _Said:
     from sith_hf.adaptation import diff_checkpoints
     from sith_hf.checkpoint import locate
 
-    found = diff_checkpoints(locate(first), locate(second), progress=True)
+    found = diff_checkpoints(locate(first), locate(second), progress=messages.progress())
     return _Said(found.to_json(), *_checkpoint_lines(found, top))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import details, show_answer
 from sith_hf.cli.output import save_results
 from sith_hf.core.escaping import sanitize
@@ -103,7 +103,7 @@ def edit(
         impact.check("add --yes")
     path = None if output is None or dry_run else save_results(output, overwrite, spec)
     for line in draft.warnings:
-        click.echo(f"warning: {sanitize(line, 1000)}", err=True)
+        messages.warn(f"warning: {sanitize(line, 1000)}")
     data = {
         "spec": path,
         "vectors": [{"tower": spec.tower, **row} for row in draft.rows()],

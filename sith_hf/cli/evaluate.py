@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import details, show_answer
 from sith_hf.core.reading import read_text_input
 from sith_hf.core.strict_yaml import MAX_CHARACTERS, read_yaml
@@ -111,13 +111,13 @@ def evaluate(
 
     comparison = processes.each(lambda: _compared(base, edited, spec_paths, loading))
     if processes.is_main and (warning := preprocessing_warning(base, comparison.variants[0].processor)) is not None:
-        click.echo(warning, err=True)
+        messages.warn(warning)
     with ExitStack() as held:
         job = ResumableJob(None, processes)
         if output is not None:
             job = held.enter_context(ResumableJob.beside(output, processes, is_file=True))
         found = evaluate_variants(
-            comparison.variants, plan.tasks, text=comparison.text, job=job, progress=True, **plan.options
+            comparison.variants, plan.tasks, text=comparison.text, job=job, progress=messages.progress(), **plan.options
         )
         processes.main_only(lambda: None if output is None else found.save(output))
     if processes.is_main:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("explained")
 @click.option("--model", help="The decomposed model, to edit and to see pictures: folder or Hub id.")
-@click.option("--images", help='A data set of images: a Hub dataset, a folder, "leaves" or "world".')
+@click.option("--images", help='A data set of images: a Hub dataset, a folder, or "leaves" for drawn pictures.')
 @click.option(
     "--with",
     "other",

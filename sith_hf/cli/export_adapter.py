@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import details, show_answer
 from sith_hf.errors import InputError
 
@@ -42,7 +42,7 @@ def export_adapter(
     folder = export_adapter_(spec, output, architecture, overwrite=overwrite)
     base = hub_base(spec.base)
     if base is None and not as_json:
-        click.echo(f"{sanitize(spec.base.name)} was not loaded from the Hub: the adapter names no base model", err=True)
+        messages.warn(f"{sanitize(spec.base.name)} was not loaded from the Hub: the adapter names no base model")
     ranks = {part.tower: {str(layer): part.layer.tolist().count(layer) for layer in part.layers} for part in spec.parts}
     data = {
         "folder": str(folder),

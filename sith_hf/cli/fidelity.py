@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import details, show_answer
 from sith_hf.errors import InputError
 
@@ -91,7 +91,7 @@ def fidelity(
     if plot is not None:
         check_plot(plot)
     if "methods" not in grid_options and find_spec("sklearn") is None:
-        click.echo('lasso is skipped: it needs scikit-learn, pip install "sith-hf[lasso]"', err=True)
+        messages.note('lasso is skipped: it needs scikit-learn, pip install "sith-hf[lasso]"')
         grid_options["methods"] = tuple(name for name in METHODS if name != "lasso")
     pursuits = grid(**grid_options)
     editor = SithEditor.from_pretrained(model, **loading)
@@ -99,8 +99,10 @@ def fidelity(
     settings = DecomposeSettings(image_mean=mean, **vectors)
     settings.check(editor.tower)
     null = None if test["null"] == "none" else test["null"]
-    encoded = editor.encode(source, progress=True)
-    result = fidelity_table(editor.tower, encoded, pursuits, settings, progress=True, **{**test, "null": null})
+    encoded = editor.encode(source, progress=messages.progress())
+    result = fidelity_table(
+        editor.tower, encoded, pursuits, settings, progress=messages.progress(), **{**test, "null": null}
+    )
     if output is not None:
         write_whole(output, vectors_csv(result).encode("ascii"))
     if plot is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import details, show_answer
 from sith_hf.cli.images import named_images
 from sith_hf.cli.output import save_results
@@ -87,7 +87,7 @@ def ground(
     if images is not None:
         processes.each(lambda: check_readable(images))
     with ResumableJob.beside(output, processes) as job:
-        found = editor.ground(images, spec=spec, **chosen, **batches, job=job, progress=True)
+        found = editor.ground(images, spec=spec, **chosen, **batches, job=job, progress=messages.progress())
         path = processes.on_main(lambda: save_results(output, overwrite, found))
     if processes.is_main:
         data = {**found.to_json(), "sheet": path, "processes": processes.world_size}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import show_answer
 from sith_hf.cli.output import save_results
 from sith_hf.errors import ArtifactError, InputError
@@ -85,7 +85,7 @@ def image_mean(
             if images is None:
                 mean = estimated_mean(editor)
             else:
-                mean = mean_of_images(editor, images, job=job, progress=True, **batches)
+                mean = mean_of_images(editor, images, job=job, progress=messages.progress(), **batches)
             path = processes.on_main(lambda: save_results(output, overwrite, mean))
     if not processes.is_main:
         return

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import details
 from sith_hf.cli.output import save_results, show_decomposition
 from sith_hf.errors import InputError
@@ -73,7 +73,7 @@ def import_reference(
         files,
         editor.tower,
         concepts,
-        lambda dictionary: editor.encode(dictionary, progress=True),
+        lambda dictionary: editor.encode(dictionary, progress=messages.progress()),
         name=editor.loaded.title,
         revision=editor.loaded.revision,
         template=template,
@@ -81,11 +81,11 @@ def import_reference(
         without_mean=without_mean,
         fold=fold,
         check=check,
-        progress=True,
+        progress=messages.progress(),
     )
     for fit in imported.fits:
         if fit.difference > FITS:
-            click.echo(f"Warning: {fit}. Check the image mean, precision and release of the model.", err=True)
+            messages.warn(f"Warning: {fit}. Check the image mean, precision and release of the model.")
     result = imported.decomposition
     saved = save_results(output, overwrite, imported.dictionary, result)
     fits = [vars(fit) for fit in imported.fits]

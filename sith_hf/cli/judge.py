@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import FEW, details, show_answer
 from sith_hf.cli.output import save_results, show_result
 from sith_hf.errors import InputError
@@ -119,7 +119,7 @@ def judge(
     )
     # A language model is asked again only what it has not answered.
     with resumes_from(output / "answers", "*.json"):
-        scores = made.score(loaded, progress=True)
+        scores = made.score(loaded, progress=messages.progress())
     _report(scores, loaded, save_results(output, overwrite, scores), as_json)
 
 

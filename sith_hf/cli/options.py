@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sith_hf.cli import messages
 from sith_hf.core.distributed import join_processes
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.ranges import parse_numbers
@@ -120,6 +121,32 @@ def given(**options: Any) -> dict[str, Any]:
 
 PATH = click.Path(path_type=Path)
 
+
+class Checked(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
+    """A text that a function of ``sith_hf.core.devices`` accepts; it raises InputError for others."""
+
+    def __init__(self, name: str, check: str) -> None:
+        self.name, self.check = name, check
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from sith_hf.core import devices
+
+        getattr(devices, self.check)(str(value))
+        return str(value)
+
+
+placing = (
+    click.option(
+        "--device",
+        type=Checked("NAME", "find_device"),
+        help="Where passes of the model run: auto, cpu, cuda, cuda:1 or mps.  [default: auto, a GPU if there is one]",
+    ),
+    click.option(
+        "--dtype",
+        type=Checked("NAME", "find_dtype"),
+        help="Dtype of the weights: auto, float32, bfloat16 or float16.  [default: auto, that of the files]",
+    ),
+)
 # For SithEditor.from_pretrained.
 model = group(
     "loading",
@@ -128,7 +155,10 @@ model = group(
         help="For a checkpoint of one tower, or LLaVA: the whole model it belongs to; folder or Hub id.",
     ),
     click.option("--revision", help="Branch, tag or commit of MODEL (or BASE) on the Hub."),
+    *placing,
 )
+# For commands that load a model otherwise.
+placed = group("placed", *placing)
 tower = group(
     "loading",
     click.option(
@@ -257,7 +287,7 @@ def output(content: str, *, required: bool = True) -> Callable[[F], F]:
             before = [] if values.get("dry_run") else _stamps(values["output"])
             result = command(**values)
             if before and before == _stamps(values["output"]):
-                click.echo(f"already done: {sanitize(str(values['output']))} was not changed", err=True)
+                messages.note(f"already done: {sanitize(str(values['output']))} was not changed")
             return result
 
         decorated: Any = where(overwrite(said))

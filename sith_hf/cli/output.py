@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from sith_hf.cli import messages
 from sith_hf.cli.answer import show_answer
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.formatting import counted
@@ -39,6 +40,8 @@ def save_results(output: Path, overwrite: bool, *results: Savable) -> str:
 
     with new_folder(output, keep_others=True, overwrite=overwrite) as folder:
         names = [item.save_pretrained(folder).name for item in results]
+    for name in names:
+        messages.detail(f"wrote {output / name}")
     return str(output / names[-1])
 
 

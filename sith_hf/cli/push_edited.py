@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import details, show_answer
 from sith_hf.cli.images import effect_images, images_of
 from sith_hf.core.tables import left_out_lines
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 )
 @effect_images
 @options.servers
+@options.placed
 @options.include
 @details
 @options.as_json
@@ -54,6 +55,7 @@ def push_edited(
     pushing: PushOptions,
     images: dict[str, Any],
     servers: tuple[str, ...],
+    placed: dict[str, Any],
     include: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -79,8 +81,8 @@ def push_edited(
 
     check_options(pushing)  # before the work of an edit
     token = pushing.get("token") or None
-    text_model, say = made.get("text_model"), lambda line: click.echo(line, err=True)
-    proof = Proof(images_of(images), text_model, token, say=say, progress=True)
+    text_model, say = made.get("text_model"), messages.warn
+    proof = Proof(images_of(images), text_model, token, say=say, progress=messages.progress(), **placed)
     with scratch_folder() as scratch:
         reasons: dict[str, str] = {}
         if folder is None:
@@ -108,7 +110,9 @@ def _edited(
         from sith_hf.checkpoint import save_edited
 
         edit = options.spec_of(spec_paths, token)
-        saved = save_edited(base, edit, target, include=include, token=token, measure=proof, progress=True)
+        saved = save_edited(
+            base, edit, target, include=include, token=token, measure=proof, progress=messages.progress()
+        )
         return saved.folder, dict(saved.reasons)
 
     from sith_hf.recipe import run_recipe
@@ -118,7 +122,8 @@ def _edited(
     found = {name: os.path.abspath(path) if path and os.path.isdir(path) else path for name, path in place.items()}
     overrides = [f"base.{name}={json.dumps(value)}" for name, value in {**found, "revision": None}.items()]
     named: dict[str, Any] = {"overrides": overrides, "include": include, "servers": servers}
-    ran = run_recipe(recipe, target, **named, token=token, progress=True)
+    named |= {"device": proof.device, "dtype": proof.dtype}
+    ran = run_recipe(recipe, target, **named, token=token, progress=messages.progress())
     return ran.folder / "edited", dict(ran.saved.reasons)
 
 
@@ -159,5 +164,5 @@ def _report(pushed: PushResult, as_json: bool) -> None:
             *left_out_lines(pushed.reasons),
         ]
     if pushed.card_kept is not None and not as_json:
-        click.echo(f"README.md on the Hub was kept: {pushed.card_kept} (--overwrite-card replaces it)", err=True)
+        messages.warn(f"README.md on the Hub was kept: {pushed.card_kept} (--overwrite-card replaces it)")
     show_answer(as_json, pushed.to_json(), *lines, rest=rest)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import details
 from sith_hf.cli.output import show_saved
 
@@ -21,4 +21,4 @@ def revert(edited: str, output: Path, include: tuple[str, ...], overwrite: bool,
     """Revert the edit in a copy of EDITED, a folder or Hub id: the base, to within rounding."""
     from sith_hf.checkpoint import revert as revert_
 
-    show_saved(as_json, revert_(edited, output, include=include, overwrite=overwrite, progress=True))
+    show_saved(as_json, revert_(edited, output, include=include, overwrite=overwrite, progress=messages.progress()))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import details, show_answer
 
 
@@ -22,6 +22,7 @@ from sith_hf.cli.answer import details, show_answer
     help="Set a value of the recipe, such as decompose.layers=[-2,-1] or base.model=openai/clip-vit-base-patch32.",
 )
 @options.servers
+@options.placed
 @options.output("all results")
 @options.include
 @details
@@ -30,6 +31,7 @@ def run(
     recipe: str,
     overrides: tuple[str, ...],
     servers: tuple[str, ...],
+    placed: dict[str, str],
     output: Path,
     include: tuple[str, ...],
     overwrite: bool,
@@ -54,19 +56,33 @@ def run(
     from sith_hf.evaluation import answers
     from sith_hf.recipe import Recipe, run_fidelity, run_recipe
 
-    def say(line: str) -> None:
-        click.echo(line, err=True)
-
     plan, home = processes.each(lambda: Recipe.load(recipe, overrides))
     if plan.fidelity is not None:
-        measure = partial(run_fidelity, plan, output, home, overwrite=overwrite, say=say, progress=True)
+        measure = partial(
+            run_fidelity,
+            plan,
+            output,
+            home,
+            **placed,
+            overwrite=overwrite,
+            say=messages.note,
+            progress=messages.progress(),
+        )
         measured = processes.main_only(measure)
         if measured is not None:
             answer = measured.table.answer()
             show_answer(as_json, measured.to_json(), answer, measured.folder, rest=[measured])
         return
-    given: dict[str, Any] = {"overrides": overrides, "include": include, "servers": servers}
-    done = run_recipe(recipe, output, **given, overwrite=overwrite, processes=processes, say=say, progress=True)
+    given: dict[str, Any] = {"overrides": overrides, "include": include, "servers": servers, **placed}
+    done = run_recipe(
+        recipe,
+        output,
+        **given,
+        overwrite=overwrite,
+        processes=processes,
+        say=messages.note,
+        progress=messages.progress(),
+    )
     if processes.is_main:
         edit = headline(done.spec, sanitize)
         lines = [edit] if done.evaluation is None else [*answers(done.evaluation), edit]

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import details
 from sith_hf.cli.images import effect_images, images_of
 from sith_hf.cli.output import show_saved
@@ -19,6 +19,7 @@ from sith_hf.cli.output import show_saved
 @options.output("the edited checkpoint")
 @effect_images
 @click.option("--text-model", help="For a BASE of one tower: the whole model it belongs to, to measure the effect.")
+@options.placed
 @options.include
 @details
 @options.as_json
@@ -28,6 +29,7 @@ def save_edited(
     output: Path,
     images: dict[str, Any],
     text_model: str | None,
+    placed: dict[str, Any],
     include: tuple[str, ...],
     overwrite: bool,
     as_json: bool,
@@ -45,10 +47,12 @@ def save_edited(
     from sith_hf.towers import partial_layers, partial_lines, read_config
 
     spec = options.spec_of(spec_paths)
-    proof = Proof(images_of(images), text_model, say=lambda line: click.echo(line, err=True), progress=True)
-    saved = save_edited_(base, spec, output, include=include, overwrite=overwrite, measure=proof, progress=True)
+    proof = Proof(images_of(images), text_model, say=messages.warn, progress=messages.progress(), **placed)
+    saved = save_edited_(
+        base, spec, output, include=include, overwrite=overwrite, measure=proof, progress=messages.progress()
+    )
     config = read_config(saved.folder)
     for part in spec.parts:
         for line in partial_lines(partial_layers(config, part.tower), part.layers):
-            click.echo(f"warning: {line}", err=True)
+            messages.warn(f"warning: {line}")
     show_saved(as_json, saved)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import details, show_answer
 
 
@@ -20,11 +20,18 @@ from sith_hf.cli.answer import details, show_answer
     help="Set a value of the recipe, such as tune.trials=200 or tune.max_vectors=10.",
 )
 @options.servers
+@options.placed
 @options.output("the results")
 @details
 @options.as_json
 def tune(
-    recipe: str, overrides: tuple[str, ...], servers: tuple[str, ...], output: Path, overwrite: bool, as_json: bool
+    recipe: str,
+    overrides: tuple[str, ...],
+    servers: tuple[str, ...],
+    placed: dict[str, str],
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Search thresholds, strengths, layers and the number of vectors of RECIPE, a YAML file with a part tune.
 
@@ -43,18 +50,16 @@ def tune(
     from sith_hf.evaluation import answers
     from sith_hf.tuning import tune_recipe
 
-    def say(line: str) -> None:
-        click.echo(line, err=True)
-
     done = tune_recipe(
         recipe,
         output,
         overrides=overrides,
         servers=servers,
+        **placed,
         overwrite=overwrite,
         processes=processes,
-        say=say,
-        progress=processes.is_main,
+        say=messages.note,
+        progress=processes.is_main and messages.progress(),
     )
     if processes.is_main:
         lines = [] if done.evaluation is None else answers(done.evaluation)

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from sith_hf.cli import options
+from sith_hf.cli import messages, options
 from sith_hf.cli.answer import show_answer
 
 
@@ -25,7 +25,7 @@ def verify(edited: str, base: str | None, spec_paths: tuple[str, ...], as_json: 
     from sith_hf.core.escaping import sanitize
     from sith_hf.core.formatting import counted
 
-    found = check(edited, base, options.spec_of(spec_paths) if spec_paths else None, progress=True)
+    found = check(edited, base, options.spec_of(spec_paths) if spec_paths else None, progress=messages.progress())
     same = f"{counted(found.identical, 'tensor')} and {counted(found.files, 'file')} identical to the base"
     edit = f"{counted(found.edited, 'tensor')} that {'holds' if found.edited == 1 else 'hold'} the edit"
     answer = (

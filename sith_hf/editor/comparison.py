@@ -51,6 +51,8 @@ class Comparison:
         *,
         revision: str | None = None,
         text_model: str | Path | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> Comparison:
         """Load a base and checkpoints to compare with it, each a folder or a Hub id.
 
@@ -59,27 +61,36 @@ class Comparison:
             others: name to checkpoint, such as ``"edited"``.
             revision: branch, tag or commit of the base on the Hub.
             text_model: the whole model that vision-only checkpoints belong to.
+            device, dtype: of all models, as for :meth:`sith_hf.editor.SithEditor.from_pretrained`.
 
         Raises:
             InputError: a checkpoint that cannot be loaded, has the base's weights or other sizes, an image processor
                 different from the base's, or a text tower that differs by more than an edit.
         """
-        editor = SithEditor.from_pretrained(base, revision, text_model=text_model)
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
+        editor = SithEditor.from_pretrained(base, revision, text_model=text_model, **placed)
         first = model_variants(editor, {BASE: None})[0]
         made = [first]
         for name, place in others.items():
-            loaded = load_model(str(place))
+            loaded = load_model(str(place), **placed)
             _comparable(first.model, loaded.model, shown_name(str(base)), shown_name(str(place)))
             share(first.model, loaded.model)
             processor = image_processor(loaded, editor.companion)
             text = own_text(editor, loaded.model)
-            made.append(ModelVariant(name, loaded.model, processor, first.projection, text=text))
+            made.append(ModelVariant(name, loaded.model, processor, first.projection, text=text, device=first.device))
         check_processors(made)
         return cls(tuple(made), text_model_of(editor))
 
     @classmethod
     def from_spec(
-        cls, base: str | Path, spec: AnySpec, *, revision: str | None = None, text_model: str | Path | None = None
+        cls,
+        base: str | Path,
+        spec: AnySpec,
+        *,
+        revision: str | None = None,
+        text_model: str | Path | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> Comparison:
         """Load a base, and compare it with its edit by ``spec``.
 
@@ -89,7 +100,7 @@ class Comparison:
         """
         if not spec:
             raise InputError("the edit is empty: base and edited are the same model")
-        editor = SithEditor.from_pretrained(base, revision, text_model=text_model)
+        editor = SithEditor.from_pretrained(base, revision, text_model=text_model, device=device, dtype=dtype)
         return cls(model_variants(editor, {BASE: None, EDITED: spec}), text_model_of(editor))
 
 

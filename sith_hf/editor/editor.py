@@ -16,6 +16,7 @@ from torch import Tensor
 from sith_hf.adaptation import DIRECTIONS, Adaptation, compare, explain_change, load_tuned
 from sith_hf.checkpoint import SavedCheckpoint, history, locate, measured, revert, save_edited
 from sith_hf.concepts import ConceptDictionary
+from sith_hf.core.devices import exact_device
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.html import block, fact_table
 from sith_hf.core.ranges import Numbers
@@ -81,6 +82,8 @@ class SithEditor:
         tower: str | None = None,
         text_model: str | Path | None = None,
         token: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> SithEditor:
         """Load a model of a supported family, such as a ``CLIPModel`` (docs/guide/models.md lists them).
 
@@ -93,14 +96,21 @@ class SithEditor:
             text_model: for a tower alone, the whole model that it belongs to; for LLaVA, the model that its tower was
                 taken from. It provides the text tower, and what is missing on the way to the joint space.
             token: a Hub token; the one of the environment or login when None.
+            device: where passes over images and products with a dictionary run, such as ``"cpu"``, ``"cuda:1"`` or
+                ``"mps"``; an accelerator if there is one when None or ``"auto"``. The model moves there for a pass, and
+                back. Sums in float64 stay on the CPU with ``"mps"``, which has none.
+            dtype: of the weights, ``"float32"``, ``"bfloat16"`` or ``"float16"``. When None or ``"auto"``, the
+                narrowest that holds them exactly. A wider one changes no result by more than the rounding of passes; a
+                narrower one rounds the weights, and results are then of the rounded weights, with a warning.
 
         Raises:
             UnsupportedModel: another family, or no safetensors.
             ArtifactError: the record of an earlier edit is damaged.
             InputError: no checkpoint, a damaged one, or a companion of another width.
         """
-        loaded = load_model(str(name), revision, token=token)
-        companion = None if text_model is None else load_model(str(text_model), want_text=True, token=token)
+        placed: dict[str, Any] = {"token": token, "device": device, "dtype": dtype}
+        loaded = load_model(str(name), revision, **placed)
+        companion = None if text_model is None else load_model(str(text_model), want_text=True, **placed)
         return cls(loaded, companion, () if loaded.folder is None else history(loaded.folder), tower)
 
     @classmethod
@@ -235,6 +245,7 @@ class SithEditor:
                 readable images, or images for a text tower or for vectors without words.
         """
         settings = (settings or DecomposeSettings()).override(**fields)
+        device = self.loaded.device and exact_device(self.loaded.device) if device is None else device
         check_images(self, settings, images, words=concepts is not None)
         encoded = total = None
         if concepts is not None:
@@ -325,6 +336,7 @@ class SithEditor:
         if concepts is None:
             return found
         encoded = self.encode(concepts, progress=progress)
+        device = self.loaded.device and exact_device(self.loaded.device) if device is None else device
         words = explain_change(self.tower, tuned.tower, found.changed, encoded, device=device, progress=progress)
         return replace(found, words=words)
 

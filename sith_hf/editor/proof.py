@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sith_hf.checkpoint import folder_effect, history, locate
 from sith_hf.editor.editor import SithEditor
@@ -23,6 +24,7 @@ class Proof:
         images: a dataset; drawn leaves when None.
         text_model: for a checkpoint of one tower, the whole model that it belongs to.
         token: a Hub token.
+        device, dtype: of the model, as for :meth:`sith_hf.editor.SithEditor.from_pretrained`.
         editor: an editor of the base, if it is at hand.
         say: called with a line if the effect cannot be measured.
         progress: show bars on stderr.
@@ -34,6 +36,8 @@ class Proof:
     editor: SithEditor | None = None
     say: Callable[[str], object] = lambda line: None
     progress: bool = False
+    device: str | None = None
+    dtype: str | None = None
 
     def __call__(self, folder: Path, spec: AnySpec, earlier: EditEffect | None) -> EditEffect | None:
         """Return the effect of an edit of the checkpoint in ``folder``; None if it cannot be measured.
@@ -47,12 +51,18 @@ class Proof:
             return earlier
         reason = None if self.editor is not None else self._hopeless(folder)
         if reason is None:
-            editor = self.editor or SithEditor.from_pretrained(folder, text_model=self.text_model, token=self.token)
+            editor = self.editor or self._opened(folder)
             reason = unmeasurable(editor)
             if reason is None:
                 return measure_effect(editor, spec, self.images, progress=self.progress)
         self.say(f"the effect of the edit was not measured: {reason}")
         return None
+
+    def _opened(self, folder: Path) -> SithEditor:
+        placed: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
+        editor = SithEditor.from_pretrained(folder, text_model=self.text_model, token=self.token, **placed)
+        editor.loaded.require_exact()
+        return editor
 
     def of_folder(self, folder: Path) -> EditEffect | None:
         """Return the effect of the edit in an edited checkpoint: as recorded, else measured on its base.

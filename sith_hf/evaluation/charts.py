@@ -69,7 +69,7 @@ def line_chart(
             axes.plot(*mark[:2], marker="*", markersize=14, linestyle="none", color=INK, zorder=6)
             ends.append(End(*mark[:2], mark[2], INK))
         dress(axes, title=title, x=x_label, y=y_label)
-        label_ends(axes, [end for end in ends if end])
+        label_ends((axes, [end for end in ends if end]))
         return write_figure(figure, path)
 
 

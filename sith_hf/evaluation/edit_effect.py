@@ -6,6 +6,7 @@ mean over all concepts. 1 is no effect, 0 a concept that the images no longer te
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from sith_hf.errors import InputError
 from sith_hf.evaluation.effect_controls import STRONGEST, controls_of
 from sith_hf.evaluation.texts import Embeddings, by_variant, caption_embeddings, check_sizes
 from sith_hf.gains import Direction
+from sith_hf.hub import is_repo_id
 from sith_hf.images import (
     BASE,
     EDITED,
@@ -124,7 +126,7 @@ def measure_effect(
         draws=len(controls),
         drift=_rounded(drift[0]),
         random_drift=_rounded(drift[1 : 1 + len(controls)].mean()) if controls else None,
-        text_model=None if companion is None else shown_name(companion.title),
+        text_model=None if companion is None else _public(companion.title),
     )
 
 
@@ -307,6 +309,11 @@ def _rounded(value: float) -> float:
     return round(float(value), 4) + 0.0
 
 
+def _public(name: str) -> str:
+    """Return the Hub id of a dataset or model, or the last part of a local path, so that a card reveals no folders."""
+    return name if is_repo_id(name) and not os.path.exists(name) else shown_name(name)
+
+
 def image_options(data: DatasetSettings | None) -> tuple[str, ...]:
     """Return the command-line options that name images again, without local folders; none for drawn leaves."""
     if data is None:
@@ -314,7 +321,7 @@ def image_options(data: DatasetSettings | None) -> tuple[str, ...]:
     if data.world is not None:
         return ("--limit", str(data.limit or data.pictures))
     values: Mapping[str, object] = {
-        "images": shown_name(str(data.dataset)),
+        "images": _public(str(data.dataset)),
         "config": data.name,
         "split": data.split,
         "data-revision": data.revision,

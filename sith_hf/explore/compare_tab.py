@@ -30,7 +30,7 @@ def compare_tab(shared: Shared) -> None:
         name = gr.Textbox(
             explorer.other or "",
             label="Compare with (B)",
-            info="a folder or Hub id" if explorer.local else "chosen when this page was started",
+            placeholder="a folder or Hub id" if explorer.local else "nothing was named when this page was started",
             interactive=explorer.local,
             max_length=1000,
             scale=4,

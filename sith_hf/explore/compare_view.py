@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sith_hf.adaptation import TURNED, DecompositionDiff
@@ -68,6 +69,11 @@ class VectorPair:
         """Whether the directions are the same."""
         return self.cosine > SAME
 
+    @property
+    def silent(self) -> bool:
+        """Whether it has poles, and no pole of either side is better than chance."""
+        return bool(self.poles) and all(pole.silent for pair in self.poles for pole in pair)
+
 
 @dataclass(frozen=True, eq=False)
 class Side:
@@ -90,6 +96,11 @@ class Direction:
 
     share: float
     poles: tuple[Pole, ...]
+
+    @property
+    def silent(self) -> bool:
+        """Whether no pole is better than chance."""
+        return all(pole.silent for pole in self.poles)
 
 
 @dataclass(frozen=True)
@@ -182,37 +193,49 @@ def _marked(pole: Pole, other: Pole) -> Pole:
 
 
 def decomposition_maps(first: Decomposition, second: Decomposition, diff: DecompositionDiff) -> dict[str, MapView]:
-    """Return the maps of two decompositions: the energy in vectors that turned, and in vectors with other words."""
-    shares = {(layer, head): first.energy_share[first.position(layer), head].double() for layer, head in _heads(diff)}
-    turned, words = dict.fromkeys(shares, 0.0), dict.fromkeys(shares, 0.0)
+    """Return the maps of two decompositions: the energy in vectors that turned, and the words that B lacks."""
+    turned = {(block.layer, block.head): 0.0 for block in diff.blocks}
     for block in diff.blocks:
-        place = block.layer, block.head
-        energy = float(shares[place][block.first_vector : block.last_vector + 1].sum())
-        turned[place] += energy * (block.angle > TURNED)
-        words[place] += energy * block.words_changed
+        if block.angle > TURNED:
+            share = first.energy_share[first.position(block.layer), block.head].double()
+            turned[block.layer, block.head] += float(share[block.first_vector : block.last_vector + 1].sum())
     settings = first.base.settings
-    found = {
-        "vectors": share_map(
-            turned,
-            settings,
-            "Energy in vectors that turned, % of the head",
-            f"The share of the head's energy in A in vectors that differ by more than {TURNED:g} degrees in B.",
-            "of its energy is in vectors that turned",
-        )
-    }
+    note = f"The share of the head's energy in A in vectors that differ by more than {TURNED:g} degrees in B."
+    title, said = "Energy in vectors that turned, % of the head", "of its energy is in vectors that turned"
+    found = {"vectors": share_map(turned, settings, title, note, said)}
     if first.has_words and second.has_words:
-        found["words"] = share_map(
-            words,
-            settings,
-            "Energy in vectors with other words, % of the head",
-            "The share of the head's energy in A in vectors whose words are not the same in B.",
-            "of its energy is in vectors with other words",
-        )
+        lost = {(layer, head): x for layer in diff.layers for head, x in enumerate(lost_words(first, second, layer))}
+        known = "" if first.significance is None else " Of A only words better than chance count."
+        note = f"The weight of the words of A that B lacks: each vector is compared with the one most like it.{known}"
+        title, said = "Words that B lacks, % of their weight", "of the weight of its words is of words that B lacks"
+        found["words"] = share_map(lost, settings, title, note, said)
     return found
 
 
-def _heads(diff: DecompositionDiff) -> list[tuple[int, int]]:
-    return list(dict.fromkeys((block.layer, block.head) for block in diff.blocks))
+def lost_words(first: Decomposition, second: Decomposition, layer: int) -> list[float]:
+    """Return for each head of a layer the weight of the words of ``first`` that ``second`` lacks, 0 to 1.
+
+    Each vector is compared with that of ``second`` whose direction is most like it, and counts with its energy.
+    """
+    ours, theirs = first.position(layer), second.position(layer)
+    cosines = getattr(first, first.side)[ours] @ getattr(second, second.side)[theirs].mT  # [H, R, R']
+    best = cosines.abs().argmax(-1)
+    turned = cosines.gather(-1, best.unsqueeze(-1)) < 0
+    numbers = {text: number for number, text in enumerate(first.texts)}
+    known = torch.tensor([numbers.get(text, -2) for text in second.texts] + [-2])  # -1, no concept, finds the last
+    other = known[second.concept[theirs]]  # [H, R', poles, K]
+    other = other[torch.arange(len(best)).unsqueeze(-1), best]
+    if len(second.poles) == 2:
+        other = torch.where(turned.unsqueeze(-1), other.flip(-2), other)
+    concept, weight = first.concept[ours], first.weight[ours].double()
+    poles = min(concept.shape[-2], other.shape[-2])
+    concept, weight, other = concept[..., :poles, :], weight[..., :poles, :], other[..., :poles, :]
+    beyond = first.beyond_chance()
+    heard = torch.ones(concept.shape[:-1]) if beyond is None else beyond[ours][..., :poles]
+    weight = weight * heard.unsqueeze(-1) * first.energy_share[ours].double()[..., None, None]
+    lost = ~(concept.unsqueeze(-1) == other.unsqueeze(-2)).any(-1)
+    total = weight.sum((1, 2, 3))
+    return ((weight * lost).sum((1, 2, 3)) / total.clamp(min=torch.finfo(torch.float64).tiny)).tolist()
 
 
 def change_map(heads: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> MapView:

@@ -43,6 +43,9 @@ MODEL: dict[str, Any] = {
 }
 
 
+LOADING = "Loading the model. A large one takes a minute."
+
+
 def edit_tab(shared: Shared) -> None:
     """Build the tab."""
     explorer, basket = shared.explorer, shared.basket
@@ -62,7 +65,7 @@ def edit_tab(shared: Shared) -> None:
     items.click(_without, basket, basket, **QUICK)
     gr.on([add.click, concept.submit], _added, [concept, basket], [concept, basket, said], **QUICK)
     basket.change(partial(_list, explorer), [basket, listed], [items, listed], trigger_mode="always_last", **QUICK)
-    basket.change(partial(_summary, explorer), basket, summary, **{**MODEL, "concurrency_id": "edit"})
+    basket.change(partial(_summaries, explorer), basket, summary, **{**MODEL, "concurrency_id": "edit"})
     _pictures(shared)
 
 
@@ -105,6 +108,12 @@ def _list(explorer: Explorer, basket: Basket, listed: tuple[str, ...]) -> tuple[
     """Draw the basket again if its items are others: a slider that moves keeps the keyboard's focus."""
     keys = tuple(item.key for item in basket.items)
     return (gr.skip(), gr.skip()) if keys == listed else (_basket_html(explorer, basket), keys)
+
+
+def _summaries(explorer: Explorer, basket: Basket) -> Iterator[str]:
+    if basket.items and explorer.model is not None and not explorer.is_loaded:
+        yield message(LOADING)
+    yield _summary(explorer, basket)
 
 
 def _summary(explorer: Explorer, basket: Basket) -> str:
@@ -164,6 +173,8 @@ def _compared_again(
 def _compared(explorer: Explorer, basket: Basket, picture: Picture | None, labels: str) -> Iterator[tuple[Any, ...]]:
     """Show the picture, then the pictures of the grid, then the place in the picture."""
     skip = gr.skip()
+    if not explorer.is_loaded:
+        yield message(LOADING), skip, skip, skip
     try:
         names = read_labels(labels)
         found = draft(explorer, basket)

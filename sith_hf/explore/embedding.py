@@ -13,6 +13,8 @@ from sith_hf.decomposition import dictionary_beside
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.explore.explorer import Explorer
 
+ENCODED = "encoded by the model"
+
 
 def embedding_of(explorer: Explorer, concept: str) -> tuple[Tensor, str]:
     """Return the embedding of a concept, ``[P]``, not centred, and where it is from.
@@ -33,7 +35,7 @@ def embedding_of(explorer: Explorer, concept: str) -> tuple[Tensor, str]:
             f"{sanitize(concept)} is no concept of this decomposition, and only its model can encode other texts: "
             "start again with --model"
         )
-    return explorer.editor.embed(concept)[concept], "encoded by the model"
+    return explorer.editor.embed(concept)[concept], ENCODED
 
 
 @lru_cache(maxsize=1000)

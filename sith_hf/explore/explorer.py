@@ -58,7 +58,7 @@ class Explorer:
         Args:
             explained: a folder or Hub id.
             model: the folder or Hub id of the decomposed model.
-            images: a data set of images: folder, Hub id, or ``leaves`` or ``world``.
+            images: a data set of images: folder, Hub id, or ``leaves`` for drawn pictures.
             other: what to compare with: another decomposition, the folder that ``sith-hf compare`` wrote, or with
                 ``model`` a model that was fine-tuned from it.
 
@@ -87,6 +87,11 @@ class Explorer:
             raise BaseMismatch(str(editor))
         return editor
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return "editor" in self._kept
+
     def kept(self, key: str, make: Callable[[], Any]) -> Any:
         """Return what ``make`` returned when it was first called for ``key``; other threads wait for it."""
         with self._lock:
@@ -104,7 +109,7 @@ class Explorer:
         try:
             return model.with_decomposition(self.decomposition)
         except BaseMismatch as error:
-            return error
+            return BaseMismatch(f"the model does not belong to this decomposition: {error}")
 
     def notice(self) -> str | None:
         """Return what a reader should know now: the file has changed, or the model is another; None for nothing."""

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from sith_hf.core.escaping import sanitize
+from sith_hf.core.escaping import sanitize, shown_name
+from sith_hf.errors import SithError
+from sith_hf.hub import local_path
 
 if TYPE_CHECKING:
     from sith_hf.explore.explorer import Explorer
@@ -53,7 +55,7 @@ class FoundImages:
 
     explorer: Explorer
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
-    _found: dict[tuple[int, int, tuple[int, ...]], Found] = field(default_factory=dict, init=False, repr=False)
+    _found: dict[tuple[int, int, tuple[int, ...]], Found | str] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def can_look(self) -> bool:
@@ -65,30 +67,35 @@ class FoundImages:
     def title(self) -> str:
         """The data set, for a person."""
         name = self.explorer.images
-        return "1,000 drawn leaves" if name == "leaves" else sanitize(str(name), 60)
+        if name == "leaves":
+            return "1,000 drawn leaves"
+        return sanitize(str(name) if local_path(str(name)) is None else shown_name(str(name)), 60)
 
     def known(self, layer: int, head: int, vectors: tuple[int, ...]) -> Found | None:
         """Return the images of some vectors of a head; None if they are not found yet."""
-        return self._found.get((layer, head, vectors))
+        found = self._found.get((layer, head, vectors))
+        return None if isinstance(found, str) else found
 
-    def look(self, layer: int, head: int, vectors: tuple[int, ...]) -> Found:
-        """Find the images that drive some vectors of a head: a pass over the data set, the first time.
+    def failed(self, layer: int, head: int, vectors: tuple[int, ...]) -> str:
+        """Return why the latest search for the images of some vectors failed; empty if it did not."""
+        found = self._found.get((layer, head, vectors))
+        return found if isinstance(found, str) else ""
 
-        Raises:
-            InputError: no model, the model of another decomposition, or as for :func:`sith_hf.grounding.ground`.
-        """
-        from sith_hf.images import image_dataset
-
+    def look(self, layer: int, head: int, vectors: tuple[int, ...]) -> None:
+        """Find the images that drive some vectors of a head: a pass over the data set, the first time."""
         key = (layer, head, vectors)
         # One pass at a time: each uses every core.
         with self._lock:
-            if key not in self._found:
-                source = image_dataset(self.explorer.images)
-                found = self.explorer.editor.ground(
-                    source, layers=[layer], heads=[head], vectors=vectors, top=len(vectors)
-                )
-                self._found[key] = {(pole.vector, pole.pole): _shown(pole, found.pictures) for pole in found.poles}
-        return self._found[key]
+            if self.known(*key) is None:
+                try:
+                    self._found[key] = self._grounded(*key)
+                except SithError as error:
+                    self._found[key] = sanitize(str(error), 1000)
+
+    def _grounded(self, layer: int, head: int, vectors: tuple[int, ...]) -> Found:
+        explorer, count = self.explorer, len(vectors)
+        found = explorer.editor.ground(explorer.images, layers=[layer], heads=[head], vectors=vectors, top=count)
+        return {(pole.vector, pole.pole): _shown(pole, found.pictures) for pole in found.poles}
 
 
 def _shown(pole: GroundedPole, pictures: Mapping[int, bytes]) -> tuple[ShownImage, ...]:

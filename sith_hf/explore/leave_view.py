@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from sith_hf.checkpoint import SITH, SavedCheckpoint, measured, save_edited, write_card
 from sith_hf.core.escaping import sanitize, shown_name
+from sith_hf.core.reading import read_bytes
 from sith_hf.core.secrets import mask
 from sith_hf.core.strict_yaml import write_yaml
 from sith_hf.core.tables import left_out_lines
@@ -278,7 +279,7 @@ def _with_pictures(card: str, folder: Path) -> str:
         path = folder / found[1]
         if path.suffix != ".png" or not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
             return found[0]
-        return f"](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')})"
+        return f"](data:image/png;base64,{base64.b64encode(read_bytes(path)).decode('ascii')})"
 
     return re.sub(r"\]\(([\w./-]+)\)", inside, card)
 

@@ -51,9 +51,13 @@ def map_tab(shared: Shared) -> None:
     def of_basket(colour: Colour, place: Head, basket: Basket) -> Any:
         return map_html(explorer, colour, place, basket) if colour[0] == "edit" else gr.skip()
 
-    gr.on([chosen.input, concept.submit], lambda *colour: colour, [chosen, concept], shared.colour, **QUICK)
+    def named(kind: str, text: str | None) -> Colour:
+        return kind, text or ""  # a box that is not shown has no text
+
+    gr.on([chosen.input, concept.submit], named, [chosen, concept], shared.colour, **QUICK)
     state = [shared.colour, shared.head, shared.basket]
-    shared.colour.change(coloured, state, [chosen, concept, part], **QUICK)
+    # The first text that the model encodes waits for the model.
+    shared.colour.change(coloured, state, [chosen, concept, part], **{**QUICK, "show_progress": "minimal"})
     shared.basket.change(of_basket, state, part, **QUICK)
 
 
@@ -86,37 +90,33 @@ def _map(explorer: Explorer, chosen: str, text: str, basket: Basket) -> MapView:
 def _head_part(shared: Shared) -> None:
     """Build the open head: a page of its vectors, and the images that drive them where they are asked for."""
     explorer, images = shared.explorer, FoundImages(shared.explorer)
-    # The page of vectors, and a number that grows with the images found.
-    page, found = gr.State(0), gr.State(0)
+    # The page of vectors, and how often images were asked for.
+    page, asked = gr.State(0), gr.State(0)
     start = head_html(explorer, images, first_head(explorer), 0)
     part = panel(start, name="head", scripts=["head.js"])
     shared.listen(part)
 
-    def turned(page: int, event: gr.EventData) -> int:
-        data = sent(event)
-        number = data.get("page", "")
-        return int(number) if data.get("action") == "page" and number.isdecimal() else page
+    def acted(page: int, asked: int, event: gr.EventData) -> tuple[int, int]:
+        match sent(event):
+            case {"action": "page", "page": number} if number.isdecimal():
+                return int(number), asked
+            case {"action": "look"}:
+                return page, asked + 1
+        return page, asked
 
-    def looked(place: Head, page: int, found: int, event: gr.EventData) -> Iterator[tuple[Any, int]]:
-        if sent(event).get("action") != "look":
-            return
-        yield head_html(explorer, images, place, page, looking=True), found
-        try:
-            images.look(*place, numbers_of(explorer, page))
-        except SithError as error:
-            yield head_html(explorer, images, place, page, problem=str(error)), found
-            return
-        # Another head may be open now: the change of the state draws that one.
-        yield gr.skip(), found + 1
+    def looked(place: Head, page: int) -> Iterator[str]:
+        yield head_html(explorer, images, place, page, looking=True)
+        images.look(*place, numbers_of(explorer, page))
 
     def drawn(place: Head, page: int) -> str:
         return head_html(explorer, images, place, page)
 
-    part.click(turned, page, page, **QUICK)
-    part.click(looked, [shared.head, page, found], [part, found], **QUICK)
+    part.click(acted, [page, asked], [page, asked], **QUICK)
     shared.head.change(lambda place: (0, drawn(place, 0)), shared.head, [page, part], **QUICK)
     page.change(drawn, [shared.head, page], part, **QUICK)
-    found.change(drawn, [shared.head, page], part, **QUICK)
+    # In the end another head may be open, which the second event draws.
+    looking = asked.change(looked, [shared.head, page], part, **QUICK)
+    looking.then(drawn, [shared.head, page], part, **QUICK)
 
 
 def numbers_of(explorer: Explorer, page: int) -> tuple[int, ...]:
@@ -124,18 +124,16 @@ def numbers_of(explorer: Explorer, page: int) -> tuple[int, ...]:
     return tuple(range(page * PAGE, min((page + 1) * PAGE, explorer.decomposition.rank)))
 
 
-def head_html(
-    explorer: Explorer, images: FoundImages, place: Head, page: int, *, looking: bool = False, problem: str = ""
-) -> str:
+def head_html(explorer: Explorer, images: FoundImages, place: Head, page: int, *, looking: bool = False) -> str:
     """Return a page of a head as HTML."""
-    known = images.known(*place, numbers_of(explorer, page))
-    about = problem or _about_images(explorer, images, known is not None, looking)
+    numbers = numbers_of(explorer, page)
+    known = images.known(*place, numbers)
     view = head_view(
         explorer.decomposition,
         *place,
         page,
         images=known,
-        about_images=about,
+        about_images=images.failed(*place, numbers) or _about_images(explorer, images, known is not None, looking),
         can_look=images.can_look and known is None and not looking,
     )
     return render("head.html.j2", view=view, size=PAGE)

@@ -147,7 +147,7 @@ def read_labels(text: str) -> tuple[str, ...]:
 
 def default_labels(explorer: Explorer) -> str:
     """Return labels of the pictures that are drawn without images of the user; none for images."""
-    return "" if explorer.images is not None else ", ".join(name for pair in TIED_PAIRS for name, _ in pair)
+    return "" if explorer.images not in (None, "world") else ", ".join(name for pair in TIED_PAIRS for name, _ in pair)
 
 
 def read_picture(explorer: Explorer, path: str | Path) -> Picture:
@@ -253,7 +253,7 @@ def _grid(explorer: Explorer) -> tuple[str, tuple[Picture, ...]]:
     """Return the first readable pictures of the explorer's images, or drawn ones, and where they are from."""
     variant = opened_model(explorer)
     drawn = DatasetSettings(world="groups", seed=0, pictures=1)
-    source = image_dataset(drawn if explorer.images is None else explorer.images, GRID)
+    source = image_dataset(drawn if explorer.images in (None, "world") else explorer.images, GRID)
     column = source.data.columns.image
     source.check([column])
 

@@ -23,6 +23,8 @@ def search_tab(shared: Shared) -> None:
     shared.listen(part)
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     gr.on([text.submit, button.click], lambda text: text, text, shared.query, **quick)
+    # The first text that the model encodes waits for the model.
+    quick["show_progress"] = "minimal"
     shared.query.change(lambda query: (query, search_html(explorer, query)), shared.query, [text, part], **quick)
 
 

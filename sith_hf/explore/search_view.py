@@ -11,7 +11,7 @@ from torch import Tensor
 from sith_hf.core.escaping import sanitize
 from sith_hf.decomposition import NEAR, Decomposition
 from sith_hf.errors import InputError, SithError
-from sith_hf.explore.embedding import embedding_of, meant_by
+from sith_hf.explore.embedding import ENCODED, embedding_of, meant_by
 from sith_hf.explore.explorer import Explorer
 from sith_hf.towers import layer_title
 
@@ -128,7 +128,7 @@ def answer_to(explorer: Explorer, concept: str, limit: int = _ONE) -> Answer:
     except SithError as error:
         return Answer(concept, problem=str(error), meant=meant_by(explorer, concept))
     problem = "" if heard or silent else f"No vector mentions it, or a concept with a cosine of at least {NEAR}."
-    meant = "" if heard or explorer.decomposition.has(concept) else meant_by(explorer, concept)
+    meant = meant_by(explorer, concept) if how == ENCODED else ""
     return Answer(concept, how, heard, silent, problem, meant)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ MOST_RESULTS = 200
 
 @dataclass(frozen=True, eq=False)
 class Tools:
-    """Typed and documented functions, whose results are JSON values.
+    """Typed and documented functions, whose results are JSON texts.
 
     Attributes:
         explorer: what is shown.
@@ -27,7 +28,7 @@ class Tools:
 
     explorer: Explorer
 
-    def search(self, concept: str, limit: int = 20) -> dict[str, Any]:
+    def search(self, concept: str, limit: int = 20) -> str:
         """Find the singular vectors of attention heads whose words mention a concept or a similar one.
 
         Args:
@@ -35,7 +36,7 @@ class Tools:
             limit: The largest number of results, 1 to 200.
 
         Returns:
-            The matches, strongest first: layer, head, vector, pole, strength (the weights of the words about the
+            JSON: the matches, strongest first: layer, head, vector, pole, strength (the weights of the words about the
             concept), share (of them among all its words), energy (the vector's share of its head's energy) and words;
             in "silent", those explained no better than chance.
         """
@@ -46,11 +47,11 @@ class Tools:
         answer = answer_to(self.explorer, " ".join(concept.split()), whole_number(limit, "limit", 1, MOST_RESULTS))
         if answer.problem and not (answer.results or answer.silent):
             meant = f" (did you mean {answer.meant}?)" if answer.meant else ""
-            return {"concept": answer.concept, "matches": [], "silent": [], "problem": f"{answer.problem}{meant}"}
+            return json_text(concept=answer.concept, matches=[], silent=[], problem=f"{answer.problem}{meant}")
         matches, silent = ([_plain(item) for item in part] for part in (answer.results, answer.silent))
-        return {"concept": answer.concept, "matches": matches, "silent": silent}
+        return json_text(concept=answer.concept, matches=matches, silent=silent)
 
-    def explain(self, layer: int, head: int, vector: int) -> dict[str, Any]:
+    def explain(self, layer: int, head: int, vector: int) -> str:
         """Explain one singular vector of an attention head: what it writes, what drives it, and how well that is known.
 
         Args:
@@ -59,20 +60,21 @@ class Tools:
             vector: The number of the vector in the head, from 0, the strongest.
 
         Returns:
-            singular_value, energy (its share of the head's energy), and its poles: writes (concept, weight), driven_by
-            (concept, correlation), fidelity, ceiling, chance, p_value, and silent (explained no better than chance).
+            JSON: singular_value, energy (its share of the head's energy), and its poles: writes (concept, weight),
+            driven_by (concept, correlation), fidelity, ceiling, chance, p_value, and silent (explained no better than
+            chance).
         """
         found = self.explorer.decomposition
         place = found.place(layer, head, vector)
         poles = [found.explain(layer, head, vector, pole) for pole in found.poles]
-        return {
-            "layer": layer,
-            "head": head,
-            "vector": vector,
-            "side": found.side,
-            "singular_value": float(found.singular_values[place]),
-            "energy": float(found.energy_share[place]),
-            "poles": [
+        return json_text(
+            layer=layer,
+            head=head,
+            vector=vector,
+            side=found.side,
+            singular_value=float(found.singular_values[place]),
+            energy=float(found.energy_share[place]),
+            poles=[
                 {
                     "pole": item.pole,
                     f"{found.side}s": [list(pair) for pair in item.concepts],
@@ -85,9 +87,9 @@ class Tools:
                 }
                 for item in poles
             ],
-        }
+        )
 
-    def edit(self, suppress: list[str], amplify: list[str], gain: float = 1.5) -> dict[str, Any]:
+    def edit(self, suppress: list[str], amplify: list[str], gain: float = 1.5) -> str:
         """Choose the singular vectors that an edit of concepts would change, and estimate its impact. Writes no file.
 
         Args:
@@ -96,7 +98,7 @@ class Tools:
             gain: The gain of the amplified concepts, above 1.
 
         Returns:
-            items (each concept, its number of vectors, what is left out, and its problem if it has one), impact
+            JSON: items (each concept, its number of vectors, what is left out, and its problem if it has one), impact
             (vectors, energy, drift), warnings, and vectors (layer, head, vector, gain and why).
         """
         basket = Basket()
@@ -107,7 +109,12 @@ class Tools:
             raise InputError("there is nothing to edit: name concepts to suppress or to amplify")
         found = preview(self.explorer, basket)
         gains = draft(self.explorer, basket).gains
-        return {**found.to_json(), "vectors": gain_rows(self.explorer.decomposition, gains)}
+        return json_text(**found.to_json(), vectors=gain_rows(self.explorer.decomposition, gains))
+
+
+def json_text(**values: Any) -> str:
+    """Return a JSON object as text: a dict would reach a client as Python prints it."""
+    return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(item: Result) -> dict[str, Any]:

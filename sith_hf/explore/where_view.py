@@ -75,7 +75,7 @@ def _strongest(total: Tensor) -> tuple[str, float]:
     """Return the place of the largest patch of ``[rows, columns]`` in words, and its share of all."""
     rows, columns = total.shape
     row, column = divmod(int(total.argmax()), columns)
-    line, side = _LINES[3 * row // rows], _COLUMNS[3 * column // columns]
+    line, side = _LINES[int(3 * (row + 0.5) / rows)], _COLUMNS[int(3 * (column + 0.5) / columns)]
     place = side if line == "middle" and side == "centre" else f"{line} {side}"
     return place, float(total.max() / total.sum().clamp(min=torch.finfo(total.dtype).tiny))
 

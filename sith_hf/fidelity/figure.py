@@ -102,6 +102,7 @@ def _panels(figure: Any, methods: dict[str, Points], ceiling: float, keys: Seque
     across = min(len(names), _ACROSS)
     ticks = sorted({point["sparsity"] for points in methods.values() for point in points})
     panels = figure.subplots(len(keys) * -(-len(names) // across), across, squeeze=False, sharex=True)
+    labelled: list[tuple[Any, list[End]]] = []
     for panel in panels.flat:
         panel.set_visible(False)
     for row, key in enumerate(keys):
@@ -123,7 +124,8 @@ def _panels(figure: Any, methods: dict[str, Points], ceiling: float, keys: Seque
             )
             panel.tick_params(labelbottom=row == len(keys) - 1)
             if last:
-                label_ends(panel, [end for end in ends[number] if isfinite(end.y)])
+                labelled.append((panel, ends[number]))
+    label_ends(*labelled)
 
 
 def _panel(panel: Any, methods: dict[str, Points], name: str, key: str, ceiling: float) -> list[End]:

@@ -7,6 +7,7 @@ is one JSON object under ``sith``. The layout of each kind is beside its class.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,8 @@ from sith_hf.core.reading import reason
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.files.atomic import write_whole
 from sith_hf.files.tensor_file import CHECKSUMS, DTYPES, FileBackedRows, RowBlocks, TensorFile, write_tensors
+
+_LOG = logging.getLogger(__name__)
 
 AGAIN = "make it again, or fetch it again"
 
@@ -144,6 +147,7 @@ def read_file_backed(
 def _read(
     path: Path, layouts: Sequence[Layout], backed: str | None = None, least: int = 0
 ) -> tuple[dict[str, Tensor], dict[str, Any], FileBackedRows | None, Layout]:
+    _LOG.debug("reading %s", path)
     tensors: dict[str, Tensor] = {}
     rows, layout = None, layouts[0]
     try:

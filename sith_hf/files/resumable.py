@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,6 +28,8 @@ from sith_hf.files.atomic import hold, made_parents, sweep, write_whole, writing
 from sith_hf.files.tensor_file import CHECKSUMS, TensorFile, write_tensors
 
 Part = dict[str, Tensor]
+
+_LOG = logging.getLogger(__name__)
 
 # A folder with this lock in it is a work folder.
 LOCK, SUFFIX = ".sith-hf.lock", ".part"
@@ -120,6 +123,7 @@ class ResumableJob:
                 missing.append(name)
             else:
                 yield name, found
+        _LOG.debug("%s: %s of %s parts are left to do", step, len(missing), len(names))
         try:
             mine = missing[processes.rank :: processes.world_size]
             yield from self._made(store, ((name, make(name)) for name in mine))

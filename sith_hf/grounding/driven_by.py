@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.concepts import ConceptDictionary
-from sith_hf.core.distributed import device_of_this_process
+from sith_hf.core.devices import exact_device
 from sith_hf.core.validation import whole_number
 from sith_hf.decomposition import Decomposition, Drivers, adjusted
 from sith_hf.errors import InputError
@@ -195,7 +195,7 @@ def _measure(
     source = image_dataset(images, progress=shown)
     column = source.data.columns.image
     source.check([column])
-    device = device_of_this_process()
+    device = exact_device(variant.device)
     facts: dict[str, Any] = {}
     if job.folder is not None:
         base = vision_base(editor, pixel_settings(variant.processor))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.core.distributed import device_of_this_process
+from sith_hf.core.devices import exact_device
 from sith_hf.core.ranges import Numbers
 from sith_hf.core.validation import whole_number
 from sith_hf.decomposition import Decomposition
@@ -82,7 +82,7 @@ def ground(
     )
     source = image_dataset(images, progress=progress and job.processes.is_main)
     (variant,) = model_variants(editor, {BASE: None}, processor=processor)
-    device = device_of_this_process()
+    device = exact_device(variant.device)
     with ready([variant], device):
         view = View.of(variant, device)
         found = strongest_images(

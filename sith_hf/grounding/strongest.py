@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sith_hf.core.distributed import device_of_this_process
+from sith_hf.core.devices import exact_device
 from sith_hf.core.escaping import sanitize, shown_name
 from sith_hf.core.fingerprint import tensor_sha256
 from sith_hf.decomposition import Decomposition
@@ -91,7 +91,7 @@ def strongest_images(
         InputError: fewer than 32 readable images, a missing column, a coefficient that is not finite, or images that
             differ from those before an interruption.
     """
-    column, device = source.data.columns.image, device_of_this_process()
+    column, device = source.data.columns.image, exact_device(view.variant.device)
     source.check([column])
     base = vision_base(editor, pixel_settings(view.variant.processor))
     facts = {

@@ -6,7 +6,7 @@ it is called.
 
 from sith_hf.hub.download import OTHER_WEIGHTS, fetch_file, fetch_snapshot, is_repo_id
 from sith_hf.hub.errors import OFFLINE, TRANSPORT
-from sith_hf.hub.find import find_artifact, local_path, not_found
+from sith_hf.hub.find import cached_snapshot, find_artifact, local_path, not_found
 from sith_hf.hub.mixin import Pushable
 from sith_hf.hub.package import (
     CARD,
@@ -22,6 +22,7 @@ from sith_hf.hub.package import (
 from sith_hf.hub.upload import full_repo_id, upload_package
 
 __all__ = [
+    "cached_snapshot",
     "CARD",
     "MAX_CARD",
     "OFFLINE",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from sith_hf.core.escaping import sanitize
@@ -27,6 +28,15 @@ def local_path(name: str | Path) -> Path | None:
     if not is_repo_id(str(name)):
         raise InputError(f"{sanitize(str(name), _LONGEST)}: no file or folder has this name: check the path")
     return None
+
+
+def cached_snapshot(folder: Path) -> tuple[str, str] | None:
+    """Return the id and commit of the repository whose snapshot in the Hub's cache a folder is; None for any other."""
+    place = Path(os.path.abspath(folder))
+    kind, _, name = place.parent.parent.name.partition("--")
+    repo_id = name.replace("--", "/", 1)
+    known = place.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", place.name) and is_repo_id(repo_id)
+    return (repo_id, place.name) if known and kind == "models" else None
 
 
 def not_found(name: str | Path, error: HubError) -> str:

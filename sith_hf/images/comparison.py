@@ -39,7 +39,8 @@ def model_variants(
     projection = None if editor.companion is None else _projection(editor.model, editor.companion.model)
     models = {name: editor.model if spec is None else edited_copy(editor.model, spec) for name, spec in specs.items()}
     return tuple(
-        ModelVariant(name, model, processor, projection, text=own_text(editor, model)) for name, model in models.items()
+        ModelVariant(name, model, processor, projection, text=own_text(editor, model), device=editor.loaded.device)
+        for name, model in models.items()
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sith_hf.core.devices import pass_device
 from sith_hf.core.fingerprint import texts_sha256
 from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import InputError
@@ -114,11 +115,7 @@ def embed_rows(
         InputError: no rows, no row with a readable image, missing columns, fp16 on a CPU, embeddings that are not
             finite, or images that differ from those before an interruption.
     """
-    from accelerate import PartialState
-
-    job = job or ResumableJob()
-    # Without an accelerator, processes find each other only with cpu=True.
-    device = PartialState(cpu=not torch.accelerator.is_available()).device
+    job, device = job or ResumableJob(), pass_device(variants[0].device)
     if precision == "fp16" and device.type == "cpu":
         raise InputError("precision fp16 needs a GPU; use bf16 or no")
     columns = [name for name in dict.fromkeys(columns) if name not in image_columns]

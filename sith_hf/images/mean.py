@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sith_hf.core.distributed import device_of_this_process
+from sith_hf.core.devices import exact_device
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.validation import finite_number, whole_number
 from sith_hf.errors import InputError
@@ -80,7 +80,7 @@ def mean_of_images(
     source, column = open_dataset(data, progress=progress and job.processes.is_main), data.columns.image
     source.check([column])
     base = vision_base(editor, pixel_settings(variant.processor))
-    device = device_of_this_process()
+    device = exact_device(variant.device)
     facts = {
         "images": image_facts(source),
         "weights": hashlib.sha256(json.dumps(base.sha256, sort_keys=True).encode()).hexdigest(),

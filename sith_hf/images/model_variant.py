@@ -44,6 +44,7 @@ class ModelVariant:
         projection: ``[P, D]``, for a model without one, such as a ``CLIPVisionModel``: that of its whole model.
         text: the model whose text tower encodes texts for this variant, if the variants differ in it; None for the one
             of the whole evaluation.
+        device: where it runs; None leaves the choice to each step (:mod:`sith_hf.core.devices`).
     """
 
     name: str
@@ -51,6 +52,7 @@ class ModelVariant:
     processor: Any = field(repr=False)
     projection: Tensor | None = field(default=None, repr=False)
     text: LoadedModel | None = field(default=None, repr=False, kw_only=True)
+    device: torch.device | None = field(default=None, kw_only=True)
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Return normalised embeddings, float32 ``[B, P]``, of pixel values ``[B, 3, S, S]`` on the model's device."""

@@ -23,13 +23,17 @@ from sith_hf.recipe.recipe import Base, Dictionary, Recipe
 from sith_hf.world import EMBEDDED, embedded_checkpoint
 
 
-def open_base(base: Base, folder: Path, *, token: str | None = None) -> SithEditor:
-    """Open the base. Raises as for ``SithEditor.from_pretrained``."""
+def open_base(
+    base: Base, folder: Path, *, token: str | None = None, device: str | None = None, dtype: str | None = None
+) -> SithEditor:
+    """Open the base. Raises as ``SithEditor.from_pretrained``, and InputError for a dtype that rounds its weights."""
     if base.model == EMBEDDED and base.revision is not None:
         raise InputError("base.revision: the embedded checkpoint has no revisions; remove this key")
     name = embedded_checkpoint() if base.model == EMBEDDED else local(base.model, folder)
     text = None if base.text_model is None else local(base.text_model, folder)
-    return SithEditor.from_pretrained(name, base.revision, text_model=text, token=token)
+    editor = SithEditor.from_pretrained(name, base.revision, text_model=text, token=token, device=device, dtype=dtype)
+    editor.loaded.require_exact()
+    return editor
 
 
 def of_tower(editor: SithEditor, tower: str) -> SithEditor:

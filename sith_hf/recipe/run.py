@@ -40,6 +40,8 @@ def run_recipe(
     servers: Iterable[str] = (),
     overwrite: bool = False,
     token: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
     processes: Processes = SINGLE,
     say: Callable[[str], object] = lambda line: None,
     progress: bool = False,
@@ -59,6 +61,8 @@ def run_recipe(
             those that ``overrides`` name and ``SITH_HF_JUDGE_URL``. A recipe alone cannot choose them.
         overwrite: replace the results of an earlier run. Other files in the folder are never replaced.
         token: a token for the Hub.
+        device, dtype: of the base, as for :meth:`sith_hf.editor.SithEditor.from_pretrained`; a dtype that rounds the
+            weights is refused.
         processes: share decomposition and evaluation, and all return the result. The main process alone asks judges,
             writes and says something.
         say: called with a line for each step.
@@ -91,7 +95,7 @@ def run_recipe(
             say(sanitize(line, 1000))
 
     report(f"{plan.title}: opening {plan.base.model}")
-    editor = processes.each(lambda: open_base(plan.base, home, token=token))
+    editor = processes.each(lambda: open_base(plan.base, home, token=token, device=device, dtype=dtype))
     editors = processes.each(lambda: {suffix_of(plan, tower): of_tower(editor, tower) for tower in plan.towers})
     base = processes.main_only(
         lambda: locate(editor.loaded.folder or editor.loaded.name, editor.loaded.revision, token)

@@ -50,6 +50,8 @@ def run_fidelity(
     *,
     overwrite: bool = False,
     token: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
     say: Callable[[str], object] = lambda line: None,
     progress: bool = False,
 ) -> FidelityRun:
@@ -64,6 +66,7 @@ def run_fidelity(
         home: the folder that relative paths of the recipe start from.
         overwrite: replace the results of an earlier run. Other files in the folder are never replaced.
         token: a token for the Hub.
+        device, dtype: as for :func:`sith_hf.recipe.run_recipe`.
         say: called with a line for each step.
         progress: show bars on stderr.
 
@@ -78,7 +81,7 @@ def run_fidelity(
     check_target(Path(folder), home, TABLE)
     with new_folder(Path(folder), overwrite=overwrite, repeats=lambda at: (at / TABLE).is_file()) as work:
         say(f"{recipe.title}: opening {recipe.base.model}")
-        editor = open_base(recipe.base, home, token=token)
+        editor = open_base(recipe.base, home, token=token, device=device, dtype=dtype)
         mean = None if settings.image_mean is None else mean_for(editor, home / settings.image_mean)
         concepts = editor.encode(dictionary_of(recipe.dictionary, home), progress=progress)
         chosen = {name: getattr(settings, name) for name in ("layers", "rank", "poles", "fold", "centre")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,11 +14,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from sith_hf.core.devices import find_device, find_dtype
 from sith_hf.core.escaping import one_line
 from sith_hf.core.reading import json_fields
 from sith_hf.core.short_repr import short_repr
 from sith_hf.errors import HubError, InputError, NotOnHub, UnsupportedModel
-from sith_hf.hub import fetch_file, fetch_snapshot, local_path, not_found
+from sith_hf.hub import cached_snapshot, fetch_file, fetch_snapshot, local_path, not_found
 from sith_hf.towers.config import attention, check_config
 from sith_hf.towers.config_file import read_config
 from sith_hf.towers.family import TowerFamily
@@ -31,6 +33,8 @@ from sith_hf.towers.tokenizer import load_tokenizer
 from sith_hf.towers.weights import Checkpoint, check_folder
 from sith_hf.world import EMBEDDED, embedded_checkpoint
 
+_LOG = logging.getLogger(__name__)
+
 
 @short_repr
 @dataclass(frozen=True)
@@ -38,11 +42,15 @@ class LoadedModel:
     """A model and its source.
 
     Attributes:
-        model: the ``transformers`` model, in evaluation mode, in the narrowest dtype that holds its weights exactly.
+        model: the ``transformers`` model, in evaluation mode; in the narrowest dtype that holds its weights exactly,
+            unless ``dtype`` is another.
         tokenizer: its tokenizer; None without a text tower.
-        name: the Hub id or folder it was loaded from.
-        revision: the commit on the Hub; None for a folder.
+        name: the Hub id or folder it was loaded from; the id for a snapshot in the Hub's cache.
+        revision: the commit on the Hub; None for any other folder.
         folder: the folder of its files; None for a model in memory.
+        device: where passes run; None leaves the choice to each step: an accelerator, if there is one.
+        dtype: the dtype that was asked for; None for that of the files.
+        rounded: whether ``dtype`` rounds the weights of the files.
     """
 
     model: Any = field(repr=False)
@@ -50,6 +58,17 @@ class LoadedModel:
     name: str
     revision: str | None
     folder: Path | None = None
+    device: torch.device | None = None
+    dtype: torch.dtype | None = None
+    rounded: bool = False
+
+    def require_exact(self) -> None:
+        """Raise InputError if loading rounded the weights: an edit of them does not fit the files."""
+        if self.rounded:
+            raise InputError(
+                f"dtype {str(self.dtype).removeprefix('torch.')} rounds the weights of {self.name}, and an edit is of "
+                "the weights in its files: use auto or float32"
+            )
 
     @property
     def title(self) -> str:
@@ -71,7 +90,13 @@ def checkpoint_path(name: str | Path) -> Path | None:
 
 
 def load_model(
-    name: str, revision: str | None = None, *, want_text: bool = False, token: str | None = None
+    name: str,
+    revision: str | None = None,
+    *,
+    want_text: bool = False,
+    token: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> LoadedModel:
     """Load a model of a supported family by folder or Hub id.
 
@@ -80,12 +105,13 @@ def load_model(
         revision: branch, tag or commit on the Hub.
         want_text: require a text tower (for a companion).
         token: a Hub token; the one of the environment or login when None.
+        device, dtype: as for :meth:`sith_hf.editor.SithEditor.from_pretrained`.
 
     Raises:
         UnsupportedModel: another family or architecture, or a checkpoint without safetensors.
-        InputError: no checkpoint, or one that is damaged or incomplete.
+        InputError: no checkpoint, one that is damaged or incomplete, or a device that is not there.
     """
-    name = str(name)
+    name, device, dtype = str(name), find_device(device), find_dtype(dtype)
     local = checkpoint_path(name)
     # Read the configuration first, so that other models are not downloaded.
     folder = local or _fetched(name, lambda: _fetch_config(name, revision, token))
@@ -100,6 +126,8 @@ def load_model(
             "of images and texts, such as a CLIPModel"
         )
     if local is None:
+        if not any(folder.rglob("*.safetensors")):
+            _LOG.info("downloading %s from the Hub", name)
         # Load the same commit as the configuration.
         folder = _fetched(name, lambda: fetch_snapshot(name, revision=folder.name, token=token))
     # Only a whole folder shows whether its weights are of transformers or of open_clip.
@@ -110,17 +138,32 @@ def load_model(
     except InputError as error:
         raise type(error)(f"{name}: {error}") from None
     if ours := folder_format(folder) is OPEN_CLIP:
-        model = _of_open_clip(config, checkpoint)
+        model = _of_open_clip(config, checkpoint, dtype or checkpoint.dtype)
     else:
-        model = _of_transformers(folder, name, architecture, config, checkpoint.dtype)
+        model = _of_transformers(folder, name, architecture, config, dtype or checkpoint.dtype)
+    own = checkpoint.dtype
+    rounded = dtype is not None and own is not None and torch.promote_types(dtype, own) != dtype
+    if rounded:
+        _LOG.warning(
+            "warning: %s rounds the weights of %s, which are %s: results are of the rounded weights, and an edit made "
+            "with them does not fit the files",
+            *(dtype, name, own),
+        )
+    # A snapshot in the Hub's cache is a commit of a repository, also where its path was given.
+    pinned = cached_snapshot(local) if local is not None else (name, folder.name)
+    name, revision = pinned or (name, None)
     model.config._name_or_path = name  # not the path in the cache
+    _LOG.debug("loaded %s, a %s of %s, from %s", name, architecture, next(model.parameters()).dtype, folder)
     read_tokenizer = open_clip_tokenizer if ours else load_tokenizer
     return LoadedModel(
         model=model.eval(),
         tokenizer=read_tokenizer(folder) if family.has_text(architecture) else None,
         name=name,
-        revision=folder.name if local is None else None,
+        revision=revision,
         folder=folder,
+        device=device,
+        dtype=dtype,
+        rounded=rounded,
     )
 
 
@@ -162,11 +205,10 @@ def _of_transformers(folder: Path, name: str, architecture: str, config: Any, dt
     return model
 
 
-def _of_open_clip(config: Any, checkpoint: Checkpoint) -> Any:
+def _of_open_clip(config: Any, checkpoint: Checkpoint, dtype: torch.dtype | None) -> Any:
     """Return the model of an open_clip folder that :func:`check_config` has accepted."""
     with torch.device("meta"):
         model = model_class(ARCHITECTURE)(config)
-    dtype = checkpoint.dtype
     state = {name: checkpoint.tensor(model.name_on_disk(name)).to(dtype) for name in model.state_dict()}
     model.load_state_dict(state, assign=True)
     for name in ("logit_scale", "logit_bias"):

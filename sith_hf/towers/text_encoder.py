@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from sith_hf.towers.evaluating import evaluating
 from sith_hf.towers.loading import LoadedModel
 from sith_hf.towers.registry import family_of
 from sith_hf.towers.text_tower import TextTower
+
+_LOG = logging.getLogger(__name__)
 
 # Tokens in one batch: small enough for the activations of a ViT-H text tower.
 BATCH_TOKENS = 8192
@@ -82,6 +85,7 @@ def encode_texts(
     facts = {} if job.folder is None and cache is None else _facts(text, tokens, type(form).__name__, batches)
     shape = (len(texts), text.joint_size)
     kept = None if cache is None else cache.get(facts, shape)
+    _LOG.debug("%s texts to encode%s", len(texts), "" if kept is None else ", in the cache already")
 
     def encode(name: str) -> Part:
         if kept is not None:

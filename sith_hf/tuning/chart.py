@@ -40,17 +40,18 @@ def draw_front(
         if front:
             x, y, notes = zip(*front, strict=True)
             axes.plot(x, y, "o-", color=SERIES[0])
-            label_points(axes, x, y, notes)
+            # No trial lies above the front.
+            label_points(axes, x, y, notes, above=True)
         named = [(base, "" if base == chosen else "base", "*", INK)]
         named.append((chosen, "base, chosen" if base == chosen else "chosen", "o", "none"))
         for (at, height), name, marker, face in named:
             axes.plot(at, height, marker, markersize=14, color=INK, markerfacecolor=face, linestyle="none", zorder=6)
             if isfinite(at) and isfinite(height):
-                offset = {"xytext": (0, 11), "textcoords": "offset points"}
-                axes.annotate(name, (at, height), **offset, ha="center", fontsize=9.5, color=INK)
+                offset = {"xytext": (-11, -4), "textcoords": "offset points", "ha": "right", "va": "top", "zorder": 8}
+                axes.annotate(name, (at, height), **offset, fontsize=9.5, color=INK)
         axes.margins(0.08)
         dress(axes, title=_finding(base, chosen, labels), x=labels[0], y=labels[1])
-        note = f"{len(trials)} trials (grey) on validation data; line: no trial is better in both, with its vectors"
+        note = f"Grey: {len(trials)} trials on validation data. Line: the Pareto front, with numbers of vectors"
         figure.supxlabel(note, x=0.02, ha="left", fontsize=8.5, color=FAINT)
         return write_figure(figure, path)
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from sith_hf.concepts import ConceptDictionary
-from sith_hf.core.distributed import SINGLE, Processes, device_of_this_process
+from sith_hf.core.devices import exact_device
+from sith_hf.core.distributed import SINGLE, Processes
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.strict_yaml import write_yaml
 from sith_hf.decomposition import Decomposition
@@ -66,6 +67,8 @@ def tune_recipe(
     servers: Iterable[str] = (),
     overwrite: bool = False,
     token: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
     processes: Processes = SINGLE,
     say: Callable[[str], object] = lambda line: None,
     progress: bool = False,
@@ -78,7 +81,7 @@ def tune_recipe(
     Args:
         recipe: a YAML file, the name of a recipe that comes with sith-hf, or a recipe in memory; with ``tune``.
         folder: the folder of the results. Those of the same recipe and inputs are read and returned.
-        overrides, servers, token, say, progress: as for :func:`sith_hf.recipe.run_recipe`.
+        overrides, servers, token, device, dtype, say, progress: as for :func:`sith_hf.recipe.run_recipe`.
         overwrite: replace the results of an earlier search.
         processes: share rankings and trials; the results do not depend on their number.
 
@@ -110,7 +113,7 @@ def tune_recipe(
             say(sanitize(line, 1000))
 
     report(f"{plan.title}: opening {plan.base.model}")
-    editor = processes.each(lambda: open_base(plan.base, home, token=token))
+    editor = processes.each(lambda: open_base(plan.base, home, token=token, device=device, dtype=dtype))
     request = processes.on_main(lambda: request_sha256(plan, (), editor, home))
     with ResumableJob.beside(target, processes) as job:
         earlier = None if overwrite else processes.on_main(lambda: finished_search(target, request))
@@ -124,7 +127,7 @@ def tune_recipe(
         # A judge is asked once, and a model of language need not have the same bits everywhere.
         candidates = processes.on_main(partial(candidates_of, plan, decomposition, tower, everywhere))
         (variant,) = model_variants(editor, {BASE: None})
-        with ready((variant,), device_of_this_process()):
+        with ready((variant,), exact_device(variant.device)):
             depth, options = min(everywhere), {"progress": progress}
             seen = processes.each(
                 lambda: open_objectives(

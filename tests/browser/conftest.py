@@ -5,20 +5,21 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from sith_hf.concepts import ConceptDictionary
-from sith_hf.decomposition import Decomposition
+from sith_hf.decomposition import DRAWS, Decomposition
 from sith_hf.editor import SithEditor
-from sith_hf.explore import Explorer, launch
-from sith_hf.world import embedded_checkpoint
+from sith_hf.explore import Explorer, Served, launch
+from sith_hf.world import concepts, embedded_checkpoint, world_dataset
 
 ROOT = Path(__file__).parents[2]
 # Screenshots of every run, kept by CI.
@@ -57,7 +58,9 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A decomposition of the embedded checkpoint, in a folder."""
     editor = SithEditor.from_pretrained(embedded_checkpoint())
     folder = tmp_path_factory.mktemp("explained") / "decomposition"
-    editor.decompose(ConceptDictionary.builtin(), images="leaves").save_pretrained(folder)
+    with pytest.MonkeyPatch.context() as patch:  # the words that are shown depend on the number of draws
+        patch.setattr(import_module("sith_hf.decomposition.decompose"), "DRAWS", DRAWS)
+        editor.decompose(ConceptDictionary.from_texts(concepts()), images="leaves").save_pretrained(folder)
     return folder
 
 
@@ -71,24 +74,28 @@ def hostile(explained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@contextmanager
-def served(explorer: Explorer) -> Iterator[str]:
-    """Serve an explorer; yield its address."""
+def served(explorer: Explorer) -> Served:
+    """Serve an explorer at a free port; a context manager."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    app = launch(explorer, port=port, wait=False)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        app.close()
+    return launch(explorer, port=port, wait=False)
 
 
 @pytest.fixture(scope="session")
 def address(explained: Path) -> Iterator[str]:
     """The address of an explorer with model and pictures."""
-    with served(Explorer.open(explained, str(embedded_checkpoint()), "leaves")) as url:
-        yield url
+    with served(Explorer.open(explained, str(embedded_checkpoint()), "leaves")) as page:
+        yield page.url
+
+
+@pytest.fixture(scope="session")
+def boat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of a boat on a road, which the embedded checkpoint takes for a car."""
+    row = next(row for row in world_dataset("groups", seed=2026, pictures=12) if row["group"] == "boat/road")
+    path = tmp_path_factory.mktemp("upload") / "boat.png"
+    row["image"].save(path)
+    return path
 
 
 @pytest.fixture
@@ -100,14 +107,15 @@ def window(chromium: Browser) -> Iterator[Window]:
     faults: list[str] = []
     with ExitStack() as stack:
 
-        def opened(url: str, size: tuple[int, int] = WIDE, scheme: str = "light", dialogs: bool = False) -> Page:
+        def opened(url: str, size: tuple[int, int] = WIDE, scheme: str = "light", quiet: bool = True) -> Page:
             context = chromium.new_context(
                 viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
             )
             stack.callback(context.close)
             page = context.new_page()
             page.set_default_timeout(20_000)
-            page.on("console", lambda m: faults.append(f"console: {m.text}") if m.type == "error" else None)
+            if quiet:  # the console of a window whose server stops is full of errors
+                page.on("console", lambda m: faults.append(f"console: {m.text}") if m.type == "error" else None)
             page.on("pageerror", lambda error: faults.append(f"page: {error}"))
             page.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
             page.on("request", lambda request: faults.extend(_foreign(request.url)))
@@ -141,3 +149,9 @@ def faults_of(page: Page) -> list[str]:
         for fault in found
         if fault["impact"] in ("serious", "critical")
     ]
+
+
+def open_tab(page: Page, name: str) -> None:
+    """Open one of the page's tabs."""
+    page.get_by_role("tab", name=name).click()
+    expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.conftest import NARROW, WIDE, Window, faults_of, shot
+from tests.browser.conftest import NARROW, WIDE, Window, faults_of, open_tab, shot
 
 TABS = ("Map", "Search", "Edit", "Leave", "Compare")
 
@@ -14,8 +14,7 @@ TABS = ("Map", "Search", "Edit", "Leave", "Compare")
 def test_every_tab_is_accessible_and_fits(window: Window, address: str, size: tuple[int, int], scheme: str) -> None:
     page = window(address, size, scheme)
     for name in TABS:
-        page.get_by_role("tab", name=name).click()
-        page.get_by_role("tabpanel").filter(visible=True).first.wait_for()
+        open_tab(page, name)
         shot(page, f"{name.lower()}-{size[0]}-{scheme}")
         assert faults_of(page) == []
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name

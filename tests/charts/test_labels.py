@@ -30,7 +30,7 @@ def test_labels_do_not_overlap_and_stay_in_the_picture(heights):
         for height in heights:
             axes.plot([0, 1], [0, height])
         charts.dress(axes, title="Title " * 60, x="x" * 300, y="y, % " * 100)
-        charts.label_ends(axes, [End(1, y, name, "#000000") for y, name in zip(heights, HOSTILE, strict=True)])
+        charts.label_ends((axes, [End(1, y, name, "#000000") for y, name in zip(heights, HOSTILE, strict=True)]))
         found = texts(axes)
         assert len(found) == len(HOSTILE)
         for (one, a), (two, b) in combinations(found, 2):
@@ -50,12 +50,14 @@ def test_a_grid_names_its_axes_and_leaves_gaps_grey(layers, heads):
     values = np.arange(layers * heads, dtype=float).reshape(layers, heads)
     values[0, 0] = math.nan
     values[-1, -1] = math.inf
-    with charts.blank_figure(4, 4) as figure:
+    with charts.blank_figure(4, 2.4) as figure:
         axes = figure.subplots()
-        charts.head_grid(axes, values, [str(n) for n in range(layers)], label="energy, %")
+        charts.head_grid(axes, values, [str(n) for n in range(layers)], label="share of the energy of a head, %")
         figure.draw_without_rendering()
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("head", "layer")
-        assert figure.axes[1].get_ylabel() == "energy, %"
+        bar = figure.axes[1].yaxis.label
+        assert bar.get_text().split() == ["share", "of", "the", "energy", "of", "a", "head,", "%"]
+        assert bar.get_window_extent().y1 <= figure.bbox.y1
         (image,) = axes.get_images()
         assert image.get_array().mask.sum() == len({(0, 0), (layers - 1, heads - 1)})
         boxes = [tick.label1.get_window_extent() for tick in axes.yaxis.get_major_ticks()]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
 
 from sith_hf.checkpoint import folder_card, revert, save_edited, verify, write_card
 from sith_hf.checkpoint.card import card_metadata
+from sith_hf.concepts import ConceptDictionary
+from sith_hf.editor import SithEditor
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import is_generated
@@ -126,6 +129,88 @@ class TestSaved:
         assert card_metadata(tmp_path / "x.md") == found
 
 
+class TestBases:
+    """A folder whose files name where it comes from; a path is never a base."""
+
+    @pytest.fixture
+    def named(self, base, tmp_path):
+        def save(card: str | None = None, name: object = None) -> dict[str, object]:
+            source = shutil.copytree(base, tmp_path / f"source-{len(list(tmp_path.iterdir()))}")
+            if card is not None:
+                (source / "README.md").write_text(f"---\n{card}\n---\n# Mine\n")
+            config = json.loads((source / "config.json").read_text()) | (
+                {} if name is None else {"_name_or_path": name}
+            )
+            (source / "config.json").write_text(json.dumps(config))
+            target = source.with_name(f"{source.name}-edited")
+            save_edited(source, random_spec(source), target)
+            text = (target / "README.md").read_text()
+            assert validate(text) == ([], [])
+            metadata = ModelCard(text).data.to_dict()
+            assert ("base_model" in metadata) == ("as where it comes from" in text)
+            return metadata
+
+        return save
+
+    @pytest.mark.parametrize(
+        ("card", "name", "found"),
+        [
+            ("base_model: openai/clip", None, "openai/clip"),
+            ("base_model:\n- openai/clip", None, "openai/clip"),
+            ("base_model: [a/x, b/y, a/x]", None, ["a/x", "b/y"]),
+            ("base_model: openai/clip", "me/other", "openai/clip"),
+            ("base_model: /data/me/clip", "openai/clip", "openai/clip"),
+            ("license: mit", "openai/clip", "openai/clip"),
+            (None, "openai/clip", "openai/clip"),
+            ("base_model: ./models/clip", None, None),
+            ("base_model: ../clip", None, None),
+            ("base_model: ~/clip", None, None),
+            ("base_model: clip", None, None),
+            ("base_model: a/b/c", None, None),
+            ("base_model: C:\\me\\clip", None, None),
+            ("base_model: 'me/x\n# y'", None, None),
+            ("base_model: {a: b}", None, None),
+            ("base_model: 3", None, None),
+            ("base_model: [[a/b]]", 7, None),
+        ],
+    )
+    def test_they_are_named(self, named, card, name, found):
+        metadata = named(card, name)
+        assert metadata.get("base_model") == found
+        assert metadata.get("base_model_relation") == (None if found is None else "finetune")
+
+    def test_a_folder_of_this_machine_is_none(self, named, tmp_path, monkeypatch):
+        (tmp_path / "models" / "clip").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path)
+        assert "base_model" not in named("base_model: models/clip", "models/clip")
+        assert named("base_model: models/other")["base_model"] == "models/other"
+
+    def test_an_edited_base_passes_it_on(self, base, tmp_path):
+        commit = "0123456789abcdef0123456789abcdef01234567"
+        spec = random_spec(base)
+        pinned = replace(spec, base=replace(spec.base, name="me/clip", revision=commit))
+        save_edited(base, pinned, tmp_path / "once")
+        (tmp_path / "once" / "README.md").write_text("# Mine\n")
+        save_edited(tmp_path / "once", random_spec(tmp_path / "once", seed=7), tmp_path / "twice")
+        assert ModelCard.load(tmp_path / "twice" / "README.md").data.base_model == "me/clip"
+
+    def test_a_snapshot_in_the_cache_of_the_hub_is_its_commit(self, base, tmp_path, few_draws):
+        commit = "0123456789abcdef0123456789abcdef01234567"
+        for name, found in (
+            (f"models--me--clip/snapshots/{commit}", "me/clip"),
+            ("models--me--clip/snapshots/x", None),
+        ):
+            folder = shutil.copytree(base, tmp_path / name)
+            editor = SithEditor.from_pretrained(folder)
+            editor.decompose(ConceptDictionary.from_texts(list("abcde")), layers=[0], rank=1)
+            spec = editor.edit().vectors(0.0, heads=[0]).spec
+            assert (spec.base.name, spec.base.revision) == ((found, commit) if found else ("x", None))
+            save_edited(folder, spec, tmp_path / f"edited {found}")
+            card = (tmp_path / f"edited {found}" / "README.md").read_text()
+            assert ModelCard(card).data.to_dict().get("base_model") == found
+            assert (f'revision="{commit}"' in card) == (found is not None)
+
+
 class TestEarlierReleases:
     @pytest.fixture
     def folders(self, saved, tmp_path):
@@ -164,13 +249,20 @@ class TestCommand:
         (edited / "sith" / "evaluation.json").write_text(json.dumps(RESULTS))
         before = (edited / "README.md").read_text()
         assert "boats" not in before
+        assert not (edited / "sith" / "before_after.png").exists()
         ran = succeeded(sith("card", edited, "--write"))
         assert ran.out == f"{edited / 'README.md'}\n"
         after = (edited / "README.md").read_text()
         assert is_generated(after)
         assert "boats" in after
+        assert "base to edited\\: accuracy 0.500 to 0.750](sith/before_after.png)" in after
+        assert (edited / "sith" / "before_after.png").read_bytes().startswith(b"\x89PNG")
         succeeded(sith("card", edited, "--write"))
         assert (edited / "README.md").read_text() == after
+        (edited / "sith" / "evaluation.json").unlink()
+        succeeded(sith("card", edited, "--write"))
+        assert (edited / "README.md").read_text() == before
+        assert not (edited / "sith" / "before_after.png").exists()
 
     def test_a_card_changed_by_hand_is_kept(self, edited):
         before = (edited / "README.md").read_bytes()

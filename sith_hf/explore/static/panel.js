@@ -12,7 +12,7 @@ element.addEventListener("input", (event) => {
   const shown = target.parentElement.querySelector("output");
   if (shown) shown.value = Number(target.value).toFixed(2);
   clearTimeout(resting);
-  resting = setTimeout(() => trigger("input", { ...values(target), value: String(target.value) }), 120);
+  resting = setTimeout(() => trigger("input", { ...values(target), value: String(target.value) }), 200);
 });
 element.addEventListener("change", (event) => {
   const target = event.target.closest("input[data-action]:not([type=range]), select[data-action]");
