@@ -109,7 +109,7 @@ class Explorer:
         try:
             return model.with_decomposition(self.decomposition)
         except BaseMismatch as error:
-            return error
+            return BaseMismatch(f"the model does not belong to this decomposition: {error}")
 
     def notice(self) -> str | None:
         """Return what a reader should know now: the file has changed, or the model is another; None for nothing."""
