@@ -15,6 +15,7 @@ CLIP_SCALE = 100.0
 """What OpenAI's CLIP multiplies cosines by; used for a model that records no temperature."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Temperature:
     """How a model turns a cosine into a probability.
