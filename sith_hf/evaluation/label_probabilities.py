@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sith_hf.core.short_repr import short_repr
+
 Floats = NDArray[np.float64]
 
 CLIP_SCALE = 100.0
