@@ -70,7 +70,19 @@ def find(
 
 def _embedding(folder: str, decomposition: Decomposition, concept: str) -> Tensor | None:
     """Return the embedding in the dictionary beside the decomposition, for a concept that no explanation has."""
+    from sith_hf.core.escaping import sanitize
+    from sith_hf.core.validation import did_you_mean
     from sith_hf.decomposition import dictionary_beside
+    from sith_hf.errors import InputError
 
     dictionary = None if decomposition.has(concept) else dictionary_beside(folder, decomposition)
-    return None if dictionary is None else dictionary.embedding_of(concept)
+    if dictionary is None:
+        return None
+    found = dictionary.embedding_of(concept)
+    if found is None:
+        meant = sanitize(did_you_mean(concept, dictionary.texts))
+        raise InputError(
+            f"neither an explanation nor the dictionary has the concept '{sanitize(concept)}'{meant}: name the "
+            "decomposed model, which encodes it (--model)"
+        )
+    return found

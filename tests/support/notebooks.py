@@ -38,6 +38,8 @@ def run(path: Path) -> Any:
         if cell.cell_type == "code":
             # Bars and warnings of libraries depend on the machine.
             cell.outputs = [item for item in cell.outputs if item.get("name") != "stderr"]
+            for item in cell.outputs:
+                item.get("data", {}).pop("image/jpeg", None)  # a picture of Pillow comes as a PNG, too
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

@@ -35,6 +35,7 @@ from tests.support.pages.given import Given, fill_in
 # What each page takes for granted, beside the embedded checkpoint where the repository has it.
 TAKES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
+        "README.md": ("decomposition",),
         "docs/guide/compare.md": ("BASE", "TUNED", "A", "B", "words.txt"),
         "docs/guide/edit.md": ("sith-demo", "words.txt"),
         "docs/guide/explain.md": ("sith-demo",),
