@@ -78,8 +78,8 @@ def show(
         data = [{"tower": found.tower, **row} for row in strengths]
         few = len(rows) if detailed() else FEW
         more = [f"{counted(len(rows) - few, 'more vector')}: --details"] if len(rows) > few else []
-        shown = table(names, rows[:few], title=vectors_title(found))
-        show_answer(as_json, data, speaking(found, fdr, places), shown, *more)
+        strongest = table(names, rows[:few], title=vectors_title(found))
+        show_answer(as_json, data, speaking(found, fdr, places), strongest, *more)
         return
     explanations = found.at_rate((item for place in places for item in found.theme(*place, top)), fdr)
     title = vectors_title(found)
