@@ -121,11 +121,16 @@ def _show_spec(spec: AnySpec, as_json: bool) -> None:
 
 def _read(artifact: str) -> Decomposition | AnySpec:
     from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
-    from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
 
     folder = Path(artifact)
+    if os.path.isfile(folder / DECOMPOSITION_LAYOUT.filename):
+        return Decomposition.from_pretrained(artifact)
+
+    # Not before: what is about edits takes a while to import.
+    from sith_hf.edits import EDIT_SPEC_LAYOUT, EditSpec
+
     specs = folder / EDIT_SPEC_LAYOUT.filename, folder / "sith" / EDIT_SPEC_LAYOUT.filename
-    if not os.path.isfile(folder / DECOMPOSITION_LAYOUT.filename) and any(os.path.isfile(path) for path in specs):
+    if any(os.path.isfile(path) for path in specs):
         return EditSpec.from_pretrained(folder)
     try:
         return Decomposition.from_pretrained(artifact)

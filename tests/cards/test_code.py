@@ -60,7 +60,7 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, few_draws) -> Made:
+def made(tmp_path_factory) -> Made:
     return Made(tmp_path_factory.mktemp("code"))
 
 

@@ -31,7 +31,7 @@ def run(path: Path) -> Any:
             cell.outputs, cell.execution_count = [], None
     with tempfile.TemporaryDirectory(prefix="notebook-") as folder:
         client = NotebookClient(
-            notebook, timeout=120, kernel_name="python3", record_timing=False, resources={"metadata": {"path": folder}}
+            notebook, timeout=900, kernel_name="python3", record_timing=False, resources={"metadata": {"path": folder}}
         )
         client.execute()
     for cell in notebook.cells:
