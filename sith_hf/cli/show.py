@@ -78,7 +78,8 @@ def show(
         data = [{"tower": found.tower, **row} for row in strengths]
         few = len(rows) if detailed() else FEW
         more = [f"{counted(len(rows) - few, 'more vector')}: --details"] if len(rows) > few else []
-        show_answer(as_json, data, speaking(found), table(names, rows[:few], title=vectors_title(found)), *more)
+        strongest = table(names, rows[:few], title=vectors_title(found))
+        show_answer(as_json, data, speaking(found, fdr, places), strongest, *more)
         return
     explanations = found.at_rate((item for place in places for item in found.theme(*place, top)), fdr)
     title = vectors_title(found)
@@ -107,7 +108,7 @@ def show(
     shown = [table(columns, shown_rows, title=title, dim=dim)] if shown_rows else [title] if title else []
     fewer = bool(shown_rows) and len(kept) < len(rows)
     more = [f"shown are the heads that words explain best; --details shows all {len(places)}"] if fewer else []
-    answer = head_sentence(found, *places[0], fdr) if len(places) == 1 else speaking(found, fdr)
+    answer = head_sentence(found, *places[0], fdr) if len(places) == 1 else speaking(found, fdr, places)
     show_answer(as_json, data, answer, *shown, line, *more, *evidence_lines(found))
 
 

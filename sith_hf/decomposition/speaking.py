@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -34,16 +36,23 @@ def clearest_heads(found: Decomposition, most: int, fdr: float = FDR) -> list[tu
     return [(found.layers[position], head) for position, head in places]
 
 
-def speaking(found: Decomposition, fdr: float = FDR) -> str:
-    """Return in one sentence how many vectors have words better than chance, and where."""
-    total = found.singular_values.numel()
-    heads = f"{counted(len(found.layers), 'layer')} of {counted(found.num_heads, 'head')}"
+def speaking(found: Decomposition, fdr: float = FDR, heads: Collection[tuple[int, int]] | None = None) -> str:
+    """Return in one sentence how many vectors have words better than chance, and where.
+
+    Args:
+        found: the vectors.
+        fdr: the false discovery rate.
+        heads: (layer, head) of those that count; all when None.
+    """
+    chosen = torch.tensor([[heads is None or (n, h) in heads for h in range(found.num_heads)] for n in found.layers])
+    total = int(chosen.sum()) * found.rank
+    where = counted(int(chosen.sum()), "head")
     if not found.has_words:
-        return f"{counted(total, 'vector')} in {heads}, by number: there are no words"
+        return f"{counted(total, 'vector')} in {where}, by number: there are no words"
     loud = found.beyond_chance(fdr)
     if loud is None:
-        return f"{counted(total, 'vector')} in {heads}; whether their words are better than chance is not known"
-    of_head = loud.any(dim=-1).sum(dim=-1)
+        return f"{counted(total, 'vector')} in {where}; whether their words are better than chance is not known"
+    of_head = loud.any(dim=-1).sum(dim=-1) * chosen
     if not of_head.any():
         return f"No vector of {count(total)} has words better than chance"
     of_layer = of_head.sum(dim=-1)
