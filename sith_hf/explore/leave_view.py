@@ -241,7 +241,7 @@ def _effect(explorer: Explorer, basket: Basket) -> EditEffect:
 def _pushed(pushed: PushResult, saved: SavedCheckpoint, effect: str) -> PushView:
     where = f"{pushed.url}, branch {pushed.revision}"
     if pushed.dry_run:
-        title = f"Nothing was sent. {'A new repository' if pushed.creates else 'A push'} would be {where}"
+        title = f"Nothing was sent. {'A new repository would be' if pushed.creates else 'A push would go to'} {where}"
     elif pushed.nothing_to_do:
         title = f"Nothing to do: {where} already has everything"
     else:
