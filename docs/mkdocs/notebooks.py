@@ -37,7 +37,9 @@ def outputs(found: list[Mapping[str, Any]], name: str, pictures: dict[str, bytes
         if "text/html" in data:
             # A blank line would end the block of HTML.
             lines = [line for line in "".join(data["text/html"]).splitlines() if line.strip()]
-            yield '<div class="output">' + "\n".join(lines) + "</div>\n"
+            # Frames of pandas get the style of the site's tables.
+            plain = "\n".join(lines).replace('<table border="1" class="dataframe">', "<table>")
+            yield f'<div class="output">{plain}</div>\n'
         elif "image/png" in data:
             file = f"{name}-{number}.png"
             pictures[file] = base64.b64decode(data["image/png"])

@@ -60,7 +60,7 @@ def _change(item: MetricResult) -> list[object]:
     if found is None:
         return ["", ""]
     value = Markup("<b>{}</b>").format(f"{found.value:+.3f}") if found.sure else f"{found.value:+.3f}"
-    return [value, found.interval]
+    return [value, Markup('<span style="white-space:nowrap">{}</span>').format(found.interval)]
 
 
 def value_rows(tasks: Sequence[TaskResult]) -> Iterator[dict[str, Any]]:
