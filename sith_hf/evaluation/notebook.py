@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.formatting import fraction, signed
 from sith_hf.core.html import block, faint, html_table
 from sith_hf.evaluation.task_result import MetricResult, TaskResult
 from sith_hf.images import BASE, EDITED
@@ -22,7 +23,7 @@ def in_one_line(tasks: Sequence[TaskResult], variants: Sequence[str]) -> str:
     parts = []
     for task in tasks:
         for item in task.headlines[:3]:
-            values = " -> ".join(f"{item.values[name]:.3f}" for name in dict.fromkeys(ends) if name in item.values)
+            values = " -> ".join(fraction(item.values[name]) for name in dict.fromkeys(ends) if name in item.values)
             parts.append(f"{task.name}: {item.title} {values}")
     return sanitize(f"{', '.join(variants)}; {'; '.join(parts)}", 400)
 
@@ -59,7 +60,7 @@ def _change(item: MetricResult) -> list[object]:
     found = _main(item)
     if found is None:
         return ["", ""]
-    value = Markup("<b>{}</b>").format(f"{found.value:+.3f}") if found.sure else f"{found.value:+.3f}"
+    value = Markup("<b>{}</b>").format(signed(found.value)) if found.sure else signed(found.value)
     return [value, Markup('<span style="white-space:nowrap">{}</span>').format(found.interval)]
 
 

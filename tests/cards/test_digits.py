@@ -9,7 +9,7 @@ import pytest
 from sith_hf.cards.markdown import environment
 from sith_hf.cards.measured import by_data, measured_rows
 from sith_hf.evaluation import Evaluation
-from sith_hf.evaluation.result import Difference, MetricResult, TaskResult
+from sith_hf.evaluation.task_result import Difference, MetricResult, TaskResult
 
 # Values that two ways of rounding write in two ways.
 VALUES = (0.66249, 0.6625, 0.0005, 0.99951, 1.0, 0.12345678, 0.0)
