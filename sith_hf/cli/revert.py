@@ -11,7 +11,7 @@ from sith_hf.cli.output import show_saved
 
 
 @click.command()
-@click.argument("edited")
+@click.argument("edited", type=options.PLACE)
 @options.output("the reverted checkpoint")
 @options.include
 @options.as_json

@@ -13,7 +13,7 @@ from sith_hf.cli.output import show_result
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", type=options.RECIPE)
 @click.option(
     "--set",
     "overrides",

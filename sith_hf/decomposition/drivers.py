@@ -53,7 +53,9 @@ class Drivers:
         """The images in words, such as ``1000 images of drawn world: leaves, seed 0``."""
         return f"{self.images.get('count', '?')} images of {self.images.get('title', 'an unknown source')}"
 
-    def named(self, head: tuple[int, int, slice] | tuple[int, int] | None = None) -> list[tuple[tuple[str, float], ...]]:
+    def named(
+        self, head: tuple[int, int, slice] | tuple[int, int] | None = None
+    ) -> list[tuple[tuple[str, float], ...]]:
         """Return the (concept, correlation) pairs of every pole, by layer, head, vector, pole.
 
         Args:
