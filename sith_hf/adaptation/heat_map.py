@@ -43,7 +43,7 @@ def heat_map(found: Adaptation, path: str | Path) -> Path:
 def _title(found: Adaptation) -> str:
     """Return what the map shows: how many heads changed, and the head that changed most."""
     if not found.changed:
-        return f"None of {len(found.heads)} heads changed"
+        return "The head did not change" if len(found.heads) == 1 else f"None of {len(found.heads)} heads changed"
     most = max(found.changed, key=lambda head: head.relative if math.isfinite(head.relative) else -1.0)
     layer = layer_title(most.layer, found.settings)
     changed = f"{len(found.changed)} of {len(found.heads)} heads changed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sith_hf.charts.labels import wrapped
 from sith_hf.charts.style import EMPTY, SEQUENTIAL
 
 # Numbers along an axis, at most.
@@ -51,5 +52,12 @@ def head_grid(
     axes.set_yticks([edge - 0.5 for edge in range(1, len(layers))], minor=True)
     axes.tick_params(which="minor", length=0)
     axes.grid(visible=True, which="minor", color=axes.figure.get_facecolor(), linewidth=0.8)
-    bar = axes.figure.colorbar(image, ax=axes, fraction=0.08, label=label)
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.08, label=wrapped(label, _along(axes), 3))
     bar.outline.set_visible(False)
+
+
+def _along(axes: Any) -> int:
+    """Return the characters that fit along the height of the axes."""
+    place = axes.get_subplotspec()
+    rows = place.get_gridspec().nrows if place else 1
+    return max(12, int((axes.figure.get_figheight() / rows - 0.9) * 9))

@@ -41,10 +41,10 @@ def dress(axes: Any, *, title: str = "", x: str = "", y: str = "", grid: bool = 
     """
     figure = axes.figure
     columns = axes.get_subplotspec().get_gridspec().ncols if axes.get_subplotspec() else 1
-    width = int((figure.get_figwidth() / columns - 0.7) * _TITLE)
-    axes.set_title(_wrapped(title, width, _LINES))
-    axes.set_xlabel(_wrapped(x, width - 8, 2))
-    axes.set_ylabel(_wrapped(y, int((figure.get_figheight() - 1.4) * _TITLE), 2))
+    width = max(_LABEL, int((figure.get_figwidth() / columns - 0.7) * _TITLE))
+    axes.set_title(wrapped(title, width, _LINES))
+    axes.set_xlabel(wrapped(x, max(_LABEL, width - 8), 2))
+    axes.set_ylabel(wrapped(y, int((figure.get_figheight() - 1.4) * _TITLE), 2))
     if grid:
         axes.grid(visible=True)
 
@@ -93,7 +93,7 @@ def _place(axes: Any, labels: Sequence[tuple[float, Any]]) -> None:
 
 def _label(axes: Any, end: End, place: float) -> Any:
     return axes.annotate(
-        _wrapped(end.text, _LABEL, _LINES),
+        wrapped(end.text, _LABEL, _LINES),
         (end.x, end.y),
         xytext=(_BESIDE, place),
         textcoords="axes fraction",
@@ -125,7 +125,8 @@ def label_points(
         axes.annotate(sanitize(note, 24), (at, height), **place, fontsize=8.5, color=FAINT, path_effects=rim)
 
 
-def _wrapped(text: str, width: int, lines: int) -> str:
+def wrapped(text: str, width: int, lines: int) -> str:
+    """Return a text on so many lines of this width at most, in characters; a longer one ends in ``…``."""
     found = textwrap.wrap(sanitize(text, width * lines), width, max_lines=lines, placeholder=" …")
     return "\n".join(found)
 

@@ -108,7 +108,9 @@ def main() -> None:
         place = "" if error.filename is None else f"{sanitize(str(error.filename), 400)}: "
         click.echo(f"Error: {place}{sanitize(str(reason(error)))}; check the path and its permissions", err=True)
         code = 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Stopped. No incomplete file was left behind.", err=True)
+    except (KeyboardInterrupt, click.Abort) as stopped:
+        # click raises Abort from the interrupt, which has the note of :func:`sith_hf.files.resumes_from`.
+        notes = getattr(stopped.__cause__ or stopped, "__notes__", ["No incomplete file was left behind."])
+        click.echo(f"Stopped. {sanitize(notes[0], 1000)}", err=True)
         code = 130
     sys.exit(code)

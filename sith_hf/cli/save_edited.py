@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sith_hf.cli import messages, options
+from sith_hf.cli.answer import details
 from sith_hf.cli.images import effect_images, images_of
 from sith_hf.cli.output import show_saved
 
@@ -24,6 +25,7 @@ from sith_hf.cli.output import show_saved
 )
 @options.placed
 @options.include
+@details
 @options.as_json
 def save_edited(
     base: str,

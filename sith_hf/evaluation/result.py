@@ -152,7 +152,9 @@ class Evaluation:
         return "\n".join(parts).rstrip()
 
     def card(self) -> dict[str, list[dict[str, Any]]]:
-        """Return headlines and a few groups of base and edited, as :class:`sith_hf.cards.facts.Results`, in fractions.
+        """Return headlines and a few groups of base, edited and baselines, in fractions, for a card.
+
+        They have the form of :class:`sith_hf.cards.measured.Results`; random draws are there as their mean.
 
         Raises:
             InputError: no variant called ``"edited"``.

@@ -78,10 +78,9 @@ class DecompositionComparison(Comparison):
         first = explorer.decomposition
         diff = diff_decompositions(first, second)
         facts = [f"They are of {'the same' if diff.same_weights else 'different'} weights."]
-        facts.append(
-            f"Of {len(diff.blocks):,} blocks of vectors, {diff.turned:,} turned by more than {TURNED:g} degrees, and "
-            f"{diff.words_changed:,} have other words."
-        )
+        both = f", and {diff.words_changed:,} have other words" if first.has_words and second.has_words else ""
+        turned = f"{diff.turned:,} turned by more than {TURNED:g} degrees"
+        facts.append(f"Of {len(diff.blocks):,} blocks of vectors, {turned}{both}.")
         if diff.fidelity is not None:
             facts.append(f"The mean fidelity is {diff.fidelity[0]:.3f} in A and {diff.fidelity[1]:.3f} in B.")
         missing = [str(layer) for layer in first.layers if layer not in second.layers]
@@ -103,8 +102,8 @@ class DecompositionComparison(Comparison):
 
 
 def _plain(*values: Any) -> bool:
-    """Return whether settings are short enough for a sentence."""
-    return all(not isinstance(value, (dict, list)) and len(str(value)) < 60 for value in values)
+    """Return whether settings are known, and short enough for a sentence."""
+    return all(value is not None and not isinstance(value, dict) and len(str(value)) < 60 for value in values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,12 +50,14 @@ def test_a_grid_names_its_axes_and_leaves_gaps_grey(layers, heads):
     values = np.arange(layers * heads, dtype=float).reshape(layers, heads)
     values[0, 0] = math.nan
     values[-1, -1] = math.inf
-    with charts.blank_figure(4, 4) as figure:
+    with charts.blank_figure(4, 2.4) as figure:
         axes = figure.subplots()
-        charts.head_grid(axes, values, [str(n) for n in range(layers)], label="energy, %")
+        charts.head_grid(axes, values, [str(n) for n in range(layers)], label="share of the energy of a head, %")
         figure.draw_without_rendering()
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("head", "layer")
-        assert figure.axes[1].get_ylabel() == "energy, %"
+        bar = figure.axes[1].yaxis.label
+        assert bar.get_text().split() == ["share", "of", "the", "energy", "of", "a", "head,", "%"]
+        assert bar.get_window_extent().y1 <= figure.bbox.y1
         (image,) = axes.get_images()
         assert image.get_array().mask.sum() == len({(0, 0), (layers - 1, heads - 1)})
         boxes = [tick.label1.get_window_extent() for tick in axes.yaxis.get_major_ticks()]

@@ -106,6 +106,7 @@ BROKEN = {
     "console benchmark option": ("python benchmarks/truth.py x \\\n  --tea", 1, "ended with 2"),
     "console benchmark": ("python benchmarks/tea.py", 1, "no benchmarks/tea.py"),
     "console tests": ("pytest -q tests/tea", 1, "tests/tea"),
+    "console explore": ("sith-hf explore x --tea", 1, "--tea"),
     "console judge": ("sith-hf judge x --by language-model --tea", 1, "--tea"),
     "console paper": ("sith-hf run paper/tea -o out", 1, "paper/tea"),
     "yaml": ("a: [1", 1, "Error"),

@@ -82,9 +82,8 @@ class TestPush:
     def test_a_decomposition_on_the_hub_stays_where_it_is(self, hub, explore, made):
         path = made.root / "decomposition" / "decomposition.safetensors"
         hub.seed("other/d", {"decomposition.safetensors": path.read_bytes()}, kind="dataset")
-        ran = explore(
-            "--space", "me/inside", "--mcp", "--model", "openai/clip", "--images", "leaves", explained="other/d"
-        )
+        named = ("--model", "openai/clip", "--images", "leaves", "--mcp")
+        ran = explore("--space", "me/inside", *named, explained="other/d")
         assert ran["code"] == 0, ran["err"]
         assert ("dataset", "me/inside-decomposition") not in hub.store.repos
         app = hub.repo("me/inside", "space").files()["app.py"].decode()

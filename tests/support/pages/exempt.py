@@ -168,6 +168,7 @@ EXEMPT = (
         "takes minutes or more; its figures are committed",
         script,
     ),
+    Exempt(r"sith-hf explore (?!.*--space).*", "serves a page until it is stopped; tests/cli/test_explore.py", parsed),
     Exempt(r"sith-hf judge .*--by language-model.*", "asks a server; tests/cli/test_judge.py has one", parsed),
     Exempt(r"sith-hf run paper/.*", "needs the model and the data of the paper", parsed),
     Exempt(r"(?:pytest|python -m pytest)", "these tests", tests_exist),

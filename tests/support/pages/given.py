@@ -38,6 +38,7 @@ class Given:
         self.makers: dict[str, Maker] = {
             "words.txt": self.earlier("words.txt"),
             "sith-demo": self.earlier("sith-demo"),
+            "decomposition": self.earlier("sith-demo/decomposition"),
             "explained": self.earlier("sith-demo/decomposition"),
             "no-sea": self.earlier("sith-demo/spec"),
             "edit": self.earlier("sith-demo/spec"),

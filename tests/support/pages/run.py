@@ -35,9 +35,11 @@ from tests.support.pages.given import Given, fill_in
 # What each page takes for granted, beside the embedded checkpoint where the repository has it.
 TAKES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
+        "README.md": ("decomposition",),
         "docs/guide/compare.md": ("BASE", "TUNED", "A", "B", "words.txt"),
         "docs/guide/edit.md": ("sith-demo", "words.txt"),
         "docs/guide/explain.md": ("sith-demo",),
+        "docs/guide/explore.md": ("explained",),
         "docs/guide/fidelity.md": ("words.txt",),
         "docs/guide/ground.md": ("sith-demo", "MODEL", "DATASET", "explained", "edit"),
         "docs/guide/image-mean.md": ("MODEL", "DATASET", "words.txt"),
