@@ -54,7 +54,7 @@ def test_an_edit_spec(work):
         (("{work}/d/dictionary.safetensors",), "sith-hf/dictionary"),
         (("{work}/d", "--layers", "9"), "9"),
         (("{work}/d", "--heads", "4"), "4"),
-        (("{work}/d", "--heads", "-1"), "-1"),
+        (("{work}/d", "--heads", "-5"), "-5"),
         (("{work}/d", "--top", "0"), "--top"),
         (("{work}/d", "--fdr", "1"), "fdr must be a false discovery rate above 0 and below 1"),
     ],
