@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("base")
-@click.argument("tuned")
+@click.argument("base", type=options.PLACE)
+@click.argument("tuned", type=options.PLACE)
 @options.output("report.md, adaptation.json and heat_map.png (needs matplotlib)", required=False)
 @options.tower
 @options.model

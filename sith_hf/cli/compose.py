@@ -13,7 +13,7 @@ from sith_hf.errors import InputError
 
 
 @click.command()
-@click.argument("spec_paths", metavar="SPEC SPEC...", nargs=-1, required=True)
+@click.argument("spec_paths", type=options.PLACE, metavar="SPEC SPEC...", nargs=-1, required=True)
 @options.output("edit_spec.safetensors")
 @details
 @options.as_json

@@ -25,7 +25,7 @@ LARGE = 100_000
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=options.PLACE)
 @options.output("decomposition.safetensors and dictionary.safetensors")
 @options.tower
 @options.model
@@ -49,6 +49,7 @@ LARGE = 100_000
     "pictures",
     click.option(
         "--images",
+        type=options.PLACE,
         help="Say what drives each vector, too: images without labels, a Hub dataset, a folder, or a Parquet file; or "
         '"leaves" for 1,000 drawn pictures of shapes.',
     ),

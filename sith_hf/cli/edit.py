@@ -15,8 +15,10 @@ from sith_hf.errors import InputError
 
 
 @click.command()
-@click.argument("model")
-@click.option("--decomposition", required=True, help="The decomposition of MODEL: folder or Hub id.")
+@click.argument("model", type=options.PLACE)
+@click.option(
+    "--decomposition", type=options.PLACE, required=True, help="The decomposition of MODEL: folder or Hub id."
+)
 @click.option("--suppress", multiple=True, metavar="CONCEPT[=GAIN],...", help="Suppress concepts (gain 0).")
 @click.option("--amplify", multiple=True, metavar="CONCEPT[=GAIN],...", help="Amplify concepts (gain 1.5).")
 @click.option("--invert", multiple=True, metavar="CONCEPT,...", help="Invert concepts (gain -1).")

@@ -29,8 +29,8 @@ PAIRS = options.CommaSeparated("NAME=VALUE,...", _pair, "names and values such a
 
 
 @click.command()
-@click.argument("base")
-@click.argument("edited", required=False)
+@click.argument("base", type=options.PLACE)
+@click.argument("edited", required=False, type=options.PLACE)
 @options.specs("Evaluate BASE with this edit spec (folder or Hub id) instead of EDITED.")
 @click.option("--plan", "plan_path", type=options.PATH, help="A YAML file of tasks, instead of one task by options.")
 @options.group(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from sith_hf.cli import messages, options
 from sith_hf.cli.output import show_result
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("explained")
-@click.option("--model", help="The decomposed model, to edit and to see pictures: folder or Hub id.")
+@click.argument("explained", type=options.PLACE)
+@click.option(
+    "--model", type=options.PLACE, help="The decomposed model, to edit and to see pictures: folder or Hub id."
+)
 @click.option("--images", help='A data set of images: a Hub dataset, a folder, or "leaves" for drawn pictures.')
 @click.option(
     "--with",
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     metavar="OTHER",
     help="Compare with another decomposition, a folder of sith-hf compare, or (with --model) a tuned model.",
 )
+@options.placed
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to bind to.")
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="The port.")
 @click.option("--mcp", is_flag=True, help="Also serve search, explain and edit as MCP tools.")
@@ -40,6 +44,7 @@ def explore(
     model: str | None,
     images: str | None,
     other: str | None,
+    placed: dict[str, Any],
     host: str,
     port: int,
     mcp: bool,
@@ -54,7 +59,7 @@ def explore(
     the decomposition a dataset: NAMESPACE/NAME-decomposition.
     """
     named = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    wrong = named & ({"host", "port"} if space else {"private", "dry_run", "as_json"})
+    wrong = named & ({"host", "port", "device", "dtype"} if space else {"private", "dry_run", "as_json"})
     if wrong:
         shown = ", ".join(sorted(f"--{name.removeprefix('as_').replace('_', '-')}" for name in wrong))
         raise InputError(f"{shown} does not go with --space" if space else f"{shown} needs --space NAMESPACE/NAME")
@@ -67,12 +72,14 @@ def explore(
         show_result(as_json, pushed.to_json(), *_lines(pushed))
         return
     check_address(host, port)  # before the work of reading
-    with launch(Explorer.open(explained, model, images, other), host=host, port=port, mcp=mcp, wait=False) as page:
+    with launch(
+        Explorer.open(explained, model, images, other, **placed), host=host, port=port, mcp=mcp, wait=False
+    ) as page:
         click.echo(f"{page.url} shows {sanitize(explained, 300)}; Ctrl-C stops it")
         if mcp:
             click.echo(f"{page.url}/gradio_api/mcp/ has the MCP tools")
         if not is_loopback(host):
-            click.echo(f"everyone who reaches port {port} of this machine can use this page", err=True)
+            messages.warn(f"everyone who reaches port {port} of this machine can use this page")
         page.wait()
 
 

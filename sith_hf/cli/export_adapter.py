@@ -12,7 +12,7 @@ from sith_hf.errors import InputError
 
 
 @click.command("export-adapter")
-@click.argument("spec_paths", metavar="SPEC...", nargs=-1, required=True)
+@click.argument("spec_paths", type=options.PLACE, metavar="SPEC...", nargs=-1, required=True)
 @click.option(
     "--architecture",
     metavar="CLASS",

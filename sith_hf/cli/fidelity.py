@@ -16,7 +16,7 @@ WEIGHTS = options.CommaSeparated("X,X,...", float, "numbers such as 0.1,0.3")
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=options.PLACE)
 @options.tower
 @options.model
 @options.dictionary

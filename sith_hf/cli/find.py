@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("decomposition")
+@click.argument("decomposition", type=options.PLACE)
 @click.argument("concept")
-@click.option("--model", help="The decomposed model. Needed for concepts that are not in the dictionary.")
+@click.option(
+    "--model", type=options.PLACE, help="The decomposed model. Needed for concepts that are not in the dictionary."
+)
 @options.model
 @options.group(
     "rule",
@@ -51,12 +53,13 @@ def find(
     from sith_hf.core.tables import table
     from sith_hf.core.validation import did_you_mean
     from sith_hf.decomposition import Decomposition, match_rows
-    from sith_hf.editor import SithEditor
 
     loaded = Decomposition.from_pretrained(decomposition)
     if model is None:
         matches = loaded.find(concept, embedding=_embedding(decomposition, loaded, concept), **rule)
     else:
+        from sith_hf.editor import SithEditor
+
         editor = SithEditor.from_pretrained(model, **loading).with_decomposition(loaded)
         matches = editor.find(concept, **rule)
     judged = loaded.at_rate((match.explanation for match in matches), fdr)

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
-@click.option("--decomposition", required=True, help="The decomposition of MODEL: folder or Hub id.")
+@click.argument("model", type=options.PLACE)
+@click.option(
+    "--decomposition", type=options.PLACE, required=True, help="The decomposition of MODEL: folder or Hub id."
+)
 @options.output("grounding.json and grounding.png")
 @options.group(
     "data",

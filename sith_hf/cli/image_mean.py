@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=options.PLACE)
 @options.output("image_mean.safetensors")
 @options.group("data", options.data)
 @click.option("--estimate", is_flag=True, help="Estimate the mean from the weights, without images.")

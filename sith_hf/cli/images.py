@@ -19,6 +19,7 @@ effect_images = options.group(
     click.option(
         "--images",
         "dataset",
+        type=options.PLACE,
         help="Measure the effect of the edit on these images: a Hub dataset, a folder, or a Parquet file; at least 32. "
         " [default: 128 drawn pictures of shapes]",
     ),

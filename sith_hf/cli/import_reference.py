@@ -15,7 +15,7 @@ from sith_hf.errors import InputError
 
 @click.command(name="import-reference")
 @click.argument("files", nargs=-1, required=True, type=options.PATH)
-@click.argument("model")
+@click.argument("model", type=options.PLACE)
 @click.option("--concepts", type=options.PATH, required=True, help="The authors' text file of concepts, one per line.")
 @options.output("decomposition.safetensors and dictionary.safetensors")
 @options.model

@@ -14,7 +14,7 @@ from sith_hf.errors import InputError
 
 @click.command(name="import-scores")
 @click.argument("files", nargs=-1, required=True, type=options.PATH)
-@click.argument("decomposition")
+@click.argument("decomposition", type=options.PLACE)
 @options.output("scores.safetensors, or a .csv file to read and change; a recipe reads both (by: file)")
 @click.option("--topic", default="the topic of the decision files", help="The topic of the scores, in words.")
 @options.as_json

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("decomposition")
+@click.argument("decomposition", type=options.PLACE)
 @click.option("--by", type=click.Choice(["embeddings", "language-model"]), help="The judge.  [default: embeddings]")
 @click.option("--export", type=options.PATH, help="Write a score CSV for a person to fill in, and stop.")
 @click.option("--import", "path", type=options.PATH, help="Read a score CSV that a person filled in.")
@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     click.option(
         "--near", type=float, help="By embeddings: minimum cosine for a concept to count as near.  [default: 0.6]"
     ),
-    click.option("--model", help="By embeddings: the decomposed model. Needed for concepts that no explanation has."),
+    click.option(
+        "--model",
+        type=options.PLACE,
+        help="By embeddings: the decomposed model. Needed for concepts that no explanation has.",
+    ),
 )
 @options.group(
     "language_model",

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from sith_hf.cli import messages
 from sith_hf.core.distributed import join_processes
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.ranges import parse_numbers
+from sith_hf.core.shipped import shipped_names
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -122,11 +124,33 @@ def given(**options: Any) -> dict[str, Any]:
 PATH = click.Path(path_type=Path)
 
 
+class Place(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
+    """A folder, a file or a Hub id, as a text. A shell completes what is here."""
+
+    name = "text"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the mark that makes a shell complete paths."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+class RecipeName(Place):
+    """A recipe: a file, or the name of one that comes with sith-hf."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the names that begin like this, or else the mark for paths."""
+        names = [CompletionItem(name) for name in shipped_names() if name.startswith(incomplete)]
+        return names or super().shell_complete(ctx, param, incomplete)
+
+
+PLACE, RECIPE = Place(), RecipeName()
+
+
 class Checked(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
     """A text that a function of ``sith_hf.core.devices`` accepts; it raises InputError for others."""
 
-    def __init__(self, name: str, check: str) -> None:
-        self.name, self.check = name, check
+    def __init__(self, name: str, check: str, usual: tuple[str, ...]) -> None:
+        self.name, self.check, self.usual = name, check, usual
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from sith_hf.core import devices
@@ -134,16 +158,20 @@ class Checked(click.ParamType):  # type: ignore[type-arg]  # generic only in new
         getattr(devices, self.check)(str(value))
         return str(value)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the usual values that begin like this."""
+        return [CompletionItem(value) for value in self.usual if value.startswith(incomplete)]
+
 
 placing = (
     click.option(
         "--device",
-        type=Checked("NAME", "find_device"),
+        type=Checked("NAME", "find_device", ("auto", "cpu", "cuda", "mps")),
         help="Where passes of the model run: auto, cpu, cuda, cuda:1 or mps.  [default: auto, a GPU if there is one]",
     ),
     click.option(
         "--dtype",
-        type=Checked("NAME", "find_dtype"),
+        type=Checked("NAME", "find_dtype", ("auto", "float32", "bfloat16", "float16")),
         help="Dtype of the weights: auto, float32, bfloat16 or float16.  [default: auto, that of the files]",
     ),
 )
@@ -152,6 +180,7 @@ model = group(
     "loading",
     click.option(
         "--text-model",
+        type=PLACE,
         help="For a checkpoint of one tower, or LLaVA: the whole model it belongs to; folder or Hub id.",
     ),
     click.option("--revision", help="Branch, tag or commit of MODEL (or BASE) on the Hub."),
@@ -171,7 +200,7 @@ tower = group(
 dictionary = group(
     "words",
     click.option("--concepts", type=PATH, help="A text file of concepts: UTF-8, one per line."),
-    click.option("--dictionary", help="An encoded dictionary: folder or Hub id."),
+    click.option("--dictionary", type=PLACE, help="An encoded dictionary: folder or Hub id."),
     click.option("--dataset", help="A dataset with a column of concepts: folder or Hub id (with --column)."),
     click.option("--column", help="The column of --dataset."),
     click.option("--config", help="The configuration of a --dataset with several."),
@@ -224,10 +253,11 @@ rule = group(
     ),
 )
 # For DatasetSettings, in a group.
-data = click.option("--data", "dataset", help="Images: a Hub dataset, a folder, or a Parquet file.")
+data = click.option("--data", "dataset", type=PLACE, help="Images: a Hub dataset, a folder, or a Parquet file.")
 images = click.option(
     "--images",
     "dataset",
+    type=PLACE,
     help='Images: a Hub dataset, a folder, or a Parquet file.  [default: "leaves", 1,000 drawn pictures of shapes]',
 )
 config = click.option("--config", "name", help="The configuration of a dataset with several.")
@@ -328,7 +358,9 @@ def _stamps(folder: Path | None) -> list[tuple[int, ...]]:
 def specs(help_line: str, *, required: bool = False) -> Callable[[F], F]:
     """Add ``--spec``, which may be repeated, for :func:`spec_of`."""
     more = "Repeat it to combine edits, of one tower or of both."
-    return click.option("--spec", "spec_paths", multiple=True, required=required, help=f"{help_line} {more}")
+    return click.option(
+        "--spec", "spec_paths", type=PLACE, multiple=True, required=required, help=f"{help_line} {more}"
+    )
 
 
 def spec_of(paths: Iterable[str], token: str | None = None) -> AnySpec:

@@ -25,9 +25,15 @@ if TYPE_CHECKING:
 @click.argument("folder", required=False, type=options.PATH)
 @options.group(
     "made",
-    click.option("--base", help="Instead of FOLDER: the base to edit and publish, a folder or Hub id."),
+    click.option(
+        "--base", type=options.PLACE, help="Instead of FOLDER: the base to edit and publish, a folder or Hub id."
+    ),
     click.option("--recipe", help="The recipe to run on --base: a YAML file, or the name of a recipe of sith-hf."),
-    click.option("--text-model", help="With --recipe, for a --base of one tower: the whole model it belongs to."),
+    click.option(
+        "--text-model",
+        type=options.PLACE,
+        help="With --recipe, for a --base of one tower: the whole model it belongs to.",
+    ),
 )
 @options.specs("The edit spec for --base: folder or Hub id.")
 @click.option("--repo-id", required=True, help="The repository: namespace/name.")

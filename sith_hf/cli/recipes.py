@@ -11,7 +11,7 @@ from sith_hf.errors import InputError
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=options.RECIPE)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of recipes, for editors that check YAML.")
 @options.as_json
 def recipes(name: str | None, schema: bool, as_json: bool) -> None:

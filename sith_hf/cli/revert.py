@@ -12,7 +12,7 @@ from sith_hf.cli.output import show_saved
 
 
 @click.command()
-@click.argument("edited")
+@click.argument("edited", type=options.PLACE)
 @options.output("the reverted checkpoint")
 @options.include
 @details

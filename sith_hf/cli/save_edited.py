@@ -14,11 +14,15 @@ from sith_hf.cli.output import show_saved
 
 
 @click.command("save-edited")
-@click.argument("base")
+@click.argument("base", type=options.PLACE)
 @options.specs("The edit spec: folder or Hub id.", required=True)
 @options.output("the edited checkpoint")
 @effect_images
-@click.option("--text-model", help="For a BASE of one tower: the whole model it belongs to, to measure the effect.")
+@click.option(
+    "--text-model",
+    type=options.PLACE,
+    help="For a BASE of one tower: the whole model it belongs to, to measure the effect.",
+)
 @options.placed
 @options.include
 @details

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("artifact")
+@click.argument("artifact", type=options.PLACE)
 @click.option("--layers", type=options.LAYERS, help="Only these layers, such as -4:, 8-11 or last4.  [default: all]")
 @click.option("--heads", type=options.HEADS, help="Only these heads, likewise.  [default: all]")
-@click.option("--beside", help="A decomposition of the other side of the same model: show its concepts too.")
+@click.option(
+    "--beside", type=options.PLACE, help="A decomposition of the other side of the same model: show its concepts too."
+)
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Strongest vectors per head.")
 @options.chance
 @details

@@ -11,7 +11,7 @@ from sith_hf.cli.answer import details, show_answer
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", type=options.RECIPE)
 @click.option(
     "--set",
     "overrides",

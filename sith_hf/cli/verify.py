@@ -11,9 +11,10 @@ from sith_hf.cli.answer import show_answer
 
 
 @click.command()
-@click.argument("edited")
+@click.argument("edited", type=options.PLACE)
 @click.option(
     "--base",
+    type=options.PLACE,
     help="The base: folder or Hub id.  [default: the base in the spec, from the Hub, or a folder of that name here or "
     "beside EDITED]",
 )

@@ -33,6 +33,7 @@ class Explorer:
         local: whether only the user of this machine reaches the page. If not, it reads and writes no path that a reader
             of the page names, and uses no token of this machine.
         path: the file of the decomposition; None for one in memory.
+        device, dtype: of the model, as for :meth:`sith_hf.editor.SithEditor.from_pretrained`.
     """
 
     decomposition: Decomposition
@@ -42,6 +43,8 @@ class Explorer:
     other: str | None = None
     local: bool = True
     path: Path | None = None
+    device: str | None = None
+    dtype: str | None = None
     _lock: Any = field(default_factory=RLock, init=False, repr=False)
     _locks: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
@@ -51,7 +54,14 @@ class Explorer:
 
     @classmethod
     def open(
-        cls, explained: str | Path, model: str | None = None, images: str | None = None, other: str | None = None
+        cls,
+        explained: str | Path,
+        model: str | None = None,
+        images: str | None = None,
+        other: str | None = None,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
     ) -> Explorer:
         """Read a decomposition.
 
@@ -61,6 +71,7 @@ class Explorer:
             images: a data set of images: folder, Hub id, or ``leaves`` for drawn pictures.
             other: what to compare with: another decomposition, the folder that ``sith-hf compare`` wrote, or with
                 ``model`` a model that was fine-tuned from it.
+            device, dtype: of the model, as for :meth:`sith_hf.editor.SithEditor.from_pretrained`.
 
         Raises:
             ArtifactError: no decomposition is there, or it is damaged.
@@ -70,7 +81,16 @@ class Explorer:
             if name is not None:
                 local_path(name)
         path = find_artifact(explained, DECOMPOSITION_LAYOUT)
-        return cls(Decomposition.from_pretrained(path), str(explained), model, images, other, path=path)
+        return cls(
+            Decomposition.from_pretrained(path),
+            str(explained),
+            model,
+            images,
+            other,
+            path=path,
+            device=device,
+            dtype=dtype,
+        )
 
     @property
     def editor(self) -> SithEditor:
@@ -105,7 +125,9 @@ class Explorer:
         """Return the model with the decomposition; the error if they do not belong together, which stays so."""
         from sith_hf.editor import SithEditor
 
-        model = SithEditor.from_pretrained(str(self.model), tower=self.decomposition.tower)
+        model = SithEditor.from_pretrained(
+            str(self.model), tower=self.decomposition.tower, device=self.device, dtype=self.dtype
+        )
         try:
             return model.with_decomposition(self.decomposition)
         except BaseMismatch as error:

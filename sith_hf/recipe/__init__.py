@@ -3,6 +3,7 @@
 It imports ``evaluation``, ``judges``, ``editor``, ``checkpoint`` and everything below.
 """
 
+from sith_hf.core.shipped import shipped_names
 from sith_hf.core.strict_yaml import read_yaml
 from sith_hf.recipe.choose import ChosenEdit, choose
 from sith_hf.recipe.edit_rules import VectorsEdit
@@ -24,7 +25,7 @@ from sith_hf.recipe.result import RECIPE, check_target, json_bytes
 from sith_hf.recipe.run import run_recipe
 from sith_hf.recipe.run_fidelity import run_fidelity
 from sith_hf.recipe.servers import check_servers, named_servers
-from sith_hf.recipe.source import shipped_names, shipped_text
+from sith_hf.recipe.source import shipped_text
 from sith_hf.recipe.tower_run import TowerRun
 from sith_hf.recipe.tune_step import TuneStep
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_text_input
+from sith_hf.core.shipped import shipped_names
 from sith_hf.core.strict_yaml import MAX_CHARACTERS, read_yaml
 from sith_hf.core.validation import did_you_mean
 from sith_hf.errors import InputError
@@ -49,14 +50,6 @@ def load_data(
     for override in overrides:
         data = override_value(data, override)
     return data, folder
-
-
-def shipped_names() -> list[str]:
-    """Return the names of the recipes that come with sith-hf; those of the paper are ``paper/NAME``."""
-    root = files("sith_hf.recipes")
-    here = [entry.name for entry in root.iterdir()]
-    below = [f"paper/{entry.name}" for entry in (root / "paper").iterdir()] if (root / "paper").is_dir() else []
-    return sorted(name.removesuffix(".yaml") for name in [*here, *below] if name.endswith(".yaml"))
 
 
 def shipped_text(name: str) -> str:
