@@ -6,7 +6,7 @@ COMPAT := .venv-compat
 # The tests never leave this machine.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
-.PHONY: demo test test-browser test-compat lint format docs bench clean
+.PHONY: demo test test-browser docs-images test-compat lint format docs bench clean
 
 demo: $(VENV)/ready
 	$(OFFLINE) $(BIN)/sith-hf demo
@@ -17,6 +17,11 @@ test: $(VENV)/ready
 # The explorer in Chromium. Screenshots are left in build/browser.
 test-browser: $(VENV)/browser-ready
 	$(OFFLINE) OMP_NUM_THREADS=2 $(BIN)/pytest tests/browser
+
+# The pictures of the explorer in the README and the guide.
+docs-images: $(VENV)/browser-ready
+	$(OFFLINE) OMP_NUM_THREADS=2 $(BIN)/pytest tests/browser/test_tour.py
+	cp build/browser/tour/* docs/images/
 
 # Do checkpoints that we write load in the transformers before the one that wrote them? Not part of `make test`.
 test-compat: $(VENV)/ready $(COMPAT)/ready
@@ -49,6 +54,7 @@ bench: $(VENV)/ready
 	$(OFFLINE) $(BIN)/python benchmarks/image_mean.py
 	$(OFFLINE) $(BIN)/python benchmarks/processes.py
 	$(OFFLINE) $(BIN)/python benchmarks/checkpoint.py
+	$(OFFLINE) $(BIN)/python benchmarks/explore.py
 
 # Torch comes first and alone: unpinned it would bring gigabytes of CUDA.
 $(VENV)/ready: pyproject.toml constraints.txt

@@ -78,7 +78,7 @@ def push_edited(
     Args:
         folder: the edited checkpoint.
         repo_id: ``namespace/name``; a name alone belongs to the user of the token.
-        evaluation: measured results for the card (see :class:`sith_hf.cards.facts.Results`), published as
+        evaluation: measured results for the card (see :class:`sith_hf.cards.measured.Results`), published as
             ``sith/evaluation.json``; read from that file of the folder when None.
         effect: what the edit does to the concepts that it names, published as ``sith/effect.json``; read from that file
             of the folder when None.

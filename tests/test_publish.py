@@ -519,6 +519,8 @@ def test_the_code_on_the_cards_of_an_edit_runs(hub, worker, push, tmp_path, make
     model = make()
     name = f"me/{type(model).__name__.lower()}"
     model.save_pretrained(tmp_path / "base")
+    tiny.image_processor().save_pretrained(tmp_path / "base")
+    tiny.byte_tokenizer(tmp_path / "bytes").save_pretrained(tmp_path / "base")
     commit = hub.seed(f"{name}-base", {path.name: path.read_bytes() for path in (tmp_path / "base").iterdir()})
     local = random_spec(tmp_path / "base")
     spec = replace(local, base=BaseRef(f"{name}-base", commit, local.base.sha256))
@@ -539,11 +541,14 @@ def test_the_code_on_the_cards_of_an_edit_runs(hub, worker, push, tmp_path, make
     ]
     edited = (tmp_path / "edited" / "model.safetensors").read_bytes().hex()
     assert f'revision="{commit}"' in cards["edited"]
-    assert worker.do(RUN, hub.token, shown=code_of(cards["edited"]))["printed"] == expected
+    *scored, first, second, third = worker.do(RUN, hub.token, shown=code_of(cards["edited"]))["printed"]
+    assert [first, second, third] == expected
+    # The pipeline prints the scores of two labels, or the features of a picture.
+    assert len(scored) == (2 if make is tiny.clip_model else 1)
     place = json.dumps(str(tmp_path / "base"))
     code = code_of(cards["local"]).replace('"path/to/the/base"', place)
     ran = worker.do(RUN, hub.token, shown=code)
-    assert ran["printed"] == expected
+    assert ran["printed"] == [*scored, *expected]
     assert list(ran["written"]) == ["reverted/model.safetensors"]
     assert worker.do(RUN, hub.token, shown=code_of(cards["spec"]))["written"]["edited/model.safetensors"] == edited
     assert worker.do(RUN, hub.token, shown=code_of(cards["revert"]))["edit"] == str(spec)

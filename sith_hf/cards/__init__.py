@@ -19,9 +19,7 @@ from sith_hf.cards.card import (
 from sith_hf.cards.facts import (
     CUT,
     FOLD,
-    MOST_BASELINES,
     base_name,
-    collapsed_name,
     config_of,
     edit_setting_rows,
     explained,
@@ -35,6 +33,7 @@ from sith_hf.cards.facts import (
 )
 from sith_hf.cards.headline import headline
 from sith_hf.cards.markdown import render
+from sith_hf.cards.measured import MOST_BASELINES, collapsed_name
 from sith_hf.cards.snippets import CITATION, command
 from sith_hf.cards.space import space_card
 

@@ -47,7 +47,7 @@ def parts_of(effect: EditEffect | None, results: Sequence[Mapping[str, Any]]) ->
 
     Args:
         effect: of the edit.
-        results: rows of :func:`sith_hf.cards.facts.measured_rows`.
+        results: rows of :func:`sith_hf.cards.measured.measured_rows`.
     """
     found = [] if effect is None else [_kept(item, effect) for item in effect.named]
     # Figures of single classes and groups are in the table.

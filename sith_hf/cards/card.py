@@ -14,8 +14,8 @@ from sith_hf.cards.before_after import alt_text, before_after, parts_of
 from sith_hf.cards.edit_map import edit_map, map_text, number_of_heads
 from sith_hf.cards.headline import headline, measured_line, named_concepts
 from sith_hf.cards.markdown import render
+from sith_hf.cards.measured import by_data, measured_rows
 from sith_hf.cards.snippets import (
-    BASE_FOLDER,
     CITATION,
     FOLDER,
     decompose_command,
@@ -30,7 +30,6 @@ from sith_hf.edits import EDIT_SPEC_LAYOUT, AnySpec, EditEffect, EditSpec, read_
 from sith_hf.errors import InputError
 from sith_hf.files import library_versions
 from sith_hf.towers import folder_format
-from sith_hf.world import EMBEDDED
 
 TAGS = ["sith-hf", "clip", "model-editing"]
 
@@ -60,7 +59,7 @@ def model_card(
         spec: the edit in it.
         repo_id: the repository of the card; None for a folder, whose card does not depend on its place.
         base_card: the metadata of the base's card, the source of license and languages.
-        evaluation: measured results (see :class:`sith_hf.cards.facts.Results`).
+        evaluation: measured results (see :class:`sith_hf.cards.measured.Results`).
         effect: what the edit does to the concepts that it names.
         recipe: the text of the recipe of the edit.
         base_ids: for a base read from a folder, the Hub ids that its files record; the card states that they were not
@@ -78,7 +77,7 @@ def model_card(
     recorded, (_, data, _) = EditSpec.from_pretrained(path), read_spec_file(path)
     if recorded != spec:
         raise InputError(f"{folder} does not contain the edit of this card: save the checkpoint again")
-    measured, title = card_facts.measured_rows(evaluation), f"{card_facts.base_name(spec.base)}, edited"
+    measured, title = measured_rows(evaluation), f"{card_facts.base_name(spec.base)}, edited"
     about, after = _about(spec, repo_id, title), recorded.edited_sha256 or {}
     concepts = [*named_concepts(spec), *about["topics"]]
     code = pipeline_code(pipeline, folder, about["place"], concepts) if library == "transformers" else None
@@ -95,8 +94,7 @@ def model_card(
         map_text=f"Edited by layer and head, coloured by gain: {map_text(spec)}",
         before_after_file=BEFORE_AFTER_FILE,
         picture_text=alt_text(parts_of(effect, measured["results"])),
-        measured={name: card_facts.by_data(measured[name]) for name in ("results", "collateral")}
-        | {"sweep": measured["sweep"]},
+        measured={name: by_data(measured[name]) for name in ("results", "collateral")} | {"sweep": measured["sweep"]},
         intervals=any(row["interval"] for row in (*measured["results"], *measured["collateral"])),
         evaluated=bool(measured["results"] or measured["collateral"]),
         effect=effect,
@@ -134,7 +132,7 @@ def pictures(
         InputError: ``folder`` does not have the edited towers, or the evaluation is invalid.
     """
     found = {MAP_FILE: picture(folder, spec)}
-    parts = parts_of(effect, card_facts.measured_rows(evaluation)["results"])
+    parts = parts_of(effect, measured_rows(evaluation)["results"])
     return found | ({BEFORE_AFTER_FILE: before_after(parts)} if parts else {})
 
 
@@ -178,7 +176,7 @@ def decomposition_card(decomposition: Decomposition, *, repo_id: str | None) -> 
         rank=rank,
         poles=decomposition.poles,
         side=decomposition.side,
-        decompose_command=decompose_command(decomposition, card_facts.hub_base(decomposition.base) is not None),
+        decompose_command=decompose_command(decomposition, card_facts.base_in_code(decomposition.base)),
         needs_dictionary=needs_dictionary(decomposition),
         fingerprints=sorted(decomposition.base.sha256.items()),
         rows=len(decomposition.layers) * heads * rank * max(1, len(decomposition.poles)),
@@ -186,10 +184,10 @@ def decomposition_card(decomposition: Decomposition, *, repo_id: str | None) -> 
         fidelity=float(decomposition.fidelity.mean()) if decomposition.has_words else None,
         chance=decomposition.chance,
         beyond=None if found is None else int(found.sum()),
-        drivers=None if decomposition.drivers is None else decomposition.drivers.title,
+        drivers=None if decomposition.drivers is None else card_facts.drivers_title(decomposition.drivers),
         total_cosine=decomposition.total_cosine,
         settings=card_facts.setting_rows(decomposition.settings),
-        strongest=[decomposition.explain(n, 0, 0, p) for n in decomposition.layers[-1:] for p in decomposition.poles],
+        best=card_facts.best_explained(decomposition),
         family=str(decomposition.settings.get("family", "clip")),
     )
 
@@ -217,7 +215,7 @@ def _about(spec: AnySpec, repo_id: str | None, title: str) -> dict[str, Any]:
     return {
         "title": _title(repo_id, title),
         "place": repo_id or FOLDER,
-        "code_base": pinned or (EMBEDDED if card_facts.is_embedded(spec.base) else BASE_FOLDER),
+        "code_base": card_facts.base_in_code(spec.base),
         "spec": spec,
         "base_name": card_facts.base_name(spec.base),
         "pinned": pinned is not None,

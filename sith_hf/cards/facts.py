@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
+import torch
 
-from sith_hf.core.escaping import impersonal, sanitize, shown_name
+from sith_hf.core.escaping import shown_name
 from sith_hf.core.fingerprint import BaseRef, tensor_sha256
 from sith_hf.core.formatting import count, counted, listed
-from sith_hf.core.settings import Settings
 from sith_hf.core.strict_yaml import read_yaml
+from sith_hf.decomposition import Decomposition, Drivers, Explanation
 from sith_hf.edits import AnySpec, EditSpec
 from sith_hf.errors import InputError
 from sith_hf.hub import is_repo_id
@@ -30,13 +30,13 @@ from sith_hf.towers import (
     layer_title,
     number_of_layers,
 )
-from sith_hf.world import embedded_checkpoint
+from sith_hf.world import EMBEDDED, embedded_checkpoint
+
+# Stands for the place of a base that has no Hub id in the code that cards show.
+BASE_FOLDER = "path/to/the/base"
 
 # A table with more rows than the first number is folded; rows after the second are left out.
 FOLD, CUT = 10, 1000
-
-# The most baselines of a measured result.
-MOST_BASELINES = 8
 
 
 def hub_base(base: BaseRef) -> str | None:
@@ -60,7 +60,12 @@ def base_name(base: BaseRef) -> str:
     return hub_base(base) or shown_name(base.name)
 
 
-def is_embedded(base: BaseRef) -> bool:
+def base_in_code(base: BaseRef) -> str:
+    """Return the name of a base in code and commands: its Hub id, ``embedded``, or what stands for its folder."""
+    return hub_base(base) or (EMBEDDED if _is_embedded(base) else BASE_FOLDER)
+
+
+def _is_embedded(base: BaseRef) -> bool:
     """Return whether a base is the checkpoint that comes with sith-hf, wherever it was read from."""
     checkpoint = Checkpoint.read(embedded_checkpoint())
     key = min(base.sha256, default="")
@@ -188,6 +193,26 @@ def explained(spec: AnySpec) -> bool:
     return all(part.provenance is not None for part in spec.parts) and not is_wordless(spec)
 
 
+def best_explained(decomposition: Decomposition, most: int = 5) -> list[Explanation]:
+    """Return the poles of the largest fidelity; of those beyond chance where that is known."""
+    fidelity, known = decomposition.fidelity, decomposition.beyond_chance()
+    shown = fidelity if known is None else torch.where(known, fidelity, -torch.inf)
+    order = shown.flatten().argsort(descending=True, stable=True)[:most]
+    places = [torch.unravel_index(i, shown.shape) for i in order if shown.flatten()[i] > -torch.inf]
+    return [
+        decomposition.explain(decomposition.layers[layer], int(head), int(vector), decomposition.poles[pole])
+        for layer, head, vector, pole in places
+    ]
+
+
+def drivers_title(drivers: Drivers) -> str:
+    """Return the images by which drivers were measured, in words: a text from outside."""
+    number = drivers.images.get("count")
+    if not isinstance(number, int):
+        return drivers.title
+    return f"{counted(number, 'image')} of {drivers.images.get('title', 'an unknown source')}"
+
+
 _SETTINGS = {
     "tower": "tower",
     "family": "family of the model",
@@ -230,105 +255,6 @@ def setting_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
             value = json.dumps(value, sort_keys=True, default=str)
         rows.append((_SETTINGS.get(key, key), value))
     return rows
-
-
-class MeasuredResult(Settings):
-    """One measured result."""
-
-    dataset: str = Field(min_length=1)
-    metric: str = Field(min_length=1)
-    base: float
-    edited: float
-    split: str | None = None
-    samples: int | None = Field(default=None, ge=0)
-    interval: tuple[float, float] | None = None
-    """The 95 % interval of ``edited - base``, lower end first."""
-    parts: dict[str, float] = Field(default_factory=dict, max_length=4)
-    """The values with a part of the edit, such as "vision only"."""
-    baselines: dict[str, float] = Field(default_factory=dict, max_length=MOST_BASELINES)
-    """The values with edits to compare with, such as "random vectors"."""
-
-
-class SweepPoint(Settings):
-    """Worst group and average of an edit at one strength."""
-
-    contender: str = Field(min_length=1)
-    setting: float
-    vectors: int = Field(ge=0)
-    worst: float
-    average: float
-
-
-class MeasuredSweep(Settings):
-    """An edit and its baselines at several strengths (:class:`sith_hf.evaluation.Sweep`)."""
-
-    over: str = Field(min_length=1)
-    base: dict[Literal["worst", "average"], float] = Field(min_length=2)
-    points: tuple[SweepPoint, ...] = Field(max_length=1000)
-
-
-class Results(Settings):
-    """The results of an evaluation: on the task of the edit, and side effects."""
-
-    results: tuple[MeasuredResult, ...] | None = None
-    collateral: tuple[MeasuredResult, ...] | None = None
-    sweep: MeasuredSweep | None = None
-
-
-def measured_rows(evaluation: Mapping[str, Any] | None) -> dict[str, list[dict[str, Any]]]:
-    """Return the table rows of ``results``, ``collateral`` and ``sweep``; their texts are sanitized.
-
-    Args:
-        evaluation: plain data of the form of :class:`Results`; None if nothing was measured.
-
-    Raises:
-        InputError: the evaluation has another form.
-    """
-    found = Results.from_data({} if evaluation is None else evaluation, "the evaluation for the card").model_dump()
-    sweep = found.pop("sweep")
-    rows: dict[str, list[dict[str, Any]]] = {name: list(items or ()) for name, items in found.items()}
-    for row in (*rows["results"], *rows["collateral"]):
-        row.update({name: sanitize(impersonal(row[name] or "")) for name in ("dataset", "metric", "split")})
-        for name in ("parts", "baselines"):
-            row[name] = {sanitize(impersonal(text)): value for text, value in row[name].items()}
-    return rows | {"sweep": [] if sweep is None else _sweep_rows(sweep)}
-
-
-def by_data(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return tables of rows of :func:`measured_rows`, one for each data set: ``dataset, split, columns, rows``.
-
-    ``columns`` are the names of parts of the edit and of baselines, whose values are the ``figures`` of a row.
-    """
-    tables: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in rows:
-        key = row["dataset"], row["split"]
-        table = tables.setdefault(key, {"dataset": key[0], "split": key[1], "columns": [], "rows": []})
-        values = {**row["parts"], **row["baselines"]}
-        table["columns"] += [name for name in values if name not in table["columns"]]
-        table["rows"].append({**row, "figures": values})
-    return list(tables.values())
-
-
-def _sweep_rows(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the base, and the mean of the random draws in place of each, as ``contender, setting, worst, average``."""
-    grouped: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-    for point in sweep["points"]:
-        name = collapsed_name(sanitize(impersonal(point["contender"])))
-        grouped.setdefault((name, point["setting"]), []).append(point)
-    rows = [{"contender": "base", "setting": None, **sweep["base"]}]
-    for (name, setting), points in grouped.items():
-        means = {figure: sum(point[figure] for point in points) / len(points) for figure in ("worst", "average")}
-        rows.append({"contender": name, "setting": setting, **means})
-    return rows
-
-
-RANDOM = "random vectors"
-"""The name of the mean over edits of random vectors."""
-
-
-def collapsed_name(variant: str) -> str:
-    """Return ``RANDOM`` for one of several draws of random vectors, such as ``random 2``; other names unchanged."""
-    return RANDOM if re.fullmatch(r"random \d+", variant) else variant
 
 
 def card_texts(recipe: str | None) -> dict[str, str]:

@@ -57,7 +57,7 @@ def measured_line(
 
     Args:
         effect: of the edit.
-        results: rows of :func:`sith_hf.cards.facts.measured_rows`; the first worst group counts, else the first row.
+        results: rows of :func:`sith_hf.cards.measured.measured_rows`; the first worst group counts, else the first row.
         escape: as for :func:`headline`.
     """
     said = []

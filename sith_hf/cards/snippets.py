@@ -12,8 +12,8 @@ from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditEffect
 from sith_hf.hub import is_repo_id
 
-# Stands for the place of a folder, and of a base that has no Hub id, in the code that cards show.
-FOLDER, BASE_FOLDER = "path/to/this/folder", "path/to/the/base"
+# Stands for the place of a folder in the code that cards show.
+FOLDER = "path/to/this/folder"
 
 CITATION = """\
 @inproceedings{gentile2026weights,
@@ -97,18 +97,18 @@ def save_command(base: str, spec: str, effect: EditEffect | None = None) -> str:
     return command(*parts)
 
 
-def decompose_command(decomposition: Decomposition, pinned: bool) -> str | None:
+def decompose_command(decomposition: Decomposition, base: str) -> str | None:
     """Return the command that makes a decomposition again; None for one that was imported, not computed.
 
     Args:
         decomposition: the decomposition.
-        pinned: whether its base is a commit on the Hub.
+        base: its base, as code names it; the revision is added for a Hub id.
     """
-    settings, base = decomposition.settings, decomposition.base
+    settings = decomposition.settings
     if settings.get("reference"):
         return None
-    parts = ["sith-hf", "decompose", base.name if pinned else BASE_FOLDER]
-    parts += ["--revision", str(base.revision)] if pinned else []
+    parts = ["sith-hf", "decompose", base]
+    parts += ["--revision", str(decomposition.base.revision)] if base == decomposition.base.name and "/" in base else []
     parts += [] if decomposition.tower == "vision" else ["--tower", decomposition.tower]
     parts += ["--layers", ",".join(map(str, decomposition.layers)), "--rank", str(decomposition.rank)]
     if decomposition.poles:

@@ -43,7 +43,8 @@ def space_card(
     name = base_name(found.base)
     given = {"--model": model, "--images": images}
     command = ["sith-hf", "explore", decomposition, *(x for pair in given.items() if pair[1] for x in pair)]
-    title = f"Inside {sanitize(impersonal(name), 60)}"
+    shown = sanitize(impersonal(name), 60)
+    title = f"Inside {shown}"
     body = render(
         "space_card.md.j2",
         title=title,
@@ -69,7 +70,7 @@ def space_card(
         sdk_version=gradio,
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
         app_file="app.py",
-        short_description=f"Attention heads of {name} in words"[:_SHORT],
+        short_description=f"Attention heads of {shown} in words"[:_SHORT],
         datasets=[decomposition] if "/" in decomposition else None,
         models=sorted(models) or None,
         tags=[*TAGS[:1], "interpretability"],

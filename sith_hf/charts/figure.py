@@ -78,13 +78,13 @@ def blank_figure(width: float = WIDTH, height: float = HEIGHT) -> Iterator[Any]:
 @cache
 def _figure_class() -> Any:
     """Return the class of figures: one of matplotlib that a notebook shows, without pyplot."""
-    from matplotlib.figure import Figure
+    from matplotlib import figure
 
-    class ShownFigure(Figure):
+    class Figure(figure.Figure):
         def _repr_png_(self) -> bytes:
             return figure_bytes(self)
 
-    return ShownFigure
+    return Figure
 
 
 def figure_bytes(figure: Any) -> bytes:

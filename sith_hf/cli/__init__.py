@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 
@@ -14,6 +13,7 @@ from sith_hf.cli.messages import verbosity, with_verbosity
 from sith_hf.core.distributed import launched_as_main, silence_other_ranks
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import reason
+from sith_hf.core.validation import nearest
 from sith_hf.errors import SithError
 
 # Subcommand -> (name of its module and function, line in --help). Kept here so that --help imports no subcommand.
@@ -67,8 +67,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            close = get_close_matches(name, COMMANDS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+            close = nearest(name, COMMANDS)
+            hint = f"did you mean {close}?" if close else f"the commands are {', '.join(COMMANDS)}"
             ctx.fail(f"no command is called '{sanitize(name)}'; {hint}")
         if name in COMMANDS and name not in SHARING and not launched_as_main():
             ctx.exit()
@@ -108,7 +108,9 @@ def main() -> None:
         place = "" if error.filename is None else f"{sanitize(str(error.filename), 400)}: "
         click.echo(f"Error: {place}{sanitize(str(reason(error)))}; check the path and its permissions", err=True)
         code = 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Stopped. No incomplete file was left behind.", err=True)
+    except (KeyboardInterrupt, click.Abort) as stopped:
+        # click raises Abort from the interrupt, which has the note of :func:`sith_hf.files.resumes_from`.
+        notes = getattr(stopped.__cause__ or stopped, "__notes__", ["No incomplete file was left behind."])
+        click.echo(f"Stopped. {sanitize(notes[0], 1000)}", err=True)
         code = 130
     sys.exit(code)

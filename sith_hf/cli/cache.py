@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.answer import FEW, details, show_answer
 
 
 @click.command()
 @click.option("--clear", is_flag=True, help="Remove the embeddings.")
+@details
 @options.as_json
 def cache(clear: bool, as_json: bool) -> None:
     """Show the text embeddings that are kept for later runs, the last used first.
@@ -44,4 +45,7 @@ def cache(clear: bool, as_json: bool) -> None:
         for item, time in zip(found, used, strict=True)
     ]
     columns = ("concepts", "text model", "template", "MB", "last used (UTC)")
-    show_result(as_json, data, title, *([table(columns, rows)] if rows and not clear else []))
+    shown = [] if clear else rows
+    few = [table(columns, shown[:FEW])] if shown else []
+    rest = [table(columns, shown[FEW:])] if shown[FEW:] else []
+    show_answer(as_json, data, title, *few, rest=rest)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sith_hf.cli import messages, options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.answer import FEW, detailed, details, show_answer
+from sith_hf.core.formatting import percent
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     help="Leading directions of each head's change to explain.",
 )
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Rows of the tables.")
+@details
 @options.as_json
 def compare(
     base: str,
@@ -88,12 +90,13 @@ def compare(
     }
     if output is not None:
         _save(output, overwrite, found, data)
-    lines = [table(*found.layer_rows(), title=f"{found.tower} tower: ||M' - M|| / ||M||, and its parts")]
+    rest = [table(*found.layer_rows(), title=f"{found.tower} tower: ||M' - M|| / ||M||, and its parts")]
     if found.changed:
-        lines.append(table(*found.head_rows(top), title="The most changed heads"))
-    lines += _word_lines(found, top)
-    lines += [_tensor_line(found, tensors), *([] if output is None else [str(output)])]
-    show_result(as_json, data, *lines)
+        rest.append(table(*found.head_rows(top), title="The most changed heads"))
+    rest += [*_word_lines(found, top), _tensor_line(found, tensors)]
+    lines = [] if detailed() else _word_lines(found, min(top, FEW))
+    lines += [] if output is None else [str(output)]
+    show_answer(as_json, data, _answer(found, tensors), *lines, rest=rest)
 
 
 def _identical(editor: SithEditor, other: SithEditor) -> InputError:
@@ -103,6 +106,22 @@ def _identical(editor: SithEditor, other: SithEditor) -> InputError:
     return InputError(
         f"{names[0]} has the weights of {names[1]} in the {editor.tower.kind} tower: every change is zero. Name the "
         "fine-tuned checkpoint, or the tower that was tuned (--tower)"
+    )
+
+
+def _answer(found: Adaptation, tensors: TensorChanges) -> str:
+    if not found.changed:
+        return _tensor_line(found, tensors)
+    from sith_hf.towers import layer_title
+
+    first = found.changed[0]
+    of_all = first.energy / sum(head.energy for head in found.heads)
+    part = max(("reweighting", "rotation", "new"), key=lambda name: getattr(first, name))
+    kind = "new directions" if part == "new" else part
+    return (
+        f"Layer {layer_title(first.layer, found.settings)}, head {first.head} changed most: by "
+        f"{percent(first.relative)} of its matrix, mostly {kind}, "
+        f"{percent(of_all)} of the change of all heads"
     )
 
 

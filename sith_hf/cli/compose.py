@@ -7,13 +7,15 @@ from pathlib import Path
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import save_results, show_result
+from sith_hf.cli.answer import details, show_answer
+from sith_hf.cli.output import save_results
 from sith_hf.errors import InputError
 
 
 @click.command()
 @click.argument("spec_paths", metavar="SPEC SPEC...", nargs=-1, required=True)
 @options.output("edit_spec.safetensors")
+@details
 @options.as_json
 def compose(spec_paths: tuple[str, ...], output: Path, overwrite: bool, as_json: bool) -> None:
     """Combine edits of one base, in this order, into one edit spec.
@@ -25,6 +27,8 @@ def compose(spec_paths: tuple[str, ...], output: Path, overwrite: bool, as_json:
     if len(spec_paths) < 2:
         raise InputError(f"{spec_paths[0]} alone is already one edit: name two specs or more")
 
+    from sith_hf.cards import headline
+    from sith_hf.core.escaping import sanitize
     from sith_hf.edits import EditSpec, combined
 
     specs = [EditSpec.from_pretrained(path) for path in spec_paths]
@@ -44,4 +48,5 @@ def compose(spec_paths: tuple[str, ...], output: Path, overwrite: bool, as_json:
     ]
     path = save_results(output, overwrite, result)
     said = f"{len(shared)} {'vector is' if len(shared) == 1 else 'vectors are'} named by more than one spec"
-    show_result(as_json, {"spec": path, "vectors": result.rows(), "shared": shared}, result, said, path)
+    data = {"spec": path, "vectors": result.rows(), "shared": shared}
+    show_answer(as_json, data, headline(result, sanitize), said, path, rest=[result])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sith_hf.cli import messages, options
+from sith_hf.cli.answer import details
 from sith_hf.cli.images import named_images
 from sith_hf.cli.output import save_results, show_decomposition
 from sith_hf.errors import InputError, SithError
@@ -71,6 +72,7 @@ LARGE = 100_000
 )
 @options.folding
 @options.image_mean
+@details
 @options.as_json
 def decompose(
     model: str,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from sith_hf.cli import messages, options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.answer import details, show_answer
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import HubError, InputError
 
@@ -21,6 +21,7 @@ SPEC, DECOMPOSITION, CHECKPOINT = "edit spec", "decomposition", "checkpoint"
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="Rows of the table.")
+@details
 @options.as_json
 def diff(first: str, second: str, top: int, as_json: bool) -> None:
     """Compare A and B, two edit specs, two decompositions or two checkpoints: folders or Hub ids.
@@ -36,8 +37,16 @@ def diff(first: str, second: str, top: int, as_json: bool) -> None:
             f"{sanitize(first, 300)} is {a}, and {sanitize(second, 300)} is {b}: name two of a kind (for the spec of "
             "an edited checkpoint, its folder sith/)"
         )
-    data, lines = {SPEC: _specs, DECOMPOSITION: _decompositions, CHECKPOINT: _checkpoints}[kinds[0]](first, second, top)
-    show_result(as_json, {"kind": kinds[0], **data}, *lines)
+    found = {SPEC: _specs, DECOMPOSITION: _decompositions, CHECKPOINT: _checkpoints}[kinds[0]](first, second, top)
+    show_answer(as_json, {"kind": kinds[0], **found.data}, *found.lines, rest=found.rest)
+
+
+class _Said(NamedTuple):
+    """What two things differ in: as data, the answer and what one needs next, and the rest."""
+
+    data: dict[str, Any]
+    lines: list[str]
+    rest: list[str]
 
 
 def _kind(name: str) -> str:
@@ -65,69 +74,70 @@ def _kind(name: str) -> str:
     raise InputError(f"{sanitize(name, 300)} is no edit spec, no decomposition and no checkpoint: check the path")
 
 
-def _specs(first: str, second: str, top: int) -> tuple[dict[str, Any], list[str]]:
+def _specs(first: str, second: str, top: int) -> _Said:
     from sith_hf.adaptation import diff_specs
     from sith_hf.core.tables import table
     from sith_hf.edits import EditSpec
 
     found = diff_specs(EditSpec.from_pretrained(first), EditSpec.from_pretrained(second))
     columns, rows = found.rows()
-    lines = [table(columns, rows[:top])] if rows else ["the same edit"]
-    lines += [f"{len(rows) - top} more vectors differ (--top, or --json for all)"] if len(rows) > top else []
+    rest = [table(columns, rows[:top])] if rows else []
+    rest += [f"{len(rows) - top} more vectors differ (--top, or --json for all)"] if len(rows) > top else []
     size = f"of the weights: A {found.first_norm:.4g}, B {found.second_norm:.4g}, difference {found.norm:.4g}"
-    lines.append(f"{len(rows)} vectors differ, {found.same} have one gain in both; norm of the change {size}")
-    return found.to_json(), lines
+    same = "" if rows else "the same edit: "
+    answer = f"{same}{len(rows)} vectors differ, {found.same} have one gain in both; norm of the change {size}"
+    return _Said(found.to_json(), [answer], rest)
 
 
-def _decompositions(first: str, second: str, top: int) -> tuple[dict[str, Any], list[str]]:
+def _decompositions(first: str, second: str, top: int) -> _Said:
     from sith_hf.adaptation import diff_decompositions
     from sith_hf.decomposition import Decomposition
 
     found = diff_decompositions(Decomposition.from_pretrained(first), Decomposition.from_pretrained(second))
-    return found.to_json(), _decomposition_lines(found, top)
+    return _Said(found.to_json(), *_decomposition_lines(found, top))
 
 
-def _decomposition_lines(found: DecompositionDiff, top: int) -> list[str]:
+def _decomposition_lines(found: DecompositionDiff, top: int) -> tuple[list[str], list[str]]:
     from sith_hf.adaptation import TURNED
     from sith_hf.core.tables import table
 
     columns, rows = found.rows(top)
-    lines = [table(columns, rows)] if rows else []
+    rest = [table(columns, rows)] if rows else []
     for name, (a, b) in found.settings.items():
-        lines.append(sanitize(f"setting {name}: {a!r} in A, {b!r} in B", 300))
-    lines.append(f"of {'the same' if found.same_weights else 'different'} weights; layers {list(found.layers)}")
-    lines.append(
+        rest.append(sanitize(f"setting {name}: {a!r} in A, {b!r} in B", 300))
+    lines = [
         f"{len(found.blocks)} blocks of vectors: {found.turned} turned by more than {TURNED:g} degrees, "
-        f"{found.words_changed} with other words"
-    )
+        f"{found.words_changed} with other words",
+        f"of {'the same' if found.same_weights else 'different'} weights; layers {list(found.layers)}",
+    ]
     if found.fidelity is not None:
         lines.append(f"mean fidelity {found.fidelity[0]:.3f} in A, {found.fidelity[1]:.3f} in B")
-    return lines
+    return lines, rest
 
 
-def _checkpoints(first: str, second: str, top: int) -> tuple[dict[str, Any], list[str]]:
+def _checkpoints(first: str, second: str, top: int) -> _Said:
     from sith_hf.adaptation import diff_checkpoints
     from sith_hf.checkpoint import locate
 
     found = diff_checkpoints(locate(first), locate(second), progress=messages.progress())
-    return found.to_json(), _checkpoint_lines(found, top)
+    return _Said(found.to_json(), *_checkpoint_lines(found, top))
 
 
-def _checkpoint_lines(found: CheckpointDiff, top: int) -> list[str]:
+def _checkpoint_lines(found: CheckpointDiff, top: int) -> tuple[list[str], list[str]]:
     from sith_hf.core.tables import table
 
     if found.same:
-        return [f"the same weights: {found.identical} tensors with equal bytes"]
+        return [f"the same weights: {found.identical} tensors with equal bytes"], []
     columns, rows = found.rows(top)
-    lines = [table(columns, rows)] if rows else []
+    rest = [table(columns, rows)] if rows else []
     if len(found.differences) > top:
-        lines.append(f"{len(found.differences) - top} more tensors differ (--top, or --json for all)")
+        rest.append(f"{len(found.differences) - top} more tensors differ (--top, or --json for all)")
     for side, names in (("A", found.only_first), ("B", found.only_second)):
-        lines += [f"only in {side}: {sanitize(name, 200)}" for name in names[:top]]
-    lines.append(f"{len(found.differences)} tensors differ, {found.identical} have equal bytes")
+        rest += [f"only in {side}: {sanitize(name, 200)}" for name in names[:top]]
+    lines = [f"{len(found.differences)} tensors differ, {found.identical} have equal bytes"]
     if found.explained:
         lines.append(f"the edit that {found.edited} records explains every difference: diff the specs, or show it")
     else:
         lines += [f"not explained by the edit of {found.edited}: {sanitize(p, 300)}" for p in found.problems[:top]]
         lines.append("sith-hf compare A B says what changed in the heads, and explains it in words")
-    return lines
+    return lines, rest

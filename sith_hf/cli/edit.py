@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from sith_hf.cli import messages, options
-from sith_hf.cli.output import save_results, show_result
+from sith_hf.cli.answer import details, show_answer
+from sith_hf.cli.output import save_results
 from sith_hf.core.escaping import sanitize
 from sith_hf.errors import InputError
 
@@ -36,6 +37,7 @@ from sith_hf.errors import InputError
 @options.output("edit_spec.safetensors", required=False)
 @click.option("--dry-run", is_flag=True, help="Show the edit and its impact, and write nothing.")
 @click.option("--yes", is_flag=True, help="Save an edit above the limits on energy or drift too.")
+@details
 @options.as_json
 def edit(
     model: str,
@@ -72,6 +74,7 @@ def edit(
     if by_concept and vectors is not None:
         raise InputError("--vectors does not combine with concepts, which choose the vectors; use it with --gain")
 
+    from sith_hf.cards import headline
     from sith_hf.decomposition import Decomposition
     from sith_hf.editor import SithEditor
 
@@ -111,4 +114,10 @@ def edit(
         "warnings": list(draft.warnings),
     }
     last = path if path is not None else f"nothing was written{'; saving it needs --yes' if impact.excess else ''}"
-    show_result(as_json, data, draft, last)
+    drift = "not known" if impact.drift is None else f"{impact.drift:.3f}"
+    answer = f"{headline(spec, sanitize)}: {impact.energy:.1%} of the energy, estimated drift {drift}"
+    taken = (
+        sanitize(f"{word}: {share:.0%} of what the model writes of it is changed, estimated", 1000)
+        for word, share in draft.taken.items()
+    )
+    show_answer(as_json, data, answer, *taken, last, rest=[draft])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sith_hf.cli import messages, options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.answer import details, show_answer
 from sith_hf.core.reading import read_text_input
 from sith_hf.core.strict_yaml import MAX_CHARACTERS, read_yaml
 from sith_hf.errors import InputError
@@ -61,6 +61,7 @@ PAIRS = options.CommaSeparated("NAME=VALUE,...", _pair, "names and values such a
 @options.model
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file for the results as JSON.")
 @options.new_files("output")
+@details
 @options.as_json
 def evaluate(
     base: str,
@@ -92,7 +93,7 @@ def evaluate(
     if plan_path is None and "dataset" not in data:
         raise InputError("no images: name them with --data, or with --plan, a YAML file of tasks")
 
-    from sith_hf.evaluation import Plan
+    from sith_hf.evaluation import Plan, answers
 
     if plan_path is not None:
         plan = Plan.from_data({**_read(plan_path), **plan_options}, str(plan_path))
@@ -120,7 +121,8 @@ def evaluate(
         )
         processes.main_only(lambda: None if output is None else found.save(output))
     if processes.is_main:
-        show_result(as_json, found.to_json(), found.table(), *([] if output is None else ["", output]))
+        lines = answers(found) or ["no task has a figure"]
+        show_answer(as_json, found.to_json(), *lines, *([] if output is None else [output]), rest=[found.table()])
 
 
 def _compared(base: str, edited: str | None, spec_paths: tuple[str, ...], loading: dict[str, Any]) -> Comparison:

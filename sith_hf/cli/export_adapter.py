@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sith_hf.cli import messages, options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.answer import details, show_answer
 from sith_hf.errors import InputError
 
 
@@ -19,6 +19,7 @@ from sith_hf.errors import InputError
     help="The class of the base, such as CLIPVisionModel.  [default: the family's whole model, such as CLIPModel]",
 )
 @options.output("the adapter")
+@details
 @options.as_json
 def export_adapter(
     spec_paths: tuple[str, ...], architecture: str | None, output: Path, overwrite: bool, as_json: bool
@@ -31,6 +32,7 @@ def export_adapter(
     from sith_hf.checkpoint import architectures
     from sith_hf.checkpoint import export_adapter as export_adapter_
     from sith_hf.core.escaping import sanitize
+    from sith_hf.core.formatting import counted
 
     spec = options.spec_of(spec_paths)
     target = output.resolve()
@@ -51,4 +53,7 @@ def export_adapter(
     lines = [
         f"{tower} tower, layer {layer}: rank {rank}" for tower, found in ranks.items() for layer, rank in found.items()
     ]
-    show_result(as_json, data, *lines, folder)
+    ranks_of = [rank for found in ranks.values() for rank in found.values()]
+    where = f"{counted(len(ranks_of), 'layer')} of {data['architecture']}"
+    answer = f"a LoRA adapter of rank {max(ranks_of)} at most, in {where}"
+    show_answer(as_json, data, answer, folder, rest=lines)

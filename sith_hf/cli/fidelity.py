@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sith_hf.cli import messages, options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.answer import details, show_answer
 from sith_hf.errors import InputError
 
 WEIGHTS = options.CommaSeparated("X,X,...", float, "numbers such as 0.1,0.3")
@@ -54,6 +54,7 @@ WEIGHTS = options.CommaSeparated("X,X,...", float, "numbers such as 0.1,0.3")
 @click.option("--plot", type=options.PATH, help="Write a chart, a .png file (needs matplotlib).")
 @click.option("-o", "--output", type=options.PATH, help="Write a .csv file with a row for every vector.")
 @options.new_files("output", "plot")
+@details
 @options.as_json
 def fidelity(
     model: str,
@@ -120,4 +121,4 @@ def fidelity(
         )
     files = (path for path in (output, plot) if path is not None)
     data = {"tower": editor.tower.kind, "readout": ways, **result.to_json()}
-    show_result(as_json, data, table(*result.rows()), *lines, *files)
+    show_answer(as_json, data, result.answer(), table(*result.rows()), *files, rest=lines)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sith_hf.cli import messages, options
+from sith_hf.cli.answer import details, show_answer
 from sith_hf.cli.images import named_images
-from sith_hf.cli.output import save_results, show_result
+from sith_hf.cli.output import save_results
 from sith_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @options.specs("Choose the vectors that this edit changes (folder or Hub id).")
 @options.group("batches", options.batch_size)
 @options.model
+@details
 @options.as_json
 def ground(
     model: str,
@@ -88,8 +90,9 @@ def ground(
         found = editor.ground(images, spec=spec, **chosen, **batches, job=job, progress=messages.progress())
         path = processes.on_main(lambda: save_results(output, overwrite, found))
     if processes.is_main:
-        lines = [found.table(), found.summary, *(f"note: {line}" for line in found.notes), path]
-        show_result(as_json, {**found.to_json(), "sheet": path, "processes": processes.world_size}, *lines)
+        data = {**found.to_json(), "sheet": path, "processes": processes.world_size}
+        notes = (f"note: {line}" for line in found.notes)
+        show_answer(as_json, data, found.summary, *notes, path, rest=[found.table()])
 
 
 def _check_output(output: Path, explained: Decomposition, vectors: Sequence[Vector]) -> None:

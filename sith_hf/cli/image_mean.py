@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sith_hf.cli import messages, options
-from sith_hf.cli.output import save_results, show_result
+from sith_hf.cli.answer import show_answer
+from sith_hf.cli.output import save_results
 from sith_hf.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def image_mean(
         "source": dict(mean.source),
         "processes": processes.world_size,
     }
-    show_result(as_json, data, f"{kind}, of length {length:.3f}", path)
+    show_answer(as_json, data, f"{kind}, of length {length:.3f}", path)
 
 
 def _earlier(output: Path, editor: SithEditor, images: DatasetSettings) -> ImageMean | None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sith_hf.cli import messages, options
+from sith_hf.cli.answer import details
 from sith_hf.cli.output import save_results, show_decomposition
 from sith_hf.errors import InputError
 
@@ -29,6 +30,7 @@ from sith_hf.errors import InputError
     "--fold/--no-fold", default=None, help="The layer norm was folded in, or not.  [default: as the names of FILES say]"
 )
 @click.option("--check/--no-check", default=True, show_default=True, help="Refuse files that do not fit MODEL.")
+@details
 @options.as_json
 def import_reference(
     files: tuple[Path, ...],

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from sith_hf.cli import options
-from sith_hf.cli.output import save_results, show_result
+from sith_hf.cli.answer import show_answer
+from sith_hf.cli.output import save_results
 from sith_hf.errors import InputError
 
 
@@ -37,4 +38,4 @@ def import_scores(
     path = str(scores.to_csv(output, loaded)) if sheet else save_results(output, overwrite, scores)
     data = {"scores": path, "scored": scores.scored, "record": dict(scores.record)}
     counts = f"{scores.record['empty']} vectors without a score, {scores.record['absent']} without a line"
-    show_result(as_json, data, f"{scores.scored} vectors scored, {counts}", path)
+    show_answer(as_json, data, f"{scores.scored} vectors scored, {counts}", path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sith_hf.cli import messages, options
+from sith_hf.cli.answer import FEW, details, show_answer
 from sith_hf.cli.output import save_results, show_result
 from sith_hf.errors import InputError
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     click.option("--workers", type=int, help="By a language model: number of questions at once.  [default: 4]"),
 )
 @options.model
+@details
 @options.as_json
 def judge(
     decomposition: str,
@@ -87,6 +89,7 @@ def judge(
     from sith_hf.core.settings import Settings
     from sith_hf.decomposition import Decomposition
     from sith_hf.editor import SithEditor
+    from sith_hf.files import resumes_from
     from sith_hf.judges import EmbeddingJudgeSettings, LanguageModelJudgeSettings, SheetJudgeSettings, make_judge
 
     checkpoint = embeddings.pop("model", None)
@@ -114,7 +117,9 @@ def judge(
         transcript=output / "transcript.jsonl",
         servers=named,
     )
-    scores = made.score(loaded, progress=messages.progress())
+    # A language model is asked again only what it has not answered.
+    with resumes_from(output / "answers", "*.json"):
+        scores = made.score(loaded, progress=messages.progress())
     _report(scores, loaded, save_results(output, overwrite, scores), as_json)
 
 
@@ -158,12 +163,18 @@ def _report(scores: Scores, decomposition: Decomposition, path: str, as_json: bo
     rows = [[e.layer, e.head, e.vector, e.pole, score, words_text(e)] for e, score in best]
     columns = ["layer", "head", "vector", "pole", "score", "concepts (weight)"]
     numbers = {**scores.record, **scores.run}.items()
-    show_result(
+    high = counts["4"] + counts["5"]
+    by = f"{sanitize(scores.topic)}, by {sanitize(scores.judge)}"
+    missing = f", {scores.missing} without a score" if scores.missing else ""
+    show_answer(
         as_json,
         data,
-        table(columns, rows, "The highest scores"),
-        f"{sanitize(scores.topic)}, by {sanitize(scores.judge)}: {scores.scored} poles scored, {scores.missing} not",
-        "; ".join(f"from {least}: {count}" for least, count in counts.items()),
-        ", ".join(f"{k} {v}" for k, v in numbers if isinstance(v, int) and not isinstance(v, bool)),
+        f"{by}: {high} of {scores.scored} poles score 4 or more{missing}",
+        table(columns, rows[:FEW], "The highest scores"),
         path,
+        rest=[
+            table(columns, rows[FEW:], "The next scores") if rows[FEW:] else "",
+            "; ".join(f"from {least}: {count}" for least, count in counts.items()),
+            ", ".join(f"{k} {v}" for k, v in numbers if isinstance(v, int) and not isinstance(v, bool)),
+        ],
     )

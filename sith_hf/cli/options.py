@@ -139,7 +139,7 @@ placing = (
     click.option(
         "--device",
         type=Checked("NAME", "find_device"),
-        help="Where the model runs: auto, cpu, cuda, cuda:1, mps.  [default: auto: a GPU for passes over images]",
+        help="Where passes of the model run: auto, cpu, cuda, cuda:1 or mps.  [default: auto, a GPU if there is one]",
     ),
     click.option(
         "--dtype",

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from sith_hf.cli import messages
+from sith_hf.cli.answer import show_answer
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.formatting import counted
 from sith_hf.core.tables import left_out_lines
 
 if TYPE_CHECKING:
@@ -95,7 +97,9 @@ def heard(
 
 
 def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: str, **more: object) -> None:
-    """Print a decomposition that was saved at ``path``: as JSON with ``more``, or as text with ``lines``."""
+    """Print a decomposition that was saved at ``path``: as JSON with ``more``, or as text, ``lines`` with --details."""
+    from sith_hf.decomposition import speaking
+
     explained = result.has_words
     fidelity = float(result.fidelity.mean()) if explained else None
     found = result.beyond_chance()
@@ -122,10 +126,10 @@ def show_decomposition(as_json: bool, result: Decomposition, path: str, *lines: 
             f"{beyond} of {found.numel()} explanations are better than chance (fidelity {result.chance:.3f}; false "
             "discovery rate 5 %)"
         )
-    quality += evidence_lines(result)
     readout = f", read out by {result.settings.get('readout', 'a way that is not recorded')}" if explained else ""
     way = f"{result.tower} tower{readout}"
-    show_result(as_json, data, repr(result), sanitize(way, 400), *lines, *quality, path)
+    rest = [repr(result), sanitize(way, 400), *lines, *quality]
+    show_answer(as_json, data, speaking(result), *evidence_lines(result), path, rest=rest)
 
 
 def evidence_lines(result: Decomposition) -> list[str]:
@@ -155,5 +159,8 @@ def show_saved(as_json: bool, saved: SavedCheckpoint) -> None:
     }
     largest = max(saved.changed.values(), default=0.0)
     changed = f"{len(saved.changed)} tensors changed, by at most {largest:.3g}"
-    effect = [] if saved.effect is None else [saved.effect]
-    show_result(as_json, data, *effect, changed, *left_out_lines(saved.reasons), saved.folder)
+    effect = [] if saved.effect is None else str(saved.effect).splitlines()
+    first, *more = [*effect, changed]
+    left_out = f"{counted(len(saved.reasons), 'file')} left out"
+    rest = [*more, *left_out_lines(saved.reasons)]
+    show_answer(as_json, data, first, *([left_out] if saved.reasons else []), saved.folder, rest=rest)

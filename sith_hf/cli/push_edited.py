@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sith_hf.cli import messages, options
+from sith_hf.cli.answer import details, show_answer
 from sith_hf.cli.images import effect_images, images_of
-from sith_hf.cli.output import show_result
 from sith_hf.core.tables import left_out_lines
 from sith_hf.errors import InputError
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @options.servers
 @options.placed
 @options.include
+@details
 @options.as_json
 def push_edited(
     folder: Path | None,
@@ -129,35 +130,39 @@ def _edited(
 def _report(pushed: PushResult, as_json: bool) -> None:
     """Print the files that were sent, or would be sent."""
     from sith_hf.core.escaping import sanitize
+    from sith_hf.core.formatting import counted
     from sith_hf.core.tables import table
 
     url, deleted, unchanged = sanitize(pushed.url), map(sanitize, pushed.deleted), map(sanitize, pushed.unchanged)
     others = [f"not touched in the repository: {sanitize(name)}" for name in pushed.others]
     sizes = [(size, name) for name, size in pushed.sent.items()]
+    rest: list[str] = []
     if pushed.dry_run and pushed.nothing_to_do:
         lines = [f"nothing would be sent: {url} already has everything"]
     elif pushed.dry_run:
         where = f"a new repository, {pushed.url}" if pushed.creates else pushed.url
+        total = f"{counted(len(sizes), 'file')}, {sum(pushed.sent.values()) / 1e6:.1f} MB"
         lines = [
-            table(["bytes", "file"], sizes, f"would be sent to {where}, branch {pushed.revision}"),
+            f"{total} would be sent to {sanitize(where, 400)}, branch {sanitize(pushed.revision)}",
+            table(["bytes", "file"], sizes),
             *([] if pushed.compared else ["not compared with the repository: the Hub was not reached"]),
             *(f"would be deleted: {name}" for name in deleted),
-            *(f"unchanged: {name}" for name in unchanged),
-            *others,
-            *left_out_lines(pushed.reasons),
             f"\nREADME.md:\n\n{pushed.card}",
         ]
+        rest = [*(f"unchanged: {name}" for name in unchanged), *others, *left_out_lines(pushed.reasons)]
     elif pushed.nothing_to_do:
         done = f"nothing to do: {url} already has everything (commit {sanitize(str(pushed.commit))})"
-        lines = [*others, *left_out_lines(pushed.reasons), done]
+        lines, rest = [done], [*others, *left_out_lines(pushed.reasons)]
     else:
-        lines = [
+        place = sanitize(pushed.pull_request or pushed.url, 400)
+        removed = f", {len(pushed.deleted)} deleted" if pushed.deleted else ""
+        lines = [f"pushed {counted(len(sizes), 'file')}{removed}, commit {sanitize(str(pushed.commit))}", place]
+        rest = [
             *(f"sent {sanitize(name)} ({size} bytes)" for size, name in sizes),
             *(f"deleted {name}" for name in deleted),
             *others,
             *left_out_lines(pushed.reasons),
-            sanitize(pushed.pull_request or pushed.url, 400),
         ]
     if pushed.card_kept is not None and not as_json:
         messages.warn(f"README.md on the Hub was kept: {pushed.card_kept} (--overwrite-card replaces it)")
-    show_result(as_json, pushed.to_json(), *lines)
+    show_answer(as_json, pushed.to_json(), *lines, rest=rest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from sith_hf.cli import options
+from sith_hf.cli.answer import show_answer
 from sith_hf.cli.output import show_result
 from sith_hf.errors import InputError
 
@@ -30,4 +31,5 @@ def recipes(name: str | None, schema: bool, as_json: bool) -> None:
         known = [(item, Recipe.shipped(item)) for item in shipped_names()]
         data = [{"name": item, "title": recipe.title, "base": recipe.base.model} for item, recipe in known]
         rows = [[item, recipe.base.model, recipe.title] for item, recipe in known]
-        show_result(as_json, data, table(["recipe", "base", "title"], rows))
+        answer = f"{len(rows)} recipes come with sith-hf; run one with sith-hf run NAME -o FOLDER"
+        show_answer(as_json, data, answer, table(["recipe", "base", "title"], rows))

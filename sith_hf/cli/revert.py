@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from sith_hf.cli import messages, options
+from sith_hf.cli.answer import details
 from sith_hf.cli.output import show_saved
 
 
@@ -14,6 +15,7 @@ from sith_hf.cli.output import show_saved
 @click.argument("edited")
 @options.output("the reverted checkpoint")
 @options.include
+@details
 @options.as_json
 def revert(edited: str, output: Path, include: tuple[str, ...], overwrite: bool, as_json: bool) -> None:
     """Revert the edit in a copy of EDITED, a folder or Hub id: the base, to within rounding."""

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sith_hf.cli import messages, options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.answer import details, show_answer
 
 
 @click.command()
@@ -25,6 +25,7 @@ from sith_hf.cli.output import show_result
 @options.placed
 @options.output("all results")
 @options.include
+@details
 @options.as_json
 def run(
     recipe: str,
@@ -50,6 +51,9 @@ def run(
     # First, so that any later error ends every process.
     processes = join_processes()
 
+    from sith_hf.cards import headline
+    from sith_hf.core.escaping import sanitize
+    from sith_hf.evaluation import answers
     from sith_hf.recipe import Recipe, run_fidelity, run_recipe
 
     plan, home = processes.each(lambda: Recipe.load(recipe, overrides))
@@ -66,7 +70,8 @@ def run(
         )
         measured = processes.main_only(measure)
         if measured is not None:
-            show_result(as_json, measured.to_json(), measured)
+            answer = measured.table.answer()
+            show_answer(as_json, measured.to_json(), answer, measured.folder, rest=[measured])
         return
     given: dict[str, Any] = {"overrides": overrides, "include": include, "servers": servers, **placed}
     done = run_recipe(
@@ -79,4 +84,7 @@ def run(
         progress=messages.progress(),
     )
     if processes.is_main:
-        show_result(as_json, done.to_json(), done)
+        edit = headline(done.spec, sanitize)
+        lines = [edit] if done.evaluation is None else [*answers(done.evaluation), edit]
+        publish = f"{done.folder / 'edited'} (publish it with sith-hf push-edited)"
+        show_answer(as_json, done.to_json(), *lines, publish, rest=[done])

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sith_hf.cli import messages, options
+from sith_hf.cli.answer import details
 from sith_hf.cli.images import effect_images, images_of
 from sith_hf.cli.output import show_saved
 
@@ -20,6 +21,7 @@ from sith_hf.cli.output import show_saved
 @click.option("--text-model", help="For a BASE of one tower: the whole model it belongs to, to measure the effect.")
 @options.placed
 @options.include
+@details
 @options.as_json
 def save_edited(
     base: str,

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sith_hf.cli import messages, options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.answer import details, show_answer
 
 
 @click.command()
@@ -22,6 +22,7 @@ from sith_hf.cli.output import show_result
 @options.servers
 @options.placed
 @options.output("the results")
+@details
 @options.as_json
 def tune(
     recipe: str,
@@ -46,6 +47,7 @@ def tune(
     # First, so that any later error ends every process.
     processes = join_processes()
 
+    from sith_hf.evaluation import answers
     from sith_hf.tuning import tune_recipe
 
     done = tune_recipe(
@@ -60,4 +62,6 @@ def tune(
         progress=processes.is_main and messages.progress(),
     )
     if processes.is_main:
-        show_result(as_json, done.to_json(), done)
+        lines = [] if done.evaluation is None else answers(done.evaluation)
+        recipe = f"{done.to_json()['recipe']} (write the edit with sith-hf run)"
+        show_answer(as_json, done.to_json(), done.answer(), *lines, recipe, rest=[done])

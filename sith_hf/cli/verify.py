@@ -7,7 +7,7 @@ import sys
 import click
 
 from sith_hf.cli import messages, options
-from sith_hf.cli.output import show_result
+from sith_hf.cli.answer import show_answer
 
 
 @click.command()
@@ -23,11 +23,15 @@ def verify(edited: str, base: str | None, spec_paths: tuple[str, ...], as_json: 
     """Check that EDITED differs from its base only by its edit, tensor by tensor. Exit code 1 if not."""
     from sith_hf.checkpoint import verify as check
     from sith_hf.core.escaping import sanitize
+    from sith_hf.core.formatting import counted
 
     found = check(edited, base, options.spec_of(spec_paths) if spec_paths else None, progress=messages.progress())
-    counts = (
-        f"{'verified' if found.ok else 'NOT verified'}: {found.edited} tensors hold the edit, "
-        f"{found.identical} tensors and {found.files} files identical to the base"
+    same = f"{counted(found.identical, 'tensor')} and {counted(found.files, 'file')} identical to the base"
+    edit = f"{counted(found.edited, 'tensor')} that {'holds' if found.edited == 1 else 'hold'} the edit"
+    answer = (
+        f"verified: identical to the base except {edit} ({same})"
+        if found.ok
+        else f"NOT verified: {counted(len(found.problems), 'problem')} beside {edit} ({same})"
     )
-    show_result(as_json, found.to_json(), *(sanitize(problem, 400) for problem in found.problems), counts)
+    show_answer(as_json, found.to_json(), answer, *(sanitize(problem, 400) for problem in found.problems))
     sys.exit(0 if found.ok else 1)

@@ -1,7 +1,7 @@
 """HTML for notebooks and pages: tables, bars and blocks. Texts are escaped; colours and fonts are the page's own.
 
 Every function returns :class:`markupsafe.Markup`, which marks a text as HTML. Everything else is escaped when it is put
-into HTML, so a function of this file may get texts of any origin. There are no scripts, no classes with styles
+into HTML, so a function of this file may get texts of any origin. There are no scripts, no styles
 elsewhere, and no addresses: the HTML looks the same in a light and in a dark notebook, and loads nothing.
 """
 
@@ -19,7 +19,7 @@ LINE = "rgba(128,128,128,.35)"
 """The colour of lines, visible on white and on black."""
 
 _FAINT = "opacity:.65"
-_CELL = "padding:.15em .6em;vertical-align:top;background:none;border:0;overflow-wrap:anywhere;"
+_CELL = "padding:.15em .6em;vertical-align:top;background:none;border:0;overflow-wrap:break-word;"
 _HEAD = f"{_CELL}border-bottom:1px solid {LINE};font-weight:600;white-space:nowrap;"
 _TABLE = "border-collapse:collapse;border:0;margin:.2em 0;width:auto;color:inherit;background:none;font-size:inherit"
 
@@ -106,17 +106,21 @@ def html_table(
         last = Markup('<tr style="background:none"><td colspan="{}" style="{}">{}</td></tr>')
         body.append(last.format(width, _CELL, faint(f"and {more:,} more")))
     heading = Markup("<thead><tr>{}</tr></thead>").format(head) if columns else Markup("")
-    return Markup('<table style="{}">{}<tbody>{}</tbody></table>').format(_TABLE, heading, Markup("").join(body))
+    return Markup('<table class="sith" style="{}">{}<tbody>{}</tbody></table>').format(
+        _TABLE, heading, Markup("").join(body)
+    )
 
 
 def fact_table(facts: Iterable[tuple[str, object]]) -> Markup:
     """Return names and values in two columns; a value of None is left out."""
-    return html_table([], [[faint(name), text(value, 400)] for name, value in facts if value is not None])
+    title = Markup('<span style="white-space:nowrap">{}</span>')
+    return html_table([], [[title.format(faint(name)), text(value, 400)] for name, value in facts if value is not None])
 
 
 def block(title: object, *parts: object) -> Markup:
     """Return a title with paragraphs, tables and other blocks below it; empty parts are left out."""
-    inside = Markup("").join(Markup("<div>{}</div>").format(text(part, 400)) for part in parts if part)
+    part_of = Markup('<div style="overflow-x:auto">{}</div>')
+    inside = Markup("").join(part_of.format(text(part, 400)) for part in parts if part)
     return Markup('<div style="color:inherit;line-height:1.45"><div><b>{}</b></div>{}</div>').format(
         text(title, 400), inside
     )

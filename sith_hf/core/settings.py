@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, ValidationError
 
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.ranges import parse_numbers
+from sith_hf.core.validation import nearest
 from sith_hf.errors import InputError
 
 
@@ -82,8 +82,8 @@ def _complaint(root: type[Settings], item: Mapping[str, Any]) -> str:
         message = _unquoted(item) or str(item["msg"]).removeprefix("Value error, ")
         return f"{shown}: {message}" if shown else message
     known = sorted(_keys_at(root, loc[:-1]))
-    close = get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else f"known there: {', '.join(known)}"
+    close = nearest(str(loc[-1]), known, cutoff=0.5)
+    hint = f"did you mean {close}?" if close else f"known there: {', '.join(known)}"
     return f"unknown key {shown}; {hint}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _MOST_LINES = 30
+
+_FORCES_A_TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE")
 
 # Beyond what any explanation has: a damaged file must not flood a terminal.
 _MOST_CHARACTERS = 20_000
@@ -40,10 +43,12 @@ class Screen:
     @classmethod
     def of_stdout(cls) -> Screen:
         """Return that of stdout, by the rules of rich: COLUMNS, NO_COLOR, FORCE_COLOR and TERM change it."""
+        unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+        if not (sys.stdout.isatty() or any(os.environ.get(name) for name in _FORCES_A_TERMINAL)):
+            return cls(unicode=unicode)
         from rich.console import Console
 
         console = Console(file=sys.stdout)
-        unicode = console.encoding.startswith("utf")
         if not console.is_terminal or console.is_dumb_terminal:
             return cls(unicode=unicode)
         return cls(console.width, not console.no_color, unicode)
@@ -77,10 +82,13 @@ def table(
     ]
     numeric = [bool(rows) and all(isinstance(row[at], (int, float)) for row in rows) for at in range(len(columns))]
     greyed = dim if screen.colours else ()
-    if screen.width is not None and _least_width(heads, cells, numeric) > screen.width:
+    if screen.width is None:
+        lines = _whole_lines(heads, cells, numeric, "─" if screen.unicode else "-")
+    elif _least_width(heads, cells, numeric) > screen.width:
         lines = _records(heads, cells, screen.width, greyed)
     else:
-        lines = _grid(heads, cells, numeric, screen, greyed)
+        lines = _grid(heads, cells, numeric, screen.width, greyed)
+        lines = lines if screen.unicode else [line.replace("─", "-") for line in lines]
     return "\n".join([*([] if title is None else [sanitize(title, 1000)]), *lines])
 
 
@@ -97,11 +105,10 @@ def _grid(
     heads: Sequence[str],
     cells: Sequence[Sequence[str]],
     numeric: Sequence[bool],
-    screen: Screen,
+    width: int,
     dim: Collection[int],
 ) -> list[str]:
     from rich.box import SIMPLE_HEAD
-    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
@@ -110,9 +117,23 @@ def _grid(
         grid.add_column(Text(head), justify="right" if number else "left", overflow="fold", no_wrap=number)
     for at, row in enumerate(cells):
         grid.add_row(*(Text(cell, "dim" if at in dim else "") for cell in row))
-    whole = sum(max(map(cell_len, column)) + 2 for column in zip(heads, *cells, strict=True))
-    lines = _lines(grid, whole if screen.width is None else screen.width, colours=bool(dim))
-    return lines if screen.unicode else [line.replace("─", "-") for line in lines]
+    return _lines(grid, width, colours=bool(dim))
+
+
+def _whole_lines(heads: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool], rule: str) -> list[str]:
+    """Return one line for each row, as wide as it is."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(heads, *cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [
+            " " * (width - cell_len(cell)) + cell if right else cell + " " * (width - cell_len(cell))
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        return "  ".join(padded).rstrip()
+
+    return [line(heads), rule * (sum(widths) + 2 * (len(widths) - 1)), *map(line, cells)]
 
 
 def _records(heads: Sequence[str], cells: Sequence[Sequence[str]], width: int, dim: Collection[int]) -> list[str]:

@@ -6,7 +6,7 @@ import math
 import numbers
 import operator
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from typing import Any
 
 from sith_hf.errors import InputError
@@ -52,8 +52,30 @@ def whole_numbers(values: Any, what: str) -> list[int]:
     return [whole_number(item, f"each of {what}") for item in items]
 
 
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known words that are spelled most like ``word``, such as ``beach or leech``; None if none is alike.
+
+    Args:
+        word: mistyped; case does not matter.
+        known: the words that exist. Of names with a path, such as ``paper/dtd``, the last part counts too.
+        cutoff: the least similarity, from 0 to 1.
+    """
+    spelled: dict[str, str] = {}
+    for item in known:
+        spelled.setdefault(item.casefold().rpartition("/")[2], item)
+        spelled[item.casefold()] = item
+    word = word.casefold()
+    found = list(dict.fromkeys(spelled[each] for each in get_close_matches(word, spelled, n=3, cutoff=cutoff)))
+
+    def likeness(item: str) -> float:
+        parts = {item.casefold(), item.casefold().rpartition("/")[2]}
+        return max(SequenceMatcher(a=part, b=word).ratio() for part in parts)
+
+    alike = [item for item in found if likeness(item) > likeness(found[0]) - 0.05]
+    return " or ".join(alike) or None
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean X?)`` for the known word that is spelled most like ``word``; empty if none is."""
-    by_lower = {item.casefold(): item for item in known}
-    close = get_close_matches(word.casefold(), by_lower, n=1, cutoff=0.75)
-    return f" (did you mean {by_lower[close[0]]}?)" if close else ""
+    """Return `` (did you mean X?)`` for the known words that are spelled most like ``word``; empty if none is."""
+    close = nearest(word, known, cutoff=0.75)
+    return f" (did you mean {close}?)" if close else ""

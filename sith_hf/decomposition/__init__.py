@@ -29,6 +29,7 @@ from sith_hf.decomposition.poles import ExplainedPoles
 from sith_hf.decomposition.quality import Quality, measure_explanations, quality_of
 from sith_hf.decomposition.settings import DecomposeSettings
 from sith_hf.decomposition.significance import DRAWS, NULLS, SEED, Significance, null_directions
+from sith_hf.decomposition.speaking import clearest_heads, head_sentence, speaking, word_energy
 from sith_hf.decomposition.storage import DECOMPOSITION_LAYOUT
 from sith_hf.decomposition.svd import HeadSVD, factored_svd
 from sith_hf.decomposition.total_effect import IMAGES, TotalEffect, measure_total_effect
@@ -58,6 +59,10 @@ __all__ = [
     "TotalEffect",
     "WORDS",
     "adjusted",
+    "clearest_heads",
+    "head_sentence",
+    "speaking",
+    "word_energy",
     "check_joint_size",
     "concepts_text",
     "decompose",

@@ -37,7 +37,7 @@ def draw_map(found: ExplainedPoles, concept: str | None = None, embedding: Tenso
     """
     values, label, high = _colours(found, concept, embedding)
     layers, heads = values.shape
-    with blank_figure(2.6 + max(2.2, 0.24 * heads), 1.5 + max(0.8, 0.22 * layers)) as figure:
+    with blank_figure(2.6 + max(2.2, 0.24 * heads), 1.5 + max(1.6, 0.22 * layers)) as figure:
         axes = figure.subplots()
         titles = [str(layer_title(layer, found.base.settings)) for layer in found.layers]
         head_grid(axes, values.tolist(), titles, label=label, high=high)
@@ -53,12 +53,12 @@ def _colours(found: ExplainedPoles, concept: str | None, embedding: Tensor | Non
         query = found.embedding_of(concept or "") if embedding is None else embedding
         share, beyond = found.share(query.reshape(1, -1).float()), found.beyond_chance()
         share = share if beyond is None else share * beyond
-        return share.amax(dim=(-2, -1)), "largest share of an explanation", None
+        return 100 * share.amax(dim=(-2, -1)), "largest share of a pole's words, %", None
     if not found.has_words:
-        return found.energy_share[..., 0], "energy of the strongest vector", None
+        return 100 * found.energy_share[..., 0], "energy of the strongest vector, %", None
     energy = found.energy_beyond_chance
     if energy is not None:
-        return energy, "share of energy beyond chance", None
+        return 100 * energy, "energy beyond chance, %", None
     return (found.energy_share * found.fidelity.mean(dim=-1)).sum(dim=-1), "mean fidelity, weighted by energy", None
 
 
@@ -82,7 +82,7 @@ def draw_head(found: ExplainedPoles, layer: int, head: int, vectors: int = 12) -
     """
     count = min(whole_number(vectors, "vectors", least=1), found.rank)
     (layer,) = found.resolve_layers([layer])
-    head = found.resolve_head(head + found.num_heads if -found.num_heads <= whole_number(head, "a head") < 0 else head)
+    (head,) = found.resolve_heads([head])
     place = found.position(layer), head
     with blank_figure(9.0 if found.has_words else 5.0, 1.6 + 0.36 * count) as figure:
         columns = 2 if found.has_words else 1

@@ -22,6 +22,10 @@ TENSORS = {
 """Its tensors in the file of a decomposition."""
 
 
+# The (concept, value) pairs of a pole.
+Named = tuple[tuple[str, float], ...]
+
+
 @short_repr
 @dataclass(frozen=True, eq=False)
 class Drivers:
@@ -53,11 +57,11 @@ class Drivers:
         """The images in words, such as ``1000 images of drawn world: leaves, seed 0``."""
         return f"{self.images.get('count', '?')} images of {self.images.get('title', 'an unknown source')}"
 
-    def named(self, head: tuple[int, int] | None = None) -> list[tuple[tuple[str, float], ...]]:
+    def named(self, head: tuple[int, int] | tuple[int, int, slice] | None = None) -> list[Named]:
         """Return the (concept, correlation) pairs of every pole, by layer, head, vector, pole.
 
         Args:
-            head: only the poles of one head, by its places on the axes L and H.
+            head: only the poles of one head, by its places on the axes L and H, perhaps of some of its vectors.
         """
         parts = ((t[head] if head else t).flatten(0, -2).tolist() for t in (self.concept, self.correlation))
         pairs = zip(*parts, strict=True)

@@ -95,7 +95,11 @@ class ExplainedPoles(ExplainedHeads):
     def theme(self, layer: int, head: int, vectors: int = 3) -> list[Explanation]:
         """Return the explanations of the strongest vectors of one head, every pole, in order."""
         self.require_words()
-        return [self.explain(layer, head, v, p) for v in range(min(vectors, self.rank)) for p in self.poles]
+        key = self.position(layer), self.resolve_head(head)
+        if key in self._explained:
+            return list(self._explained[key][: vectors * len(self.poles)])
+        # Of these vectors only: all of a large tower take a second.
+        return list(head_explanations(self, *key, vectors))
 
     def strengths(self, layer: int, head: int, vectors: int = 3) -> list[dict[str, Any]]:
         """Return the numbers of the strongest vectors of one head: layer, head, vector, singular_value, energy_share.
@@ -144,15 +148,18 @@ class ExplainedPoles(ExplainedHeads):
         return [item for place in heads for item in self.of_head(*place)]
 
 
-def head_explanations(heads: ExplainedHeads, position: int, head: int) -> tuple[Explanation, ...]:
+def head_explanations(
+    heads: ExplainedHeads, position: int, head: int, vectors: int | None = None
+) -> tuple[Explanation, ...]:
     """Return the explanations of one head, by vector, then pole.
 
     Args:
         heads: of a decomposition.
         position: the index of the head's layer on axis L.
         head: its number.
+        vectors: of how many vectors, the strongest; all when None.
     """
-    here, count = (position, head), len(heads.poles)
+    here, count = (position, head, slice(vectors)), len(heads.poles)
     pairs = zip(heads.concept[here].flatten(0, 1).tolist(), heads.weight[here].flatten(0, 1).tolist(), strict=True)
     concepts = [
         tuple((heads.texts[i], w) for i, w in zip(index, weight, strict=True) if i >= 0 and w > 0)
@@ -175,8 +182,8 @@ def head_explanations(heads: ExplainedHeads, position: int, head: int) -> tuple[
         columns["beyond_chance"] = (found.q[here] <= FDR).flatten().tolist()
         common["chance"] = float(found.chance_of_layer[position])
         if found.head_chance is not None:
-            common["head_chance"] = float(found.head_chance[here])
-    names = product(range(heads.rank), heads.poles)
+            common["head_chance"] = float(found.head_chance[position, head])
+    names = product(range(heads.rank)[:vectors], heads.poles)
     return tuple(
         Explanation(vector=vector, pole=pole, **common, **dict(zip(columns, values, strict=True)))
         for (vector, pole), values in zip(names, zip(*columns.values(), strict=True), strict=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sith_hf.core.ranges import Numbers, parse_numbers
 from sith_hf.core.short_repr import short_repr
-from sith_hf.core.validation import whole_number
+from sith_hf.core.validation import did_you_mean, whole_number
 from sith_hf.errors import InputError
 from sith_hf.pursuit import Pursuit
 from sith_hf.towers import AttentionLayer, Tower, check_mean
@@ -93,7 +93,10 @@ class DecomposeSettings:
         known = [item.name for item in fields(self)]
         for name in changes:
             if name not in known:
-                raise InputError(f"unknown setting {name!r} of decompose; the settings are {', '.join(known)}")
+                raise InputError(
+                    f"unknown setting {name!r} of decompose{did_you_mean(name, known)}; the settings are "
+                    f"{', '.join(known)}"
+                )
         return replace(self, **changes)
 
     def check(self, tower: Tower, concepts: int | None = None) -> tuple[int, ...]:

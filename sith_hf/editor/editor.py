@@ -96,8 +96,9 @@ class SithEditor:
             text_model: for a tower alone, the whole model that it belongs to; for LLaVA, the model that its tower was
                 taken from. It provides the text tower, and what is missing on the way to the joint space.
             token: a Hub token; the one of the environment or login when None.
-            device: where the models are and run, such as ``"cpu"``, ``"cuda:1"`` or ``"mps"``. When None or
-                ``"auto"``, they are on the CPU, and passes over images use an accelerator if there is one.
+            device: where passes over images and products with a dictionary run, such as ``"cpu"``, ``"cuda:1"`` or
+                ``"mps"``; an accelerator if there is one when None or ``"auto"``. The model moves there for a pass, and
+                back. Sums in float64 stay on the CPU with ``"mps"``, which has none.
             dtype: of the weights, ``"float32"``, ``"bfloat16"`` or ``"float16"``. When None or ``"auto"``, the
                 narrowest that holds them exactly. A wider one changes no result by more than the rounding of passes; a
                 narrower one rounds the weights, and results are then of the rounded weights, with a warning.

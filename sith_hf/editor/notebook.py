@@ -47,11 +47,11 @@ def edit_html(
         settings: of the tower.
     """
     shown = [(word, f"{share:.0%} of what the model writes of it, estimated") for word, share in taken.items()]
-    cells = []
+    explained, cells = any(row["explanation"] for row in rows), []
     for row in rows[:MOST_ROWS]:
         place = [layer_title(row["layer"], settings), row["head"], row["vector"]]
         words = faint("silent") if row["silent"] else f"{row['pole'] or ''} {row['explanation']}".strip()
-        cells.append([*place, f"{row['gain']:.3g}", row["reason"], words])
-    columns = ["layer", "head", "vector", "gain", "reason", "explanation"]
+        cells.append([*place, f"{row['gain']:.3g}", row["reason"], *([words] if explained else [])])
+    columns = ["layer", "head", "vector", "gain", "reason", *(["explanation"] if explained else [])]
     facts = [("impact", str(impact)), *shown[:MOST_ROWS], *(("warning", line) for line in warnings[:MOST_ROWS])]
     return block(title, fact_table(facts), html_table(columns, cells, more=len(rows) - len(cells)))

@@ -293,7 +293,8 @@ class Terms:
     def __repr__(self) -> str:
         reverts = ", reverts" if self.reverts else ""
         tower = f"the {self.tower} tower of {sanitize(self.base.name)}"
-        return f"{type(self).__name__}({len(self)} vectors of {tower}, layers {self.layers}{reverts})"
+        vectors = f"{len(self)} {'vector' if len(self) == 1 else 'vectors'}"
+        return f"{type(self).__name__}({vectors} of {tower}, layers {self.layers}{reverts})"
 
     def record(self) -> dict[str, Any]:
         """Return all but the tensors as a JSON object."""

@@ -3,6 +3,7 @@
 It imports ``images``, ``edits`` and everything below. ``metric_classes`` has the metrics as ``evaluate.Metric``.
 """
 
+from sith_hf.evaluation.answer import answers
 from sith_hf.evaluation.charts import worst_against_average
 from sith_hf.evaluation.edit_effect import image_options, leaves, measure_effect, names_concepts, unmeasurable
 from sith_hf.evaluation.held_task import HeldTask, Labelled, hold_tasks
@@ -22,6 +23,7 @@ __all__ = [
     "Task",
     "Temperature",
     "ZeroShot",
+    "answers",
     "check_sizes",
     "class_embeddings",
     "evaluate",

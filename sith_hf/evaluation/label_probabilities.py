@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sith_hf.core.short_repr import short_repr
+
 Floats = NDArray[np.float64]
 
 CLIP_SCALE = 100.0
 """What OpenAI's CLIP multiplies cosines by; used for a model that records no temperature."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Temperature:
     """How a model turns a cosine into a probability.

@@ -13,7 +13,7 @@ from sith_hf.evaluation.task_result import MetricResult, TaskResult
 from sith_hf.images import BASE, EDITED
 
 # Rows of a task, tasks, and columns of variants.
-_ROWS, _TASKS, _VARIANTS = 16, 6, 8
+_ROWS, _TASKS, _VARIANTS = 16, 5, 6
 
 
 def in_one_line(tasks: Sequence[TaskResult], variants: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from sith_hf.core.escaping import sanitize
 from sith_hf.core.formatting import signed
 from sith_hf.core.reading import read_text
 from sith_hf.core.tables import table
+from sith_hf.core.validation import did_you_mean
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.evaluation.notebook import in_one_line, tasks_html, value_rows
 from sith_hf.evaluation.task_result import Difference, TaskResult
@@ -73,13 +74,16 @@ class Evaluation:
         for task in self.tasks:
             if task.name == name:
                 return task
-        raise InputError(f"no task is called {name!r}; the tasks are {', '.join(task.name for task in self.tasks)}")
+        names = [task.name for task in self.tasks]
+        raise InputError(f"no task is called {name!r}{did_you_mean(name, names)}; the tasks are {', '.join(names)}")
 
     def value(self, task: str, metric: str, variant: str, part: str | None = None) -> float:
         """Return one value. Raises InputError for an unknown task, metric or variant."""
         values = self.task(task).metric(metric, part).values
         if variant not in values:
-            raise InputError(f"no variant is called {variant!r}; the variants are {', '.join(values)}")
+            raise InputError(
+                f"no variant is called {variant!r}{did_you_mean(variant, values)}; the variants are {', '.join(values)}"
+            )
         return values[variant]
 
     def difference(self, task: str, metric: str, of: str, to: str, part: str | None = None) -> Difference:
@@ -148,7 +152,9 @@ class Evaluation:
         return "\n".join(parts).rstrip()
 
     def card(self) -> dict[str, list[dict[str, Any]]]:
-        """Return headlines and a few groups of base and edited, as :class:`sith_hf.cards.facts.Results`, in fractions.
+        """Return headlines and a few groups of base, edited and baselines, in fractions, for a card.
+
+        They have the form of :class:`sith_hf.cards.measured.Results`; random draws are there as their mean.
 
         Raises:
             InputError: no variant called ``"edited"``.

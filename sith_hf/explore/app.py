@@ -47,6 +47,7 @@ def page(explorer: Explorer) -> gr.Blocks:
         panel(render("header.html.j2", view=header(explorer)), name="header")
         head = gr.State((explorer.decomposition.layers[-1], 0))
         basket, query, colour = gr.State(Basket()), gr.State(""), gr.State(("energy", ""))
+        added = panel(_added(Basket()), name="added", scripts=["added.js"])
         with gr.Tabs() as tabs:
             shared = Shared(explorer, head, basket, tabs, query, colour)
             for name, build in TABS.items():
@@ -54,10 +55,16 @@ def page(explorer: Explorer) -> gr.Blocks:
                     build(shared)
                 if name == "edit":
                     basket.change(_edit_title, basket, tab, show_progress="hidden", api_visibility="private")
+        basket.change(_added, basket, added, show_progress="hidden", api_visibility="private")
         tools = Tools(explorer)
         for tool in (tools.search, tools.explain, tools.edit):
             gr.api(_answered(tool))
     return app
+
+
+def _added(basket: Basket) -> str:
+    """Return a line about the basket as HTML: read aloud, and for the buttons of the vectors in it."""
+    return render("added.html.j2", items=basket.items)
 
 
 def _answered(tool: Callable[..., str]) -> Callable[..., str]:

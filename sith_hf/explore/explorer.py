@@ -116,7 +116,7 @@ class Explorer:
         now = self._stamp()
         if now == self._kept["stamp"]:
             editor = self._kept.get("editor")
-            return sanitize(str(editor), 1000) if isinstance(editor, BaseMismatch) else None
+            return _sentence(editor) if isinstance(editor, BaseMismatch) else None
         happened = "was deleted" if now is None else "has changed on disk"
         return (
             f"{sanitize(self.source, 300)} {happened}. This page still shows what was read at its start; stop "
@@ -130,3 +130,8 @@ class Explorer:
         except OSError:
             return None
         return None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _sentence(error: BaseMismatch) -> str:
+    text = sanitize(str(error), 1000)
+    return f"{text[:1].upper()}{text[1:]}."

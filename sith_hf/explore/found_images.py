@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from sith_hf.core.escaping import sanitize
+from sith_hf.core.escaping import sanitize, shown_name
 from sith_hf.errors import SithError
+from sith_hf.hub import local_path
 
 if TYPE_CHECKING:
     from sith_hf.explore.explorer import Explorer
@@ -66,7 +67,9 @@ class FoundImages:
     def title(self) -> str:
         """The data set, for a person."""
         name = self.explorer.images
-        return "1,000 drawn leaves" if name == "leaves" else sanitize(str(name), 60)
+        if name == "leaves":
+            return "1,000 drawn leaves"
+        return sanitize(str(name) if local_path(str(name)) is None else shown_name(str(name)), 60)
 
     def known(self, layer: int, head: int, vectors: tuple[int, ...]) -> Found | None:
         """Return the images of some vectors of a head; None if they are not found yet."""

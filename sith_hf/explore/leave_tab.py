@@ -61,7 +61,8 @@ def _downloads(shared: Shared) -> None:
     files = gr.File(label="Files", file_count="multiple", interactive=False, visible=False)
     prepare.click(partial(_prepared, shared.explorer), shared.basket, [files, said], **MODEL)
     # Files of an earlier edit must not stay beside a new one.
-    shared.basket.change(lambda: gr.File(value=None, visible=False), None, files, show_progress="hidden", queue=False)
+    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+    shared.basket.change(lambda: gr.File(value=None, visible=False), None, files, **quick)
 
 
 def _saving(shared: Shared, large: gr.Checkbox) -> None:

@@ -70,6 +70,8 @@ def energy_map(decomposition: Decomposition) -> MapView:
         )
     values = (decomposition.energy_share.double() * found.any(-1)).sum(-1)
     note = "The share of a head's energy in vectors whose words are better than chance."
+    if not bool(values.any()):
+        note = "No vector has words that are better than chance."
     return _view(decomposition, values, "Energy beyond chance, % of the head", note, "of its energy is beyond chance")
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,6 +19,7 @@ from sith_hf.explore.picture_view import Picture, opened_model
 from sith_hf.gains import Gains
 from sith_hf.grounding import overlay, reading_coefficients, token_parts
 from sith_hf.images import private_copy
+from sith_hf.towers import family_of
 
 MOST_VECTORS = 4
 """The number of vectors that are read: those whose writing the edit changes most in this picture."""
@@ -58,17 +63,44 @@ def where_in(explorer: Explorer, gains: Gains, picture: Picture) -> WhereView:
         raise InputError("nothing is edited yet: add a vector or concept with a gain other than 1")
     own = replace(variant, model=private_copy(variant.model))  # hooks of this call alone
     pixels = picture.pixels[None].to(next(own.model.parameters()).device)
-    with torch.inference_mode(), reading_coefficients(own.model, editor.tower, decomposition, list(change)) as reader:
-        own.embed(pixels)
+    attention = _attention(own.model, editor.tower.kind, {key[0] for key in change})
+    with torch.no_grad(), reading_coefficients(own.model, editor.tower, decomposition, list(change)) as reader:
+        again = _watched(attention, lambda: own.embed(pixels))
         written = reader.take()[0].abs()
     amount = {key: change[key] * float(value) for key, value in zip(change, written, strict=True)}
     strongest = sorted(amount, key=lambda key: -amount[key])[:MOST_VECTORS]
     total = torch.zeros(())
     for key in strongest:
-        parts = token_parts(own.model, editor.tower, decomposition, key, pixels, own.embed)
+        parts = token_parts(own.model, editor.tower, decomposition, key, pixels, again[key[0]])
         total = total + change[key] * parts.patches[0].abs().cpu().float()
     place, share = _strongest(total)
     return WhereView(_drawn(picture, total), place, share, tuple(strongest), len(change))
+
+
+def _attention(model: Any, kind: str, layers: Iterable[int]) -> dict[int, Any]:
+    """Return the attention modules of layers."""
+    tower, _ = family_of(model).locate(model, kind)
+    paths = family_of(model).outputs(tower)
+    return {layer: tower.get_submodule(paths[layer].rpartition(".")[0]) for layer in layers}
+
+
+def _watched(attention: Mapping[int, Any], run: Callable[[], Any]) -> dict[int, Callable[[Tensor], Any]]:
+    """Run the model once; return, for each layer, a function that runs its attention again on what it got."""
+    got: dict[int, tuple[Any, Any]] = {}
+
+    def keep(layer: int, module: Any, inputs: Any, options: Any) -> None:
+        got[layer] = inputs, options
+
+    with ExitStack() as hooks:
+        for layer, module in attention.items():
+            hooks.callback(module.register_forward_pre_hook(partial(keep, layer), with_kwargs=True).remove)
+        run()
+
+    def again(layer: int, _: Tensor) -> Any:
+        inputs, options = got[layer]
+        return attention[layer](*inputs, **options)
+
+    return {layer: partial(again, layer) for layer in attention}
 
 
 def _strongest(total: Tensor) -> tuple[str, float]:

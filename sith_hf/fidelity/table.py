@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sith_hf.core.formatting import count, counted
 from sith_hf.core.short_repr import short_repr
 from sith_hf.decomposition import Quality, smallest_p
 from sith_hf.pursuit import Pursuit
@@ -132,6 +133,17 @@ class FidelityTable:
                 row += [s["null_fidelity"], s["null_coherence"], s["median_p"], f"{s['significant']}/{self.count}"]
             rows.append(row)
         return columns, rows
+
+    def answer(self) -> str:
+        """Return in one sentence which method and sparsity has the highest fidelity, and what chance has."""
+        best = max(self.results, key=lambda result: self.summary(result)["fidelity"])
+        found = self.summary(best)
+        name, most = f"{best.name} with {counted(found['sparsity'], 'concept')}", float(self.ceiling.double().mean())
+        said = f"{name} explains best: fidelity {found['fidelity']:.3f} of at most {most:.3f}"
+        if self.null is None:
+            return said
+        beyond = f"{count(found['significant'])} of {counted(self.count, 'explanation')} beyond chance"
+        return f"{said}, random directions {found['null_fidelity']:.3f}; {beyond}"
 
     @property
     def count(self) -> int:

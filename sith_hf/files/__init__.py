@@ -19,7 +19,7 @@ from sith_hf.files.artifact import (
 )
 from sith_hf.files.atomic import already_has, new_folder, scratch_folder, sweep, write_whole
 from sith_hf.files.cache import CachedList, EmbeddingCache
-from sith_hf.files.resumable import Part, ResumableJob
+from sith_hf.files.resumable import Part, ResumableJob, resumes_from
 from sith_hf.files.tensor_file import DTYPES, Entry, FileBackedRows, RowBlocks, TensorFile, raw_bytes
 from sith_hf.files.torch_file import TorchFile, is_torch_file
 from sith_hf.files.unchanged import write_all
@@ -47,6 +47,7 @@ __all__ = [
     "read_file_backed",
     "read_versions",
     "require",
+    "resumes_from",
     "scratch_folder",
     "sweep",
     "text_tensors",

@@ -35,6 +35,22 @@ _LOG = logging.getLogger(__name__)
 LOCK, SUFFIX = ".sith-hf.lock", ".part"
 
 
+@contextmanager
+def resumes_from(folder: Path | None, pattern: str) -> Iterator[None]:
+    """Note on a KeyboardInterrupt of the block that the same command resumes, if ``folder`` has finished work.
+
+    Args:
+        folder: where the block keeps it, on the main process; None if it keeps nothing.
+        pattern: of the files of finished work.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        if folder is not None and any(folder.rglob(pattern)):
+            stopped.add_note(f"The same command resumes from where it stopped: {folder} has the finished parts.")
+        raise
+
+
 @dataclass(frozen=True)
 class ResumableJob:
     """The folder where a job keeps its finished parts, and the processes that share the work.
@@ -75,7 +91,8 @@ class ResumableJob:
         """
         with ExitStack() as held:
             folder = processes.on_main(lambda: held.enter_context(_held(Path(output), is_file)))
-            yield cls(folder, processes)
+            with resumes_from(folder, f"*{SUFFIX}"):
+                yield cls(folder, processes)
             processes.on_main(lambda: None if folder is None else _remove(folder))
 
     def parts(

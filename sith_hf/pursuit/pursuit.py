@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.core.short_repr import short_repr
-from sith_hf.core.validation import finite_number, whole_number
+from sith_hf.core.validation import did_you_mean, finite_number, whole_number
 from sith_hf.errors import InputError, TemporaryError
 from sith_hf.pursuit.atoms import READ, Atoms, as_atoms
 from sith_hf.pursuit.index import DictionaryIndex, build_index, out_of_memory, refuse_rows, worth_rounding
@@ -90,7 +90,10 @@ class Pursuit:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise InputError(f"unknown method {self.method!r}; the methods are {', '.join(METHODS)}")
+            raise InputError(
+                f"unknown method {self.method!r}{did_you_mean(str(self.method), METHODS)}; the methods are "
+                f"{', '.join(METHODS)}"
+            )
         whole_number(self.sparsity, "sparsity", least=1)
         if self.block_size is not None:
             whole_number(self.block_size, "block_size", least=1)

@@ -12,6 +12,7 @@ from typing import Any
 from sith_hf.core.escaping import sanitize
 from sith_hf.core.reading import read_text_input
 from sith_hf.core.strict_yaml import MAX_CHARACTERS, read_yaml
+from sith_hf.core.validation import did_you_mean
 from sith_hf.errors import InputError
 from sith_hf.recipe.overrides import override_value
 
@@ -62,7 +63,9 @@ def shipped_text(name: str) -> str:
     """Return the YAML of a recipe that comes with sith-hf. Raises InputError for an unknown name."""
     known = shipped_names()
     if name not in known:
-        raise InputError(f"no recipe {name!r} comes with sith-hf; there are {', '.join(known)}")
+        raise InputError(
+            f"no recipe {name!r} comes with sith-hf{did_you_mean(name, known)}; there are {', '.join(known)}"
+        )
     return files("sith_hf.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 
@@ -71,7 +74,8 @@ def _read(name: str, folder: Path | None) -> tuple[str, str, Path]:
     if re.fullmatch(r"[\w/-]+", name) and name in shipped_names():
         return shipped_text(name), f"recipe {name}", Path.cwd()
     path = Path(name) if folder is None else folder / name
-    advice = f"name a file, or one of {', '.join(shipped_names())}"
+    known = shipped_names()
+    advice = f"name a file, or one of {', '.join(known)}{did_you_mean(name, known)}"
     return read_text_input(path, "the recipe", advice, MAX_BYTES), str(path.resolve()), path.resolve().parent
 
 

@@ -48,7 +48,7 @@ class LoadedModel:
         name: the Hub id or folder it was loaded from; the id for a snapshot in the Hub's cache.
         revision: the commit on the Hub; None for any other folder.
         folder: the folder of its files; None for a model in memory.
-        device: where it runs; None leaves the choice to each step: an accelerator, if there is one.
+        device: where passes run; None leaves the choice to each step: an accelerator, if there is one.
         dtype: the dtype that was asked for; None for that of the files.
         rounded: whether ``dtype`` rounds the weights of the files.
     """
@@ -156,7 +156,7 @@ def load_model(
     _LOG.debug("loaded %s, a %s of %s, from %s", name, architecture, next(model.parameters()).dtype, folder)
     read_tokenizer = open_clip_tokenizer if ours else load_tokenizer
     return LoadedModel(
-        model=_placed(model.eval(), device),
+        model=model.eval(),
         tokenizer=read_tokenizer(folder) if family.has_text(architecture) else None,
         name=name,
         revision=revision,
@@ -165,11 +165,6 @@ def load_model(
         dtype=dtype,
         rounded=rounded,
     )
-
-
-def _placed(model: Any, device: torch.device | None) -> Any:
-    # MPS has no float64, which the algebra of directions needs: the model moves there for its passes only.
-    return model if device is None or device.type == "mps" else model.to(device)
 
 
 def _read_config(folder: Path, name: str) -> tuple[dict[str, Any], TowerFamily, str]:

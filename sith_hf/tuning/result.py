@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sith_hf.core.escaping import sanitize
+from sith_hf.core.formatting import counted
 from sith_hf.core.reading import read_text
 from sith_hf.core.short_repr import short_repr
 from sith_hf.core.tables import table
@@ -67,6 +68,16 @@ class TuneResult:
         rows = [[*row, *[""] * (8 - len(row))] for row in rows]
         head = ["trial", *titles, "vectors", "layers", "threshold", "strength", "trade"]
         return table(head, rows, "On validation data; * is the chosen point")
+
+    def answer(self) -> str:
+        """Return in one sentence what the chosen edit does on validation data."""
+        chosen, figures = self.record["chosen"], []
+        for key in ("target", "collateral"):
+            title = sanitize(self.record[key]["title"], 60)
+            figures.append(f"{title} {self.record[key]['base']:.3g} → {chosen[key]:.3g}")
+        vectors = counted(len(chosen["gains"]), "vector")
+        tried = counted(self.record["trials"], "trial")
+        return f"{figures[0]} with {vectors}, {figures[1]} (validation data, the best of {tried})"
 
     def __str__(self) -> str:
         lines = [self.table(), f"{self.record['trials']} trials looked at validation data."]

@@ -19,7 +19,7 @@ from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import DRAWS, Decomposition
 from sith_hf.editor import SithEditor
 from sith_hf.explore import Explorer, Served, launch
-from sith_hf.world import concepts, embedded_checkpoint
+from sith_hf.world import concepts, embedded_checkpoint, world_dataset
 
 ROOT = Path(__file__).parents[2]
 # Screenshots of every run, kept by CI.
@@ -87,6 +87,15 @@ def address(explained: Path) -> Iterator[str]:
     """The address of an explorer with model and pictures."""
     with served(Explorer.open(explained, str(embedded_checkpoint()), "leaves")) as page:
         yield page.url
+
+
+@pytest.fixture(scope="session")
+def boat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of a boat on a road, which the embedded checkpoint takes for a car."""
+    row = next(row for row in world_dataset("groups", seed=2026, pictures=12) if row["group"] == "boat/road")
+    path = tmp_path_factory.mktemp("upload") / "boat.png"
+    row["image"].save(path)
+    return path
 
 
 @pytest.fixture

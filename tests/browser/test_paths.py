@@ -12,17 +12,8 @@ from transformers import CLIPVisionModel
 
 from sith_hf.edits import EditSpec
 from sith_hf.explore import Explorer
-from sith_hf.world import embedded_checkpoint, world_dataset
+from sith_hf.world import embedded_checkpoint
 from tests.browser.conftest import NARROW, Window, faults_of, open_tab, served, shot
-
-
-@pytest.fixture(scope="session")
-def boat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture of a boat on a road, which the embedded checkpoint takes for a car."""
-    row = next(row for row in world_dataset("groups", seed=2026, pictures=8) if row["group"] == "boat/road")
-    path = tmp_path_factory.mktemp("upload") / "boat.png"
-    row["image"].save(path)
-    return path
 
 
 def add(page: Page, concept: str) -> None:

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from sith_hf.cards import snippets
+from sith_hf.cards.facts import BASE_FOLDER
 from sith_hf.checkpoint import export_adapter, save_edited
 from sith_hf.concepts import ConceptDictionary
 from sith_hf.decomposition import Decomposition
@@ -48,7 +49,7 @@ class Made:
         text = (self.folders[kind] / "README.md").read_text() if kind == "adapter" else card_of(self.folders[kind])
         places = {
             snippets.FOLDER: self.folders[kind],
-            snippets.BASE_FOLDER: embedded_checkpoint(),
+            BASE_FOLDER: embedded_checkpoint(),
             "path/to/this/adapter": self.folders[kind],
             "path/to/the/spec": self.folders["spec"],
             "path/to/the/dictionary": self.folders["dictionary"],
@@ -59,7 +60,7 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, few_draws) -> Made:
+def made(tmp_path_factory) -> Made:
     return Made(tmp_path_factory.mktemp("code"))
 
 

@@ -194,7 +194,7 @@ class TestBases:
         save_edited(tmp_path / "once", random_spec(tmp_path / "once", seed=7), tmp_path / "twice")
         assert ModelCard.load(tmp_path / "twice" / "README.md").data.base_model == "me/clip"
 
-    def test_a_snapshot_in_the_cache_of_the_hub_is_its_commit(self, base, tmp_path, few_draws):
+    def test_a_snapshot_in_the_cache_of_the_hub_is_its_commit(self, base, tmp_path):
         commit = "0123456789abcdef0123456789abcdef01234567"
         for name, found in (
             (f"models--me--clip/snapshots/{commit}", "me/clip"),

@@ -485,10 +485,19 @@ class TestCommand:
             spec = random_spec(bases[kind])
             spec.save_pretrained(tmp_path / kind)
             export_adapter(spec, tmp_path / f"{kind}-function", kind)
-            ran = sith("export-adapter", tmp_path / kind, "--architecture", kind, "-o", tmp_path / f"{kind}-command")
+            ran = sith(
+                "export-adapter",
+                tmp_path / kind,
+                "--architecture",
+                kind,
+                "--details",
+                "-o",
+                tmp_path / f"{kind}-command",
+            )
             assert ran.code == 0, ran.err
             ranks = [f"vision tower, layer {layer}: rank {rank}" for layer, rank in ((0, 1), (2, 3))]
-            assert ran.out.splitlines() == [*ranks, str(tmp_path / f"{kind}-command")]
+            answer = f"a LoRA adapter of rank 3 at most, in 2 layers of {kind}"
+            assert ran.out.splitlines() == [answer, *ranks, str(tmp_path / f"{kind}-command")]
             assert "names no base model" in ran.err
             assert tree(tmp_path / f"{kind}-command") == tree(tmp_path / f"{kind}-function")
 

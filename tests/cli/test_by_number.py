@@ -28,13 +28,15 @@ def test_from_decompose_to_revert(name, kind, models, tmp_path):
     assert "numbers only, no words" in ran.err
     assert (ran.data["poles"], ran.data["concepts"], ran.data["fidelity"]) == ([], 0, None)
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["decomposition.safetensors"]
-    again = succeeded(sith(*made))
+    again = succeeded(sith(*made, "--details"))
     assert "already done" in again.err
     assert "\nvision tower\n" in again.out
     assert "another decomposition" in refused(sith(*made[:-4], "-o", tmp_path / "d"))
     rows = succeeded(sith("show", tmp_path / "d", "--json", "--heads", "0", "--top", "2")).data
     assert [(row["layer"], row["vector"]) for row in rows] == [(1, 0), (1, 1), (2, 0), (2, 1)]
-    assert "singular value" in succeeded(sith("show", tmp_path / "d")).out
+    shown = succeeded(sith("show", tmp_path / "d")).out
+    assert "by number: there are no words" in shown.splitlines()[0]
+    assert "singular value" in shown
     edit = ("edit", models / name, "--decomposition", tmp_path / "d")
     chosen = ("--gain", "-1", "--layers", "2", "--vectors", "0,1", "--yes", "-o", tmp_path / "spec")
     data = succeeded(sith(*edit, *chosen, "--json")).data

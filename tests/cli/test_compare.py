@@ -53,7 +53,9 @@ class TestCompare:
         ran = succeeded(sith(*command))
         assert "already done" in ran.err
         assert tree(out) == before
-        assert "The most changed heads" in ran.out
+        assert " changed most: by " in ran.out.splitlines()[0]
+        assert "The most changed heads" not in ran.out
+        assert "The most changed heads" in succeeded(sith(*command, "--details")).out
         refused(sith(*command, "--directions", "1"))
         assert tree(out) == before
 

@@ -34,7 +34,7 @@ def test_it_writes_a_decomposition_and_its_dictionary(scene, work):
 def test_every_option_reaches_the_decomposition(work, tmp_path):
     options = ("--layers", "-1,0", "--rank", "3", "--poles", "+", "--method", "omp", "--sparsity", "2")
     extra = ("--no-fold", "--centre", "--dictionary", work / "d")
-    ran = succeeded(sith("decompose", work / "clip", *options, *extra, "-o", tmp_path / "d"))
+    ran = succeeded(sith("decompose", work / "clip", *options, *extra, "--details", "-o", tmp_path / "d"))
     assert "mean fidelity" in ran.out
     assert str(tmp_path / "d" / "decomposition.safetensors") in ran.out
     made = Decomposition.from_pretrained(tmp_path / "d")

@@ -89,9 +89,13 @@ def test_a_dry_run_shows_the_edit_and_writes_nothing(work, tmp_path):
     assert data["words"][0]["left_out"]
     shown = succeeded(sith(*words, "--dry-run"))
     assert "nothing was written" in shown.out
-    assert "sea: cosine" in shown.out
-    assert str(work / "clip") in shown.out.splitlines()[0]
-    assert shown.out.splitlines()[0].endswith("not known") or "better than chance: " in shown.out.splitlines()[0]
+    assert "sea: cosine" not in shown.out
+    assert shown.out.startswith("Suppresses sea, in 3 of 96 vectors of the vision tower: ")
+    whole = succeeded(sith(*words, "--dry-run", "--details")).out
+    assert "sea: cosine" in whole
+    heading = whole.splitlines()[1]
+    assert str(work / "clip") in heading
+    assert heading.endswith("not known") or "better than chance: " in heading
 
 
 def test_a_large_edit_asks(refuses, work, tmp_path):

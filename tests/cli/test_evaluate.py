@@ -36,7 +36,7 @@ def work(tmp_path_factory):
 
 def ran(*arguments):
     """Return the stdout of a run that succeeds."""
-    return succeeded(sith("evaluate", *arguments)).out
+    return succeeded(sith("evaluate", *arguments, "--details")).out
 
 
 NAMED = ("--columns", "label=kind,group=place", "--classes", "boat,car")

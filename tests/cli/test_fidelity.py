@@ -58,7 +58,7 @@ def measured(work, *arguments: object) -> Ran:
 
 class TestFidelity:
     def test_the_table(self, work):
-        ran = succeeded(measured(work, *SMALL))
+        ran = succeeded(measured(work, *SMALL, "--details"))
         for word in ("fidelity", "coherence", "comp 0.1", "comp 0.5", "omp", "19 random directions", "0.05"):
             assert word in ran.out
         assert "explaining" in ran.err
@@ -138,7 +138,16 @@ class TestImportReference:
     def test_it_gives_our_artifact(self, work, tmp_path):
         files = [work / NAME.format(layer) for layer in (2, 0)]
         ran = succeeded(
-            sith("import-reference", *files, work / "clip", "--concepts", work / "concepts.txt", "-o", tmp_path / "d")
+            sith(
+                "import-reference",
+                *files,
+                work / "clip",
+                "--concepts",
+                work / "concepts.txt",
+                "--details",
+                "-o",
+                tmp_path / "d",
+            )
         )
         found, ours = Decomposition.from_pretrained(tmp_path / "d"), Decomposition.from_pretrained(work / "made")
         assert found.layers == (0, 2)
@@ -223,11 +232,11 @@ class TestImportReference:
         path = left[0].rename(left[0].with_name(left[0].name.replace("left", "right")))
         assert "_left_" in refused(use([path], *with_mean))
         assert not (tmp_path / "out").exists()
-        assert "agree" in succeeded(use(renamed, *with_mean, "--fold")).out
+        assert "agree" in succeeded(use(renamed, *with_mean, "--fold", "--details")).out
         assert "Warning" in succeeded(use(genuine, "--without-mean")).err
         assert "Warning" not in succeeded(use(genuine, *with_mean)).err
         path = path.rename(path.with_name(path.name.replace("right", "left")))
-        assert "read directions" in succeeded(use([path], *with_mean)).out
+        assert "read directions" in succeeded(use([path], *with_mean, "--details")).out
         assert succeeded(sith("show", tmp_path / "out", "--json")).data[0]["side"] == "read"
 
     def test_files_and_model_are_both_needed(self, work, tmp_path):

@@ -32,7 +32,7 @@ class TestSaveEdited:
     def test_for_people(self, work, tmp_path):
         source = shutil.copytree(work / "clip", tmp_path / "source")
         (source / "pytorch_model\x1b[31m.bin").write_bytes(b"")
-        ran = succeeded(sith("save-edited", source, "--spec", work / "spec", "-o", tmp_path / "edited"))
+        ran = succeeded(sith("save-edited", source, "--spec", work / "spec", "--details", "-o", tmp_path / "edited"))
         assert ran.out.splitlines()[-1] == str(tmp_path / "edited")
         assert "left out pytorch_model\\x1b[31m.bin: it holds weights without the edit" in ran.out
 

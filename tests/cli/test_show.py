@@ -22,9 +22,16 @@ def test_a_decomposition(work):
     # Random weights: nothing is beyond chance.
     silent = succeeded(sith("show", work / "d", "--top", "8")).out
     assert silent == (
+        "No vector of 96 has words better than chance\n"
         "192 of 192 poles are silent: explained no better than chance (false discovery rate 5 %); --all shows them.\n"
     )
     loud = succeeded(sith("show", work / "d", "--top", "8", "--fdr", "0.999")).out
+    assert "of 96 vectors have words better than chance: " in loud.splitlines()[0]
+    assert "--details shows all 12" in loud
+    whole = succeeded(sith("show", work / "d", "--top", "8", "--fdr", "0.999", "--details")).out
+    assert len(whole.splitlines()) > len(loud.splitlines())
+    one = succeeded(sith("show", work / "d", "--layers", "0", "--heads", "1", "--fdr", "0.999")).out
+    assert one.startswith("Layer 0, head 1 writes ")
     assert "(weight)" in loud
     assert "(chance)" not in loud
 

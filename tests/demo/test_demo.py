@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from click.testing import CliRunner
 from sith_hf import world
 from sith_hf.checkpoint.verify import verify
 from sith_hf.cli import sith_hf as command
+from sith_hf.decomposition import clearest_heads, word_energy
 from sith_hf.decomposition.decomposition import Decomposition
 from sith_hf.demo.report import report
 from sith_hf.demo.run import DemoResult, Measured, measure_checkpoints, run_demo
@@ -22,10 +25,13 @@ from sith_hf.edits.spec import EditSpec
 from sith_hf.errors import InputError, SithError
 from sith_hf.gains.gains import Gains
 from sith_hf.recipe import Recipe
+from tests.support.cli import sith, succeeded
 
 demo = import_module("sith_hf.demo.run")
 
 SEED, PICTURES = 4321, 60
+
+pytestmark = pytest.mark.usefixtures("all_draws")
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +114,38 @@ def test_what_it_leaves_is_whole(result: DemoResult) -> None:
     assert Decomposition.from_pretrained(result.folder / "decomposition").layers == result.decomposition.layers
 
 
-def test_the_text_names_every_head_and_every_group(result: DemoResult) -> None:
-    text = report(result, SEED)
-    for group in result.base.groups:
-        assert group in text
-    for part in ("worst group", "colours", "sith-hf verify", str(result.folder / "edited")):
+def test_the_text_leads_with_the_answer_and_the_heads_that_are_explained_best(result: DemoResult) -> None:
+    text, whole = report(result, SEED), report(result, SEED, details=True)
+    worst = [f"{100 * each.worst_group:.0f}" for each in (result.base, result.edited)]
+    assert text.splitlines()[0] == whole.splitlines()[0]
+    assert text.startswith(f"worst group {worst[0]} → {worst[1]} %, average ")
+    for part in ("worst group", "colours", "--details", str(result.folder / "edited")):
         assert part in text
+    for group in result.base.groups:
+        assert group in whole
+        assert group not in text
+    best = clearest_heads(result.decomposition, 6)
+    energy = word_energy(result.decomposition)
+    shares = [float(energy[result.decomposition.layers.index(layer), head]) for layer, head in best]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == float(energy.max()) > 0
+    table = text.split("\n\n")[1].splitlines()
+    assert "6 heads that words explain best" in text
+    cells = [line.split() for line in table]
+    assert [(int(cell[0]), int(cell[1])) for cell in cells if cell and cell[0].isdigit()] == best
+
+
+def test_its_three_commands_work(result: DemoResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly those that it prints, one after another."""
+    monkeypatch.chdir(result.folder)
+    near = replace(result, folder=Path())
+    printed = report(near, SEED).split("Next:\n")[1].splitlines()
+    assert len(printed) == 3
+    for line in printed:
+        program, *words = shlex.split(line)
+        assert program == "sith-hf"
+        ran = succeeded(sith(*words))
+        assert len(ran.out.splitlines()[0]) > 20
 
 
 def test_seeds_that_the_recipe_was_chosen_on_are_refused(tmp_path: Path) -> None:
@@ -142,7 +174,9 @@ def test_the_command_replaces_an_earlier_demo_by_the_same_edit(
     monkeypatch.setattr(demo, "measure_checkpoints", swapped)
     (result.folder / "edited" / "README.md").unlink()
     arguments = ["demo", "--json", "-o", str(result.folder), "--seed", str(SEED + 1000)]
-    data = json.loads(CliRunner().invoke(command, arguments, catch_exceptions=False).stdout)
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert "less than a minute on two cores" in done.stderr.splitlines()[0]
+    data = json.loads(done.stdout)
     assert EditSpec.from_pretrained(result.folder / "spec") == result.spec
     assert seeds == [SEED + 1000]
     assert (data["base"], data["edited"]) == (result.edited.to_json(), result.base.to_json())

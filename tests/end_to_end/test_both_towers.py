@@ -483,8 +483,8 @@ class TestCommands:
         refused(sith("decompose", made.base, "-o", specs / "text-dec", *words))
 
     def test_show_find_and_judge(self, specs):
-        ran = sith("show", specs / "text")
-        assert ran.out.startswith("Edit of the text tower of base: 3 singular vectors")
+        ran = sith("show", specs / "text", "--details")
+        assert "\nEdit of the text tower of base: 3 singular vectors" in ran.out
         assert {row["tower"] for row in json.loads(sith("show", specs / "text", "--json").out)} == {"text"}
         assert sith("show", specs / "text-dec", "--layers", "-1").code == 0
         assert "poles are silent" in sith("find", specs / "text-dec", WORDS[0]).out  # random weights
@@ -503,7 +503,7 @@ class TestCommands:
         assert sith("verify", tmp_path / "edited", "--base", made.base).code == 0
         assert sith("verify", tmp_path / "edited", "--base", made.base, *named).code == 0
         assert sith("verify", tmp_path / "edited", "--base", made.base, *named[:2]).code == 1  # the control
-        shown = sith("show", tmp_path / "edited").out
+        shown = sith("show", tmp_path / "edited", "--details").out
         assert "Edit of the vision tower" in shown
         assert "Edit of the text tower" in shown
         assert sith("revert", tmp_path / "edited", "-o", tmp_path / "reverted").code == 0
@@ -515,7 +515,9 @@ class TestCommands:
         ran = sith("export-adapter", specs / "vision", specs / "text", "-o", tmp_path / "adapter", "--json")
         assert ran.code == 0, ran.err
         assert set(json.loads(ran.out)["rank"]) == {"vision", "text"}
-        ran = sith("export-adapter", specs / "text", "-o", tmp_path / "one", "--architecture", "CLIPTextModel")
+        ran = sith(
+            "export-adapter", specs / "text", "-o", tmp_path / "one", "--architecture", "CLIPTextModel", "--details"
+        )
         assert "text tower, layer" in ran.out
         message = refused(sith("export-adapter", specs / "text", "-o", tmp_path / "no", "--architecture", "BertModel"))
         assert "CLIPTextModelWithProjection" in message

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sith_hf.cards.facts import measured_rows
+from sith_hf.cards.measured import measured_rows
 from sith_hf.core.distributed import Processes
 from sith_hf.errors import ArtifactError, InputError
 from sith_hf.evaluation.plan import Collateral, Plan, Retrieval, ZeroShot

@@ -61,6 +61,11 @@ class TestWhoMayAsk:
 
 
 class TestServing:
+    def test_only_the_three_tools_are_called_by_other_programs(self, page):
+        told = json.loads(asked(f"{page.url}/gradio_api/info")[1])
+        assert sorted(told["named_endpoints"]) == ["/edit", "/explain", "/search"]
+        assert told["unnamed_endpoints"] == {}
+
     def test_uploads_are_deleted_in_the_end(self, without_model):
         before = os.environ.get("GRADIO_TEMP_DIR")
         with launch(without_model, port=free_port(), wait=False) as served:

@@ -273,13 +273,13 @@ def test_a_language_model_is_asked_once_and_its_answers_are_pinned(
 
 def test_the_command_answers_with_json_alone(tmp_path: Path) -> None:
     arguments = ["run", "suppress-spurious", "-o", str(tmp_path / "out"), "--json"]
-    for override in [*SMALL, "evaluate.baselines=null", "evaluate.sweep=null"]:
+    for override in [*SMALL, "evaluate.sweep=null"]:
         arguments += ["--set", override]
     done = CliRunner().invoke(command, arguments, catch_exceptions=False)
     data = json.loads(done.stdout)
     assert data["edited_vectors"] > 0
     assert Path(data["checkpoint"]).joinpath("model.safetensors").is_file()
-    assert data["evaluation"]["contenders"] == ["base", "edited"]
+    assert data["evaluation"]["contenders"][:2] == ["base", "edited"]
 
 
 def test_recipes_lists_shows_and_describes() -> None:

@@ -73,7 +73,10 @@ def test_each_tower_alone_is_evaluated_beside_both(run: RunResult, text_run: Run
     card = json.loads((run.folder / "edited" / "sith" / "evaluation.json").read_text())
     assert len([row for row in card["results"] if "recall" in row["metric"]]) == len(VISU) + len(UNSAFE)
     assert all(row["parts"].keys() == {"vision only", "text only"} for row in card["results"])
-    assert "| base | vision only | text only | edited |" in (run.folder / "edited" / "README.md").read_text()
+    assert (
+        "| base | vision only | text only | random vectors | whole heads | edited |"
+        in (run.folder / "edited" / "README.md").read_text()
+    )
     assert "vision only" not in (text_run.folder / "edited" / "README.md").read_text()
 
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 # The tags that sith_hf.core.html writes; what a hostile text could add is not among them.
 WRITTEN = {"table", "thead", "tbody", "tr", "th", "td", "div", "span", "b", "details", "summary", "bdi", "img"}
-ATTRIBUTES = {"style", "scope", "colspan", "aria-hidden", "src", "alt"}
+ATTRIBUTES = {"style", "scope", "colspan", "aria-hidden", "src", "alt", "class"}
 ENDLESS = {"br", "img", "hr", "input", "meta", "link"}
 
 

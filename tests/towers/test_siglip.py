@@ -581,7 +581,7 @@ def test_readers_see_which_layer_is_the_pool(editor, tmp_path):
     spec = editor.edit().vectors(0.0, layers=[1, 2], heads=[0], vectors=[0]).spec
     spec.save_pretrained(tmp_path / "spec")
     # Random weights: every pole is silent.
-    for artifact, options in (("decomposition", ["--all"]), ("spec", [])):
+    for artifact, options in (("decomposition", ["--all"]), ("spec", ["--details"])):
         shown = succeeded(sith("show", tmp_path / artifact, *options)).out
         assert "2 (pool)" in shown
         assert "1 (pool)" not in shown
