@@ -13,7 +13,8 @@ from sith_hf.errors import InputError
 from sith_hf.evaluation.sweep import Sweep
 from sith_hf.images import BASE
 
-MARKERS = ("o", "s", "^", "D", "v", "P")
+# One more than SERIES has colours, so that no two lines of many are the same.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 @dataclass(frozen=True)

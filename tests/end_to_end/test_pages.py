@@ -13,8 +13,8 @@ import pytest
 
 from tests.end_to_end.test_docs import PAGES, ROOT
 from tests.support.hub import Hub, client_env
-from tests.support.pages.blocks import SHELL, Block, blocks, commands
-from tests.support.pages.exempt import EXEMPT, exemption
+from tests.support.pages.blocks import SHELL, Block, blocks, commands, words
+from tests.support.pages.exempt import EXEMPT, exemption, script
 from tests.support.pages.given import Given, hub_model
 from tests.support.pages.run import ABSENT, CHEAPER, TAKES, run_page
 
@@ -183,3 +183,17 @@ def test_what_pages_take_for_granted_is_made(tmp_path):
     names = {name for taken in TAKES.values() for name in taken}
     assert names <= given.makers.keys()
     assert given.makers.keys() <= names | {"MODEL"}
+
+
+def benchmarks() -> list[str]:
+    """The calls of benchmarks within the text of pages."""
+    texts = (re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL) for page in PAGES)
+    found = (re.sub(r"\s+", " ", call) for text in texts for call in re.findall(r"`(python benchmarks/[^`]+)`", text))
+    # A capital letter stands for a number.
+    return sorted({re.sub(r" [A-Z](?= |$)", " 1", call) for call in found if "..." not in call})
+
+
+def test_benchmarks_named_in_texts_take_these_arguments():
+    calls = benchmarks()
+    assert len(calls) > 10
+    assert [(call, problem) for call in calls if (problem := script(words(call)))] == []
