@@ -51,7 +51,7 @@ class TaskData:
         """Combine a metric of all variants with its differences and their intervals.
 
         Args:
-            name, part, samples: see :class:`~sith_hf.evaluation.result.MetricResult`.
+            name, part, samples: see :class:`~sith_hf.evaluation.task_result.MetricResult`.
             values: C values.
             resampled: ``[B, C]``, the values in each of B resamples; None for a metric without interval.
         """
