@@ -381,10 +381,10 @@ def test_the_command_line_answers(hub, worker, made):
     assert "nothing to do" in cli(str(made.edited))["out"]
     assert cli(str(made.edited), "--dry-run")["out"].startswith("nothing would be sent")
     hub.seed("me/answers", {"README.md": "mine"})
-    again = cli(str(made.other))
+    again = cli(str(made.other), "--details")
     assert "kept" in again["err"]
     assert "sent model.safetensors" in again["out"]
-    replaced = cli(str(made.other), "--overwrite-card")
+    replaced = cli(str(made.other), "--details", "--overwrite-card")
     assert "sent README.md" in replaced["out"]
     assert "discussions/1" in cli(str(made.edited), "--create-pr")["out"]
     for wrong, words in (

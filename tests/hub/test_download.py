@@ -303,7 +303,7 @@ def test_offline_reads_the_cache_and_says_what_is_missing(hub, worker, read, pub
 def test_the_command_line_pulls(hub, worker, made, published, tmp_path):
     code = "out = cli(*arguments)"
     assert "2 tensors" in worker.do(code, hub.token, arguments=["verify", "me/edited", "--base", str(made.base)])["out"]
-    shown = worker.do(code, hub.token, arguments=["show", "me/edited"])
+    shown = worker.do(code, hub.token, arguments=["show", "me/edited", "--details"])
     assert "2 singular vectors in layers [1]" in shown["out"]
     assert worker.do(code, hub.token, arguments=["show", "me/nowhere"])["code"] == 2
     done = worker.do(code, hub.token, arguments=["revert", "me/edited", "-o", str(tmp_path / "back")])
