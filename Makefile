@@ -54,6 +54,7 @@ bench: $(VENV)/ready
 	$(OFFLINE) $(BIN)/python benchmarks/image_mean.py
 	$(OFFLINE) $(BIN)/python benchmarks/processes.py
 	$(OFFLINE) $(BIN)/python benchmarks/checkpoint.py
+	$(OFFLINE) $(BIN)/python benchmarks/start_up.py
 	$(OFFLINE) $(BIN)/python benchmarks/explore.py
 
 # Torch comes first and alone: unpinned it would bring gigabytes of CUDA.
