@@ -192,7 +192,7 @@ def test_settings_may_be_an_object_and_single_fields_override_it(editor, concept
 
 
 def test_a_misspelt_setting_is_refused(editor, concepts):
-    with pytest.raises(InputError, match=r"unknown setting 'layer' of decompose; the settings are layers, rank, poles"):
+    with pytest.raises(InputError, match=r"'layer' of decompose \(did you mean layers\?\); the settings are layers"):
         editor.decompose(concepts, layer=[1])
     with pytest.raises(InputError, match="pursuit must be a Pursuit; got 'omp'"):
         editor.decompose(concepts, pursuit="omp")
@@ -651,7 +651,7 @@ def test_a_round_trip_is_exact(poles, editor, concepts, tmp_path):
 def test_repr_is_one_safe_line(made):
     hostile = replace(made, base=replace(made.base, name="x\x1b[2J\u202e\n"))
     assert repr(hostile).isprintable()
-    assert "layers [0, 1, 2], 4 heads, 8 vectors each, poles +-" in repr(made)
+    assert "layers 0-2, 4 heads, 8 vectors each, poles +-" in repr(made)
 
 
 def test_the_base_distinguishes_weights(made):
