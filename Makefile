@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPAT := .venv-compat
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # The tests never leave this machine.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
@@ -70,7 +71,7 @@ $(VENV)/docs-ready: $(VENV)/ready
 
 # Playwright drives Debian's Chromium, which is installed if the machine has none.
 $(VENV)/browser-ready: $(VENV)/ready
-	command -v chromium || { apt-get update -qq && apt-get install -y -qq chromium; }
+	command -v chromium || { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -y -qq chromium; }
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
 	touch $@
 

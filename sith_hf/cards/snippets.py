@@ -47,7 +47,7 @@ def pipeline_code(task: str, folder: Path, place: str, concepts: Sequence[str]) 
     if task not in _CALLS or not all(any((folder / name).is_file() for name in each) for each in _CALLS[task][0]):
         return None
     _, name, call, show = _CALLS[task]
-    short = [text for text in concepts if text.strip() and len(text) <= _LONGEST_LABEL][:_LABELS]
+    short = [text for text in dict.fromkeys(concepts) if text.strip() and len(text) <= _LONGEST_LABEL][:_LABELS]
     labels = [*short, *_SOME_LABELS[: max(0, 2 - len(short))]]
     written = f"[{', '.join(literal(text) for text in labels)}]"
     picture = [] if task == "feature-extraction" else ["from PIL import Image"]

@@ -80,7 +80,10 @@ def _rows(figure: Any, methods: dict[str, Points], ceiling: float, keys: Sequenc
         marks = [([point[key] for point in points], key, METHOD, "o", METHOD)]
         if f"null_{key}" in points[0]:
             marks.append(([point[f"null_{key}"] for point in points], "random", RANDOM, "D", "none"))
-        panel.hlines(places, 0, 1, color=GRID, linewidth=0.8)
+        # A coherence is a mean cosine, often slightly below zero: its axis follows the values.
+        finite = [value for values, *_ in marks for value in values if isfinite(value)]
+        low, high = (0.0, 1.0) if key == "fidelity" else (min(0.0, *finite) - 0.01, max(0.0, *finite) + 0.01)
+        panel.hlines(places, low, high, color=GRID, linewidth=0.8)
         for values, name, colour, marker, face in marks:
             panel.plot(values, places, marker, markersize=7, color=colour, markerfacecolor=face, linestyle="none")
             for place, value in zip(places, values, strict=True):
@@ -91,9 +94,9 @@ def _rows(figure: Any, methods: dict[str, Points], ceiling: float, keys: Sequenc
             _ceiling(panel.axvline, ceiling)
             panel.text(ceiling, 0.02, " ceiling", transform=panel.get_xaxis_transform(), fontsize=8.5, color=FAINT)
         panel.set_yticks(places, list(methods))
-        panel.set(xlim=(0, 1), ylim=(len(points) - 0.4, -0.6))
+        panel.set(xlim=(low, high), ylim=(len(points) - 0.4, -0.6))
         panel.tick_params(axis="y", length=0, labelcolor=INK)
-        dress(panel, x=f"mean {key}, 0 to 1", grid=False)
+        dress(panel, x="mean fidelity, 0 to 1" if key == "fidelity" else "mean coherence, a cosine", grid=False)
 
 
 def _panels(figure: Any, methods: dict[str, Points], ceiling: float, keys: Sequence[str]) -> None:

@@ -40,6 +40,8 @@ HOSTILE = (
 )
 
 Window = Callable[..., Page]
+# A machine that does other work is slow; a page that is wrong stays wrong.
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +115,7 @@ def window(chromium: Browser) -> Iterator[Window]:
             )
             stack.callback(context.close)
             page = context.new_page()
-            page.set_default_timeout(20_000)
+            page.set_default_timeout(30_000)
             if quiet:  # the console of a window whose server stops is full of errors
                 page.on("console", lambda m: faults.append(f"console: {m.text}") if m.type == "error" else None)
             page.on("pageerror", lambda error: faults.append(f"page: {error}"))

@@ -154,6 +154,7 @@ class TestPipelines:
         assert "['sea', 'a photo']" in snippets.pipeline_code(task, folder, "me/x", ["sea"])
         assert "['a photo', 'a drawing']" in snippets.pipeline_code(task, folder, "me/x", [" ", "x" * 61])
         assert "['a', 'b', 'c', 'd']" in snippets.pipeline_code(task, folder, "me/x", list("abcde"))
+        assert "['a', 'b']" in snippets.pipeline_code(task, folder, "me/x", list("aab"))
 
     def test_without_the_files_of_a_processor_there_is_none(self, folder):
         task = "zero-shot-image-classification"

@@ -82,6 +82,7 @@ CHARTS = {
     "fidelity": lambda path: fidelity_chart(table(7, (1, 5, 10, 50)), path),
     "fidelity of one method": lambda path: fidelity_chart(table(1, (5, 10)), path),
     "fidelity of one sparsity": lambda path: fidelity_chart(table(7, (5,)), path),
+    "incoherent words": lambda path: fidelity_chart(table(7, (5,), coherence=-0.04), path),
     "fidelity of one number": lambda path: fidelity_chart(table(1, (1,), coherence=math.nan), path),
     "without null of one": lambda path: fidelity_chart(table(1, (1,), null=False), path),
     "fidelity without null": lambda path: fidelity_chart(table(3, (5, 10), null=False), path),
@@ -142,7 +143,9 @@ def test_every_chart_has_the_style(name):
         assert "\x1b" not in text.get_text()
 
 
-@pytest.mark.parametrize("name", ["fidelity", "fidelity of one method", "fidelity of one sparsity", "heat map"])
+@pytest.mark.parametrize(
+    "name", ["fidelity", "fidelity of one method", "fidelity of one sparsity", "incoherent words", "heat map"]
+)
 def test_texts_of_a_chart_do_not_cover_each_other(name):
     boxes = [(text.get_text(), Text.get_window_extent(text).padded(-2)) for text in words(drawn(name)[0])]
     assert [(one, two) for (one, a), (two, b) in combinations(boxes, 2) if a.overlaps(b)] == []
@@ -158,6 +161,18 @@ def test_a_panel_of_fidelity_has_few_lines_and_chance_beside_them():
         assert all(to_hex(line.get_color()) in (FRAME, FAINT) for line in axes.get_lines() if line not in coloured)
     assert "Highest: lasso with 50 concepts" in figure.get_suptitle()
     assert "random directions 0.56" in figure.get_suptitle()
+
+
+@pytest.mark.parametrize("name", ["fidelity", "fidelity of one sparsity", "incoherent words"])
+def test_every_mark_of_fidelity_is_inside_its_panel(name):
+    for axes in drawn(name)[0].axes:
+        low, high = axes.viewLim.min, axes.viewLim.max
+        for line in axes.get_lines():
+            if to_hex(line.get_color()) in SERIES:
+                points = line.get_xydata()
+                assert len(points)
+                assert (points >= low).all()
+                assert (points <= high).all()
 
 
 def test_one_sparsity_shows_chance_as_marks():
