@@ -9,7 +9,7 @@ from sith_hf.charts.drawn import fitted, font, new_sheet, sheet_bytes
 from sith_hf.charts.figure import blank_figure, figure_bytes, write_figure
 from sith_hf.charts.grid import head_grid
 from sith_hf.charts.labels import End, dress, label_ends, label_points
-from sith_hf.charts.style import EDGE, EMPTY, FAINT, FRAME, GRID, INK, LOWERS, PAPER, RAISES, SEQUENTIAL, SERIES
+from sith_hf.charts.style import EDGE, EMPTY, FAINT, FRAME, GRID, INK, LOWERS, PAPER, RAISES, SERIES
 
 __all__ = [
     "EDGE",
@@ -21,7 +21,6 @@ __all__ = [
     "LOWERS",
     "PAPER",
     "RAISES",
-    "SEQUENTIAL",
     "SERIES",
     "End",
     "blank_figure",

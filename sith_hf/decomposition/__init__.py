@@ -23,7 +23,7 @@ from sith_hf.decomposition.explanation import (
     words_text,
 )
 from sith_hf.decomposition.heads import NEAR, ExplainedHeads
-from sith_hf.decomposition.notebook import MOST_ROWS, Matches, pole_table
+from sith_hf.decomposition.notebook import MOST_ROWS, Matches
 from sith_hf.decomposition.p_values import adjusted, head_p_values, p_values, smallest_p
 from sith_hf.decomposition.poles import ExplainedPoles
 from sith_hf.decomposition.quality import Quality, measure_explanations, quality_of
@@ -77,7 +77,6 @@ __all__ = [
     "measure_total_effect",
     "null_directions",
     "p_values",
-    "pole_table",
     "poles_label",
     "quality_of",
     "repeats",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sith_hf.adaptation import TURNED, DecompositionDiff
 from sith_hf.decomposition import Decomposition
+from sith_hf.explore.html import percent
 from sith_hf.explore.map_view import Cell, MapView
 from sith_hf.towers import layer_title
 
@@ -270,15 +271,15 @@ def share_map(
                 layer,
                 head,
                 value / most if most else 0.0,
-                percent(value),
-                f"layer {titles[layer]}, head {head}: {percent(value)} % {said}",
+                percent(value).removesuffix(" %"),
+                f"layer {titles[layer]}, head {head}: {percent(value)} {said}",
             )
             for (layer, head), value in values.items()
             if layer == row
         )
         for row in titles
     )
-    return MapView(title, note, "0 %", f"{percent(most)} %", tuple(titles.values()), rows)
+    return MapView(title, note, "0 %", percent(most), tuple(titles.values()), rows)
 
 
 def change_facts(head: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -287,18 +288,12 @@ def change_facts(head: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         return (("change", "none beyond the rounding of the weights"),)
     angles = {side: max(head[f"{side}_angles"], default=0.0) for side in ("write", "read")}
     return (
-        ("change", f"{percent(_relative(head))} % of the base"),
-        ("reweighting of its vectors", f"{percent(head['reweighting'])} % of the change"),
-        ("rotation inside their span", f"{percent(head['rotation'])} % of the change"),
-        ("new directions", f"{percent(head['new'])} % of the change"),
+        ("change", f"{percent(_relative(head))} of the base"),
+        ("reweighting of its vectors", f"{percent(head['reweighting'])} of the change"),
+        ("rotation inside their span", f"{percent(head['rotation'])} of the change"),
+        ("new directions", f"{percent(head['new'])} of the change"),
         *((f"largest angle of what it {side}s", f"{angle:.1f}°") for side, angle in angles.items()),
     )
-
-
-def percent(value: float) -> str:
-    """Return a share in percent, with two digits."""
-    number = 100 * value
-    return f"{number:.0f}" if number >= 9.95 or not number else f"{number:.1f}" if number >= 0.05 else "<0.1"
 
 
 def change_sentences(data: Mapping[str, Any]) -> tuple[str, ...]:

@@ -172,7 +172,8 @@ def _edited(explorer: Explorer, item: Item) -> Edit:
 @lru_cache(maxsize=128)
 def _suppressed(explorer: Explorer, concept: str) -> Edit:
     """Return the edit that suppresses a concept: a gain changes nothing about the choice of vectors."""
-    return explorer.editor.suppress(concept)
+    with explorer.running():
+        return explorer.editor.suppress(concept)
 
 
 @lru_cache(maxsize=4)

@@ -35,7 +35,8 @@ def embedding_of(explorer: Explorer, concept: str) -> tuple[Tensor, str]:
             f"{sanitize(concept)} is no concept of this decomposition, and only its model can encode other texts: "
             "start again with --model"
         )
-    return explorer.editor.embed(concept)[concept], ENCODED
+    with explorer.running():
+        return explorer.editor.embed(concept)[concept], ENCODED
 
 
 @lru_cache(maxsize=1000)

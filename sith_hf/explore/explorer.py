@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from sith_hf.core.escaping import sanitize
+from sith_hf.core.devices import pass_device
+from sith_hf.core.escaping import sanitize, shown_name
 from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
 from sith_hf.errors import BaseMismatch, InputError
 from sith_hf.hub import find_artifact, local_path
@@ -46,6 +48,7 @@ class Explorer:
     device: str | None = None
     dtype: str | None = None
     _lock: Any = field(default_factory=RLock, init=False, repr=False)
+    _moving: Any = field(default_factory=RLock, init=False, repr=False)
     _locks: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -121,6 +124,19 @@ class Explorer:
                 self._kept[key] = make()
             return self._kept[key]
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the model inside a ``with`` block.
+
+        A pass on an accelerator moves the weights there and back, so that no other thread may run the model meanwhile.
+        On the CPU they stay where they are, and threads do not wait.
+        """
+        if pass_device(self.editor.loaded.device).type == "cpu":
+            yield
+        else:
+            with self._moving:
+                yield
+
     def _load(self) -> SithEditor | BaseMismatch:
         """Return the model with the decomposition; the error if they do not belong together, which stays so."""
         from sith_hf.editor import SithEditor
@@ -140,8 +156,9 @@ class Explorer:
             editor = self._kept.get("editor")
             return _sentence(editor) if isinstance(editor, BaseMismatch) else None
         happened = "was deleted" if now is None else "has changed on disk"
+        name = self.source if self.local else shown_name(self.source)
         return (
-            f"{sanitize(self.source, 300)} {happened}. This page still shows what was read at its start; stop "
+            f"{sanitize(name, 300)} {happened}. This page still shows what was read at its start; stop "
             "sith-hf explore and start it again to read the folder again."
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from PIL import Image
 from sith_hf.core.escaping import sanitize, shown_name
 from sith_hf.errors import SithError
 from sith_hf.hub import local_path
+from sith_hf.images import private_copy
 
 if TYPE_CHECKING:
     from sith_hf.explore.explorer import Explorer
@@ -93,8 +94,16 @@ class FoundImages:
                     self._found[key] = sanitize(str(error), 1000)
 
     def _grounded(self, layer: int, head: int, vectors: tuple[int, ...]) -> Found:
-        explorer, count = self.explorer, len(vectors)
-        found = explorer.editor.ground(explorer.images, layers=[layer], heads=[head], vectors=vectors, top=count)
+        from sith_hf.editor import SithEditor
+
+        explorer, editor = self.explorer, self.explorer.editor
+        # The hooks of this pass must not be in copies that others make of the model meanwhile.
+        loaded = replace(editor.loaded, model=private_copy(editor.model))
+        own = SithEditor(loaded, editor.companion, editor.history, editor.tower.kind)
+        with explorer.running():
+            found = own.with_decomposition(explorer.decomposition).ground(
+                explorer.images, layers=[layer], heads=[head], vectors=vectors, top=len(vectors)
+            )
         return {(pole.vector, pole.pole): _shown(pole, found.pictures) for pole in found.poles}
 
 

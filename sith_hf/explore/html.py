@@ -7,9 +7,12 @@ from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from sith_hf.core.escaping import sanitize
+
+# The most characters of a text.
+_MOST = 2000
 
 
 def render(template: str, **values: Any) -> str:
@@ -28,10 +31,19 @@ def picture(png: bytes) -> Markup:
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage for a reader: two digits where they matter."""
-    if 0 < share < 0.0005:
-        return "<0.1 %"
-    return f"{100 * share:.1f} %" if share < 0.0995 else f"{100 * share:.0f} %"
+    """Return a share in percent, with two digits: ``12 %``, ``3.4 %``, ``<0.1 %``, ``0 %``."""
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 9.95 or not value else f"{value:.1f} %" if value >= 0.05 else "<0.1 %"
+
+
+def verbatim(text: str) -> Markup:
+    """Return a text that a button of the page sends back, for its attribute: escaped, and every character as it is.
+
+    Other texts of a page show hidden characters, such as the joiners of emoji, as ``\\u200d``.
+    """
+    return Markup("").join(
+        escape(character) if character.isprintable() else Markup(f"&#{ord(character)};") for character in text[:_MOST]
+    )
 
 
 @cache
@@ -42,7 +54,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: sanitize(value, 2000) if type(value) is str else value,
+        finalize=lambda value: sanitize(value, _MOST) if type(value) is str else value,
     )
-    environment.filters |= {"picture": picture, "percent": percent}
+    environment.filters |= {"picture": picture, "percent": percent, "verbatim": verbatim}
     return environment

@@ -235,7 +235,9 @@ def _save(
 @lru_cache(maxsize=16)
 def _effect(explorer: Explorer, basket: Basket) -> EditEffect:
     """Measure the effect of an edit on drawn pictures; a dry run and the push after it measure once."""
-    return measure_effect(explorer.editor, finished(explorer, basket).spec)
+    spec = finished(explorer, basket).spec
+    with explorer.running():
+        return measure_effect(explorer.editor, spec)
 
 
 def _pushed(pushed: PushResult, saved: SavedCheckpoint, effect: str) -> PushView:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sith_hf.decomposition import Decomposition
+from sith_hf.explore.html import percent
 from sith_hf.towers import layer_title
 
 
@@ -117,7 +118,7 @@ def edit_map(decomposition: Decomposition, gain: Mapping[tuple[int, int, int], f
     texts = [[str(n) if n else "" for n in row] for row in count.tolist()]
     said = f"of {shape[2]} vectors changed, %s of its energy"
     labels = [
-        [f"{n} {said % _percent(e)}" for n, e in zip(counts, energies, strict=True)]
+        [f"{n} {said % percent(e)}" for n, e in zip(counts, energies, strict=True)]
         for counts, energies in zip(count.tolist(), energy.tolist(), strict=True)
     ]
     return _cells(decomposition, energy, "Vectors that the edit changes", note, texts, labels)
@@ -133,14 +134,8 @@ def unknown_map(decomposition: Decomposition, title: str, problem: str, note: st
 _TINY = torch.finfo(torch.float64).tiny
 
 
-def _percent(value: float) -> str:
-    """Return a share in percent, with two digits."""
-    percent = 100 * value
-    return f"{percent:.0f} %" if percent >= 9.95 or not percent else f"{percent:.1f} %" if percent >= 0.05 else "<0.1 %"
-
-
 def _view(decomposition: Decomposition, values: Tensor, title: str, note: str, said: str) -> MapView:
-    shown = [[_percent(value) for value in row] for row in values.tolist()]
+    shown = [[percent(value) for value in row] for row in values.tolist()]
     texts = [[text.removesuffix(" %") for text in row] for row in shown]
     return _cells(decomposition, values, title, note, texts, [[f"{text} {said}" for text in row] for row in shown])
 
@@ -164,4 +159,4 @@ def _cells(
         )
         for row, layer in enumerate(decomposition.layers)
     )
-    return MapView(title, note, "0 %", _percent(most), layers, rows, problem)
+    return MapView(title, note, "0 %", percent(most), layers, rows, problem)

@@ -191,6 +191,13 @@ def compare_pictures(
     explorer: Explorer, spec: EditSpec | None, pictures: Sequence[Picture], labels: Sequence[str]
 ) -> list[PictureView]:
     """Return the labels of pictures before and after an edit. The weights of the shared model do not change."""
+    with explorer.running():
+        return _compared(explorer, spec, pictures, labels)
+
+
+def _compared(
+    explorer: Explorer, spec: EditSpec | None, pictures: Sequence[Picture], labels: Sequence[str]
+) -> list[PictureView]:
     editor, opened = explorer.editor, opened_model(explorer)
     text = text_model_of(editor)
     if text is None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from sith_hf.core.escaping import sanitize
 from sith_hf.core.validation import whole_number
 from sith_hf.errors import InputError
 from sith_hf.explore.basket import Basket, Item
@@ -101,6 +102,9 @@ class Tools:
             JSON: items (each concept, its number of vectors, what is left out, and its problem if it has one), impact
             (vectors, energy, drift), warnings, and vectors (layer, head, vector, gain and why).
         """
+        twice = {text.casefold() for text in suppress} & {text.casefold() for text in amplify}
+        if twice:
+            raise InputError(f"{sanitize(min(twice))} is named to suppress and to amplify: choose one")
         basket = Basket()
         for concepts, value in ((suppress, 0.0), (amplify, gain)):
             for concept in concepts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from threading import Thread
 
@@ -16,10 +17,15 @@ def warm_up(explorer: Explorer) -> Thread:
 
 
 def _work(explorer: Explorer) -> None:
-    # Gradio imports it with the first event, and looks for a display.
+    # Gradio imports it with the first event, and looks for a display. A notebook has chosen its own.
+    if "MPLBACKEND" not in os.environ:
+        _without_display()
+    if explorer.decomposition.has_words:
+        explorer.decomposition.atoms  # noqa: B018  - kept for searches
+
+
+def _without_display() -> None:
     with suppress(ModuleNotFoundError):
         import matplotlib
 
         matplotlib.use("agg")
-    if explorer.decomposition.has_words:
-        explorer.decomposition.atoms  # noqa: B018  - kept for searches

@@ -57,10 +57,15 @@ def where_in(explorer: Explorer, gains: Gains, picture: Picture) -> WhereView:
         InputError: nothing is edited, or the edit is of a text tower.
         UnsupportedModel: the patches of the model are not known.
     """
-    decomposition, editor, variant = explorer.decomposition, explorer.editor, opened_model(explorer)
     change = {key: abs(gain - 1) for key, gain in gains.gain.items() if gain != 1}
     if not change:
         raise InputError("nothing is edited yet: add a vector or concept with a gain other than 1")
+    with explorer.running():
+        return _where(explorer, change, picture)
+
+
+def _where(explorer: Explorer, change: Mapping[tuple[int, int, int], float], picture: Picture) -> WhereView:
+    decomposition, editor, variant = explorer.decomposition, explorer.editor, opened_model(explorer)
     own = replace(variant, model=private_copy(variant.model))  # hooks of this call alone
     pixels = picture.pixels[None].to(next(own.model.parameters()).device)
     attention = _attention(own.model, editor.tower.kind, {key[0] for key in change})

@@ -6,8 +6,9 @@ import pytest
 from jinja2 import Environment, PackageLoader
 
 from sith_hf.explore import Explorer
+from sith_hf.explore.basket import Basket, Item
 from sith_hf.explore.head_view import head_view
-from sith_hf.explore.html import render
+from sith_hf.explore.html import percent, render
 from sith_hf.explore.map_view import concept_map
 from sith_hf.explore.search_view import search_view
 from tests.support.html import Page
@@ -57,5 +58,31 @@ def test_nothing_gets_out_of_its_text(explorer, template):
     html = render(template, **values)
     assert unsafe(html) == []
     assert "a" * 2001 not in html
-    raw = Environment(loader=PackageLoader("sith_hf.explore"), autoescape=False).get_template(template)
-    assert unsafe(raw.render(**values)) != [], "the control: without escaping it does"
+    raw = Environment(loader=PackageLoader("sith_hf.explore"), autoescape=False)
+    raw.filters["verbatim"] = str
+    assert unsafe(raw.get_template(template).render(**values)) != [], "the control: without escaping it does"
+
+
+@pytest.mark.parametrize(
+    "concept",
+    [
+        "\U0001f468\u200d\U0001f469",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "a\xadb",
+        "\u202eevil",
+        *HOSTILE[:-2],
+    ],
+)
+def test_a_button_sends_back_what_it_is_about(concept):
+    basket = Basket((Item(0.0, concept=concept),))
+    html = render("basket.html.j2", basket=basket, words={basket.items[0].key: ""}, lowest=-1, highest=3)
+    keys = [value for _, name, value in Page.of(html).attributes if name == "data-key"]
+    assert keys == [f"concept:{concept}"] * 2
+    assert unsafe(html) == []
+    assert basket.without(keys[0]) == Basket()
+
+
+def test_shares_have_two_digits():
+    shares = (0, 0.0004, 0.001, 0.034, 0.0994, 0.0996, 0.5, 1)
+    said = ["0 %", "<0.1 %", "0.1 %", "3.4 %", "9.9 %", "10 %", "50 %", "100 %"]
+    assert [percent(share) for share in shares] == said

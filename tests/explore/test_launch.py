@@ -131,6 +131,14 @@ class TestAddress:
 
 
 class TestExplorer:
+    def test_a_page_that_others_reach_says_no_folder_of_this_machine(self, with_model, tmp_path):
+        path = with_model.decomposition.save_pretrained(tmp_path / "found")
+        here = Explorer.open(tmp_path / "found")
+        there = replace(here, local=False)
+        path.unlink()
+        assert str(here.notice()).startswith(f"{tmp_path / 'found'} was deleted")
+        assert str(there.notice()).startswith("found was deleted")
+
     def test_a_model_of_other_weights_is_loaded_once_and_refused_each_time(self, with_model, checkpoints, monkeypatch):
         other = replace(with_model, model=str(checkpoints.base(seed=9)))
         assert other.notice() is None

@@ -61,6 +61,7 @@ def test_edit_chooses_vectors_and_writes_nothing(tools, tmp_path, monkeypatch):
         ("explain", {"layer": 4, "head": 0, "vector": 0}),
         ("explain", {"layer": 3, "head": 0, "vector": -1}),
         ("edit", {"suppress": [], "amplify": []}),
+        ("edit", {"suppress": ["Beach"], "amplify": ["beach"]}),
         ("edit", {"suppress": ["beach"], "amplify": ["bird"], "gain": float("nan")}),
     ],
 )
