@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, SithError
@@ -156,8 +157,13 @@ def _taken(explorer: Explorer, path: str | None) -> tuple[Any, ...]:
     except SithError as error:
         return None, None, message(str(error), alert=True), ""
     finally:
-        # Gradio gives each upload a folder of its own.
-        shutil.rmtree(Path(path).parent, ignore_errors=True)
+        _delete_upload(Path(path))
+
+
+def _delete_upload(path: Path) -> None:
+    """Delete an uploaded file with the folder of its own that Gradio gave it. A path that a program sent may have none."""
+    if path.parent.parent == Path(get_upload_folder()):
+        shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _compared_again(
