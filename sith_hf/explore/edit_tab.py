@@ -28,7 +28,7 @@ from sith_hf.explore.picture_view import (
     read_labels,
     read_picture,
 )
-from sith_hf.explore.shared import Shared
+from sith_hf.explore.shared import BASKET, Shared
 from sith_hf.explore.where_view import where_in
 from sith_hf.gains import MOST_DRIFT, MOST_ENERGY, Gains
 
@@ -62,9 +62,9 @@ def edit_tab(shared: Shared) -> None:
             said = panel(name="basket-said")
         with gr.Column(min_width=300):
             summary = panel(_summary(explorer, Basket()), name="edit")
-    items.input(_with_gain, basket, basket, trigger_mode="multiple", **QUICK)
-    items.click(_without, basket, basket, **QUICK)
-    gr.on([add.click, concept.submit], _added, [concept, basket], [concept, basket, said], **QUICK)
+    items.input(_with_gain, basket, basket, **BASKET)
+    items.click(_without, basket, basket, **BASKET)
+    gr.on([add.click, concept.submit], _added, [concept, basket], [concept, basket, said], **BASKET)
     basket.change(partial(_list, explorer), [basket, listed], [items, listed], trigger_mode="always_last", **QUICK)
     basket.change(partial(_summaries, explorer), basket, summary, **{**MODEL, "concurrency_id": "edit"})
     _pictures(shared)

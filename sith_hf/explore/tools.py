@@ -103,7 +103,9 @@ class Tools:
             (vectors, energy, drift), warnings, and vectors (layer, head, vector, gain and why).
         """
         suppress, amplify = _concepts(suppress, "suppress"), _concepts(amplify, "amplify")
-        both = {concept.strip().casefold() for concept in suppress} & {concept.strip().casefold() for concept in amplify}
+        both = {concept.strip().casefold() for concept in suppress} & {
+            concept.strip().casefold() for concept in amplify
+        }
         if both:
             raise InputError(f"{min(both)} is both suppressed and amplified: name it once")
         basket = Basket()
