@@ -62,12 +62,8 @@ def space_card(
         command=" ".join(map(shlex.quote, [str(word) for word in command])),
         versions=library_versions(),
     )
-    models = {
-        name
     linked = (hub_base(found.base), model, decomposition if kind == "model" else None)
     models = {name for name in linked if name and "/" in name and is_repo_name(name)}
-        if name and "/" in name and is_repo_name(name)
-    }
     licensed = {name: value for name, value in inherited(base_card).items() if name.startswith("license")}
     metadata = SpaceCardData(
         title=title,
