@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sith_hf.charts import EDGE, FAINT, INK, SERIES, fitted, font, new_sheet, sheet_bytes
-from sith_hf.core.escaping import sanitize
+from sith_hf.charts import EDGE, FAINT, INK, SERIES, drawable, fitted, font, new_sheet, sheet_bytes
 from sith_hf.core.formatting import counted, fraction, percent
 from sith_hf.edits import EditEffect, NamedEffect
 
@@ -95,7 +93,7 @@ def before_after(parts: Sequence[Part]) -> bytes:
     _legend(draw, [("base", BASE), ("edited", EDITED), *([("edited, to compare with", CONTROL)] if controls else [])])
     y = TOP
     for part in parts:
-        _text(draw, (MARGIN, y + 38), part.title, 26, INK)
+        _text(draw, (MARGIN, y + 38), drawable(part.title), 26, INK)
         y += HEAD
         values = [value for row in part.rows for value in (row.base, row.edited)]
         ends = min(0.0, *values), max(1.0, *values)
@@ -107,7 +105,8 @@ def before_after(parts: Sequence[Part]) -> bytes:
 
 def _row(draw: ImageDraw, y: int, row: Row, number: int, low: float, high: float) -> None:
     """Draw the name of a row, which is the one of this number in its part, and its two bars."""
-    _text(draw, (LEFT - 16, y + BAR), fitted(_drawable(row.name, number), LEFT - 16 - MARGIN, 25), 25, INK, "rm")
+    name = fitted(drawable(row.name, f"(concept {number})"), LEFT - 16 - MARGIN, 25)
+    _text(draw, (LEFT - 16, y + BAR), name, 25, INK, "rm")
     scale = BARS / (high - low)
     zero = LEFT + round(-low * scale)
     colours = (BASE, CONTROL if row.control else EDITED)
@@ -124,16 +123,8 @@ def _legend(draw: ImageDraw, items: Sequence[tuple[str, str]]) -> None:
     for name, colour in items:
         draw.rectangle((x, TOP - 26, x + 22, TOP - 4), fill=colour)
         _text(draw, (x + 34, TOP - 14), name, 25, INK, "lm")
-        x += 34 + round(font(25).getlength(name)) + 48
+        x += 34 + round(font(25, name).getlength(name)) + 48
 
 
 def _text(draw: ImageDraw, at: tuple[int, int], text: str, size: int, fill: str, anchor: str = "la") -> None:
-    draw.text(at, text, fill=fill, font=font(size), anchor=anchor)
-
-
-def _drawable(text: str, number: int) -> str:
-    """Return a text in letters that the font has, without their accents; for other scripts only its number."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", sanitize(text)) if not unicodedata.combining(c))
-    missing = bytes(font(24).getmask("\uffff"))
-    known = all(letter.isspace() or bytes(font(24).getmask(letter)) != missing for letter in set(plain))
-    return plain if known else f"(concept {number})"
+    draw.text(at, text, fill=fill, font=font(size, text), anchor=anchor)

@@ -68,7 +68,7 @@ def edit_map(spec: AnySpec, layers: Mapping[str, int]) -> bytes:
     draw = ImageDraw.Draw(image)
 
     title = map_text(spec)
-    size = max((size for size in range(20, 35) if font(size).getlength(title) <= width - LEFT - 16), default=20)
+    size = max((size for size in range(20, 35) if font(size, title).getlength(title) <= width - LEFT - 16), default=20)
     _text(draw, (LEFT, 34), title, size, INK)
     _text(draw, (LEFT, 80), "Each square is one edited vector, coloured by its gain.", 23, FAINT)
     top = TITLE
@@ -162,4 +162,4 @@ def _legend(draw: ImageDraw, y: int) -> None:
 
 
 def _text(draw: ImageDraw, at: tuple[int, int], text: str, size: int, fill: str, anchor: str = "la") -> None:
-    draw.text(at, text, fill=fill, font=font(size), anchor=anchor)
+    draw.text(at, text, fill=fill, font=font(size, text), anchor=anchor)

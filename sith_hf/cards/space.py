@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import RepoCard, SpaceCardData
 
@@ -24,6 +24,7 @@ def space_card(
     found: Decomposition,
     *,
     decomposition: str,
+    kind: Literal["dataset", "model"] = "dataset",
     gradio: str,
     model: str | None = None,
     images: str | None = None,
@@ -34,7 +35,8 @@ def space_card(
 
     Args:
         found: the decomposition.
-        decomposition: its dataset repository.
+        decomposition: its repository.
+        kind: the type of that repository.
         gradio: the release of Gradio that the Space runs.
         model, images: the Hub ids, or names of sith-hf, that the Space uses; None without.
         base_card: the metadata of the base's card, the source of the license.
@@ -54,12 +56,14 @@ def space_card(
         layers=found.layers,
         explained=found.has_words,
         decomposition=decomposition,
+        kind=kind,
         model=model,
         private=private,
         command=" ".join(map(shlex.quote, [str(word) for word in command])),
         versions=library_versions(),
     )
-    models = {name for name in (hub_base(found.base), model) if name and "/" in name and is_repo_name(name)}
+    linked = (hub_base(found.base), model, decomposition if kind == "model" else None)
+    models = {name for name in linked if name and "/" in name and is_repo_name(name)}
     licensed = {name: value for name, value in inherited(base_card).items() if name.startswith("license")}
     metadata = SpaceCardData(
         title=title,
@@ -71,7 +75,7 @@ def space_card(
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
         app_file="app.py",
         short_description=f"Attention heads of {shown} in words"[:_SHORT],
-        datasets=[decomposition] if "/" in decomposition else None,
+        datasets=[decomposition] if kind == "dataset" and "/" in decomposition else None,
         models=sorted(models) or None,
         tags=[*TAGS[:1], "interpretability"],
         **licensed,

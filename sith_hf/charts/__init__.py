@@ -5,7 +5,7 @@ have a contrast of at least 4.5 to the sheet, and marks of at least 3. Equal dat
 ``files``; matplotlib (extra ``plot``) and Pillow are loaded on first use.
 """
 
-from sith_hf.charts.drawn import fitted, font, new_sheet, sheet_bytes
+from sith_hf.charts.drawn import drawable, fitted, font, new_sheet, sheet_bytes
 from sith_hf.charts.figure import blank_figure, figure_bytes, write_figure
 from sith_hf.charts.grid import head_grid
 from sith_hf.charts.labels import End, dress, label_ends, label_points
@@ -24,6 +24,7 @@ __all__ = [
     "SERIES",
     "End",
     "blank_figure",
+    "drawable",
     "dress",
     "figure_bytes",
     "fitted",

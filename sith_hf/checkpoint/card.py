@@ -79,6 +79,11 @@ def _evaluation(folder: Path) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads(_read(path, "the evaluation"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}): evaluate again, or remove it") from None
+    if isinstance(found, dict) and "format" in found:
+        raise InputError(
+            f"{path} is a whole evaluation, and a card takes its summary: write the JSON of "
+            "sith_hf.evaluation.Evaluation.from_file(...).card() into this file, or remove it"
+        )
     return found
 
 

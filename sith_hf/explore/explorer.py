@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from sith_hf.core.devices import pass_device
+from sith_hf.core.devices import AUTO, pass_device
 from sith_hf.core.escaping import sanitize, shown_name
 from sith_hf.decomposition import DECOMPOSITION_LAYOUT, Decomposition
 from sith_hf.errors import BaseMismatch, InputError
@@ -147,7 +147,9 @@ class Explorer:
         try:
             return model.with_decomposition(self.decomposition)
         except BaseMismatch as error:
-            return BaseMismatch(f"the model does not belong to this decomposition: {error}")
+            rounded = self.dtype is not None and self.dtype != AUTO
+            why = f"; --dtype {self.dtype} may have rounded its weights: start again without it" if rounded else ""
+            return BaseMismatch(f"the model does not belong to this decomposition: {error}{why}")
 
     def notice(self) -> str | None:
         """Return what a reader should know now: the file has changed, or the model is another; None for nothing."""

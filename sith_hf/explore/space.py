@@ -20,6 +20,7 @@ from sith_hf.hub import (
     PushOptions,
     PushResult,
     UploadPackage,
+    cached_snapshot,
     check_options,
     fetch_file,
     full_repo_id,
@@ -66,8 +67,9 @@ class PushedSpace:
 def push_space(explorer: Explorer, repo_id: str, *, mcp: bool = False, **options: Unpack[PushOptions]) -> PushedSpace:
     """Publish an explorer as a Space, in one commit, and its decomposition as a dataset, in another.
 
-    The dataset is ``<repo_id>-decomposition``; a decomposition that was read from the Hub stays where it is. The Space
-    names the model, the images and what to compare with, which must be on the Hub or part of sith-hf.
+    The dataset is ``<repo_id>-decomposition``; a decomposition that was read from the Hub stays where it is, in a
+    dataset or model repository. The Space names the model, the images and what to compare with, which must be on the
+    Hub or part of sith-hf.
 
     Args:
         explorer: what the Space shows.
@@ -99,6 +101,7 @@ def push_space(explorer: Explorer, repo_id: str, *, mcp: bool = False, **options
     card = space_card(
         explorer.decomposition,
         decomposition=place,
+        kind="model" if on_hub and _in_a_model_repository(explorer.path) else "dataset",
         gradio=gradio,
         model=explorer.model,
         images=explorer.images,
@@ -112,6 +115,11 @@ def push_space(explorer: Explorer, repo_id: str, *, mcp: bool = False, **options
         if dataset is None or dataset.dry_run:
             raise
         raise type(error)(f"{error}; the decomposition is at {dataset.url}") from None
+
+
+def _in_a_model_repository(path: Path | None) -> bool:
+    """Return whether a file of the Hub's cache, or the folder ``sith/`` with it, comes from a model repository."""
+    return path is not None and any(cached_snapshot(folder) for folder in (path.parent, path.parent.parent))
 
 
 def _files(decomposition: str, named: Mapping[str, str | None], mcp: bool) -> dict[str, Path | bytes]:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
-from sith_hf.charts import FAINT, GRID, INK, LOWERS, RAISES, fitted, font, new_sheet
+from sith_hf.charts import FAINT, GRID, INK, LOWERS, RAISES, drawable, fitted, font, new_sheet
 from sith_hf.core.escaping import sanitize
 from sith_hf.grounding.pole import GroundedPole
 from sith_hf.grounding.view import opened
@@ -51,7 +51,8 @@ def _sheet(
     wide = _MARGIN * 2 + _TEXT + (SHOWN + _RANDOM) * (_TILE + _GAP) + 3 * _GAP
     sheet = new_sheet(wide, _HEAD + _ROW * len(poles) + _MARGIN)
     pen = ImageDraw.Draw(sheet)
-    pen.text((_MARGIN, 16), fitted(heading, wide - 40, 18), INK, font(18))
+    shown = fitted(heading, wide - 40, 18)
+    pen.text((_MARGIN, 16), shown, INK, font(18, shown))
     pen.text((_tiles(0), 43), "strongest images; below, where the coefficient comes from", FAINT, font(14))
     pen.text((_tiles(0), 60), "orange raises it towards the pole, blue lowers it", FAINT, font(14))
     pen.text((_tiles(SHOWN) + 2 * _GAP, 60), "random images", FAINT, font(14))
@@ -79,7 +80,7 @@ def _words(pen: ImageDraw.ImageDraw, pole: GroundedPole, layer: object, top: int
         lines.append((f"words and images: AUC {found.auc:.2f}, p {found.p_value:.4f}", INK, 13))
     lines.append((f"{100 * pole.active:.0f} % of images on this side, at the {pole.where}", FAINT, 13))
     for number, (line, colour, size) in enumerate(lines):
-        pen.text((_MARGIN, top + number * _LINE), line, colour, font(size))
+        pen.text((_MARGIN, top + number * _LINE), line, colour, font(size, line))
 
 
 def _images(sheet: Image.Image, pictures: Mapping[int, bytes], pole: GroundedPole, top: int) -> None:
@@ -131,9 +132,10 @@ def _tiles(number: int) -> int:
 def _wrapped(words: Sequence[str], most: int) -> list[str]:
     """Return words in at most so many lines that fit beside the images."""
     lines: list[str] = []
-    for word in (sanitize(text, 40) for text in words):
+    for number, text in enumerate(words, 1):
+        word = drawable(sanitize(text, 40), f"(concept {number})")
         joined = f"{lines[-1]}, {word}" if lines else word
-        if lines and font(15).getlength(joined) <= _TEXT - 20:
+        if lines and font(15, joined).getlength(joined) <= _TEXT - 20:
             lines[-1] = joined
         else:
             lines.append(word)

@@ -15,7 +15,6 @@ from sith_hf.cards.before_after import (
     LEFT,
     Part,
     Row,
-    _drawable,
     alt_text,
     before_after,
     parts_of,
@@ -85,22 +84,6 @@ def test_any_value_stays_inside(pair):
     image = pixels(before_after([bars(pair)]))
     assert image.shape[1] == 960
     assert (image[4:-4, -20:-4] == 255).all()
-
-
-@pytest.mark.parametrize(
-    ("text", "drawn"),
-    [
-        ("a red door", "a red door"),
-        ("café", "cafe"),
-        ("\u904b\u52d5", "(concept 4)"),
-        ("\u05d0\u05d1", "(concept 4)"),
-        ("\U0001f600", "(concept 4)"),
-        ("a\nb", "a\\nb"),
-        ("", ""),
-    ],
-)
-def test_names_are_in_letters_that_the_font_has(text, drawn):
-    assert _drawable(text, 4) == drawn
 
 
 def test_a_name_of_ten_thousand_characters_is_cut():

@@ -35,3 +35,13 @@ def test_the_license_and_the_models_are_those_of_the_hub(without_model):
     assert (told["license"], told["models"]) == ("mit", ["openai/clip"])
     bare = yaml.safe_load(card(found, model="embedded").split("---\n")[1])
     assert {"license", "models"} & set(bare) == set()
+
+
+def test_a_decomposition_in_a_model_repository_is_called_one(without_model):
+    text = card(without_model.decomposition, kind="model")
+    named = yaml.safe_load(text.split("---\n")[1])
+    assert (named["models"], "datasets" in named) == (["me/x-decomposition"], False)
+    assert "model repository [me/x-decomposition](https://huggingface.co/me/x-decomposition)" in text
+    other = card(without_model.decomposition)
+    assert yaml.safe_load(other.split("---\n")[1])["datasets"] == ["me/x-decomposition"]
+    assert "https://huggingface.co/datasets/me/x-decomposition" in other

@@ -280,6 +280,12 @@ class TestCommand:
         refused(sith("card", edited, "--write"))
         assert tree(edited) == before
 
+    def test_the_output_of_evaluate_is_refused_with_what_to_write_instead(self, edited):
+        (edited / "sith" / "evaluation.json").write_text('{"format": "sith-hf/evaluation", "version": 1, "tasks": []}')
+        before = tree(edited)
+        assert "Evaluation.from_file(...).card()" in refused(sith("card", edited, "--write"))
+        assert tree(edited) == before
+
     def test_folders_of_another_kind(self, base, edited, tmp_path):
         assert "edit_spec.safetensors" in refused(sith("card", base))
         assert "edit_spec.safetensors" in refused(sith("card", tmp_path / "none"))

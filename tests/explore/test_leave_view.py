@@ -9,7 +9,7 @@ import pytest
 from sith_hf.core.strict_yaml import read_yaml
 from sith_hf.decomposition import Decomposition
 from sith_hf.edits import EditSpec
-from sith_hf.errors import HubError, InputError, LargeEdit
+from sith_hf.errors import BaseMismatch, HubError, InputError, LargeEdit
 from sith_hf.explore.basket import Basket, Item
 from sith_hf.explore.edit_view import draft, preview
 from sith_hf.explore.leave_view import finished, push, recipe_text, save, title_of, write_files
@@ -181,3 +181,16 @@ def test_a_folder_of_no_user_is_a_folder_of_this_name(with_model, tmp_path, monk
     saved = save(with_model, Basket((Item(0.0, vector=(2, 1, 0)),)), "~nobody-has-this-name/edited", large=True)
     assert saved.folder == "~nobody-has-this-name/edited"
     assert (tmp_path / saved.folder / "config.json").is_file()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_model_in_a_dtype_that_rounds_it_saves_nothing(with_model, tmp_path, dtype):
+    rounded = replace(with_model, dtype=dtype)
+    with pytest.raises(BaseMismatch, match=f"--dtype {dtype} may have rounded its weights: start again without it"):
+        save(rounded, VECTORS, str(tmp_path / "edited"), large=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "auto", None])
+def test_a_model_in_the_dtype_of_its_files_is_that_of_the_decomposition(with_model, dtype):
+    assert replace(with_model, dtype=dtype).editor.decomposition is with_model.decomposition

@@ -88,7 +88,19 @@ class TestPush:
         assert ("dataset", "me/inside-decomposition") not in hub.store.repos
         app = hub.repo("me/inside", "space").files()["app.py"].decode()
         assert "launch(Explorer.open('other/d', model='openai/clip', images='leaves'), mcp=True)" in app
-        assert metadata(hub.repo("me/inside", "space"))["models"] == ["openai/clip"]
+        told = metadata(hub.repo("me/inside", "space"))
+        assert (told["models"], told["datasets"]) == (["openai/clip"], ["other/d"])
+
+    @pytest.mark.parametrize("name_there", ["decomposition.safetensors", "sith/decomposition.safetensors"])
+    def test_a_decomposition_in_a_model_repository_is_no_dataset_of_the_space(self, hub, explore, made, name_there):
+        path = made.root / "decomposition" / "decomposition.safetensors"
+        name = f"other/model-{len(name_there)}"
+        hub.seed(name, {name_there: path.read_bytes()}, kind="model")
+        ran = explore("--space", "me/inside", explained=name)
+        assert ran["code"] == 0, ran["err"]
+        told = metadata(hub.repo("me/inside", "space"))
+        assert name in told["models"]
+        assert "datasets" not in told
 
     def test_private_is_private_in_both(self, hub, explore):
         assert explore("--space", "me/inside", "--private")["code"] == 0
