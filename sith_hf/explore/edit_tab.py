@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from sith_hf.edits import EditSpec
 from sith_hf.errors import InputError, SithError
@@ -27,7 +28,7 @@ from sith_hf.explore.picture_view import (
     read_labels,
     read_picture,
 )
-from sith_hf.explore.shared import Shared
+from sith_hf.explore.shared import BASKET, Shared
 from sith_hf.explore.where_view import where_in
 from sith_hf.gains import MOST_DRIFT, MOST_ENERGY, Gains
 
@@ -61,9 +62,9 @@ def edit_tab(shared: Shared) -> None:
             said = panel(name="basket-said")
         with gr.Column(min_width=300):
             summary = panel(_summary(explorer, Basket()), name="edit")
-    items.input(_with_gain, basket, basket, trigger_mode="multiple", **QUICK)
-    items.click(_without, basket, basket, **QUICK)
-    gr.on([add.click, concept.submit], _added, [concept, basket], [concept, basket, said], **QUICK)
+    items.input(_with_gain, basket, basket, **BASKET)
+    items.click(_without, basket, basket, **BASKET)
+    gr.on([add.click, concept.submit], _added, [concept, basket], [concept, basket, said], **BASKET)
     basket.change(partial(_list, explorer), [basket, listed], [items, listed], trigger_mode="always_last", **QUICK)
     basket.change(partial(_summaries, explorer), basket, summary, **{**MODEL, "concurrency_id": "edit"})
     _pictures(shared)
@@ -156,8 +157,13 @@ def _taken(explorer: Explorer, path: str | None) -> tuple[Any, ...]:
     except SithError as error:
         return None, None, message(str(error), alert=True), ""
     finally:
-        # Gradio gives each upload a folder of its own.
-        shutil.rmtree(Path(path).parent, ignore_errors=True)
+        _delete_upload(Path(path))
+
+
+def _delete_upload(path: Path) -> None:
+    """Delete an upload with the folder of its own that Gradio gave it. A path that a program sent may have none."""
+    if path.parent.parent == Path(get_upload_folder()):
+        shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _compared_again(

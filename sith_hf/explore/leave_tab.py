@@ -25,6 +25,7 @@ MODEL: dict[str, Any] = {
     "concurrency_id": "model",
     "concurrency_limit": 1,
 }
+OVERWRITE = "Replace another checkpoint there"
 WORKING = "Measuring the effect on drawn pictures and writing the checkpoint. A large model takes minutes."
 
 
@@ -74,7 +75,7 @@ def _downloads(shared: Shared) -> None:
 def _saving(shared: Shared, large: gr.Checkbox) -> None:
     panel("<h3>Save the edited checkpoint</h3>", name="save")
     folder = gr.Textbox(label="Folder on this machine", placeholder="edited")
-    overwrite = gr.Checkbox(label="Replace another checkpoint there")
+    overwrite = gr.Checkbox(label=OVERWRITE)
     button = gr.Button("Save")
     said = panel(name="saved")
     given = [shared.basket, folder, overwrite, large]
@@ -135,7 +136,7 @@ def _saved(explorer: Explorer, basket: Basket, folder: str, overwrite: bool, lar
     try:
         view = save(explorer, basket, folder, overwrite=overwrite, large=large)
     except SithError as error:
-        yield message(str(error), alert=True)
+        yield message(str(error).replace("--overwrite", f"“{OVERWRITE}”"), alert=True)
     else:
         yield render("saved.html.j2", view=view)
 

@@ -165,7 +165,9 @@ def save(explorer: Explorer, basket: Basket, folder: str, *, overwrite: bool = F
         raise InputError("this page may be reached by others, so it saves nothing on its machine: download the files")
     if not folder.strip():
         raise InputError("name a folder for the edited checkpoint, such as edited/")
-    saved, effect = _save(explorer, basket, Path(folder.strip()).expanduser(), overwrite=overwrite, large=large)
+    # A name such as ~nobody, of no user, stays as it is.
+    path = Path(os.path.expanduser(folder.strip()))
+    saved, effect = _save(explorer, basket, path, overwrite=overwrite, large=large)
     return SavedView(str(saved.folder), effect, len(saved.changed), tuple(left_out_lines(saved.reasons)))
 
 

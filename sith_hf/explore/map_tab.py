@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from sith_hf.core.escaping import sanitize
-from sith_hf.errors import SithError
+from sith_hf.errors import InputError, SithError
 from sith_hf.explore.basket import Basket
 from sith_hf.explore.edit_view import draft
 from sith_hf.explore.embedding import embedding_of, meant_by
@@ -97,11 +97,14 @@ def _head_part(shared: Shared) -> None:
     shared.listen(part)
 
     def acted(page: int, asked: int, event: gr.EventData) -> tuple[int, int]:
-        match sent(event):
-            case {"action": "page", "page": number} if number.isdecimal():
-                return int(number), asked
-            case {"action": "look"}:
-                return page, asked + 1
+        try:
+            match sent(event):
+                case {"action": "page", "page": number} if number.isdecimal():
+                    return int(number), asked
+                case {"action": "look"}:
+                    return page, asked + 1
+        except (InputError, ValueError):  # the same click tells the reader, see Shared.listen
+            pass
         return page, asked
 
     def looked(place: Head, page: int) -> Iterator[str]:

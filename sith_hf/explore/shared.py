@@ -13,6 +13,15 @@ from sith_hf.explore.basket import Basket, Item
 from sith_hf.explore.explorer import Explorer
 from sith_hf.explore.panel import sent
 
+# Quick clicks are all carried out, one after the other: each starts from the basket that the last one left.
+BASKET: dict[str, Any] = {
+    "trigger_mode": "multiple",
+    "concurrency_id": "basket",
+    "concurrency_limit": 1,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Shared:
@@ -44,8 +53,7 @@ class Shared:
             self._act,
             self.basket,
             [self.head, self.basket, self.tabs, self.query, self.colour],
-            show_progress="hidden",
-            api_visibility="private",
+            **BASKET,
         )
 
     def _act(self, basket: Basket, event: gr.EventData) -> dict[Component | gr.Tabs, Any]:

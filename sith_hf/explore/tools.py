@@ -41,6 +41,7 @@ class Tools:
             concept), share (of them among all its words), energy (the vector's share of its head's energy) and words;
             in "silent", those explained no better than chance.
         """
+        (concept,) = _concepts([concept], "concept")
         if not concept.strip():
             raise InputError("the concept is blank: write a word, such as beach")
         if len(concept) > LONGEST:
@@ -102,9 +103,12 @@ class Tools:
             JSON: items (each concept, its number of vectors, what is left out, and its problem if it has one), impact
             (vectors, energy, drift), warnings, and vectors (layer, head, vector, gain and why).
         """
-        twice = {text.casefold() for text in suppress} & {text.casefold() for text in amplify}
-        if twice:
-            raise InputError(f"{sanitize(min(twice))} is named to suppress and to amplify: choose one")
+        suppress, amplify = _concepts(suppress, "suppress"), _concepts(amplify, "amplify")
+        both = {concept.strip().casefold() for concept in suppress} & {
+            concept.strip().casefold() for concept in amplify
+        }
+        if both:
+            raise InputError(f"{sanitize(min(both))} is both suppressed and amplified: name it once")
         basket = Basket()
         for concepts, value in ((suppress, 0.0), (amplify, gain)):
             for concept in concepts:
@@ -114,6 +118,14 @@ class Tools:
         found = preview(self.explorer, basket)
         gains = draft(self.explorer, basket).gains
         return json_text(**found.to_json(), vectors=gain_rows(self.explorer.decomposition, gains))
+
+
+def _concepts(values: Any, what: str) -> list[str]:
+    """Return texts that a program sent. Raises InputError for anything else: a text is no list of texts."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        expected = "a text, such as beach" if what == "concept" else 'a list of texts, such as ["beach"]'
+        raise InputError(f"{what} must be {expected}")
+    return values
 
 
 def json_text(**values: Any) -> str:

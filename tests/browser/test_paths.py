@@ -121,6 +121,21 @@ def confirm(page: Page) -> None:
         box.check()
 
 
+def test_moves_and_clicks_in_quick_succession_all_count(window: Window, explained: Path) -> None:
+    with served(Explorer.open(explained)) as served_page:
+        page = window(served_page.url)
+        buttons = page.locator('#head button[data-action="add"]')
+        buttons.evaluate_all("all => all.forEach((each) => each.click())")
+        expect(page.get_by_role("tab", name=f"Edit ({buttons.count()})")).to_be_visible()
+        open_tab(page, "Edit")
+        page.locator("#basket input").evaluate_all(
+            "all => all.forEach((each) => {"
+            " each.value = '0.5'; each.dispatchEvent(new Event('input', {bubbles: true})); })"
+        )
+        gains = page.locator("#edit tbody td:nth-child(2)")
+        expect(gains).to_have_text(["0.50"] * buttons.count())
+
+
 def test_two_windows_have_baskets_of_their_own(window: Window, address: str) -> None:
     one, other = window(address), window(address)
     add(one, "sand")

@@ -1,4 +1,4 @@
-"""The documentation: the links, commands, options, targets and files it names exist (test_pages.py runs code)."""
+"""The documentation: the links, commands, options, targets and files it names exist (tests/docs/ runs code)."""
 
 from __future__ import annotations
 

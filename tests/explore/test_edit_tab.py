@@ -60,8 +60,19 @@ def test_labels_are_escaped_and_the_picture_has_a_description(with_model, tmp_pa
     assert 'alt="Your picture. Base:' in page
 
 
+def test_only_the_folder_of_an_upload_is_deleted(with_model, tmp_path, monkeypatch):
+    """A program may name any path in Gradio's folder, even the folder itself."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder := tmp_path / "uploads"))
+    (kept := folder / "of another" / "picture.png").parent.mkdir(parents=True)
+    kept.write_bytes(b"a picture")
+    for sent in (folder, folder / "none.png", folder / "of another" / "deeper" / "none.png"):
+        assert "alert" in _taken(with_model, str(sent))[2]
+        assert kept.exists()
+
+
 @pytest.mark.parametrize("content", [b"words", None])
-def test_an_upload_is_deleted_after_use(with_model, tmp_path, content):
+def test_an_upload_is_deleted_after_use(with_model, tmp_path, monkeypatch, content):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     path = tmp_path / "abc" / "picture.png"
     path.parent.mkdir()
     Image.new("RGB", (16, 16)).save(path)

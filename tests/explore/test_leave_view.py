@@ -174,3 +174,10 @@ def test_a_title_says_what_is_done():
     assert title_of(Basket()) == "changes nothing"
     many = Basket(tuple(Item(0.0, concept=f"c{n}") for n in range(9)))
     assert title_of(many) == "suppresses c0, c1, c2, c3 and 5 more"
+
+
+def test_a_folder_of_no_user_is_a_folder_of_this_name(with_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved = save(with_model, Basket((Item(0.0, vector=(2, 1, 0)),)), "~nobody-has-this-name/edited", large=True)
+    assert saved.folder == "~nobody-has-this-name/edited"
+    assert (tmp_path / saved.folder / "config.json").is_file()

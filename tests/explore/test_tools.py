@@ -60,8 +60,11 @@ def test_edit_chooses_vectors_and_writes_nothing(tools, tmp_path, monkeypatch):
         ("search", {"concept": "beach", "limit": 10**6}),
         ("explain", {"layer": 4, "head": 0, "vector": 0}),
         ("explain", {"layer": 3, "head": 0, "vector": -1}),
+        ("search", {"concept": ["beach"]}),
         ("edit", {"suppress": [], "amplify": []}),
-        ("edit", {"suppress": ["Beach"], "amplify": ["beach"]}),
+        ("edit", {"suppress": "beach", "amplify": []}),
+        ("edit", {"suppress": [None], "amplify": []}),
+        ("edit", {"suppress": ["beach"], "amplify": ["Beach "]}),
         ("edit", {"suppress": ["beach"], "amplify": ["bird"], "gain": float("nan")}),
     ],
 )
