@@ -19,8 +19,8 @@ _WORDS = 3
 def draw_map(found: ExplainedPoles, concept: str | None = None, embedding: Tensor | None = None) -> Any:
     """Draw layers (rows, first on top) by heads (columns).
 
-    The colour is the share of the head's energy in poles that are explained better than chance. If that is not known,
-    it is the mean fidelity, weighted by energy; without words, the share of the strongest vector.
+    The colour is the share of the head's energy in vectors with words better than chance. If that is not known, it is
+    the mean fidelity, weighted by energy; without words, the share of the strongest vector.
 
     Args:
         found: the decomposition.

@@ -132,12 +132,12 @@ class ExplainedHeads:
 
     @cached_property
     def energy_beyond_chance(self) -> Tensor | None:
-        """The share of each head's energy in poles beyond chance, ``[L, H]``, 0 to 1; None if it is not known.
+        """The share of each head's energy in vectors with a pole beyond chance, ``[L, H]`` float64, 0 to 1.
 
-        Each of the two poles of a vector has half of its energy.
+        None if that is not known.
         """
         found = self.beyond_chance()
-        return None if found is None else (self.energy_share * found.float().mean(dim=-1)).sum(dim=-1)
+        return None if found is None else (self.energy_share.double() * found.any(dim=-1)).sum(dim=-1)
 
     @property
     def p_values(self) -> Tensor | None:

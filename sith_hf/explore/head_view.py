@@ -169,7 +169,7 @@ def head_view(
         f"Layer {layer_title(layer, decomposition.base.settings)}, head {head}",
         decomposition.side,
         decomposition.rank,
-        None if found is None else sum(e for e, h in zip(energy, heard, strict=True) if h),
+        None if decomposition.energy_beyond_chance is None else float(decomposition.energy_beyond_chance[place]),
         None if found is None else int((~found[place]).sum()),
         decomposition.rank * len(decomposition.poles),
         tuple((e / largest, h) for e, h in zip(energy, heard, strict=True)),

@@ -113,7 +113,7 @@ def _serve(explorer: Explorer, host: str, port: int, mcp: bool, stack: ExitStack
     try:
         with redirect_stdout(io.StringIO()), _environment(NO_PROXY="*", no_proxy="*"):
             app.launch(
-                server_name=host,
+                server_name=_in_url(host),
                 server_port=port,
                 mcp_server=mcp,
                 prevent_thread_lock=True,
@@ -133,7 +133,12 @@ def _serve(explorer: Explorer, host: str, port: int, mcp: bool, stack: ExitStack
 
 def _name(host: str) -> str:
     """Return what a browser on this machine calls an address."""
-    return "127.0.0.1" if host == EVERY else f"[{host}]" if ":" in host else host
+    return "127.0.0.1" if host == EVERY else _in_url(host)
+
+
+def _in_url(host: str) -> str:
+    """Return an address as a URL has it, and Gradio expects it: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 @contextmanager

@@ -58,8 +58,8 @@ def energy_map(decomposition: Decomposition) -> MapView:
 
     Where that is not known, return the energy of each head relative to the strongest one.
     """
-    found = decomposition.beyond_chance()
-    if found is None:
+    values = decomposition.energy_beyond_chance
+    if values is None:
         values = decomposition.energy.double() / decomposition.energy.double().max().clamp(min=_TINY)
         note = (
             "no words explain these vectors"
@@ -69,7 +69,6 @@ def energy_map(decomposition: Decomposition) -> MapView:
         return _view(
             decomposition, values, "Energy of each head, % of the strongest", f"Shown because {note}.", "of the energy"
         )
-    values = (decomposition.energy_share.double() * found.any(-1)).sum(-1)
     note = "The share of a head's energy in vectors whose words are better than chance."
     if not bool(values.any()):
         note = "No vector has words that are better than chance."

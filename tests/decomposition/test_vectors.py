@@ -228,7 +228,7 @@ class TestCharts:
         assert found.plot()._repr_png_() != found.plot("sea")._repr_png_()
 
     def test_the_map_is_the_energy_beyond_chance(self, found):
-        expected = 100 * found.energy_share.sum(dim=-1) / 2  # one of two poles of every vector
+        expected = 100 * found.energy_share.sum(dim=-1)  # one of two poles of every vector is
         drawn = found.plot().axes[0].images[0].get_array()
         assert np.allclose(drawn, expected)
 

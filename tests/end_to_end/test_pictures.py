@@ -165,14 +165,13 @@ def test_a_panel_of_fidelity_has_few_lines_and_chance_beside_them():
 
 @pytest.mark.parametrize("name", ["fidelity", "fidelity of one sparsity", "incoherent words"])
 def test_every_mark_of_fidelity_is_inside_its_panel(name):
-    for axes in drawn(name)[0].axes:
-        low, high = axes.viewLim.min, axes.viewLim.max
-        for line in axes.get_lines():
-            if to_hex(line.get_color()) in SERIES:
-                points = line.get_xydata()
-                assert len(points)
-                assert (points >= low).all()
-                assert (points <= high).all()
+    lines = [line for axes in drawn(name)[0].axes for line in axes.get_lines() if to_hex(line.get_color()) in SERIES]
+    assert lines
+    for line in lines:
+        points, view = line.get_xydata(), line.axes.viewLim
+        assert len(points)
+        assert (points >= view.min).all()
+        assert (points <= view.max).all()
 
 
 def test_one_sparsity_shows_chance_as_marks():

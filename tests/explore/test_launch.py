@@ -46,6 +46,16 @@ class TestWhoMayAsk:
         port = page.url.rpartition(":")[2]
         assert asked(f"{page.url}/sith/pulse", Host=f"{name}:{port}", Origin=f"http://{name}:{port}")[0] == 200
 
+    def test_an_ipv6_address_of_this_machine_is_served(self, without_model):
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        with launch(without_model, host="::1", port=free_port(), wait=False) as served:
+            assert served.url.startswith("http://[::1]:")
+            assert asked(f"{served.url}/sith/pulse")[0] == 200
+            assert asked(served.url, Host="evil.com")[0] == 400
+
     @pytest.mark.parametrize("host", ["evil.com", "127.0.0.1.evil.com", "0.0.0.0", ""])
     def test_another_name_is_refused(self, page, host):
         assert asked(page.url, Host=host)[0] == 400
