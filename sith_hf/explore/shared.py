@@ -13,7 +13,6 @@ from sith_hf.explore.basket import Basket, Item
 from sith_hf.explore.explorer import Explorer
 from sith_hf.explore.panel import sent
 
-
 # Quick clicks are all carried out, one after the other: each starts from the basket that the last one left.
 BASKET: dict[str, Any] = {
     "trigger_mode": "multiple",

@@ -129,7 +129,10 @@ def test_moves_and_clicks_in_quick_succession_all_count(window: Window, explaine
         expect(page.get_by_role("tab", name=f"Edit ({buttons.count()})")).to_be_visible()
         open_tab(page, "Edit")
         page.locator("#basket input").evaluate_all(
-            "all => all.forEach((each) => { each.value = '0.5'; each.dispatchEvent(new Event('input', {bubbles: true})); })"
+            """all => all.forEach((each) => {
+              each.value = "0.5";
+              each.dispatchEvent(new Event("input", { bubbles: true }));
+            })"""
         )
         gains = page.locator("#edit tbody td:nth-child(2)")
         expect(gains).to_have_text(["0.50"] * buttons.count())
