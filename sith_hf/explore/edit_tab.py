@@ -161,7 +161,7 @@ def _taken(explorer: Explorer, path: str | None) -> tuple[Any, ...]:
 
 
 def _delete_upload(path: Path) -> None:
-    """Delete an upload with the folder of its own that Gradio gave it. A path that a program sent may have none."""
+    """Delete an uploaded file with the folder that Gradio gave it; nothing for a path that a program made up."""
     if path.parent.parent == Path(get_upload_folder()):
         shutil.rmtree(path.parent, ignore_errors=True)
 

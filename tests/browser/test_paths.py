@@ -121,19 +121,22 @@ def confirm(page: Page) -> None:
         box.check()
 
 
-def test_moves_and_clicks_in_quick_succession_all_count(window: Window, explained: Path) -> None:
-    with served(Explorer.open(explained)) as served_page:
-        page = window(served_page.url)
-        buttons = page.locator('#head button[data-action="add"]')
-        buttons.evaluate_all("all => all.forEach((each) => each.click())")
-        expect(page.get_by_role("tab", name=f"Edit ({buttons.count()})")).to_be_visible()
-        open_tab(page, "Edit")
-        page.locator("#basket input").evaluate_all(
-            "all => all.forEach((each) => {"
-            " each.value = '0.5'; each.dispatchEvent(new Event('input', {bubbles: true})); })"
-        )
-        gains = page.locator("#edit tbody td:nth-child(2)")
-        expect(gains).to_have_text(["0.50"] * buttons.count())
+def test_moves_and_clicks_in_quick_succession_all_count(window: Window, address: str) -> None:
+    page = window(address)
+    buttons = page.locator('#head button[data-action="add"]')
+    buttons.evaluate_all("all => all.forEach((each) => each.click())")
+    expect(page.get_by_role("tab", name=f"Edit ({buttons.count()})")).to_be_visible(timeout=60_000)
+    open_tab(page, "Edit")
+    sliders = page.locator("#basket input")
+    expect(sliders).to_have_count(buttons.count(), timeout=60_000)
+    sliders.evaluate_all(
+        """all => all.forEach((each) => {
+          each.value = "0.5";
+          each.dispatchEvent(new Event("input", { bubbles: true }));
+        })"""
+    )
+    gains = page.locator("#edit tbody td:nth-child(2)")
+    expect(gains).to_have_text(["0.50"] * buttons.count(), timeout=60_000)
 
 
 def test_two_windows_have_baskets_of_their_own(window: Window, address: str) -> None:
