@@ -13,9 +13,10 @@ import torch
 
 from sith_hf.editor import SithEditor
 from sith_hf.images import embed
-from tests.core.test_distributed import environment, free_port
+from tests.core.test_distributed import ROOT, environment, free_port
 from tests.support import evaluating, nodes, tiny
 from tests.support.cli import sith, succeeded
+from tests.support.forking import ended
 from tests.support.made import WORDS, tiny_concepts
 from tests.support.raw import tree
 
@@ -72,18 +73,11 @@ def alone(home):
 @pytest.fixture(scope="module")
 def launched(home):
     """The reports of both processes, and what their launchers printed. Each launcher has its own current folder."""
-    port, started = str(free_port()), []
     for rank in range(2):
         (home / f"node-{rank}").mkdir()
-        launcher = ["--nnodes", "2", "--node_rank", str(rank), "--nproc_per_node", "1", "--monitor_interval", "0.1"]
-        launcher += ["--master_addr", "127.0.0.1", "--master_port", port, "-m", "tests.support.nodes", str(home)]
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "torch.distributed.run", *launcher],
-                cwd=home / f"node-{rank}", env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )
-        )  # fmt: skip
-    said = [process.communicate() for process in started]
+    command = [sys.executable, "-m", "tests.support.nodes", str(home), str(free_port())]
+    subprocess.run(command, cwd=ROOT, env=environment(), check=True)
+    said = [(one.out, one.err) for one in ended(json.loads((home / "codes.json").read_text()), home)]
     assert (home / nodes.REPORT).is_file(), said[0][1] + said[1][1]
     return json.loads((home / nodes.REPORT).read_text()), said
 

@@ -22,19 +22,29 @@ class Ended(NamedTuple):
     err: str
 
 
-def forked(work: Callable[[], None], count: int, port: str, folder: Path) -> list[int]:
-    """Run ``work`` in ``count`` processes that share a run, as a launcher starts them, and wait for all.
+def forked(work: Callable[[int], None], count: int, folder: Path) -> list[int]:
+    """Run ``work`` in ``count`` processes, each with its number, and wait for all.
 
     Args:
         work: what each does.
         count: of processes.
-        port: where they meet.
         folder: for what they print, read by :func:`ended`.
     """
     for name in LATE:
         import_module(name)
-    started = [_started(work, rank, count, port, folder) for rank in range(count)]
+    started = [_started(work, rank, folder) for rank in range(count)]
     return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]
+
+
+def sharing(work: Callable[[], None], count: int, port: str) -> Callable[[int], None]:
+    """Return ``work`` as a launcher starts it: in processes that share a run and meet at a port."""
+
+    def one(rank: int) -> None:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        work()
+
+    return one
 
 
 def ended(codes: list[int], folder: Path) -> list[Ended]:
@@ -46,7 +56,7 @@ def _printed(folder: Path, rank: int) -> list[Path]:
     return [folder / f"rank-{rank}.{name}" for name in ("out", "err")]
 
 
-def _started(work: Callable[[], None], rank: int, count: int, port: str, folder: Path) -> int:
+def _started(work: Callable[[int], None], rank: int, folder: Path) -> int:
     process = os.fork()
     if process:
         return process
@@ -54,9 +64,7 @@ def _started(work: Callable[[], None], rank: int, count: int, port: str, folder:
     try:
         for number, path in enumerate(_printed(folder, rank), start=1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        work()
+        work(rank)
         code = 0
     except BaseException:
         traceback.print_exc()

@@ -1,4 +1,7 @@
-"""One of two nodes, started by tests/end_to_end/test_several_nodes.py; its main process writes a report file."""
+"""Two nodes, started by tests/end_to_end/test_several_nodes.py; the main process of theirs writes a report file.
+
+Each node is a launcher of torch with one process. All are forks of one process that has imported what they need.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args, parse_args
 
 from sith_hf import cli
 from sith_hf.core.distributed import join_processes
 from sith_hf.evaluation import edit_effect
 from sith_hf.images import embed
+from tests.support.forking import forked
 
 decompose = import_module("sith_hf.decomposition.decompose")
 
@@ -49,9 +55,8 @@ def ended(arguments: list[str]) -> int:
     return 0
 
 
-def main() -> None:
-    """``python -m tests.support.nodes FOLDER``, under two launchers."""
-    folder = Path(sys.argv[1])
+def work(folder: Path) -> None:
+    """What the process of a node does, under its launcher."""
     torch.set_num_threads(1)
     embed.BATCHES = BATCHES
     edit_effect.PICTURES, decompose.DRAWS = 48, 100  # as in tests/conftest.py
@@ -89,11 +94,29 @@ def main() -> None:
     code = ended([*every["run"][:-1], "killed"])
     (folder / "killed.json").write_text(json.dumps(code))
 
-
-if __name__ == "__main__":
-    main()
     # The report is written. After a peer has died, gloo's threads sometimes abort the interpreter while it ends.
     sys.stdout.flush()
     sys.stderr.flush()
     # A launcher whose process ends well waits five minutes for the one whose process was killed.
     os._exit(1)
+
+
+def launch(rank: int, folder: Path, port: str) -> None:
+    """Be the launcher of a node, as ``torchrun`` is, with a current folder of its own."""
+    os.chdir(folder / f"node-{rank}")
+    options = ["--nnodes", "2", "--node_rank", str(rank), "--nproc_per_node", "1", "--monitor_interval", "0.1"]
+    options += ["--master_addr", "127.0.0.1", "--master_port", port, "-m", "tests.support.nodes"]
+    config, _, _ = config_from_args(parse_args(options))
+    config.start_method = "fork"
+    elastic_launch(config, work)(folder)
+
+
+def main() -> None:
+    """``python -m tests.support.nodes FOLDER PORT``."""
+    folder, port = Path(sys.argv[1]), sys.argv[2]
+    codes = forked(lambda rank: launch(rank, folder, port), 2, folder)
+    (folder / "codes.json").write_text(json.dumps(codes))
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,7 @@ from sith_hf.images import DatasetSettings, mean_of_images
 from sith_hf.images import mean as averaging
 from sith_hf.towers import text_encoder as encoding
 from tests.support import tiny
-from tests.support.forking import forked
+from tests.support.forking import forked, sharing
 from tests.support.made import tiny_concepts, tiny_editor
 
 decompose = import_module("sith_hf.decomposition.decompose")
@@ -164,5 +164,5 @@ def _raised(do: Callable[[], None]) -> list[str]:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    codes = forked(main, 2, sys.argv[2], folder)
+    codes = forked(sharing(main, 2, sys.argv[2]), 2, folder)
     (folder / "codes.json").write_text(json.dumps(codes))
