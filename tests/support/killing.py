@@ -15,7 +15,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import datasets.distributed  # noqa: F401  # imported late: each child would import it anew
 import torch
+from PIL import Image
 
 from sith_hf.concepts.dictionary import ConceptDictionary
 from sith_hf.editor import SithEditor
@@ -171,6 +173,9 @@ def main() -> None:
     encoding.BATCH_TOKENS, decompose.ROWS, decompose.DRAWS = 60, 32, 256
     from sith_hf.images import DatasetSettings
     from tests.support import evaluating, tiny
+
+    # Each child would import it for the broken picture.
+    Image.init()
 
     editor, concepts = tiny_editor(folder), tiny_concepts()
     rows = evaluating.dataset([*range(0, 250, 5), None, b"no picture"])
