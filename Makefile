@@ -7,13 +7,17 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # The tests never leave this machine. Python keeps what it compiles: the tests start many processes.
 OFFLINE := PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
-.PHONY: demo test test-docs test-browser docs-images test-compat lint format docs bench clean
+.PHONY: demo test test-slow test-docs test-browser docs-images test-compat lint format docs bench clean
 
 demo: $(VENV)/ready
 	$(OFFLINE) $(BIN)/sith-hf demo
 
 test: $(VENV)/ready
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --ignore tests/browser --ignore tests/docs
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --ignore tests/browser --ignore tests/docs -m "not slow"
+
+# Tests that start or kill processes, or run whole recipes.
+test-slow: $(VENV)/ready
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --ignore tests/browser --ignore tests/docs -m slow
 
 # The code of README and guide, and the notebooks: all of it runs.
 test-docs: $(VENV)/ready

@@ -427,6 +427,8 @@ BETWEEN = """
 import ctypes, os, sys
 from pathlib import Path
 from sith_hf.files import new_folder
+
+pytestmark = pytest.mark.slow
 real = os.rename
 def none(*args, **kwargs):
     raise OSError("no C library: two renames instead of an exchange")

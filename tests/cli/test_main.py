@@ -82,6 +82,7 @@ class TestExitCodes:
         assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.slow
 class TestInterrupted:
     """Ctrl-C, SIGTERM and a full disk: the exit code says so, and no half of anything stays."""
 

@@ -65,6 +65,7 @@ def test_one_of_them(work):
     assert "-q and -v exclude each other" in refused(sith("-q", "show", "-v", work / "d"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "said"), [((), "False 40"), (("-v",), "True 20")])
 def test_the_libraries_are_quiet_without_verbose(work, words, said):
     hidden = ("HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_VERBOSITY")

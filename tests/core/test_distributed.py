@@ -22,6 +22,8 @@ from tests.support import evaluating, tiny
 from tests.support.forking import ended
 from tests.support.made import tiny_concepts, tiny_editor
 
+pytestmark = pytest.mark.slow
+
 decompose = import_module("sith_hf.decomposition.decompose")
 
 ROOT = Path(__file__).parents[2]

@@ -20,6 +20,8 @@ from tests.support.forking import ended
 from tests.support.made import WORDS, tiny_concepts
 from tests.support.raw import tree
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 title: t
 base: {model: clip}

@@ -10,6 +10,8 @@ from sith_hf.evaluation import Evaluation
 from sith_hf.recipe import Recipe, run_recipe
 from sith_hf.world import FIRST_SEED
 
+pytestmark = pytest.mark.slow
+
 SEED = 7100
 
 

@@ -110,6 +110,7 @@ def test_the_evaluation_reports_what_the_classes_compute(tmp_path, monkeypatch):
     assert reported() == [0.125, plain[1]]
 
 
+@pytest.mark.slow
 def test_evaluate_and_matplotlib_are_imported_where_they_are_needed_and_leave_no_file_and_no_setting(tmp_path):
     tiny_editor(tmp_path / "model").decompose(tiny_concepts()).save_pretrained(tmp_path / "made")
     code = """

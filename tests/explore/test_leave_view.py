@@ -149,6 +149,7 @@ out = [view.title, view.url, view.sent, view.card]
 """
 
 
+@pytest.mark.slow
 def test_a_push_uses_the_reader_s_token_and_shows_it_to_nobody(hub, worker, with_model):
     def call(token, dry_run=False):
         values = {"source": with_model.source, "model": with_model.model, "repo": "me/explored", "dry_run": dry_run}

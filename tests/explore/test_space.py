@@ -149,6 +149,7 @@ class TestPush:
         assert writes(hub) == []
 
 
+@pytest.mark.slow
 class TestRun:
     def test_the_app_of_the_space_shows_the_decomposition(self, hub, explore, made, worker, tmp_path):
         explore("--space", "me/inside")

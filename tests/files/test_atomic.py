@@ -405,6 +405,7 @@ write_whole(Path(sys.argv[1]) / "a", b"a")
 """
 
 
+@pytest.mark.slow
 def test_everything_imports_without_what_windows_lacks(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", WINDOWS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False

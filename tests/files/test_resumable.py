@@ -82,6 +82,7 @@ def killed(tmp_path_factory):
     return json.loads(ran.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["decompose", "table", "stream"])
 def test_killed_anywhere_it_repeats_one_part_at_most_and_ends_in_the_same_bytes(killed, job):
     size, *stories = killed[job]

@@ -106,6 +106,7 @@ def embedded():
     return editor
 
 
+@pytest.mark.slow
 def test_all_words_of_the_embedded_world(embedded):
     """Every word is edited; an edit takes much more of its word than of everything, or it says so."""
     for word in world.concepts():

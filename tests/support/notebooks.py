@@ -47,18 +47,30 @@ def run(path: Path) -> Any:
     return notebook
 
 
+def outputs(cell: Any) -> list[Any]:
+    """The outputs of a cell. What it printed in a row is one: how a kernel cuts it depends on the time it takes."""
+    found: list[Any] = []
+    for item in cell.get("outputs", ()):
+        if item["output_type"] == "stream":
+            if found and found[-1]["output_type"] == "stream":
+                found[-1]["text"] += "".join(item["text"])
+                continue
+            item = {"output_type": "stream", "text": "".join(item["text"])}
+        found.append(item)
+    return found
+
+
 def texts(cell: Any) -> list[str]:
     """The text of each output of a cell: what it printed, and the plain form of its value."""
-    found = []
-    for item in cell.get("outputs", ()):
-        text = item["text"] if item["output_type"] == "stream" else item.get("data", {}).get("text/plain", "")
-        found.append("".join(text))
-    return found
+    return [
+        item["text"] if item["output_type"] == "stream" else "".join(item.get("data", {}).get("text/plain", ""))
+        for item in outputs(cell)
+    ]
 
 
 def shown(cell: Any) -> list[list[str]]:
     """The forms of each output of a cell, such as ``["image/png", "text/plain"]``."""
-    return [sorted(item.get("data", {item["output_type"]: ""})) for item in cell.get("outputs", ())]
+    return [sorted(item.get("data", {item["output_type"]: ""})) for item in outputs(cell)]
 
 
 def numbers(text: str) -> list[float]:

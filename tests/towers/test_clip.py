@@ -505,6 +505,7 @@ def test_a_config_has_the_settings_of_the_tower_that_it_makes(checkpoints, kind)
     assert settings["num_hidden_layers"] == 3
 
 
+@pytest.mark.slow
 def test_saving_an_edit_imports_no_model_class(checkpoints, tmp_path):
     made = checkpoints.edited()
     code = """

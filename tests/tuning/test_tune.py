@@ -119,6 +119,7 @@ def stopped(recipe: Path, folder: Path, owner: Any, name: str, call: int, *overr
             tune_recipe(recipe, folder, overrides=overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [(tuning, "ranked", 2), (tuning.Bench, "values", 6), (tuning, "measure_edit", 1), (tuning, "draw", 1)],
