@@ -30,6 +30,8 @@ from sith_hf.towers.weights import INDEX, SINGLE, Checkpoint, Shard
 from tests.support import tiny
 from tests.support.raw import Raw, out_proj, random_spec, raw_tensors, read_raw, tree, write_raw
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TERMS = [(layer, head, 0, 0.0) for layer in range(6) for head in (0, 2)]
 
@@ -427,8 +429,6 @@ BETWEEN = """
 import ctypes, os, sys
 from pathlib import Path
 from sith_hf.files import new_folder
-
-pytestmark = pytest.mark.slow
 real = os.rename
 def none(*args, **kwargs):
     raise OSError("no C library: two renames instead of an exchange")

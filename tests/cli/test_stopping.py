@@ -14,6 +14,8 @@ from sith_hf.judges.answers import AnswerCache, Question
 from sith_hf.judges.language_model import LanguageModelJudge
 from tests.support.cli import harmless, sith, succeeded
 
+pytestmark = pytest.mark.slow
+
 RESUMES, NOTHING = "Stopped. The same command resumes from where it stopped: ", "Stopped. No incomplete file was left"
 RECIPE = {
     "title": "t",
