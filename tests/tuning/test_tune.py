@@ -16,6 +16,8 @@ from sith_hf.recipe import Recipe, run_recipe
 from sith_hf.tuning import TuneResult, tune_recipe
 from tests.support.tuning import pictures, tunable
 
+pytestmark = pytest.mark.slow
+
 tuning = import_module("sith_hf.tuning.tune")
 runs = import_module("sith_hf.evaluation.run")
 held = import_module("sith_hf.evaluation.held_task")
@@ -119,7 +121,6 @@ def stopped(recipe: Path, folder: Path, owner: Any, name: str, call: int, *overr
             tune_recipe(recipe, folder, overrides=overrides)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [(tuning, "ranked", 2), (tuning.Bench, "values", 6), (tuning, "measure_edit", 1), (tuning, "draw", 1)],

@@ -26,6 +26,8 @@ import json, os, warnings
 warnings.simplefilter("ignore")
 from huggingface_hub import CommitOperationAdd as Add, CommitOperationCopy as Copy, CommitOperationDelete as Delete
 from huggingface_hub import HfApi
+
+pytestmark = pytest.mark.slow
 api, seen, BIG = HfApi(), {}, bytes(range(256)) * 1200
 
 def attempt(work, *arguments, **named):
