@@ -19,6 +19,8 @@ import pytest
 
 from tests.support.hub import ROUTES, Hub, ask, client_env, leaks, run_cli, run_client
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["tests.support.hub.fixtures"]
 
 PRELUDE = """
@@ -26,8 +28,6 @@ import json, os, warnings
 warnings.simplefilter("ignore")
 from huggingface_hub import CommitOperationAdd as Add, CommitOperationCopy as Copy, CommitOperationDelete as Delete
 from huggingface_hub import HfApi
-
-pytestmark = pytest.mark.slow
 api, seen, BIG = HfApi(), {}, bytes(range(256)) * 1200
 
 def attempt(work, *arguments, **named):
