@@ -103,7 +103,7 @@ def _head_part(shared: Shared) -> None:
                     return int(number), asked
                 case {"action": "look"}:
                     return page, asked + 1
-        except (InputError, ValueError):  # the same click tells the reader, see Shared.listen
+        except (InputError, ValueError):  # Shared.listen shows the error of the same click
             pass
         return page, asked
 
